@@ -1,0 +1,40 @@
+//! The engine of Switchyard: who listens to what.
+//!
+//! A [`Registry`] is told who subscribes to which names and answers who must receive a publication.
+//! It knows names (bytes) and ids, and nothing else: no payloads, sockets, time, WIT or logging.
+//! What it holds is derived from what the host knows, so it can be thrown away and built again.
+//!
+//! On a wasm target the crate is the component of the world `guest-core`; natively it is a library
+//! without dependencies, for benchmarks and for the parity test.
+
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+mod fan_outs;
+mod names;
+mod patterns;
+mod registry;
+mod snapshot;
+mod subscribers;
+
+pub mod glob;
+mod pattern_index;
+mod trie;
+
+#[cfg(any(test, feature = "model"))]
+pub mod model;
+
+#[cfg(target_family = "wasm")]
+mod component;
+
+pub use fan_outs::{FanOuts, Group};
+pub use names::Names;
+pub use registry::Registry;
+pub use snapshot::RestoreError;
+
+/// Names one connection for as long as it is open. Chosen by the host.
+pub type ConnectionId = u64;
+
+/// Names a pattern for as long as somebody listens to it. Small: an id that is free again is given
+/// to the next new pattern, the one freed last first.
+pub type PatternId = u32;

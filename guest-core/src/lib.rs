@@ -4,8 +4,9 @@
 //! It knows names (bytes) and ids, and nothing else: no payloads, sockets, time, WIT or logging.
 //! What it holds is derived from what the host knows, so it can be thrown away and built again.
 //!
-//! On a wasm target the crate is the component of the world `guest-core`; natively it is a library
-//! without dependencies, for benchmarks and for the parity test.
+//! With the feature `component`, on a wasm target, the crate is the component of the world
+//! `guest-core`; otherwise it is a library without dependencies, for whoever wants its globs, for
+//! benchmarks and for the parity test.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -24,7 +25,7 @@ mod trie;
 #[cfg(any(test, feature = "model"))]
 pub mod model;
 
-#[cfg(target_family = "wasm")]
+#[cfg(all(target_family = "wasm", feature = "component"))]
 mod component;
 
 pub use fan_outs::{FanOuts, Group};

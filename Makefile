@@ -1,0 +1,65 @@
+# make run         builds everything and starts the server with the example plugins
+# make build       leaves the server at target/release/switchyard
+# make components  leaves the engine and the plugins in target/components/
+# make test        everything there is to test, real clients included
+# make check       format and lints, as errors
+# make bench       what the sandbox costs: native and component engine side by side
+
+CARGO ?= cargo
+WASM := wasm32-wasip2
+# Plugins that ship, and components that only tests need.
+PLUGINS := acl redact
+FOR_TESTS := probe stranger snoop bad-engine
+BUILT := target/$(WASM)/component
+OUT := target/components
+RUN := target/run/plugins
+# Clients of other languages, and what else tests bring along.
+TOOLS := .tools
+
+.PHONY: run build components toolchain tools test check bench
+
+run: build $(RUN)/10-acl.toml $(RUN)/20-redact.toml
+	@cp $(OUT)/acl.wasm $(RUN)/10-acl.wasm
+	@cp $(OUT)/redact.wasm $(RUN)/20-redact.wasm
+	@echo
+	@echo "Try it: open http://127.0.0.1:8080/ in two browser tabs, subscribe in one, publish in the other."
+	@echo "Then change a file in $(RUN)/ and see the plugin swapped. Ctrl-c ends the server."
+	@echo
+	@target/release/switchyard serve --plugins $(RUN)
+
+# Copied once: what was changed in them stays.
+$(RUN)/%.toml: | examples/plugins/%.toml
+	@mkdir -p $(RUN)
+	@cp examples/plugins/$*.toml $@
+
+build: components
+	$(CARGO) build --release --package switchyard
+
+# The engine by itself: plugins use its library, and must not export what it does.
+components: toolchain
+	$(CARGO) build --profile component --target $(WASM) --package guest-core --features component
+	@mkdir -p $(OUT)/test
+	@name=guest-core; $(call place,$(OUT))
+	$(CARGO) build --profile component --target $(WASM) $(addprefix --package ,$(PLUGINS) $(FOR_TESTS))
+	@for name in $(PLUGINS); do $(call place,$(OUT)); done
+	@for name in $(FOR_TESTS); do $(call place,$(OUT)/test); done
+
+# Only what changed is replaced, so that nothing is built or swapped for it.
+place = built=$(BUILT)/$$(echo $$name | tr - _).wasm; \
+	cmp -s $$built $(1)/$$name.wasm || cp $$built $(1)/$$name.wasm
+
+toolchain:
+	@rustup target list --installed | grep -qx $(WASM) || rustup target add $(WASM)
+
+tools:
+	@sh host/tests/clients/install.sh $(TOOLS)
+
+test: components tools
+	$(CARGO) test --release --workspace
+
+check: components
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- --deny warnings
+
+bench: components
+	$(CARGO) run --release --package bench --bin sandbox

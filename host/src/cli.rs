@@ -1,0 +1,70 @@
+//! What can be said on the command line. Flags override the config file.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A Pub/Sub server for WebSocket and Redis clients whose logic is made of
+/// WebAssembly components that are replaced while it runs.
+#[derive(Debug, Parser)]
+#[command(name = "switchyard", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the server until it is told to end.
+    ///
+    /// Prints the addresses it listens on to standard output, one a line, and
+    /// its log to standard error. SIGTERM or ctrl-c ends it in good order, a
+    /// second one at once; SIGHUP reads the plugins and the engine file again.
+    Serve(ServeArgs),
+}
+
+/// The flags of `switchyard serve`.
+#[derive(Debug, Default, Args)]
+pub struct ServeArgs {
+    /// The config file, in TOML. `switchyard.example.toml` explains every
+    /// setting. Without it, the defaults hold.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Where to listen for HTTP and WebSocket, as ADDRESS:PORT; port 0 takes a
+    /// free one [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<String>,
+
+    /// Where to listen for Redis clients, as ADDRESS:PORT; port 0 takes a free
+    /// one, `off` none [default: 127.0.0.1:6380].
+    #[arg(long, value_name = "ADDR")]
+    pub resp: Option<String>,
+
+    /// The directory to load plugins from, and to watch for changes [default:
+    /// none].
+    #[arg(long, value_name = "DIR")]
+    pub plugins: Option<PathBuf>,
+
+    /// The engine: a component that exports `switchyard:pubsub/engine`, watched
+    /// for changes; or `native` for the library without a sandbox, meant for
+    /// comparison [default: the component inside the server].
+    #[arg(long, value_name = "FILE")]
+    pub engine: Option<PathBuf>,
+
+    /// How many shards the channels are spread over, 1 to 32 [default: the
+    /// number of cores].
+    #[arg(long, value_name = "N")]
+    pub shards: Option<usize>,
+
+    /// What is logged, such as `debug` or `switchyard=debug,plugin=info`
+    /// [default: info].
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+
+    /// Checks the configuration and ends: 0 when it is good, 64 when it is not.
+    #[arg(long)]
+    pub check: bool,
+}

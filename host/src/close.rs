@@ -1,0 +1,141 @@
+//! Why a connection is closed, and what its client is told.
+//!
+//! A closed catalogue: every end of a connection that the server decides on is
+//! one of these. The range of the code tells a client whether to come back
+//! (4000–4099 no, 4100–4199 after a pause, 4200–4299 at once); 1000–1015 mean
+//! what RFC 6455, section 7.4.1, says.
+
+use std::borrow::Cow;
+
+/// Why the server closes a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The client said QUIT.
+    Quit,
+    /// The client sent a Close frame; it is echoed with its code, if it had one.
+    Peer(Option<u16>),
+    /// The server ends.
+    ShuttingDown,
+    /// The bytes are not the protocol: RFC 6455, or a text frame under `resp`.
+    Violation(ProtocolViolation),
+    /// A middleware does not know the client.
+    Unauthorised(String),
+    /// A middleware does not want the client.
+    Forbidden(String),
+    /// Too many frames in a row that are not commands.
+    BadFrames,
+    /// No more connections are taken.
+    OverCapacity,
+    /// A middleware that must be asked cannot answer now.
+    Unavailable(String),
+    /// No sign of life for the time allowed after a ping.
+    PingTimeout,
+    /// The outbox passed its hard limit, or its soft limit for too long.
+    SlowConsumer {
+        /// What was waiting to be sent, in bytes.
+        outbox_bytes: usize,
+    },
+}
+
+/// What a peer did that its protocol does not allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProtocolViolation {
+    /// A frame that RFC 6455 forbids; says which rule.
+    Frame(&'static str),
+    /// A kind of message this sub-protocol does not take.
+    Unacceptable(&'static str),
+    /// Text that is not UTF-8.
+    NotUtf8,
+    /// A frame or message over the limit.
+    TooBig,
+    /// Bytes that are no RESP request; the client has been told which.
+    Resp,
+}
+
+impl CloseReason {
+    /// The code of the Close frame; none: a Close frame without a body.
+    pub fn code(&self) -> Option<u16> {
+        Some(match self {
+            CloseReason::Quit => 1000,
+            CloseReason::Peer(code) => return *code,
+            CloseReason::ShuttingDown => 1001,
+            CloseReason::Violation(ProtocolViolation::Frame(_)) => 1002,
+            CloseReason::Violation(ProtocolViolation::Unacceptable(_)) => 1003,
+            CloseReason::Violation(ProtocolViolation::NotUtf8) => 1007,
+            CloseReason::Violation(ProtocolViolation::TooBig) => 1009,
+            CloseReason::Unauthorised(_) => 4001,
+            CloseReason::Forbidden(_) => 4003,
+            CloseReason::Violation(ProtocolViolation::Resp) | CloseReason::BadFrames => 4009,
+            CloseReason::OverCapacity => 4101,
+            CloseReason::Unavailable(_) => 4102,
+            CloseReason::PingTimeout => 4201,
+            CloseReason::SlowConsumer { .. } => 4202,
+        })
+    }
+
+    /// One line for people, at most the 123 bytes that a Close frame holds.
+    pub fn text(&self) -> Cow<'_, str> {
+        let text: Cow<'_, str> = match self {
+            CloseReason::Quit | CloseReason::Peer(_) => "".into(),
+            CloseReason::ShuttingDown => "the server is shutting down".into(),
+            CloseReason::Violation(ProtocolViolation::Frame(rule)) => (*rule).into(),
+            CloseReason::Violation(ProtocolViolation::Unacceptable(why)) => (*why).into(),
+            CloseReason::Violation(ProtocolViolation::NotUtf8) => "text is not UTF-8".into(),
+            CloseReason::Violation(ProtocolViolation::TooBig) => {
+                "the frame or message is over websocket.message_bytes_max".into()
+            }
+            CloseReason::Violation(ProtocolViolation::Resp) => "not a RESP request".into(),
+            CloseReason::Unauthorised(why) => why.into(),
+            CloseReason::Forbidden(why) => why.into(),
+            CloseReason::BadFrames => "too many bad frames in a row".into(),
+            CloseReason::OverCapacity => "the server is at limits.connections_max".into(),
+            CloseReason::Unavailable(why) => why.into(),
+            CloseReason::PingTimeout => {
+                "no answer to a ping within websocket.pong_timeout_ms".into()
+            }
+            CloseReason::SlowConsumer { outbox_bytes } => {
+                format!("too slow: {outbox_bytes} bytes waited in the outbox").into()
+            }
+        };
+        match text {
+            Cow::Borrowed(text) => clip(text, 123).into(),
+            Cow::Owned(text) if text.len() > 123 => clip(&text, 123).to_owned().into(),
+            owned => owned,
+        }
+    }
+
+    /// A stable word for logs and metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            CloseReason::Quit => "quit",
+            CloseReason::Peer(_) => "peer",
+            CloseReason::ShuttingDown => "shutting_down",
+            CloseReason::Violation(_) => "violation",
+            CloseReason::Unauthorised(_) => "unauthorised",
+            CloseReason::Forbidden(_) => "forbidden",
+            CloseReason::BadFrames => "bad_frames",
+            CloseReason::OverCapacity => "over_capacity",
+            CloseReason::Unavailable(_) => "unavailable",
+            CloseReason::PingTimeout => "ping_timeout",
+            CloseReason::SlowConsumer { .. } => "slow_consumer",
+        }
+    }
+}
+
+/// The longest prefix of `text` that is at most `bytes_max` long and ends at the
+/// end of a character.
+pub fn clip(text: &str, bytes_max: usize) -> &str {
+    text.get(..text.floor_char_boundary(bytes_max)).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let reason = CloseReason::Forbidden("ü".repeat(100));
+        assert_eq!(reason.text().len(), 122);
+        assert_eq!(clip("abc", 9), "abc");
+    }
+}

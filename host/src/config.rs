@@ -1,0 +1,592 @@
+//! The settings: what was written, and what holds.
+//!
+//! `RawConfig` mirrors the TOML file, key for key; `Config` is what the server
+//! uses. The conversion is the only place that says no, and it says where and
+//! what would be right. `switchyard.example.toml` is the manual; a test holds it
+//! to the defaults here.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::cli::ServeArgs;
+use crate::outbox::OutboxLimits;
+
+/// What the server does, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The HTTP and WebSocket door.
+    pub http: HttpConfig,
+    /// The door for Redis clients; none: it is shut.
+    pub resp: Option<RespConfig>,
+    /// How WebSocket connections are treated.
+    pub websocket: WebSocketConfig,
+    /// What clients may ask for.
+    pub limits: Limits,
+    /// What may wait for one connection.
+    pub outbox: OutboxLimits,
+    /// Who listens to what.
+    pub engine: EngineConfig,
+    /// The middleware.
+    pub plugins: PluginsConfig,
+    /// How long an orderly end may take.
+    pub shutdown_time: Duration,
+    /// What is logged, in the syntax of `RUST_LOG`.
+    pub log_filter: String,
+    /// How the log looks.
+    pub log_format: LogFormat,
+}
+
+/// The HTTP and WebSocket door.
+#[derive(Debug, Clone)]
+pub struct HttpConfig {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// How long a client may take from the first byte to the end of its request.
+    pub handshake_time: Duration,
+    /// How large a request's line and headers may be.
+    pub request_bytes_max: usize,
+    /// How many handshakes may be under way at once; more wait to be accepted.
+    pub handshakes_max: usize,
+}
+
+/// The door for Redis clients.
+#[derive(Debug, Clone)]
+pub struct RespConfig {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// How large one request may be, names and arguments together.
+    pub request_bytes_max: usize,
+}
+
+/// How WebSocket connections are treated.
+#[derive(Debug, Clone)]
+pub struct WebSocketConfig {
+    /// How often the server pings.
+    pub ping_interval: Duration,
+    /// How long after a ping a sign of life may take.
+    pub pong_time: Duration,
+    /// How long a closing connection may take to take its last bytes.
+    pub close_time: Duration,
+    /// How large a message, in one frame or several, may be.
+    pub message_bytes_max: usize,
+    /// How many frames in a row may be no commands.
+    pub bad_frames_max: u32,
+}
+
+/// What clients may ask for.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Names one connection listens to.
+    pub subscriptions_max: usize,
+    /// The length of a channel's or pattern's name.
+    pub name_bytes_max: usize,
+    /// The size of a payload.
+    pub payload_bytes_max: usize,
+    /// Notes that plugins pin to one connection, keys and values.
+    pub attributes_bytes_max: usize,
+    /// Counters in one name space.
+    pub counters_max: usize,
+}
+
+/// Who listens to what.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Where the engine comes from.
+    pub source: EngineSource,
+    /// How many instances the channels are spread over.
+    pub shards: usize,
+    /// What one call may take of a processor.
+    pub call_budget: Duration,
+    /// What one instance may hold.
+    pub memory_bytes_max: usize,
+    /// How often a shard may be rebuilt within `rebuild_window`.
+    pub rebuilds_max: usize,
+    /// The time in which rebuilds are counted.
+    pub rebuild_window: Duration,
+    /// How long a shard that was rebuilt too often is left alone.
+    pub retry_time: Duration,
+}
+
+/// Where the engine comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineSource {
+    /// The component inside the server.
+    Embedded,
+    /// A component in a file, watched for changes.
+    File(PathBuf),
+    /// The library, without a sandbox.
+    Native,
+}
+
+/// The middleware.
+#[derive(Debug, Clone)]
+pub struct PluginsConfig {
+    /// Where the plugins are.
+    pub directory: Option<PathBuf>,
+    /// How long the directory must be quiet before a change is acted on.
+    pub debounce: Duration,
+    /// What holds for a plugin whose own file says nothing else.
+    pub defaults: PluginLimits,
+    /// The wait before the second rebuild in a row; doubles from there.
+    pub rebuild_backoff: Duration,
+    /// The longest wait before a rebuild.
+    pub rebuild_backoff_max: Duration,
+}
+
+/// What one plugin may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PluginLimits {
+    /// What one call may take of a processor.
+    pub call_budget: Duration,
+    /// What `init`, `save` and `restore` may take of a processor.
+    pub init_budget: Duration,
+    /// What one instance may hold.
+    pub memory_bytes_max: usize,
+    /// Lines in the log per second.
+    pub log_lines_per_second_max: u32,
+}
+
+/// How the log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why the configuration does not hold.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the config file {path}")]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or has a key that there is not.
+    #[error("{path}: {problem}")]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// Line, column and what is wrong, in TOML's words.
+        problem: String,
+    },
+    /// A value is not what would be right.
+    #[error("{key} is {value}, but must be {expected}")]
+    OutOfRange {
+        /// The setting, as it is called in the file.
+        key: &'static str,
+        /// What was given.
+        value: String,
+        /// What would be right.
+        expected: String,
+    },
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawConfig {
+    http: RawHttp,
+    resp: RawResp,
+    websocket: RawWebSocket,
+    limits: RawLimits,
+    outbox: RawOutbox,
+    engine: RawEngine,
+    plugins: RawPlugins,
+    shutdown: RawShutdown,
+    log: RawLog,
+}
+
+/// Declares one table of the file: its keys, their types and their defaults,
+/// which stand here and nowhere else.
+macro_rules! raw_table {
+    ($name:ident { $($(#[doc = $why:literal])* $key:ident: $type:ty = $default:expr),* $(,)? }) => {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        struct $name { $($(#[doc = $why])* $key: $type),* }
+
+        impl Default for $name {
+            fn default() -> $name {
+                $name { $($key: $default),* }
+            }
+        }
+    };
+}
+
+raw_table!(RawHttp {
+    /// Loopback: who wants to be reached says so.
+    listen: String = "127.0.0.1:8080".to_owned(),
+    handshake_timeout_ms: u64 = 5_000,
+    /// Room for large cookies and tokens.
+    request_bytes_max: u64 = 16 << 10,
+    handshakes_max: u64 = 512,
+});
+
+raw_table!(RawResp {
+    /// Beside Redis' own port, so that both can run on one machine.
+    listen: String = "127.0.0.1:6380".to_owned(),
+    /// Room for 10,000 names of 1 KiB in one SUBSCRIBE.
+    request_bytes_max: u64 = 16 << 20,
+});
+
+raw_table!(RawWebSocket {
+    /// Below the 30 s after which the hastier proxies and NATs forget a flow.
+    ping_interval_ms: u64 = 25_000,
+    pong_timeout_ms: u64 = 10_000,
+    close_timeout_ms: u64 = 5_000,
+    /// A payload of `limits.payload_bytes_max` and the command around it. A
+    /// payload that needs much escaping needs more.
+    message_bytes_max: u64 = (1 << 20) + (64 << 10),
+    bad_frames_max: u64 = 5,
+});
+
+raw_table!(RawLimits {
+    connections_max: u64 = 10_000,
+    subscriptions_max: u64 = 10_000,
+    name_bytes_max: u64 = 1 << 10,
+    payload_bytes_max: u64 = 1 << 20,
+    attributes_bytes_max: u64 = 16 << 10,
+    counters_max: u64 = 100_000,
+});
+
+raw_table!(RawOutbox {
+    /// These three are Redis' `client-output-buffer-limit pubsub 32mb 8mb 60`.
+    bytes_max: u64 = 32 << 20,
+    soft_bytes: u64 = 8 << 20,
+    soft_ms: u64 = 60_000,
+});
+
+raw_table!(RawEngine {
+    file: Option<PathBuf> = None,
+    shards: Option<u64> = None,
+    /// A listing of a million channels takes a fraction of this.
+    call_budget_ms: u64 = 2_000,
+    /// Some ten million subscriptions.
+    memory_bytes_max: u64 = 2 << 30,
+    rebuilds_max: u64 = 5,
+    rebuild_window_ms: u64 = 10_000,
+    retry_ms: u64 = 1_000,
+});
+
+raw_table!(RawPlugins {
+    directory: Option<PathBuf> = None,
+    debounce_ms: u64 = 50,
+    call_budget_ms: u64 = 10,
+    init_budget_ms: u64 = 1_000,
+    memory_bytes_max: u64 = 64 << 20,
+    log_lines_per_second_max: u64 = 100,
+    rebuild_backoff_ms: u64 = 100,
+    rebuild_backoff_max_ms: u64 = 10_000,
+});
+
+raw_table!(RawShutdown { timeout_ms: u64 = 5_000 });
+
+raw_table!(RawLog { filter: String = "info".to_owned(), format: LogFormat = LogFormat::Text });
+
+impl Config {
+    /// Reads the file that the flags name, lets the flags override it, and
+    /// checks what comes out.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, is not TOML, has an unknown key, or a value is
+    /// outside its range.
+    pub fn load(args: &ServeArgs) -> Result<Config, ConfigError> {
+        let mut raw = match &args.config {
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+                parse(&text).map_err(|problem| ConfigError::Malformed {
+                    path: path.clone(),
+                    problem: problem.to_string().trim_end().to_owned(),
+                })?
+            }
+            None => RawConfig::default(),
+        };
+        if let Some(path) = &args.config {
+            raw.resolve_against(path.parent().unwrap_or(Path::new("")));
+        }
+        raw.override_with(args);
+        raw.check()
+    }
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        RawConfig::default().check().expect("a test holds the defaults to their ranges")
+    }
+}
+
+fn parse(text: &str) -> Result<RawConfig, toml::de::Error> {
+    toml::from_str(text)
+}
+
+impl RawConfig {
+    /// Paths in the file are meant from where the file is.
+    fn resolve_against(&mut self, base: &Path) {
+        for path in [&mut self.plugins.directory, &mut self.engine.file].into_iter().flatten() {
+            if path.as_os_str() != NATIVE {
+                *path = base.join(&*path);
+            }
+        }
+    }
+
+    fn override_with(&mut self, args: &ServeArgs) {
+        let ServeArgs { config: _, http, resp, plugins, engine, shards, log, check: _ } = args;
+        if let Some(http) = http {
+            self.http.listen.clone_from(http);
+        }
+        if let Some(resp) = resp {
+            self.resp.listen.clone_from(resp);
+        }
+        if plugins.is_some() {
+            self.plugins.directory.clone_from(plugins);
+        }
+        if engine.is_some() {
+            self.engine.file.clone_from(engine);
+        }
+        if let Some(shards) = shards {
+            self.engine.shards = Some(*shards as u64);
+        }
+        if let Some(log) = log {
+            self.log.filter.clone_from(log);
+        }
+    }
+
+    fn check(self) -> Result<Config, ConfigError> {
+        let RawConfig { http, resp, websocket, limits, outbox, engine, plugins, shutdown, log } =
+            self;
+        let outbox_bytes_max = bytes("outbox.bytes_max", outbox.bytes_max, 1 << 10..=1 << 40)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS_MAX);
+        Ok(Config {
+            http: HttpConfig {
+                listen: address("http.listen", &http.listen)?,
+                handshake_time: millis("http.handshake_timeout_ms", http.handshake_timeout_ms)?,
+                request_bytes_max: bytes(
+                    "http.request_bytes_max",
+                    http.request_bytes_max,
+                    256..=1 << 20,
+                )?,
+                handshakes_max: count("http.handshakes_max", http.handshakes_max, 1..=1 << 20)?,
+            },
+            resp: match resp.listen.as_str() {
+                OFF => None,
+                listen => Some(RespConfig {
+                    listen: address("resp.listen", listen)?,
+                    request_bytes_max: bytes(
+                        "resp.request_bytes_max",
+                        resp.request_bytes_max,
+                        1 << 10..=1 << 30,
+                    )?,
+                }),
+            },
+            websocket: WebSocketConfig {
+                ping_interval: millis("websocket.ping_interval_ms", websocket.ping_interval_ms)?,
+                pong_time: millis("websocket.pong_timeout_ms", websocket.pong_timeout_ms)?,
+                close_time: millis("websocket.close_timeout_ms", websocket.close_timeout_ms)?,
+                message_bytes_max: bytes(
+                    "websocket.message_bytes_max",
+                    websocket.message_bytes_max,
+                    128..=1 << 30,
+                )?,
+                bad_frames_max: count(
+                    "websocket.bad_frames_max",
+                    websocket.bad_frames_max,
+                    1..=1 << 20,
+                )? as u32,
+            },
+            limits: Limits {
+                connections_max: count(
+                    "limits.connections_max",
+                    limits.connections_max,
+                    1..=1 << 30,
+                )?,
+                subscriptions_max: count(
+                    "limits.subscriptions_max",
+                    limits.subscriptions_max,
+                    1..=1 << 30,
+                )?,
+                name_bytes_max: bytes("limits.name_bytes_max", limits.name_bytes_max, 1..=1 << 20)?,
+                payload_bytes_max: bytes(
+                    "limits.payload_bytes_max",
+                    limits.payload_bytes_max,
+                    1..=1 << 29,
+                )?,
+                attributes_bytes_max: bytes(
+                    "limits.attributes_bytes_max",
+                    limits.attributes_bytes_max,
+                    1..=1 << 20,
+                )?,
+                counters_max: count("limits.counters_max", limits.counters_max, 1..=1 << 30)?,
+            },
+            outbox: OutboxLimits {
+                bytes_max: outbox_bytes_max,
+                soft_bytes: bytes(
+                    "outbox.soft_bytes",
+                    outbox.soft_bytes,
+                    1..=outbox_bytes_max as u64,
+                )?,
+                soft_time: millis("outbox.soft_ms", outbox.soft_ms)?,
+            },
+            engine: EngineConfig {
+                source: match engine.file {
+                    None => EngineSource::Embedded,
+                    Some(path) if path.as_os_str() == NATIVE => EngineSource::Native,
+                    Some(path) => EngineSource::File(path),
+                },
+                shards: match engine.shards {
+                    None => cores,
+                    Some(shards) => count("engine.shards", shards, 1..=SHARDS_MAX as u64)?,
+                },
+                call_budget: millis("engine.call_budget_ms", engine.call_budget_ms)?,
+                memory_bytes_max: bytes(
+                    "engine.memory_bytes_max",
+                    engine.memory_bytes_max,
+                    WASM_MEMORY_BYTES,
+                )?,
+                rebuilds_max: count("engine.rebuilds_max", engine.rebuilds_max, 1..=1_000)?,
+                rebuild_window: millis("engine.rebuild_window_ms", engine.rebuild_window_ms)?,
+                retry_time: millis("engine.retry_ms", engine.retry_ms)?,
+            },
+            plugins: PluginsConfig {
+                directory: plugins.directory,
+                debounce: millis("plugins.debounce_ms", plugins.debounce_ms)?,
+                defaults: PluginLimits {
+                    call_budget: millis("plugins.call_budget_ms", plugins.call_budget_ms)?,
+                    init_budget: millis("plugins.init_budget_ms", plugins.init_budget_ms)?,
+                    memory_bytes_max: bytes(
+                        "plugins.memory_bytes_max",
+                        plugins.memory_bytes_max,
+                        WASM_MEMORY_BYTES,
+                    )?,
+                    log_lines_per_second_max: count(
+                        "plugins.log_lines_per_second_max",
+                        plugins.log_lines_per_second_max,
+                        1..=1_000_000,
+                    )? as u32,
+                },
+                rebuild_backoff: millis("plugins.rebuild_backoff_ms", plugins.rebuild_backoff_ms)?,
+                rebuild_backoff_max: millis(
+                    "plugins.rebuild_backoff_max_ms",
+                    plugins.rebuild_backoff_max_ms,
+                )?,
+            },
+            shutdown_time: millis("shutdown.timeout_ms", shutdown.timeout_ms)?,
+            log_filter: log.filter,
+            log_format: log.format,
+        })
+    }
+}
+
+/// What `--engine` takes for the library instead of a file.
+const NATIVE: &str = "native";
+
+/// What `--resp` takes for no door.
+const OFF: &str = "off";
+
+/// A set of shards is held in a machine word, and shard channels double it.
+const SHARDS_MAX: usize = 32;
+
+/// From 1 MiB, under which no guest starts, to all that 32 bits can address.
+pub(crate) const WASM_MEMORY_BYTES: RangeInclusive<u64> = 1 << 20..=4 << 30;
+
+fn address(key: &'static str, value: &str) -> Result<SocketAddr, ConfigError> {
+    let value = value
+        .strip_prefix("localhost:")
+        .map_or_else(|| value.to_owned(), |port| format!("127.0.0.1:{port}"));
+    value.parse().map_err(|_| ConfigError::OutOfRange {
+        key,
+        value: format!("\"{value}\""),
+        expected: "an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080".to_owned(),
+    })
+}
+
+/// A time from one millisecond to one day. Zero never means "unlimited".
+pub(crate) fn millis(key: &'static str, value: u64) -> Result<Duration, ConfigError> {
+    count(key, value, 1..=86_400_000).map(|_| Duration::from_millis(value))
+}
+
+pub(crate) fn bytes(
+    key: &'static str,
+    value: u64,
+    range: RangeInclusive<u64>,
+) -> Result<usize, ConfigError> {
+    count(key, value, range)
+}
+
+pub(crate) fn count(
+    key: &'static str,
+    value: u64,
+    range: RangeInclusive<u64>,
+) -> Result<usize, ConfigError> {
+    if range.contains(&value) {
+        return Ok(value as usize);
+    }
+    Err(ConfigError::OutOfRange {
+        key,
+        value: value.to_string(),
+        expected: format!("from {} to {}", range.start(), range.end()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> Result<Config, String> {
+        parse(text).map_err(|e| e.to_string())?.check().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_example_file_says_the_defaults() {
+        let example = include_str!("../../switchyard.example.toml");
+        let commented_in: String = example
+            .lines()
+            .map(|line| line.strip_prefix("#= ").unwrap_or(line).to_owned() + "\n")
+            .collect();
+        let written = check(example).expect("the example file holds");
+        assert_eq!(format!("{written:?}"), format!("{:?}", Config::default()));
+        check(&commented_in).expect("what the example file leaves out would hold too");
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let problem = check("[http]\nlisten = '127.0.0.1:1'\nport = 3\n").unwrap_err();
+        assert!(problem.contains("line 3"), "{problem}");
+        assert!(problem.contains("port"), "{problem}");
+    }
+
+    #[test]
+    fn a_value_out_of_range_says_what_would_be_right() {
+        assert_eq!(
+            check("[limits]\nname_bytes_max = 0").unwrap_err(),
+            "limits.name_bytes_max is 0, but must be from 1 to 1048576"
+        );
+        assert!(check("[http]\nlisten = 'here'").unwrap_err().contains("such as 127.0.0.1:8080"));
+        assert!(check("[outbox]\nbytes_max = 2000\nsoft_bytes = 3000").is_err());
+    }
+
+    #[test]
+    fn flags_override_the_file() {
+        let mut raw = parse("[http]\nlisten = '127.0.0.1:1'").expect("valid");
+        raw.override_with(&ServeArgs {
+            http: Some("localhost:2".to_owned()),
+            engine: Some("native".into()),
+            ..ServeArgs::default()
+        });
+        let config = raw.check().expect("valid");
+        assert_eq!(config.http.listen.port(), 2);
+        assert_eq!(config.engine.source, EngineSource::Native);
+    }
+}

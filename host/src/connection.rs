@@ -1,0 +1,246 @@
+//! A connection's bytes: to its door on the way in, from its outbox on the way
+//! out, in one task.
+//!
+//! Bytes are read into a buffer that the connections of a thread share, so that
+//! an idle connection holds none; what is left of an unfinished command is kept.
+//! What waits in the outbox leaves in one vectored write. It does not know what
+//! the bytes mean.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use crate::close::CloseReason;
+use crate::door::Door;
+use crate::hub::connections::Connections;
+use crate::outbox::{Outbox, Taken};
+use crate::session::Session;
+use crate::stats::Stats;
+
+/// How much is read at once.
+const READ_BYTES_MAX: usize = 64 << 10;
+/// How many chunks leave in one write.
+const SLICES_MAX: usize = 64;
+/// How much room an unfinished command may keep once it is finished.
+const KEPT_BYTES_MAX: usize = 4 << 10;
+/// How often a connection with much to say is read before others have a turn.
+const READS_IN_A_ROW_MAX: usize = 8;
+
+thread_local! {
+    static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES_MAX].into());
+}
+
+/// Writes what an outbox gives.
+#[derive(Default)]
+pub struct Writer {
+    chunks: VecDeque<Bytes>,
+    /// Whether part of the first chunk has been written.
+    is_within_chunk: bool,
+}
+
+impl Writer {
+    /// Writes until nothing waits. Ready: the outbox is closing, for this reason;
+    /// `finish` writes what may still be written.
+    fn poll<S: AsyncWrite>(
+        &mut self,
+        mut stream: Pin<&mut S>,
+        outbox: &Outbox,
+        stats: &Stats,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<CloseReason>> {
+        loop {
+            if let Taken::Closing(reason) = outbox.take(&mut self.chunks, context) {
+                if matches!(reason, CloseReason::SlowConsumer { .. }) {
+                    // What is begun must be ended, or the Close frame is not seen.
+                    self.chunks.truncate(usize::from(self.is_within_chunk));
+                }
+                return Poll::Ready(Ok(reason));
+            }
+            if self.chunks.is_empty() {
+                return Poll::Pending;
+            }
+            let written = ready!(self.poll_write(stream.as_mut(), context))?;
+            outbox.wrote(written);
+            stats.wrote(written);
+        }
+    }
+
+    /// Writes all that there is, and then `last`, which may be empty.
+    async fn finish<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        last: Bytes,
+    ) -> io::Result<()> {
+        if !last.is_empty() {
+            self.chunks.push_back(last);
+        }
+        while !self.chunks.is_empty() {
+            poll_fn(|context| self.poll_write(Pin::new(&mut *stream), context)).await?;
+        }
+        stream.flush().await
+    }
+
+    fn poll_write<S: AsyncWrite>(
+        &mut self,
+        stream: Pin<&mut S>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let filled = slices
+            .iter_mut()
+            .zip(&self.chunks)
+            .map(|(slice, chunk)| *slice = IoSlice::new(chunk))
+            .count();
+        let slices = slices.get(..filled).unwrap_or_default();
+        let written = ready!(stream.poll_write_vectored(context, slices))?;
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        let mut left = written;
+        while let Some(first) = self.chunks.front_mut()
+            && left > 0
+        {
+            let step = left.min(first.len());
+            first.advance(step);
+            left -= step;
+            self.is_within_chunk = !first.is_empty();
+            if first.is_empty() {
+                self.chunks.pop_front();
+            }
+        }
+        Poll::Ready(Ok(written))
+    }
+}
+
+/// A connection that was let in.
+pub struct OpenConnection<S, D> {
+    stream: S,
+    writer: Writer,
+    /// The beginning of what the door takes only as a whole.
+    unfinished: Vec<u8>,
+    session: Session,
+    door: D,
+    close_time: Duration,
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub enum End {
+    /// The server closed it, or the client did in good order.
+    Closed(CloseReason),
+    /// The stream broke, or ended without a word.
+    Gone(io::Error),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
+    /// A connection after its handshake, with what came behind that.
+    pub fn new(
+        stream: S,
+        came_behind: Vec<u8>,
+        session: Session,
+        door: D,
+        close_time: Duration,
+    ) -> OpenConnection<S, D> {
+        OpenConnection {
+            stream,
+            writer: Writer::default(),
+            unfinished: came_behind,
+            session,
+            door,
+            close_time,
+        }
+    }
+
+    /// Serves the connection until it ends.
+    pub async fn run(mut self, connections: &Connections, stats: &Stats) -> End {
+        let mut came_behind = std::mem::take(&mut self.unfinished);
+        let taken = self.door.take_in(&mut came_behind, &mut self.session);
+        came_behind.drain(..taken);
+        self.unfinished = came_behind;
+        let ended = poll_fn(|context| self.poll(connections, stats, context)).await;
+        self.session.end();
+        let reason = match ended {
+            Ok(reason) => reason,
+            Err(error) => return End::Gone(error),
+        };
+        // A client that does not take its last bytes in time goes without.
+        let _ = tokio::time::timeout(self.close_time, self.say_goodbye(&reason)).await;
+        End::Closed(reason)
+    }
+
+    fn poll(
+        &mut self,
+        connections: &Connections,
+        stats: &Stats,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<CloseReason>> {
+        for _ in 0..READS_IN_A_ROW_MAX {
+            let outbox = &self.session.connection.outbox;
+            let written = self.writer.poll(Pin::new(&mut self.stream), outbox, stats, context)?;
+            if let Poll::Ready(reason) = written {
+                return Poll::Ready(Ok(reason));
+            }
+            // A client that does not read its replies is not read from. When its
+            // socket takes something again, this is looked at again.
+            if outbox.is_congested() {
+                return Poll::Pending;
+            }
+            let read = ready!(self.poll_read(context))?;
+            if read == 0 {
+                return Poll::Ready(self.at_end_of_input());
+            }
+            stats.read(read);
+            connections.heard(&self.session.connection);
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// The client will say no more. What it is owed is still written.
+    fn at_end_of_input(&self) -> io::Result<CloseReason> {
+        match self.door.end_of_input() {
+            Some(reason) => Ok(reason),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    /// Reads what is there, and carries it out.
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            let mut read = ReadBuf::new(buffer);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut read))?;
+            let fresh = read.filled_mut();
+            let length = fresh.len();
+            if self.unfinished.is_empty() {
+                let taken = self.door.take_in(fresh, &mut self.session);
+                self.unfinished.extend_from_slice(fresh.get(taken..).unwrap_or_default());
+            } else {
+                self.unfinished.extend_from_slice(fresh);
+                let taken = self.door.take_in(&mut self.unfinished, &mut self.session);
+                self.unfinished.drain(..taken);
+                if self.unfinished.is_empty() && self.unfinished.capacity() > KEPT_BYTES_MAX {
+                    self.unfinished = Vec::new();
+                }
+            }
+            Poll::Ready(Ok(length))
+        })
+    }
+
+    async fn say_goodbye(&mut self, reason: &CloseReason) -> io::Result<()> {
+        let goodbye = self.door.goodbye(reason);
+        self.writer.finish(&mut self.stream, goodbye).await?;
+        self.stream.shutdown().await?;
+        // Closing a socket with unread bytes in it resets the connection, and
+        // the client may lose what was written last: read until it is done.
+        let mut sink = [0; 1024];
+        while self.stream.read(&mut sink).await? > 0 {}
+        Ok(())
+    }
+}

@@ -1,0 +1,64 @@
+//! `switchyard.v1.json` over WebSocket.
+
+use super::websocket::Subprotocol;
+use crate::close::CloseReason;
+use crate::protocol::command::{BADFRAME, Reply, Request, Tag};
+use crate::protocol::json;
+use crate::protocol::websocket::MessageKind;
+use crate::session::{Session, WriteReply};
+
+/// Takes commands as JSON arrays in text frames.
+pub struct Json {
+    bad_frames_in_a_row: u32,
+    bad_frames_max: u32,
+}
+
+impl Json {
+    /// Closes after more than so many frames in a row that are no commands.
+    pub fn new(bad_frames_max: u32) -> Json {
+        Json { bad_frames_in_a_row: 0, bad_frames_max }
+    }
+}
+
+/// Replies as JSON.
+struct Spelling;
+
+impl WriteReply for Spelling {
+    fn write(&self, tag: Tag, reply: &Reply<'_>, output: &mut Vec<u8>) {
+        json::write_reply(tag, reply, output);
+    }
+}
+
+impl Subprotocol for Json {
+    fn take_messages<'a>(
+        &mut self,
+        messages: impl Iterator<Item = (MessageKind, &'a [u8])>,
+        session: &mut Session,
+    ) -> Option<CloseReason> {
+        let mut requests: Vec<Request<'_>> = Vec::new();
+        let mut close = None;
+        for (kind, body) in messages {
+            let before = requests.len();
+            match (kind, std::str::from_utf8(body)) {
+                (MessageKind::Text, Ok(text)) => json::parse(text, &mut requests),
+                // Text has been checked to be UTF-8 when it was put together.
+                (MessageKind::Text, Err(_)) | (MessageKind::Binary, _) => {
+                    requests.push(json::binary_frame());
+                }
+            }
+            let is_bad = |request: &Request<'_>| {
+                request.command.as_ref().is_err_and(|refusal| refusal.code == BADFRAME)
+            };
+            if requests.iter().skip(before).all(is_bad) {
+                self.bad_frames_in_a_row += 1;
+            } else {
+                self.bad_frames_in_a_row = 0;
+            }
+            if self.bad_frames_in_a_row > self.bad_frames_max {
+                close = Some(CloseReason::BadFrames);
+                break;
+            }
+        }
+        session.execute(requests.into_iter(), Spelling).or(close)
+    }
+}

@@ -1,0 +1,238 @@
+//! What a client settles with its door: HELLO, AUTH, RESET, SELECT and CLIENT.
+
+use super::{REDIS_VERSION, ReplyMode, Resp, Transport};
+use crate::hub::connections::Connection;
+use crate::protocol::command::{Credentials, Kind};
+use crate::protocol::resp::commands::CommandId;
+use crate::protocol::resp::{Arguments, ReplyWriter, RespVersion, errors, parse_integer};
+use crate::session::Session;
+
+use super::reply::authentication_error;
+
+impl Resp {
+    pub(super) fn auth(&mut self, arguments: Arguments<'_>, session: &mut Session) {
+        let (user, secret) = match (arguments.get(1), arguments.get(2), arguments.get(3)) {
+            (Some(secret), None, _) => (None, secret),
+            (Some(user), Some(secret), None) => (Some(user), secret),
+            _ => return self.error(session, errors::SYNTAX),
+        };
+        match self.authenticate(user, secret, session) {
+            Ok(()) => self.ok(session),
+            Err(text) => self.error(session, &text),
+        }
+    }
+
+    /// Without a plugin that authenticates, as a Redis without a password: its
+    /// default user is let in with whatever it says.
+    fn authenticate(
+        &self,
+        user: Option<&[u8]>,
+        secret: &[u8],
+        session: &mut Session,
+    ) -> Result<(), Vec<u8>> {
+        if !session.has_authentication() {
+            return match user {
+                None => Err(errors::AUTHENTICATION_NOT_CONFIGURED.to_vec()),
+                Some(b"default") => Ok(()),
+                Some(_) => Err(errors::WRONG_CREDENTIALS.to_vec()),
+            };
+        }
+        let text = |bytes: &[u8]| {
+            String::from_utf8(bytes.to_vec()).map_err(|_| errors::WRONG_CREDENTIALS.to_vec())
+        };
+        let credentials = Credentials { user: user.map(text).transpose()?, secret: text(secret)? };
+        session.authenticate(&credentials).map_err(|refusal| authentication_error(&refusal))
+    }
+
+    /// HELLO [version [AUTH user password] [SETNAME name]]: nothing of it holds
+    /// unless all of it does.
+    pub(super) fn hello(&mut self, arguments: Arguments<'_>, session: &mut Session) {
+        let mut version = self.version;
+        if let Some(wanted) = arguments.get(1) {
+            let Some(number) = parse_integer(wanted) else {
+                return self.error(session, errors::PROTOCOL_VERSION_INVALID);
+            };
+            match RespVersion::from_number(number) {
+                Some(known) => version = known,
+                None => return self.error(session, errors::PROTOCOL_VERSION_UNSUPPORTED),
+            }
+        }
+        let mut credentials = None;
+        let mut name = None;
+        let mut place = 2;
+        while let Some(option) = arguments.get(place) {
+            let (first, second) = (arguments.get(place + 1), arguments.get(place + 2));
+            if option.eq_ignore_ascii_case(b"AUTH")
+                && let (Some(user), Some(secret)) = (first, second)
+            {
+                credentials = Some((user, secret));
+                place += 3;
+            } else if option.eq_ignore_ascii_case(b"SETNAME")
+                && let Some(wanted) = first
+            {
+                if !errors::is_client_name(wanted) {
+                    return self.error(session, errors::CLIENT_NAME_INVALID);
+                }
+                name = Some(wanted);
+                place += 2;
+            } else {
+                return self.error(session, &errors::hello_option(option));
+            }
+        }
+        if let Some((user, secret)) = credentials
+            && let Err(text) = self.authenticate(Some(user), secret, session)
+        {
+            return self.error(session, &text);
+        }
+        if let Some(name) = name {
+            self.name = name.to_vec();
+        }
+        self.set_version(version, session);
+        let id = session.connection.id;
+        self.reply(session, |reply| {
+            reply.map(7);
+            let mut entry = |key: &str, value: &dyn Fn(&mut ReplyWriter<'_>)| {
+                reply.bulk(key.as_bytes());
+                value(reply);
+            };
+            entry("server", &|reply| reply.bulk(b"redis"));
+            entry("version", &|reply| reply.bulk(REDIS_VERSION.as_bytes()));
+            entry("proto", &|reply| reply.integer(version.number()));
+            entry("id", &|reply| reply.integer(id as i64));
+            entry("mode", &|reply| reply.bulk(b"standalone"));
+            entry("role", &|reply| reply.bulk(b"master"));
+            entry("modules", &|reply| reply.array(0));
+        });
+    }
+
+    pub(super) fn reset(&mut self, session: &mut Session) {
+        for kind in [Kind::Channel, Kind::Pattern, Kind::Shard] {
+            session.leave_all(kind);
+        }
+        session.connection.restore_attributes();
+        self.set_version(RespVersion::Resp2, session);
+        self.replies = ReplyMode::On;
+        self.name.clear();
+        self.reply(session, |reply| reply.simple("RESET"));
+    }
+
+    pub(super) fn select(&self, arguments: Arguments<'_>, session: &mut Session) {
+        match arguments.get(1).and_then(parse_integer) {
+            None => self.error(session, errors::NOT_AN_INTEGER),
+            Some(0) => self.ok(session),
+            Some(_) => self.error(session, errors::DATABASE_OUT_OF_RANGE),
+        }
+    }
+
+    pub(super) fn client(
+        &mut self,
+        id: CommandId,
+        arguments: Arguments<'_>,
+        session: &mut Session,
+    ) {
+        let word = |place: usize| arguments.get(place).unwrap_or_default();
+        match id {
+            CommandId::ClientGetname if self.name.is_empty() => {
+                self.reply(session, |reply| reply.null());
+            }
+            CommandId::ClientGetname => self.reply(session, |reply| reply.bulk(&self.name)),
+            CommandId::ClientSetname if errors::is_client_name(word(2)) => {
+                self.name = word(2).to_vec();
+                self.ok(session);
+            }
+            CommandId::ClientSetname => self.error(session, errors::CLIENT_NAME_INVALID),
+            CommandId::ClientSetinfo => self.client_setinfo(word(2), word(3), session),
+            CommandId::ClientReply => self.client_reply(word(2), session),
+            CommandId::ClientNoEvict | CommandId::ClientNoTouch => {
+                match word(2).eq_ignore_ascii_case(b"on") || word(2).eq_ignore_ascii_case(b"off") {
+                    true => self.ok(session),
+                    false => self.error(session, errors::SYNTAX),
+                }
+            }
+            CommandId::ClientInfo => {
+                let line = self.describe(session) + "\n";
+                self.reply(session, |reply| reply.verbatim(line.as_bytes()));
+            }
+            CommandId::ClientList if arguments.len() > 2 => self.error(session, errors::SYNTAX),
+            CommandId::ClientList => {
+                let lines = self.client_list(session);
+                self.reply(session, |reply| reply.verbatim(lines.as_bytes()));
+            }
+            _ => self.error(session, errors::SYNTAX),
+        }
+    }
+
+    fn client_setinfo(&mut self, attribute: &[u8], value: &[u8], session: &mut Session) {
+        let [library, version] = &mut self.library;
+        let slot = match attribute.to_ascii_lowercase().as_slice() {
+            b"lib-name" => library,
+            b"lib-ver" => version,
+            _ => return self.error(session, &errors::client_attribute_unknown(attribute)),
+        };
+        if !errors::is_client_name(value) {
+            return self.error(session, &errors::client_attribute_invalid(attribute));
+        }
+        *slot = value.to_vec();
+        self.ok(session);
+    }
+
+    fn client_reply(&mut self, mode: &[u8], session: &mut Session) {
+        match mode.to_ascii_lowercase().as_slice() {
+            b"on" => {
+                self.replies = ReplyMode::On;
+                self.ok(session);
+            }
+            b"off" => self.replies = ReplyMode::Off,
+            // Redis skips nothing more while replies are off.
+            b"skip" => self.skips_next = self.replies == ReplyMode::On,
+            _ => self.error(session, errors::SYNTAX),
+        }
+    }
+
+    /// Over a WebSocket, which may well come from a browser, a client is told of
+    /// itself only.
+    fn client_list(&self, session: &Session) -> String {
+        let own = session.connection.id;
+        if self.transport == Transport::Frames {
+            return self.describe(session) + "\n";
+        }
+        let mut connections = session.services.hub.connections().opened_ones();
+        connections.sort_unstable_by_key(|connection| connection.id);
+        connections
+            .iter()
+            .map(|connection| match connection.id == own {
+                true => self.describe(session) + "\n",
+                false => describe_other(connection) + "\n",
+            })
+            .collect()
+    }
+
+    /// The connection as CLIENT INFO describes it.
+    fn describe(&self, session: &Session) -> String {
+        let [library, version] = &self.library;
+        format!(
+            "{} name={} resp={} lib-name={} lib-ver={}",
+            describe_other(&session.connection),
+            String::from_utf8_lossy(&self.name),
+            self.version.number(),
+            String::from_utf8_lossy(library),
+            String::from_utf8_lossy(version),
+        )
+    }
+}
+
+/// What is known of a connection from outside.
+fn describe_other(connection: &Connection) -> String {
+    let subscriptions = connection.subscriptions();
+    let flags = if subscriptions.is_empty() { "N" } else { "P" };
+    format!(
+        "id={} addr={} age={} flags={flags} db=0 sub={} psub={} ssub={} omem={}",
+        connection.id,
+        connection.remote,
+        connection.opened.elapsed().as_secs(),
+        subscriptions.channels.len(),
+        subscriptions.patterns.len(),
+        subscriptions.shard_channels.len(),
+        connection.outbox.bytes(),
+    )
+}

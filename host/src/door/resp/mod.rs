@@ -1,0 +1,437 @@
+//! Redis' protocol, over TCP or in the binary frames of a WebSocket.
+//!
+//! Consecutive publications of what has been read are one batch for the session.
+//! Everything else is carried out one by one, because what is allowed, and how it
+//! is answered, depends on what came before: the protocol's version, whether the
+//! connection is subscribed, CLIENT REPLY.
+
+mod client;
+pub mod info;
+mod reply;
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use super::Door;
+use super::websocket::Subprotocol;
+use crate::close::{CloseReason, ProtocolViolation};
+use crate::hub::encoding::Encoding;
+use crate::protocol::command::{Command, Kind, Publication, Request, Space, Tag};
+use crate::protocol::resp::commands::{self, CommandId, CommandSpec};
+use crate::protocol::resp::{
+    Arguments, Authentication, Burst, Outcome, ProtocolError, ReplyWriter, RequestLimits,
+    RequestParser, RespVersion, command_info, errors, help,
+};
+use crate::protocol::websocket::MessageKind;
+use crate::session::Session;
+
+/// What the server is to its clients, who choose by it how they behave.
+pub const REDIS_VERSION: &str = "7.4.0";
+
+/// A connection that speaks RESP.
+pub struct Resp {
+    parser: RequestParser,
+    /// Kept to be used again.
+    burst: Burst,
+    version: RespVersion,
+    transport: Transport,
+    replies: ReplyMode,
+    /// Whether CLIENT REPLY SKIP was the command before.
+    skips_next: bool,
+    name: Vec<u8>,
+    library: [Vec<u8>; 2],
+    info: info::ServerInfo,
+}
+
+/// What carries the bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP.
+    Stream,
+    /// Binary WebSocket frames.
+    Frames,
+}
+
+/// CLIENT REPLY.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ReplyMode {
+    On,
+    Off,
+}
+
+/// How far the requests of a buffer have been carried out.
+enum Flow {
+    Continue,
+    Close(CloseReason),
+}
+
+impl Resp {
+    /// A connection that has said nothing yet. It speaks RESP2.
+    pub fn new(transport: Transport, limits: RequestLimits, info: info::ServerInfo) -> Resp {
+        Resp {
+            parser: RequestParser::new(limits),
+            burst: Burst::default(),
+            version: RespVersion::Resp2,
+            transport,
+            replies: ReplyMode::On,
+            skips_next: false,
+            name: Vec::new(),
+            library: Default::default(),
+            info,
+        }
+    }
+
+    /// How publications are written to a connection that has said nothing yet.
+    pub fn first_encoding(transport: Transport) -> Encoding {
+        encoding(transport, RespVersion::Resp2)
+    }
+
+    /// Carries out the whole requests that `bytes` begins with.
+    fn take_requests(&mut self, bytes: &[u8], session: &mut Session) -> (usize, Flow) {
+        let mut burst = std::mem::take(&mut self.burst);
+        let outcome = loop {
+            match self.parser.parse(bytes, Authentication::Settled, &mut burst) {
+                Outcome::Complete => {}
+                outcome => break outcome,
+            }
+        };
+        let mut flow = Flow::Continue;
+        let mut publications: Vec<Request<'_>> = Vec::new();
+        for arguments in burst.requests(bytes) {
+            if let Some(publication) = self.publication(arguments, session) {
+                publications.push(publication);
+                continue;
+            }
+            self.publish(&mut publications, session);
+            flow = self.carry_out(arguments, session);
+            if matches!(flow, Flow::Close(_)) || session.connection.outbox.is_closing() {
+                break;
+            }
+        }
+        self.publish(&mut publications, session);
+        if let (Flow::Continue, Outcome::Refused(error)) = (&flow, outcome) {
+            flow = Flow::Close(self.refuse(error, session));
+        }
+        session.flush();
+        let consumed = burst.consumed();
+        burst.clear();
+        self.burst = burst;
+        (consumed, flow)
+    }
+
+    /// The request as a publication, if it is one that can wait for others.
+    fn publication<'a>(&self, arguments: Arguments<'a>, session: &Session) -> Option<Request<'a>> {
+        let [Some(verb), Some(channel), Some(payload), None] =
+            [0, 1, 2, 3].map(|place| arguments.get(place))
+        else {
+            return None;
+        };
+        let space = if verb.eq_ignore_ascii_case(b"PUBLISH") {
+            Space::Channels
+        } else if verb.eq_ignore_ascii_case(b"SPUBLISH") {
+            Space::ShardChannels
+        } else {
+            return None;
+        };
+        if self.skips_next || self.is_subscribed_in_resp2(session) {
+            return None;
+        }
+        let (channel, payload) = (Cow::Borrowed(channel), Cow::Borrowed(payload));
+        let command = Ok(Command::Publish(Publication { space, channel, payload }));
+        Some(Request { tag: Tag::InOrder, command })
+    }
+
+    fn publish(&self, publications: &mut Vec<Request<'_>>, session: &mut Session) {
+        if !publications.is_empty() {
+            session.execute(publications.drain(..), self.spelling());
+        }
+    }
+
+    fn carry_out(&mut self, arguments: Arguments<'_>, session: &mut Session) -> Flow {
+        let skips_this = std::mem::take(&mut self.skips_next);
+        let mode = self.replies;
+        if skips_this {
+            self.replies = ReplyMode::Off;
+        }
+        let flow = match commands::lookup(arguments) {
+            Err(error) => {
+                self.error(session, &error.text());
+                Flow::Continue
+            }
+            Ok(spec)
+                if !spec.is_allowed_while_subscribed() && self.is_subscribed_in_resp2(session) =>
+            {
+                self.error(session, &errors::not_while_subscribed(spec.name));
+                Flow::Continue
+            }
+            Ok(spec) => self.run(spec, arguments, session),
+        };
+        if skips_this && self.replies == ReplyMode::Off {
+            self.replies = mode;
+        }
+        session.services.stats.carried_out(1);
+        flow
+    }
+
+    fn run(&mut self, spec: &CommandSpec, arguments: Arguments<'_>, session: &mut Session) -> Flow {
+        let names = || arguments.skip(1).iter().map(Cow::Borrowed).collect::<Vec<_>>();
+        let rest = || arguments.skip(2).iter().map(Cow::Borrowed).collect::<Vec<_>>();
+        let matching = || arguments.get(2).map(Cow::Borrowed);
+        let command = match spec.id {
+            CommandId::Subscribe => Command::Subscribe(Kind::Channel, names()),
+            CommandId::Psubscribe => Command::Subscribe(Kind::Pattern, names()),
+            CommandId::Ssubscribe => Command::Subscribe(Kind::Shard, names()),
+            CommandId::Unsubscribe => Command::Unsubscribe(Kind::Channel, names()),
+            CommandId::Punsubscribe => Command::Unsubscribe(Kind::Pattern, names()),
+            CommandId::Sunsubscribe => Command::Unsubscribe(Kind::Shard, names()),
+            CommandId::Publish | CommandId::Spublish => {
+                let space = match spec.id {
+                    CommandId::Publish => Space::Channels,
+                    _ => Space::ShardChannels,
+                };
+                let argument = |place| Cow::Borrowed(arguments.get(place).unwrap_or_default());
+                Command::Publish(Publication { space, channel: argument(1), payload: argument(2) })
+            }
+            CommandId::PubsubChannels | CommandId::PubsubShardchannels if arguments.len() > 3 => {
+                let word = |place| arguments.get(place).unwrap_or_default();
+                self.error(session, &errors::wrong_subcommand_arity(word(0), word(1)));
+                return Flow::Continue;
+            }
+            CommandId::PubsubChannels => Command::Channels(Space::Channels, matching()),
+            CommandId::PubsubShardchannels => Command::Channels(Space::ShardChannels, matching()),
+            CommandId::PubsubNumsub => Command::SubscriberCounts(Space::Channels, rest()),
+            CommandId::PubsubShardnumsub => Command::SubscriberCounts(Space::ShardChannels, rest()),
+            CommandId::PubsubNumpat => Command::PatternCount,
+            CommandId::Ping if arguments.len() <= 2 => {
+                Command::Ping(arguments.get(1).map(Cow::Borrowed))
+            }
+            CommandId::Quit => Command::Quit,
+            _ => return self.run_own(spec, arguments, session),
+        };
+        // A PING of a subscriber in RESP2 is answered like a message.
+        let spelling = self.spelling().while_subscribed(self.is_subscribed_in_resp2(session));
+        let request = Request { tag: Tag::InOrder, command: Ok(command) };
+        match session.execute(std::iter::once(request), spelling) {
+            Some(reason) => Flow::Close(reason),
+            None => Flow::Continue,
+        }
+    }
+
+    /// What the session has no word for: what is between the client and its door.
+    fn run_own(
+        &mut self,
+        spec: &CommandSpec,
+        arguments: Arguments<'_>,
+        session: &mut Session,
+    ) -> Flow {
+        match spec.id {
+            CommandId::Ping => self.error(session, &errors::wrong_arity(spec.name)),
+            CommandId::Echo => {
+                self.reply(session, |reply| reply.bulk(arguments.get(1).unwrap_or_default()));
+            }
+            CommandId::Auth => self.auth(arguments, session),
+            CommandId::Hello => self.hello(arguments, session),
+            CommandId::Reset => self.reset(session),
+            CommandId::Select => self.select(arguments, session),
+            CommandId::ClientId => {
+                let id = session.connection.id;
+                self.reply(session, |reply| reply.integer(id as i64));
+            }
+            CommandId::ClientGetname
+            | CommandId::ClientSetname
+            | CommandId::ClientSetinfo
+            | CommandId::ClientReply
+            | CommandId::ClientInfo
+            | CommandId::ClientList
+            | CommandId::ClientNoEvict
+            | CommandId::ClientNoTouch => self.client(spec.id, arguments, session),
+            CommandId::Info => self.info(arguments, session),
+            CommandId::ConfigGet => self.config_get(arguments, session),
+            CommandId::ConfigSet => self.config_set(arguments, session),
+            CommandId::ConfigRewrite => self.error(session, errors::NO_CONFIG_FILE),
+            CommandId::ConfigResetstat => self.reply(session, |reply| reply.simple("OK")),
+            CommandId::Command => self.reply(session, |reply| {
+                reply.array(commands::all().len());
+                commands::all().iter().for_each(|spec| command_info::write_info(reply, Some(spec)));
+            }),
+            CommandId::CommandCount => {
+                self.reply(session, |reply| reply.integer(commands::all().len() as i64));
+            }
+            CommandId::CommandInfo => self.command_info(arguments, session),
+            CommandId::CommandDocs => self.command_docs(arguments, session),
+            CommandId::CommandList => self.command_list(arguments, session),
+            CommandId::PubsubHelp => self.help(session, "pubsub", help::PUBSUB),
+            CommandId::ClientHelp => self.help(session, "client", help::CLIENT),
+            CommandId::ConfigHelp => self.help(session, "config", help::CONFIG),
+            CommandId::CommandHelp => self.help(session, "command", help::COMMAND),
+            _ => self.error(session, errors::SYNTAX),
+        }
+        Flow::Continue
+    }
+
+    fn command_info(&self, arguments: Arguments<'_>, session: &mut Session) {
+        self.reply(session, |reply| {
+            if arguments.len() == 2 {
+                reply.array(commands::all().len());
+                commands::all().iter().for_each(|spec| command_info::write_info(reply, Some(spec)));
+                return;
+            }
+            reply.array(arguments.len() - 2);
+            for name in arguments.skip(2).iter() {
+                command_info::write_info(reply, commands::by_full_name(name));
+            }
+        });
+    }
+
+    fn command_docs(&self, arguments: Arguments<'_>, session: &mut Session) {
+        let specs: Vec<&CommandSpec> = match arguments.len() {
+            2 => commands::all().iter().collect(),
+            _ => arguments.skip(2).iter().filter_map(commands::by_full_name).collect(),
+        };
+        self.reply(session, |reply| {
+            reply.map(specs.len());
+            for spec in specs {
+                reply.bulk(spec.name.as_bytes());
+                command_info::write_docs(reply, spec);
+            }
+        });
+    }
+
+    fn command_list(&self, arguments: Arguments<'_>, session: &mut Session) {
+        if arguments.len() > 2 {
+            return self.error(session, errors::SYNTAX);
+        }
+        self.reply(session, |reply| {
+            reply.array(commands::all().len());
+            commands::all().iter().for_each(|spec| reply.bulk(spec.name.as_bytes()));
+        });
+    }
+
+    fn help(&self, session: &mut Session, container: &str, lines: &[&str]) {
+        self.reply(session, |reply| help::write(reply, container, lines));
+    }
+
+    /// Answers bytes that are no request, and closes.
+    fn refuse(&self, error: ProtocolError, session: &mut Session) -> CloseReason {
+        if let Some(text) = error.reply() {
+            session.reply(|out| ReplyWriter::new(out, self.version).error(&text));
+        }
+        CloseReason::Violation(ProtocolViolation::Resp)
+    }
+
+    fn reply(&self, session: &mut Session, write: impl FnOnce(&mut ReplyWriter<'_>)) {
+        if self.replies == ReplyMode::On {
+            session.reply(|out| write(&mut ReplyWriter::new(out, self.version)));
+        }
+    }
+
+    fn error(&self, session: &mut Session, text: &[u8]) {
+        self.reply(session, |reply| reply.error(text));
+    }
+
+    fn ok(&self, session: &mut Session) {
+        self.reply(session, |reply| reply.simple("OK"));
+    }
+
+    fn spelling(&self) -> reply::Spelling {
+        reply::Spelling::new(self.version, self.replies == ReplyMode::Off)
+    }
+
+    fn is_subscribed_in_resp2(&self, session: &Session) -> bool {
+        self.version == RespVersion::Resp2 && !session.connection.subscriptions().is_empty()
+    }
+
+    fn set_version(&mut self, version: RespVersion, session: &Session) {
+        self.version = version;
+        session.connection.set_encoding(encoding(self.transport, version));
+    }
+}
+
+fn encoding(transport: Transport, version: RespVersion) -> Encoding {
+    match (transport, version) {
+        (Transport::Stream, RespVersion::Resp2) => Encoding::Resp2,
+        (Transport::Stream, RespVersion::Resp3) => Encoding::Resp3,
+        (Transport::Frames, RespVersion::Resp2) => Encoding::FramedResp2,
+        (Transport::Frames, RespVersion::Resp3) => Encoding::FramedResp3,
+    }
+}
+
+impl Door for Resp {
+    fn take_in(&mut self, bytes: &mut [u8], session: &mut Session) -> usize {
+        let (taken, flow) = self.take_requests(bytes, session);
+        if let Flow::Close(reason) = flow {
+            session.connection.outbox.close(reason);
+        }
+        taken
+    }
+
+    /// A client may end its half of the stream and wait for the replies.
+    fn end_of_input(&self) -> Option<CloseReason> {
+        Some(CloseReason::Peer(None))
+    }
+
+    /// Redis says nothing to those it closes.
+    fn goodbye(&self, _: &CloseReason) -> Bytes {
+        Bytes::new()
+    }
+}
+
+/// RESP in the binary frames of a WebSocket, cut as the client likes.
+pub struct FramedResp {
+    resp: Resp,
+    unfinished: Vec<u8>,
+}
+
+impl FramedResp {
+    /// RESP over a WebSocket.
+    pub fn new(resp: Resp) -> FramedResp {
+        FramedResp { resp, unfinished: Vec::new() }
+    }
+}
+
+impl Subprotocol for FramedResp {
+    fn take_messages<'a>(
+        &mut self,
+        messages: impl Iterator<Item = (MessageKind, &'a [u8])>,
+        session: &mut Session,
+    ) -> Option<CloseReason> {
+        let mut unacceptable = None;
+        let mut is_new = false;
+        for (kind, body) in messages {
+            if kind == MessageKind::Text {
+                let why = "text frame under the sub-protocol resp";
+                let violation = ProtocolViolation::Unacceptable(why);
+                unacceptable = Some(CloseReason::Violation(violation));
+                break;
+            }
+            self.unfinished.extend_from_slice(body);
+            is_new = true;
+        }
+        if is_new {
+            let mut bytes = std::mem::take(&mut self.unfinished);
+            let (taken, flow) = self.resp.take_requests(&bytes, session);
+            bytes.drain(..taken);
+            if !bytes.is_empty() {
+                self.unfinished = bytes;
+            }
+            if let Flow::Close(reason) = flow {
+                return Some(reason);
+            }
+        }
+        unacceptable
+    }
+}
+
+/// What a client over TCP is told that is not let in.
+pub fn unwelcome(reason: &CloseReason) -> Bytes {
+    let mut out = Vec::new();
+    let text = match reason {
+        CloseReason::OverCapacity => errors::TOO_MANY_CONNECTIONS.to_vec(),
+        CloseReason::Unauthorised(why) => format!("NOAUTH {why}").into_bytes(),
+        CloseReason::Unavailable(why) => format!("UNAVAILABLE {why}").into_bytes(),
+        other => format!("NOPERM {}", other.text()).into_bytes(),
+    };
+    ReplyWriter::new(&mut out, RespVersion::Resp2).error(&text);
+    out.into()
+}

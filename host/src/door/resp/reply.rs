@@ -1,0 +1,87 @@
+//! A session's replies, spelled as Redis spells them.
+
+use crate::protocol::command::{Kind, ListenVerb, NOAUTH, Refusal, Reply, Tag};
+use crate::protocol::resp::{Ack, ReplyWriter, RespVersion, errors};
+use crate::session::WriteReply;
+
+/// How replies are spelled now.
+#[derive(Debug, Clone, Copy)]
+pub struct Spelling {
+    version: RespVersion,
+    /// CLIENT REPLY OFF or SKIP: replies are left out, acknowledgements are not.
+    is_muted: bool,
+    is_subscribed_in_resp2: bool,
+}
+
+impl Spelling {
+    pub fn new(version: RespVersion, is_muted: bool) -> Spelling {
+        Spelling { version, is_muted, is_subscribed_in_resp2: false }
+    }
+
+    pub fn while_subscribed(self, is_subscribed_in_resp2: bool) -> Spelling {
+        Spelling { is_subscribed_in_resp2, ..self }
+    }
+}
+
+impl WriteReply for Spelling {
+    fn write(&self, _: Tag, reply: &Reply<'_>, output: &mut Vec<u8>) {
+        let mut writer = ReplyWriter::new(output, self.version);
+        match reply {
+            Reply::Listening { verb, acks, .. } => {
+                for (name, count) in *acks {
+                    writer.ack(ack(*verb), name.as_deref(), *count as usize);
+                }
+            }
+            _ if self.is_muted => {}
+            Reply::Published(number) | Reply::Number(number) => writer.integer(*number as i64),
+            Reply::Names(names) => {
+                writer.array(names.len());
+                names.iter().for_each(|name| writer.bulk(name));
+            }
+            Reply::Counts(counts) => {
+                writer.array(2 * counts.len());
+                for (name, count) in *counts {
+                    writer.bulk(name);
+                    writer.integer(*count as i64);
+                }
+            }
+            Reply::Pong(text) if self.is_subscribed_in_resp2 => {
+                writer.subscribed_pong(text.unwrap_or_default());
+            }
+            Reply::Pong(Some(text)) => writer.bulk(text),
+            Reply::Pong(None) => writer.simple("PONG"),
+            // HELLO is answered by the door, which knows what to say.
+            Reply::Ok | Reply::Hello(_) => writer.simple("OK"),
+            Reply::Refused(refusal) => writer.error(&error(refusal)),
+        }
+    }
+}
+
+fn ack(verb: ListenVerb) -> Ack {
+    match verb {
+        ListenVerb::Subscribe(Kind::Channel) => Ack::Subscribe,
+        ListenVerb::Subscribe(Kind::Pattern) => Ack::Psubscribe,
+        ListenVerb::Subscribe(Kind::Shard) => Ack::Ssubscribe,
+        ListenVerb::Unsubscribe(Kind::Channel) => Ack::Unsubscribe,
+        ListenVerb::Unsubscribe(Kind::Pattern) => Ack::Punsubscribe,
+        ListenVerb::Unsubscribe(Kind::Shard) => Ack::Sunsubscribe,
+    }
+}
+
+/// The code first, as Redis does it, and last the plugin that decided.
+pub fn error(refusal: &Refusal) -> Vec<u8> {
+    let Refusal { code, message, by } = refusal;
+    match by {
+        Some(plugin) => format!("{code} {message} [{plugin}]"),
+        None => format!("{code} {message}"),
+    }
+    .into_bytes()
+}
+
+/// The same for credentials: what no plugin knows is wrong in Redis' words.
+pub fn authentication_error(refusal: &Refusal) -> Vec<u8> {
+    match refusal.by {
+        None if refusal.code == NOAUTH => errors::WRONG_CREDENTIALS.to_vec(),
+        _ => error(refusal),
+    }
+}

@@ -1,0 +1,173 @@
+//! The engine as a component. One of the two files that hold generated types;
+//! they do not leave it.
+
+use guest_core::{ConnectionId, FanOuts, Group, Names, PatternId};
+use wasmtime::Store;
+
+use super::{Engine, Outcome, fault};
+use crate::config::EngineConfig;
+use crate::wasm::{self, ComponentLog, Limits, StoreState, Wasm};
+use bindings::exports::switchyard::pubsub::engine as wit;
+use bindings::exports::switchyard::pubsub::snapshot;
+
+#[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
+mod bindings {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "guest-core",
+        ownership: Borrowing { duplicate_if_necessary: true },
+    });
+}
+
+/// An engine component, compiled and linked.
+pub struct CompiledEngine {
+    wasm: Wasm,
+    instance_pre: wasmtime::component::InstancePre<StoreState>,
+    engine: wit::GuestIndices,
+    snapshot: Option<snapshot::GuestIndices>,
+    limits: Limits,
+    version: String,
+}
+
+impl CompiledEngine {
+    /// Compiles and links. Errors name the step and the problem.
+    pub fn new(
+        wasm: &Wasm,
+        bytes: &[u8],
+        config: &EngineConfig,
+    ) -> Result<CompiledEngine, (&'static str, String)> {
+        let component = wasm.compile(bytes).map_err(|problem| ("compile", problem))?;
+        wasm.check_imports(&component, &[]).map_err(|problem| ("link", problem))?;
+        let linker = wasm.linker().map_err(|error| ("link", wasm::describe(&error)))?;
+        let instance_pre =
+            linker.instantiate_pre(&component).map_err(|error| ("link", wasm::describe(&error)))?;
+        let engine = wit::GuestIndices::new(&instance_pre).map_err(|_| {
+            ("link", format!("does not export {}/engine of this contract", wasm::CONTRACT))
+        })?;
+        Ok(CompiledEngine {
+            wasm: wasm.clone(),
+            engine,
+            snapshot: snapshot::GuestIndices::new(&instance_pre).ok(),
+            instance_pre,
+            limits: Limits {
+                memory_bytes_max: config.memory_bytes_max,
+                log_lines_per_second_max: ENGINE_LOG_LINES_PER_SECOND_MAX,
+                call_budget: config.call_budget,
+            },
+            version: wasm::version_of(bytes),
+        })
+    }
+
+    /// A fresh instance in a store of its own.
+    pub fn instantiate(&self) -> Result<ComponentEngine, String> {
+        let log = ComponentLog::new("engine", self.limits.log_lines_per_second_max);
+        let mut store = self.wasm.store(log, self.limits, Box::new(()));
+        wasm::arm(&mut store, self.limits.call_budget);
+        let mut load = || {
+            let instance = self.instance_pre.instantiate(&mut store)?;
+            let engine = self.engine.load(&mut store, &instance)?;
+            let snapshot = match &self.snapshot {
+                Some(indices) => Some(indices.load(&mut store, &instance)?),
+                None => None,
+            };
+            Ok((engine, snapshot))
+        };
+        let (engine, snapshot) = load().map_err(|error| wasm::describe(&error))?;
+        Ok(ComponentEngine { store, engine, snapshot, limits: self.limits })
+    }
+
+    /// The first digits of the hash of the component's bytes.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+}
+
+/// `guest-core` has nothing to say but its last words in a panic.
+const ENGINE_LOG_LINES_PER_SECOND_MAX: u32 = 100;
+
+/// A running engine component.
+pub struct ComponentEngine {
+    store: Store<StoreState>,
+    engine: wit::Guest,
+    snapshot: Option<snapshot::Guest>,
+    limits: Limits,
+}
+
+impl ComponentEngine {
+    fn call(&mut self) -> (&mut Store<StoreState>, &wit::Guest) {
+        wasm::arm(&mut self.store, self.limits.call_budget);
+        (&mut self.store, &self.engine)
+    }
+}
+
+fn borrow(names: &Names) -> wit::NamesParam<'_> {
+    wit::NamesParam { bytes: &names.bytes, ends: &names.ends }
+}
+
+impl Engine for ComponentEngine {
+    fn subscribe(&mut self, connection: ConnectionId, channels: &Names) -> Outcome<()> {
+        let (store, engine) = self.call();
+        engine.call_subscribe(store, connection, borrow(channels)).map_err(fault("subscribe"))
+    }
+
+    fn unsubscribe(&mut self, connection: ConnectionId, channels: &Names) -> Outcome<()> {
+        let (store, engine) = self.call();
+        engine.call_unsubscribe(store, connection, borrow(channels)).map_err(fault("unsubscribe"))
+    }
+
+    fn psubscribe(
+        &mut self,
+        connection: ConnectionId,
+        patterns: &Names,
+    ) -> Outcome<Vec<PatternId>> {
+        let (store, engine) = self.call();
+        engine.call_psubscribe(store, connection, borrow(patterns)).map_err(fault("psubscribe"))
+    }
+
+    fn punsubscribe(&mut self, connection: ConnectionId, patterns: &Names) -> Outcome<()> {
+        let (store, engine) = self.call();
+        engine.call_punsubscribe(store, connection, borrow(patterns)).map_err(fault("punsubscribe"))
+    }
+
+    fn route(&mut self, channels: &Names, fan_outs: &mut FanOuts) -> Outcome<()> {
+        let (store, engine) = self.call();
+        let routed = engine.call_route(store, borrow(channels)).map_err(fault("route"))?;
+        fan_outs.connections = routed.connections;
+        fan_outs.groups.clear();
+        fan_outs.groups.extend(routed.groups.iter().map(|group| Group {
+            publication: group.publication,
+            pattern: group.pattern,
+            end: group.end,
+        }));
+        Ok(())
+    }
+
+    fn channels(&mut self, matching: Option<&[u8]>) -> Outcome<Names> {
+        let (store, engine) = self.call();
+        let names = engine.call_channels(store, matching).map_err(fault("channels"))?;
+        Ok(Names { bytes: names.bytes, ends: names.ends })
+    }
+
+    fn subscriber_counts(&mut self, channels: &Names) -> Outcome<Vec<u64>> {
+        let (store, engine) = self.call();
+        engine.call_subscriber_counts(store, borrow(channels)).map_err(fault("subscriber-counts"))
+    }
+
+    fn pattern_count(&mut self) -> Outcome<u64> {
+        let (store, engine) = self.call();
+        engine.call_pattern_count(store).map_err(fault("pattern-count"))
+    }
+
+    fn save(&mut self) -> Outcome<Option<Vec<u8>>> {
+        self.call();
+        let Some(snapshot) = &self.snapshot else { return Ok(None) };
+        snapshot.call_save(&mut self.store).map(Some).map_err(fault("save"))
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Outcome<bool> {
+        self.call();
+        let Some(snapshot) = &self.snapshot else { return Ok(false) };
+        let restored = snapshot.call_restore(&mut self.store, state).map_err(fault("restore"))?;
+        Ok(restored.is_ok())
+    }
+}

@@ -1,0 +1,142 @@
+//! Who listens to what, as the hub sees it: a trait, and the two that serve it.
+//!
+//! `component` is what the server ships: `guest-core` as a WASI component in a
+//! store of its own. `native` is the same library linked in, for parity tests
+//! and for the comparison in the benchmark. Which one it is, is chosen in
+//! `EngineCode` and nowhere else.
+
+mod component;
+mod native;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use guest_core::{ConnectionId, FanOuts, Names, PatternId};
+use thiserror::Error;
+
+use crate::config::{EngineConfig, EngineSource};
+use crate::wasm::{self, Wasm};
+use component::CompiledEngine;
+
+/// An engine that can be asked. Each method does what `wit/engine.wit` says of
+/// the function of its name.
+///
+/// After an error the engine is in an unknown state and must be dropped.
+#[allow(missing_docs, reason = "the contract documents them")]
+pub trait Engine: Send {
+    fn subscribe(&mut self, connection: ConnectionId, channels: &Names) -> Outcome<()>;
+    fn unsubscribe(&mut self, connection: ConnectionId, channels: &Names) -> Outcome<()>;
+    fn psubscribe(&mut self, connection: ConnectionId, patterns: &Names)
+    -> Outcome<Vec<PatternId>>;
+    fn punsubscribe(&mut self, connection: ConnectionId, patterns: &Names) -> Outcome<()>;
+    fn route(&mut self, channels: &Names, fan_outs: &mut FanOuts) -> Outcome<()>;
+    fn channels(&mut self, matching: Option<&[u8]>) -> Outcome<Names>;
+    fn subscriber_counts(&mut self, channels: &Names) -> Outcome<Vec<u64>>;
+    fn pattern_count(&mut self) -> Outcome<u64>;
+    /// The state for a successor; none: it has no way to write it down.
+    fn save(&mut self) -> Outcome<Option<Vec<u8>>>;
+    /// Takes over a state. False: it cannot read it, and is as good as fresh
+    /// only after it was replaced.
+    fn restore(&mut self, state: &[u8]) -> Outcome<bool>;
+}
+
+/// What an engine answers, or how it failed.
+pub type Outcome<T> = Result<T, EngineFault>;
+
+/// An engine failed, and must be dropped.
+#[derive(Debug, Error)]
+#[error("the engine failed in {call}: {problem}")]
+pub struct EngineFault {
+    /// The function that was called.
+    pub call: &'static str,
+    /// A trap, or the budget that it overran.
+    pub problem: String,
+}
+
+/// Why there is no engine.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// The file could not be read.
+    #[error("read: cannot read the engine {path}")]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not a component that can be used.
+    #[error("{step}: the engine {path}: {problem}")]
+    Refused {
+        /// The step that failed: compile, link or instantiate.
+        step: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// An engine's code, of which instances can be made.
+#[derive(Clone)]
+pub enum EngineCode {
+    /// The library.
+    Native,
+    /// A component.
+    Component(Arc<CompiledEngine>),
+}
+
+impl EngineCode {
+    /// Reads and compiles the engine that the configuration names, and makes one
+    /// instance to see that it can be made.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, is no component, or does not serve the
+    /// contract.
+    pub fn load(wasm: &Wasm, config: &EngineConfig) -> Result<EngineCode, EngineError> {
+        let (path, bytes) = match &config.source {
+            EngineSource::Native => return Ok(EngineCode::Native),
+            EngineSource::Embedded => (PathBuf::from("(embedded)"), EMBEDDED.to_vec()),
+            EngineSource::File(path) => {
+                let bytes = std::fs::read(path)
+                    .map_err(|source| EngineError::Unreadable { path: path.clone(), source })?;
+                (path.clone(), bytes)
+            }
+        };
+        let refused = |(step, problem): (&'static str, String)| EngineError::Refused {
+            step,
+            path: path.clone(),
+            problem,
+        };
+        let compiled = CompiledEngine::new(wasm, &bytes, config).map_err(refused)?;
+        compiled.instantiate().map_err(|problem| refused(("instantiate", problem)))?;
+        Ok(EngineCode::Component(Arc::new(compiled)))
+    }
+
+    /// A fresh engine that knows nothing.
+    ///
+    /// # Errors
+    ///
+    /// The component cannot be instantiated, in words.
+    pub fn instantiate(&self) -> Result<Box<dyn Engine>, String> {
+        match self {
+            EngineCode::Native => Ok(Box::<native::NativeEngine>::default()),
+            EngineCode::Component(compiled) => Ok(Box::new(compiled.instantiate()?)),
+        }
+    }
+
+    /// What tells this code from other code.
+    pub fn version(&self) -> &str {
+        match self {
+            EngineCode::Native => "native",
+            EngineCode::Component(compiled) => compiled.version(),
+        }
+    }
+}
+
+/// The engine that the server ships. `build.rs` says how it gets there.
+pub const EMBEDDED: &[u8] = include_bytes!(env!("SWITCHYARD_GUEST_CORE"));
+
+fn fault(call: &'static str) -> impl FnOnce(wasmtime::Error) -> EngineFault {
+    move |error| EngineFault { call, problem: wasm::describe(&error) }
+}

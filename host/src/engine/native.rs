@@ -1,0 +1,67 @@
+//! The engine without a sandbox.
+
+use guest_core::{ConnectionId, FanOuts, Names, PatternId, Registry};
+
+use super::{Engine, Outcome};
+
+/// The library, called directly.
+#[derive(Default)]
+pub struct NativeEngine {
+    registry: Registry,
+}
+
+impl Engine for NativeEngine {
+    fn subscribe(&mut self, connection: ConnectionId, channels: &Names) -> Outcome<()> {
+        self.registry.subscribe(connection, channels);
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, connection: ConnectionId, channels: &Names) -> Outcome<()> {
+        self.registry.unsubscribe(connection, channels);
+        Ok(())
+    }
+
+    fn psubscribe(
+        &mut self,
+        connection: ConnectionId,
+        patterns: &Names,
+    ) -> Outcome<Vec<PatternId>> {
+        Ok(self.registry.psubscribe(connection, patterns))
+    }
+
+    fn punsubscribe(&mut self, connection: ConnectionId, patterns: &Names) -> Outcome<()> {
+        self.registry.punsubscribe(connection, patterns);
+        Ok(())
+    }
+
+    fn route(&mut self, channels: &Names, fan_outs: &mut FanOuts) -> Outcome<()> {
+        self.registry.route(channels, fan_outs);
+        Ok(())
+    }
+
+    fn channels(&mut self, matching: Option<&[u8]>) -> Outcome<Names> {
+        Ok(self.registry.channels(matching))
+    }
+
+    fn subscriber_counts(&mut self, channels: &Names) -> Outcome<Vec<u64>> {
+        Ok(self.registry.subscriber_counts(channels))
+    }
+
+    fn pattern_count(&mut self) -> Outcome<u64> {
+        Ok(self.registry.pattern_count())
+    }
+
+    fn save(&mut self) -> Outcome<Option<Vec<u8>>> {
+        Ok(Some(self.registry.save()))
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Outcome<bool> {
+        match Registry::restore(state) {
+            Ok(registry) => {
+                self.registry = registry;
+                Ok(true)
+            }
+            Err(_) => Ok(false),
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The HTTP that comes before a WebSocket: one request, answered with an upgrade
+//! or with the reason why not.
+//!
+//! `tungstenite` parses the request and makes the answer. Whoever wants something
+//! else of this port (`/healthz`, a page to try it with) gets one answer, and the
+//! connection ends.
+
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_tungstenite::tungstenite;
+use tungstenite::handshake::machine::TryParse;
+use tungstenite::handshake::server::{Request, create_response, write_response};
+use tungstenite::http::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use tungstenite::http::{Method, StatusCode};
+
+use crate::protocol::json;
+
+/// Where the WebSocket is.
+pub const WEBSOCKET_PATH: &str = "/ws";
+
+/// What a client asked for.
+pub enum Asked {
+    /// An upgrade, which the server can answer with `accept`.
+    Upgrade(Box<Upgrade>),
+    /// Something that has been answered; the connection ends.
+    Answered(StatusCode),
+}
+
+/// A request for a WebSocket that this server can serve.
+pub struct Upgrade {
+    /// The request.
+    pub request: Request,
+    /// What is spoken from here on.
+    pub subprotocol: Subprotocol,
+    /// What came behind the request.
+    pub came_behind: Vec<u8>,
+}
+
+/// What a WebSocket speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subprotocol {
+    /// Nothing was asked for: JSON, without naming it.
+    NotAsked,
+    /// `switchyard.v1.json`.
+    Json,
+    /// `resp`: Redis' protocol in binary frames.
+    Resp,
+}
+
+impl Subprotocol {
+    const ALL: [Subprotocol; 2] = [Subprotocol::Json, Subprotocol::Resp];
+
+    /// As it stands in `Sec-WebSocket-Protocol`.
+    fn name(self) -> Option<&'static str> {
+        match self {
+            Subprotocol::NotAsked => None,
+            Subprotocol::Json => Some(json::SUBPROTOCOL),
+            Subprotocol::Resp => Some("resp"),
+        }
+    }
+}
+
+/// Reads one request. Answers it unless it is an upgrade. `is_healthy` is asked
+/// for `/healthz`.
+///
+/// # Errors
+///
+/// The stream broke or ended.
+pub async fn read<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    request_bytes_max: usize,
+    is_healthy: impl FnOnce() -> bool,
+) -> io::Result<Asked> {
+    let mut bytes = Vec::with_capacity(1 << 10);
+    let (length, request) = loop {
+        if stream.read_buf(&mut bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match Request::try_parse(&bytes) {
+            Ok(Some((length, _))) if length > request_bytes_max => {}
+            Ok(Some(parsed)) => break parsed,
+            Ok(None) if bytes.len() < request_bytes_max => continue,
+            Ok(None) => {}
+            Err(error) => {
+                let why = format!("not an HTTP request: {error}\n");
+                return answer(stream, StatusCode::BAD_REQUEST, TEXT, &why).await;
+            }
+        }
+        let why = format!("the request is over {request_bytes_max} bytes\n");
+        return answer(stream, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, TEXT, &why).await;
+    };
+    let came_behind = bytes.split_off(length);
+    if request.method() != Method::GET {
+        return answer(stream, StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET is served here\n")
+            .await;
+    }
+    match request.uri().path() {
+        WEBSOCKET_PATH => {}
+        "/" => return answer(stream, StatusCode::OK, HTML, TRY_PAGE).await,
+        "/healthz" if is_healthy() => return answer(stream, StatusCode::OK, TEXT, "ok\n").await,
+        "/healthz" => {
+            let why = "the engine cannot be asked\n";
+            return answer(stream, StatusCode::SERVICE_UNAVAILABLE, TEXT, why).await;
+        }
+        _ => {
+            let why = "not found; the WebSocket is at /ws\n";
+            return answer(stream, StatusCode::NOT_FOUND, TEXT, why).await;
+        }
+    }
+    if !request.headers().contains_key(UPGRADE) {
+        let why = "this is a WebSocket; ask for an upgrade\n";
+        return answer(stream, StatusCode::UPGRADE_REQUIRED, TEXT, why).await;
+    }
+    if let Err(error) = create_response(&request) {
+        let why = format!("not a WebSocket handshake: {error}\n");
+        return answer(stream, StatusCode::BAD_REQUEST, TEXT, &why).await;
+    }
+    let Ok(subprotocol) = choose_subprotocol(&request) else {
+        let why =
+            format!("no sub-protocol that this server knows; there is {}\n", json::SUBPROTOCOL);
+        return answer(stream, StatusCode::BAD_REQUEST, TEXT, &why).await;
+    };
+    Ok(Asked::Upgrade(Box::new(Upgrade { request, subprotocol, came_behind })))
+}
+
+impl Upgrade {
+    /// Answers that the connection is a WebSocket from here on.
+    ///
+    /// # Errors
+    ///
+    /// The stream broke.
+    pub async fn accept<S: AsyncWrite + Unpin>(&self, stream: &mut S) -> io::Result<()> {
+        let mut response = create_response(&self.request).map_err(io::Error::other)?;
+        if let Some(name) = self.subprotocol.name() {
+            response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
+        }
+        let mut bytes = Vec::new();
+        write_response(&mut bytes, &response).map_err(io::Error::other)?;
+        stream.write_all(&bytes).await
+    }
+}
+
+/// The first sub-protocol asked for that is known; an error when there is none.
+fn choose_subprotocol(request: &Request) -> Result<Subprotocol, ()> {
+    let mut was_asked = false;
+    for list in request.headers().get_all(SEC_WEBSOCKET_PROTOCOL) {
+        for name in list.to_str().unwrap_or_default().split(',') {
+            was_asked = true;
+            let is_it = |known: &Subprotocol| known.name() == Some(name.trim());
+            if let Some(known) = Subprotocol::ALL.into_iter().find(is_it) {
+                return Ok(known);
+            }
+        }
+    }
+    if was_asked { Err(()) } else { Ok(Subprotocol::NotAsked) }
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+
+/// Two boxes and a list: a first thing to try.
+const TRY_PAGE: &str = include_str!("try.html");
+
+/// Answers a request that was not for a WebSocket, and ends the connection.
+///
+/// # Errors
+///
+/// The stream broke.
+pub async fn answer<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    status: StatusCode,
+    content_type: &str,
+    body: &str,
+) -> io::Result<Asked> {
+    let upgrade = match status {
+        StatusCode::UPGRADE_REQUIRED => "Upgrade: websocket\r\n",
+        StatusCode::METHOD_NOT_ALLOWED => "Allow: GET\r\n",
+        _ => "",
+    };
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{upgrade}\
+         Connection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(body.as_bytes()).await?;
+    stream.shutdown().await?;
+    Ok(Asked::Answered(status))
+}
+
+/// Answers that the time for a handshake is over.
+///
+/// # Errors
+///
+/// The stream broke.
+pub async fn answer_timeout<S: AsyncWrite + Unpin>(stream: &mut S) -> io::Result<Asked> {
+    answer(stream, StatusCode::REQUEST_TIMEOUT, TEXT, "the request took too long\n").await
+}

@@ -1,0 +1,310 @@
+//! The ground state: which connections there are, and what each listens to.
+//!
+//! Everything the engine knows can be rebuilt from here. What a connection
+//! listens to changes only while the hub holds the locks of the shards
+//! concerned, so that whoever holds a shard's lock sees what its engine should
+//! know.
+//!
+//! Locks, in the order in which they may be taken: shards (by rising number),
+//! the table, a connection's subscriptions or attributes, its outbox. The table
+//! is never locked to write while a shard is held.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use rustc_hash::FxHashMap;
+
+use super::encoding::Encoding;
+use crate::outbox::{Outbox, OutboxLimits};
+use crate::protocol::command::Kind;
+
+/// Names one connection; never used twice.
+pub type ConnectionId = u64;
+
+/// One connection, as all who need not know its socket see it.
+pub struct Connection {
+    /// Its id.
+    pub id: ConnectionId,
+    /// The peer's address.
+    pub remote: SocketAddr,
+    /// When it was taken.
+    pub opened: Instant,
+    /// What waits to be written to it.
+    pub outbox: Outbox,
+    encoding: AtomicU8,
+    subscriptions: Mutex<Subscriptions>,
+    attributes: Mutex<Attributes>,
+    attributes_bytes_max: usize,
+    liveness: Liveness,
+}
+
+/// The notes that plugins pinned to a connection.
+#[derive(Default)]
+struct Attributes {
+    now: BTreeMap<String, String>,
+    /// As they were before the client first authenticated.
+    before: Option<BTreeMap<String, String>>,
+}
+
+/// What a connection listens to.
+#[derive(Default)]
+pub struct Subscriptions {
+    /// By SUBSCRIBE.
+    pub channels: BTreeSet<Box<[u8]>>,
+    /// By PSUBSCRIBE.
+    pub patterns: BTreeSet<Box<[u8]>>,
+    /// By SSUBSCRIBE.
+    pub shard_channels: BTreeSet<Box<[u8]>>,
+}
+
+impl Subscriptions {
+    /// The names of a kind.
+    pub fn of(&self, kind: Kind) -> &BTreeSet<Box<[u8]>> {
+        match kind {
+            Kind::Channel => &self.channels,
+            Kind::Pattern => &self.patterns,
+            Kind::Shard => &self.shard_channels,
+        }
+    }
+
+    /// The names of a kind, to be changed.
+    pub fn of_mut(&mut self, kind: Kind) -> &mut BTreeSet<Box<[u8]>> {
+        match kind {
+            Kind::Channel => &mut self.channels,
+            Kind::Pattern => &mut self.patterns,
+            Kind::Shard => &mut self.shard_channels,
+        }
+    }
+
+    /// How many of that kind Redis counts in an acknowledgement: channels and
+    /// patterns together, shard channels apart.
+    pub fn counted_with(&self, kind: Kind) -> u64 {
+        match kind {
+            Kind::Channel | Kind::Pattern => self.channels.len() + self.patterns.len(),
+            Kind::Shard => self.shard_channels.len(),
+        }
+        .try_into()
+        .unwrap_or(u64::MAX)
+    }
+
+    /// Whether it listens to nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All names, of every kind.
+    pub fn len(&self) -> usize {
+        self.channels.len() + self.patterns.len() + self.shard_channels.len()
+    }
+}
+
+/// When the connection was last heard, in milliseconds since the table began.
+#[derive(Default)]
+struct Liveness {
+    heard_ms: AtomicU64,
+    /// When it was pinged and has not been heard since; zero: it was not.
+    pinged_ms: AtomicU64,
+    /// Whether it was let in: until then it is neither pinged nor told goodbye.
+    open: AtomicBool,
+}
+
+/// What keeping a connection alive asks for now.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Pulse {
+    /// Nothing.
+    Fine,
+    /// A ping is due.
+    PingDue,
+    /// The answer to the last ping is overdue.
+    Lost,
+}
+
+impl Connection {
+    /// What it listens to. The lock of each shard concerned is held to change it.
+    pub fn subscriptions(&self) -> parking_lot::MutexGuard<'_, Subscriptions> {
+        self.subscriptions.lock()
+    }
+
+    /// How publications are written to it.
+    pub fn encoding(&self) -> Encoding {
+        Encoding::from_index(self.encoding.load(Ordering::Relaxed))
+    }
+
+    /// Changes how publications are written to it.
+    pub fn set_encoding(&self, encoding: Encoding) {
+        self.encoding.store(encoding.index(), Ordering::Relaxed);
+    }
+
+    /// The note under this key.
+    pub fn attribute(&self, key: &str) -> Option<String> {
+        self.attributes.lock().now.get(key).cloned()
+    }
+
+    /// Pins a note; none removes it. False: there is no room for it.
+    pub fn set_attribute(&self, key: &str, value: Option<String>) -> bool {
+        let attributes = &mut self.attributes.lock().now;
+        let Some(value) = value else {
+            attributes.remove(key);
+            return true;
+        };
+        let others: usize = attributes
+            .iter()
+            .filter(|(other, _)| *other != key)
+            .map(|(other, value)| other.len() + value.len())
+            .sum();
+        if others + key.len() + value.len() > self.attributes_bytes_max {
+            return false;
+        }
+        attributes.insert(key.to_owned(), value);
+        true
+    }
+
+    /// Remembers the notes as they are, to come back to them, the first time.
+    pub fn keep_attributes(&self) {
+        let mut attributes = self.attributes.lock();
+        if attributes.before.is_none() {
+            attributes.before = Some(attributes.now.clone());
+        }
+    }
+
+    /// Takes the notes back to what they were before the client authenticated.
+    pub fn restore_attributes(&self) {
+        let mut attributes = self.attributes.lock();
+        if let Some(before) = attributes.before.take() {
+            attributes.now = before;
+        }
+    }
+
+    fn heard_at(&self, now_ms: u64) {
+        self.liveness.heard_ms.store(now_ms, Ordering::Relaxed);
+        self.liveness.pinged_ms.store(0, Ordering::Relaxed);
+    }
+}
+
+/// All connections.
+pub struct Connections {
+    table: RwLock<FxHashMap<ConnectionId, Arc<Connection>>>,
+    started: Instant,
+    next_id: AtomicU64,
+    open: AtomicUsize,
+    connections_max: usize,
+    outbox_limits: OutboxLimits,
+    attributes_bytes_max: usize,
+}
+
+impl Connections {
+    /// An empty table.
+    pub fn new(
+        connections_max: usize,
+        outbox_limits: OutboxLimits,
+        attributes_bytes_max: usize,
+    ) -> Arc<Connections> {
+        Arc::new(Connections {
+            table: RwLock::default(),
+            started: Instant::now(),
+            next_id: AtomicU64::new(1),
+            open: AtomicUsize::new(0),
+            connections_max,
+            outbox_limits,
+            attributes_bytes_max,
+        })
+    }
+
+    /// A new connection, in the table before anyone is asked about it, so that
+    /// plugins can pin notes to it while they decide. None: there are as many as
+    /// there may be.
+    pub fn add(&self, encoding: Encoding, remote: SocketAddr) -> Option<Arc<Connection>> {
+        if self.open.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let connection = Arc::new(Connection {
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            remote,
+            opened: Instant::now(),
+            outbox: Outbox::new(self.outbox_limits),
+            encoding: AtomicU8::new(encoding.index()),
+            subscriptions: Mutex::default(),
+            attributes: Mutex::default(),
+            attributes_bytes_max: self.attributes_bytes_max,
+            liveness: Liveness::default(),
+        });
+        connection.heard_at(self.now_ms());
+        self.table.write().insert(connection.id, connection.clone());
+        Some(connection)
+    }
+
+    /// Forgets a connection, which listens to nothing any more.
+    pub fn remove(&self, id: ConnectionId) {
+        if self.table.write().remove(&id).is_some() {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A connection by its id.
+    pub fn get(&self, id: ConnectionId) -> Option<Arc<Connection>> {
+        self.table.read().get(&id).cloned()
+    }
+
+    /// The table, to look up many. No plugin is called and no shard locked
+    /// meanwhile.
+    pub fn read(&self) -> impl std::ops::Deref<Target = FxHashMap<ConnectionId, Arc<Connection>>> {
+        self.table.read()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// The id that the next connection gets.
+    pub fn next_id(&self) -> ConnectionId {
+        self.next_id.load(Ordering::Relaxed)
+    }
+
+    /// Says that the connection was let in.
+    pub fn opened(&self, connection: &Connection) {
+        connection.heard_at(self.now_ms());
+        connection.liveness.open.store(true, Ordering::Relaxed);
+    }
+
+    /// Says that something came from the connection.
+    pub fn heard(&self, connection: &Connection) {
+        connection.heard_at(self.now_ms());
+    }
+
+    /// All connections that were let in.
+    pub fn opened_ones(&self) -> Vec<Arc<Connection>> {
+        self.table
+            .read()
+            .values()
+            .filter(|connection| connection.liveness.open.load(Ordering::Relaxed))
+            .cloned()
+            .collect()
+    }
+
+    /// What keeping this connection alive asks for now. After `PingDue` the time
+    /// for an answer runs.
+    pub fn pulse(&self, connection: &Connection, interval: Duration, answer: Duration) -> Pulse {
+        let now = self.now_ms();
+        let pinged = connection.liveness.pinged_ms.load(Ordering::Relaxed);
+        let heard = connection.liveness.heard_ms.load(Ordering::Relaxed);
+        if pinged > 0 {
+            let overdue = now.saturating_sub(pinged) > answer.as_millis() as u64;
+            return if overdue { Pulse::Lost } else { Pulse::Fine };
+        }
+        if now.saturating_sub(heard) < interval.as_millis() as u64 {
+            return Pulse::Fine;
+        }
+        connection.liveness.pinged_ms.store(now.max(1), Ordering::Relaxed);
+        Pulse::PingDue
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+}

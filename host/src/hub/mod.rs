@@ -1,0 +1,466 @@
+//! Where publications meet subscribers.
+//!
+//! Channels are spread over shards, each an engine behind a lock of its own;
+//! patterns are known to every shard. A shard's lock is held from `route` to the
+//! last outbox push, and nothing waits inside: that gives every subscriber of a
+//! channel one order, and puts the acknowledgement of a SUBSCRIBE before its
+//! first message. A burst that touches several shards locks them all, by rising
+//! number, so that what one connection publishes arrives in its order across
+//! channels too.
+//!
+//! Shard channels (SSUBSCRIBE) are a name space of their own, with a second set
+//! of shards, so that the engine needs no notion of them.
+
+pub mod connections;
+pub mod encoding;
+mod shard;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use guest_core::Names;
+use parking_lot::{Mutex, MutexGuard};
+use rustc_hash::FxHasher;
+
+use crate::config::EngineConfig;
+use crate::engine::EngineCode;
+use crate::middleware::chain::{Chain, Delivery};
+use crate::protocol::command::{Bytestring, Kind, Publication, Refusal, Space, UNAVAILABLE};
+use connections::{Connection, ConnectionId, Connections};
+use encoding::Push;
+use shard::{FanOutRange, Shard};
+
+/// Who listens to what, and how they are reached.
+pub struct Hub {
+    /// Those of channels and patterns, then as many of shard channels.
+    shards: Box<[Mutex<Shard>]>,
+    spread: usize,
+    connections: Arc<Connections>,
+    /// The engine in use and, for a way back, the one before.
+    code: Mutex<(EngineCode, Option<EngineCode>)>,
+}
+
+/// The engine cannot be asked now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unavailable;
+
+impl From<Unavailable> for Refusal {
+    fn from(_: Unavailable) -> Refusal {
+        Refusal::new(UNAVAILABLE, "the engine is being rebuilt; try again")
+    }
+}
+
+/// One name of a command, and how many the connection holds after it.
+pub type Ack<'a> = (Option<Bytestring<'a>>, u64);
+
+/// What a swap of the engine did.
+#[derive(Debug)]
+pub struct EngineSwap {
+    /// The version replaced.
+    pub from: String,
+    /// The version in use.
+    pub to: String,
+    /// The longest time that a shard was held.
+    pub longest_pause: Duration,
+    /// How many of the shards took over a snapshot; the others were rebuilt.
+    pub from_snapshot: usize,
+}
+
+type Guards<'a> = Vec<(usize, MutexGuard<'a, Shard>)>;
+
+impl Hub {
+    /// A hub with fresh engines.
+    ///
+    /// # Errors
+    ///
+    /// The engine cannot be instantiated, in words.
+    pub fn new(
+        code: EngineCode,
+        config: &EngineConfig,
+        connections: Arc<Connections>,
+    ) -> Result<Hub, String> {
+        let shards = (0..2 * config.shards)
+            .map(|number| Shard::new(number, config, code.clone()).map(Mutex::new))
+            .collect::<Result<_, _>>()?;
+        Ok(Hub { shards, spread: config.shards, connections, code: Mutex::new((code, None)) })
+    }
+
+    /// Subscribes a connection to names, and has `acknowledge` told of each name,
+    /// and of how many channels and patterns it holds, before any message on them
+    /// can come.
+    ///
+    /// # Errors
+    ///
+    /// The engine is not available; then nothing has changed.
+    pub fn subscribe<'a>(
+        &self,
+        connection: &Connection,
+        kind: Kind,
+        names: &[Bytestring<'a>],
+        acknowledge: impl FnOnce(&[Ack<'a>], u64),
+    ) -> Result<(), Unavailable> {
+        let by_shard = self.by_shard(kind, names);
+        let mut guards = self.lock(by_shard.iter().map(|(shard, _)| *shard));
+        for position in 0..guards.len() {
+            let (Some((_, shard)), Some((_, names))) =
+                (guards.get_mut(position), by_shard.get(position))
+            else {
+                continue;
+            };
+            let subscribed = match kind {
+                Kind::Pattern => shard.psubscribe(self, connection.id, names),
+                Kind::Channel | Kind::Shard => {
+                    shard.ask(self, |engine| engine.subscribe(connection.id, names))
+                }
+            };
+            if subscribed.is_err() {
+                // Whole or not at all: what the others took is forgotten when
+                // they are rebuilt from the ground state, which has none of it.
+                for (_, shard) in guards.iter_mut().take(position) {
+                    shard.discard();
+                }
+                return Err(Unavailable);
+            }
+        }
+        let mut subscriptions = connection.subscriptions();
+        let acks: Vec<Ack<'a>> = names
+            .iter()
+            .map(|name| {
+                let held = subscriptions.of_mut(kind);
+                if !held.contains(&**name) {
+                    held.insert(Box::from(&**name));
+                }
+                (Some(name.clone()), subscriptions.counted_with(kind))
+            })
+            .collect();
+        let held = subscriptions.counted_with(Kind::Channel);
+        drop(subscriptions);
+        acknowledge(&acks, held);
+        Ok(())
+    }
+
+    /// Ends subscriptions, all of the kind when no name is given, and has
+    /// `acknowledge` told as in `subscribe`: after it no message on them comes.
+    /// Never fails: an engine that cannot be asked will be rebuilt without them.
+    pub fn unsubscribe<'a>(
+        &self,
+        connection: &Connection,
+        kind: Kind,
+        names: &[Bytestring<'a>],
+        acknowledge: impl FnOnce(&[Ack<'a>], u64),
+    ) {
+        let all: Vec<Bytestring<'a>>;
+        let names = if names.is_empty() {
+            let subscriptions = connection.subscriptions();
+            all = subscriptions.of(kind).iter().map(|name| name.to_vec().into()).collect();
+            &all
+        } else {
+            names
+        };
+        let by_shard = self.by_shard(kind, names);
+        let mut guards = self.lock(by_shard.iter().map(|(shard, _)| *shard));
+        let mut subscriptions = connection.subscriptions();
+        let mut acks: Vec<Ack<'a>> = names
+            .iter()
+            .map(|name| {
+                subscriptions.of_mut(kind).remove(&**name);
+                (Some(name.clone()), subscriptions.counted_with(kind))
+            })
+            .collect();
+        if acks.is_empty() {
+            acks.push((None, subscriptions.counted_with(kind)));
+        }
+        let held = subscriptions.counted_with(Kind::Channel);
+        drop(subscriptions);
+        for ((_, shard), (_, names)) in guards.iter_mut().zip(&by_shard) {
+            let _rebuilt_without_them = shard.ask(self, |engine| match kind {
+                Kind::Pattern => engine.punsubscribe(connection.id, names),
+                Kind::Channel | Kind::Shard => engine.unsubscribe(connection.id, names),
+            });
+        }
+        acknowledge(&acks, held);
+    }
+
+    /// Ends all subscriptions of a connection and forgets it.
+    pub fn disconnect(&self, connection: &Connection) {
+        for kind in [Kind::Channel, Kind::Pattern, Kind::Shard] {
+            if !connection.subscriptions().of(kind).is_empty() {
+                self.unsubscribe(connection, kind, &[], |_, _| {});
+            }
+        }
+        self.connections.remove(connection.id);
+    }
+
+    /// Delivers publications, in their order. `counted` is told of each, with
+    /// how many deliveries it makes and whether the publisher is among the
+    /// receivers, before the first of them is queued.
+    pub fn publish(
+        &self,
+        chain: &Chain,
+        publisher: ConnectionId,
+        publications: &[Publication<'_>],
+        mut counted: impl FnMut(usize, Result<u64, Refusal>, bool),
+    ) {
+        let shard_of: Vec<usize> = publications
+            .iter()
+            .map(|publication| self.shard_of(publication.space, &publication.channel))
+            .collect();
+        let mut guards = self.lock(shard_of.iter().copied());
+        let mut routed: Vec<Result<(usize, FanOutRange), Unavailable>> =
+            vec![Err(Unavailable); publications.len()];
+        for (position, (number, shard)) in guards.iter_mut().enumerate() {
+            let mine = || {
+                shard_of.iter().zip(publications).enumerate().filter(|(_, (of, _))| *of == number)
+            };
+            let ranges =
+                shard.route(self, mine().map(|(_, (_, publication))| &*publication.channel));
+            for ((index, _), range) in mine().zip(ranges.into_iter().flatten()) {
+                if let Some(slot) = routed.get_mut(index) {
+                    *slot = Ok((position, range));
+                }
+            }
+        }
+        let mut changes = self.ask_deliveries(chain, publisher, publications, &guards, &routed);
+        let table = self.connections.read();
+        for (index, (publication, routed)) in publications.iter().zip(&routed).enumerate() {
+            let change = changes.as_mut().and_then(|changes| changes.get_mut(index)?.take());
+            let (only, payload) = match change {
+                Some(Err(refusal)) => {
+                    counted(index, Err(refusal), false);
+                    continue;
+                }
+                Some(Ok(change)) => (change.recipients, change.payload),
+                None => (None, None),
+            };
+            let (position, range) = match routed {
+                Ok(routed) => routed,
+                Err(unavailable) => {
+                    counted(index, Err((*unavailable).into()), false);
+                    continue;
+                }
+            };
+            let Some((_, shard)) = guards.get(*position) else { continue };
+            let wanted =
+                |id: &ConnectionId| only.as_ref().is_none_or(|only| only.binary_search(id).is_ok());
+            let mut deliveries = 0;
+            let mut own = false;
+            for (_, ids) in shard.groups(range) {
+                deliveries += match &only {
+                    None => ids.len(),
+                    Some(_) => ids.iter().filter(|id| wanted(id)).count(),
+                };
+                own |= ids.binary_search(&publisher).is_ok();
+            }
+            counted(index, Ok(deliveries as u64), own);
+            let payload = payload.as_deref().unwrap_or(&publication.payload);
+            for (pattern, ids) in shard.groups(range) {
+                let mut push = Push::new(publication.space, pattern, &publication.channel, payload);
+                for id in ids.iter().filter(|id| wanted(id)) {
+                    if let Some(connection) = table.get(id) {
+                        connection.outbox.push(push.encoded(connection.encoding()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Shows the chain what is about to be delivered, if it wants to see it.
+    #[allow(clippy::type_complexity, reason = "one change, or none, for each publication")]
+    fn ask_deliveries(
+        &self,
+        chain: &Chain,
+        publisher: ConnectionId,
+        publications: &[Publication<'_>],
+        guards: &Guards<'_>,
+        routed: &[Result<(usize, FanOutRange), Unavailable>],
+    ) -> Option<Vec<Option<Result<crate::middleware::chain::Change, Refusal>>>> {
+        if !chain.has_deliveries() {
+            return None;
+        }
+        let mut indices = Vec::new();
+        let mut deliveries = Vec::new();
+        for (index, (publication, routed)) in publications.iter().zip(routed).enumerate() {
+            let Ok((position, range)) = routed else { continue };
+            let Some((_, shard)) = guards.get(*position) else { continue };
+            let mut recipients: Vec<ConnectionId> =
+                shard.groups(range).flat_map(|(_, ids)| ids).copied().collect();
+            if recipients.is_empty() {
+                continue;
+            }
+            recipients.sort_unstable();
+            recipients.dedup();
+            indices.push(index);
+            deliveries.push(Delivery {
+                channel: &publication.channel,
+                payload: publication.payload.as_ref().into(),
+                recipients,
+            });
+        }
+        let mut changes: Vec<_> = publications.iter().map(|_| None).collect();
+        for (index, change) in indices.into_iter().zip(chain.deliver(publisher, deliveries)) {
+            if let Some(slot) = changes.get_mut(index) {
+                *slot = Some(change);
+            }
+        }
+        Some(changes)
+    }
+
+    /// Channels with subscribers, all or those that match, in the order of their
+    /// bytes.
+    ///
+    /// # Errors
+    ///
+    /// The engine is not available.
+    pub fn channels(&self, space: Space, matching: Option<&[u8]>) -> Result<Names, Unavailable> {
+        let mut all: Vec<Vec<u8>> = Vec::new();
+        for shard in self.shards_of(space) {
+            let names = shard.lock().ask(self, |engine| engine.channels(matching))?;
+            all.extend(names.iter().map(<[u8]>::to_vec));
+        }
+        all.sort_unstable();
+        Ok(all.iter().collect())
+    }
+
+    /// How many subscribe to each of these channels.
+    ///
+    /// # Errors
+    ///
+    /// The engine is not available.
+    pub fn subscriber_counts(
+        &self,
+        space: Space,
+        channels: &[Bytestring<'_>],
+    ) -> Result<Vec<u64>, Unavailable> {
+        channels
+            .iter()
+            .map(|channel| {
+                let name: Names = [channel].into_iter().collect();
+                let Some(shard) = self.shards.get(self.shard_of(space, channel)) else {
+                    return Ok(0);
+                };
+                let counts = shard.lock().ask(self, |engine| engine.subscriber_counts(&name))?;
+                Ok(counts.first().copied().unwrap_or(0))
+            })
+            .collect()
+    }
+
+    /// How many distinct patterns are listened to.
+    ///
+    /// # Errors
+    ///
+    /// The engine is not available.
+    pub fn pattern_count(&self) -> Result<u64, Unavailable> {
+        let Some(shard) = self.shards.first() else { return Ok(0) };
+        shard.lock().ask(self, |engine| engine.pattern_count())
+    }
+
+    /// Tries again what was given up, and answers how many shards have no engine
+    /// that can be asked.
+    pub fn tend(&self) -> usize {
+        self.shards.iter().filter(|shard| shard.lock().tend(self).is_err()).count()
+    }
+
+    /// Replaces the engine, shard by shard, while everything goes on. On an error
+    /// all shards have the old one.
+    ///
+    /// # Errors
+    ///
+    /// The new one cannot be instantiated or filled, in words.
+    pub fn swap_engine(&self, new: EngineCode) -> Result<EngineSwap, String> {
+        let mut current = self.code.lock();
+        let mut report = EngineSwap {
+            from: current.0.version().to_owned(),
+            to: new.version().to_owned(),
+            longest_pause: Duration::ZERO,
+            from_snapshot: 0,
+        };
+        for (number, shard) in self.shards.iter().enumerate() {
+            // Made before the shard is held.
+            let swapped = new.instantiate().and_then(|engine| {
+                let mut shard = shard.lock();
+                let started = Instant::now();
+                let outcome = shard.replace(self, &new, engine);
+                drop(shard);
+                report.longest_pause = report.longest_pause.max(started.elapsed());
+                outcome
+            });
+            match swapped {
+                Ok(from_snapshot) => report.from_snapshot += usize::from(from_snapshot),
+                Err(problem) => {
+                    for shard in self.shards.iter().take(number) {
+                        shard.lock().revert(&current.0);
+                    }
+                    return Err(problem);
+                }
+            }
+        }
+        let old = std::mem::replace(&mut current.0, new);
+        current.1 = Some(old);
+        Ok(report)
+    }
+
+    /// The version of the engine in use.
+    pub fn engine_version(&self) -> String {
+        self.code.lock().0.version().to_owned()
+    }
+
+    /// All connections.
+    pub fn connections(&self) -> &Arc<Connections> {
+        &self.connections
+    }
+
+    fn shards_of(&self, space: Space) -> impl Iterator<Item = &Mutex<Shard>> {
+        let skip = match space {
+            Space::Channels => 0,
+            Space::ShardChannels => self.spread,
+        };
+        self.shards.iter().skip(skip).take(self.spread)
+    }
+
+    fn shard_of(&self, space: Space, name: &[u8]) -> usize {
+        let number = place(name, self.spread);
+        match space {
+            Space::Channels => number,
+            Space::ShardChannels => self.spread + number,
+        }
+    }
+
+    /// The names that each shard must be told, by rising number of the shards.
+    fn by_shard(&self, kind: Kind, names: &[Bytestring<'_>]) -> Vec<(usize, Names)> {
+        let space = match kind {
+            Kind::Pattern => {
+                let all: Names = names.iter().collect();
+                let shards = if names.is_empty() { 0 } else { self.spread };
+                return (0..shards).map(|shard| (shard, all.clone())).collect();
+            }
+            Kind::Channel => Space::Channels,
+            Kind::Shard => Space::ShardChannels,
+        };
+        let mut by_shard: Vec<Names> = self.shards.iter().map(|_| Names::new()).collect();
+        for name in names {
+            if let Some(of_shard) = by_shard.get_mut(self.shard_of(space, name)) {
+                of_shard.push(name);
+            }
+        }
+        by_shard.into_iter().enumerate().filter(|(_, names)| !names.is_empty()).collect()
+    }
+
+    /// Locks each of these shards once, by rising number.
+    fn lock(&self, shards: impl Iterator<Item = usize>) -> Guards<'_> {
+        let mut set = 0_u64;
+        for shard in shards {
+            set |= 1 << shard;
+        }
+        let chosen = self.shards.iter().enumerate().filter(|(number, _)| set & 1 << number != 0);
+        chosen.map(|(number, shard)| (number, shard.lock())).collect()
+    }
+}
+
+/// Which of `spread` shards of a name space a name belongs to.
+fn place(name: &[u8], spread: usize) -> usize {
+    use std::hash::Hasher;
+    let mut hasher = FxHasher::default();
+    hasher.write(name);
+    // The high bits of the product: FxHash's low ones are the weaker.
+    ((u128::from(hasher.finish()) * spread as u128) >> 64) as usize
+}

@@ -1,0 +1,470 @@
+//! Middleware as components. One of the two files that hold generated types;
+//! they do not leave it.
+//!
+//! A component is asked which hooks it exports; a hook that it does not export
+//! costs nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::Level;
+use wasmtime::Store;
+use wasmtime::component::{HasSelf, InstancePre, Linker};
+
+use super::chain::{Action, DeliverVerdict, Delivery, PublishVerdict};
+use super::counters::{Count, CounterSpace};
+use crate::close::clip;
+use crate::hub::connections::{ConnectionId, Connections};
+use crate::protocol::command::{Credentials, Publication, REJECTED, Refusal};
+use crate::wasm::{self, ComponentLog, Limits, StoreState, Wasm};
+use generated::exports::switchyard::pubsub as exports;
+use generated::switchyard::pubsub as imports;
+
+#[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
+mod generated {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "middleware",
+        ownership: Borrowing { duplicate_if_necessary: true },
+    });
+}
+
+/// What the contract lends a plugin.
+pub struct Lent {
+    /// For `attributes`.
+    pub connections: Arc<Connections>,
+    /// For `counters`.
+    pub counters: Arc<CounterSpace>,
+}
+
+/// The interfaces of the contract that plugins may import.
+const LENT: &[&str] = &["attributes", "counters", "log"];
+
+/// A plugin's code, compiled and linked.
+pub struct CompiledPlugin {
+    wasm: Wasm,
+    instance_pre: InstancePre<StoreState>,
+    lifecycle: exports::lifecycle::GuestIndices,
+    admission: Option<exports::admission::GuestIndices>,
+    access: Option<exports::access::GuestIndices>,
+    messages: Option<exports::messages::GuestIndices>,
+    deliveries: Option<exports::deliveries::GuestIndices>,
+    snapshot: Option<exports::snapshot::GuestIndices>,
+}
+
+/// Which hooks a plugin has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(missing_docs, reason = "one for each interface of the contract")]
+pub struct Hooks {
+    pub admission: bool,
+    pub access: bool,
+    pub messages: bool,
+    pub deliveries: bool,
+    pub snapshot: bool,
+}
+
+/// A running plugin, in a store of its own.
+pub struct Instance {
+    store: Store<StoreState>,
+    lifecycle: exports::lifecycle::Guest,
+    admission: Option<exports::admission::Guest>,
+    access: Option<exports::access::Guest>,
+    messages: Option<exports::messages::Guest>,
+    deliveries: Option<exports::deliveries::Guest>,
+    snapshot: Option<exports::snapshot::Guest>,
+    call_budget: Duration,
+    init_budget: Duration,
+}
+
+/// A call into a plugin failed; the instance must be dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Which hook.
+    pub hook: &'static str,
+    /// What happened, in words.
+    pub problem: String,
+}
+
+/// What is known of a client that wants to connect.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// The peer as `address:port`.
+    pub remote: String,
+    /// The path and query of the upgrade; empty over RESP.
+    pub path: String,
+    /// The headers of the upgrade, names in lower case; empty over RESP.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// What it speaks.
+    pub door: Door,
+}
+
+/// What a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// WebSocket, whatever its sub-protocol.
+    WebSocket,
+    /// Redis' protocol over TCP.
+    Resp,
+}
+
+impl CompiledPlugin {
+    /// Compiles and links a component. Errors name the step and the problem.
+    pub fn new(wasm: &Wasm, bytes: &[u8]) -> Result<CompiledPlugin, (&'static str, String)> {
+        let component = wasm.compile(bytes).map_err(|problem| ("compile", problem))?;
+        let link = |problem| ("link", problem);
+        wasm.check_imports(&component, LENT).map_err(link)?;
+        let mut linker = wasm.linker().map_err(|error| link(wasm::describe(&error)))?;
+        add_lent(&mut linker).map_err(|error| link(wasm::describe(&error)))?;
+        let pre =
+            linker.instantiate_pre(&component).map_err(|error| link(wasm::describe(&error)))?;
+        let lifecycle = exports::lifecycle::GuestIndices::new(&pre).map_err(|_| {
+            link(format!("does not export {}/lifecycle, which every plugin must", wasm::CONTRACT))
+        })?;
+        // An interface that is exported, but not as the contract has it, must not
+        // pass as one that is absent.
+        let exported: Vec<String> = component
+            .component_type()
+            .exports(wasm.engine())
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        let is_exported = |interface: &str| {
+            exported
+                .iter()
+                .any(|name| name.starts_with(&format!("{}/{interface}@", wasm::CONTRACT)))
+        };
+        macro_rules! optional {
+            ($interface:ident) => {
+                match exports::$interface::GuestIndices::new(&pre) {
+                    Ok(indices) => Some(indices),
+                    Err(_) if !is_exported(stringify!($interface)) => None,
+                    Err(error) => {
+                        return Err(link(format!(
+                            "exports {}/{} unlike the contract: {}",
+                            wasm::CONTRACT,
+                            stringify!($interface),
+                            wasm::describe(&error)
+                        )));
+                    }
+                }
+            };
+        }
+        Ok(CompiledPlugin {
+            wasm: wasm.clone(),
+            lifecycle,
+            admission: optional!(admission),
+            access: optional!(access),
+            messages: optional!(messages),
+            deliveries: optional!(deliveries),
+            snapshot: optional!(snapshot),
+            instance_pre: pre,
+        })
+    }
+
+    /// Which hooks it has.
+    pub fn hooks(&self) -> Hooks {
+        Hooks {
+            admission: self.admission.is_some(),
+            access: self.access.is_some(),
+            messages: self.messages.is_some(),
+            deliveries: self.deliveries.is_some(),
+            snapshot: self.snapshot.is_some(),
+        }
+    }
+
+    /// A fresh instance, not initialised yet.
+    pub fn instantiate(
+        &self,
+        log: Arc<ComponentLog>,
+        limits: Limits,
+        init_budget: Duration,
+        lent: Lent,
+    ) -> Result<Instance, Fault> {
+        let mut store = self.wasm.store(log, limits, Box::new(lent));
+        wasm::arm(&mut store, init_budget);
+        let instance = self.instance_pre.instantiate(&mut store).map_err(fault("instantiate"))?;
+        macro_rules! load {
+            ($indices:expr) => {
+                match &$indices {
+                    Some(indices) => {
+                        Some(indices.load(&mut store, &instance).map_err(fault("instantiate"))?)
+                    }
+                    None => None,
+                }
+            };
+        }
+        Ok(Instance {
+            lifecycle: self.lifecycle.load(&mut store, &instance).map_err(fault("instantiate"))?,
+            admission: load!(self.admission),
+            access: load!(self.access),
+            messages: load!(self.messages),
+            deliveries: load!(self.deliveries),
+            snapshot: load!(self.snapshot),
+            call_budget: limits.call_budget,
+            init_budget,
+            store,
+        })
+    }
+}
+
+impl Instance {
+    /// `lifecycle.init`. The inner error refuses the plugin.
+    pub fn init(&mut self, settings: &str) -> Result<Result<(), String>, Fault> {
+        wasm::arm(&mut self.store, self.init_budget);
+        self.lifecycle.call_init(&mut self.store, settings).map_err(fault("init"))
+    }
+
+    /// `snapshot.save`; none: the plugin does not export it.
+    pub fn save(&mut self) -> Result<Option<Vec<u8>>, Fault> {
+        wasm::arm(&mut self.store, self.init_budget);
+        let Some(snapshot) = &self.snapshot else { return Ok(None) };
+        snapshot.call_save(&mut self.store).map(Some).map_err(fault("save"))
+    }
+
+    /// `snapshot.restore`. The inner error says why the state was not taken.
+    pub fn restore(&mut self, state: &[u8]) -> Result<Result<(), &'static str>, Fault> {
+        use exports::snapshot::RestoreError;
+        wasm::arm(&mut self.store, self.init_budget);
+        let Some(snapshot) = &self.snapshot else { return Ok(Ok(())) };
+        let restored = snapshot.call_restore(&mut self.store, state).map_err(fault("restore"))?;
+        Ok(restored.map_err(|error| match error {
+            RestoreError::Unsupported => "it does not read the version of its predecessor's state",
+            RestoreError::Corrupt => "it takes its predecessor's state for corrupt",
+        }))
+    }
+
+    /// `admission.on-connect`.
+    pub fn on_connect(
+        &mut self,
+        connection: ConnectionId,
+        client: &Client,
+    ) -> Result<Result<(), Refusal>, Fault> {
+        use exports::admission as wit;
+        wasm::arm(&mut self.store, self.call_budget);
+        let Some(admission) = &self.admission else { return Ok(Ok(())) };
+        let headers: Vec<(&str, &[u8])> =
+            client.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+        let client = wit::Client {
+            protocol: match client.door {
+                Door::WebSocket => wit::Protocol::Websocket,
+                Door::Resp => wit::Protocol::Resp,
+            },
+            remote: &client.remote,
+            path: &client.path,
+            headers: &headers,
+        };
+        let answer = admission
+            .call_on_connect(&mut self.store, connection, client)
+            .map_err(fault("on-connect"))?;
+        Ok(answer.map_err(refusal))
+    }
+
+    /// `admission.on-authenticate`.
+    pub fn on_authenticate(
+        &mut self,
+        connection: ConnectionId,
+        credentials: &Credentials,
+    ) -> Result<Result<bool, Refusal>, Fault> {
+        wasm::arm(&mut self.store, self.call_budget);
+        let Some(admission) = &self.admission else { return Ok(Ok(false)) };
+        let credentials = exports::admission::Credentials {
+            user: credentials.user.as_deref(),
+            secret: &credentials.secret,
+        };
+        let answer = admission
+            .call_on_authenticate(&mut self.store, connection, credentials)
+            .map_err(fault("on-authenticate"))?;
+        Ok(answer.map_err(refusal))
+    }
+
+    /// `admission.on-disconnect`.
+    pub fn on_disconnect(&mut self, connection: ConnectionId) -> Result<(), Fault> {
+        wasm::arm(&mut self.store, self.call_budget);
+        let Some(admission) = &self.admission else { return Ok(()) };
+        admission.call_on_disconnect(&mut self.store, connection).map_err(fault("on-disconnect"))
+    }
+
+    /// `access.on-access`: one answer for each action.
+    pub fn on_access(
+        &mut self,
+        connection: ConnectionId,
+        actions: &[Action<'_>],
+    ) -> Result<Vec<Option<Refusal>>, Fault> {
+        use exports::access as wit;
+        wasm::arm(&mut self.store, self.call_budget);
+        let Some(access) = &self.access else { return Ok(vec![None; actions.len()]) };
+        let asked: Vec<wit::Action<'_>> = actions
+            .iter()
+            .map(|action| match *action {
+                Action::Subscribe(channel) => wit::Action::Subscribe(channel),
+                Action::Psubscribe(pattern) => wit::Action::Psubscribe(pattern),
+                Action::Publish { channel, payload_bytes } => {
+                    wit::Action::Publish(wit::PublishIntent {
+                        channel,
+                        payload_bytes: u32::try_from(payload_bytes).unwrap_or(u32::MAX),
+                    })
+                }
+            })
+            .collect();
+        let answers = access
+            .call_on_access(&mut self.store, connection, &asked)
+            .map_err(fault("on-access"))?;
+        expect_count("on-access", answers.len(), actions.len())?;
+        Ok(answers.into_iter().map(|answer| answer.map(refusal)).collect())
+    }
+
+    /// `messages.on-publish`: one verdict for each publication.
+    pub fn on_publish(
+        &mut self,
+        connection: ConnectionId,
+        publications: &[&Publication<'_>],
+    ) -> Result<Vec<PublishVerdict>, Fault> {
+        use exports::messages as wit;
+        wasm::arm(&mut self.store, self.call_budget);
+        let Some(messages) = &self.messages else { return Ok(Vec::new()) };
+        let asked: Vec<imports::types::PublicationParam<'_>> = publications
+            .iter()
+            .map(|publication| imports::types::PublicationParam {
+                channel: text(&publication.channel),
+                payload: &publication.payload,
+            })
+            .collect();
+        let verdicts = messages
+            .call_on_publish(&mut self.store, connection, &asked)
+            .map_err(fault("on-publish"))?;
+        expect_count("on-publish", verdicts.len(), publications.len())?;
+        let own = |verdict| match verdict {
+            wit::PublishVerdict::Continue => PublishVerdict::Continue,
+            wit::PublishVerdict::Replace(new) => {
+                PublishVerdict::Replace { channel: new.channel, payload: new.payload }
+            }
+            wit::PublishVerdict::Reject(why) => PublishVerdict::Reject(refusal(why)),
+            wit::PublishVerdict::Absorb(receivers) => PublishVerdict::Absorb(receivers),
+        };
+        Ok(verdicts.into_iter().map(own).collect())
+    }
+
+    /// `deliveries.on-deliver`: one verdict for each delivery.
+    pub fn on_deliver(
+        &mut self,
+        deliveries: &[Delivery<'_>],
+    ) -> Result<Vec<DeliverVerdict>, Fault> {
+        use exports::deliveries as wit;
+        wasm::arm(&mut self.store, self.call_budget);
+        let Some(hook) = &self.deliveries else { return Ok(Vec::new()) };
+        let asked: Vec<wit::Delivery<'_>> = deliveries
+            .iter()
+            .map(|delivery| wit::Delivery {
+                publication: imports::types::PublicationParam {
+                    channel: text(delivery.channel),
+                    payload: &delivery.payload,
+                },
+                recipients: &delivery.recipients,
+            })
+            .collect();
+        let verdicts =
+            hook.call_on_deliver(&mut self.store, &asked).map_err(fault("on-deliver"))?;
+        expect_count("on-deliver", verdicts.len(), deliveries.len())?;
+        let own = |verdict| match verdict {
+            wit::DeliverVerdict::Continue => DeliverVerdict::Continue,
+            wit::DeliverVerdict::Replace(payload) => DeliverVerdict::Replace(payload),
+            wit::DeliverVerdict::Narrow(recipients) => DeliverVerdict::Narrow(recipients),
+        };
+        Ok(verdicts.into_iter().map(own).collect())
+    }
+}
+
+/// A name as plugins see it. Names that are not UTF-8 are refused before a
+/// plugin that sees names is asked.
+fn text(name: &[u8]) -> &str {
+    std::str::from_utf8(name).unwrap_or("\u{fffd}")
+}
+
+fn fault(hook: &'static str) -> impl FnOnce(wasmtime::Error) -> Fault {
+    move |error| Fault { hook, problem: wasm::describe(&error) }
+}
+
+fn expect_count(hook: &'static str, answers: usize, questions: usize) -> Result<(), Fault> {
+    if answers == questions {
+        return Ok(());
+    }
+    Err(Fault { hook, problem: format!("it gave {answers} answers to {questions} questions") })
+}
+
+/// A plugin's refusal, fit to be sent: `wit/types.wit` has the rules.
+fn refusal(refusal: imports::types::Refusal) -> Refusal {
+    const CODE_BYTES_MAX: usize = 32;
+    const MESSAGE_BYTES_MAX: usize = 512;
+    let is_word = |code: &str| {
+        !code.is_empty()
+            && code.len() <= CODE_BYTES_MAX
+            && code.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+    };
+    let code = if is_word(&refusal.code) { refusal.code.into() } else { REJECTED.into() };
+    let message = clip(&refusal.message, MESSAGE_BYTES_MAX).replace(['\r', '\n'], " ");
+    Refusal { code, message: message.into(), by: None }
+}
+
+fn add_lent(linker: &mut Linker<StoreState>) -> Result<(), wasmtime::Error> {
+    imports::types::add_to_linker::<StoreState, HasSelf<StoreState>>(linker, |state| state)?;
+    imports::log::add_to_linker::<StoreState, HasSelf<StoreState>>(linker, |state| state)?;
+    imports::attributes::add_to_linker::<StoreState, HasSelf<StoreState>>(linker, |state| state)?;
+    imports::counters::add_to_linker::<StoreState, HasSelf<StoreState>>(linker, |state| state)?;
+    Ok(())
+}
+
+impl imports::types::Host for StoreState {}
+
+impl imports::log::Host for StoreState {
+    fn log(&mut self, level: imports::log::Level, message: String) {
+        use imports::log::Level as Wit;
+        let level = match level {
+            Wit::Trace => Level::TRACE,
+            Wit::Debug => Level::DEBUG,
+            Wit::Info => Level::INFO,
+            Wit::Warn => Level::WARN,
+            Wit::Error => Level::ERROR,
+        };
+        self.log.line(level, &message);
+    }
+}
+
+impl imports::attributes::Host for StoreState {
+    fn get(&mut self, connection: ConnectionId, key: String) -> Option<String> {
+        self.lent::<Lent>().connections.get(connection)?.attribute(&key)
+    }
+
+    fn set(
+        &mut self,
+        connection: ConnectionId,
+        key: String,
+        value: Option<String>,
+    ) -> Result<(), imports::attributes::AttributesError> {
+        match self.lent::<Lent>().connections.get(connection) {
+            Some(connection) if !connection.set_attribute(&key, value) => {
+                Err(imports::attributes::AttributesError::Full)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl imports::counters::Host for StoreState {
+    fn add(
+        &mut self,
+        key: String,
+        delta: i64,
+        ttl_ms: u64,
+    ) -> Result<imports::counters::Count, imports::counters::CountersError> {
+        let ttl = Duration::from_millis(ttl_ms);
+        let count = self.lent::<Lent>().counters.add(key, delta, ttl);
+        count.map(wit_count).ok_or(imports::counters::CountersError::Full)
+    }
+
+    fn get(&mut self, key: String) -> Option<imports::counters::Count> {
+        self.lent::<Lent>().counters.get(&key).map(wit_count)
+    }
+}
+
+fn wit_count(count: Count) -> imports::counters::Count {
+    imports::counters::Count { value: count.value, ttl_ms: count.ttl.as_millis() as u64 }
+}

@@ -1,0 +1,124 @@
+//! Named numbers with a time to live, which outlive the plugins that count.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// The longest key, in bytes.
+const KEY_BYTES_MAX: usize = 256;
+
+/// All name spaces.
+pub struct Counters {
+    spaces: Mutex<HashMap<String, Arc<CounterSpace>>>,
+    counters_max: usize,
+}
+
+/// The counters of one name space.
+pub struct CounterSpace {
+    counters: Mutex<HashMap<String, Counter>>,
+    counters_max: usize,
+}
+
+struct Counter {
+    value: i64,
+    ends: Instant,
+}
+
+/// A counter at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    /// Its value.
+    pub value: i64,
+    /// In what time it is forgotten.
+    pub ttl: Duration,
+}
+
+impl Counters {
+    /// No name space yet; each may hold so many counters.
+    pub fn new(counters_max: usize) -> Counters {
+        Counters { spaces: Mutex::default(), counters_max }
+    }
+
+    /// The name space of this name, made when it is first asked for.
+    pub fn space(&self, name: &str) -> Arc<CounterSpace> {
+        let mut spaces = self.spaces.lock();
+        let counters_max = self.counters_max;
+        spaces
+            .entry(name.to_owned())
+            .or_insert_with(|| Arc::new(CounterSpace { counters: Mutex::default(), counters_max }))
+            .clone()
+    }
+}
+
+impl CounterSpace {
+    /// Adds to a counter, which begins at zero and is forgotten `ttl` after it
+    /// began. None: there is no room, or the key is too long.
+    pub fn add(&self, key: String, delta: i64, ttl: Duration) -> Option<Count> {
+        self.add_at(Instant::now(), key, delta, ttl)
+    }
+
+    /// A counter now.
+    pub fn get(&self, key: &str) -> Option<Count> {
+        let now = Instant::now();
+        let counters = self.counters.lock();
+        counters.get(key).filter(|counter| counter.ends > now).map(|counter| counter.count(now))
+    }
+
+    fn add_at(&self, now: Instant, key: String, delta: i64, ttl: Duration) -> Option<Count> {
+        /// A year: longer than a server runs without being restarted.
+        const TTL_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+        if key.len() > KEY_BYTES_MAX {
+            return None;
+        }
+        let mut counters = self.counters.lock();
+        if counters.len() >= self.counters_max && !counters.contains_key(&key) {
+            counters.retain(|_, counter| counter.ends > now);
+            if counters.len() >= self.counters_max {
+                return None;
+            }
+        }
+        let fresh = || Counter { value: 0, ends: now + ttl.min(TTL_MAX) };
+        let counter = counters.entry(key).or_insert_with(fresh);
+        if counter.ends <= now {
+            *counter = fresh();
+        }
+        counter.value = counter.value.saturating_add(delta);
+        Some(counter.count(now))
+    }
+}
+
+impl Counter {
+    fn count(&self, now: Instant) -> Count {
+        Count { value: self.value, ttl: self.ends.saturating_duration_since(now) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn counts_until_the_time_is_over() {
+        let space = Counters::new(10).space("a");
+        let start = Instant::now();
+        let add = |now, delta| space.add_at(now, "k".to_owned(), delta, SECOND).map(|c| c.value);
+        assert_eq!(add(start, 2), Some(2));
+        assert_eq!(add(start + SECOND / 2, i64::MAX), Some(i64::MAX));
+        assert_eq!(add(start + SECOND, 1), Some(1));
+    }
+
+    #[test]
+    fn is_bounded_and_makes_room_by_forgetting() {
+        let space = Counters::new(2).space("a");
+        let start = Instant::now();
+        let add = |now, key: &str| space.add_at(now, key.to_owned(), 1, SECOND).is_some();
+        assert!(add(start, "a") && add(start, "b") && add(start, "a"));
+        assert!(!add(start, "c"));
+        assert!(add(start + SECOND, "c"));
+        assert!(!add(start, &"k".repeat(KEY_BYTES_MAX + 1)));
+    }
+}

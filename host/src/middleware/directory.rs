@@ -1,0 +1,226 @@
+//! The plugin directory: `NAME.wasm` files, each with an optional `NAME.toml`
+//! beside it, in the order of their names.
+//!
+//! A number in front (`10-acl.wasm`) gives the place in the chain and is not part
+//! of the plugin's name. This file reads; it neither compiles nor watches.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::Deserialize;
+
+use super::PluginError;
+use super::plugin::TrapPolicy;
+use crate::config::{self, ConfigError, PluginLimits};
+use crate::wasm;
+
+/// How a plugin is configured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PluginConfig {
+    /// Its place in the chain: the file's name without `.wasm`.
+    pub slot: String,
+    /// The name that the log and clients are told.
+    pub name: String,
+    /// Where it was read from.
+    pub file: PathBuf,
+    /// What tells its code from other code.
+    pub version: String,
+    /// What it does when it cannot answer; none: what fits its hooks.
+    pub policy: Option<TrapPolicy>,
+    /// How many instances its connections are spread over.
+    pub instances: usize,
+    /// The name space of its counters.
+    pub counters: String,
+    /// What it may take.
+    pub limits: PluginLimits,
+    /// What `init` is given, a JSON object.
+    pub settings: String,
+}
+
+/// What there is of one plugin, read from the directory.
+pub struct PluginFiles {
+    /// How it is configured.
+    pub config: PluginConfig,
+    /// The component.
+    pub wasm: Vec<u8>,
+}
+
+/// What tells a version of a plugin's files from another without reading them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fingerprint([Option<(SystemTime, u64, u64)>; 2]);
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawPlugin {
+    policy: Option<TrapPolicy>,
+    instances: Option<u64>,
+    counters: Option<String>,
+    call_budget_ms: Option<u64>,
+    init_budget_ms: Option<u64>,
+    memory_bytes_max: Option<u64>,
+    log_lines_per_second_max: Option<u64>,
+    settings: toml::Table,
+}
+
+/// The slots in the directory, in order, with the fingerprint of each.
+///
+/// # Errors
+///
+/// The directory cannot be read.
+pub fn list(directory: &Path) -> io::Result<BTreeMap<String, Fingerprint>> {
+    let mut slots = BTreeMap::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        // Editors and copying tools put what is not finished behind a dot.
+        if let Some(stem) = stem
+            && path.extension().is_some_and(|extension| extension == "wasm")
+            && !stem.starts_with('.')
+        {
+            slots.insert(stem.to_owned(), Fingerprint::of(&path));
+        }
+    }
+    Ok(slots)
+}
+
+impl Fingerprint {
+    fn of(wasm: &Path) -> Fingerprint {
+        use std::os::unix::fs::MetadataExt;
+        Fingerprint([wasm.to_owned(), wasm.with_extension("toml")].map(|path| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+        }))
+    }
+}
+
+/// Reads the files of one slot.
+///
+/// # Errors
+///
+/// Says which file, and whether it could not be read or says what it may not.
+pub fn read(
+    directory: &Path,
+    slot: &str,
+    defaults: PluginLimits,
+) -> Result<PluginFiles, PluginError> {
+    let name = name_of(slot);
+    let error = |file: &Path, step, problem: String| PluginError {
+        plugin: name.to_owned(),
+        file: file.to_owned(),
+        step,
+        problem,
+    };
+    let file = directory.join(format!("{slot}.wasm"));
+    let wasm = std::fs::read(&file).map_err(|io| error(&file, "read", io.to_string()))?;
+    let beside = directory.join(format!("{slot}.toml"));
+    let raw = match std::fs::read_to_string(&beside) {
+        Ok(text) => toml::from_str(&text)
+            .map_err(|toml| error(&beside, "config", toml.to_string().trim_end().to_owned()))?,
+        Err(io) if io.kind() == io::ErrorKind::NotFound => RawPlugin::default(),
+        Err(io) => return Err(error(&beside, "read", io.to_string())),
+    };
+    let config = raw
+        .check(slot, &file, wasm::version_of(&wasm), defaults)
+        .map_err(|config| error(&beside, "config", config.to_string()))?;
+    Ok(PluginFiles { config, wasm })
+}
+
+impl RawPlugin {
+    fn check(
+        self,
+        slot: &str,
+        file: &Path,
+        version: String,
+        defaults: PluginLimits,
+    ) -> Result<PluginConfig, ConfigError> {
+        let name = name_of(slot);
+        let millis = |key, value: Option<u64>, default| match value {
+            Some(value) => config::millis(key, value),
+            None => Ok(default),
+        };
+        Ok(PluginConfig {
+            slot: slot.to_owned(),
+            name: name.to_owned(),
+            file: file.to_owned(),
+            version,
+            policy: self.policy,
+            instances: config::count("instances", self.instances.unwrap_or(1), 1..=64)?,
+            counters: self.counters.unwrap_or_else(|| name.to_owned()),
+            limits: PluginLimits {
+                call_budget: millis("call_budget_ms", self.call_budget_ms, defaults.call_budget)?,
+                init_budget: millis("init_budget_ms", self.init_budget_ms, defaults.init_budget)?,
+                memory_bytes_max: match self.memory_bytes_max {
+                    None => defaults.memory_bytes_max,
+                    Some(value) => {
+                        config::bytes("memory_bytes_max", value, config::WASM_MEMORY_BYTES)?
+                    }
+                },
+                log_lines_per_second_max: match self.log_lines_per_second_max {
+                    None => defaults.log_lines_per_second_max,
+                    Some(value) => {
+                        config::count("log_lines_per_second_max", value, 1..=1_000_000)? as u32
+                    }
+                },
+            },
+            settings: json(toml::Value::Table(self.settings)).to_string(),
+        })
+    }
+}
+
+/// The slot's name without the number in front that orders it.
+fn name_of(slot: &str) -> &str {
+    let digits = slot.trim_start_matches(|c: char| c.is_ascii_digit());
+    match digits.strip_prefix('-') {
+        Some(name) if digits.len() < slot.len() && !name.is_empty() => name,
+        _ => slot,
+    }
+}
+
+/// TOML as JSON; dates and times become their text.
+fn json(value: toml::Value) -> serde_json::Value {
+    match value {
+        toml::Value::String(text) => text.into(),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Float(number) => number.into(),
+        toml::Value::Boolean(truth) => truth.into(),
+        toml::Value::Datetime(time) => time.to_string().into(),
+        toml::Value::Array(items) => items.into_iter().map(json).collect(),
+        toml::Value::Table(members) => {
+            members.into_iter().map(|(key, value)| (key, json(value))).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn a_number_in_front_is_not_part_of_the_name() {
+        for (slot, name) in [
+            ("10-acl", "acl"),
+            ("acl", "acl"),
+            ("10", "10"),
+            ("10-", "10-"),
+            ("-acl", "-acl"),
+            ("v2-acl", "v2-acl"),
+        ] {
+            assert_eq!(name_of(slot), name, "{slot}");
+        }
+    }
+
+    #[test]
+    fn settings_become_json() {
+        let raw: RawPlugin = toml::from_str(
+            "policy = 'open'\ninstances = 2\n[settings]\nrules = [{ a = 1 }]\nsince = 2026-01-02\n",
+        )
+        .expect("valid");
+        let defaults = Config::default().plugins.defaults;
+        let config = raw.check("10-x", Path::new("x"), "v".to_owned(), defaults).expect("valid");
+        assert_eq!(config.settings, r#"{"rules":[{"a":1}],"since":"2026-01-02"}"#);
+        assert_eq!((config.policy, config.instances), (Some(TrapPolicy::Open), 2));
+    }
+}

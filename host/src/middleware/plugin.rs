@@ -1,0 +1,292 @@
+//! A configured middleware and its running instances.
+//!
+//! An instance that traps, overruns its budget or breaks the contract is dropped
+//! with its store and rebuilt, at once the first time and then after a wait that
+//! doubles. Until it is back, the plugin's policy decides for the connections
+//! that it serves.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tracing::{info, warn};
+
+use super::PluginError;
+use super::bindings::{CompiledPlugin, Fault, Hooks, Instance, Lent};
+use super::counters::CounterSpace;
+use super::directory::PluginConfig;
+use crate::hub::connections::{ConnectionId, Connections};
+use crate::protocol::command::{Refusal, UNAVAILABLE};
+use crate::wasm::{ComponentLog, Limits};
+
+/// What a plugin's absence means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrapPolicy {
+    /// What it guards is refused.
+    Closed,
+    /// It is skipped.
+    Open,
+}
+
+/// What all plugins are given to run with.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// For `attributes`.
+    pub connections: Arc<Connections>,
+    /// Where rebuilds run.
+    pub runtime: Handle,
+    /// The wait before the second rebuild in a row.
+    pub rebuild_backoff: Duration,
+    /// The longest wait before a rebuild.
+    pub rebuild_backoff_max: Duration,
+}
+
+/// A middleware of the chain.
+pub struct Plugin {
+    /// What it is called, as the client is told: `name@version`.
+    pub identity: Arc<str>,
+    /// How it is configured.
+    pub config: PluginConfig,
+    /// What it does when it cannot answer.
+    pub policy: TrapPolicy,
+    /// The first connection that its slot was asked about; set while the chain
+    /// is held to put it in.
+    first_connection: AtomicU64,
+    compiled: Arc<CompiledPlugin>,
+    instances: Box<[Mutex<InstanceState>]>,
+    log: Arc<ComponentLog>,
+    counters: Arc<CounterSpace>,
+    surroundings: Surroundings,
+    own: Weak<Plugin>,
+}
+
+struct InstanceState {
+    instance: Option<Box<Instance>>,
+    failures_in_a_row: u32,
+    failed_at: Option<Instant>,
+}
+
+impl Plugin {
+    /// Instantiates and initialises all its instances.
+    ///
+    /// # Errors
+    ///
+    /// The step that failed and why.
+    pub fn new(
+        config: PluginConfig,
+        compiled: Arc<CompiledPlugin>,
+        counters: Arc<CounterSpace>,
+        surroundings: Surroundings,
+    ) -> Result<Arc<Plugin>, PluginError> {
+        let hooks = compiled.hooks();
+        let default = match hooks.admission || hooks.access {
+            true => TrapPolicy::Closed,
+            false => TrapPolicy::Open,
+        };
+        let mut failed = Ok(());
+        let plugin = Arc::new_cyclic(|own| {
+            let mut plugin = Plugin {
+                identity: format!("{}@{}", config.name, config.version).into(),
+                policy: config.policy.unwrap_or(default),
+                first_connection: AtomicU64::new(ConnectionId::MAX),
+                compiled,
+                instances: Box::default(),
+                log: ComponentLog::new(&config.name, config.limits.log_lines_per_second_max),
+                counters,
+                config,
+                surroundings,
+                own: own.clone(),
+            };
+            match (0..plugin.config.instances).map(|_| plugin.instantiate()).collect() {
+                Ok(instances) => plugin.instances = instances,
+                Err(error) => failed = Err(error),
+            }
+            plugin
+        });
+        failed.map(|()| plugin)
+    }
+
+    /// Which hooks it has.
+    pub fn hooks(&self) -> Hooks {
+        self.compiled.hooks()
+    }
+
+    /// Has the instance that serves this connection answer. None: it cannot, and
+    /// the policy decides.
+    pub fn ask<T>(
+        &self,
+        connection: ConnectionId,
+        question: impl FnOnce(&mut Instance) -> Result<T, Fault>,
+    ) -> Option<T> {
+        let number = connection as usize % self.instances.len();
+        let mut state = self.instances.get(number)?.lock();
+        match question(state.instance.as_mut()?) {
+            Ok(answer) => Some(answer),
+            Err(fault) => {
+                self.failed(number, &mut state, &fault);
+                None
+            }
+        }
+    }
+
+    /// What a client is told when the policy is closed.
+    pub fn unavailable(&self) -> Refusal {
+        Refusal {
+            by: Some(self.identity.clone()),
+            ..Refusal::new(
+                UNAVAILABLE,
+                format!("the plugin {} cannot answer now", self.config.name),
+            )
+        }
+    }
+
+    /// Marks a refusal as this plugin's.
+    pub fn signed(&self, refusal: Refusal) -> Refusal {
+        Refusal { by: Some(self.identity.clone()), ..refusal }
+    }
+
+    /// Says that the chain has it from now on, in a new slot.
+    pub fn enters(&self) {
+        let next = self.surroundings.connections.next_id();
+        self.first_connection.store(next, Ordering::Relaxed);
+    }
+
+    /// Whether `on-connect` of this slot was asked about the connection.
+    pub fn admitted(&self, connection: ConnectionId) -> bool {
+        self.first_connection.load(Ordering::Relaxed) <= connection
+    }
+
+    /// Hands the state of the predecessor's instances to this one's. No call is
+    /// under way in either.
+    ///
+    /// # Errors
+    ///
+    /// The step that failed and why; the predecessor goes on.
+    pub fn take_over(&self, predecessor: &Plugin) -> Result<(), PluginError> {
+        let first = predecessor.first_connection.load(Ordering::Relaxed);
+        self.first_connection.store(first, Ordering::Relaxed);
+        if !(self.hooks().snapshot && predecessor.hooks().snapshot) {
+            return Ok(());
+        }
+        if self.instances.len() != predecessor.instances.len() {
+            warn!(plugin = %self.identity, "the number of instances changed: the state is not taken over");
+            return Ok(());
+        }
+        for (number, (new, old)) in self.instances.iter().zip(&predecessor.instances).enumerate() {
+            let mut old = old.lock();
+            let Some(instance) = &mut old.instance else { continue };
+            let state = match instance.save() {
+                Ok(state) => state.unwrap_or_default(),
+                Err(fault) => {
+                    predecessor.failed(number, &mut old, &fault);
+                    return Err(self.error(
+                        "save",
+                        format!(
+                            "the version in place: {}; to start from nothing, remove the file first",
+                            fault.problem
+                        ),
+                    ));
+                }
+            };
+            let mut new = new.lock();
+            let Some(instance) = &mut new.instance else { continue };
+            match instance.restore(&state) {
+                Ok(Ok(())) => {}
+                Ok(Err(problem)) => return Err(self.error("restore", problem.to_owned())),
+                Err(fault) => return Err(self.error("restore", fault.problem)),
+            }
+        }
+        Ok(())
+    }
+
+    fn instantiate(&self) -> Result<Mutex<InstanceState>, PluginError> {
+        let instance = Some(Box::new(self.build()?));
+        Ok(Mutex::new(InstanceState { instance, failures_in_a_row: 0, failed_at: None }))
+    }
+
+    fn build(&self) -> Result<Instance, PluginError> {
+        let limits = Limits {
+            memory_bytes_max: self.config.limits.memory_bytes_max,
+            log_lines_per_second_max: self.config.limits.log_lines_per_second_max,
+            call_budget: self.config.limits.call_budget,
+        };
+        let lent = Lent {
+            connections: self.surroundings.connections.clone(),
+            counters: self.counters.clone(),
+        };
+        let init_budget = self.config.limits.init_budget;
+        let mut instance = self
+            .compiled
+            .instantiate(self.log.clone(), limits, init_budget, lent)
+            .map_err(|fault| self.error(fault.hook, fault.problem))?;
+        match instance.init(&self.config.settings) {
+            Ok(Ok(())) => Ok(instance),
+            Ok(Err(words)) => Err(self.error("init", words.replace(['\r', '\n'], " "))),
+            Err(fault) => Err(self.error("init", fault.problem)),
+        }
+    }
+
+    fn error(&self, step: &'static str, problem: String) -> PluginError {
+        PluginError {
+            plugin: self.config.name.clone(),
+            file: self.config.file.clone(),
+            step,
+            problem,
+        }
+    }
+
+    fn failed(&self, number: usize, state: &mut InstanceState, fault: &Fault) {
+        state.instance = None;
+        let now = Instant::now();
+        let long_ago = |at: Instant| now - at > 2 * self.surroundings.rebuild_backoff_max;
+        if state.failed_at.is_none_or(long_ago) {
+            state.failures_in_a_row = 0;
+        }
+        state.failed_at = Some(now);
+        let wait = match state.failures_in_a_row {
+            0 => Duration::ZERO,
+            n => self
+                .surroundings
+                .rebuild_backoff
+                .saturating_mul(1 << (n - 1).min(20))
+                .min(self.surroundings.rebuild_backoff_max),
+        };
+        state.failures_in_a_row += 1;
+        warn!(
+            plugin = %self.identity, hook = fault.hook, problem = fault.problem, instance = number,
+            policy = ?self.policy, rebuilt_in_ms = wait.as_millis() as u64,
+            "a plugin failed and is rebuilt"
+        );
+        self.rebuild_after(wait, number);
+    }
+
+    /// Rebuilds an instance off the path of messages. A plugin that was replaced
+    /// meanwhile is left alone.
+    fn rebuild_after(&self, wait: Duration, number: usize) {
+        let own = self.own.clone();
+        self.surroundings.runtime.spawn(async move {
+            tokio::time::sleep(wait).await;
+            // What panics in there has been logged by the panic hook.
+            let _ = tokio::task::spawn_blocking(move || {
+                let Some(plugin) = own.upgrade() else { return };
+                let built = plugin.build();
+                let Some(state) = plugin.instances.get(number) else { return };
+                let mut state = state.lock();
+                match built {
+                    Ok(instance) => {
+                        state.instance = Some(Box::new(instance));
+                        info!(plugin = %plugin.identity, instance = number, "a plugin was rebuilt");
+                    }
+                    Err(error) => {
+                        let fault = Fault { hook: error.step, problem: error.problem };
+                        plugin.failed(number, &mut state, &fault);
+                    }
+                }
+            })
+            .await;
+        });
+    }
+}

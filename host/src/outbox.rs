@@ -1,0 +1,228 @@
+//! What waits to be written to one connection.
+//!
+//! A queue of bytes that were encoded elsewhere, bounded in bytes, first in
+//! first out. Many push, one writer takes. Pushing never waits: what does not
+//! fit closes the connection (Redis' `client-output-buffer-limit`), so that a
+//! slow subscriber cannot hold up a publisher. It knows nothing of protocols.
+
+use std::collections::VecDeque;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::close::CloseReason;
+
+/// How much may wait, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutboxLimits {
+    /// Bytes at which the connection is closed at once.
+    pub bytes_max: usize,
+    /// Bytes that may not be passed for longer than `soft_time`.
+    pub soft_bytes: usize,
+    /// How long `soft_bytes` may be passed.
+    pub soft_time: Duration,
+}
+
+/// A queue of encoded bytes with one reader.
+pub struct Outbox {
+    queue: Mutex<Queue>,
+    limits: OutboxLimits,
+}
+
+#[derive(Default)]
+struct Queue {
+    chunks: VecDeque<Bytes>,
+    /// What is in `chunks`, and what the writer took and has not written.
+    bytes: usize,
+    soft_since: Option<Instant>,
+    closing: Option<CloseReason>,
+    writer: Option<Waker>,
+}
+
+/// What the writer finds after it took what there was.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// More may come; the writer is woken then.
+    Open,
+    /// Nothing comes after this.
+    Closing(CloseReason),
+}
+
+impl Outbox {
+    /// An empty outbox.
+    pub fn new(limits: OutboxLimits) -> Outbox {
+        Outbox { queue: Mutex::new(Queue::default()), limits }
+    }
+
+    /// Queues a chunk. A chunk pushed to a closing outbox is dropped. One that
+    /// would pass the hard limit, or the soft limit for too long, is dropped
+    /// with all that waits, and the outbox is closing.
+    ///
+    /// The writer is woken only when nothing waited: otherwise it has been woken
+    /// already, or waits for its socket and will look again.
+    pub fn push(&self, chunk: Bytes) {
+        let mut queue = self.queue.lock();
+        if queue.closing.is_some() {
+            return;
+        }
+        let was_idle = queue.bytes == 0;
+        queue.bytes += chunk.len();
+        queue.chunks.push_back(chunk);
+        if queue.bytes >= self.limits.soft_bytes && self.is_too_full(&mut queue) {
+            queue.overflow();
+            queue.wake();
+        } else if was_idle {
+            queue.wake();
+        }
+    }
+
+    /// Lets what is queued be written, then ends. The first reason stays.
+    pub fn close(&self, reason: CloseReason) {
+        let mut queue = self.queue.lock();
+        queue.closing.get_or_insert(reason);
+        queue.wake();
+    }
+
+    /// Moves what waits to the end of `chunks`. The writer's task is woken when
+    /// more comes.
+    pub fn take(&self, chunks: &mut VecDeque<Bytes>, context: &Context<'_>) -> Taken {
+        let mut queue = self.queue.lock();
+        if chunks.is_empty() {
+            std::mem::swap(chunks, &mut queue.chunks);
+        } else {
+            chunks.append(&mut queue.chunks);
+        }
+        match &queue.closing {
+            Some(reason) => Taken::Closing(reason.clone()),
+            None => {
+                if !queue.writer.as_ref().is_some_and(|writer| writer.will_wake(context.waker())) {
+                    queue.writer = Some(context.waker().clone());
+                }
+                Taken::Open
+            }
+        }
+    }
+
+    /// Says that so many of the bytes taken have been written.
+    pub fn wrote(&self, bytes: usize) {
+        let mut queue = self.queue.lock();
+        queue.bytes = queue.bytes.saturating_sub(bytes);
+        if queue.bytes < self.limits.soft_bytes {
+            queue.soft_since = None;
+        }
+    }
+
+    /// Closes the outbox if it has been over its soft limit for too long; to be
+    /// asked now and then, because a connection nobody writes to is not seen by
+    /// `push`.
+    pub fn check(&self) {
+        let mut queue = self.queue.lock();
+        if queue.closing.is_none() && self.is_too_full(&mut queue) {
+            queue.overflow();
+            queue.wake();
+        }
+    }
+
+    /// How much waits.
+    pub fn bytes(&self) -> usize {
+        self.queue.lock().bytes
+    }
+
+    /// Whether so much waits that the connection should not be read from.
+    pub fn is_congested(&self) -> bool {
+        self.queue.lock().bytes >= self.limits.soft_bytes
+    }
+
+    /// Whether a reason to close was given.
+    pub fn is_closing(&self) -> bool {
+        self.queue.lock().closing.is_some()
+    }
+
+    fn is_too_full(&self, queue: &mut Queue) -> bool {
+        if queue.bytes >= self.limits.bytes_max {
+            return true;
+        }
+        if queue.bytes < self.limits.soft_bytes {
+            queue.soft_since = None;
+            return false;
+        }
+        let since = *queue.soft_since.get_or_insert_with(Instant::now);
+        since.elapsed() > self.limits.soft_time
+    }
+}
+
+impl Queue {
+    fn overflow(&mut self) {
+        self.closing = Some(CloseReason::SlowConsumer { outbox_bytes: self.bytes });
+        self.chunks.clear();
+    }
+
+    fn wake(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: OutboxLimits =
+        OutboxLimits { bytes_max: 10, soft_bytes: 5, soft_time: Duration::ZERO };
+
+    fn take(outbox: &Outbox) -> (Vec<Bytes>, Taken) {
+        let mut chunks = VecDeque::new();
+        let taken = outbox.take(&mut chunks, &Context::from_waker(Waker::noop()));
+        (chunks.into(), taken)
+    }
+
+    #[test]
+    fn gives_what_was_pushed_in_order_then_the_reason() {
+        let outbox = Outbox::new(LIMITS);
+        outbox.push(Bytes::from_static(b"ab"));
+        outbox.push(Bytes::from_static(b"c"));
+        outbox.close(CloseReason::Quit);
+        outbox.close(CloseReason::ShuttingDown);
+        outbox.push(Bytes::from_static(b"late"));
+        let (chunks, taken) = take(&outbox);
+        assert_eq!(chunks, ["ab", "c"]);
+        assert_eq!(taken, Taken::Closing(CloseReason::Quit));
+    }
+
+    #[test]
+    fn the_hard_limit_closes_at_once_and_counts_what_the_writer_holds() {
+        let outbox = Outbox::new(OutboxLimits { soft_bytes: 10, ..LIMITS });
+        outbox.push(Bytes::from_static(b"12345678"));
+        assert_eq!(take(&outbox).0.len(), 1);
+        outbox.push(Bytes::from_static(b"9a"));
+        let (chunks, taken) = take(&outbox);
+        assert!(chunks.is_empty());
+        assert_eq!(taken, Taken::Closing(CloseReason::SlowConsumer { outbox_bytes: 10 }));
+    }
+
+    #[test]
+    fn the_soft_limit_closes_after_its_time_only() {
+        let patient = Outbox::new(OutboxLimits { soft_time: Duration::from_secs(3600), ..LIMITS });
+        patient.push(Bytes::from_static(b"123456"));
+        patient.check();
+        assert!(patient.is_congested() && !patient.is_closing());
+
+        let hasty = Outbox::new(LIMITS);
+        hasty.push(Bytes::from_static(b"123456"));
+        std::thread::yield_now();
+        hasty.check();
+        assert!(hasty.is_closing());
+    }
+
+    #[test]
+    fn falling_below_the_soft_limit_resets_its_clock() {
+        let outbox = Outbox::new(LIMITS);
+        outbox.push(Bytes::from_static(b"1234"));
+        outbox.wrote(4);
+        outbox.check();
+        assert!(!outbox.is_closing() && !outbox.is_congested());
+    }
+}

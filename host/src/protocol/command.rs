@@ -1,0 +1,192 @@
+//! The words that all doors share: commands, replies and refusals.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use guest_core::Names;
+
+/// A name of a channel or pattern, or a payload: any bytes. Borrowed from what
+/// was read where it stands there as it is.
+pub type Bytestring<'a> = Cow<'a, [u8]>;
+
+/// What one subscription listens to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A channel, by its name.
+    Channel,
+    /// All channels that match a pattern.
+    Pattern,
+    /// A shard channel (Redis' SSUBSCRIBE): a name space of its own.
+    Shard,
+}
+
+/// A name space of channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Space {
+    /// What SUBSCRIBE and PUBLISH mean.
+    Channels,
+    /// What SSUBSCRIBE and SPUBLISH mean. Patterns do not see it.
+    ShardChannels,
+}
+
+/// A publication on its way in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication<'a> {
+    /// Which kind of channel.
+    pub space: Space,
+    /// The channel's name.
+    pub channel: Bytestring<'a>,
+    /// The message itself.
+    pub payload: Bytestring<'a>,
+}
+
+/// What a client wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command<'a> {
+    /// SUBSCRIBE, PSUBSCRIBE, SSUBSCRIBE; at least one name.
+    Subscribe(Kind, Vec<Bytestring<'a>>),
+    /// Their opposites; no name: all of the kind.
+    Unsubscribe(Kind, Vec<Bytestring<'a>>),
+    /// PUBLISH, SPUBLISH.
+    Publish(Publication<'a>),
+    /// PUBSUB CHANNELS, SHARDCHANNELS: those that match, or all.
+    Channels(Space, Option<Bytestring<'a>>),
+    /// PUBSUB NUMSUB, SHARDNUMSUB.
+    SubscriberCounts(Space, Vec<Bytestring<'a>>),
+    /// PUBSUB NUMPAT.
+    PatternCount,
+    /// PING.
+    Ping(Option<Bytestring<'a>>),
+    /// AUTH.
+    Authenticate(Credentials),
+    /// HELLO.
+    Hello,
+    /// QUIT.
+    Quit,
+}
+
+/// What AUTH carries.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user's name, if one was given.
+    pub user: Option<String>,
+    /// The password or token.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    /// Without the secret, so that no log ever holds it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// A command as it came, or why it is none, with what its reply must carry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// What the client put on it.
+    pub tag: Tag,
+    /// What it wants, or what is wrong.
+    pub command: Result<Command<'a>, Refusal>,
+}
+
+/// What a client puts on a command to know its reply by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tag {
+    /// Nothing: success has no reply, and a failure has none to name (JSON).
+    None,
+    /// A number of its own (JSON).
+    Id(u64),
+    /// Replies come in the order of the commands (RESP).
+    InOrder,
+}
+
+/// What a client is answered.
+#[derive(Debug)]
+pub enum Reply<'a> {
+    /// Subscribed or unsubscribed: for each name, how many the connection holds
+    /// after it, counted as RESP counts; `held` is how many channels and patterns
+    /// it holds in the end.
+    Listening {
+        /// Which verb.
+        verb: ListenVerb,
+        /// Each name with the count after it; no name: there was nothing to
+        /// leave.
+        acks: &'a [(Option<Bytestring<'a>>, u64)],
+        /// Channels and patterns in the end.
+        held: u64,
+    },
+    /// Published to so many.
+    Published(u64),
+    /// Names of channels.
+    Names(&'a Names),
+    /// Channels and how many subscribe to each.
+    Counts(&'a [(Bytestring<'a>, u64)]),
+    /// A number.
+    Number(u64),
+    /// The answer to a PING.
+    Pong(Option<&'a [u8]>),
+    /// Done.
+    Ok,
+    /// The answer to HELLO.
+    Hello(&'a Greeting),
+    /// Refused.
+    Refused(&'a Refusal),
+}
+
+/// Which verb a `Reply::Listening` answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenVerb {
+    /// The connection now listens.
+    Subscribe(Kind),
+    /// The connection no longer listens.
+    Unsubscribe(Kind),
+}
+
+/// What HELLO answers.
+#[derive(Debug)]
+pub struct Greeting {
+    /// The connection's id.
+    pub connection: u64,
+    /// Named limits that a client should know.
+    pub limits: [(&'static str, usize); 4],
+}
+
+/// Why something was refused, in words for the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// A stable word, such as `NOPERM`.
+    pub code: Cow<'static, str>,
+    /// One line for people.
+    pub message: Cow<'static, str>,
+    /// The plugin that decided, as `name@version`.
+    pub by: Option<Arc<str>>,
+}
+
+impl Refusal {
+    /// A refusal by the server itself.
+    pub fn new(code: &'static str, message: impl Into<Cow<'static, str>>) -> Refusal {
+        Refusal { code: code.into(), message: message.into(), by: None }
+    }
+}
+
+/// Not a command: the frame's form is wrong.
+pub const BADFRAME: &str = "BADFRAME";
+/// No such verb.
+pub const UNKNOWN: &str = "UNKNOWN";
+/// The wrong number of arguments.
+pub const ARITY: &str = "ARITY";
+/// An argument of the wrong form.
+pub const BADVALUE: &str = "BADVALUE";
+/// A name or payload over its limit.
+pub const TOOLARGE: &str = "TOOLARGE";
+/// More than the server lets a connection have.
+pub const LIMIT: &str = "LIMIT";
+/// Not authenticated.
+pub const NOAUTH: &str = "NOAUTH";
+/// Not allowed.
+pub const NOPERM: &str = "NOPERM";
+/// A plugin does not want it.
+pub const REJECTED: &str = "REJECTED";
+/// Not now; trying again may help.
+pub const UNAVAILABLE: &str = "UNAVAILABLE";

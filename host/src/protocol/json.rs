@@ -1,0 +1,542 @@
+//! The sub-protocol `switchyard.v1.json`: one JSON array per text frame.
+//!
+//! A frame is a command or an array of commands; each stands alone, so that a
+//! bad one is answered and the others are carried out. Strings without escapes
+//! are borrowed from the frame. Bytes that are not UTF-8 travel as
+//! `{"base64": "…"}`.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Value, json};
+
+use super::command::{
+    ARITY, BADFRAME, BADVALUE, Bytestring, Command, Credentials, Kind, Publication, Refusal, Reply,
+    Request, Space, Tag, UNKNOWN,
+};
+use super::websocket::{MessageKind, write_message};
+
+/// The sub-protocol's name in `Sec-WebSocket-Protocol`.
+pub const SUBPROTOCOL: &str = "switchyard.v1.json";
+
+/// The largest id: what JavaScript's numbers hold exactly.
+const ID_MAX: u64 = (1 << 53) - 1;
+
+/// Parses one frame, appending a request for each command in it, good or bad.
+pub fn parse<'a>(frame: &'a str, requests: &mut Vec<Request<'a>>) {
+    match serde_json::from_str::<Item<'a>>(frame) {
+        Ok(Item::Array(items)) if matches!(items.first(), Some(Item::Array(_))) => {
+            requests.extend(items.into_iter().map(request));
+        }
+        Ok(item) => requests.push(request(item)),
+        Err(error) => requests.push(Request {
+            tag: Tag::None,
+            command: Err(Refusal::new(BADFRAME, format!("the frame is not JSON: {error}"))),
+        }),
+    }
+}
+
+/// The answer to a frame of a kind that this sub-protocol has no use for.
+pub fn binary_frame() -> Request<'static> {
+    Request {
+        tag: Tag::None,
+        command: Err(Refusal::new(
+            BADFRAME,
+            "a binary frame: commands are JSON arrays in text frames",
+        )),
+    }
+}
+
+/// A JSON value, as far as commands need it.
+enum Item<'a> {
+    String(Cow<'a, str>),
+    Integer(u64),
+    Array(Vec<Item<'a>>),
+    /// `{"base64": "…"}` and nothing else in it.
+    Base64(Cow<'a, str>),
+    /// Everything that no command has a place for.
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Item<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Item<'de>, D::Error> {
+        deserializer.deserialize_any(ItemVisitor)
+    }
+}
+
+struct ItemVisitor;
+
+impl<'de> Visitor<'de> for ItemVisitor {
+    type Value = Item<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Item<'de>, E> {
+        Ok(Item::String(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Item<'de>, E> {
+        Ok(Item::String(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Item<'de>, E> {
+        Ok(Item::Integer(number))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Item<'de>, E> {
+        Ok(Item::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Item<'de>, E> {
+        Ok(Item::Other)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Item<'de>, E> {
+        Ok(Item::Other)
+    }
+
+    fn visit_unit<E>(self) -> Result<Item<'de>, E> {
+        Ok(Item::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Item<'de>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = sequence.next_element()? {
+            items.push(item);
+        }
+        Ok(Item::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Item<'de>, A::Error> {
+        let mut members = 0;
+        let mut base64 = None;
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            members += 1;
+            if key == "base64" {
+                base64 = Some(map.next_value::<Item<'de>>()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(match (members, base64) {
+            (1, Some(Item::String(text))) => Item::Base64(text),
+            _ => Item::Other,
+        })
+    }
+}
+
+fn request(item: Item<'_>) -> Request<'_> {
+    let bad_frame = |message: &'static str| Request {
+        tag: Tag::None,
+        command: Err(Refusal::new(BADFRAME, message)),
+    };
+    let Item::Array(items) = item else {
+        return bad_frame("a command is an array such as [1,\"SUBSCRIBE\",\"news\"]");
+    };
+    let mut items = items.into_iter();
+    let (tag, verb) = match items.next() {
+        Some(Item::Integer(id)) if id <= ID_MAX => (Tag::Id(id), items.next()),
+        Some(verb @ Item::String(_)) => (Tag::None, Some(verb)),
+        Some(_) => {
+            return bad_frame(
+                "a command begins with its verb, or with an id: an integer from 0 to 2^53 - 1",
+            );
+        }
+        None => return bad_frame("an empty array is not a command"),
+    };
+    let Some(Item::String(verb)) = verb else {
+        return bad_frame("after the id stands the verb, a string");
+    };
+    Request { tag, command: command(&verb, items) }
+}
+
+type Arguments<'a> = std::vec::IntoIter<Item<'a>>;
+
+fn command<'a>(verb: &str, arguments: Arguments<'a>) -> Result<Command<'a>, Refusal> {
+    /// Longer than any verb.
+    const VERB_BYTES_MAX: usize = 16;
+    let mut upper = [0; VERB_BYTES_MAX];
+    let upper = match upper.get_mut(..verb.len()) {
+        Some(upper) => {
+            upper.copy_from_slice(verb.as_bytes());
+            upper.make_ascii_uppercase();
+            &*upper
+        }
+        None => &[],
+    };
+    Ok(match upper {
+        b"PUBLISH" => {
+            let [channel, payload] = exactly(verb, arguments)?;
+            Command::Publish(Publication {
+                space: Space::Channels,
+                channel: bytestring("the channel", channel)?,
+                payload: bytestring("the payload", payload)?,
+            })
+        }
+        b"SUBSCRIBE" => Command::Subscribe(Kind::Channel, at_least_one(verb, arguments)?),
+        b"PSUBSCRIBE" => Command::Subscribe(Kind::Pattern, at_least_one(verb, arguments)?),
+        b"UNSUBSCRIBE" => Command::Unsubscribe(Kind::Channel, names(arguments)?),
+        b"PUNSUBSCRIBE" => Command::Unsubscribe(Kind::Pattern, names(arguments)?),
+        b"PUBSUB" => pubsub(arguments)?,
+        b"PING" => {
+            let [text] = at_most(verb, arguments)?;
+            Command::Ping(text.map(|text| bytestring("the text", text)).transpose()?)
+        }
+        b"AUTH" => authenticate(verb, arguments)?,
+        b"HELLO" => {
+            let [] = exactly(verb, arguments)?;
+            Command::Hello
+        }
+        b"QUIT" => {
+            let [] = exactly(verb, arguments)?;
+            Command::Quit
+        }
+        _ => {
+            let verb = crate::close::clip(verb, 64);
+            return Err(Refusal::new(
+                UNKNOWN,
+                format!(
+                    "unknown verb {verb:?}; there are SUBSCRIBE, UNSUBSCRIBE, PSUBSCRIBE, \
+                     PUNSUBSCRIBE, PUBLISH, PUBSUB, PING, AUTH, HELLO and QUIT"
+                ),
+            ));
+        }
+    })
+}
+
+fn pubsub(mut arguments: Arguments<'_>) -> Result<Command<'_>, Refusal> {
+    const SUBCOMMANDS: &str = "PUBSUB takes CHANNELS, NUMSUB or NUMPAT";
+    let Some(subcommand) = arguments.next() else { return Err(Refusal::new(ARITY, SUBCOMMANDS)) };
+    let Item::String(subcommand) = subcommand else {
+        return Err(Refusal::new(BADVALUE, SUBCOMMANDS));
+    };
+    match subcommand.to_ascii_uppercase().as_str() {
+        "CHANNELS" => {
+            let [matching] = at_most("PUBSUB CHANNELS", arguments)?;
+            let matching = matching.map(|name| bytestring("the pattern", name)).transpose()?;
+            Ok(Command::Channels(Space::Channels, matching))
+        }
+        "NUMSUB" => Ok(Command::SubscriberCounts(Space::Channels, names(arguments)?)),
+        "NUMPAT" => {
+            let [] = exactly("PUBSUB NUMPAT", arguments)?;
+            Ok(Command::PatternCount)
+        }
+        _ => Err(Refusal::new(UNKNOWN, SUBCOMMANDS)),
+    }
+}
+
+fn authenticate<'a>(verb: &str, arguments: Arguments<'a>) -> Result<Command<'a>, Refusal> {
+    let mut words = arguments.map(|argument| match argument {
+        Item::String(word) => Ok(word.into_owned()),
+        _ => Err(Refusal::new(BADVALUE, "credentials are strings")),
+    });
+    let credentials = match (words.next(), words.next(), words.next()) {
+        (Some(secret), None, _) => Credentials { user: None, secret: secret? },
+        (Some(user), Some(secret), None) => Credentials { user: Some(user?), secret: secret? },
+        _ => return Err(arity(verb, "a token, or a user and a password")),
+    };
+    Ok(Command::Authenticate(credentials))
+}
+
+fn exactly<'a, const N: usize>(
+    verb: &str,
+    arguments: Arguments<'a>,
+) -> Result<[Item<'a>; N], Refusal> {
+    <[Item<'a>; N]>::try_from(arguments.collect::<Vec<_>>()).map_err(|_| {
+        arity(verb, &if N == 1 { "1 argument".into() } else { format!("{N} arguments") })
+    })
+}
+
+fn at_most<'a>(verb: &str, mut arguments: Arguments<'a>) -> Result<[Option<Item<'a>>; 1], Refusal> {
+    let first = arguments.next();
+    match arguments.next() {
+        None => Ok([first]),
+        Some(_) => Err(arity(verb, "at most 1 argument")),
+    }
+}
+
+fn at_least_one<'a>(verb: &str, arguments: Arguments<'a>) -> Result<Vec<Bytestring<'a>>, Refusal> {
+    let names = names(arguments)?;
+    if names.is_empty() { Err(arity(verb, "at least 1 name")) } else { Ok(names) }
+}
+
+fn names(arguments: Arguments<'_>) -> Result<Vec<Bytestring<'_>>, Refusal> {
+    arguments.map(|argument| bytestring("a name", argument)).collect()
+}
+
+fn arity(verb: &str, takes: &str) -> Refusal {
+    Refusal::new(ARITY, format!("{} takes {takes}", verb.to_ascii_uppercase()))
+}
+
+fn bytestring<'a>(what: &str, item: Item<'a>) -> Result<Bytestring<'a>, Refusal> {
+    match item {
+        Item::String(Cow::Borrowed(text)) => Ok(Cow::Borrowed(text.as_bytes())),
+        Item::String(Cow::Owned(text)) => Ok(Cow::Owned(text.into_bytes())),
+        Item::Base64(text) => match BASE64.decode(text.as_bytes()) {
+            Ok(bytes) => Ok(Cow::Owned(bytes)),
+            Err(error) => Err(Refusal::new(
+                BADVALUE,
+                format!("{what} is not base64 in the standard alphabet, padded: {error}"),
+            )),
+        },
+        _ => Err(Refusal::new(
+            BADVALUE,
+            format!(
+                "{what} must be a string, for instance the text of a JSON document, or \
+                 {{\"base64\": \"…\"}}"
+            ),
+        )),
+    }
+}
+
+/// Appends the frame that answers a request; nothing for a success without an
+/// id.
+pub fn write_reply(tag: Tag, reply: &Reply<'_>, output: &mut Vec<u8>) {
+    let id = match (tag, reply) {
+        (Tag::Id(id), _) => Some(id),
+        (_, Reply::Refused(_)) => None,
+        _ => return,
+    };
+    write_message(MessageKind::Text, output, |output| {
+        output.push(b'[');
+        match id {
+            Some(id) => output.extend_from_slice(id.to_string().as_bytes()),
+            None => output.extend_from_slice(b"null"),
+        }
+        let is_error = matches!(reply, Reply::Refused(_));
+        output.extend_from_slice(if is_error { b",\"ERR\"," } else { b",\"OK\"," });
+        write_value(reply, output);
+        output.push(b']');
+    });
+}
+
+fn write_value(reply: &Reply<'_>, output: &mut Vec<u8>) {
+    match reply {
+        Reply::Listening { held: number, .. }
+        | Reply::Published(number)
+        | Reply::Number(number) => {
+            output.extend_from_slice(number.to_string().as_bytes());
+        }
+        Reply::Names(names) => {
+            output.push(b'[');
+            for (position, name) in names.iter().enumerate() {
+                if position > 0 {
+                    output.push(b',');
+                }
+                write_bytes(name, output);
+            }
+            output.push(b']');
+        }
+        Reply::Counts(counts) => write_counts(counts, output),
+        Reply::Pong(None) => output.extend_from_slice(b"\"PONG\""),
+        Reply::Pong(Some(text)) => write_bytes(text, output),
+        Reply::Ok => output.extend_from_slice(b"\"OK\""),
+        Reply::Hello(greeting) => write_json(
+            &json!({
+                "server": "switchyard",
+                "version": env!("CARGO_PKG_VERSION"),
+                "protocol": SUBPROTOCOL,
+                "connection": greeting.connection.to_string(),
+                "limits": greeting.limits.iter().map(|(name, value)| ((*name).to_owned(), (*value).into()))
+                    .collect::<serde_json::Map<String, Value>>(),
+            }),
+            output,
+        ),
+        Reply::Refused(refusal) => {
+            let mut error = json!({ "code": refusal.code, "message": refusal.message });
+            if let (Some(by), Some(members)) = (&refusal.by, error.as_object_mut()) {
+                members.insert("by".to_owned(), Value::from(&**by));
+            }
+            write_json(&error, output);
+        }
+    }
+}
+
+/// An object of names and numbers. A name that is not UTF-8 cannot be a JSON
+/// key, so it stands there as the text of its `{"base64": "…"}`.
+fn write_counts(counts: &[(Bytestring<'_>, u64)], output: &mut Vec<u8>) {
+    output.push(b'{');
+    for (position, (name, count)) in counts.iter().enumerate() {
+        if position > 0 {
+            output.push(b',');
+        }
+        match std::str::from_utf8(name) {
+            Ok(name) => write_json(name, output),
+            Err(_) => {
+                let mut key = Vec::new();
+                write_bytes(name, &mut key);
+                write_json(&*String::from_utf8_lossy(&key), output);
+            }
+        }
+        output.push(b':');
+        output.extend_from_slice(count.to_string().as_bytes());
+    }
+    output.push(b'}');
+}
+
+/// Appends the frame of a message, as the subscribers of its channel see it, or
+/// those of a pattern.
+pub fn write_push(pattern: Option<&[u8]>, channel: &[u8], payload: &[u8], output: &mut Vec<u8>) {
+    write_message(MessageKind::Text, output, |output| {
+        match pattern {
+            None => output.extend_from_slice(b"[\"message\","),
+            Some(pattern) => {
+                output.extend_from_slice(b"[\"pmessage\",");
+                write_bytes(pattern, output);
+                output.push(b',');
+            }
+        }
+        write_bytes(channel, output);
+        output.push(b',');
+        write_bytes(payload, output);
+        output.push(b']');
+    });
+}
+
+/// Appends the frame that says the server will soon close the connection.
+pub fn write_goaway(reason: &str, reconnect_within_ms: [u64; 2], output: &mut Vec<u8>) {
+    write_message(MessageKind::Text, output, |output| {
+        let why = json!({ "reason": reason, "reconnect_within_ms": reconnect_within_ms });
+        write_json(&json!(["goaway", why]), output);
+    });
+}
+
+fn write_bytes(bytes: &[u8], output: &mut Vec<u8>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => write_json(text, output),
+        Err(_) => write_json(&json!({ "base64": BASE64.encode(bytes) }), output),
+    }
+}
+
+fn write_json<T: serde::Serialize + ?Sized>(value: &T, output: &mut Vec<u8>) {
+    serde_json::to_writer(output, value).expect("a Vec takes what is written");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_all(frame: &str) -> Vec<Request<'_>> {
+        let mut requests = Vec::new();
+        parse(frame, &mut requests);
+        requests
+    }
+
+    fn code(frame: &str) -> (Tag, String) {
+        let requests = parse_all(frame);
+        assert_eq!(requests.len(), 1, "{frame}");
+        match &requests[0].command {
+            Ok(command) => (requests[0].tag, format!("{command:?}")),
+            Err(refusal) => (requests[0].tag, refusal.code.to_string()),
+        }
+    }
+
+    #[test]
+    fn ids_are_integers_that_javascript_holds() {
+        for bad in ["1.0", "1e2", "-1", "null", "true", "9007199254740992", "1e400", "{}"] {
+            assert_eq!(
+                code(&format!("[{bad},\"PING\"]")),
+                (Tag::None, BADFRAME.to_owned()),
+                "{bad}"
+            );
+        }
+        assert_eq!(code("[9007199254740991,\"PING\"]").0, Tag::Id(9007199254740991));
+        assert_eq!(code("[0,\"ping\"]"), (Tag::Id(0), "Ping(None)".to_owned()));
+        assert_eq!(code("[\"pInG\"]"), (Tag::None, "Ping(None)".to_owned()));
+    }
+
+    #[test]
+    fn what_is_not_a_command_is_a_bad_frame() {
+        for bad in [
+            "",
+            "{}",
+            "[]",
+            "7",
+            "\"PING\"",
+            "[1]",
+            "[1,2]",
+            "[1,null]",
+            "[1,\"PING\"",
+            "[[1,\"PING\"]]x",
+        ] {
+            assert_eq!(code(bad), (Tag::None, BADFRAME.to_owned()), "{bad}");
+        }
+        let deep = "[".repeat(100_000);
+        assert_eq!(code(&deep), (Tag::None, BADFRAME.to_owned()));
+    }
+
+    #[test]
+    fn commands_of_one_frame_stand_alone() {
+        let requests = parse_all("[[1,\"PING\"],[],[2,\"NO\"],7,[[3]],[3,\"PING\"]]");
+        let seen: Vec<_> = requests
+            .iter()
+            .map(|request| {
+                (request.tag, request.command.as_ref().err().map(|e| e.code.to_string()))
+            })
+            .collect();
+        let bad = |tag, code: &str| (tag, Some(code.to_owned()));
+        assert_eq!(
+            seen,
+            [
+                (Tag::Id(1), None),
+                bad(Tag::None, BADFRAME),
+                bad(Tag::Id(2), UNKNOWN),
+                bad(Tag::None, BADFRAME),
+                bad(Tag::None, BADFRAME),
+                (Tag::Id(3), None),
+            ]
+        );
+    }
+
+    #[test]
+    fn strings_without_escapes_are_not_copied() {
+        let requests = parse_all(r#"["PUBLISH","news","plain"]"#);
+        let Ok(Command::Publish(publication)) = &requests[0].command else { panic!() };
+        assert!(matches!(publication.payload, Cow::Borrowed(_)));
+        let requests = parse_all(r#"["PUBLISH",{"base64":"/w=="},"a\n"]"#);
+        let Ok(Command::Publish(publication)) = &requests[0].command else { panic!() };
+        assert_eq!((&*publication.channel, &*publication.payload), (&[0xff][..], &b"a\n"[..]));
+    }
+
+    #[test]
+    fn only_strings_and_base64_are_bytes() {
+        for bad in [
+            "1",
+            "null",
+            "[]",
+            "{}",
+            r#"{"base64":1}"#,
+            r#"{"base64":"/w"}"#,
+            r#"{"base64":"_w=="}"#,
+            r#"{"base64":"","x":1}"#,
+        ] {
+            assert_eq!(
+                code(&format!("[1,\"PUBLISH\",\"c\",{bad}]")),
+                (Tag::Id(1), BADVALUE.to_owned()),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn arity_is_checked() {
+        for bad in [
+            "\"SUBSCRIBE\"",
+            "\"PUBLISH\",\"a\"",
+            "\"PUBLISH\",\"a\",\"b\",\"c\"",
+            "\"PING\",\"a\",\"b\"",
+            "\"AUTH\"",
+            "\"HELLO\",\"3\"",
+            "\"PUBSUB\"",
+            "\"PUBSUB\",\"NUMPAT\",\"x\"",
+        ] {
+            assert_eq!(code(&format!("[1,{bad}]")), (Tag::Id(1), ARITY.to_owned()), "{bad}");
+        }
+    }
+}

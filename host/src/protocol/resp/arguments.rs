@@ -1,0 +1,187 @@
+//! The requests that one read brought, as places in the buffer.
+//!
+//! A [`Burst`] holds no bytes of its own but those of inline requests, which
+//! have to be unescaped. It is the caller's, is used again for every read, and
+//! remembers positions instead of slices, so that it outlives the buffer it was
+//! filled from; the slices come back when the buffer is handed in again.
+
+/// How many places a burst keeps memory for while it is empty. One that had to
+/// hold more gives the rest back, so that a large request is not paid for until
+/// the connection ends.
+const PLACES_KEPT_MAX: usize = 256;
+
+/// The same for the bytes of inline requests.
+const BYTES_KEPT_MAX: usize = 4 * 1024;
+
+/// Where an argument stands, counted from the first byte of its request.
+#[derive(Clone, Copy)]
+pub(super) struct Span {
+    pub(super) start: usize,
+    pub(super) length: usize,
+}
+
+/// The complete requests at the front of a read buffer.
+///
+/// Until it is cleared it belongs to that buffer, which may grow at its end and
+/// must not change before it.
+#[derive(Default)]
+pub struct Burst {
+    requests: Vec<Place>,
+    spans: Vec<Span>,
+    unescaped: Vec<u8>,
+    consumed: usize,
+}
+
+/// Where a request stands.
+struct Place {
+    source: Source,
+    first_span: usize,
+    spans: usize,
+}
+
+enum Source {
+    /// In the read buffer, from this byte on.
+    Buffer(usize),
+    /// In `unescaped`, from this byte on.
+    Unescaped(usize),
+}
+
+impl Burst {
+    /// How many requests there are.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn len(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Whether there is none.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// How many bytes of the buffer the requests take, and what stood between
+    /// them and was ignored. The caller removes them from the front of the
+    /// buffer when it clears the burst.
+    pub fn consumed(&self) -> usize {
+        self.consumed
+    }
+
+    /// The requests in the order in which they came. `buffer` is the one they
+    /// were parsed from.
+    pub fn requests<'a>(
+        &'a self,
+        buffer: &'a [u8],
+    ) -> impl ExactSizeIterator<Item = Arguments<'a>> {
+        self.requests.iter().map(move |place| self.arguments(place, buffer))
+    }
+
+    /// The request that was parsed last.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn last<'a>(&'a self, buffer: &'a [u8]) -> Option<Arguments<'a>> {
+        self.requests.last().map(|place| self.arguments(place, buffer))
+    }
+
+    /// Forgets the requests and keeps a modest amount of memory.
+    pub fn clear(&mut self) {
+        self.requests.clear();
+        self.requests.shrink_to(PLACES_KEPT_MAX);
+        clear_spans(&mut self.spans);
+        self.unescaped.clear();
+        self.unescaped.shrink_to(BYTES_KEPT_MAX);
+        self.consumed = 0;
+    }
+
+    /// Adds a request of `bytes` bytes, whose arguments stand in the buffer.
+    pub(super) fn push_borrowed(&mut self, bytes: usize, spans: &[Span]) {
+        self.push(Source::Buffer(self.consumed), bytes, spans);
+    }
+
+    /// Adds a request of `bytes` bytes, whose arguments stand in `unescaped`
+    /// from `start` on.
+    pub(super) fn push_unescaped(&mut self, bytes: usize, start: usize, spans: &[Span]) {
+        self.push(Source::Unescaped(start), bytes, spans);
+    }
+
+    /// Passes over bytes that hold no request.
+    pub(super) fn ignore(&mut self, bytes: usize) {
+        self.consumed += bytes;
+    }
+
+    /// The bytes of inline requests, for the next one to be added to.
+    pub(super) fn unescaped_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.unescaped
+    }
+
+    /// The memory held, in bytes.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn memory(&self) -> usize {
+        self.requests.capacity() * size_of::<Place>()
+            + self.spans.capacity() * size_of::<Span>()
+            + self.unescaped.capacity()
+    }
+
+    fn push(&mut self, source: Source, bytes: usize, spans: &[Span]) {
+        self.requests.push(Place { source, first_span: self.spans.len(), spans: spans.len() });
+        self.spans.extend_from_slice(spans);
+        self.consumed += bytes;
+    }
+
+    fn arguments<'a>(&'a self, place: &Place, buffer: &'a [u8]) -> Arguments<'a> {
+        let bytes = match place.source {
+            Source::Buffer(start) => buffer.get(start..),
+            Source::Unescaped(start) => self.unescaped.get(start..),
+        };
+        let spans = self.spans.get(place.first_span..place.first_span + place.spans);
+        Arguments { bytes: bytes.unwrap_or_default(), spans: spans.unwrap_or_default() }
+    }
+}
+
+/// Empties `spans` and gives back the memory of a large request.
+pub(super) fn clear_spans(spans: &mut Vec<Span>) {
+    spans.clear();
+    spans.shrink_to(PLACES_KEPT_MAX);
+}
+
+/// The arguments of one request, the command's name being the first. A request
+/// has at least one.
+#[derive(Clone, Copy)]
+pub struct Arguments<'a> {
+    bytes: &'a [u8],
+    spans: &'a [Span],
+}
+
+impl<'a> Arguments<'a> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Whether there is none; only after [`Arguments::skip`].
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// One of them.
+    pub fn get(&self, index: usize) -> Option<&'a [u8]> {
+        self.spans.get(index).map(|span| span.of(self.bytes))
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone + use<'a> {
+        let bytes = self.bytes;
+        self.spans.iter().map(move |span| span.of(bytes))
+    }
+
+    /// Those behind the first `count`.
+    pub fn skip(&self, count: usize) -> Arguments<'a> {
+        Arguments { bytes: self.bytes, spans: self.spans.get(count..).unwrap_or_default() }
+    }
+}
+
+impl Span {
+    /// The argument; `bytes` start where its request starts.
+    pub(super) fn of(self, bytes: &[u8]) -> &[u8] {
+        bytes.get(self.start..self.start + self.length).unwrap_or_default()
+    }
+}

@@ -1,0 +1,341 @@
+//! Which command a request is, or how Redis would refuse it.
+//!
+//! The checks are Redis' first two: is there such a command or sub-command, and
+//! is the number of arguments one it takes. What may follow is the session's,
+//! in this order: authentication, permissions, the subscribed mode of RESP2,
+//! and then the command itself. The commands stand in `command_table`.
+
+use std::fmt;
+
+use super::arguments::Arguments;
+use super::command_table::COMMANDS;
+use super::errors;
+
+/// What a session matches on. A sub-command has an id of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "they are Redis' commands, by their names")]
+pub enum CommandId {
+    Auth,
+    ClientGetname,
+    ClientHelp,
+    ClientId,
+    ClientInfo,
+    ClientList,
+    ClientNoEvict,
+    ClientNoTouch,
+    ClientReply,
+    ClientSetinfo,
+    ClientSetname,
+    Command,
+    CommandCount,
+    CommandDocs,
+    CommandHelp,
+    CommandInfo,
+    CommandList,
+    ConfigGet,
+    ConfigHelp,
+    ConfigResetstat,
+    ConfigRewrite,
+    ConfigSet,
+    /// CLIENT, CONFIG or PUBSUB by itself. They always lack an argument, so no
+    /// lookup answers with this one.
+    Container,
+    Echo,
+    Hello,
+    Info,
+    Ping,
+    Psubscribe,
+    Publish,
+    PubsubChannels,
+    PubsubHelp,
+    PubsubNumpat,
+    PubsubNumsub,
+    PubsubShardchannels,
+    PubsubShardnumsub,
+    Punsubscribe,
+    Quit,
+    Reset,
+    Select,
+    Spublish,
+    Ssubscribe,
+    Subscribe,
+    Sunsubscribe,
+    Unsubscribe,
+}
+
+/// A property of a command that COMMAND INFO names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flag {
+    /// For those who run the server.
+    Admin,
+    /// Pub/Sub.
+    Pubsub,
+    /// Not in scripts.
+    Noscript,
+    /// While data is loaded; here that is never.
+    Loading,
+    /// While data is stale; here that is never.
+    Stale,
+    /// In constant or logarithmic time.
+    Fast,
+    /// Before authentication.
+    NoAuth,
+    /// While a script runs; here that is never.
+    AllowBusy,
+}
+
+/// An ACL category that does not follow from the flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Category {
+    /// None.
+    None,
+    /// About connections.
+    Connection,
+    /// Tells or changes what is not everybody's business.
+    Dangerous,
+}
+
+/// Which arguments a cluster would take for keys: those that name a shard
+/// channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keys {
+    /// None.
+    None,
+    /// The first.
+    First,
+    /// All.
+    All,
+}
+
+/// The part of the documentation that a command belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// Connections.
+    Connection,
+    /// Pub/Sub.
+    Pubsub,
+    /// The server itself.
+    Server,
+}
+
+/// A command or sub-command, as COMMAND INFO and COMMAND DOCS describe it.
+#[derive(Debug)]
+pub struct CommandSpec {
+    /// What it is.
+    pub id: CommandId,
+    /// Its full name in lower case, such as `pubsub|channels`.
+    pub name: &'static str,
+    /// How many arguments it takes, its names included; if negative, at least
+    /// so many.
+    pub arity: i64,
+    /// Its flags, in the order in which Redis lists them.
+    pub flags: &'static [Flag],
+    /// Its category, besides those that follow from the flags.
+    pub category: Category,
+    /// Hints for proxies and clients of a cluster.
+    pub tips: &'static [&'static str],
+    /// Its keys.
+    pub keys: Keys,
+    /// Its group.
+    pub group: Group,
+    /// The version of Redis that brought it.
+    pub since: &'static str,
+    /// What it does, in a sentence.
+    pub summary: &'static str,
+    /// Its sub-commands.
+    pub subcommands: &'static [CommandSpec],
+}
+
+impl CommandSpec {
+    /// Whether it runs in RESP2 while the connection is subscribed.
+    pub fn is_allowed_while_subscribed(&self) -> bool {
+        matches!(
+            self.id,
+            CommandId::Ping
+                | CommandId::Subscribe
+                | CommandId::Unsubscribe
+                | CommandId::Psubscribe
+                | CommandId::Punsubscribe
+                | CommandId::Ssubscribe
+                | CommandId::Sunsubscribe
+                | CommandId::Quit
+                | CommandId::Reset
+        )
+    }
+
+    /// Whether it takes so many arguments, its names included.
+    pub fn takes(&self, arguments: usize) -> bool {
+        let arguments = i64::try_from(arguments).unwrap_or(i64::MAX);
+        if self.arity < 0 { arguments >= -self.arity } else { arguments == self.arity }
+    }
+
+    fn subcommand(&self, word: &[u8]) -> Option<&'static CommandSpec> {
+        let behind_bar = self.name.len() + 1;
+        self.subcommands.iter().find(|subcommand| {
+            let name = subcommand.name.get(behind_bar..).unwrap_or_default();
+            name.as_bytes().eq_ignore_ascii_case(word)
+        })
+    }
+}
+
+/// All commands; sub-commands stand under their containers.
+pub fn all() -> &'static [CommandSpec] {
+    COMMANDS
+}
+
+/// The command that a request names, if it names one and has the number of
+/// arguments that it takes.
+pub fn lookup(arguments: Arguments<'_>) -> Result<&'static CommandSpec, CommandError<'_>> {
+    let name = arguments.get(0).unwrap_or_default();
+    let command = command(name).ok_or(CommandError::UnknownCommand(arguments))?;
+    let spec = match arguments.get(1) {
+        Some(subcommand) if !command.subcommands.is_empty() => {
+            command.subcommand(subcommand).ok_or(CommandError::UnknownSubcommand(arguments))?
+        }
+        _ => command,
+    };
+    if !spec.takes(arguments.len()) {
+        return Err(CommandError::WrongArity(spec));
+    }
+    Ok(spec)
+}
+
+/// The command with this full name, such as `publish` or `pubsub|channels`.
+pub fn by_full_name(name: &[u8]) -> Option<&'static CommandSpec> {
+    let mut words = name.split(|byte| *byte == b'|');
+    let command = command(words.next()?)?;
+    match (words.next(), words.next()) {
+        (None, _) => Some(command),
+        (Some(word), None) => command.subcommand(word),
+        (Some(_), Some(_)) => None,
+    }
+}
+
+fn command(name: &[u8]) -> Option<&'static CommandSpec> {
+    COMMANDS.iter().find(|command| command.name.as_bytes().eq_ignore_ascii_case(name))
+}
+
+/// Why a request is no command. The connection stays.
+#[derive(Clone, Copy)]
+pub enum CommandError<'a> {
+    /// There is no such command.
+    UnknownCommand(Arguments<'a>),
+    /// There is no such sub-command.
+    UnknownSubcommand(Arguments<'a>),
+    /// Too few or too many arguments.
+    WrongArity(&'static CommandSpec),
+}
+
+impl CommandError<'_> {
+    /// The text of the error reply.
+    pub fn text(&self) -> Vec<u8> {
+        match self {
+            CommandError::UnknownCommand(arguments) => errors::unknown_command(
+                arguments.get(0).unwrap_or_default(),
+                arguments.skip(1).iter(),
+            ),
+            CommandError::UnknownSubcommand(arguments) => errors::unknown_subcommand(
+                arguments.get(0).unwrap_or_default(),
+                arguments.get(1).unwrap_or_default(),
+            ),
+            CommandError::WrongArity(spec) => errors::wrong_arity(spec.name),
+        }
+    }
+}
+
+impl fmt::Debug for CommandError<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "CommandError({})", self.text().escape_ascii())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Authentication, Burst, Outcome, RequestLimits, RequestParser};
+    use super::*;
+
+    /// Looks up an inline request and compares the full name or the error text.
+    #[track_caller]
+    fn check(line: &str, expected: &str) {
+        let line = format!("{line}\n").into_bytes();
+        let mut burst = Burst::default();
+        let mut parser = RequestParser::new(RequestLimits::default());
+        let outcome = parser.parse(&line, Authentication::Settled, &mut burst);
+        assert_eq!(outcome, Outcome::Complete);
+        let found = match lookup(burst.last(&line).unwrap()) {
+            Ok(spec) => spec.name.to_owned(),
+            Err(error) => String::from_utf8_lossy(&error.text()).into_owned(),
+        };
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn finds_commands() {
+        check("publish a b", "publish");
+        check("PuBlIsH a b", "publish");
+        check("SUBSCRIBE a b c d", "subscribe");
+        check("unsubscribe", "unsubscribe");
+        check("PUBSUB channels", "pubsub|channels");
+        check("pubsub NUMPAT", "pubsub|numpat");
+        check("client NO-evict on", "client|no-evict");
+        check("command", "command");
+        check("command docs", "command|docs");
+        check("quit a b c", "quit");
+        check("info everything", "info");
+    }
+
+    #[test]
+    fn refuses_as_redis_does() {
+        check("FOO a \"b c\"", "ERR unknown command 'FOO', with args beginning with: 'a' 'b c' ");
+        check("\"\"", "ERR unknown command '', with args beginning with: ");
+        check(
+            "pubsub|channels",
+            "ERR unknown command 'pubsub|channels', with args beginning with: ",
+        );
+        check("PUBLISH a", "ERR wrong number of arguments for 'publish' command");
+        check("publish a b c", "ERR wrong number of arguments for 'publish' command");
+        check("subscribe", "ERR wrong number of arguments for 'subscribe' command");
+        check("PUBSUB", "ERR wrong number of arguments for 'pubsub' command");
+        check("client", "ERR wrong number of arguments for 'client' command");
+        check("config", "ERR wrong number of arguments for 'config' command");
+        check("pubsub NUMPAT x", "ERR wrong number of arguments for 'pubsub|numpat' command");
+        check("config get", "ERR wrong number of arguments for 'config|get' command");
+        check("reset x", "ERR wrong number of arguments for 'reset' command");
+        check("PubSub Foo", "ERR unknown subcommand 'Foo'. Try PUBSUB HELP.");
+        check("client ''", "ERR unknown subcommand ''. Try CLIENT HELP.");
+        check(
+            "CLIENT MAINT_NOTIFICATIONS ON",
+            "ERR unknown subcommand 'MAINT_NOTIFICATIONS'. Try CLIENT HELP.",
+        );
+        check("command x", "ERR unknown subcommand 'x'. Try COMMAND HELP.");
+    }
+
+    #[test]
+    fn every_command_is_found_by_its_name() {
+        for command in all() {
+            assert!(std::ptr::eq(by_full_name(command.name.as_bytes()).unwrap(), command));
+            for subcommand in command.subcommands {
+                let name = subcommand.name.to_ascii_uppercase();
+                assert!(std::ptr::eq(by_full_name(name.as_bytes()).unwrap(), subcommand));
+                assert!(subcommand.name.starts_with(&format!("{}|", command.name)));
+            }
+        }
+        for name in ["", "pubsub|", "pubsub|x", "publish|x", "publish|", "pubsub|channels|x", "|"] {
+            assert!(by_full_name(name.as_bytes()).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn says_where_a_command_is_allowed() {
+        let names = |wanted: fn(&CommandSpec) -> bool| {
+            let mut names: Vec<_> =
+                all().iter().filter(|spec| wanted(spec)).map(|spec| spec.name).collect();
+            names.sort_unstable();
+            names.join(" ")
+        };
+        assert_eq!(
+            names(CommandSpec::is_allowed_while_subscribed),
+            "ping psubscribe punsubscribe quit reset ssubscribe subscribe sunsubscribe unsubscribe"
+        );
+    }
+}

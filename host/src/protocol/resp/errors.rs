@@ -1,0 +1,253 @@
+//! What Redis says when it refuses a command, word for word.
+//!
+//! Each text starts with its code and goes to `ReplyWriter::error`, which also
+//! takes line breaks out of what a request put into it. Errors that break the
+//! protocol are in `ProtocolError`, those of looking up a command in
+//! `commands::CommandError`.
+
+/// Credentials that are not accepted.
+pub const WRONG_CREDENTIALS: &[u8] =
+    b"WRONGPASS invalid username-password pair or user is disabled.";
+
+/// AUTH where nothing asks for it.
+pub const AUTHENTICATION_NOT_CONFIGURED: &[u8] = b"ERR AUTH <password> called without any \
+    password configured for the default user. Are you sure your configuration is correct?";
+
+/// Arguments that make no sense together.
+pub const SYNTAX: &[u8] = b"ERR syntax error";
+
+/// A number that is none.
+pub const NOT_AN_INTEGER: &[u8] = b"ERR value is not an integer or out of range";
+
+/// `HELLO 4`.
+pub const PROTOCOL_VERSION_UNSUPPORTED: &[u8] = b"NOPROTO unsupported protocol version";
+
+/// `HELLO x`.
+pub const PROTOCOL_VERSION_INVALID: &[u8] =
+    b"ERR Protocol version is not an integer or out of range";
+
+/// A connection name with a byte that is not printable ASCII, in CLIENT SETNAME
+/// and HELLO SETNAME.
+pub const CLIENT_NAME_INVALID: &[u8] =
+    b"ERR Client names cannot contain spaces, newlines or special characters.";
+
+/// SELECT of a database that is not there.
+pub const DATABASE_OUT_OF_RANGE: &[u8] = b"ERR DB index is out of range";
+
+/// The connection is one too many; it is closed after this.
+pub const TOO_MANY_CONNECTIONS: &[u8] = b"ERR max number of clients reached";
+
+/// CONFIG REWRITE.
+pub const NO_CONFIG_FILE: &[u8] = b"ERR The server is running without a config file";
+
+/// A command with too few or too many arguments. `name` is its full name in
+/// lower case (`pubsub|numpat`).
+pub fn wrong_arity(name: &str) -> Vec<u8> {
+    quoting("ERR wrong number of arguments for '", name.as_bytes(), "' command")
+}
+
+/// PUBSUB CHANNELS with more than one pattern: the only sub-command here whose
+/// arity allows too many. The container is written in capitals.
+pub fn wrong_subcommand_arity(container: &[u8], subcommand: &[u8]) -> Vec<u8> {
+    let shown = cut(c_string(subcommand), 128);
+    let text = "ERR unknown subcommand or wrong number of arguments for '";
+    with_help(quoting(text, shown, "'"), container)
+}
+
+/// A sub-command that the container does not have.
+pub fn unknown_subcommand(container: &[u8], subcommand: &[u8]) -> Vec<u8> {
+    let shown = cut(c_string(subcommand), 128);
+    with_help(quoting("ERR unknown subcommand '", shown, "'"), container)
+}
+
+/// A command that does not exist. Redis cuts the name at 128 bytes, and stops
+/// showing arguments when 128 bytes of them, quotes and spaces included, are
+/// there; the space behind the last one stays.
+pub fn unknown_command<'a>(name: &[u8], arguments: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut shown = Vec::new();
+    for argument in arguments {
+        let Some(room) = 128_usize.checked_sub(shown.len()).filter(|room| *room > 0) else {
+            break;
+        };
+        shown.push(b'\'');
+        shown.extend_from_slice(cut(c_string(argument), room));
+        shown.extend_from_slice(b"' ");
+    }
+    let name = cut(c_string(name), 128);
+    let mut text = quoting("ERR unknown command '", name, "', with args beginning with: ");
+    text.extend_from_slice(&shown);
+    text
+}
+
+/// A command that RESP2 does not allow while the connection is subscribed.
+/// `name` is its full name in lower case.
+pub fn not_while_subscribed(name: &str) -> Vec<u8> {
+    quoting(
+        "ERR Can't execute '",
+        name.as_bytes(),
+        "': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
+         context",
+    )
+}
+
+/// An option of HELLO that it does not have.
+pub fn hello_option(option: &[u8]) -> Vec<u8> {
+    quoting("ERR Syntax error in HELLO option '", c_string(option), "'")
+}
+
+/// An attribute that CLIENT SETINFO does not know.
+pub fn client_attribute_unknown(attribute: &[u8]) -> Vec<u8> {
+    quoting("ERR Unrecognized option '", c_string(attribute), "'")
+}
+
+/// A value with a byte that is not printable ASCII, in CLIENT SETINFO. The
+/// attribute is written as it was given.
+pub fn client_attribute_invalid(attribute: &[u8]) -> Vec<u8> {
+    quoting("ERR ", c_string(attribute), " cannot contain spaces, newlines or special characters.")
+}
+
+/// A setting that CONFIG SET does not know.
+pub fn config_set_unknown(setting: &[u8]) -> Vec<u8> {
+    let text = "ERR Unknown option or number of arguments for CONFIG SET - '";
+    quoting(text, c_string(setting), "'")
+}
+
+/// A setting that holds until the server is started anew.
+pub fn config_set_immutable(setting: &[u8]) -> Vec<u8> {
+    quoting(
+        "ERR CONFIG SET failed (possibly related to argument '",
+        c_string(setting),
+        "') - can't set immutable config",
+    )
+}
+
+/// Whether Redis takes these bytes for the name of a connection or for an
+/// attribute of it: printable ASCII without spaces. Empty is fine and takes the
+/// name away. Like Redis it looks no further than to a NUL.
+pub fn is_client_name(name: &[u8]) -> bool {
+    c_string(name).iter().all(u8::is_ascii_graphic)
+}
+
+fn quoting(before: &str, quoted: &[u8], after: &str) -> Vec<u8> {
+    [before.as_bytes(), quoted, after.as_bytes()].concat()
+}
+
+fn with_help(mut text: Vec<u8>, container: &[u8]) -> Vec<u8> {
+    text.extend_from_slice(b". Try ");
+    text.extend(c_string(container).iter().map(u8::to_ascii_uppercase));
+    text.extend_from_slice(b" HELP.");
+    text
+}
+
+/// What Redis shows of an argument that it formats as a C string: all before
+/// the first NUL.
+fn c_string(bytes: &[u8]) -> &[u8] {
+    bytes.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+fn cut(bytes: &[u8], bytes_max: usize) -> &[u8] {
+    bytes.get(..bytes_max).unwrap_or(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &[u8], expected: &str) {
+        assert_eq!(String::from_utf8_lossy(text), expected);
+    }
+
+    fn unknown(name: &[u8], arguments: &[&[u8]]) -> Vec<u8> {
+        unknown_command(name, arguments.iter().copied())
+    }
+
+    #[test]
+    fn unknown_commands_show_what_was_typed() {
+        check(&unknown(b"FOO", &[]), "ERR unknown command 'FOO', with args beginning with: ");
+        check(
+            &unknown(b"Foo", &[b"a", b"b c"]),
+            "ERR unknown command 'Foo', with args beginning with: 'a' 'b c' ",
+        );
+        check(
+            &unknown(b"fo\0o", &[b"a\0b", b""]),
+            "ERR unknown command 'fo', with args beginning with: 'a' '' ",
+        );
+    }
+
+    #[test]
+    fn unknown_commands_are_cut() {
+        let name = "n".repeat(128);
+        let start = format!("ERR unknown command '{name}', with args beginning with: ");
+        let long = vec![b'a'; 200];
+        let check = |arguments: &[&[u8]], shown: String| {
+            check(&unknown("n".repeat(129).as_bytes(), arguments), &format!("{start}{shown}"));
+        };
+        // One long argument leaves no room for the next.
+        check(&[&long, b"b"], format!("'{}' ", "a".repeat(128)));
+        // A short one takes its bytes and three more from what follows.
+        check(&[b"bc", &long, b"d"], format!("'bc' '{}' ", "a".repeat(123)));
+        // The last byte of room goes to the next argument, its quotes come on top.
+        check(&[&long[..124], b"bcd", b"e"], format!("'{}' 'b' ", "a".repeat(124)));
+        check(&[&long[..125], b"bcd"], format!("'{}' ", "a".repeat(125)));
+    }
+
+    #[test]
+    fn texts_with_names() {
+        check(
+            &wrong_arity("pubsub|numpat"),
+            "ERR wrong number of arguments for 'pubsub|numpat' command",
+        );
+        check(
+            &unknown_subcommand(b"pubSub", b"Foo"),
+            "ERR unknown subcommand 'Foo'. Try PUBSUB HELP.",
+        );
+        check(
+            &unknown_subcommand(b"client", &[b'x'; 200]),
+            &format!("ERR unknown subcommand '{}'. Try CLIENT HELP.", "x".repeat(128)),
+        );
+        check(
+            &wrong_subcommand_arity(b"pubsub", b"CHANNELS"),
+            "ERR unknown subcommand or wrong number of arguments for 'CHANNELS'. Try PUBSUB HELP.",
+        );
+        check(
+            &not_while_subscribed("client|id"),
+            "ERR Can't execute 'client|id': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT \
+             / RESET are allowed in this context",
+        );
+        check(&hello_option(b"FOO"), "ERR Syntax error in HELLO option 'FOO'");
+        check(&client_attribute_unknown(b"foo"), "ERR Unrecognized option 'foo'");
+        check(
+            &client_attribute_invalid(b"lib-NAME"),
+            "ERR lib-NAME cannot contain spaces, newlines or special characters.",
+        );
+        check(
+            &config_set_unknown(b"foo"),
+            "ERR Unknown option or number of arguments for CONFIG SET - 'foo'",
+        );
+        check(
+            &config_set_immutable(b"bind"),
+            "ERR CONFIG SET failed (possibly related to argument 'bind') - can't set immutable \
+             config",
+        );
+    }
+
+    #[test]
+    fn texts_without_names() {
+        check(
+            AUTHENTICATION_NOT_CONFIGURED,
+            "ERR AUTH <password> called without any password configured for the default user. Are \
+             you sure your configuration is correct?",
+        );
+    }
+
+    #[test]
+    fn client_names() {
+        for name in [b"".as_slice(), b"worker-1", b"!~", b"a\0 b"] {
+            assert!(is_client_name(name), "{}", name.escape_ascii());
+        }
+        for name in [b" ".as_slice(), b"a b", b"a\n", b"\x7f", b"\xff"] {
+            assert!(!is_client_name(name), "{}", name.escape_ascii());
+        }
+    }
+}

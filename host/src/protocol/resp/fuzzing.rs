@@ -1,0 +1,357 @@
+//! Looks for inputs that the request parser does not bear.
+//!
+//! [`fuzz_request_parser`] takes any bytes, so libFuzzer can drive it; the tests
+//! drive it with mutations of a corpus. What it checks needs no second parser:
+//! that it makes no difference how the bytes were cut into reads, that the hint
+//! of how much is missing is never too large, that refusing is final, and that
+//! memory is held for what arrived only.
+
+use super::arguments::Burst;
+use super::limits::{Authentication, RequestLimits};
+use super::request::{Outcome, RequestParser};
+
+/// Memory that is held for each byte in the buffer. The worst are inline
+/// requests of one byte, for the line break makes two of it: a place, a span in
+/// a vector that has just doubled, and a byte.
+const MEMORY_PER_BYTE_MAX: usize = 80;
+
+/// Memory that may be held with an empty buffer.
+const MEMORY_KEPT_MAX: usize = 64 * 1024;
+
+/// What a caller gets to see of a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Transcript {
+    /// The arguments of each request.
+    pub requests: Vec<Vec<Vec<u8>>>,
+    /// How it ended.
+    pub end: Outcome,
+    /// How many bytes are left in the buffer.
+    pub bytes_left: usize,
+}
+
+/// Parses the input whole and in pieces and compares. The first byte chooses the
+/// limits.
+///
+/// # Panics
+///
+/// When the parser does what it must not.
+pub fn fuzz_request_parser(input: &[u8]) {
+    let Some((choice, input)) = input.split_first() else {
+        return;
+    };
+    let (limits, authentication) = limits_of_choice(*choice);
+    let parse = |cuts: &[usize]| transcript(limits, authentication, input, cuts);
+    let whole = parse(&[]);
+    let same = |cuts: &[usize]| {
+        assert_eq!(parse(cuts), whole, "cut at {cuts:?}: {}", input.escape_ascii());
+    };
+    same(&(1..input.len()).collect::<Vec<_>>());
+    if input.len() <= 256 {
+        (1..input.len()).for_each(|cut| same(&[cut]));
+    }
+    let seed = input.iter().fold(u64::from(*choice), |seed, byte| {
+        seed.wrapping_mul(0x0000_0100_0000_01b3) ^ u64::from(*byte)
+    });
+    let mut random = Random::new(seed);
+    for pieces in [2, 3, 5, 10] {
+        let mut cuts: Vec<_> = (1..pieces).map(|_| random.below(input.len() + 1)).collect();
+        cuts.sort_unstable();
+        same(&cuts);
+    }
+}
+
+/// Parses the input as a server would: reads up to the next cut, takes all
+/// requests that are there, carries them out, drops their bytes, reads on.
+///
+/// # Panics
+///
+/// When the parser does what it must not.
+pub fn transcript(
+    limits: RequestLimits,
+    authentication: Authentication,
+    input: &[u8],
+    cuts: &[usize],
+) -> Transcript {
+    let mut parser = RequestParser::new(limits);
+    let mut burst = Burst::default();
+    let mut buffer = Vec::new();
+    let mut requests = Vec::new();
+    let mut end = Outcome::Incomplete { bytes_missing_min: 1 };
+    let mut read = 0;
+    let mut silent_until = 0;
+    for cut in cuts.iter().copied().chain([input.len()]) {
+        buffer.extend_from_slice(input.get(read..cut).unwrap_or_default());
+        read = read.max(cut);
+        end = loop {
+            match parser.parse(&buffer, authentication, &mut burst) {
+                Outcome::Complete => {}
+                outcome => break outcome,
+            }
+        };
+        let refused = matches!(end, Outcome::Refused(_));
+        assert!(
+            read >= silent_until || (burst.is_empty() && !refused),
+            "announced nothing before byte {silent_until}"
+        );
+        if let Outcome::Incomplete { bytes_missing_min } = end {
+            assert!(bytes_missing_min > 0, "nothing is missing, yet there is no request");
+            silent_until = read.saturating_add(bytes_missing_min);
+        }
+        for arguments in burst.requests(&buffer) {
+            assert!(!arguments.is_empty(), "a request without a name");
+            requests.push(arguments.iter().map(<[u8]>::to_vec).collect());
+        }
+        let memory = parser.memory() + burst.memory();
+        assert!(
+            memory <= buffer.len() * MEMORY_PER_BYTE_MAX + MEMORY_KEPT_MAX,
+            "{memory} bytes of memory for {} bytes",
+            buffer.len()
+        );
+        let consumed = burst.consumed();
+        burst.clear();
+        buffer.drain(..consumed);
+        if refused {
+            assert_eq!(parser.parse(&buffer, authentication, &mut burst), end);
+            assert_eq!((burst.len(), burst.consumed()), (0, 0));
+            break;
+        }
+    }
+    // After a refusal the rest does not count: how much of it was read depends
+    // on the cuts.
+    let bytes_left = if matches!(end, Outcome::Refused(_)) { 0 } else { buffer.len() };
+    Transcript { requests, end, bytes_left }
+}
+
+/// Few limits, small enough to be met.
+fn limits_of_choice(choice: u8) -> (RequestLimits, Authentication) {
+    let small = RequestLimits {
+        inline_bytes_max: 64,
+        bulk_bytes_max: 50,
+        arguments_max: 20,
+        request_bytes_max: 200,
+        unauthenticated_arguments_max: 2,
+        unauthenticated_bulk_bytes_max: 5,
+    };
+    let limits = match choice % 4 {
+        0 => RequestLimits::default(),
+        1 => small,
+        2 => RequestLimits { request_bytes_max: 64, ..small },
+        _ => RequestLimits { bulk_bytes_max: usize::MAX, ..small },
+    };
+    let owed = choice & 4 != 0;
+    (limits, if owed { Authentication::Owed } else { Authentication::Settled })
+}
+
+/// Inputs to start from. None has the byte before it that chooses the limits.
+pub fn corpus() -> Vec<Vec<u8>> {
+    let mut corpus: Vec<Vec<u8>> = [
+        b"".as_slice(),
+        b"PING\r\n",
+        b"ping\n\r\n  \n\tPING x\r\n",
+        b"publish \"a\\x41\\n\\\"b\" 'it\\'s'\r\n",
+        b"PING \"\r\n",
+        b"PING 'a'b\r\n",
+        b"PI\0NG\r\nPING\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST / HTTP/1.1\r\n\r\n",
+        b"*1\r\n$4\r\nPING\r\n",
+        b"*3\r\n$7\r\nPUBLISH\r\n$4\r\nnews\r\n$12\r\nhello\r\nworld\r\n",
+        b"*3\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n$0\r\n\r\n*1\r\n$4\r\nQUIT\r\n",
+        b"*1\r\n$4\r\nPINGxx*2\r?$4\rXECHO..$2\r!\r\n..",
+        b"*0\r\n*-1\r\n*-10\r\n*1\r\n$4\r\nPING\r\n",
+        b"*-9223372036854775808\r\nPING\r\n",
+        b"*2147483647\r\n$536870912\r\nabc",
+        b"*2147483648\r\n",
+        b"*1\r\n$536870913\r\n",
+        b"*+1\r\n",
+        b"*01\r\n",
+        b"* 1\r\n",
+        b"*\r\n",
+        b"*1x\r\n",
+        b"*1\r\n$-1\r\n",
+        b"*1\r\n$\r\n",
+        b"*1\r\n$04\r\nPING\r\n",
+        b"*1\r\n:4\r\n",
+        b"*1\r\n\r\n",
+        b"*1\r\nPING\r\n",
+        b"*\x001\r\n",
+        b"*11\r\n$4\r\nPING\r\n",
+        b"*1\r\n$16385\r\n",
+        b"*1\r\n$8\r\npost\0abc\r\n",
+        b"*1\r\n$5\r\nhost:\r\n",
+        b"*2\r\n$4\r\nECHO\r\n$1000\r\nx",
+    ]
+    .into_iter()
+    .map(<[u8]>::to_vec)
+    .collect();
+    corpus.push([b"*100\r\n".to_vec(), b"$0\r\n\r\n".repeat(100)].concat());
+    corpus.push(b"x y\n".repeat(100));
+    corpus
+}
+
+/// A corpus entry after a few random changes, behind a random choice of limits.
+pub fn mutation(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
+    let mut input = random.one_of(corpus).cloned().unwrap_or_default();
+    for _ in 0..random.below(6) {
+        let at = random.below(input.len() + 1);
+        let end = input.len().min(at + random.below(12));
+        match random.below(6) {
+            0 => input.truncate(at),
+            1 => drop(input.drain(at..end)),
+            2 => {
+                let copy = input.get(at..end).unwrap_or_default().to_vec();
+                insert(&mut input, at, &copy);
+            }
+            3 => {
+                if let Some(byte) = input.get_mut(at) {
+                    *byte = random.below(256) as u8;
+                }
+            }
+            4 => {
+                let other = random.one_of(corpus).cloned().unwrap_or_default();
+                insert(&mut input, at, &other);
+            }
+            _ => insert(&mut input, at, random.one_of(TOKENS).copied().unwrap_or_default()),
+        }
+    }
+    input.insert(0, random.below(256) as u8);
+    input
+}
+
+/// What the protocol is made of.
+const TOKENS: &[&[u8]] = &[
+    b"\r\n",
+    b"\r",
+    b"\n",
+    b"\0",
+    b"*",
+    b"$",
+    b"-",
+    b"0",
+    b"1",
+    b"9",
+    b"\"",
+    b"'",
+    b"\\",
+    b" ",
+    b"\\x4",
+    b"post",
+    b"host:",
+    b"*1\r\n",
+    b"*2\r\n",
+    b"$1\r\n",
+    b"$50\r\n",
+    b"$51\r\n",
+    b"*20\r\n",
+    b"*21\r\n",
+    b"2147483647",
+    b"9223372036854775807",
+    b"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+];
+
+fn insert(input: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+    input.splice(at..at, bytes.iter().copied());
+}
+
+/// A sequence of numbers that its seed decides (SplitMix64).
+pub struct Random {
+    state: u64,
+}
+
+impl Random {
+    /// The sequence of this seed.
+    pub fn new(seed: u64) -> Random {
+        Random { state: seed }
+    }
+
+    /// A number below `bound`, or 0.
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        usize::try_from(mixed % (bound.max(1) as u64)).unwrap_or_default()
+    }
+
+    fn one_of<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
+        all.get(self.below(all.len()))
+    }
+}
+
+/// Requests as a client writes them.
+pub fn encode(arguments: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", arguments.len()).into_bytes();
+    for argument in arguments {
+        bytes.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+        bytes.extend_from_slice(argument);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use super::*;
+
+    /// Seeded by the clock, or by `SWITCHYARD_SEED` to repeat a run.
+    fn seeded() -> Random {
+        let seed = match std::env::var("SWITCHYARD_SEED") {
+            Ok(seed) => seed.parse().expect("SWITCHYARD_SEED is a number"),
+            Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64,
+        };
+        println!("to repeat this: SWITCHYARD_SEED={seed}");
+        Random::new(seed)
+    }
+
+    /// `SWITCHYARD_FUZZ_ITERATIONS`, for a long run.
+    fn iterations() -> usize {
+        match std::env::var("SWITCHYARD_FUZZ_ITERATIONS") {
+            Ok(iterations) => iterations.parse().expect("a number of iterations"),
+            Err(_) => 2_000,
+        }
+    }
+
+    #[test]
+    fn corpus_under_all_limits() {
+        for input in corpus() {
+            for choice in 0..8 {
+                fuzz_request_parser(&[&[choice], &*input].concat());
+            }
+        }
+    }
+
+    #[test]
+    fn mutations() {
+        let mut random = seeded();
+        let corpus = corpus();
+        for _ in 0..iterations() {
+            fuzz_request_parser(&mutation(&mut random, &corpus));
+        }
+    }
+
+    #[test]
+    fn what_clients_write_is_what_is_read() {
+        let mut random = seeded();
+        for _ in 0..iterations() {
+            let mut requests = Vec::new();
+            for _ in 0..random.below(4) {
+                let mut arguments = vec![b"x".to_vec()];
+                for _ in 0..random.below(30) {
+                    let bytes_max = *random.one_of(&[0, 1, 10, 300]).unwrap();
+                    let bytes = random.below(bytes_max + 1);
+                    arguments.push((0..bytes).map(|_| random.below(256) as u8).collect());
+                }
+                requests.push(arguments);
+            }
+            let input: Vec<u8> = requests.iter().flat_map(|request| encode(request)).collect();
+            let cuts = [random.below(input.len() + 1)];
+            let limits = RequestLimits::default();
+            let transcript = transcript(limits, Authentication::Settled, &input, &cuts);
+            assert_eq!(transcript.requests, requests);
+            assert_eq!(transcript.bytes_left, 0);
+        }
+    }
+}

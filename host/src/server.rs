@@ -1,0 +1,234 @@
+//! The server's life: what it starts, how it keeps going, and how it ends.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use crate::close::CloseReason;
+use crate::config::{Config, EngineSource};
+use crate::engine::EngineCode;
+use crate::entrance::{Entrance, Protocol};
+use crate::handshake::WEBSOCKET_PATH;
+use crate::hub::Hub;
+use crate::hub::connections::{Connections, Pulse};
+use crate::hub::encoding::Encoding;
+use crate::middleware::Middleware;
+use crate::protocol::{json, websocket};
+use crate::session::Services;
+use crate::wasm::Wasm;
+use crate::watch::{self, Watched};
+
+/// A server that can be run.
+pub struct Server {
+    config: Config,
+    wasm: Wasm,
+    services: Services,
+    http: TcpListener,
+    resp: Option<TcpListener>,
+}
+
+/// Why the server was told to act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// To end in good order.
+    End,
+    /// To read plugins and engine again.
+    Reload,
+}
+
+impl Server {
+    /// Loads engine and plugins, and binds the listener.
+    ///
+    /// # Errors
+    ///
+    /// The engine or a plugin is refused, or the address cannot be bound.
+    pub async fn start(config: Config) -> anyhow::Result<Server> {
+        let wasm =
+            Wasm::new().map_err(|error| anyhow::anyhow!("cannot set up Wasmtime: {error:#}"))?;
+        let code = EngineCode::load(&wasm, &config.engine)?;
+        let connections = Connections::new(
+            config.limits.connections_max,
+            config.outbox,
+            config.limits.attributes_bytes_max,
+        );
+        let hub = Hub::new(code, &config.engine, connections.clone())
+            .map_err(|problem| anyhow::anyhow!("cannot instantiate the engine: {problem}"))?;
+        let middleware = Middleware::new(
+            wasm.clone(),
+            config.plugins.clone(),
+            config.limits.counters_max,
+            connections,
+            tokio::runtime::Handle::current(),
+        );
+        if let Some(error) = middleware.rescan().into_iter().next() {
+            return Err(error.into());
+        }
+        let http = bind(config.http.listen).await?;
+        let resp = match &config.resp {
+            Some(resp) => Some(bind(resp.listen).await?),
+            None => None,
+        };
+        let services = Services {
+            hub: Arc::new(hub),
+            middleware: Arc::new(middleware),
+            stats: Arc::default(),
+            limits: config.limits,
+        };
+        Ok(Server { config, wasm, services, http, resp })
+    }
+
+    /// The addresses that clients connect to, as URLs.
+    ///
+    /// # Errors
+    ///
+    /// The operating system has forgotten them.
+    pub fn urls(&self) -> io::Result<Vec<String>> {
+        let mut urls = vec![format!("ws://{}{WEBSOCKET_PATH}", self.http.local_addr()?)];
+        if let Some(resp) = &self.resp {
+            urls.push(format!("resp://{}", resp.local_addr()?));
+        }
+        Ok(urls)
+    }
+
+    /// Serves until it is told to end, and then ends in good order: everyone is
+    /// told, and has a while to take what was queued.
+    pub async fn run(self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let Server { config, wasm, services, http, resp } = self;
+        let config = Arc::new(config);
+        let (served, mut all_served) = mpsc::channel::<()>(1);
+        let entrance = Entrance::new(config.clone(), services.clone(), resp.as_ref(), served);
+        let mut accepting = vec![tokio::spawn(entrance.clone().accept(http, Protocol::Http))];
+        accepting.extend(resp.map(|resp| tokio::spawn(entrance.accept(resp, Protocol::Resp))));
+        let keeping = tokio::spawn(keep_alive(config.clone(), services.hub.clone()));
+        let (changed, mut changes) = mpsc::unbounded_channel();
+        let watching = watch::watch(&config, changed);
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(Order::Reload) => {
+                        info!("plugins and engine are read again");
+                        reload(&config, &wasm, &services, &[Watched::Engine, Watched::Plugins]).await;
+                    }
+                    Some(Order::End) | None => break,
+                },
+                Some(what) = changes.recv() => reload(&config, &wasm, &services, &[what]).await,
+            }
+        }
+        drop(watching);
+        accepting.iter().for_each(tokio::task::JoinHandle::abort);
+        say_goodbye(&services.hub);
+        info!(connections = services.hub.connections().count(), "the server is ending");
+        if tokio::time::timeout(config.shutdown_time, all_served.recv()).await.is_err() {
+            let left = services.hub.connections().count();
+            warn!(connections = left, "connections that did not end in time were cut off");
+        }
+        keeping.abort();
+    }
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Reads again what changed. Compiling takes a while, so it is done where no
+/// connection waits for it.
+async fn reload(config: &Arc<Config>, wasm: &Wasm, services: &Services, what: &[Watched]) {
+    let (config, wasm, services, what) =
+        (config.clone(), wasm.clone(), services.clone(), what.to_vec());
+    let reloading = tokio::task::spawn_blocking(move || {
+        for watched in what {
+            match watched {
+                Watched::Plugins => {
+                    // What is refused has been logged where it was.
+                    services.middleware.rescan();
+                }
+                Watched::Engine => swap_engine(&config, &wasm, &services.hub),
+            }
+        }
+    });
+    if let Err(panic) = reloading.await {
+        error!(%panic, "reading plugins and engine again failed");
+    }
+}
+
+fn swap_engine(config: &Config, wasm: &Wasm, hub: &Hub) {
+    let code = match EngineCode::load(wasm, &config.engine) {
+        Ok(code) => code,
+        Err(problem) => {
+            error!(%problem, "the engine was not swapped: the one in use stays");
+            return;
+        }
+    };
+    match hub.swap_engine(code) {
+        Ok(swap) => info!(
+            from = swap.from,
+            to = swap.to,
+            pause_us = swap.longest_pause.as_micros() as u64,
+            from_snapshot = swap.from_snapshot,
+            "the engine was swapped"
+        ),
+        Err(problem) => error!(problem, "the engine was not swapped: the one in use stays"),
+    }
+}
+
+/// Pings connections that say nothing, closes those that do not answer, and
+/// looks after what only time changes.
+async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) {
+    let websocket = &config.websocket;
+    let shortest = websocket.ping_interval.min(websocket.pong_time).min(config.outbox.soft_time);
+    let mut ticks = tokio::time::interval(
+        (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1)),
+    );
+    let was_ill = AtomicBool::new(false);
+    loop {
+        ticks.tick().await;
+        let connections = hub.connections();
+        for connection in connections.opened_ones() {
+            connection.outbox.check();
+            if !connection.encoding().is_framed() {
+                // TCP keepalive sees to it, as in Redis.
+                continue;
+            }
+            match connections.pulse(&connection, websocket.ping_interval, websocket.pong_time) {
+                Pulse::Fine => {}
+                Pulse::PingDue => connection.outbox.push(websocket::PING),
+                Pulse::Lost => connection.outbox.close(CloseReason::PingTimeout),
+            }
+        }
+        // A shard that was given up is tried again even if nobody asks.
+        let is_ill = hub.tend() > 0;
+        if was_ill.swap(is_ill, Ordering::Relaxed) && !is_ill {
+            info!("the engine can be asked again");
+        }
+    }
+}
+
+fn say_goodbye(hub: &Hub) {
+    let mut goaway = Vec::new();
+    json::write_goaway(&CloseReason::ShuttingDown.text(), RECONNECT_WITHIN_MS, &mut goaway);
+    let goaway = bytes::Bytes::from(goaway);
+    for connection in hub.connections().opened_ones() {
+        if connection.encoding() == Encoding::Json {
+            connection.outbox.push(goaway.clone());
+        }
+        connection.outbox.close(CloseReason::ShuttingDown);
+    }
+}
+
+/// Over which time clients should spread their coming back.
+const RECONNECT_WITHIN_MS: [u64; 2] = [500, 5_000];
+
+/// Whether this engine can be replaced by replacing a file.
+pub fn engine_file(config: &Config) -> Option<&std::path::Path> {
+    match &config.engine.source {
+        EngineSource::File(path) => Some(path),
+        EngineSource::Embedded | EngineSource::Native => None,
+    }
+}

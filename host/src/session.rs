@@ -1,0 +1,445 @@
+//! One client's commands, carried out in their order.
+//!
+//! A burst of commands that is already here is one batch: its publications go
+//! through the chain and the engine together, and its replies leave together. It
+//! knows commands and replies, and neither sockets nor how they are spelled.
+
+use std::collections::HashSet;
+use std::iter::Peekable;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::close::CloseReason;
+use crate::config::Limits;
+use crate::hub::Hub;
+use crate::hub::connections::Connection;
+use crate::middleware::Middleware;
+use crate::middleware::chain::{Action, Chain, Fate};
+use crate::protocol::command::{
+    Bytestring, Command, Credentials, Greeting, Kind, LIMIT, ListenVerb, NOPERM, Publication,
+    Refusal, Reply, Request, TOOLARGE, Tag,
+};
+use crate::protocol::websocket;
+use crate::stats::Stats;
+
+/// How many commands hold the chain at once. More gain little by sharing calls,
+/// and a swap waits for them.
+const BURST_MAX: usize = 128;
+
+/// What all sessions share.
+#[derive(Clone)]
+pub struct Services {
+    /// Who listens to what.
+    pub hub: Arc<Hub>,
+    /// Who may do what.
+    pub middleware: Arc<Middleware>,
+    /// What is counted.
+    pub stats: Arc<Stats>,
+    /// What clients may ask for.
+    pub limits: Limits,
+}
+
+/// One client's commands.
+pub struct Session {
+    /// The connection they come from.
+    pub connection: Arc<Connection>,
+    /// What it shares with all others.
+    pub services: Services,
+    framing: Framing,
+    replies: Vec<u8>,
+}
+
+/// What replies are wrapped in when they leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// They are sent as they were spelled.
+    None,
+    /// One binary WebSocket frame around all that leave together.
+    BinaryFrame,
+}
+
+/// Spells replies.
+pub trait WriteReply {
+    /// Appends the reply to the command with this tag; nothing where the protocol
+    /// has none.
+    fn write(&self, tag: Tag, reply: &Reply<'_>, output: &mut Vec<u8>);
+}
+
+/// A publication of a burst, on its way to a reply.
+enum Pending<'a> {
+    Open(Publication<'a>),
+    /// Its place among the publications that are forwarded to the hub.
+    Forwarded,
+    Settled(Result<u64, Refusal>),
+}
+
+impl Session {
+    /// A session of a connection that was let in.
+    pub fn new(connection: Arc<Connection>, services: Services, framing: Framing) -> Session {
+        Session { connection, services, framing, replies: Vec::new() }
+    }
+
+    /// Appends what a door itself has to say, in the order of the replies.
+    pub fn reply(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.replies);
+    }
+
+    /// Carries out commands and queues their replies. A reason to close: the
+    /// client said QUIT, and what came after is not carried out.
+    pub fn execute<'a>(
+        &mut self,
+        requests: impl Iterator<Item = Request<'a>>,
+        write: impl WriteReply,
+    ) -> Option<CloseReason> {
+        let mut requests = requests.peekable();
+        while requests.peek().is_some() && !self.connection.outbox.is_closing() {
+            let services = self.services.clone();
+            let chain = services.middleware.chain();
+            let mut burst = requests.by_ref().take(BURST_MAX).peekable();
+            let mut commands = 0;
+            while let Some(request) = burst.next() {
+                commands += 1;
+                match request.command {
+                    Ok(Command::Publish(first)) => {
+                        commands +=
+                            self.publish(&chain, (request.tag, first), &mut burst, &write) - 1;
+                    }
+                    Ok(Command::Quit) => {
+                        write.write(request.tag, &Reply::Ok, &mut self.replies);
+                        self.flush();
+                        return Some(CloseReason::Quit);
+                    }
+                    Ok(command) => self.carry_out(&chain, request.tag, command, &write),
+                    Err(refusal) => {
+                        write.write(request.tag, &Reply::Refused(&refusal), &mut self.replies);
+                    }
+                }
+            }
+            services.stats.carried_out(commands);
+        }
+        self.flush();
+        None
+    }
+
+    /// Whether a plugin is there to authenticate with.
+    pub fn has_authentication(&self) -> bool {
+        self.services.middleware.chain().has_admission()
+    }
+
+    /// Shows credentials to the chain.
+    ///
+    /// # Errors
+    ///
+    /// A plugin refuses them, or none knows them.
+    pub fn authenticate(&self, credentials: &Credentials) -> Result<(), Refusal> {
+        let chain = self.services.middleware.chain();
+        self.connection.keep_attributes();
+        chain.authenticate(self.connection.id, credentials)
+    }
+
+    /// Ends all subscriptions of a kind without a word.
+    pub fn leave_all(&mut self, kind: Kind) {
+        self.services.hub.unsubscribe(&self.connection, kind, &[], |_, _| {});
+    }
+
+    /// Ends the session: it listens to nothing any more, and the chain is told.
+    pub fn end(&mut self) {
+        self.services.hub.disconnect(&self.connection);
+        self.services.middleware.chain().disconnect(self.connection.id);
+    }
+
+    /// Queues the replies that there are.
+    pub fn flush(&mut self) {
+        queue(&self.connection, self.framing, &mut self.replies);
+    }
+
+    fn carry_out(
+        &mut self,
+        chain: &Chain,
+        tag: Tag,
+        command: Command<'_>,
+        write: &impl WriteReply,
+    ) {
+        let hub = self.services.hub.clone();
+        let done = match command {
+            Command::Subscribe(kind, names) => self.subscribe(chain, tag, kind, &names, write),
+            Command::Unsubscribe(kind, names) => {
+                let connection = self.connection.clone();
+                hub.unsubscribe(&connection, kind, &names, |acks, held| {
+                    let verb = ListenVerb::Unsubscribe(kind);
+                    write.write(tag, &Reply::Listening { verb, acks, held }, &mut self.replies);
+                    self.flush();
+                });
+                Ok(())
+            }
+            Command::Channels(space, matching) => {
+                hub.channels(space, matching.as_deref()).map_err(Refusal::from).map(|names| {
+                    write.write(tag, &Reply::Names(&names), &mut self.replies);
+                })
+            }
+            Command::SubscriberCounts(space, channels) => {
+                hub.subscriber_counts(space, &channels).map_err(Refusal::from).map(|counts| {
+                    let counts: Vec<_> = channels.into_iter().zip(counts).collect();
+                    write.write(tag, &Reply::Counts(&counts), &mut self.replies);
+                })
+            }
+            Command::PatternCount => hub.pattern_count().map_err(Refusal::from).map(|count| {
+                write.write(tag, &Reply::Number(count), &mut self.replies);
+            }),
+            Command::Ping(text) => {
+                write.write(tag, &Reply::Pong(text.as_deref()), &mut self.replies);
+                Ok(())
+            }
+            Command::Authenticate(credentials) => {
+                self.connection.keep_attributes();
+                chain.authenticate(self.connection.id, &credentials).map(|()| {
+                    write.write(tag, &Reply::Ok, &mut self.replies);
+                })
+            }
+            Command::Hello => {
+                write.write(tag, &Reply::Hello(&self.greeting()), &mut self.replies);
+                Ok(())
+            }
+            Command::Publish(_) | Command::Quit => unreachable!("`execute` sees to these"),
+        };
+        if let Err(refusal) = done {
+            write.write(tag, &Reply::Refused(&refusal), &mut self.replies);
+        }
+    }
+
+    fn subscribe(
+        &mut self,
+        chain: &Chain,
+        tag: Tag,
+        kind: Kind,
+        names: &[Bytestring<'_>],
+        write: &impl WriteReply,
+    ) -> Result<(), Refusal> {
+        let mut texts = Vec::new();
+        for name in names {
+            self.check_name(name)?;
+            if chain.sees_names() {
+                texts.push(as_text(name)?);
+            }
+        }
+        self.check_room(kind, names)?;
+        let actions: Vec<Action<'_>> = texts
+            .into_iter()
+            .map(|name| match kind {
+                Kind::Pattern => Action::Psubscribe(name),
+                Kind::Channel | Kind::Shard => Action::Subscribe(name),
+            })
+            .collect();
+        if let Some(refusal) =
+            chain.access(self.connection.id, &actions).into_iter().flatten().next()
+        {
+            return Err(refusal);
+        }
+        let hub = self.services.hub.clone();
+        let connection = self.connection.clone();
+        hub.subscribe(&connection, kind, names, |acks, held| {
+            let verb = ListenVerb::Subscribe(kind);
+            write.write(tag, &Reply::Listening { verb, acks, held }, &mut self.replies);
+            self.flush();
+        })?;
+        Ok(())
+    }
+
+    /// Publishes `first` and all publications that follow it; answers how many.
+    fn publish<'a>(
+        &mut self,
+        chain: &Chain,
+        first: (Tag, Publication<'a>),
+        burst: &mut Peekable<impl Iterator<Item = Request<'a>>>,
+        write: &impl WriteReply,
+    ) -> u64 {
+        let mut pending = vec![(first.0, self.check_publication(chain, first.1))];
+        while let Some(Request { tag, command: Ok(Command::Publish(publication)) }) =
+            burst.next_if(|request| matches!(request.command, Ok(Command::Publish(_))))
+        {
+            pending.push((tag, self.check_publication(chain, publication)));
+        }
+        self.ask_access(chain, &mut pending);
+        let (places, forwarded) = self.ask_messages(chain, &mut pending);
+
+        let mut unanswered = pending.iter().enumerate();
+        let connection = self.connection.clone();
+        let framing = self.framing;
+        let replies = &mut self.replies;
+        let mut settle =
+            |until: usize, outcome: Option<Result<u64, Refusal>>, replies: &mut Vec<u8>| {
+                for (place, (tag, pending)) in unanswered.by_ref() {
+                    let outcome = match pending {
+                        Pending::Settled(outcome) => outcome,
+                        Pending::Forwarded | Pending::Open(_) => match &outcome {
+                            Some(outcome) => outcome,
+                            None => continue,
+                        },
+                    };
+                    match outcome {
+                        Ok(receivers) => write.write(*tag, &Reply::Published(*receivers), replies),
+                        Err(refusal) => write.write(*tag, &Reply::Refused(refusal), replies),
+                    }
+                    if place == until {
+                        break;
+                    }
+                }
+            };
+        self.services.hub.publish(chain, connection.id, &forwarded, |index, outcome, own| {
+            let Some(place) = places.get(index) else { return };
+            settle(*place, Some(outcome), replies);
+            // Its own copy comes after the reply.
+            if own {
+                queue(&connection, framing, replies);
+            }
+        });
+        settle(usize::MAX, None, replies);
+        pending.len() as u64
+    }
+
+    fn ask_access(&self, chain: &Chain, pending: &mut [(Tag, Pending<'_>)]) {
+        let mut asked = Vec::new();
+        let mut actions = Vec::new();
+        for (place, (_, pending)) in pending.iter().enumerate() {
+            if let Pending::Open(publication) = pending
+                && let Ok(channel) = std::str::from_utf8(&publication.channel)
+            {
+                asked.push(place);
+                actions.push(Action::Publish { channel, payload_bytes: publication.payload.len() });
+            }
+        }
+        let answers = chain.access(self.connection.id, &actions);
+        for (place, answer) in asked.into_iter().zip(answers) {
+            if let (Some(refusal), Some((_, slot))) = (answer, pending.get_mut(place)) {
+                *slot = Pending::Settled(Err(refusal));
+            }
+        }
+    }
+
+    /// Answers the publications that go on to the hub, with the place of each in
+    /// the burst.
+    fn ask_messages<'a>(
+        &self,
+        chain: &Chain,
+        pending: &mut [(Tag, Pending<'a>)],
+    ) -> (Vec<usize>, Vec<Publication<'a>>) {
+        let mut places = Vec::new();
+        let mut open = Vec::new();
+        for (place, (_, pending)) in pending.iter_mut().enumerate() {
+            if matches!(pending, Pending::Open(_))
+                && let Pending::Open(publication) = std::mem::replace(pending, Pending::Forwarded)
+            {
+                places.push(place);
+                open.push(publication);
+            }
+        }
+        let mut forwarded = (Vec::new(), Vec::new());
+        for (place, fate) in places.into_iter().zip(chain.publish(self.connection.id, open)) {
+            let settled = match fate {
+                Fate::Forward(publication) => match self.check_size(&publication) {
+                    Ok(()) => {
+                        forwarded.0.push(place);
+                        forwarded.1.push(publication);
+                        continue;
+                    }
+                    Err(refusal) => Err(refusal),
+                },
+                Fate::Absorbed(receivers) => Ok(receivers),
+                Fate::Refused(refusal) => Err(refusal),
+            };
+            if let Some((_, slot)) = pending.get_mut(place) {
+                *slot = Pending::Settled(settled);
+            }
+        }
+        forwarded
+    }
+
+    fn check_publication<'a>(&self, chain: &Chain, publication: Publication<'a>) -> Pending<'a> {
+        let checked = self.check_size(&publication).and_then(|()| match chain.sees_names() {
+            true => as_text(&publication.channel).map(|_| ()),
+            false => Ok(()),
+        });
+        match checked {
+            Ok(()) => Pending::Open(publication),
+            Err(refusal) => Pending::Settled(Err(refusal)),
+        }
+    }
+
+    fn check_size(&self, publication: &Publication<'_>) -> Result<(), Refusal> {
+        self.check_name(&publication.channel)?;
+        let (bytes, bytes_max) =
+            (publication.payload.len(), self.services.limits.payload_bytes_max);
+        if bytes > bytes_max {
+            return Err(Refusal::new(
+                TOOLARGE,
+                format!("a payload of {bytes} bytes is over the limit of {bytes_max}"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_name(&self, name: &[u8]) -> Result<(), Refusal> {
+        let (bytes, bytes_max) = (name.len(), self.services.limits.name_bytes_max);
+        if bytes > bytes_max {
+            return Err(Refusal::new(
+                TOOLARGE,
+                format!("a name of {bytes} bytes is over the limit of {bytes_max}"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Only this session changes what the connection listens to, so what is true
+    /// here is true when the hub is asked.
+    fn check_room(&self, kind: Kind, names: &[Bytestring<'_>]) -> Result<(), Refusal> {
+        let subscriptions = self.connection.subscriptions();
+        let names_max = self.services.limits.subscriptions_max;
+        if subscriptions.len() + names.len() <= names_max {
+            return Ok(());
+        }
+        let held = subscriptions.of(kind);
+        let new: HashSet<&[u8]> =
+            names.iter().map(|name| &**name).filter(|name| !held.contains(*name)).collect();
+        if subscriptions.len() + new.len() <= names_max {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            LIMIT,
+            format!(
+                "the connection listens to {} names and may listen to {names_max}",
+                subscriptions.len()
+            ),
+        ))
+    }
+
+    fn greeting(&self) -> Greeting {
+        let limits = &self.services.limits;
+        Greeting {
+            connection: self.connection.id,
+            limits: [
+                ("name_bytes_max", limits.name_bytes_max),
+                ("payload_bytes_max", limits.payload_bytes_max),
+                ("subscriptions_max", limits.subscriptions_max),
+                ("connections_max", limits.connections_max),
+            ],
+        }
+    }
+}
+
+fn queue(connection: &Connection, framing: Framing, replies: &mut Vec<u8>) {
+    if replies.is_empty() {
+        return;
+    }
+    let replies = std::mem::take(replies);
+    connection.outbox.push(Bytes::from(match framing {
+        Framing::None => replies,
+        Framing::BinaryFrame => websocket::binary_frame(&replies),
+    }));
+}
+
+fn as_text(name: &[u8]) -> Result<&str, Refusal> {
+    std::str::from_utf8(name).map_err(|_| {
+        Refusal::new(NOPERM, "the name is not UTF-8, and a plugin in the chain takes names as text")
+    })
+}

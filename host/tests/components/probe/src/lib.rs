@@ -1,0 +1,274 @@
+//! For tests: a plugin with every hook, which does what its settings say. What
+//! they may say stands in `settings`.
+
+pub mod settings;
+
+pub mod stamp;
+
+use std::cell::Cell;
+use std::hint::black_box;
+use std::sync::OnceLock;
+
+use bindings::exports::switchyard::pubsub::access::{self, Action as Asked};
+use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials};
+use bindings::exports::switchyard::pubsub::deliveries::{self, DeliverVerdict, Delivery};
+use bindings::exports::switchyard::pubsub::lifecycle;
+use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict};
+use bindings::exports::switchyard::pubsub::snapshot::{self, RestoreError};
+use bindings::switchyard::pubsub::types::{ConnectionId, Publication, Refusal};
+use bindings::switchyard::pubsub::{attributes, counters, log};
+use settings::{Action, Init, Narrow, Restore, Save, Settings};
+
+#[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
+mod bindings {
+    wit_bindgen::generate!({ path: "../../../../wit", world: "middleware" });
+
+    #[cfg(target_family = "wasm")]
+    export!(Probe with_types_in self);
+    #[cfg(target_family = "wasm")]
+    use super::Probe;
+}
+
+/// How long a counter lives: longer than any test.
+const COUNTER_TTL_MS: u64 = 3_600_000;
+
+static SETTINGS: OnceLock<Settings> = OnceLock::new();
+
+thread_local! {
+    /// The last number given out: what `save` and `restore` carry.
+    static NUMBER: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Probe;
+
+fn settings() -> &'static Settings {
+    SETTINGS.get().expect("the host calls `init` before all else")
+}
+
+impl lifecycle::Guest for Probe {
+    fn init(settings: String) -> Result<(), String> {
+        let settings = Settings::read(&settings)?;
+        match settings.init {
+            Init::Ok => {
+                SETTINGS.get_or_init(|| settings);
+                Ok(())
+            }
+            Init::Error => Err("the probe was told to refuse".to_owned()),
+            Init::Trap => trap(),
+            Init::Loop => stall(),
+        }
+    }
+}
+
+impl admission::Guest for Probe {
+    fn on_connect(connection: ConnectionId, client: Client) -> Result<(), Refusal> {
+        let actions = settings().on_connect.triggered_by(&client.path);
+        admit(connection, actions).map(|_| ())
+    }
+
+    fn on_authenticate(
+        connection: ConnectionId,
+        credentials: Credentials,
+    ) -> Result<bool, Refusal> {
+        let actions = settings().on_authenticate.triggered_by(&credentials.secret);
+        admit(connection, actions)
+    }
+
+    fn on_disconnect(_connection: ConnectionId) {
+        settings().on_disconnect.triggered_by("").for_each(act);
+    }
+}
+
+/// Whether it was told to allow.
+fn admit<'a>(
+    connection: ConnectionId,
+    actions: impl Iterator<Item = &'a Action>,
+) -> Result<bool, Refusal> {
+    let mut allowed = false;
+    for action in actions {
+        match action {
+            Action::Allow => allowed = true,
+            Action::Refuse { code, message } => return Err(refusal(code, message)),
+            Action::Note { key, value } => {
+                attributes::set(connection, key, Some(value)).expect("a test notes little");
+            }
+            action => act(action),
+        }
+    }
+    Ok(allowed)
+}
+
+impl access::Guest for Probe {
+    fn on_access(_connection: ConnectionId, asked: Vec<Asked>) -> Vec<Option<Refusal>> {
+        let mut one_too_few = false;
+        let decide = |asked: &Asked| {
+            let name = match asked {
+                Asked::Subscribe(name) | Asked::Psubscribe(name) => name,
+                Asked::Publish(intent) => &intent.channel,
+            };
+            for action in settings().on_access.on(name, name.as_bytes()) {
+                match action {
+                    Action::Refuse { code, message } => return Some(refusal(code, message)),
+                    Action::WrongCount => one_too_few = true,
+                    action => act(action),
+                }
+            }
+            None
+        };
+        let mut decisions: Vec<_> = asked.iter().map(decide).collect();
+        if one_too_few {
+            decisions.pop();
+        }
+        decisions
+    }
+}
+
+impl messages::Guest for Probe {
+    fn on_publish(connection: ConnectionId, publications: Vec<Publication>) -> Vec<PublishVerdict> {
+        let mut one_too_few = false;
+        let decide = |publication: Publication| {
+            let Publication { mut channel, mut payload } = publication.clone();
+            for action in settings().on_publish.on(&publication.channel, &publication.payload) {
+                match action {
+                    Action::Refuse { code, message } => {
+                        return PublishVerdict::Reject(refusal(code, message));
+                    }
+                    Action::Absorb(receivers) => return PublishVerdict::Absorb(*receivers),
+                    Action::Rename(to) => channel.clone_from(to),
+                    Action::Show(key) => {
+                        let value = attributes::get(connection, key).unwrap_or_default();
+                        payload.extend_from_slice(format!(":{value}").as_bytes());
+                    }
+                    Action::WrongCount => one_too_few = true,
+                    action => act_on(action, &mut payload),
+                }
+            }
+            match channel == publication.channel && payload == publication.payload {
+                true => PublishVerdict::Continue,
+                false => PublishVerdict::Replace(Publication { channel, payload }),
+            }
+        };
+        let mut verdicts: Vec<_> = publications.into_iter().map(decide).collect();
+        if one_too_few {
+            verdicts.pop();
+        }
+        verdicts
+    }
+}
+
+impl deliveries::Guest for Probe {
+    fn on_deliver(deliveries: Vec<Delivery>) -> Vec<DeliverVerdict> {
+        let mut one_too_few = false;
+        let decide = |delivery: Delivery| {
+            let Publication { channel, payload: before } = delivery.publication;
+            let mut payload = before.clone();
+            for action in settings().on_deliver.on(&channel, &before) {
+                match action {
+                    Action::Narrow(Narrow::None) => return DeliverVerdict::Narrow(vec![]),
+                    Action::Narrow(Narrow::First) => {
+                        let first = delivery.recipients.into_iter().take(1);
+                        return DeliverVerdict::Narrow(first.collect());
+                    }
+                    Action::WrongCount => one_too_few = true,
+                    action => act_on(action, &mut payload),
+                }
+            }
+            match payload == before {
+                true => DeliverVerdict::Continue,
+                false => DeliverVerdict::Replace(payload),
+            }
+        };
+        let mut verdicts: Vec<_> = deliveries.into_iter().map(decide).collect();
+        if one_too_few {
+            verdicts.pop();
+        }
+        verdicts
+    }
+}
+
+impl snapshot::Guest for Probe {
+    fn save() -> Vec<u8> {
+        match settings().save {
+            Save::Ok => format!("probe 1 {}", NUMBER.get()).into_bytes(),
+            Save::Trap => trap(),
+            Save::Loop => stall(),
+        }
+    }
+
+    fn restore(state: Vec<u8>) -> Result<(), RestoreError> {
+        match settings().restore {
+            Restore::Ok => {
+                let state = std::str::from_utf8(&state).ok();
+                let number = state.and_then(|state| state.strip_prefix("probe 1 ")?.parse().ok());
+                NUMBER.set(number.ok_or(RestoreError::Corrupt)?);
+                Ok(())
+            }
+            Restore::Unsupported => Err(RestoreError::Unsupported),
+            Restore::Corrupt => Err(RestoreError::Corrupt),
+            Restore::Trap => trap(),
+        }
+    }
+}
+
+/// What can be done to any payload.
+fn act_on(action: &Action, payload: &mut Vec<u8>) {
+    match action {
+        Action::Stamp => {
+            payload.push(b'@');
+            payload.extend_from_slice(stamp::digits());
+        }
+        Action::Number => {
+            NUMBER.set(NUMBER.get() + 1);
+            payload.extend_from_slice(format!("#{}", NUMBER.get()).as_bytes());
+        }
+        Action::Count(key) => payload.extend_from_slice(format!("={}", count(key)).as_bytes()),
+        action => act(action),
+    }
+}
+
+/// What can be done anywhere.
+fn act(action: &Action) {
+    match action {
+        Action::Allow => {}
+        Action::Panic => trap(),
+        Action::Loop => stall(),
+        Action::Alloc => take_all_memory(),
+        Action::Log(text) => log::log(log::Level::Info, text),
+        Action::Print(text) => {
+            println!("{text}");
+            eprintln!("{text}");
+        }
+        Action::Count(key) => {
+            count(key);
+        }
+        action => unreachable!("{action:?} was refused by `init`"),
+    }
+}
+
+fn count(key: &str) -> i64 {
+    let count = counters::add(key, 1, COUNTER_TTL_MS);
+    count.expect("a test counts little").value
+}
+
+fn refusal(code: &str, message: &str) -> Refusal {
+    Refusal { code: code.to_owned(), message: message.to_owned() }
+}
+
+#[expect(clippy::panic, reason = "it was told to")]
+fn trap() -> ! {
+    panic!("the probe was told to");
+}
+
+fn stall() -> ! {
+    loop {
+        black_box(());
+    }
+}
+
+fn take_all_memory() -> ! {
+    let mut taken = vec![];
+    loop {
+        // Ones, because zeros need not be written.
+        taken.push(black_box(vec![1_u8; 1 << 20]));
+    }
+}

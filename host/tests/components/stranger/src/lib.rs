@@ -1,0 +1,18 @@
+//! For tests: a plugin built for `switchyard:pubsub@0.2.0`, a contract that the
+//! host does not serve.
+
+#[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
+mod bindings {
+    use super::Stranger;
+
+    wit_bindgen::generate!({ path: "wit" });
+    export!(Stranger);
+}
+
+struct Stranger;
+
+impl bindings::exports::switchyard::pubsub::lifecycle::Guest for Stranger {
+    fn init(_settings: String) -> Result<(), String> {
+        Ok(())
+    }
+}

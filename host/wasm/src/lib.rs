@@ -1,0 +1,296 @@
+//! The only door to Wasmtime besides the two files that hold bindings.
+//!
+//! One engine for all components, synchronous calls, no ambient authority: a
+//! component gets an empty WASI (its output goes to the log) and what its
+//! contract lends it. Every store is bounded in memory, every call in processor
+//! time. It does not know what the components are for.
+//!
+//! A crate of its own because linking WASI takes the compiler longer than the rest
+//! of the server together.
+
+mod io;
+mod log;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use wasmtime::component::{Component, Linker, ResourceTable};
+use wasmtime::{
+    Config, Engine, Store, StoreLimits, StoreLimitsBuilder, Trap, UpdateDeadline, WasmBacktrace,
+};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+pub use log::ComponentLog;
+
+/// The contract that this host serves.
+pub const CONTRACT: &str = "switchyard:pubsub";
+/// The version of the contract that this host serves.
+pub const CONTRACT_VERSION: &str = "0.1.0";
+
+/// How often deadlines are looked at: the slack of a budget. Shorter costs an
+/// idle server wake-ups.
+const TICK: Duration = Duration::from_millis(2);
+
+/// What a call may return, in bytes of lists and strings: room for the snapshot
+/// of the largest engine.
+const RETURNED_BYTES_MAX: usize = 1 << 30;
+
+/// What one store may hold and its calls may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Linear memory, over all memories of the component.
+    pub memory_bytes_max: usize,
+    /// Lines in the log.
+    pub log_lines_per_second_max: u32,
+    /// Processor time of a call.
+    pub call_budget: Duration,
+}
+
+/// A call took more processor time than it may.
+#[derive(Debug, Error)]
+#[error("took more than its budget of {} ms", .0.as_millis())]
+pub struct BudgetOverrun(pub Duration);
+
+/// Compiles components and makes stores for them.
+#[derive(Clone)]
+pub struct Wasm {
+    engine: Engine,
+}
+
+/// What the host keeps for a component.
+pub struct StoreState {
+    wasi: WasiCtx,
+    table: ResourceTable,
+    limiter: StoreLimits,
+    budget: Budget,
+    /// Where its lines go.
+    pub log: Arc<ComponentLog>,
+    lent: Box<dyn Any + Send>,
+}
+
+/// How much of the call's processor time is left.
+struct Budget {
+    limit: Duration,
+    /// The thread's processor time when the call was first seen at a tick;
+    /// asked then and not before, because asking costs more than most calls.
+    seen_at: Option<Duration>,
+}
+
+impl StoreState {
+    /// What its contract lends it.
+    ///
+    /// # Panics
+    ///
+    /// The store was made with something else.
+    pub fn lent<T: 'static>(&self) -> &T {
+        self.lent.downcast_ref().expect("a store is made with what its linker lends")
+    }
+}
+
+impl WasiView for StoreState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl Wasm {
+    /// Sets up the engine and starts the clock for its deadlines, which stops
+    /// when the last component is gone.
+    ///
+    /// # Errors
+    ///
+    /// The machine is not one that Wasmtime compiles for.
+    pub fn new() -> Result<Wasm, wasmtime::Error> {
+        let mut config = Config::new();
+        // Three times cheaper calls than with it (DESIGN: what a call costs).
+        config.concurrency_support(false);
+        config.epoch_interruption(true);
+        let engine = Engine::new(&config)?;
+        let weak = engine.weak();
+        std::thread::Builder::new().name("deadlines".to_owned()).spawn(move || {
+            while let Some(engine) = weak.upgrade() {
+                engine.increment_epoch();
+                drop(engine);
+                std::thread::sleep(TICK);
+            }
+        })?;
+        Ok(Wasm { engine })
+    }
+
+    /// Compiles a component. Takes a while: not to be called on the path of a
+    /// message.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are not a component, in words.
+    pub fn compile(&self, bytes: &[u8]) -> Result<Component, String> {
+        if !bytes.starts_with(b"\0asm") {
+            return Err("not a WebAssembly file".to_owned());
+        }
+        // A core module differs from a component in the bytes of the layer.
+        if bytes.get(6..8) == Some(&[0, 0]) {
+            return Err("a core module, not a component: build it for wasm32-wasip2, or use \
+                        `wasm-tools component new`"
+                .to_owned());
+        }
+        Component::new(&self.engine, bytes).map_err(|error| describe(&error))
+    }
+
+    /// Checks that the component imports nothing but an empty WASI and the
+    /// interfaces of the contract that are lent to it, and that it was built
+    /// for the contract that this host serves.
+    ///
+    /// # Errors
+    ///
+    /// Names the first import or export that is not granted, or both versions.
+    pub fn check_imports(&self, component: &Component, lent: &[&str]) -> Result<(), String> {
+        let component_type = component.component_type();
+        let exports = component_type.exports(&self.engine).map(|(name, _)| name);
+        let imports = || component_type.imports(&self.engine).map(|(name, _)| name);
+        for name in imports().chain(exports) {
+            let Some(rest) = name.strip_prefix(CONTRACT) else { continue };
+            let version = rest.split_once('@').map_or("(none)", |(_, version)| version);
+            // Before 1.0.0, versions that differ in the minor number differ.
+            if version.rsplit_once('.').map(|(minor, _)| minor)
+                != CONTRACT_VERSION.rsplit_once('.').map(|(minor, _)| minor)
+            {
+                return Err(format!(
+                    "built for {name}, but this server serves {CONTRACT}@{CONTRACT_VERSION}"
+                ));
+            }
+        }
+        for name in imports() {
+            let interface = name.split_once('@').map_or(name, |(interface, _)| interface);
+            let granted = match interface.strip_prefix(CONTRACT) {
+                Some(of_ours) => {
+                    of_ours == "/types"
+                        || lent.iter().any(|lent| of_ours.strip_prefix('/') == Some(lent))
+                }
+                None => WASI_GRANTED.iter().any(|package| interface.starts_with(package)),
+            };
+            if !granted {
+                return Err(format!(
+                    "imports {name}, which is not granted; granted are {} and {CONTRACT}/{{{}}}",
+                    WASI_GRANTED.join("*, ") + "*",
+                    lent.join(", ")
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What component types are looked up with.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// A linker with the empty WASI in it.
+    ///
+    /// # Errors
+    ///
+    /// Two interfaces of a name: a fault of this function.
+    pub fn linker(&self) -> Result<Linker<StoreState>, wasmtime::Error> {
+        let mut linker = Linker::new(&self.engine);
+        io::add_to_linker(&mut linker)?;
+        Ok(linker)
+    }
+
+    /// An empty store for one instance, whose output goes to `log`, and whose
+    /// contract lends it `lent`.
+    pub fn store(
+        &self,
+        log: Arc<ComponentLog>,
+        limits: Limits,
+        lent: Box<dyn Any + Send>,
+    ) -> Store<StoreState> {
+        let mut wasi = WasiCtx::builder();
+        wasi.stdout(log::OutputToLog::new(log.clone()));
+        wasi.stderr(log::OutputToLog::new(log.clone()));
+        let limiter = StoreLimitsBuilder::new()
+            .memory_size(limits.memory_bytes_max)
+            .memories(MEMORIES_MAX)
+            .tables(TABLES_MAX)
+            .table_elements(TABLE_ELEMENTS_MAX)
+            .instances(INSTANCES_MAX)
+            .build();
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(RESOURCES_MAX);
+        let mut store = Store::new(
+            &self.engine,
+            StoreState {
+                wasi: wasi.build(),
+                table,
+                limiter,
+                budget: Budget { limit: limits.call_budget, seen_at: None },
+                log,
+                lent,
+            },
+        );
+        store.limiter(|state| &mut state.limiter);
+        store.set_hostcall_fuel(RETURNED_BYTES_MAX);
+        store.epoch_deadline_callback(|mut context| {
+            let budget = &mut context.data_mut().budget;
+            let now = thread_cpu_time();
+            let seen_at = *budget.seen_at.get_or_insert(now);
+            if now.saturating_sub(seen_at) < budget.limit {
+                return Ok(UpdateDeadline::Continue(1));
+            }
+            Err(wasmtime::Error::new(BudgetOverrun(budget.limit)))
+        });
+        store
+    }
+}
+
+/// The interpreters of other languages bring more than one of each.
+const MEMORIES_MAX: usize = 8;
+const TABLES_MAX: usize = 64;
+const TABLE_ELEMENTS_MAX: usize = 100_000;
+const INSTANCES_MAX: usize = 128;
+/// Streams and pollables of the empty WASI that a component holds at once.
+const RESOURCES_MAX: usize = 1_000;
+
+/// What every component may import: an empty environment, clocks, randomness
+/// and streams that lead to the log.
+const WASI_GRANTED: &[&str] = &["wasi:cli/", "wasi:clocks/", "wasi:io/", "wasi:random/"];
+
+/// To be called before each call into a component: gives it a fresh budget.
+pub fn arm(store: &mut Store<StoreState>, budget: Duration) {
+    store.data_mut().budget = Budget { limit: budget, seen_at: None };
+    store.set_epoch_deadline(1);
+}
+
+/// What tells these bytes from others: the first twelve digits of their SHA-256.
+pub fn version_of(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The error in one line: without the backtrace, which names functions that
+/// mean nothing to who runs the server.
+pub fn describe(error: &wasmtime::Error) -> String {
+    if let Some(overrun) = error.downcast_ref::<BudgetOverrun>() {
+        return overrun.to_string();
+    }
+    if let Some(trap) = error.downcast_ref::<Trap>() {
+        return match trap {
+            Trap::UnreachableCodeReached => "it panicked or ran out of memory".to_owned(),
+            other => format!("it trapped: {other}"),
+        };
+    }
+    let is_backtrace = error.downcast_ref::<WasmBacktrace>().is_some();
+    let words: Vec<String> = error
+        .chain()
+        .skip(usize::from(is_backtrace))
+        .map(|cause| cause.to_string().replace('\n', " "))
+        .collect();
+    words.join(": ")
+}
+
+fn thread_cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.max(0) as u64, time.tv_nsec.max(0) as u32)
+}

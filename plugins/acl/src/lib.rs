@@ -1,0 +1,116 @@
+//! A plugin of Switchyard: who may listen and publish where, by rules in its
+//! settings. `README.md` says what they may be.
+//!
+//! Here stands the glue between the contract and the modules below, which know
+//! nothing of it and are tested natively. The plugin keeps nothing but its
+//! settings: who a connection belongs to is a note that the host pins to it.
+
+pub mod acl;
+pub mod settings;
+
+pub mod rules;
+pub mod tokens;
+
+pub mod cover;
+pub mod glob;
+pub mod pattern;
+
+pub mod budget;
+
+use std::sync::OnceLock;
+
+use acl::{Acl, Door, Refused};
+use bindings::exports::switchyard::pubsub::access::{self, Action};
+use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials, Protocol};
+use bindings::exports::switchyard::pubsub::lifecycle;
+use bindings::switchyard::pubsub::attributes;
+use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
+use rules::Asked;
+
+#[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
+mod bindings {
+    wit_bindgen::generate!({ path: "../../wit", world: "gatekeeper" });
+
+    #[cfg(target_family = "wasm")]
+    export!(Plugin with_types_in self);
+    #[cfg(target_family = "wasm")]
+    use super::Plugin;
+}
+
+/// The note that says who a connection belongs to.
+const USER: &str = "user";
+
+static ACL: OnceLock<Acl> = OnceLock::new();
+
+fn acl() -> &'static Acl {
+    ACL.get().expect("the host calls `init` before all else")
+}
+
+/// Who the connection belongs to. A note that says nothing names nobody.
+fn user_of(connection: ConnectionId) -> Option<String> {
+    attributes::get(connection, USER).filter(|user| !user.is_empty())
+}
+
+fn note_user(connection: ConnectionId, user: &str) -> Result<(), Refusal> {
+    attributes::set(connection, USER, Some(user)).map_err(|_full| Refusal {
+        code: "LIMIT".to_owned(),
+        message: "there is no room to note who you are".to_owned(),
+    })
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        Self { code: refused.code.to_owned(), message: refused.message }
+    }
+}
+
+struct Plugin;
+
+impl lifecycle::Guest for Plugin {
+    fn init(settings: String) -> Result<(), String> {
+        let acl = settings::read(&settings)?;
+        ACL.get_or_init(|| acl);
+        Ok(())
+    }
+}
+
+impl admission::Guest for Plugin {
+    fn on_connect(connection: ConnectionId, client: Client) -> Result<(), Refusal> {
+        let door = match client.protocol {
+            Protocol::Websocket => Door::Url(&client.path),
+            Protocol::Resp => Door::Command,
+        };
+        match acl().admit(user_of(connection).as_deref(), door)? {
+            Some(user) => note_user(connection, user),
+            None => Ok(()),
+        }
+    }
+
+    fn on_authenticate(
+        connection: ConnectionId,
+        credentials: Credentials,
+    ) -> Result<bool, Refusal> {
+        let name = credentials.user.as_deref();
+        match acl().authenticate(name, &credentials.secret) {
+            Some(user) => note_user(connection, user).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn on_disconnect(_connection: ConnectionId) {}
+}
+
+impl access::Guest for Plugin {
+    fn on_access(connection: ConnectionId, actions: Vec<Action>) -> Vec<Option<Refusal>> {
+        let user = user_of(connection);
+        let mut access = acl().access_of(user.as_deref());
+        let decisions = actions.iter().map(|action| {
+            access.decide(match action {
+                Action::Subscribe(channel) => Asked::Subscribe(channel),
+                Action::Psubscribe(pattern) => Asked::Psubscribe(pattern),
+                Action::Publish(intent) => Asked::Publish(&intent.channel),
+            })
+        });
+        decisions.map(|decision| decision.err().map(Refusal::from)).collect()
+    }
+}

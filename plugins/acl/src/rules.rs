@@ -1,0 +1,301 @@
+//! Who may listen and publish where.
+//!
+//! Rules are tried in order, and the first that speaks of the user, the action
+//! and the channel decides. Where none does, the answer is no. A PSUBSCRIBE asks
+//! for every channel that its pattern matches, those that nobody has published
+//! on yet included: it passes only when one rule lets the user listen to all of
+//! them and no rule before that forbids a single one.
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+
+use crate::budget::{Budget, TooCostly};
+use crate::cover::Cover;
+use crate::glob::Glob;
+use crate::pattern::RulePattern;
+
+/// What a rule says to what it speaks of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// Yes.
+    #[default]
+    Allow,
+    /// No, whatever later rules say.
+    Deny,
+}
+
+/// Whom a rule speaks of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Everyone, known or not.
+    Anyone,
+    /// Everyone who is known.
+    Authenticated,
+    /// Everyone who is not.
+    Anonymous,
+    /// The user of this name.
+    User(String),
+}
+
+impl Who {
+    fn is(&self, user: Option<&str>) -> bool {
+        match self {
+            Self::Anyone => true,
+            Self::Authenticated => user.is_some(),
+            Self::Anonymous => user.is_none(),
+            Self::User(name) => user == Some(name),
+        }
+    }
+}
+
+/// One rule.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Whom it speaks of.
+    pub users: Vec<Who>,
+    /// What it says.
+    pub effect: Effect,
+    /// To which channels it lets them listen, or forbids it.
+    pub subscribe: Vec<RulePattern>,
+    /// On which channels it lets them publish, or forbids it.
+    pub publish: Vec<RulePattern>,
+}
+
+/// What a connection asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked<'a> {
+    /// To listen to a channel.
+    Subscribe(&'a str),
+    /// To listen to all channels that match.
+    Psubscribe(&'a str),
+    /// To publish on a channel.
+    Publish(&'a str),
+}
+
+/// Why it may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// No rule allows it.
+    NoRule,
+    /// This rule, counted from 1, forbids it.
+    Rule(usize),
+    /// To decide it would have taken too long.
+    TooCostly,
+}
+
+impl From<TooCostly> for Denial {
+    fn from(TooCostly: TooCostly) -> Self {
+        Self::TooCostly
+    }
+}
+
+/// The rules as they stand for one user, for as long as one call takes.
+///
+/// What only patterns need is made when the first one is asked for, and serves
+/// all others of the call.
+#[derive(Debug)]
+pub struct UserRules<'a> {
+    rules: &'a [Rule],
+    user: Option<&'a str>,
+    for_patterns: OnceCell<Result<Vec<PatternRule<'a>>, TooCostly>>,
+}
+
+/// What a rule says to patterns.
+#[derive(Debug)]
+struct PatternRule<'a> {
+    number: usize,
+    effect: Effect,
+    subscribe: Vec<Cow<'a, Cover>>,
+}
+
+impl<'a> UserRules<'a> {
+    /// The rules for this user; none means that the connection is anonymous.
+    pub fn new(rules: &'a [Rule], user: Option<&'a str>) -> Self {
+        Self { rules, user, for_patterns: OnceCell::new() }
+    }
+
+    /// Decides by the first rule that applies. Only `Asked::Psubscribe` takes
+    /// from the budget.
+    pub fn decide(&self, asked: Asked<'_>, budget: &mut Budget) -> Result<(), Denial> {
+        match asked {
+            Asked::Publish(channel) => self.decide_on_channel(channel, |rule| &rule.publish),
+            Asked::Subscribe(channel) => self.decide_on_channel(channel, |rule| &rule.subscribe),
+            Asked::Psubscribe(pattern) => self.decide_on_pattern(pattern, budget),
+        }
+    }
+
+    fn decide_on_channel(
+        &self,
+        channel: &str,
+        patterns_of: impl Fn(&Rule) -> &[RulePattern],
+    ) -> Result<(), Denial> {
+        for (number, rule) in self.numbered() {
+            let mut patterns = patterns_of(rule).iter();
+            if patterns.any(|pattern| pattern.matches(self.user, channel)) {
+                return rule.effect.of_rule(number);
+            }
+        }
+        Err(Denial::NoRule)
+    }
+
+    /// To allow a pattern, a rule must speak of all that it matches; to forbid
+    /// it, of anything.
+    fn decide_on_pattern(&self, pattern: &str, budget: &mut Budget) -> Result<(), Denial> {
+        budget.spend(pattern.len())?;
+        let asked = Glob::parse(pattern.as_bytes());
+        let rules = self.for_patterns.get_or_init(|| self.read_for_patterns(budget));
+        for rule in rules.as_ref().map_err(|too_costly| *too_costly)? {
+            for cover in &rule.subscribe {
+                let applies = match rule.effect {
+                    Effect::Allow => cover.covers(&asked, budget)?,
+                    Effect::Deny => cover.glob().overlaps(&asked, budget)?,
+                };
+                if applies {
+                    return rule.effect.of_rule(rule.number);
+                }
+            }
+        }
+        Err(Denial::NoRule)
+    }
+
+    fn read_for_patterns(&self, budget: &mut Budget) -> Result<Vec<PatternRule<'a>>, TooCostly> {
+        let rules = self.numbered().map(|(number, rule)| {
+            let covers = rule.subscribe.iter();
+            let covers =
+                covers.filter_map(|pattern| pattern.cover_for(self.user, budget).transpose());
+            Ok(PatternRule {
+                number,
+                effect: rule.effect,
+                subscribe: covers.collect::<Result<_, _>>()?,
+            })
+        });
+        rules.collect()
+    }
+
+    /// The rules that speak of the user, counted from 1.
+    fn numbered(&self) -> impl Iterator<Item = (usize, &'a Rule)> {
+        let rules = (1..).zip(self.rules);
+        rules.filter(|(_, rule)| rule.users.iter().any(|who| who.is(self.user)))
+    }
+}
+
+impl Effect {
+    fn of_rule(self, number: usize) -> Result<(), Denial> {
+        match self {
+            Self::Allow => Ok(()),
+            Self::Deny => Err(Denial::Rule(number)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(effect: Effect, users: &[&str], subscribe: &[&str], publish: &[&str]) -> Rule {
+        let who = |text: &&str| match *text {
+            "*" => Who::Anyone,
+            "@authenticated" => Who::Authenticated,
+            "@anonymous" => Who::Anonymous,
+            name => Who::User(name.to_owned()),
+        };
+        let patterns = |texts: &[&str]| texts.iter().map(|text| RulePattern::parse(text)).collect();
+        Rule {
+            users: users.iter().map(who).collect(),
+            effect,
+            subscribe: patterns(subscribe),
+            publish: patterns(publish),
+        }
+    }
+
+    fn check(rules: &[Rule], user: &str, asked: Asked<'_>, expected: Result<(), Denial>) {
+        let user = Some(user).filter(|user| !user.is_empty());
+        let found = UserRules::new(rules, user).decide(asked, &mut Budget::of(100_000));
+        assert_eq!(found, expected, "{user:?} {asked:?}");
+    }
+
+    #[test]
+    fn the_first_rule_that_applies_decides() {
+        use Asked::{Publish, Subscribe};
+        let rules = [
+            rule(Effect::Deny, &["mallory"], &["*"], &["*"]),
+            rule(Effect::Allow, &["alice", "bob"], &["news.*"], &["news.*"]),
+            rule(Effect::Deny, &["*"], &["*.internal"], &[]),
+            rule(Effect::Allow, &["@authenticated"], &["user.{user}", "all.*"], &[]),
+            rule(Effect::Allow, &["@anonymous"], &["lobby"], &["lobby"]),
+            rule(Effect::Allow, &["*"], &["public.*"], &[]),
+        ];
+        let check = |user, asked, expected| check(&rules, user, asked, expected);
+        check("alice", Publish("news.sport"), Ok(()));
+        check("alice", Publish("sport"), Err(Denial::NoRule));
+        check("carol", Publish("news.sport"), Err(Denial::NoRule));
+        check("mallory", Subscribe("public.a"), Err(Denial::Rule(1)));
+        check("alice", Subscribe("news.internal"), Ok(()));
+        check("carol", Subscribe("all.internal"), Err(Denial::Rule(3)));
+        check("carol", Subscribe("all.hands"), Ok(()));
+        check("carol", Subscribe("user.carol"), Ok(()));
+        check("carol", Subscribe("user.alice"), Err(Denial::NoRule));
+        check("carol", Publish("user.carol"), Err(Denial::NoRule));
+        check("", Subscribe("user."), Err(Denial::NoRule));
+        check("", Subscribe("lobby"), Ok(()));
+        check("", Publish("lobby"), Ok(()));
+        check("alice", Subscribe("lobby"), Err(Denial::NoRule));
+        check("", Subscribe("public.a"), Ok(()));
+        check("", Subscribe("all.hands"), Err(Denial::NoRule));
+        check("", Subscribe(""), Err(Denial::NoRule));
+        // The name of a user is never taken for a word.
+        check("*", Subscribe("lobby"), Err(Denial::NoRule));
+        check("@anonymous", Subscribe("lobby"), Err(Denial::NoRule));
+    }
+
+    #[test]
+    fn a_pattern_needs_one_rule_for_all_that_it_matches() {
+        use Asked::Psubscribe;
+        let rules = [
+            rule(Effect::Allow, &["root"], &["*"], &[]),
+            rule(Effect::Deny, &["*"], &["news.secret*"], &[]),
+            rule(Effect::Allow, &["*"], &["news.*", "user.{user}.*", "a", "b"], &["c*"]),
+        ];
+        let check = |user, pattern, expected| check(&rules, user, Psubscribe(pattern), expected);
+        check("alice", "news.sport.*", Ok(()));
+        check("alice", "news.[a-r]*", Ok(()));
+        check("alice", "news.*", Err(Denial::Rule(2)));
+        check("alice", "news.[a-s]*", Err(Denial::Rule(2)));
+        check("alice", "n*", Err(Denial::Rule(2)));
+        check("alice", "news.sport", Ok(()));
+        check("alice", r"news.\sport", Ok(()));
+        check("alice", "news?sport", Err(Denial::NoRule));
+        check("alice", "news", Err(Denial::NoRule));
+        check("alice", "*", Err(Denial::Rule(2)));
+        check("alice", "c*", Err(Denial::NoRule));
+        check("alice", "user.alice.*", Ok(()));
+        check("alice", "user.alice.*.x", Ok(()));
+        check("alice", "user.alice*", Err(Denial::NoRule));
+        check("alice", "user.*", Err(Denial::NoRule));
+        check("*", "user.*.a", Err(Denial::NoRule));
+        check("*", r"user.\*.a", Ok(()));
+        check("", "user.*", Err(Denial::NoRule));
+        // Two patterns of a rule together are not tried; that is said in README.
+        check("alice", "[ab]", Err(Denial::NoRule));
+        check("root", "*", Ok(()));
+        check("root", "", Err(Denial::NoRule));
+        // Matches nothing, so there is nothing to be refused.
+        check("alice", "x[]", Ok(()));
+    }
+
+    #[test]
+    fn what_cannot_be_decided_cheaply_is_refused() {
+        let rules = [rule(Effect::Allow, &["*"], &["*a??????????????*z"], &[])];
+        let check = |asked, expected| check(&rules, "alice", asked, expected);
+        let costly = Asked::Psubscribe("[ab]*a??????????????*z");
+        check(costly, Err(Denial::TooCostly));
+        // What was spent is missed by patterns only.
+        let rules = UserRules::new(&rules, None);
+        let mut empty = Budget::of(0);
+        let asked = Asked::Subscribe("xa--------------z");
+        assert_eq!(rules.decide(asked, &mut empty), Ok(()));
+        let asked = Asked::Psubscribe("a");
+        assert_eq!(rules.decide(asked, &mut empty), Err(Denial::TooCostly));
+    }
+}

@@ -1,0 +1,101 @@
+//! Who holds which token, and where a URL carries one.
+
+use std::fmt;
+use std::hint::black_box;
+
+/// The users by their tokens.
+#[derive(Clone, Default)]
+pub struct Tokens {
+    users_by_token: Vec<(String, String)>,
+}
+
+impl Tokens {
+    /// Whether there are any. Without, every token is somebody else's.
+    pub fn is_empty(&self) -> bool {
+        self.users_by_token.is_empty()
+    }
+
+    /// Whose token it is. Looks at all of every token of the same length, so the
+    /// time it takes tells nothing of how much of a guess was right.
+    pub fn user_of(&self, token: &str) -> Option<&str> {
+        let mut holder = None;
+        for (known, user) in &self.users_by_token {
+            if equal_in_constant_time(known.as_bytes(), token.as_bytes()) {
+                holder = Some(user.as_str());
+            }
+        }
+        holder
+    }
+}
+
+impl FromIterator<(String, String)> for Tokens {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(tokens_and_users: I) -> Self {
+        let users_by_token = tokens_and_users.into_iter().collect();
+        Self { users_by_token }
+    }
+}
+
+/// Tokens are secrets, so only their number is shown.
+impl fmt::Debug for Tokens {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Tokens({})", self.users_by_token.len())
+    }
+}
+
+/// The first `token` in the query of a URL, decoded; none when there is none.
+pub fn token_in(path_and_query: &str) -> Option<String> {
+    let (_, query) = path_and_query.split_once('?')?;
+    form_urlencoded::parse(query.as_bytes())
+        .find(|(key, _)| key == "token")
+        .map(|(_, token)| token.into_owned())
+}
+
+fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
+    let pairs = a.iter().zip(b);
+    // The black box keeps the compiler from leaving the loop early.
+    let difference = pairs.fold(0, |difference, (a, b)| black_box(difference | (a ^ b)));
+    a.len() == b.len() && difference == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_found_in_a_url() {
+        let check = |path, expected: Option<&str>| {
+            assert_eq!(token_in(path).as_deref(), expected, "{path}");
+        };
+        check("/ws", None);
+        check("", None);
+        check("/ws?", None);
+        check("/ws?token", Some(""));
+        check("/ws?token=", Some(""));
+        check("/ws?token=s3cret", Some("s3cret"));
+        check("/ws?a=b&token=s3cret&c=d", Some("s3cret"));
+        check("/ws?token=one&token=two", Some("one"));
+        check("/ws?xtoken=a&tokens=b", None);
+        check("/ws?to%6ben=a%26b%3D%2B+%C3%A9", Some("a&b=+ é"));
+        check("/ws?token=%zz%e9", Some("%zz\u{fffd}"));
+        check("/token=s3cret", None);
+    }
+
+    #[test]
+    fn a_token_names_its_user() {
+        let of = |pairs: &[(&str, &str)]| {
+            let owned = pairs.iter().map(|(token, user)| (token.to_string(), user.to_string()));
+            owned.collect::<Tokens>()
+        };
+        let tokens = of(&[("s3cret", "alice"), ("t0ken", "bob")]);
+        let check = |token, expected| assert_eq!(tokens.user_of(token), expected, "{token}");
+        check("s3cret", Some("alice"));
+        check("t0ken", Some("bob"));
+        check("s3creT", None);
+        check("S3cret", None);
+        check("s3cre", None);
+        check("s3cret ", None);
+        check("", None);
+        assert_eq!(Tokens::default().user_of(""), None);
+        assert!(!format!("{tokens:?}").contains("s3cret"));
+    }
+}

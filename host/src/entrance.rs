@@ -236,7 +236,7 @@ impl Entrance {
             (Ok(connection), Ok(())) => Some((stream, connection, upgrade)),
             (Ok(connection), Err(error)) => {
                 debug!(%remote, %error, "connection lost in the handshake");
-                Session::new(connection, self.services.clone(), Framing::None).end();
+                drop(Session::new(connection, self.services.clone(), Framing::None));
                 None
             }
             (Err(reason), _) => {

@@ -48,6 +48,7 @@ pub struct Session {
     pub services: Services,
     framing: Framing,
     replies: Vec<u8>,
+    is_over: bool,
 }
 
 /// What replies are wrapped in when they leave.
@@ -77,7 +78,7 @@ enum Pending<'a> {
 impl Session {
     /// A session of a connection that was let in.
     pub fn new(connection: Arc<Connection>, services: Services, framing: Framing) -> Session {
-        Session { connection, services, framing, replies: Vec::new() }
+        Session { connection, services, framing, replies: Vec::new(), is_over: false }
     }
 
     /// Appends what a door itself has to say, in the order of the replies.
@@ -143,10 +144,14 @@ impl Session {
         self.services.hub.unsubscribe(&self.connection, kind, &[], |_, _| {});
     }
 
-    /// Ends the session: it listens to nothing any more, and the chain is told.
+    /// Ends the session: it listens to nothing any more, the chain is told, and
+    /// the connection is forgotten. Dropping a session ends it, too.
     pub fn end(&mut self) {
-        self.services.hub.disconnect(&self.connection);
-        self.services.middleware.chain().disconnect(self.connection.id);
+        if !std::mem::replace(&mut self.is_over, true) {
+            self.services.hub.disconnect(&self.connection);
+            self.services.middleware.chain().disconnect(self.connection.id);
+            self.services.hub.connections().remove(self.connection.id);
+        }
     }
 
     /// Queues the replies that there are.
@@ -424,6 +429,12 @@ impl Session {
                 ("connections_max", limits.connections_max),
             ],
         }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

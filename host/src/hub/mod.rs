@@ -181,14 +181,13 @@ impl Hub {
         acknowledge(&acks, held);
     }
 
-    /// Ends all subscriptions of a connection and forgets it.
+    /// Ends all subscriptions of a connection.
     pub fn disconnect(&self, connection: &Connection) {
         for kind in [Kind::Channel, Kind::Pattern, Kind::Shard] {
             if !connection.subscriptions().of(kind).is_empty() {
                 self.unsubscribe(connection, kind, &[], |_, _| {});
             }
         }
-        self.connections.remove(connection.id);
     }
 
     /// Delivers publications, in their order. `counted` is told of each, with

@@ -58,6 +58,10 @@ impl engine::Guest for Component {
         REGISTRY.with_borrow(|registry| registry.subscriber_counts(&channels.into()))
     }
 
+    fn channel_count() -> u64 {
+        REGISTRY.with_borrow(Registry::channel_count)
+    }
+
     fn pattern_count() -> u64 {
         REGISTRY.with_borrow(Registry::pattern_count)
     }

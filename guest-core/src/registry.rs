@@ -116,6 +116,11 @@ impl Registry {
             .collect()
     }
 
+    /// The number of channels with at least one subscriber (patterns do not count).
+    pub fn channel_count(&self) -> u64 {
+        self.channels.len() as u64
+    }
+
     /// The number of distinct patterns with at least one subscriber.
     pub fn pattern_count(&self) -> u64 {
         self.patterns.len() as u64

@@ -270,8 +270,9 @@ raw_table!(RawOutbox {
 raw_table!(RawEngine {
     file: Option<PathBuf> = None,
     shards: Option<u64> = None,
-    /// A listing of a million channels takes a fraction of this.
-    call_budget_ms: u64 = 2_000,
+    /// A listing of a million channels takes a fraction of this, and everybody
+    /// waits for what takes longer.
+    call_budget_ms: u64 = 500,
     /// Some ten million subscriptions.
     memory_bytes_max: u64 = 2 << 30,
     rebuilds_max: u64 = 5,

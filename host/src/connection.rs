@@ -43,6 +43,11 @@ pub struct Writer {
     chunks: VecDeque<Bytes>,
     /// Whether part of the first chunk has been written.
     is_within_chunk: bool,
+    /// Whether the socket takes no more.
+    is_blocked: bool,
+    /// Whether a blocked socket took something since this was last looked at: its
+    /// peer has read.
+    was_unblocked: bool,
 }
 
 impl Writer {
@@ -66,9 +71,14 @@ impl Writer {
             if self.chunks.is_empty() {
                 return Poll::Pending;
             }
-            let written = ready!(self.poll_write(stream.as_mut(), context))?;
-            outbox.wrote(written);
-            stats.wrote(written);
+            let Poll::Ready(written) = self.poll_write(stream.as_mut(), context)? else {
+                self.is_blocked = true;
+                return Poll::Pending;
+            };
+            let Written { bytes, chunks } = written;
+            outbox.wrote(bytes, chunks);
+            self.was_unblocked |= std::mem::take(&mut self.is_blocked);
+            stats.wrote(bytes);
         }
     }
 
@@ -91,7 +101,7 @@ impl Writer {
         &mut self,
         stream: Pin<&mut S>,
         context: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
+    ) -> Poll<io::Result<Written>> {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let filled = slices
             .iter_mut()
@@ -104,6 +114,7 @@ impl Writer {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
         let mut left = written;
+        let waiting = self.chunks.len();
         while let Some(first) = self.chunks.front_mut()
             && left > 0
         {
@@ -115,8 +126,15 @@ impl Writer {
                 self.chunks.pop_front();
             }
         }
-        Poll::Ready(Ok(written))
+        Poll::Ready(Ok(Written { bytes: written, chunks: waiting - self.chunks.len() }))
     }
+}
+
+/// What one write did.
+struct Written {
+    bytes: usize,
+    /// How many chunks it wrote the end of.
+    chunks: usize,
 }
 
 /// A connection that was let in.
@@ -125,6 +143,9 @@ pub struct OpenConnection<S, D> {
     writer: Writer,
     /// The beginning of what the door takes only as a whole.
     unfinished: Vec<u8>,
+    /// Whether the door has more to do with it than the last turn was long enough
+    /// for.
+    goes_on: bool,
     session: Session,
     door: D,
     close_time: Duration,
@@ -152,6 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             stream,
             writer: Writer::default(),
             unfinished: came_behind,
+            goes_on: true,
             session,
             door,
             close_time,
@@ -160,10 +182,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
 
     /// Serves the connection until it ends.
     pub async fn run(mut self, connections: &Connections, stats: &Stats) -> End {
-        let mut came_behind = std::mem::take(&mut self.unfinished);
-        let taken = self.door.take_in(&mut came_behind, &mut self.session);
-        came_behind.drain(..taken);
-        self.unfinished = came_behind;
         let ended = poll_fn(|context| self.poll(connections, stats, context)).await;
         self.session.end();
         let reason = match ended {
@@ -187,10 +205,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             if let Poll::Ready(reason) = written {
                 return Poll::Ready(Ok(reason));
             }
+            if std::mem::take(&mut self.writer.was_unblocked) {
+                // Who takes what it is sent is alive, however slow.
+                connections.heard(&self.session.connection);
+            }
             // A client that does not read its replies is not read from. When its
             // socket takes something again, this is looked at again.
             if outbox.is_congested() {
                 return Poll::Pending;
+            }
+            if self.goes_on {
+                let mut unfinished = std::mem::take(&mut self.unfinished);
+                let taken = self.take_in(&mut unfinished);
+                unfinished.drain(..taken);
+                self.unfinished = unfinished;
+                continue;
             }
             let read = ready!(self.poll_read(context))?;
             if read == 0 {
@@ -219,18 +248,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             let fresh = read.filled_mut();
             let length = fresh.len();
             if self.unfinished.is_empty() {
-                let taken = self.door.take_in(fresh, &mut self.session);
+                let taken = self.take_in(fresh);
                 self.unfinished.extend_from_slice(fresh.get(taken..).unwrap_or_default());
             } else {
-                self.unfinished.extend_from_slice(fresh);
-                let taken = self.door.take_in(&mut self.unfinished, &mut self.session);
-                self.unfinished.drain(..taken);
-                if self.unfinished.is_empty() && self.unfinished.capacity() > KEPT_BYTES_MAX {
-                    self.unfinished = Vec::new();
+                let mut joined = std::mem::take(&mut self.unfinished);
+                joined.extend_from_slice(fresh);
+                let taken = self.take_in(&mut joined);
+                joined.drain(..taken);
+                if joined.is_empty() && joined.capacity() > KEPT_BYTES_MAX {
+                    joined = Vec::new();
                 }
+                self.unfinished = joined;
             }
             Poll::Ready(Ok(length))
         })
+    }
+
+    /// Gives the door a turn; answers how many bytes it is done with.
+    fn take_in(&mut self, bytes: &mut [u8]) -> usize {
+        self.session.begin_turn();
+        let taken = self.door.take_in(bytes, &mut self.session);
+        self.goes_on = taken.is_unfinished;
+        taken.bytes
     }
 
     async fn say_goodbye(&mut self, reason: &CloseReason) -> io::Result<()> {

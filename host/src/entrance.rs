@@ -6,19 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tracing::{debug, warn};
 
 use crate::close::CloseReason;
 use crate::config::Config;
 use crate::connection::{End, OpenConnection};
-use crate::door::Door;
 use crate::door::json::Json;
 use crate::door::resp::info::ServerInfo;
 use crate::door::resp::{self, FramedResp, Resp, Transport};
 use crate::door::websocket::WebSocket;
+use crate::door::{self, Door};
 use crate::handshake::{self, Asked, Subprotocol, Upgrade};
 use crate::hub::connections::Connection;
 use crate::hub::encoding::Encoding;
@@ -34,6 +35,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a client may take to take an answer that ends its connection.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
+/// Redis' `tcp-keepalive`.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(300);
+
 /// What a listener speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
@@ -48,20 +52,21 @@ pub enum Protocol {
 pub struct Entrance {
     config: Arc<Config>,
     services: Services,
-    handshakes: Arc<Semaphore>,
     resp_limits: RequestLimits,
     resp_info: ServerInfo,
+    is_ending: watch::Receiver<bool>,
     /// Held by each connection while it is served.
     served: mpsc::Sender<()>,
 }
 
 impl Entrance {
     /// An entrance that nobody has come through. Each connection holds a clone of
-    /// `served` until it ends.
+    /// `served` until it ends. Once `is_ending` says so, handshakes end.
     pub fn new(
         config: Arc<Config>,
         services: Services,
         resp: Option<&TcpListener>,
+        is_ending: watch::Receiver<bool>,
         served: mpsc::Sender<()>,
     ) -> Entrance {
         let port = resp.and_then(|resp| resp.local_addr().ok()).map_or(0, |local| local.port());
@@ -70,7 +75,6 @@ impl Entrance {
             None => config.websocket.message_bytes_max,
         };
         Entrance {
-            handshakes: Arc::new(Semaphore::new(config.http.handshakes_max)),
             resp_limits: RequestLimits {
                 bulk_bytes_max: request_bytes_max,
                 request_bytes_max,
@@ -79,14 +83,17 @@ impl Entrance {
             resp_info: ServerInfo::new(&config, port, request_bytes_max),
             config,
             services,
+            is_ending,
             served,
         }
     }
 
     /// Takes connections until it is dropped.
     pub async fn accept(self, listener: TcpListener, protocol: Protocol) {
+        // One for each listener, so that one door cannot be held shut at another.
+        let handshakes = Arc::new(Semaphore::new(self.config.http.handshakes_max));
         loop {
-            let permit = self.handshakes.clone().acquire_owned().await.expect("it is never closed");
+            let permit = handshakes.clone().acquire_owned().await.expect("it is never closed");
             match listener.accept().await {
                 Ok((stream, remote)) => {
                     tokio::spawn(self.clone().serve(stream, remote, protocol, permit));
@@ -117,12 +124,20 @@ impl Entrance {
             // On the heap for as long as it takes, so that the task of a
             // connection stays small.
             Protocol::Http => {
-                let Some((stream, connection, upgrade)) =
-                    Box::pin(self.open_websocket(stream, remote)).await
-                else {
-                    return;
+                let mut is_ending = self.is_ending.clone();
+                let opened = tokio::select! {
+                    opened = Box::pin(self.open_websocket(stream, remote)) => opened,
+                    _ = is_ending.wait_for(|is_ending| *is_ending) => None,
                 };
                 drop(handshaking);
+                let (stream, connection, upgrade) = match opened {
+                    Some(Ok(opened)) => opened,
+                    Some(Err((stream, reason))) => {
+                        let words = websocket::close(&reason);
+                        return self.turn_away(stream, remote, &reason, words).await;
+                    }
+                    None => return,
+                };
                 let websocket = &self.config.websocket;
                 let behind = upgrade.came_behind;
                 match upgrade.subprotocol {
@@ -139,10 +154,21 @@ impl Entrance {
                 }
             }
             Protocol::Resp => {
-                let Some((stream, connection)) = self.open_resp(stream, remote).await else {
+                // Nothing is said on an idle connection, as in Redis: whether the
+                // peer is still there is left to TCP.
+                let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME);
+                if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&keepalive) {
+                    debug!(%remote, %error, "connection lost in the handshake");
                     return;
-                };
+                }
                 drop(handshaking);
+                let connection = match self.admit_resp(remote) {
+                    Ok(connection) => connection,
+                    Err(reason) => {
+                        let words = resp::unwelcome(&reason);
+                        return self.turn_away(stream, remote, &reason, words).await;
+                    }
+                };
                 let door = self.resp(Transport::Stream);
                 self.run(stream, connection, door, Vec::new(), Framing::None).await;
             }
@@ -162,11 +188,15 @@ impl Entrance {
         came_behind: Vec<u8>,
         framing: Framing,
     ) {
-        let Entrance { config, services, served, .. } = self;
+        let Entrance { config, services, is_ending, served, .. } = self;
         let (connections, stats) = (services.hub.connections().clone(), services.stats.clone());
         let id = connection.id;
         debug!(connection = id, remote = %connection.remote, "connection opened");
         connections.opened(&connection);
+        if *is_ending.borrow() {
+            door::farewell(&connection);
+        }
+        drop(is_ending);
         count(&stats.connections);
         let session = Session::new(connection, services, framing);
         let open =
@@ -186,13 +216,14 @@ impl Entrance {
         drop(served);
     }
 
+    #[allow(clippy::type_complexity, reason = "gone, let in, or to be turned away")]
     /// Shakes hands and asks the chain. None: it was answered otherwise, or is
-    /// gone.
+    /// gone. An error: it is to be turned away.
     async fn open_websocket(
         &self,
         mut stream: TcpStream,
         remote: SocketAddr,
-    ) -> Option<(TcpStream, Arc<Connection>, Upgrade)> {
+    ) -> Option<Result<(TcpStream, Arc<Connection>, Upgrade), (TcpStream, CloseReason)>> {
         let http = &self.config.http;
         let is_healthy = || self.services.hub.tend() == 0;
         let shaking = handshake::read(&mut stream, http.request_bytes_max, is_healthy);
@@ -233,38 +264,24 @@ impl Entrance {
         let admitted = self.admit(&client, remote, encoding);
         let accepted = upgrade.accept(&mut stream).await;
         match (admitted, accepted) {
-            (Ok(connection), Ok(())) => Some((stream, connection, upgrade)),
+            (Ok(connection), Ok(())) => Some(Ok((stream, connection, upgrade))),
             (Ok(connection), Err(error)) => {
                 debug!(%remote, %error, "connection lost in the handshake");
                 drop(Session::new(connection, self.services.clone(), Framing::None));
                 None
             }
-            (Err(reason), _) => {
-                self.turn_away(stream, remote, &reason, websocket::close(&reason)).await;
-                None
-            }
+            (Err(reason), _) => Some(Err((stream, reason))),
         }
     }
 
-    /// Asks the chain. None: it was turned away.
-    async fn open_resp(
-        &self,
-        stream: TcpStream,
-        remote: SocketAddr,
-    ) -> Option<(TcpStream, Arc<Connection>)> {
+    fn admit_resp(&self, remote: SocketAddr) -> Result<Arc<Connection>, CloseReason> {
         let client = Client {
             door: ClientDoor::Resp,
             remote: remote.to_string(),
             path: String::new(),
             headers: Vec::new(),
         };
-        match self.admit(&client, remote, Resp::first_encoding(Transport::Stream)) {
-            Ok(connection) => Some((stream, connection)),
-            Err(reason) => {
-                self.turn_away(stream, remote, &reason, resp::unwelcome(&reason)).await;
-                None
-            }
-        }
+        self.admit(&client, remote, Resp::first_encoding(Transport::Stream))
     }
 
     /// Asks the chain whether this client may connect.

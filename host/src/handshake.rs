@@ -9,10 +9,14 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_tungstenite::tungstenite;
+use tungstenite::error::{CapacityError, Error, ProtocolError};
+use tungstenite::handshake::headers::MAX_HEADERS;
 use tungstenite::handshake::machine::TryParse;
 use tungstenite::handshake::server::{Request, create_response, write_response};
-use tungstenite::http::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
-use tungstenite::http::{Method, StatusCode};
+use tungstenite::http::StatusCode;
+use tungstenite::http::header::{
+    HeaderValue, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 
 use crate::protocol::json;
 
@@ -82,19 +86,21 @@ pub async fn read<S: AsyncRead + AsyncWrite + Unpin>(
             Ok(Some(parsed)) => break parsed,
             Ok(None) if bytes.len() < request_bytes_max => continue,
             Ok(None) => {}
+            Err(Error::Capacity(CapacityError::TooManyHeaders)) => {}
+            Err(Error::Protocol(ProtocolError::WrongHttpMethod)) => {
+                let why = "only GET is served here\n";
+                return answer(stream, StatusCode::METHOD_NOT_ALLOWED, TEXT, why).await;
+            }
             Err(error) => {
                 let why = format!("not an HTTP request: {error}\n");
                 return answer(stream, StatusCode::BAD_REQUEST, TEXT, &why).await;
             }
         }
-        let why = format!("the request is over {request_bytes_max} bytes\n");
+        let why =
+            format!("the request has over {request_bytes_max} bytes or {MAX_HEADERS} headers\n");
         return answer(stream, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, TEXT, &why).await;
     };
     let came_behind = bytes.split_off(length);
-    if request.method() != Method::GET {
-        return answer(stream, StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET is served here\n")
-            .await;
-    }
     match request.uri().path() {
         WEBSOCKET_PATH => {}
         "/" => return answer(stream, StatusCode::OK, HTML, TRY_PAGE).await,
@@ -110,6 +116,10 @@ pub async fn read<S: AsyncRead + AsyncWrite + Unpin>(
     }
     if !request.headers().contains_key(UPGRADE) {
         let why = "this is a WebSocket; ask for an upgrade\n";
+        return answer(stream, StatusCode::UPGRADE_REQUIRED, TEXT, why).await;
+    }
+    if request.headers().get(SEC_WEBSOCKET_VERSION).is_some_and(|version| version != "13") {
+        let why = "only version 13 of the WebSocket protocol is spoken here\n";
         return answer(stream, StatusCode::UPGRADE_REQUIRED, TEXT, why).await;
     }
     if let Err(error) = create_response(&request) {
@@ -174,7 +184,7 @@ pub async fn answer<S: AsyncWrite + Unpin>(
     body: &str,
 ) -> io::Result<Asked> {
     let upgrade = match status {
-        StatusCode::UPGRADE_REQUIRED => "Upgrade: websocket\r\n",
+        StatusCode::UPGRADE_REQUIRED => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
         StatusCode::METHOD_NOT_ALLOWED => "Allow: GET\r\n",
         _ => "",
     };

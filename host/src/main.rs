@@ -49,7 +49,7 @@ fn serve(args: &ServeArgs) -> ExitCode {
         }
     };
     if args.check {
-        println!("the configuration is good");
+        eprintln!("switchyard: the configuration is good");
         return ExitCode::SUCCESS;
     }
     let log = tracing_subscriber::fmt()

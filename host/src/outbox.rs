@@ -25,6 +25,10 @@ pub struct OutboxLimits {
     pub soft_time: Duration,
 }
 
+/// What a chunk costs besides its bytes: its place in the queue and the head of its
+/// allocation. Counted, as in Redis, so that many small chunks are not free.
+const CHUNK_BYTES: usize = 64;
+
 /// A queue of encoded bytes with one reader.
 pub struct Outbox {
     queue: Mutex<Queue>,
@@ -68,7 +72,7 @@ impl Outbox {
             return;
         }
         let was_idle = queue.bytes == 0;
-        queue.bytes += chunk.len();
+        queue.bytes += chunk.len() + CHUNK_BYTES;
         queue.chunks.push_back(chunk);
         if queue.bytes >= self.limits.soft_bytes && self.is_too_full(&mut queue) {
             queue.overflow();
@@ -105,10 +109,11 @@ impl Outbox {
         }
     }
 
-    /// Says that so many of the bytes taken have been written.
-    pub fn wrote(&self, bytes: usize) {
+    /// Says that so many of the bytes taken have been written, and with them the
+    /// last of so many chunks.
+    pub fn wrote(&self, bytes: usize, chunks: usize) {
         let mut queue = self.queue.lock();
-        queue.bytes = queue.bytes.saturating_sub(bytes);
+        queue.bytes = queue.bytes.saturating_sub(bytes + chunks * CHUNK_BYTES);
         if queue.bytes < self.limits.soft_bytes {
             queue.soft_since = None;
         }
@@ -170,8 +175,11 @@ impl Queue {
 mod tests {
     use super::*;
 
-    const LIMITS: OutboxLimits =
-        OutboxLimits { bytes_max: 10, soft_bytes: 5, soft_time: Duration::ZERO };
+    const LIMITS: OutboxLimits = OutboxLimits {
+        bytes_max: 10 + 2 * CHUNK_BYTES,
+        soft_bytes: 5 + CHUNK_BYTES,
+        soft_time: Duration::ZERO,
+    };
 
     fn take(outbox: &Outbox) -> (Vec<Bytes>, Taken) {
         let mut chunks = VecDeque::new();
@@ -194,13 +202,16 @@ mod tests {
 
     #[test]
     fn the_hard_limit_closes_at_once_and_counts_what_the_writer_holds() {
-        let outbox = Outbox::new(OutboxLimits { soft_bytes: 10, ..LIMITS });
+        let outbox = Outbox::new(OutboxLimits { soft_bytes: LIMITS.bytes_max, ..LIMITS });
         outbox.push(Bytes::from_static(b"12345678"));
         assert_eq!(take(&outbox).0.len(), 1);
         outbox.push(Bytes::from_static(b"9a"));
         let (chunks, taken) = take(&outbox);
         assert!(chunks.is_empty());
-        assert_eq!(taken, Taken::Closing(CloseReason::SlowConsumer { outbox_bytes: 10 }));
+        assert_eq!(
+            taken,
+            Taken::Closing(CloseReason::SlowConsumer { outbox_bytes: LIMITS.bytes_max })
+        );
     }
 
     #[test]
@@ -220,8 +231,8 @@ mod tests {
     #[test]
     fn falling_below_the_soft_limit_resets_its_clock() {
         let outbox = Outbox::new(LIMITS);
-        outbox.push(Bytes::from_static(b"1234"));
-        outbox.wrote(4);
+        outbox.push(Bytes::from_static(b"123456"));
+        outbox.wrote(2, 0);
         outbox.check();
         assert!(!outbox.is_closing() && !outbox.is_congested());
     }

@@ -8,22 +8,22 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::close::CloseReason;
 use crate::config::{Config, EngineSource};
+use crate::door;
 use crate::engine::EngineCode;
 use crate::entrance::{Entrance, Protocol};
 use crate::handshake::WEBSOCKET_PATH;
 use crate::hub::Hub;
 use crate::hub::connections::{Connections, Pulse};
-use crate::hub::encoding::Encoding;
 use crate::middleware::Middleware;
-use crate::protocol::{json, websocket};
+use crate::protocol::websocket;
 use crate::session::Services;
 use crate::wasm::Wasm;
-use crate::watch::{self, Watched};
+use crate::watch::Watched;
 
 /// A server that can be run.
 pub struct Server {
@@ -103,27 +103,30 @@ impl Server {
         let Server { config, wasm, services, http, resp } = self;
         let config = Arc::new(config);
         let (served, mut all_served) = mpsc::channel::<()>(1);
-        let entrance = Entrance::new(config.clone(), services.clone(), resp.as_ref(), served);
+        let (ending, is_ending) = watch::channel(false);
+        let entrance =
+            Entrance::new(config.clone(), services.clone(), resp.as_ref(), is_ending, served);
         let mut accepting = vec![tokio::spawn(entrance.clone().accept(http, Protocol::Http))];
         accepting.extend(resp.map(|resp| tokio::spawn(entrance.accept(resp, Protocol::Resp))));
         let keeping = tokio::spawn(keep_alive(config.clone(), services.hub.clone()));
-        let (changed, mut changes) = mpsc::unbounded_channel();
-        let watching = watch::watch(&config, changed);
-        loop {
-            tokio::select! {
-                order = orders.recv() => match order {
-                    Some(Order::Reload) => {
-                        info!("plugins and engine are read again");
-                        reload(&config, &wasm, &services, &[Watched::Engine, Watched::Plugins]).await;
-                    }
-                    Some(Order::End) | None => break,
-                },
-                Some(what) = changes.recv() => reload(&config, &wasm, &services, &[what]).await,
-            }
+        let (changed, changes) = mpsc::unbounded_channel();
+        let watching = crate::watch::watch(&config, &changed);
+        // What changed before the watch began is not missed.
+        let _ = changed.send(Watched::Plugins);
+        let reloading = tokio::spawn(reload(config.clone(), wasm, services.clone(), changes));
+        while let Some(Order::Reload) = orders.recv().await {
+            info!("plugins and engine are read again");
+            // The task that receives it ends only after this.
+            let _ = changed.send(Watched::Everything);
         }
+        reloading.abort();
         drop(watching);
         accepting.iter().for_each(tokio::task::JoinHandle::abort);
-        say_goodbye(&services.hub);
+        // Who is let in from here on is told by the entrance.
+        ending.send_replace(true);
+        for connection in services.hub.connections().opened_ones() {
+            door::farewell(&connection);
+        }
         info!(connections = services.hub.connections().count(), "the server is ending");
         if tokio::time::timeout(config.shutdown_time, all_served.recv()).await.is_err() {
             let left = services.hub.connections().count();
@@ -137,28 +140,35 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Reads again what changed. Compiling takes a while, so it is done where no
-/// connection waits for it.
-async fn reload(config: &Arc<Config>, wasm: &Wasm, services: &Services, what: &[Watched]) {
-    let (config, wasm, services, what) =
-        (config.clone(), wasm.clone(), services.clone(), what.to_vec());
-    let reloading = tokio::task::spawn_blocking(move || {
-        for watched in what {
-            match watched {
-                Watched::Plugins => {
-                    // What is refused has been logged where it was.
-                    services.middleware.rescan();
-                }
-                Watched::Engine => swap_engine(&config, &wasm, &services.hub),
+/// Reads again what changed, one after the other. Compiling takes a while, so it is
+/// done where no connection waits for it.
+async fn reload(
+    config: Arc<Config>,
+    wasm: Wasm,
+    services: Services,
+    mut changes: mpsc::UnboundedReceiver<Watched>,
+) {
+    while let Some(what) = changes.recv().await {
+        let (config, wasm, services) = (config.clone(), wasm.clone(), services.clone());
+        let reading = tokio::task::spawn_blocking(move || {
+            if what != Watched::Plugins {
+                swap_engine(&config, &wasm, &services.hub, what);
             }
+            if what != Watched::Engine {
+                if what == Watched::Everything {
+                    services.middleware.look_again();
+                }
+                // What is refused has been logged where it was.
+                services.middleware.rescan();
+            }
+        });
+        if let Err(panic) = reading.await {
+            error!(%panic, "reading plugins and engine again failed");
         }
-    });
-    if let Err(panic) = reloading.await {
-        error!(%panic, "reading plugins and engine again failed");
     }
 }
 
-fn swap_engine(config: &Config, wasm: &Wasm, hub: &Hub) {
+fn swap_engine(config: &Config, wasm: &Wasm, hub: &Hub, why: Watched) {
     let code = match EngineCode::load(wasm, &config.engine) {
         Ok(code) => code,
         Err(problem) => {
@@ -166,6 +176,10 @@ fn swap_engine(config: &Config, wasm: &Wasm, hub: &Hub) {
             return;
         }
     };
+    // A file that was only touched is no reason for a pause; a person is.
+    if why == Watched::Engine && code.version() == hub.engine_version() {
+        return;
+    }
     match hub.swap_engine(code) {
         Ok(swap) => info!(
             from = swap.from,
@@ -199,6 +213,9 @@ async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) {
             match connections.pulse(&connection, websocket.ping_interval, websocket.pong_time) {
                 Pulse::Fine => {}
                 Pulse::PingDue => connection.outbox.push(websocket::PING),
+                // What it does not read it does not answer: that has a limit of its
+                // own.
+                Pulse::Lost if connection.outbox.is_congested() => {}
                 Pulse::Lost => connection.outbox.close(CloseReason::PingTimeout),
             }
         }
@@ -209,21 +226,6 @@ async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) {
         }
     }
 }
-
-fn say_goodbye(hub: &Hub) {
-    let mut goaway = Vec::new();
-    json::write_goaway(&CloseReason::ShuttingDown.text(), RECONNECT_WITHIN_MS, &mut goaway);
-    let goaway = bytes::Bytes::from(goaway);
-    for connection in hub.connections().opened_ones() {
-        if connection.encoding() == Encoding::Json {
-            connection.outbox.push(goaway.clone());
-        }
-        connection.outbox.close(CloseReason::ShuttingDown);
-    }
-}
-
-/// Over which time clients should spread their coming back.
-const RECONNECT_WITHIN_MS: [u64; 2] = [500, 5_000];
 
 /// Whether this engine can be replaced by replacing a file.
 pub fn engine_file(config: &Config) -> Option<&std::path::Path> {

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::iter::Peekable;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -26,6 +27,16 @@ use crate::stats::Stats;
 /// How many commands hold the chain at once. More gain little by sharing calls,
 /// and a swap waits for them.
 const BURST_MAX: usize = 128;
+
+/// How long a connection's commands are carried out before others have a turn.
+const TURN_TIME: Duration = Duration::from_millis(5);
+
+/// How many bytes of replies are put together before they are queued, where the
+/// outbox counts them.
+const REPLIES_BYTES_MAX: usize = 64 << 10;
+
+/// The largest token that any client has reason to show.
+const CREDENTIALS_BYTES_MAX: usize = 16 << 10;
 
 /// What all sessions share.
 #[derive(Clone)]
@@ -48,6 +59,9 @@ pub struct Session {
     pub services: Services,
     framing: Framing,
     replies: Vec<u8>,
+    turn_began: Instant,
+    /// Commands that the turn was too short for.
+    pending: Vec<Request<'static>>,
     is_over: bool,
 }
 
@@ -78,23 +92,64 @@ enum Pending<'a> {
 impl Session {
     /// A session of a connection that was let in.
     pub fn new(connection: Arc<Connection>, services: Services, framing: Framing) -> Session {
-        Session { connection, services, framing, replies: Vec::new(), is_over: false }
+        Session {
+            connection,
+            services,
+            framing,
+            replies: Vec::new(),
+            turn_began: Instant::now(),
+            pending: Vec::new(),
+            is_over: false,
+        }
     }
 
     /// Appends what a door itself has to say, in the order of the replies.
     pub fn reply(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.replies);
+        if self.replies.len() > REPLIES_BYTES_MAX {
+            self.flush();
+        }
     }
 
-    /// Carries out commands and queues their replies. A reason to close: the
-    /// client said QUIT, and what came after is not carried out.
+    /// Begins a turn: what the connection has to say is carried out until the turn
+    /// is over, and then others have theirs.
+    pub fn begin_turn(&mut self) {
+        self.turn_began = Instant::now();
+    }
+
+    /// Whether the turn is over, or nothing more is to be said because the
+    /// connection is closing.
+    pub fn is_turn_over(&self) -> bool {
+        self.turn_began.elapsed() > TURN_TIME || self.connection.outbox.is_closing()
+    }
+
+    /// Whether commands wait for the next turn.
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Carries out the commands that wait, as `execute` does.
+    pub fn resume(&mut self, write: impl WriteReply) -> Option<CloseReason> {
+        let pending = std::mem::take(&mut self.pending);
+        self.execute(pending.into_iter(), write)
+    }
+
+    /// Carries out commands and queues their replies. Those that the turn is too
+    /// short for wait for the next. A reason to close: the client said QUIT, and
+    /// what came after is not carried out.
     pub fn execute<'a>(
         &mut self,
         requests: impl Iterator<Item = Request<'a>>,
         write: impl WriteReply,
     ) -> Option<CloseReason> {
         let mut requests = requests.peekable();
-        while requests.peek().is_some() && !self.connection.outbox.is_closing() {
+        let mut is_first = true;
+        while requests.peek().is_some() {
+            // However late it is, something is done in every turn.
+            if !std::mem::take(&mut is_first) && self.is_turn_over() {
+                self.pending = requests.map(Request::into_owned).collect();
+                break;
+            }
             let services = self.services.clone();
             let chain = services.middleware.chain();
             let mut burst = requests.by_ref().take(BURST_MAX).peekable();
@@ -111,13 +166,32 @@ impl Session {
                         self.flush();
                         return Some(CloseReason::Quit);
                     }
-                    Ok(command) => self.carry_out(&chain, request.tag, command, &write),
+                    Ok(command) => {
+                        let is_listing = command.is_listing();
+                        self.carry_out(&chain, request.tag, command, &write);
+                        if is_listing && self.is_turn_over() {
+                            break;
+                        }
+                    }
                     Err(refusal) => {
                         write.write(request.tag, &Reply::Refused(&refusal), &mut self.replies);
                     }
                 }
+                if self.replies.len() > REPLIES_BYTES_MAX {
+                    self.flush();
+                    if self.connection.outbox.is_closing() {
+                        return None;
+                    }
+                }
             }
+            // A peeked request is not lost: it goes before the rest.
+            let peeked: Vec<Request<'a>> = burst.collect();
             services.stats.carried_out(commands);
+            if !peeked.is_empty() {
+                let rest = peeked.into_iter().chain(requests);
+                self.pending = rest.map(Request::into_owned).collect();
+                break;
+            }
         }
         self.flush();
         None
@@ -134,7 +208,17 @@ impl Session {
     ///
     /// A plugin refuses them, or none knows them.
     pub fn authenticate(&self, credentials: &Credentials) -> Result<(), Refusal> {
-        let chain = self.services.middleware.chain();
+        self.check_credentials(&self.services.middleware.chain(), credentials)
+    }
+
+    fn check_credentials(&self, chain: &Chain, credentials: &Credentials) -> Result<(), Refusal> {
+        let bytes = credentials.secret.len() + credentials.user.as_ref().map_or(0, String::len);
+        if bytes > CREDENTIALS_BYTES_MAX {
+            return Err(Refusal::new(
+                TOOLARGE,
+                format!("credentials of {bytes} bytes; there may be {CREDENTIALS_BYTES_MAX}"),
+            ));
+        }
         self.connection.keep_attributes();
         chain.authenticate(self.connection.id, credentials)
     }
@@ -167,7 +251,7 @@ impl Session {
         write: &impl WriteReply,
     ) {
         let hub = self.services.hub.clone();
-        let done = match command {
+        let done = self.check_names(&command).and_then(|()| match command {
             Command::Subscribe(kind, names) => self.subscribe(chain, tag, kind, &names, write),
             Command::Unsubscribe(kind, names) => {
                 let connection = self.connection.clone();
@@ -196,18 +280,15 @@ impl Session {
                 write.write(tag, &Reply::Pong(text.as_deref()), &mut self.replies);
                 Ok(())
             }
-            Command::Authenticate(credentials) => {
-                self.connection.keep_attributes();
-                chain.authenticate(self.connection.id, &credentials).map(|()| {
-                    write.write(tag, &Reply::Ok, &mut self.replies);
-                })
-            }
+            Command::Authenticate(credentials) => self
+                .check_credentials(chain, &credentials)
+                .map(|()| write.write(tag, &Reply::Ok, &mut self.replies)),
             Command::Hello => {
                 write.write(tag, &Reply::Hello(&self.greeting()), &mut self.replies);
                 Ok(())
             }
             Command::Publish(_) | Command::Quit => unreachable!("`execute` sees to these"),
-        };
+        });
         if let Err(refusal) = done {
             write.write(tag, &Reply::Refused(&refusal), &mut self.replies);
         }
@@ -222,9 +303,8 @@ impl Session {
         write: &impl WriteReply,
     ) -> Result<(), Refusal> {
         let mut texts = Vec::new();
-        for name in names {
-            self.check_name(name)?;
-            if chain.sees_names() {
+        if chain.sees_names() {
+            for name in names {
                 texts.push(as_text(name)?);
             }
         }
@@ -382,6 +462,25 @@ impl Session {
             ));
         }
         Ok(())
+    }
+
+    /// One name that is too long refuses its command, whatever it is.
+    fn check_names(&self, command: &Command<'_>) -> Result<(), Refusal> {
+        let names = match command {
+            Command::Subscribe(_, names)
+            | Command::Unsubscribe(_, names)
+            | Command::SubscriberCounts(_, names) => names.as_slice(),
+            Command::Channels(_, matching) => matching.as_slice(),
+            _ => &[],
+        };
+        let names_max = self.services.limits.subscriptions_max;
+        if names.len() > names_max {
+            return Err(Refusal::new(
+                LIMIT,
+                format!("{} names in one command; there may be {names_max}", names.len()),
+            ));
+        }
+        names.iter().try_for_each(|name| self.check_name(name))
     }
 
     fn check_name(&self, name: &[u8]) -> Result<(), Refusal> {

@@ -21,6 +21,8 @@ pub enum Watched {
     Plugins,
     /// The engine's file.
     Engine,
+    /// Both, because somebody asked for it.
+    Everything,
 }
 
 /// However busy a directory is, a change is acted on after this many quiet times.
@@ -28,7 +30,7 @@ const QUIET_TIMES_MAX: u32 = 10;
 
 /// Watches what the configuration names, and says on `changed` what has changed,
 /// until what it answers is dropped.
-pub fn watch(config: &Config, changed: mpsc::UnboundedSender<Watched>) -> Vec<RecommendedWatcher> {
+pub fn watch(config: &Config, changed: &mpsc::UnboundedSender<Watched>) -> Vec<RecommendedWatcher> {
     let debounce = config.plugins.debounce;
     let mut watchers = Vec::new();
     let mut add = |what, directory: &Path, file: Option<PathBuf>| match start(

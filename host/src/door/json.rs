@@ -61,4 +61,12 @@ impl Subprotocol for Json {
         }
         session.execute(requests.into_iter(), Spelling).or(close)
     }
+
+    fn resume(&mut self, session: &mut Session) -> Option<CloseReason> {
+        if session.has_pending() { session.resume(Spelling) } else { None }
+    }
+
+    fn has_pending(&self, session: &Session) -> bool {
+        session.has_pending()
+    }
 }

@@ -8,14 +8,27 @@ pub mod websocket;
 use bytes::Bytes;
 
 use crate::close::CloseReason;
+use crate::hub::connections::Connection;
+use crate::hub::encoding::Encoding;
+use crate::protocol::json as json_protocol;
 use crate::session::Session;
+
+/// How far a door has come with the bytes it was shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// How many bytes are done with.
+    pub bytes: usize,
+    /// Whether the turn was too short: it goes on where it stopped, even if
+    /// nothing comes behind.
+    pub is_unfinished: bool,
+}
 
 /// What stands between a connection's bytes and its session.
 pub trait Door {
-    /// Carries out the whole commands that `bytes` begins with, and answers how
-    /// many bytes they are. The rest is shown again with what comes behind it.
-    /// When the connection must be closed, its outbox is.
-    fn take_in(&mut self, bytes: &mut [u8], session: &mut Session) -> usize;
+    /// Carries out the whole commands that `bytes` begins with. The rest is shown
+    /// again with what comes behind it. When the connection must be closed, its
+    /// outbox is.
+    fn take_in(&mut self, bytes: &mut [u8], session: &mut Session) -> Taken;
 
     /// What a client that sends no more is closed with; none: it should have said
     /// so.
@@ -24,3 +37,18 @@ pub trait Door {
     /// The last bytes that the client is sent; may be empty.
     fn goodbye(&self, reason: &CloseReason) -> Bytes;
 }
+
+/// Says goodbye to a connection while the server ends: soon, in the door's words,
+/// and then closes it. Twice is once.
+pub fn farewell(connection: &Connection) {
+    let reason = CloseReason::ShuttingDown;
+    if connection.encoding() == Encoding::Json {
+        let mut goaway = Vec::new();
+        json_protocol::write_goaway(&reason.text(), RECONNECT_WITHIN_MS, &mut goaway);
+        connection.outbox.push(goaway.into());
+    }
+    connection.outbox.close(reason);
+}
+
+/// Over which time clients should spread their coming back.
+const RECONNECT_WITHIN_MS: [u64; 2] = [500, 5_000];

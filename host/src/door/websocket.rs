@@ -2,20 +2,29 @@
 
 use bytes::Bytes;
 
-use super::Door;
+use super::{Door, Taken};
 use crate::close::CloseReason;
 use crate::protocol::websocket::{self, Body, FrameReader, Incoming, MessageKind};
 use crate::session::Session;
 
+/// How many messages are carried out together.
+const MESSAGES_MAX: usize = 128;
+
 /// What a sub-protocol makes of messages.
 pub trait Subprotocol {
     /// Carries out messages, in order. A reason to close: what came behind is not
-    /// carried out.
+    /// carried out. What the turn is too short for waits.
     fn take_messages<'a>(
         &mut self,
         messages: impl Iterator<Item = (MessageKind, &'a [u8])>,
         session: &mut Session,
     ) -> Option<CloseReason>;
+
+    /// Goes on with what waits, if anything does.
+    fn resume(&mut self, session: &mut Session) -> Option<CloseReason>;
+
+    /// Whether something waits for the next turn.
+    fn has_pending(&self, session: &Session) -> bool;
 }
 
 /// A WebSocket that speaks a sub-protocol.
@@ -32,22 +41,28 @@ impl<P: Subprotocol> WebSocket<P> {
     }
 }
 
-impl<P: Subprotocol> Door for WebSocket<P> {
-    fn take_in(&mut self, bytes: &mut [u8], session: &mut Session) -> usize {
+impl<P: Subprotocol> WebSocket<P> {
+    /// Takes whole frames from `at` on, up to so many messages, and carries them
+    /// out.
+    fn take_some(
+        &mut self,
+        bytes: &mut [u8],
+        at: &mut usize,
+        session: &mut Session,
+    ) -> Option<CloseReason> {
         let mut messages = Vec::new();
-        let mut at = 0;
         let mut close = None;
-        while close.is_none() {
-            match self.frames.next(bytes, at, self.message_bytes_max) {
+        // Of pings that come together only the last must be answered (RFC 6455,
+        // section 5.5.3).
+        let mut pong = None;
+        while close.is_none() && messages.len() < MESSAGES_MAX {
+            match self.frames.next(bytes, *at, self.message_bytes_max) {
                 Ok(None) => break,
                 Ok(Some((incoming, next))) => {
-                    at = next;
+                    *at = next;
                     match incoming {
                         Incoming::Message(kind, body) => messages.push((kind, body)),
-                        Incoming::Ping(range) => {
-                            let pong = websocket::pong(bytes.get(range).unwrap_or_default());
-                            session.connection.outbox.push(pong);
-                        }
+                        Incoming::Ping(range) => pong = Some(range),
                         Incoming::Pong | Incoming::Fragment => {}
                         Incoming::Close(code) => close = Some(CloseReason::Peer(code)),
                     }
@@ -55,15 +70,38 @@ impl<P: Subprotocol> Door for WebSocket<P> {
                 Err(reason) => close = Some(reason),
             }
         }
+        if let Some(range) = pong {
+            let pong = websocket::pong(bytes.get(range).unwrap_or_default());
+            session.connection.outbox.push(pong);
+        }
         // What came before the end is carried out first.
         let messages = messages.iter().map(|(kind, body)| match body {
             Body::Buffer(range) => (*kind, bytes.get(range.clone()).unwrap_or_default()),
             Body::Assembled(assembled) => (*kind, assembled.as_slice()),
         });
-        if let Some(reason) = self.subprotocol.take_messages(messages, session).or(close) {
-            session.connection.outbox.close(reason);
+        self.subprotocol.take_messages(messages, session).or(close)
+    }
+}
+
+impl<P: Subprotocol> Door for WebSocket<P> {
+    fn take_in(&mut self, bytes: &mut [u8], session: &mut Session) -> Taken {
+        let mut at = 0;
+        let mut close = self.subprotocol.resume(session);
+        loop {
+            if let Some(reason) = close {
+                session.connection.outbox.close(reason);
+                return Taken { bytes: at, is_unfinished: false };
+            }
+            let is_unfinished = self.subprotocol.has_pending(session);
+            if is_unfinished || at > 0 && session.is_turn_over() {
+                return Taken { bytes: at, is_unfinished };
+            }
+            let before = at;
+            close = self.take_some(bytes, &mut at, session);
+            if close.is_none() && at == before {
+                return Taken { bytes: at, is_unfinished: false };
+            }
         }
-        at
     }
 
     fn end_of_input(&self) -> Option<CloseReason> {

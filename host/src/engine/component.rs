@@ -85,6 +85,9 @@ impl CompiledEngine {
 /// `guest-core` has nothing to say but its last words in a panic.
 const ENGINE_LOG_LINES_PER_SECOND_MAX: u32 = 100;
 
+/// How many times the budget of a call handing over the whole state may take.
+const HANDOVER_BUDGETS: u32 = 20;
+
 /// A running engine component.
 pub struct ComponentEngine {
     store: Store<StoreState>,
@@ -153,19 +156,24 @@ impl Engine for ComponentEngine {
         engine.call_subscriber_counts(store, borrow(channels)).map_err(fault("subscriber-counts"))
     }
 
+    fn channel_count(&mut self) -> Outcome<u64> {
+        let (store, engine) = self.call();
+        engine.call_channel_count(store).map_err(fault("channel-count"))
+    }
+
     fn pattern_count(&mut self) -> Outcome<u64> {
         let (store, engine) = self.call();
         engine.call_pattern_count(store).map_err(fault("pattern-count"))
     }
 
     fn save(&mut self) -> Outcome<Option<Vec<u8>>> {
-        self.call();
+        wasm::arm(&mut self.store, HANDOVER_BUDGETS * self.limits.call_budget);
         let Some(snapshot) = &self.snapshot else { return Ok(None) };
         snapshot.call_save(&mut self.store).map(Some).map_err(fault("save"))
     }
 
     fn restore(&mut self, state: &[u8]) -> Outcome<bool> {
-        self.call();
+        wasm::arm(&mut self.store, HANDOVER_BUDGETS * self.limits.call_budget);
         let Some(snapshot) = &self.snapshot else { return Ok(false) };
         let restored = snapshot.call_restore(&mut self.store, state).map_err(fault("restore"))?;
         Ok(restored.is_ok())

@@ -32,6 +32,7 @@ pub trait Engine: Send {
     fn route(&mut self, channels: &Names, fan_outs: &mut FanOuts) -> Outcome<()>;
     fn channels(&mut self, matching: Option<&[u8]>) -> Outcome<Names>;
     fn subscriber_counts(&mut self, channels: &Names) -> Outcome<Vec<u64>>;
+    fn channel_count(&mut self) -> Outcome<u64>;
     fn pattern_count(&mut self) -> Outcome<u64>;
     /// The state for a successor; none: it has no way to write it down.
     fn save(&mut self) -> Outcome<Option<Vec<u8>>>;
@@ -51,13 +52,15 @@ pub struct EngineFault {
     pub call: &'static str,
     /// A trap, or the budget that it overran.
     pub problem: String,
+    /// Whether it was the budget: what took too long once will again.
+    pub is_overrun: bool,
 }
 
 /// Why there is no engine.
 #[derive(Debug, Error)]
 pub enum EngineError {
     /// The file could not be read.
-    #[error("read: cannot read the engine {path}")]
+    #[error("read: cannot read the engine {path}: {source}")]
     Unreadable {
         /// Which file.
         path: PathBuf,
@@ -138,5 +141,9 @@ impl EngineCode {
 pub const EMBEDDED: &[u8] = include_bytes!(env!("SWITCHYARD_GUEST_CORE"));
 
 fn fault(call: &'static str) -> impl FnOnce(wasmtime::Error) -> EngineFault {
-    move |error| EngineFault { call, problem: wasm::describe(&error) }
+    move |error| EngineFault {
+        call,
+        problem: wasm::describe(&error),
+        is_overrun: error.downcast_ref::<wasm::BudgetOverrun>().is_some(),
+    }
 }

@@ -47,6 +47,10 @@ impl Engine for NativeEngine {
         Ok(self.registry.subscriber_counts(channels))
     }
 
+    fn channel_count(&mut self) -> Outcome<u64> {
+        Ok(self.registry.channel_count())
+    }
+
     fn pattern_count(&mut self) -> Outcome<u64> {
         Ok(self.registry.pattern_count())
     }

@@ -36,8 +36,10 @@ pub struct Hub {
     shards: Box<[Mutex<Shard>]>,
     spread: usize,
     connections: Arc<Connections>,
-    /// The engine in use and, for a way back, the one before.
-    code: Mutex<(EngineCode, Option<EngineCode>)>,
+    /// The engine in use.
+    code: Mutex<EngineCode>,
+    /// Held while the engine is swapped: one at a time.
+    swapping: Mutex<()>,
 }
 
 /// The engine cannot be asked now.
@@ -82,7 +84,13 @@ impl Hub {
         let shards = (0..2 * config.shards)
             .map(|number| Shard::new(number, config, code.clone()).map(Mutex::new))
             .collect::<Result<_, _>>()?;
-        Ok(Hub { shards, spread: config.shards, connections, code: Mutex::new((code, None)) })
+        Ok(Hub {
+            shards,
+            spread: config.shards,
+            connections,
+            code: Mutex::new(code),
+            swapping: Mutex::default(),
+        })
     }
 
     /// Subscribes a connection to names, and has `acknowledge` told of each name,
@@ -343,6 +351,17 @@ impl Hub {
             .collect()
     }
 
+    /// How many channels have subscribers.
+    ///
+    /// # Errors
+    ///
+    /// The engine is not available.
+    pub fn channel_count(&self, space: Space) -> Result<u64, Unavailable> {
+        self.shards_of(space)
+            .map(|shard| shard.lock().ask(self, |engine| engine.channel_count()))
+            .sum()
+    }
+
     /// How many distinct patterns are listened to.
     ///
     /// # Errors
@@ -356,7 +375,11 @@ impl Hub {
     /// Tries again what was given up, and answers how many shards have no engine
     /// that can be asked.
     pub fn tend(&self) -> usize {
-        self.shards.iter().filter(|shard| shard.lock().tend(self).is_err()).count()
+        // One that is held is being asked, and whoever asks sees to it.
+        let is_ill = |shard: &Mutex<Shard>| {
+            shard.try_lock().is_some_and(|mut shard| shard.tend(self).is_err())
+        };
+        self.shards.iter().filter(|shard| is_ill(shard)).count()
     }
 
     /// Replaces the engine, shard by shard, while everything goes on. On an error
@@ -366,9 +389,10 @@ impl Hub {
     ///
     /// The new one cannot be instantiated or filled, in words.
     pub fn swap_engine(&self, new: EngineCode) -> Result<EngineSwap, String> {
-        let mut current = self.code.lock();
+        let _one_at_a_time = self.swapping.lock();
+        let current = self.code.lock().clone();
         let mut report = EngineSwap {
-            from: current.0.version().to_owned(),
+            from: current.version().to_owned(),
             to: new.version().to_owned(),
             longest_pause: Duration::ZERO,
             from_snapshot: 0,
@@ -387,20 +411,19 @@ impl Hub {
                 Ok(from_snapshot) => report.from_snapshot += usize::from(from_snapshot),
                 Err(problem) => {
                     for shard in self.shards.iter().take(number) {
-                        shard.lock().revert(&current.0);
+                        shard.lock().revert(&current);
                     }
                     return Err(problem);
                 }
             }
         }
-        let old = std::mem::replace(&mut current.0, new);
-        current.1 = Some(old);
+        *self.code.lock() = new;
         Ok(report)
     }
 
     /// The version of the engine in use.
     pub fn engine_version(&self) -> String {
-        self.code.lock().0.version().to_owned()
+        self.code.lock().version().to_owned()
     }
 
     /// All connections.

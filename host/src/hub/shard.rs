@@ -55,7 +55,8 @@ impl Shard {
         })
     }
 
-    /// Asks the engine. One that fails is rebuilt and asked once more.
+    /// Asks the engine. One that traps is rebuilt and asked once more; one that
+    /// takes too long is not, because everybody else waits.
     pub fn ask<T>(
         &mut self,
         hub: &Hub,
@@ -64,7 +65,12 @@ impl Shard {
         for _ in 0..2 {
             match question(self.ready(hub)?) {
                 Ok(answer) => return Ok(answer),
-                Err(fault) => self.failed(&fault),
+                Err(fault) => {
+                    self.failed(&fault);
+                    if fault.is_overrun {
+                        break;
+                    }
+                }
             }
         }
         Err(Unavailable)
@@ -197,7 +203,7 @@ impl Shard {
         let built = self
             .code
             .instantiate()
-            .map_err(|problem| EngineFault { call: "instantiate", problem })
+            .map_err(|problem| EngineFault { call: "instantiate", problem, is_overrun: false })
             .and_then(|mut engine| {
                 let patterns = fill(&mut *engine, hub, self.number)?;
                 Ok((engine, patterns))

@@ -11,12 +11,31 @@ use std::sync::Arc;
 use super::bindings::{Client, Hooks};
 use super::plugin::{Plugin, TrapPolicy};
 use crate::hub::connections::ConnectionId;
-use crate::protocol::command::{Credentials, NOAUTH, Publication, Refusal};
+use crate::protocol::command::{Credentials, NOAUTH};
+pub use crate::protocol::command::{Publication, Refusal, Space};
 
-/// How many bytes of payloads a plugin is shown in one call, unless a single one
-/// has more: its budget is for the call, and must not depend on how much a client
-/// sends at once.
+/// How many bytes of names and payloads a plugin is shown in one call, unless a
+/// single item has more: its budget is for the call, and must not depend on how
+/// much a client sends at once.
 const CALL_BYTES_MAX: usize = 64 << 10;
+/// How many items it is shown in one call, for the same reason.
+const CALL_ITEMS_MAX: usize = 256;
+
+/// Cuts items into what a plugin is shown in one call each.
+fn chunks<T>(items: &[T], bytes: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
+    let mut rest = items;
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let fits = rest.iter().take(CALL_ITEMS_MAX).take_while(|item| {
+            sum += bytes(item);
+            sum <= CALL_BYTES_MAX
+        });
+        let count = fits.count().max(1).min(rest.len());
+        let (chunk, after) = rest.split_at(count);
+        rest = after;
+        (!chunk.is_empty()).then_some(chunk)
+    })
+}
 
 /// The plugins in their order.
 #[derive(Default)]
@@ -38,6 +57,15 @@ pub enum Action<'a> {
     Publish { channel: &'a str, payload_bytes: usize },
 }
 
+impl Action<'_> {
+    fn bytes(&self) -> usize {
+        match self {
+            Action::Subscribe(name) | Action::Psubscribe(name) => name.len(),
+            Action::Publish { channel, .. } => channel.len(),
+        }
+    }
+}
+
 /// What a plugin makes of a publication on its way in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the contract documents them")]
@@ -57,6 +85,12 @@ pub struct Delivery<'a> {
     pub payload: Cow<'a, [u8]>,
     /// Who is about to receive it; they rise.
     pub recipients: Vec<ConnectionId>,
+}
+
+impl Delivery<'_> {
+    fn bytes(&self) -> usize {
+        self.payload.len() + self.recipients.len() * size_of::<ConnectionId>()
+    }
 }
 
 /// What a plugin makes of a publication on its way out.
@@ -201,16 +235,22 @@ impl Chain {
             if asked.is_empty() {
                 break;
             }
-            match plugin.ask(connection, |instance| instance.on_access(connection, &asked)) {
-                Some(answers) => {
-                    for (slot, answer) in open.into_iter().zip(answers) {
-                        *slot = answer.map(|refusal| plugin.signed(refusal));
+            let mut open = open.into_iter();
+            for asked in chunks(&asked, Action::bytes) {
+                let answers =
+                    plugin.ask(connection, |instance| instance.on_access(connection, asked));
+                let slots = open.by_ref().take(asked.len());
+                match answers {
+                    Some(answers) => {
+                        for (slot, answer) in slots.zip(answers) {
+                            *slot = answer.map(|refusal| plugin.signed(refusal));
+                        }
                     }
+                    None if plugin.policy == TrapPolicy::Closed => {
+                        slots.for_each(|slot| *slot = Some(plugin.unavailable()));
+                    }
+                    None => slots.for_each(drop),
                 }
-                None if plugin.policy == TrapPolicy::Closed => {
-                    open.into_iter().for_each(|slot| *slot = Some(plugin.unavailable()));
-                }
-                None => {}
             }
         }
         refusals
@@ -228,31 +268,24 @@ impl Chain {
         }
         for plugin in self.with(|hooks| hooks.messages) {
             // Their places, so that the verdicts find their way back.
-            let mut forwarded = fates.iter().enumerate().filter_map(|(place, fate)| match fate {
+            let forwarded = fates.iter().enumerate().filter_map(|(place, fate)| match fate {
                 Fate::Forward(publication) => Some((place, publication)),
                 Fate::Refused(_) | Fate::Absorbed(_) => None,
             });
+            let (places, asked): (Vec<usize>, Vec<&Publication<'a>>) = forwarded.unzip();
+            let mut places = places.into_iter();
             let mut verdicts = Vec::new();
-            let mut next = forwarded.next();
-            while next.is_some() {
-                let (mut places, mut asked, mut bytes) = (Vec::new(), Vec::new(), 0);
-                while let Some((place, publication)) = next
-                    && (asked.is_empty() || bytes + publication.payload.len() <= CALL_BYTES_MAX)
-                {
-                    places.push(place);
-                    asked.push(publication);
-                    bytes += publication.payload.len();
-                    next = forwarded.next();
-                }
+            for asked in chunks(&asked, |publication| publication.payload.len()) {
                 let answers =
-                    plugin.ask(connection, |instance| instance.on_publish(connection, &asked));
+                    plugin.ask(connection, |instance| instance.on_publish(connection, asked));
+                let places = places.by_ref().take(asked.len());
                 match answers {
-                    Some(answers) => verdicts.extend(places.into_iter().zip(answers)),
+                    Some(answers) => verdicts.extend(places.zip(answers)),
                     None if plugin.policy == TrapPolicy::Closed => {
                         let refusal = || PublishVerdict::Reject(plugin.unavailable());
-                        verdicts.extend(places.into_iter().map(|place| (place, refusal())));
+                        verdicts.extend(places.map(|place| (place, refusal())));
                     }
-                    None => {}
+                    None => places.for_each(drop),
                 }
             }
             for (place, verdict) in verdicts {
@@ -277,16 +310,26 @@ impl Chain {
             return changes;
         }
         for plugin in self.with(|hooks| hooks.deliveries) {
-            let Some(verdicts) = plugin.ask(publisher, |instance| instance.on_deliver(&deliveries))
-            else {
-                if plugin.policy == TrapPolicy::Open {
-                    continue;
+            let mut verdicts = Vec::with_capacity(deliveries.len());
+            for asked in chunks(&deliveries, Delivery::bytes) {
+                match plugin.ask(publisher, |instance| instance.on_deliver(asked)) {
+                    Some(answers) => verdicts.extend(answers.into_iter().map(Ok)),
+                    None if plugin.policy == TrapPolicy::Closed => {
+                        verdicts.extend(asked.iter().map(|_| Err(plugin.unavailable())));
+                    }
+                    None => verdicts.extend(asked.iter().map(|_| Ok(DeliverVerdict::Continue))),
                 }
-                return deliveries.iter().map(|_| Err(plugin.unavailable())).collect();
-            };
+            }
             for ((delivery, change), verdict) in
                 deliveries.iter_mut().zip(&mut changes).zip(verdicts)
             {
+                let verdict = match verdict {
+                    Ok(verdict) => verdict,
+                    Err(refusal) => {
+                        *change = Err(refusal);
+                        continue;
+                    }
+                };
                 let Ok(change) = change else { continue };
                 match verdict {
                     DeliverVerdict::Continue => {}
@@ -320,5 +363,21 @@ fn plugin_says(plugin: &Plugin, verdict: PublishVerdict, fate: &mut Fate<'_>) {
         }
         PublishVerdict::Reject(refusal) => *fate = Fate::Refused(plugin.signed(refusal)),
         PublishVerdict::Absorb(receivers) => *fate = Fate::Absorbed(receivers),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_chunk_is_over_its_limits_and_none_is_lost() {
+        let check = |items: &[usize], expected: &[usize]| {
+            let lengths: Vec<_> = chunks(items, |bytes| *bytes).map(<[usize]>::len).collect();
+            assert_eq!(lengths, expected);
+        };
+        check(&[], &[]);
+        check(&[CALL_BYTES_MAX + 1, 1, CALL_BYTES_MAX, 0, 1], &[1, 1, 2, 1]);
+        check(&[0; CALL_ITEMS_MAX + 1], &[CALL_ITEMS_MAX, 1]);
     }
 }

@@ -9,6 +9,9 @@ use parking_lot::Mutex;
 /// The longest key, in bytes.
 const KEY_BYTES_MAX: usize = 256;
 
+/// How often a full name space is searched for counters that are outdated.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
 /// All name spaces.
 pub struct Counters {
     spaces: Mutex<HashMap<String, Arc<CounterSpace>>>,
@@ -18,6 +21,8 @@ pub struct Counters {
 /// The counters of one name space.
 pub struct CounterSpace {
     counters: Mutex<HashMap<String, Counter>>,
+    /// When what is outdated was last looked for: that costs a look at all.
+    swept: Mutex<Option<Instant>>,
     counters_max: usize,
 }
 
@@ -47,7 +52,13 @@ impl Counters {
         let counters_max = self.counters_max;
         spaces
             .entry(name.to_owned())
-            .or_insert_with(|| Arc::new(CounterSpace { counters: Mutex::default(), counters_max }))
+            .or_insert_with(|| {
+                Arc::new(CounterSpace {
+                    counters: Mutex::default(),
+                    swept: Mutex::default(),
+                    counters_max,
+                })
+            })
             .clone()
     }
 }
@@ -74,6 +85,11 @@ impl CounterSpace {
         }
         let mut counters = self.counters.lock();
         if counters.len() >= self.counters_max && !counters.contains_key(&key) {
+            let mut swept = self.swept.lock();
+            if swept.is_some_and(|swept| now.saturating_duration_since(swept) < SWEEP_INTERVAL) {
+                return None;
+            }
+            *swept = Some(now);
             counters.retain(|_, counter| counter.ends > now);
             if counters.len() >= self.counters_max {
                 return None;

@@ -49,7 +49,11 @@ pub struct PluginFiles {
 
 /// What tells a version of a plugin's files from another without reading them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fingerprint([Option<(SystemTime, u64, u64)>; 2]);
+pub struct Fingerprint([Option<FileStamp>; 2]);
+
+/// When the file was written and when it was changed otherwise, its length and its
+/// inode.
+type FileStamp = (SystemTime, (i64, i64), u64, u64);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -86,11 +90,17 @@ pub fn list(directory: &Path) -> io::Result<BTreeMap<String, Fingerprint>> {
 }
 
 impl Fingerprint {
+    /// Makes it differ from that of any file.
+    pub fn forget(&mut self) {
+        self.0 = [None, None];
+    }
+
     fn of(wasm: &Path) -> Fingerprint {
         use std::os::unix::fs::MetadataExt;
         Fingerprint([wasm.to_owned(), wasm.with_extension("toml")].map(|path| {
             let metadata = std::fs::metadata(path).ok()?;
-            Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
+            let changed = (metadata.ctime(), metadata.ctime_nsec());
+            Some((metadata.modified().ok()?, changed, metadata.len(), metadata.ino()))
         }))
     }
 }
@@ -116,6 +126,10 @@ pub fn read(
     let wasm = std::fs::read(&file).map_err(|io| error(&file, "read", io.to_string()))?;
     let beside = directory.join(format!("{slot}.toml"));
     let raw = match std::fs::read_to_string(&beside) {
+        Ok(text) if text.is_empty() => {
+            let problem = "it is empty: either not written yet, or better removed";
+            return Err(error(&beside, "config", problem.to_owned()));
+        }
         Ok(text) => toml::from_str(&text)
             .map_err(|toml| error(&beside, "config", toml.to_string().trim_end().to_owned()))?,
         Err(io) if io.kind() == io::ErrorKind::NotFound => RawPlugin::default(),

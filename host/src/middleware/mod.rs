@@ -98,6 +98,11 @@ impl Middleware {
         self.chain.read()
     }
 
+    /// Has the next `rescan` read all files again, also those that look as they did.
+    pub fn look_again(&self) {
+        self.changes.lock().seen.values_mut().for_each(Fingerprint::forget);
+    }
+
     /// Brings the chain to what the directory says: adds what is new, swaps what
     /// changed, removes what is gone. What is refused leaves its slot as it was.
     /// Blocks: not to be called on a thread that serves connections.
@@ -107,12 +112,14 @@ impl Middleware {
         let listed = match directory::list(directory) {
             Ok(listed) => listed,
             Err(io) => {
-                return vec![PluginError {
+                let error = PluginError {
                     plugin: "(all)".to_owned(),
                     file: directory.clone(),
                     step: "read",
                     problem: io.to_string(),
-                }];
+                };
+                error!(%error, "the plugin directory was not read");
+                return vec![error];
             }
         };
         let gone: Vec<String> =

@@ -166,8 +166,12 @@ impl Plugin {
     ///
     /// The step that failed and why; the predecessor goes on.
     pub fn take_over(&self, predecessor: &Plugin) -> Result<(), PluginError> {
-        let first = predecessor.first_connection.load(Ordering::Relaxed);
-        self.first_connection.store(first, Ordering::Relaxed);
+        if predecessor.hooks().admission {
+            let first = predecessor.first_connection.load(Ordering::Relaxed);
+            self.first_connection.store(first, Ordering::Relaxed);
+        } else {
+            self.enters();
+        }
         if !(self.hooks().snapshot && predecessor.hooks().snapshot) {
             return Ok(());
         }

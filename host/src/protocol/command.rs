@@ -65,6 +65,39 @@ pub enum Command<'a> {
     Quit,
 }
 
+impl Command<'_> {
+    /// Whether it costs as much as there are channels, not as much as it says.
+    pub fn is_listing(&self) -> bool {
+        matches!(self, Command::Channels(..) | Command::SubscriberCounts(..))
+    }
+
+    /// The same, with bytes of its own.
+    pub fn into_owned(self) -> Command<'static> {
+        let own = |bytes: Bytestring<'_>| Cow::Owned(bytes.into_owned());
+        let own_all = |names: Vec<Bytestring<'_>>| names.into_iter().map(own).collect();
+        match self {
+            Command::Subscribe(kind, names) => Command::Subscribe(kind, own_all(names)),
+            Command::Unsubscribe(kind, names) => Command::Unsubscribe(kind, own_all(names)),
+            Command::Publish(Publication { space, channel, payload }) => {
+                Command::Publish(Publication {
+                    space,
+                    channel: own(channel),
+                    payload: own(payload),
+                })
+            }
+            Command::Channels(space, matching) => Command::Channels(space, matching.map(own)),
+            Command::SubscriberCounts(space, names) => {
+                Command::SubscriberCounts(space, own_all(names))
+            }
+            Command::PatternCount => Command::PatternCount,
+            Command::Ping(text) => Command::Ping(text.map(own)),
+            Command::Authenticate(credentials) => Command::Authenticate(credentials),
+            Command::Hello => Command::Hello,
+            Command::Quit => Command::Quit,
+        }
+    }
+}
+
 /// What AUTH carries.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
@@ -88,6 +121,13 @@ pub struct Request<'a> {
     pub tag: Tag,
     /// What it wants, or what is wrong.
     pub command: Result<Command<'a>, Refusal>,
+}
+
+impl Request<'_> {
+    /// The same, with bytes of its own.
+    pub fn into_owned(self) -> Request<'static> {
+        Request { tag: self.tag, command: self.command.map(Command::into_owned) }
+    }
 }
 
 /// What a client puts on a command to know its reply by.

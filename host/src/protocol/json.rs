@@ -12,6 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::command::{
@@ -33,10 +34,24 @@ pub fn parse<'a>(frame: &'a str, requests: &mut Vec<Request<'a>>) {
             requests.extend(items.into_iter().map(request));
         }
         Ok(item) => requests.push(request(item)),
-        Err(error) => requests.push(Request {
-            tag: Tag::None,
-            command: Err(Refusal::new(BADFRAME, format!("the frame is not JSON: {error}"))),
-        }),
+        Err(error) => parse_members(frame, &error, requests),
+    }
+}
+
+/// Takes apart a frame that is no JSON as a whole: what is wrong in one command,
+/// such as half of a surrogate pair, is not the fault of the others.
+fn parse_members<'a>(frame: &'a str, error: &serde_json::Error, requests: &mut Vec<Request<'a>>) {
+    let bad_frame = |error: &serde_json::Error| Request {
+        tag: Tag::None,
+        command: Err(Refusal::new(BADFRAME, format!("not JSON: {error}"))),
+    };
+    match serde_json::from_str::<Vec<&'a RawValue>>(frame) {
+        Ok(members) if members.first().is_some_and(|first| first.get().starts_with('[')) => {
+            requests.extend(members.into_iter().map(|member| {
+                serde_json::from_str(member.get()).map_or_else(|error| bad_frame(&error), request)
+            }));
+        }
+        _ => requests.push(bad_frame(error)),
     }
 }
 
@@ -492,6 +507,14 @@ mod tests {
                 (Tag::Id(3), None),
             ]
         );
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_spoils_its_own_command_only() {
+        let requests = parse_all(r#"[[1,"PING"],["PUBLISH","c","\ud800"],[2,"PING"]]"#);
+        let tags: Vec<_> = requests.iter().map(|request| request.tag).collect();
+        assert_eq!(tags, [Tag::Id(1), Tag::None, Tag::Id(2)]);
+        assert!(requests[1].command.is_err());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use crate::close::{CloseReason, ProtocolViolation};
 
@@ -173,7 +173,8 @@ fn close_code(body: &[u8]) -> Result<Option<u16>, CloseReason> {
         return if body.is_empty() { Ok(None) } else { Err(violation("close code cut short")) };
     };
     let code = u16::from_be_bytes(*code);
-    if !CloseCode::from(code).is_allowed() {
+    // RFC 6455, section 7.4, and the codes that IANA has registered since.
+    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
         return Err(violation("close code that nobody may send"));
     }
     check_text(MessageKind::Text, reason)?;

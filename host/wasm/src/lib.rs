@@ -19,9 +19,7 @@ use rustix::time::{ClockId, clock_gettime};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use wasmtime::component::{Component, Linker, ResourceTable};
-use wasmtime::{
-    Config, Engine, Store, StoreLimits, StoreLimitsBuilder, Trap, UpdateDeadline, WasmBacktrace,
-};
+use wasmtime::{Config, Engine, ResourceLimiter, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 pub use log::ComponentLog;
@@ -65,7 +63,7 @@ pub struct Wasm {
 pub struct StoreState {
     wasi: WasiCtx,
     table: ResourceTable,
-    limiter: StoreLimits,
+    limiter: Limiter,
     budget: Budget,
     /// Where its lines go.
     pub log: Arc<ComponentLog>,
@@ -210,13 +208,7 @@ impl Wasm {
         let mut wasi = WasiCtx::builder();
         wasi.stdout(log::OutputToLog::new(log.clone()));
         wasi.stderr(log::OutputToLog::new(log.clone()));
-        let limiter = StoreLimitsBuilder::new()
-            .memory_size(limits.memory_bytes_max)
-            .memories(MEMORIES_MAX)
-            .tables(TABLES_MAX)
-            .table_elements(TABLE_ELEMENTS_MAX)
-            .instances(INSTANCES_MAX)
-            .build();
+        let limiter = Limiter { memory_bytes_max: limits.memory_bytes_max, memory_bytes: 0 };
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
         let mut store = Store::new(
@@ -242,6 +234,49 @@ impl Wasm {
             Err(wasmtime::Error::new(BudgetOverrun(budget.limit)))
         });
         store
+    }
+}
+
+/// Bounds what one store holds: its memories together.
+struct Limiter {
+    memory_bytes_max: usize,
+    memory_bytes: usize,
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> Result<bool, wasmtime::Error> {
+        let wanted = self.memory_bytes.saturating_sub(current).saturating_add(desired);
+        let fits = wanted <= self.memory_bytes_max;
+        if fits {
+            self.memory_bytes = wanted;
+        }
+        Ok(fits)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> Result<bool, wasmtime::Error> {
+        Ok(desired <= TABLE_ELEMENTS_MAX)
+    }
+
+    fn instances(&self) -> usize {
+        INSTANCES_MAX
+    }
+
+    fn tables(&self) -> usize {
+        TABLES_MAX
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES_MAX
     }
 }
 

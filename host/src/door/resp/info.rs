@@ -78,8 +78,7 @@ impl Resp {
         let (hub, stats) = (&services.hub, &services.stats);
         let load =
             |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed).to_string();
-        let channels =
-            |space| hub.channels(space, None).map_or(0, |channels| channels.len()).to_string();
+        let channels = |space| hub.channel_count(space).unwrap_or(0).to_string();
         match section {
             "server" => vec![
                 ("redis_version", REDIS_VERSION.to_owned()),

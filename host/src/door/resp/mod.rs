@@ -13,8 +13,8 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use super::Door;
 use super::websocket::Subprotocol;
+use super::{Door, Taken};
 use crate::close::{CloseReason, ProtocolViolation};
 use crate::hub::encoding::Encoding;
 use crate::protocol::command::{Command, Kind, Publication, Request, Space, Tag};
@@ -29,8 +29,12 @@ use crate::session::Session;
 /// What the server is to its clients, who choose by it how they behave.
 pub const REDIS_VERSION: &str = "7.4.0";
 
+/// How many requests are parsed before they are carried out.
+const REQUESTS_MAX: usize = 128;
+
 /// A connection that speaks RESP.
 pub struct Resp {
+    limits: RequestLimits,
     parser: RequestParser,
     /// Kept to be used again.
     burst: Burst,
@@ -70,6 +74,7 @@ impl Resp {
     /// A connection that has said nothing yet. It speaks RESP2.
     pub fn new(transport: Transport, limits: RequestLimits, info: info::ServerInfo) -> Resp {
         Resp {
+            limits,
             parser: RequestParser::new(limits),
             burst: Burst::default(),
             version: RespVersion::Resp2,
@@ -87,37 +92,76 @@ impl Resp {
         encoding(transport, RespVersion::Resp2)
     }
 
-    /// Carries out the whole requests that `bytes` begins with.
-    fn take_requests(&mut self, bytes: &[u8], session: &mut Session) -> (usize, Flow) {
+    /// Carries out the whole requests that `bytes` begins with, until the turn is
+    /// over.
+    fn take_requests(&mut self, bytes: &[u8], session: &mut Session) -> (Taken, Flow) {
+        let mut flow = self.resume(session);
         let mut burst = std::mem::take(&mut self.burst);
-        let outcome = loop {
-            match self.parser.parse(bytes, Authentication::Settled, &mut burst) {
-                Outcome::Complete => {}
-                outcome => break outcome,
+        let mut at = 0;
+        let mut is_unfinished = session.has_pending();
+        while matches!(flow, Flow::Continue) && !is_unfinished {
+            let rest = bytes.get(at..).unwrap_or_default();
+            let mut outcome = Outcome::Complete;
+            let mut parsed = 0;
+            while outcome == Outcome::Complete && parsed < REQUESTS_MAX {
+                outcome = self.parser.parse(rest, Authentication::Settled, &mut burst);
+                parsed += 1;
             }
-        };
-        let mut flow = Flow::Continue;
+            let done;
+            (done, flow) = self.execute(&burst, rest, session);
+            let is_cut_short = done < burst.consumed();
+            if is_cut_short {
+                // It goes on at this request; what it knows of a later one, which
+                // is not whole, is found again then.
+                self.parser = RequestParser::new(self.limits);
+            }
+            at += done;
+            burst.clear();
+            is_unfinished = is_cut_short || session.has_pending();
+            match outcome {
+                Outcome::Complete => {}
+                Outcome::Refused(error) if matches!(flow, Flow::Continue) && !is_unfinished => {
+                    flow = Flow::Close(self.refuse(error, session));
+                }
+                Outcome::Incomplete { .. } | Outcome::Refused(_) => break,
+            }
+            is_unfinished |= outcome == Outcome::Complete && session.is_turn_over();
+        }
+        session.flush();
+        self.burst = burst;
+        (Taken { bytes: at, is_unfinished }, flow)
+    }
+
+    /// Carries out the requests of a burst until the turn is over; answers where
+    /// it stopped.
+    fn execute(&mut self, burst: &Burst, bytes: &[u8], session: &mut Session) -> (usize, Flow) {
+        let mut done = 0;
         let mut publications: Vec<Request<'_>> = Vec::new();
-        for arguments in burst.requests(bytes) {
+        for (arguments, end) in burst.requests(bytes) {
             if let Some(publication) = self.publication(arguments, session) {
                 publications.push(publication);
+                done = end;
                 continue;
             }
             self.publish(&mut publications, session);
-            flow = self.carry_out(arguments, session);
-            if matches!(flow, Flow::Close(_)) || session.connection.outbox.is_closing() {
-                break;
+            if session.has_pending() {
+                return (done, Flow::Continue);
+            }
+            let flow = self.carry_out(arguments, session);
+            done = end;
+            if matches!(flow, Flow::Close(_)) || session.is_turn_over() {
+                return (done, flow);
             }
         }
         self.publish(&mut publications, session);
-        if let (Flow::Continue, Outcome::Refused(error)) = (&flow, outcome) {
-            flow = Flow::Close(self.refuse(error, session));
+        (burst.consumed(), Flow::Continue)
+    }
+
+    fn resume(&mut self, session: &mut Session) -> Flow {
+        match session.has_pending().then(|| session.resume(self.spelling())).flatten() {
+            Some(reason) => Flow::Close(reason),
+            None => Flow::Continue,
         }
-        session.flush();
-        let consumed = burst.consumed();
-        burst.clear();
-        self.burst = burst;
-        (consumed, flow)
     }
 
     /// The request as a publication, if it is one that can wait for others.
@@ -170,7 +214,6 @@ impl Resp {
         if skips_this && self.replies == ReplyMode::Off {
             self.replies = mode;
         }
-        session.services.stats.carried_out(1);
         flow
     }
 
@@ -225,6 +268,7 @@ impl Resp {
         arguments: Arguments<'_>,
         session: &mut Session,
     ) -> Flow {
+        session.services.stats.carried_out(1);
         match spec.id {
             CommandId::Ping => self.error(session, &errors::wrong_arity(spec.name)),
             CommandId::Echo => {
@@ -358,7 +402,7 @@ fn encoding(transport: Transport, version: RespVersion) -> Encoding {
 }
 
 impl Door for Resp {
-    fn take_in(&mut self, bytes: &mut [u8], session: &mut Session) -> usize {
+    fn take_in(&mut self, bytes: &mut [u8], session: &mut Session) -> Taken {
         let (taken, flow) = self.take_requests(bytes, session);
         if let Flow::Close(reason) = flow {
             session.connection.outbox.close(reason);
@@ -380,13 +424,28 @@ impl Door for Resp {
 /// RESP in the binary frames of a WebSocket, cut as the client likes.
 pub struct FramedResp {
     resp: Resp,
-    unfinished: Vec<u8>,
+    bytes: Vec<u8>,
+    /// Whether `bytes` holds more than the last turn was long enough for.
+    is_unfinished: bool,
 }
 
 impl FramedResp {
     /// RESP over a WebSocket.
     pub fn new(resp: Resp) -> FramedResp {
-        FramedResp { resp, unfinished: Vec::new() }
+        FramedResp { resp, bytes: Vec::new(), is_unfinished: false }
+    }
+
+    fn take_requests(&mut self, session: &mut Session) -> Option<CloseReason> {
+        let (taken, flow) = self.resp.take_requests(&self.bytes, session);
+        self.is_unfinished = taken.is_unfinished;
+        self.bytes.drain(..taken.bytes);
+        if self.bytes.is_empty() {
+            self.bytes = Vec::new();
+        }
+        match flow {
+            Flow::Close(reason) => Some(reason),
+            Flow::Continue => None,
+        }
     }
 }
 
@@ -397,7 +456,6 @@ impl Subprotocol for FramedResp {
         session: &mut Session,
     ) -> Option<CloseReason> {
         let mut unacceptable = None;
-        let mut is_new = false;
         for (kind, body) in messages {
             if kind == MessageKind::Text {
                 let why = "text frame under the sub-protocol resp";
@@ -405,21 +463,17 @@ impl Subprotocol for FramedResp {
                 unacceptable = Some(CloseReason::Violation(violation));
                 break;
             }
-            self.unfinished.extend_from_slice(body);
-            is_new = true;
+            self.bytes.extend_from_slice(body);
         }
-        if is_new {
-            let mut bytes = std::mem::take(&mut self.unfinished);
-            let (taken, flow) = self.resp.take_requests(&bytes, session);
-            bytes.drain(..taken);
-            if !bytes.is_empty() {
-                self.unfinished = bytes;
-            }
-            if let Flow::Close(reason) = flow {
-                return Some(reason);
-            }
-        }
-        unacceptable
+        self.take_requests(session).or(unacceptable)
+    }
+
+    fn resume(&mut self, session: &mut Session) -> Option<CloseReason> {
+        if self.has_pending(session) { self.take_requests(session) } else { None }
+    }
+
+    fn has_pending(&self, session: &Session) -> bool {
+        self.is_unfinished || session.has_pending()
     }
 }
 

@@ -37,6 +37,8 @@ struct Place {
     source: Source,
     first_span: usize,
     spans: usize,
+    /// Where the next one begins in the read buffer.
+    end: usize,
 }
 
 enum Source {
@@ -66,13 +68,13 @@ impl Burst {
         self.consumed
     }
 
-    /// The requests in the order in which they came. `buffer` is the one they
-    /// were parsed from.
+    /// The requests in the order in which they came, each with where it ends.
+    /// `buffer` is the one they were parsed from.
     pub fn requests<'a>(
         &'a self,
         buffer: &'a [u8],
-    ) -> impl ExactSizeIterator<Item = Arguments<'a>> {
-        self.requests.iter().map(move |place| self.arguments(place, buffer))
+    ) -> impl ExactSizeIterator<Item = (Arguments<'a>, usize)> {
+        self.requests.iter().map(move |place| (self.arguments(place, buffer), place.end))
     }
 
     /// The request that was parsed last.
@@ -121,9 +123,14 @@ impl Burst {
     }
 
     fn push(&mut self, source: Source, bytes: usize, spans: &[Span]) {
-        self.requests.push(Place { source, first_span: self.spans.len(), spans: spans.len() });
-        self.spans.extend_from_slice(spans);
         self.consumed += bytes;
+        self.requests.push(Place {
+            source,
+            first_span: self.spans.len(),
+            spans: spans.len(),
+            end: self.consumed,
+        });
+        self.spans.extend_from_slice(spans);
     }
 
     fn arguments<'a>(&'a self, place: &Place, buffer: &'a [u8]) -> Arguments<'a> {

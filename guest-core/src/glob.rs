@@ -7,17 +7,35 @@
 //!
 //! Redis recurses at each `*` and gives up early where that cannot change the answer. Here the last
 //! `*` alone is tried with longer and longer runs, in a loop: what comes before it has found its
-//! leftmost match, and no other leaves more of the name to the rest. So the cost is at most the
-//! length of the pattern times the length of the name.
+//! leftmost match, and no other leaves more of the name to the rest.
+//!
+//! That is the fastest way for what people write, and takes (length of the pattern) x (length of
+//! the name) steps for what is made to hurt. So where a run is not found soon, a search takes over
+//! that has no bad case. A pattern of p bytes on a name of n costs at most
+//! n * p / 64 + 25 * (n + p) steps: some 70,000 where both are 1 KiB, and not a million.
+
+mod segment_search;
+
+use segment_search::Segment;
 
 /// More `*` than this (neighbours count once, and one at the end does not count), and a pattern
 /// matches nothing. Redis has it so since 7.2.6, to bound its recursion; here it is so because it
 /// is so there.
 const STARS_MAX: usize = 1000;
 
+/// How many bytes of the pattern may be read again and again for one `*` before the search takes
+/// over. Twice the rows of the search's table, so that few are made in vain; and more than most
+/// names and patterns need.
+const SCAN_STEPS_MAX: usize = 512;
+
 /// Whether the name matches the pattern. The empty name is matched by the empty pattern alone, not
 /// by `*`.
 pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    matches_scanning(pattern, name, SCAN_STEPS_MAX)
+}
+
+/// The answer is the same whatever `scan_steps_max` is.
+fn matches_scanning(pattern: &[u8], name: &[u8], scan_steps_max: usize) -> bool {
     if name.is_empty() {
         return pattern.is_empty();
     }
@@ -25,6 +43,7 @@ pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let mut stars = 0;
     // What follows the last `*`, and the part of the name where it was tried last.
     let mut retry: Option<(&[u8], &[u8])> = None;
+    let mut scan_steps = 0;
     loop {
         if pattern.first() == Some(&b'*') {
             pattern = without_stars(pattern);
@@ -36,6 +55,7 @@ pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
                 return false;
             }
             retry = Some((pattern, name));
+            scan_steps = 0;
             continue;
         }
         let Some((&byte, name_rest)) = name.split_first() else {
@@ -43,17 +63,38 @@ pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
             // still.
             return pattern.is_empty();
         };
-        match read_element(pattern) {
+        let unread = match read_element(pattern) {
             Some((element, pattern_rest)) if element.takes(byte) => {
-                (pattern, name) = (pattern_rest, name_rest)
+                count_steps(pattern.len() - pattern_rest.len());
+                (pattern, name) = (pattern_rest, name_rest);
+                continue;
             }
-            _ => {
-                let Some((after_star, [_, tried_rest @ ..])) = retry else {
-                    return false;
-                };
-                retry = Some((after_star, tried_rest));
-                (pattern, name) = (after_star, tried_rest);
-            }
+            Some((_, pattern_rest)) => pattern_rest,
+            None => pattern,
+        };
+        count_steps(pattern.len() - unread.len());
+        let Some((after_star, [_, tried_rest @ ..])) = retry else {
+            return false;
+        };
+        scan_steps += after_star.len() - unread.len();
+        if scan_steps <= scan_steps_max {
+            retry = Some((after_star, tried_rest));
+            (pattern, name) = (after_star, tried_rest);
+            continue;
+        }
+        let segment = Segment::read(after_star);
+        if segment.rest.is_empty() {
+            // Without a `*` after it, it must match the end of the name, and is tried there alone.
+            let Some(skipped) = tried_rest.len().checked_sub(segment.positions) else {
+                return false;
+            };
+            retry = None;
+            (pattern, name) = (after_star, &tried_rest[skipped..]);
+        } else {
+            let Some(after_match) = segment.find(tried_rest) else {
+                return false;
+            };
+            (pattern, name) = (segment.rest, after_match);
         }
     }
 }
@@ -118,6 +159,9 @@ impl Element<'_> {
 }
 
 /// The element the pattern begins with and what follows it; none at the end.
+// Inlined into the loop above, where it halves what a byte costs; callers besides it had undone
+// that.
+#[inline(always)]
 fn read_element(pattern: &[u8]) -> Option<(Element<'_>, &[u8])> {
     Some(match pattern {
         [] => return None,
@@ -174,10 +218,23 @@ fn read_member(class: &[u8]) -> Option<((u8, u8), &[u8])> {
     }
 }
 
+/// Called for what the cost of a match grows with, so that tests can bound it: each byte of the
+/// pattern that is read, each time, and each step of a search.
+fn count_steps(_steps: usize) {
+    #[cfg(test)]
+    tests::STEPS.set(tests::STEPS.get() + _steps);
+}
+
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::model::{Random, ReferenceGlob};
+
+    thread_local! {
+        pub static STEPS: Cell<usize> = const { Cell::new(0) };
+    }
 
     /// Both matchers say so.
     #[track_caller]
@@ -366,6 +423,7 @@ mod tests {
                 let matched = matches(&pattern, &name);
                 let text = || format!("{} on {}", pattern.escape_ascii(), name.escape_ascii());
                 assert_eq!(matched, reference.matches(&name), "{}", text());
+                assert_eq!(matched, matches_scanning(&pattern, &name, 0), "{}", text());
                 if matched {
                     assert!(
                         name.starts_with(&ends.prefix) && name.ends_with(&ends.suffix),
@@ -375,6 +433,142 @@ mod tests {
                     assert!(name.len() >= ends.prefix.len() + ends.suffix.len(), "{}", text());
                 }
             }
+        }
+    }
+
+    /// Appends an element that takes the byte.
+    fn push_element(pattern: &mut Vec<u8>, byte: u8, random: &mut Random) {
+        // Behind a `\` a byte is itself, in a class and outside.
+        match random.below(8) {
+            0 => pattern.push(b'?'),
+            1 => pattern.extend([b'[', b'x', b'\\', byte, b']']),
+            2 => pattern.extend([b'[', b'^', b'\\', !byte, b']']),
+            3 => pattern.extend(b"[\x80-\x7f]"),
+            4 => pattern.extend(b"[^]"),
+            // Whichever of the two ends is the lower.
+            5 if byte != b'\\' && byte != b']' => {
+                pattern.extend([b'[', byte, b'-', random.number() as u8, b']'])
+            }
+            _ => pattern.extend([b'\\', byte]),
+        }
+    }
+
+    /// Segments of up to three turns, cut out of names that repeat themselves.
+    #[test]
+    fn the_search_agrees_with_the_scan() {
+        let mut random = Random::from_environment();
+        let mut found = [0, 0];
+        for _ in 0..3_000 {
+            let alphabet = *random.pick(&[&b"a"[..], b"ab", b"abc\\]", b"\0\x7f\x80\xff"]);
+            let name: Vec<u8> =
+                (0..1 + random.below(400)).map(|_| *random.pick(alphabet)).collect();
+            let mut pattern = Vec::new();
+            let mut rest = &name[..];
+            for _ in 0..random.below(5) {
+                pattern.extend(b"*");
+                rest = &rest[random.below(rest.len() as u64 / 4 + 1) as usize..];
+                let (segment, after) = rest.split_at((random.below(200) as usize).min(rest.len()));
+                rest = after;
+                for &byte in segment {
+                    let spoilt = random.below(400) == 0;
+                    let byte = if spoilt { *random.pick(alphabet) } else { byte };
+                    push_element(&mut pattern, byte, &mut random);
+                }
+            }
+            if random.below(4) != 0 {
+                pattern.push(b'*');
+            }
+            let scanned = matches_scanning(&pattern, &name, usize::MAX);
+            for scan_steps_max in [0, random.below(2_000) as usize, SCAN_STEPS_MAX] {
+                assert_eq!(
+                    matches_scanning(&pattern, &name, scan_steps_max),
+                    scanned,
+                    "{} on {}, scanning {scan_steps_max}",
+                    pattern.escape_ascii(),
+                    name.escape_ascii()
+                );
+            }
+            found[usize::from(scanned)] += 1;
+        }
+        assert!(found.iter().all(|&times| times > 300), "one-sided: {found:?}");
+    }
+
+    /// Around the 64 positions of a turn, and at both ends of the name.
+    #[test]
+    fn the_search_finds_what_stands_where_turns_meet() {
+        for len in [1, 2, 63, 64, 65, 127, 128, 129, 192] {
+            let segment = [vec![b'a'; len - 1], vec![b'b']].concat();
+            let pattern = [b"*", &segment[..], b"*"].concat();
+            for before in [0, 1, 64, 100] {
+                let check = |pattern: &[u8], name: &[u8], expected: bool| {
+                    assert_eq!(matches_scanning(pattern, name, 0), expected, "{len} {before}");
+                };
+                let name = [&vec![b'a'; before], &segment[..]].concat();
+                check(&pattern, &name, true);
+                check(&pattern, &[&name[..], b"c"].concat(), true);
+                check(&[&pattern[..], b"c"].concat(), &[&name[..], b"c"].concat(), true);
+                check(&[&pattern[..], b"b"].concat(), &name, false);
+                check(&pattern, &name[..name.len() - 1], false);
+                check(&pattern[..pattern.len() - 1], &name, true);
+                check(&pattern[..pattern.len() - 1], &[&name[..], b"a"].concat(), false);
+            }
+        }
+    }
+
+    fn steps(pattern: &[u8], name: &[u8]) -> usize {
+        STEPS.set(0);
+        matches(pattern, name);
+        STEPS.get()
+    }
+
+    /// Each of these took hundreds of thousands of steps, and ten thousand of them half a minute.
+    #[test]
+    fn hostile_patterns_cost_few_steps() {
+        #[track_caller]
+        fn check(pattern: impl AsRef<[u8]>, name: &[u8], steps_max: usize) {
+            let steps = steps(pattern.as_ref(), name);
+            assert!(steps <= steps_max, "{steps} steps");
+        }
+        let name = [b'a'; 1_024];
+        // PUBLISH on ten thousand of these patterns, and PUBSUB CHANNELS on as many names.
+        check(format!("*{}b1*", "a".repeat(400)), &name, 11_500);
+        check(format!("*{}b", "a".repeat(500)), &name, 3_000);
+        check(format!("*{}b*", "a".repeat(500)), &name, 12_500);
+        check(format!("*{}b*", "a".repeat(1_000)), &name, 24_000);
+        check(format!("*{}b*", "?".repeat(1_000)), &name, 24_000);
+        // Nothing is left after the first of many turns.
+        check(format!("*{}b{}*", "a".repeat(40), "a".repeat(900)), &name, 4_500);
+        // One class that is long, and many that take much.
+        check(format!("*[{}]*", "b".repeat(1_000)), &name, 5_000);
+        check(format!("*{}b*", "[^]".repeat(340)), &name, 12_000);
+        check(format!("*{}b*", "[ -~]".repeat(204)), &name, 9_000);
+        // Segments that are each just not found soon.
+        let comb = format!("{}b", "a".repeat(44)).repeat(23);
+        check(format!("*{}b", "a".repeat(22)).repeat(42), comb.as_bytes(), 30_000);
+    }
+
+    /// The module's words.
+    #[test]
+    fn no_pair_costs_more_than_is_said() {
+        let mut random = Random::from_environment();
+        for _ in 0..1_000 {
+            let len = 1 + random.below(200) as usize;
+            let element = *random.pick(&[&b"a"[..], b"?", b"[^]", b"[^b]", b"[b-za]", b"\\a"]);
+            let end = *random.pick(&[&b"b"[..], b"", b"a", b"?b"]);
+            let segment = [b"*", &element.repeat(len)[..], end].concat();
+            let count = 1 + random.below(1_024 / segment.len() as u64 + 1) as usize;
+            let pattern = [&segment.repeat(count)[..], b"*b"].concat();
+            let run = random.below(3 * len as u64 + 1) as usize;
+            let name: Vec<u8> = [vec![b'a'; run], vec![b'b']].concat();
+            let name: Vec<u8> = name.into_iter().cycle().take(1_024).collect();
+            let (p, n) = (pattern.len(), name.len());
+            let steps = steps(&pattern, &name);
+            assert!(
+                steps <= n * p / 64 + 25 * (n + p),
+                "{steps} steps for {} on {}",
+                pattern.escape_ascii(),
+                name.escape_ascii()
+            );
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a client settles with its door: HELLO, AUTH, RESET, SELECT and CLIENT.
 
-use super::{REDIS_VERSION, ReplyMode, Resp, Transport};
+use super::{REDIS_VERSION, ReplyMode, Resp, Skip, Transport};
 use crate::hub::connections::Connection;
 use crate::protocol::command::{Credentials, Kind};
 use crate::protocol::resp::commands::CommandId;
@@ -180,11 +180,13 @@ impl Resp {
         match mode.to_ascii_lowercase().as_slice() {
             b"on" => {
                 self.replies = ReplyMode::On;
+                self.skip = Skip::None;
                 self.ok(session);
             }
             b"off" => self.replies = ReplyMode::Off,
             // Redis skips nothing more while replies are off.
-            b"skip" => self.skips_next = self.replies == ReplyMode::On,
+            b"skip" if self.replies == ReplyMode::Off => {}
+            b"skip" => self.skip = Skip::Next,
             _ => self.error(session, errors::SYNTAX),
         }
     }

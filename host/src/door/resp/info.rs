@@ -130,18 +130,22 @@ impl Resp {
     }
 
     pub(super) fn config_get(&self, arguments: Arguments<'_>, session: &mut Session) {
-        let is_wanted = |name: &str| {
-            let mut patterns = arguments.skip(2).iter();
-            patterns.any(|pattern| {
+        // One that is asked for by its name is answered by it as it was typed.
+        let wanted_as = |name: &'static str| {
+            let is_wanted = |pattern: &&[u8]| {
                 guest_core::glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes())
-            })
+            };
+            let pattern = arguments.skip(2).iter().find(is_wanted)?;
+            let is_name = pattern.eq_ignore_ascii_case(name.as_bytes());
+            Some(if is_name { pattern } else { name.as_bytes() })
         };
         let settings = self.info.settings.clone();
-        let found: Vec<_> = settings.iter().filter(|(name, _)| is_wanted(name)).collect();
+        let found: Vec<_> =
+            settings.iter().filter_map(|(name, value)| Some((wanted_as(name)?, value))).collect();
         self.reply(session, |reply| {
             reply.map(found.len());
             for (name, value) in found {
-                reply.bulk(name.as_bytes());
+                reply.bulk(name);
                 reply.bulk(value.as_bytes());
             }
         });

@@ -41,8 +41,7 @@ pub struct Resp {
     version: RespVersion,
     transport: Transport,
     replies: ReplyMode,
-    /// Whether CLIENT REPLY SKIP was the command before.
-    skips_next: bool,
+    skip: Skip,
     name: Vec<u8>,
     library: [Vec<u8>; 2],
     info: info::ServerInfo,
@@ -64,6 +63,16 @@ enum ReplyMode {
     Off,
 }
 
+/// CLIENT REPLY SKIP: which reply is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Skip {
+    None,
+    /// That of the next command.
+    Next,
+    /// That of the command which is carried out.
+    This,
+}
+
 /// How far the requests of a buffer have been carried out.
 enum Flow {
     Continue,
@@ -80,7 +89,7 @@ impl Resp {
             version: RespVersion::Resp2,
             transport,
             replies: ReplyMode::On,
-            skips_next: false,
+            skip: Skip::None,
             name: Vec::new(),
             library: Default::default(),
             info,
@@ -137,7 +146,7 @@ impl Resp {
     fn execute(&mut self, burst: &Burst, bytes: &[u8], session: &mut Session) -> (usize, Flow) {
         let mut done = 0;
         let mut publications: Vec<Request<'_>> = Vec::new();
-        for (arguments, end) in burst.requests(bytes) {
+        for (arguments, end) in burst.requests_and_ends(bytes) {
             if let Some(publication) = self.publication(arguments, session) {
                 publications.push(publication);
                 done = end;
@@ -178,7 +187,7 @@ impl Resp {
         } else {
             return None;
         };
-        if self.skips_next || self.is_subscribed_in_resp2(session) {
+        if self.skip == Skip::Next || self.is_subscribed_in_resp2(session) {
             return None;
         }
         let (channel, payload) = (Cow::Borrowed(channel), Cow::Borrowed(payload));
@@ -193,10 +202,8 @@ impl Resp {
     }
 
     fn carry_out(&mut self, arguments: Arguments<'_>, session: &mut Session) -> Flow {
-        let skips_this = std::mem::take(&mut self.skips_next);
-        let mode = self.replies;
-        if skips_this {
-            self.replies = ReplyMode::Off;
+        if self.skip == Skip::Next {
+            self.skip = Skip::This;
         }
         let flow = match commands::lookup(arguments) {
             Err(error) => {
@@ -211,8 +218,8 @@ impl Resp {
             }
             Ok(spec) => self.run(spec, arguments, session),
         };
-        if skips_this && self.replies == ReplyMode::Off {
-            self.replies = mode;
+        if self.skip == Skip::This {
+            self.skip = Skip::None;
         }
         flow
     }
@@ -336,7 +343,6 @@ impl Resp {
         self.reply(session, |reply| {
             reply.map(specs.len());
             for spec in specs {
-                reply.bulk(spec.name.as_bytes());
                 command_info::write_docs(reply, spec);
             }
         });
@@ -359,13 +365,13 @@ impl Resp {
     /// Answers bytes that are no request, and closes.
     fn refuse(&self, error: ProtocolError, session: &mut Session) -> CloseReason {
         if let Some(text) = error.reply() {
-            session.reply(|out| ReplyWriter::new(out, self.version).error(&text));
+            self.error(session, &text);
         }
         CloseReason::Violation(ProtocolViolation::Resp)
     }
 
     fn reply(&self, session: &mut Session, write: impl FnOnce(&mut ReplyWriter<'_>)) {
-        if self.replies == ReplyMode::On {
+        if !self.is_muted() {
             session.reply(|out| write(&mut ReplyWriter::new(out, self.version)));
         }
     }
@@ -379,7 +385,11 @@ impl Resp {
     }
 
     fn spelling(&self) -> reply::Spelling {
-        reply::Spelling::new(self.version, self.replies == ReplyMode::Off)
+        reply::Spelling::new(self.version, self.is_muted())
+    }
+
+    fn is_muted(&self) -> bool {
+        self.replies == ReplyMode::Off || self.skip == Skip::This
     }
 
     fn is_subscribed_in_resp2(&self, session: &Session) -> bool {

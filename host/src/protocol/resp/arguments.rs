@@ -70,11 +70,20 @@ impl Burst {
 
     /// The requests in the order in which they came, each with where it ends.
     /// `buffer` is the one they were parsed from.
-    pub fn requests<'a>(
+    pub fn requests_and_ends<'a>(
         &'a self,
         buffer: &'a [u8],
     ) -> impl ExactSizeIterator<Item = (Arguments<'a>, usize)> {
         self.requests.iter().map(move |place| (self.arguments(place, buffer), place.end))
+    }
+
+    /// The requests alone.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn requests<'a>(
+        &'a self,
+        buffer: &'a [u8],
+    ) -> impl ExactSizeIterator<Item = Arguments<'a>> {
+        self.requests_and_ends(buffer).map(|(arguments, _)| arguments)
     }
 
     /// The request that was parsed last.

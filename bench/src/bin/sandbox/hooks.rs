@@ -1,0 +1,185 @@
+//! Plugins that ship, as the chain asks them, and what they decide natively:
+//! their libraries called with the same settings.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use acl::acl::Acl;
+use acl::rules::Asked;
+use anyhow::{Context, Result, ensure};
+use bench::sides::{Comparison, compare, time};
+use bench::table::{print_head, print_line};
+use redact::rules::{Outcome, Rule};
+use switchyard::config::Config;
+use switchyard::hub::connections::{Connection, Connections};
+use switchyard::hub::encoding::Encoding;
+use switchyard::middleware::bindings::CompiledPlugin;
+use switchyard::middleware::chain::{Action, Chain, Fate, Publication, Space};
+use switchyard::middleware::counters::Counters;
+use switchyard::middleware::directory;
+use switchyard::middleware::plugin::{Plugin, Surroundings, TrapPolicy};
+use switchyard::wasm::Wasm;
+use tokio::runtime::Runtime;
+
+use crate::NAMES_A_CALL;
+
+/// Who may do what, as in `examples/plugins/10-acl.toml`.
+const ACL: &str = r#"{"rules": [
+    {"users": ["alice"], "subscribe": ["*"], "publish": ["*"]},
+    {"users": ["*"], "effect": "deny", "subscribe": ["private.*"], "publish": ["private.*"]},
+    {"users": ["*"], "subscribe": ["*"], "publish": ["*"]}
+]}"#;
+
+/// What must not be published, as in `examples/plugins/20-redact.toml`.
+const REDACT: &str = r#"{"rules": [{
+    "channels": ["*"],
+    "regex": "(?-u:\\b)[0-9]{4}[ -]?[0-9]{4}[ -]?[0-9]{4}[ -]?[0-9]{4}(?-u:\\b)",
+    "action": "mask",
+    "with": "[card number]"
+}]}"#;
+
+/// A payload of 100 bytes that is looked at and left as it is.
+const PAYLOAD: &str = "{\"from\":\"bob\",\"at\":1764000000,\
+    \"text\":\"see you at the station in half an hour, I am the one in red\"}";
+
+/// The user of the connection that asks: the last rule is the one that lets it.
+const USER: &str = "bob";
+const CHANNEL: &str = "room:000042:message";
+
+/// How many actions or publications one batch asks about.
+const ASKED: usize = 3_200;
+
+/// The plugins and who asks them.
+pub struct Hooks {
+    acl: Chain,
+    redact: Chain,
+    connection: Arc<Connection>,
+    /// Where plugins would be rebuilt.
+    _runtime: Runtime,
+}
+
+impl Hooks {
+    /// Compiles the plugins that `make components` leaves.
+    pub fn load(wasm: &Wasm) -> Result<Hooks> {
+        let config = Config::default();
+        let connections = Connections::new(1, config.outbox, config.limits.attributes_bytes_max);
+        let connection = connections
+            .add(Encoding::Json, SocketAddr::from(([127, 0, 0, 1], 0)))
+            .context("there is room for one")?;
+        ensure!(connection.set_attribute("user", Some(USER.to_owned())), "there is no room");
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let surroundings = Surroundings {
+            connections,
+            runtime: runtime.handle().clone(),
+            rebuild_backoff: config.plugins.rebuild_backoff,
+            rebuild_backoff_max: config.plugins.rebuild_backoff_max,
+        };
+        let chain = |name: &str, settings: &str| -> Result<Chain> {
+            let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/components");
+            let mut files = directory::read(&directory, name, config.plugins.defaults)?;
+            files.config.settings = settings.to_owned();
+            // One that fails must not pass for one that lets through.
+            files.config.policy = Some(TrapPolicy::Closed);
+            let compiled = CompiledPlugin::new(wasm, &files.wasm)
+                .map_err(|(step, problem)| anyhow::anyhow!("{step}: {name}: {problem}"))?;
+            let counters = Counters::new(1).space(name);
+            let plugin =
+                Plugin::new(files.config, Arc::new(compiled), counters, surroundings.clone())?;
+            Ok(Chain::new(vec![plugin]))
+        };
+        Ok(Hooks {
+            acl: chain("acl", ACL)?,
+            redact: chain("redact", REDACT)?,
+            connection,
+            _runtime: runtime,
+        })
+    }
+
+    /// Of both components.
+    pub fn versions(&self) -> String {
+        let plugins = self.acl.plugins().iter().chain(self.redact.plugins());
+        plugins.map(|plugin| plugin.identity.to_string()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Measures and prints all.
+    pub fn measure(&self) -> Result<()> {
+        print_head("hooks, ns a name");
+        let native = acl::settings::read(ACL).map_err(anyhow::Error::msg)?;
+        for names_a_call in [1, NAMES_A_CALL] {
+            let comparison = self.measure_access(&native, names_a_call)?;
+            print_line(&format!("on-access (acl), {names_a_call} a call"), &comparison);
+        }
+        let native = redact::settings::read(REDACT).map_err(anyhow::Error::msg)?;
+        for names_a_call in [1, NAMES_A_CALL] {
+            let comparison = self.measure_publish(&native, names_a_call)?;
+            print_line(&format!("on-publish (redact, 100 B), {names_a_call} a call"), &comparison);
+        }
+        Ok(())
+    }
+
+    fn measure_access(&self, native: &Acl, names_a_call: usize) -> Result<Comparison> {
+        let action = Action::Publish { channel: CHANNEL, payload_bytes: PAYLOAD.len() };
+        let actions = vec![action; names_a_call];
+        // As the component does it, which asks the host who the user is.
+        let natively = || {
+            let user = self.connection.attribute("user");
+            let mut access = native.access_of(user.as_deref());
+            let mut decide = |action: &Action<'_>| match *action {
+                Action::Subscribe(channel) => access.decide(Asked::Subscribe(channel)),
+                Action::Psubscribe(pattern) => access.decide(Asked::Psubscribe(pattern)),
+                Action::Publish { channel, .. } => access.decide(Asked::Publish(channel)),
+            };
+            let decisions: Vec<_> = actions.iter().map(|action| decide(action).err()).collect();
+            decisions.iter().filter(|refused| refused.is_none()).count()
+        };
+        let by_component = || {
+            let decisions = self.acl.access(self.connection.id, &actions);
+            decisions.iter().filter(|refused| refused.is_none()).count()
+        };
+        compare_hook(names_a_call, natively, by_component)
+    }
+
+    fn measure_publish(&self, native: &[Rule], names_a_call: usize) -> Result<Comparison> {
+        let publication = Publication {
+            space: Space::Channels,
+            channel: Cow::Borrowed(CHANNEL.as_bytes()),
+            payload: Cow::Borrowed(PAYLOAD.as_bytes()),
+        };
+        let publications = vec![publication; names_a_call];
+        let natively = || {
+            let asked = publications.clone();
+            let apply =
+                |asked: &Publication<'_>| redact::rules::apply(native, CHANNEL, &asked.payload);
+            let outcomes: Vec<Outcome> = asked.iter().map(apply).collect();
+            outcomes.iter().filter(|outcome| **outcome == Outcome::Unchanged).count()
+        };
+        let by_component = || {
+            let fates = self.redact.publish(self.connection.id, publications.clone());
+            let unchanged = |fate: &&Fate<'_>| {
+                matches!(fate, Fate::Forward(Publication { payload: Cow::Borrowed(_), .. }))
+            };
+            fates.iter().filter(unchanged).count()
+        };
+        compare_hook(names_a_call, natively, by_component)
+    }
+}
+
+/// Both answer how many of a call's names were let through as they are: all.
+fn compare_hook(
+    names_a_call: usize,
+    natively: impl Fn() -> usize,
+    by_component: impl Fn() -> usize,
+) -> Result<Comparison> {
+    let mut natively: &dyn Fn() -> usize = &natively;
+    let mut by_component: &dyn Fn() -> usize = &by_component;
+    compare([&mut natively, &mut by_component], ASKED, |ask| {
+        time(|| {
+            (0..ASKED / names_a_call).try_for_each(|_| {
+                ensure!(ask() == names_a_call, "something was refused, changed or not answered");
+                Ok(())
+            })
+        })
+    })
+}

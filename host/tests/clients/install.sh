@@ -1,0 +1,74 @@
+#!/bin/sh
+# Gets the WebSocket clients that host/tests/it/clients.rs runs, into .tools/ of
+# the repository, and the packages of examples/node-host into its node_modules/;
+# git ignores both. Does nothing when they are there already; fails, and says so,
+# when they cannot be had.
+#
+# This does not install programs: node and python3 must be there.
+set -eu
+
+ws=8.23.0
+websockets=17.4
+
+cd "$(dirname "$0")/../../.."
+mkdir -p .tools
+
+if [ "$(cat .tools/node/installed 2>/dev/null)" != "ws $ws" ]; then
+    command -v node >/dev/null || { echo "install.sh: there is no node (18 or later)" >&2; exit 1; }
+    npm install --prefix .tools/node --no-save --no-audit --no-fund --loglevel=error "ws@$ws" ||
+        { echo "install.sh: npm cannot install ws@$ws" >&2; exit 1; }
+    echo "ws $ws" >.tools/node/installed
+fi
+
+if [ "$(cat .tools/python/installed 2>/dev/null)" != "websockets $websockets" ]; then
+    command -v python3 >/dev/null || { echo "install.sh: there is no python3" >&2; exit 1; }
+    { python3 -m venv .tools/python &&
+        .tools/python/bin/python -m pip install --quiet --disable-pip-version-check \
+            "websockets==$websockets"; } ||
+        { echo "install.sh: pip cannot install websockets==$websockets" >&2; exit 1; }
+    echo "websockets $websockets" >.tools/python/installed
+fi
+
+# As its lock file says, which is kept beside them to know them by.
+example=examples/node-host
+if ! cmp -s $example/package-lock.json $example/node_modules/installed; then
+    command -v node >/dev/null || { echo "install.sh: there is no node (20 or later)" >&2; exit 1; }
+    npm ci --prefix $example --no-audit --no-fund --loglevel=error ||
+        { echo "install.sh: npm cannot install what $example/package-lock.json names" >&2; exit 1; }
+    cp $example/package-lock.json $example/node_modules/installed
+fi
+
+# The Redis clients that host/tests/redis/clients.rs runs. Under a name with a
+# number is an older one that many still use.
+redis_node="redis@6.3.1 redis-4@npm:redis@4.7.1 ioredis@6.0.0 ioredis-5@npm:ioredis@5.4.2"
+redis_python=8.1.0
+
+if [ "$(cat .tools/redis-node/installed 2>/dev/null)" != "$redis_node" ]; then
+    command -v node >/dev/null || { echo "install.sh: there is no node (20 or later)" >&2; exit 1; }
+    # shellcheck disable=SC2086 # they are several words
+    npm install --prefix .tools/redis-node --no-save --no-audit --no-fund --loglevel=error $redis_node ||
+        { echo "install.sh: npm cannot install $redis_node" >&2; exit 1; }
+    echo "$redis_node" >.tools/redis-node/installed
+fi
+
+if [ "$(cat .tools/redis-python/installed 2>/dev/null)" != "redis $redis_python" ]; then
+    command -v python3 >/dev/null || { echo "install.sh: there is no python3" >&2; exit 1; }
+    { python3 -m venv .tools/redis-python &&
+        .tools/redis-python/bin/python -m pip install --quiet --disable-pip-version-check \
+            "redis==$redis_python"; } ||
+        { echo "install.sh: pip cannot install redis==$redis_python" >&2; exit 1; }
+    echo "redis $redis_python" >.tools/redis-python/installed
+fi
+
+# A real Redis to compare with, and its tools: Debian's redis-server and redis-tools.
+for program in redis-server redis-cli redis-benchmark; do
+    command -v $program >/dev/null && continue
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "install.sh: there is no $program; install redis-server and redis-tools" >&2
+        exit 1
+    fi
+    { apt-get update --quiet=2 &&
+        DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends \
+            redis-server redis-tools; } ||
+        { echo "install.sh: apt-get cannot install redis-server and redis-tools" >&2; exit 1; }
+done

@@ -1,0 +1,272 @@
+//! An engine that traps, or never answers, while it is asked for receivers.
+//!
+//! Who listens to what is known to the server, so the engine is rebuilt from
+//! that: the message that it tripped over is refused, and nobody else notices
+//! more than a pause. An engine that fails again and again is left alone for a
+//! while, which commands and `/healthz` say.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::server::{Launch, Server};
+use crate::support::websocket::{Client, RawClient};
+use crate::support::{PATIENCE, components};
+
+/// In which order hashes put them into shards is not known: some into each.
+const TRAPS: [&str; 4] = ["trap-engine", "1.trap-engine", "2.trap-engine", "3.trap-engine"];
+const STALLS: &str = "stall-engine";
+
+/// A server whose engine trips over these names, and the file it has it from.
+async fn bad_engine(config: &str) -> Result<(Server, TempDir)> {
+    let home = components::directory()?;
+    let file = home.path().join("engine.wasm");
+    components::write_atomically(&file, &components::built("test/bad-engine")?)?;
+    let config = format!("engine.file = {file:?}\nshutdown.timeout_ms = 100\n{config}");
+    let server = Launch::with_config(&config).start().await?;
+    server.wait_for_log("changes of files are watched").await?;
+    Ok((server, home))
+}
+
+/// Connections that listen to channels and patterns, and must never notice.
+struct Listeners(Vec<Client>);
+
+impl Listeners {
+    const COUNT: usize = 4;
+
+    async fn on(server: &Server) -> Result<Listeners> {
+        let mut listeners = Vec::new();
+        for number in 0..Listeners::COUNT {
+            let mut client = server.client().await?;
+            let own = format!("own.{number}");
+            ensure!(client.call(json!(["SUBSCRIBE", "all", own])).await? == json!(["OK", 2]));
+            ensure!(client.call(json!(["PSUBSCRIBE", "a*", own])).await? == json!(["OK", 4]));
+            listeners.push(client);
+        }
+        Ok(Listeners(listeners))
+    }
+
+    /// Publishes to all and to each, and sees that it arrives where it should.
+    async fn are_served(&mut self, publisher: &mut Client, text: &str) -> Result<()> {
+        let all = publisher.call(json!(["PUBLISH", "all", text])).await?;
+        ensure!(all == json!(["OK", 2 * Listeners::COUNT]), "a publication to all: {all}");
+        for (number, client) in self.0.iter_mut().enumerate() {
+            let own = format!("own.{number}");
+            let answer = publisher.call(json!(["PUBLISH", own, text])).await?;
+            ensure!(answer == json!(["OK", 2]), "a publication to {number}: {answer}");
+            for expected in [
+                json!(["message", "all", text]),
+                json!(["pmessage", "a*", "all", text]),
+                json!(["message", own, text]),
+                json!(["pmessage", own, own, text]),
+            ] {
+                let came = client.next_json().await?;
+                ensure!(came == expected, "{came} came, not {expected}");
+            }
+        }
+        let patterns = publisher.call(json!(["PUBSUB", "NUMPAT"])).await?;
+        ensure!(patterns == json!(["OK", Listeners::COUNT + 1]), "patterns: {patterns}");
+        let counts = publisher.call(json!(["PUBSUB", "NUMSUB", "all", "own.0", "none"])).await?;
+        let expected = json!({"all": Listeners::COUNT, "own.0": 1, "none": 0});
+        ensure!(counts == json!(["OK", expected]), "listeners: {counts}");
+        Ok(())
+    }
+}
+
+/// Whether the answer says that the engine cannot be asked.
+fn is_unavailable(answer: &Value) -> bool {
+    answer.get(0) == Some(&json!("ERR"))
+        && answer.pointer("/1/code") == Some(&json!("UNAVAILABLE"))
+        && answer.pointer("/1/by").is_none()
+}
+
+async fn health(server: &Server) -> Result<u16> {
+    let mut client = RawClient::dial(server.address().await?).await?;
+    client.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await?;
+    Ok(client.response_head().await?.0)
+}
+
+#[tokio::test]
+async fn a_trap_refuses_the_message_and_rebuilds_the_shard() -> Result<()> {
+    let (server, _home) = bad_engine("engine.rebuilds_max = 1000\nengine.shards = 2").await?;
+    let mut listeners = Listeners::on(&server).await?;
+    let mut publisher = server.client().await?;
+    listeners.are_served(&mut publisher, "before").await?;
+    for trap in TRAPS {
+        let began = Instant::now();
+        let answer = publisher.call(json!(["PUBLISH", trap, "x"])).await?;
+        ensure!(is_unavailable(&answer), "answered {answer}");
+        println!("{trap}: refused after {:?}", began.elapsed());
+        listeners.are_served(&mut publisher, trap).await?;
+    }
+    // One shard or the other, and what it cost to rebuild.
+    let failed = server.wait_for_log("the engine failed and is rebuilt").await?;
+    ensure!(failed.contains("route") && failed.contains("panicked"), "{failed}");
+    for line in server.wait_for_logs("the engine was rebuilt", TRAPS.len()).await? {
+        println!("{line}");
+    }
+    ensure!(server.log().contains("the engine was told to trap"), "its last words are lost");
+    ensure!(health(&server).await? == 200);
+    server.stop().await
+}
+
+/// In a burst each command is answered in its place, and what is answered with a
+/// number of receivers has been delivered.
+#[tokio::test]
+async fn a_trap_within_a_burst_costs_no_order() -> Result<()> {
+    let (server, _home) = bad_engine("engine.rebuilds_max = 1000").await?;
+    let mut listener = server.client().await?;
+    listener.call(json!(["PSUBSCRIBE", "*"])).await?;
+    let mut publisher = server.client().await?;
+    let mut burst = Vec::new();
+    for (number, trap) in TRAPS.iter().enumerate() {
+        burst.push(json!([3 * number, "PUBLISH", format!("a.{number}"), "x"]));
+        burst.push(json!([3 * number + 1, "PUBLISH", trap, "x"]));
+        burst.push(json!([3 * number + 2, "PUBLISH", "b", "x"]));
+    }
+    publisher.send(Message::text(json!(burst).to_string())).await?;
+    for (id, command) in burst.iter().enumerate() {
+        let Value::Array(mut answer) = publisher.next_json().await? else {
+            anyhow::bail!("no answer")
+        };
+        ensure!(answer.remove(0) == json!(id), "answered out of order");
+        let answer = Value::Array(answer);
+        if id % 3 == 1 {
+            ensure!(is_unavailable(&answer), "{command}: {answer}");
+        } else if answer == json!(["OK", 1]) {
+            let expected = json!(["pmessage", "*", command[2], "x"]);
+            let came = listener.next_json().await?;
+            ensure!(came == expected, "{came} came, not {expected}");
+        } else {
+            // It was asked about together with the one that trapped.
+            ensure!(is_unavailable(&answer), "{command}: {answer}");
+        }
+    }
+    ensure!(publisher.call(json!(["PUBLISH", "last", "x"])).await? == json!(["OK", 1]));
+    ensure!(listener.next_json().await? == json!(["pmessage", "*", "last", "x"]));
+    server.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endless_loop_ends_with_the_budget() -> Result<()> {
+    const BUDGET: Duration = Duration::from_millis(200);
+    let (server, _home) = bad_engine(&format!(
+        "engine.rebuilds_max = 1000\nengine.call_budget_ms = {}",
+        BUDGET.as_millis()
+    ))
+    .await?;
+    let mut listeners = Listeners::on(&server).await?;
+    let mut publisher = server.client().await?;
+    let mut bystander = server.client().await?;
+    let mut stall = Duration::ZERO;
+    let stalling = async {
+        for _ in 0..3 {
+            let began = Instant::now();
+            let answer = publisher.call(json!(["PUBLISH", STALLS, "x"])).await?;
+            ensure!(is_unavailable(&answer), "answered {answer}");
+            // What took too long once would again, so it is not asked once more.
+            ensure!(began.elapsed() >= BUDGET, "it had {:?}", began.elapsed());
+            println!("refused after {:?}", began.elapsed());
+        }
+        Ok(())
+    };
+    let pinging = async {
+        loop {
+            let began = Instant::now();
+            bystander.call(json!(["PING"])).await?;
+            stall = stall.max(began.elapsed());
+        }
+    };
+    tokio::select! {
+        done = stalling => done?,
+        failed = pinging => { let failed: Result<()> = failed; failed?; }
+    }
+    println!("the longest stall of a bystander: {stall:?}, with a budget of {BUDGET:?}");
+    ensure!(stall < BUDGET + Duration::from_secs(2), "a bystander waited {stall:?}");
+    listeners.are_served(&mut publisher, "after").await?;
+    let line = server.wait_for_log("the engine failed and is rebuilt").await?;
+    ensure!(line.contains("budget of 200 ms"), "{line}");
+    server.stop().await
+}
+
+const ONE_SHARD: &str = "engine.shards = 1\nengine.rebuild_window_ms = 600000";
+
+/// Has the engine fail so often that it is left alone.
+async fn exhaust(server: &Server, publisher: &mut Client) -> Result<()> {
+    let began = Instant::now();
+    // On a busy machine it may have been tried again in between.
+    while health(server).await? != 503 {
+        ensure!(began.elapsed() < PATIENCE, "it is rebuilt for ever");
+        let answer = publisher.call(json!(["PUBLISH", TRAPS[0], "x"])).await?;
+        ensure!(is_unavailable(&answer), "answered {answer}");
+    }
+    server.wait_for_log("the engine failed too often").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_fails_too_often_is_left_alone_and_then_tried_again() -> Result<()> {
+    let (server, _home) = bad_engine(&format!("{ONE_SHARD}\nengine.retry_ms = 3000")).await?;
+    let mut listeners = Listeners::on(&server).await?;
+    let mut publisher = server.client().await?;
+    exhaust(&server, &mut publisher).await?;
+    // Whoever needs no engine is served, and may come and go.
+    ensure!(publisher.call(json!(["PING"])).await? == json!(["OK", "PONG"]));
+    let mut newcomer = server.client().await?;
+    ensure!(newcomer.call(json!(["HELLO"])).await?.get(0) == Some(&json!("OK")));
+
+    let began = Instant::now();
+    while health(&server).await? != 200 {
+        ensure!(began.elapsed() < PATIENCE, "it is never tried again");
+    }
+    println!("healthy again after {:?}", began.elapsed());
+    server.wait_for_log("the engine can be asked again").await?;
+    listeners.are_served(&mut newcomer, "after").await?;
+    server.stop().await
+}
+
+/// Nothing changes that cannot be carried out, except that leaving always can.
+#[tokio::test]
+async fn while_it_is_left_alone_commands_say_so() -> Result<()> {
+    let (server, home) = bad_engine(&format!("{ONE_SHARD}\nengine.retry_ms = 86400000")).await?;
+    let mut listeners = Listeners::on(&server).await?;
+    let mut client = server.client().await?;
+    ensure!(client.call(json!(["SUBSCRIBE", "left", "kept"])).await? == json!(["OK", 2]));
+    let mut gone = server.client().await?;
+    ensure!(gone.call(json!(["SUBSCRIBE", "kept"])).await? == json!(["OK", 1]));
+    exhaust(&server, &mut client).await?;
+
+    for command in [
+        json!(["PUBLISH", "kept", "x"]),
+        json!(["SUBSCRIBE", "new"]),
+        json!(["SUBSCRIBE", "kept"]),
+        json!(["PSUBSCRIBE", "new*"]),
+        json!(["PUBSUB", "CHANNELS"]),
+        json!(["PUBSUB", "NUMSUB", "kept"]),
+        json!(["PUBSUB", "NUMPAT"]),
+    ] {
+        let answer = client.call(command.clone()).await?;
+        ensure!(is_unavailable(&answer), "{command} was answered {answer}");
+    }
+    ensure!(client.call(json!(["UNSUBSCRIBE", "left"])).await? == json!(["OK", 1]));
+    ensure!(gone.call(json!(["QUIT"])).await? == json!(["OK", "OK"]));
+    gone.next_close().await?;
+
+    // Only another engine helps before the time is over. It is told what holds.
+    let good = components::built("guest-core")?;
+    components::write_atomically(&home.path().join("engine.wasm"), &good)?;
+    server.wait_for_log("the engine was swapped").await?;
+    ensure!(health(&server).await? == 200);
+    let held = client.call(json!(["PUBSUB", "NUMSUB", "left", "kept", "new"])).await?;
+    ensure!(held == json!(["OK", {"left": 0, "kept": 1, "new": 0}]), "it holds {held}");
+    let patterns = client.call(json!(["PUBSUB", "NUMPAT"])).await?;
+    ensure!(patterns == json!(["OK", Listeners::COUNT + 1]), "patterns: {patterns}");
+    ensure!(client.call(json!(["PUBLISH", TRAPS[0], "x"])).await? == json!(["OK", 0]));
+    ensure!(client.call(json!(["PUBLISH", "kept", "x"])).await? == json!(["OK", 1]));
+    ensure!(client.next_json().await? == json!(["message", "kept", "x"]));
+    listeners.are_served(&mut client, "after").await?;
+    server.stop().await
+}

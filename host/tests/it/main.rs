@@ -1,0 +1,23 @@
+//! Black-box tests: the real binary, real sockets, held to `PROTOCOL.md`.
+//!
+//! Nothing here knows how the server is made. Each test starts a server of its
+//! own on a free port and may run beside any other. No test sleeps: it waits for
+//! what must come, with a deadline that only a broken server meets.
+
+mod support;
+
+mod transcript;
+
+mod clients;
+mod hostile;
+mod lifecycle;
+mod node_host;
+mod order;
+
+mod engine_faults;
+mod slow_consumer;
+mod swap;
+mod swap_under_load;
+mod traps;
+
+mod parity;

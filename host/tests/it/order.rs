@@ -1,0 +1,109 @@
+//! Many publishers and many subscribers at once: nothing is lost or doubled, all
+//! see the publications on one channel in one order, and what one connection
+//! publishes arrives in its order, across channels as well.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::server::{Engine, Launch};
+use crate::support::websocket::Client;
+
+const PUBLISHERS: usize = 4;
+/// How many each publisher publishes, in turn on each of the channels.
+const PUBLICATIONS: usize = 600;
+const CHANNELS: [&str; 3] = ["order.a", "order.b", "order.c"];
+
+/// Publishes `publisher:number`, some in frames of their own and some together.
+async fn publish(mut client: Client, publisher: usize) -> Result<()> {
+    let numbers: Vec<_> = (0..PUBLICATIONS).collect();
+    for (turn, numbers) in numbers.chunks(7).enumerate() {
+        let command = |number: &usize| {
+            let channel = CHANNELS.get(number % CHANNELS.len());
+            json!(["PUBLISH", channel, format!("{publisher}:{number}")])
+        };
+        if turn % 2 == 0 {
+            let commands: Vec<_> = numbers.iter().map(command).collect();
+            client.send(Message::text(Value::from(commands).to_string())).await?;
+        } else {
+            for number in numbers {
+                client.send(Message::text(command(number).to_string())).await?;
+            }
+        }
+    }
+    // When this is answered, all have been carried out.
+    ensure!(client.call(json!(["PING"])).await? == json!(["OK", "PONG"]));
+    Ok(())
+}
+
+/// What a subscriber hears: pairs of channel and payload, in order.
+async fn hear(mut client: Client) -> Result<Vec<(String, String)>> {
+    let mut heard = Vec::new();
+    while heard.len() < PUBLISHERS * PUBLICATIONS {
+        let push = client.next_json().await.with_context(|| format!("after {}", heard.len()))?;
+        let mut texts = push.as_array().into_iter().flatten().rev().filter_map(Value::as_str);
+        let payload = texts.next().context("a push has a payload")?.to_owned();
+        heard.push((texts.next().context("a push has a channel")?.to_owned(), payload));
+    }
+    // Nothing comes twice.
+    ensure!(client.call(json!(["PING"])).await? == json!(["OK", "PONG"]));
+    Ok(heard)
+}
+
+/// Lets them all talk at once, and compares what they heard.
+pub async fn check(engine: Engine) -> Result<()> {
+    let server = Launch { engine, ..Launch::default() }.start().await?;
+    let mut subscribers = JoinSet::new();
+    for number in 0..4 {
+        let mut client = server.client().await?;
+        let command = match number % 2 {
+            0 => json!(["SUBSCRIBE", CHANNELS[0], CHANNELS[1], CHANNELS[2]]),
+            _ => json!(["PSUBSCRIBE", "order.*"]),
+        };
+        client.call(command).await?;
+        subscribers.spawn(hear(client));
+    }
+    let mut publishers = JoinSet::new();
+    for publisher in 0..PUBLISHERS {
+        publishers.spawn(publish(server.client().await?, publisher));
+    }
+    while let Some(published) = publishers.join_next().await {
+        published??;
+    }
+    let mut all_heard = Vec::new();
+    while let Some(heard) = subscribers.join_next().await {
+        all_heard.push(heard??);
+    }
+    let by_channel = |heard: &[(String, String)]| {
+        let mut orders: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (channel, payload) in heard {
+            orders.entry(channel.clone()).or_default().push(payload.clone());
+        }
+        orders
+    };
+    let first = all_heard.first().context("there are subscribers")?;
+    for heard in &all_heard {
+        assert!(by_channel(heard) == by_channel(first), "two subscribers saw two orders");
+        for publisher in 0..PUBLISHERS {
+            let prefix = format!("{publisher}:");
+            let numbers = heard.iter().filter_map(|(_, payload)| payload.strip_prefix(&prefix));
+            let numbers: Vec<usize> = numbers.map(str::parse).collect::<Result<_, _>>()?;
+            let expected: Vec<_> = (0..PUBLICATIONS).collect();
+            assert_eq!(numbers, expected, "what publisher {publisher} published");
+        }
+    }
+    server.stop().await
+}
+
+#[tokio::test]
+async fn all_see_one_order_with_the_component_engine() -> Result<()> {
+    check(Engine::Component).await
+}
+
+#[tokio::test]
+async fn all_see_one_order_with_the_native_engine() -> Result<()> {
+    check(Engine::Native).await
+}

@@ -1,0 +1,27 @@
+//! What the tests share: a running server, clients for it, components to load.
+
+pub mod components;
+pub mod node_host;
+pub mod process;
+pub mod server;
+pub mod websocket;
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+
+/// How long a test waits for what must come. Generous: the machine may be busy,
+/// and only a failing test pays it.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What `future` gives, or a failure that says `what` did not come in time.
+pub async fn within<T>(
+    limit: Duration,
+    what: impl Display,
+    future: impl Future<Output = T>,
+) -> Result<T> {
+    tokio::time::timeout(limit, future)
+        .await
+        .map_err(|_| anyhow!("waited {limit:?} in vain for {what}"))
+}

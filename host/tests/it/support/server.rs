@@ -1,0 +1,183 @@
+//! The real server as a child process.
+//!
+//! It is started with `switchyard serve` on a free port, found through the
+//! addresses it prints, and ended with its test. Its log is kept for assertions.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use super::node_host;
+use super::process::{Pipe, Process};
+use super::websocket::{Client, RawClient, Upgrade};
+
+/// Which engine the server runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// The component inside the server: what is shipped.
+    Component,
+    /// The library without a sandbox, which must behave the same.
+    Native,
+    /// The component once more, in the host of `examples/node-host`.
+    Node,
+}
+
+/// How to start a server.
+#[derive(Debug)]
+pub struct Launch {
+    /// Which engine it runs.
+    pub engine: Engine,
+    /// The text of its config file.
+    pub config: String,
+    /// Its plugin directory.
+    pub plugins: Option<PathBuf>,
+}
+
+impl Default for Launch {
+    fn default() -> Launch {
+        Launch { engine: Engine::Component, config: String::new(), plugins: None }
+    }
+}
+
+impl Launch {
+    /// The defaults, and this config file.
+    pub fn with_config(config: &str) -> Launch {
+        Launch { config: config.to_owned(), ..Launch::default() }
+    }
+
+    /// A server that says it is ready.
+    pub async fn start(self) -> Result<Server> {
+        if self.engine == Engine::Node {
+            let server = Server::start(node_host::command(&self)?, tempfile::tempdir()?)?;
+            server.url().await?;
+            return Ok(server);
+        }
+        let words = ["serve", "--http", "127.0.0.1:0", "--resp", "127.0.0.1:0"];
+        let mut words: Vec<OsString> = words.map(Into::into).into();
+        if self.engine == Engine::Native {
+            words.extend(["--engine", "native"].map(Into::into));
+        }
+        if let Some(directory) = self.plugins {
+            words.extend(["--plugins".into(), directory.into()]);
+        }
+        let home = tempfile::tempdir().context("cannot make a home for the server")?;
+        if !self.config.is_empty() {
+            let file = home.path().join("switchyard.toml");
+            std::fs::write(&file, &self.config).context("cannot write the config file")?;
+            words.extend(["--config".into(), file.into()]);
+        }
+        let server = Server::run(&words, home)?;
+        server.url().await?;
+        Ok(server)
+    }
+}
+
+/// A running server. Dropping it kills it.
+pub struct Server {
+    process: Process,
+    _home: TempDir,
+}
+
+impl Server {
+    /// The binary with these words and nothing else, in an empty directory. It
+    /// may not come up at all.
+    pub fn run_with(words: &[&str]) -> Result<Server> {
+        let home = tempfile::tempdir().context("cannot make a home for the server")?;
+        Server::run(&words.iter().map(Into::into).collect::<Vec<_>>(), home)
+    }
+
+    fn run(words: &[OsString], home: TempDir) -> Result<Server> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+        command.args(words);
+        Server::start(command, home)
+    }
+
+    fn start(mut command: Command, home: TempDir) -> Result<Server> {
+        command.current_dir(home.path()).env_remove("RUST_LOG");
+        Ok(Server { process: Process::start("server", &mut command)?, _home: home })
+    }
+
+    /// Where its WebSocket door is: `ws://…/ws`. Waits until it says so.
+    pub async fn url(&self) -> Result<String> {
+        self.process.line_with(Pipe::Stdout, "ws://").await
+    }
+
+    /// The address in [`Server::url`].
+    pub async fn address(&self) -> Result<SocketAddr> {
+        let url = self.url().await?;
+        let authority = url.strip_prefix("ws://").and_then(|rest| rest.strip_suffix("/ws"));
+        authority
+            .and_then(|authority| authority.parse().ok())
+            .with_context(|| format!("the server's address is not ws://IP:PORT/ws: {url}"))
+    }
+
+    /// Where its door for Redis clients is.
+    #[allow(dead_code, reason = "only `tests/redis` asks")]
+    pub async fn resp_address(&self) -> Result<SocketAddr> {
+        let url = self.process.line_with(Pipe::Stdout, "resp://").await?;
+        let address = url.strip_prefix("resp://").and_then(|address| address.parse().ok());
+        address.with_context(|| format!("the server's address is not resp://IP:PORT: {url}"))
+    }
+
+    /// A client on the default path, without a sub-protocol.
+    pub async fn client(&self) -> Result<Client> {
+        match Client::connect(self.address().await?, &Upgrade::default()).await? {
+            Ok(client) => Ok(client),
+            Err(refused) => bail!("the upgrade was answered with HTTP {}", refused.status),
+        }
+    }
+
+    /// A client that makes its frames by hand, connected and upgraded.
+    pub async fn raw_client(&self) -> Result<RawClient> {
+        RawClient::dial(self.address().await?).await?.upgrade().await
+    }
+
+    /// The first line of the log that contains `text`; waits for it.
+    pub async fn wait_for_log(&self, text: &str) -> Result<String> {
+        self.process.line_with(Pipe::Stderr, text).await
+    }
+
+    /// The lines of the log that contain `text`; waits until there are so many.
+    pub async fn wait_for_logs(&self, text: &str, count: usize) -> Result<Vec<String>> {
+        self.process.lines_with(Pipe::Stderr, text, count).await
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The log so far; of a server that has ended, the whole log.
+    pub fn log(&self) -> String {
+        self.process.text(Pipe::Stderr)
+    }
+
+    /// Sends a signal, such as `TERM`.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        self.process.signal(name)
+    }
+
+    /// How the server ended, and the lines that it wrote to standard output.
+    /// Waits for it to end.
+    pub async fn exit(&mut self) -> Result<(ExitStatus, Vec<String>)> {
+        self.process.exit().await
+    }
+
+    /// Ends the server in good order, and checks that it does and that nothing
+    /// in it panicked on the way.
+    pub async fn stop(mut self) -> Result<()> {
+        self.signal("TERM")?;
+        let (status, _) = self.exit().await?;
+        ensure!(status.success(), "the server ended with {status}");
+        // What a plugin says in its last words has a time in front.
+        let log = self.log();
+        let panic =
+            log.lines().find(|line| line.starts_with("thread '") && line.contains("panicked"));
+        ensure!(panic.is_none(), "something in the server panicked: {panic:?}");
+        Ok(())
+    }
+}

@@ -1,0 +1,696 @@
+//! Plugins and the engine are replaced by replacing their files, while the server
+//! runs: what is taken, in which order, and what a file that is refused leaves as
+//! it was.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::server::{Launch, Server};
+use crate::support::websocket::{Client, RawClient, UPGRADE, Upgrade};
+use crate::support::{PATIENCE, components};
+
+/// Clients that nobody reads from any more do not hold up the end.
+const CONFIG: &str = "shutdown.timeout_ms = 100";
+
+const ADDED: &str = "a plugin was added";
+const SWAPPED: &str = "a plugin was swapped";
+const REMOVED: &str = "a plugin was removed";
+const REFUSED: &str = "a plugin was refused";
+
+/// The probe with this stamp.
+fn probe(stamp: u32) -> Result<Vec<u8>> {
+    components::stamped(components::built("test/probe")?, stamp)
+}
+
+/// A server that watches a plugin directory, which holds what is put there before.
+struct House {
+    server: Server,
+    directory: TempDir,
+}
+
+impl House {
+    async fn with(plugins: &[(&str, Value)]) -> Result<House> {
+        let directory = components::directory()?;
+        for (name, settings) in plugins {
+            components::install(directory.path(), name, &probe(0)?, settings)?;
+        }
+        let plugins = Some(directory.path().to_owned());
+        let server = Launch { plugins, ..Launch::with_config(CONFIG) }.start().await?;
+        server.wait_for_log("changes of files are watched").await?;
+        Ok(House { server, directory })
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Puts these bytes in the place of a plugin's component.
+    fn replace(&self, name: &str, component: &[u8]) -> Result<()> {
+        components::write_atomically(&components::path(self.path(), name), component)
+    }
+
+    /// Puts these settings in the place of a plugin's.
+    fn configure(&self, name: &str, settings: &Value) -> Result<()> {
+        components::configure(self.path(), name, &json!({"settings": settings}))
+    }
+}
+
+/// A connection that listens to all it publishes.
+struct Echo(Client);
+
+impl Echo {
+    async fn on(server: &Server) -> Result<Echo> {
+        let mut client = server.client().await?;
+        ensure!(client.call(json!(["PSUBSCRIBE", "*"])).await? == json!(["OK", 1]));
+        Ok(Echo(client))
+    }
+
+    /// What a payload has become when it arrives.
+    async fn of(&mut self, channel: &str, payload: &str) -> Result<String> {
+        let answer = self.0.call(json!(["PUBLISH", channel, payload])).await?;
+        ensure!(answer == json!(["OK", 1]), "a publication was answered {answer}");
+        let came = self.0.next_json().await?;
+        let became = came.get(3).and_then(Value::as_str).with_context(|| came.to_string())?;
+        Ok(became.to_owned())
+    }
+
+    async fn is(&mut self, expected: &str) -> Result<()> {
+        let became = self.of("a", "x").await?;
+        ensure!(became == expected, "it became {became}, not {expected}");
+        Ok(())
+    }
+}
+
+// ---- what is taken ---------------------------------------------------------------
+
+#[tokio::test]
+async fn plugins_come_change_and_go_while_connections_stay() -> Result<()> {
+    let house = House::with(&[]).await?;
+    let mut echo = Echo::on(&house.server).await?;
+    echo.is("x").await?;
+
+    components::install(house.path(), "probe", &probe(1)?, &json!({"on_publish": "stamp"}))?;
+    let added = house.server.wait_for_log(ADDED).await?;
+    ensure!(added.contains("plugin=probe@") && added.contains("pause_us="), "{added}");
+    echo.is("x@00000001").await?;
+
+    house.replace("probe", &probe(2)?)?;
+    let swapped = house.server.wait_for_log(SWAPPED).await?;
+    ensure!(swapped.contains("plugin=probe@") && swapped.contains("pause_us="), "{swapped}");
+    ensure!(swapped.contains("from=probe@"), "{swapped}");
+    echo.is("x@00000002").await?;
+
+    // Settings alone are another version, too.
+    house.configure("probe", &json!({"on_publish": ["stamp", "stamp"]}))?;
+    house.server.wait_for_logs(SWAPPED, 2).await?;
+    echo.is("x@00000002@00000002").await?;
+
+    // Without its settings it does nothing.
+    std::fs::remove_file(house.path().join("probe.toml"))?;
+    house.server.wait_for_logs(SWAPPED, 3).await?;
+    echo.is("x").await?;
+
+    std::fs::remove_file(components::path(house.path(), "probe"))?;
+    let removed = house.server.wait_for_log(REMOVED).await?;
+    ensure!(removed.contains("plugin=probe@"), "{removed}");
+    echo.is("x").await?;
+    house.server.stop().await
+}
+
+#[tokio::test]
+async fn the_order_is_that_of_the_names() -> Result<()> {
+    let stamp = json!({"on_publish": "stamp", "on_deliver": "stamp"});
+    let number = json!({"on_publish": "number"});
+    let house = House::with(&[("20-second", stamp), ("10-first", number)]).await?;
+    let mut echo = Echo::on(&house.server).await?;
+    echo.is("x#1@00000000@00000000").await?;
+
+    // A plugin takes its place between those that are there, ...
+    let count = json!({"on_publish": {"count": "n"}});
+    components::install(house.path(), "15-between", &probe(0)?, &count)?;
+    house.server.wait_for_logs(ADDED, 3).await?;
+    echo.is("x#2=1@00000000@00000000").await?;
+
+    // ... keeps it when it is replaced, ...
+    house.replace("10-first", &probe(7)?)?;
+    house.server.wait_for_log(SWAPPED).await?;
+    echo.is("x#3=2@00000000@00000000").await?;
+
+    // ... and has another place under another name.
+    for extension in ["toml", "wasm"] {
+        let file = |name: &str| house.path().join(name).with_extension(extension);
+        std::fs::rename(file("20-second"), file("05-zeroth"))?;
+    }
+    house.server.wait_for_log(REMOVED).await?;
+    house.server.wait_for_logs(ADDED, 4).await?;
+    echo.is("x@00000000#4=3@00000000").await?;
+    house.server.stop().await
+}
+
+#[tokio::test]
+async fn a_successor_starts_with_its_predecessors_state() -> Result<()> {
+    let numbers = json!({"on_publish": "number"});
+    let house = House::with(&[("probe", numbers.clone())]).await?;
+    let mut echo = Echo::on(&house.server).await?;
+    for number in 1..=5_u32 {
+        echo.is(&format!("x#{number}")).await?;
+        house.replace("probe", &probe(number)?)?;
+        house.server.wait_for_logs(SWAPPED, number as usize).await?;
+    }
+    // Who wants to start from nothing removes the file first.
+    std::fs::remove_file(components::path(house.path(), "probe"))?;
+    house.server.wait_for_log(REMOVED).await?;
+    components::install(house.path(), "probe", &probe(9)?, &numbers)?;
+    house.server.wait_for_logs(ADDED, 2).await?;
+    echo.is("x#1").await?;
+    house.server.stop().await
+}
+
+/// A connection always meets the same instance, and each has a state of its own.
+#[tokio::test]
+async fn each_instance_hands_its_state_to_its_like() -> Result<()> {
+    let numbers = |instances| json!({"instances": instances, "settings": {"on_publish": "number"}});
+    let house = House::with(&[("probe", json!({"on_publish": "number"}))]).await?;
+    components::configure(house.path(), "probe", &numbers(2))?;
+    house.server.wait_for_log("the number of instances changed").await?;
+    house.server.wait_for_log(SWAPPED).await?;
+    // Ids follow one another, so the two meet different instances.
+    let (mut one, mut other) = (house.server.client().await?, house.server.client().await?);
+    for (swaps, expected) in [(2, ["x#1", "x#1"]), (3, ["x#2", "x#2"]), (4, ["x#1", "x#2"])] {
+        for (client, expected) in [&mut one, &mut other].into_iter().zip(expected) {
+            client.call(json!(["SUBSCRIBE", expected])).await?;
+            client.call(json!(["PUBLISH", expected, "x"])).await?;
+            let came = client.next_json().await?;
+            ensure!(came == json!(["message", expected, expected]), "swap {swaps}: {came}");
+            client.call(json!(["UNSUBSCRIBE", expected])).await?;
+        }
+        match swaps {
+            2 => house.replace("probe", &probe(1)?)?,
+            3 => components::configure(house.path(), "probe", &numbers(1))?,
+            _ => break,
+        }
+        house.server.wait_for_logs(SWAPPED, swaps).await?;
+    }
+    house.server.stop().await
+}
+
+#[tokio::test]
+async fn a_file_that_is_written_slowly_is_taken_when_it_is_whole() -> Result<()> {
+    let house = House::with(&[("probe", json!({"on_publish": "stamp"}))]).await?;
+    let mut echo = Echo::on(&house.server).await?;
+    let file = components::path(house.path(), "probe");
+    let component = probe(1)?;
+    for refusals in 1..=3 {
+        // In place and not by a rename, and so slowly that it is looked at.
+        std::fs::write(&file, &component[..component.len() * refusals / 4])?;
+        house.server.wait_for_logs(REFUSED, refusals).await?;
+        echo.is("x@00000000").await?;
+    }
+    std::fs::write(&file, &component)?;
+    house.server.wait_for_log(SWAPPED).await?;
+    echo.is("x@00000001").await?;
+    house.server.stop().await
+}
+
+#[tokio::test]
+async fn what_is_no_plugin_is_not_looked_at() -> Result<()> {
+    let house = House::with(&[("probe", json!({"on_publish": "stamp"}))]).await?;
+    for name in [".hidden.wasm", "probe.wasm.part", "notes.txt", "other.toml", "probe.wasm~"] {
+        std::fs::write(house.path().join(name), "nonsense")?;
+    }
+    // What comes after them has been seen, so they have been, too.
+    house.replace("probe", &probe(1)?)?;
+    house.server.wait_for_log(SWAPPED).await?;
+    Echo::on(&house.server).await?.is("x@00000001").await?;
+    let log = house.server.log();
+    ensure!(log.matches(ADDED).count() == 1 && !log.contains(REFUSED), "{log}");
+    house.server.stop().await
+}
+
+/// What plugins note and count belongs to the server, and outlives them.
+#[tokio::test]
+async fn notes_and_counts_outlive_a_swap() -> Result<()> {
+    let house = House::with(&[(
+        "probe",
+        json!({
+            "on_connect": [{"note": {"key": "user", "value": "ann"}}, {"count": "connects"}],
+            "on_publish": [{"show": "user"}, {"count": "publications"}],
+        }),
+    )])
+    .await?;
+    let mut echo = Echo::on(&house.server).await?;
+    echo.is("x:ann=1").await?;
+    house.configure(
+        "probe",
+        &json!({
+            "on_connect": [{"note": {"key": "user", "value": "joe"}}, {"count": "connects"}],
+            "on_publish": [{"show": "user"}, {"count": "publications"}, {"count": "connects"}],
+        }),
+    )?;
+    house.server.wait_for_log(SWAPPED).await?;
+    echo.is("x:ann=2=2").await?;
+    // The second connection, and the first reading of the count before it.
+    let mut other = house.server.client().await?;
+    other.call(json!(["SUBSCRIBE", "a"])).await?;
+    ensure!(other.call(json!(["PUBLISH", "a", "x"])).await? == json!(["OK", 2]));
+    ensure!(other.next_json().await? == json!(["message", "a", "x:joe=3=4"]));
+    house.server.stop().await
+}
+
+// ---- who is told that a connection is gone ---------------------------------------
+
+/// How many connections came and went, as two counters of a plugin. Reading one
+/// counts, too.
+struct Books {
+    client: Client,
+    readings: i64,
+}
+
+impl Books {
+    fn settings() -> Value {
+        json!({
+            "on_connect": [
+                {"count": "came"},
+                {"refuse": {"code": "NOPERM", "message": "no"}, "trigger": "refused"},
+            ],
+            "on_disconnect": {"count": "went"},
+            "on_publish": [{"count": "came"}, {"count": "went"}],
+        })
+    }
+
+    async fn of(house: &House) -> Result<Books> {
+        let mut client = house.server.client().await?;
+        client.call(json!(["SUBSCRIBE", "books"])).await?;
+        Ok(Books { client, readings: 0 })
+    }
+
+    async fn read(&mut self) -> Result<(i64, i64)> {
+        self.readings += 1;
+        self.client.call(json!(["PUBLISH", "books", ""])).await?;
+        let came = self.client.next_json().await?;
+        let text = came.get(2).and_then(Value::as_str).unwrap_or_default();
+        let mut counts = text.split('=').skip(1).map(str::parse);
+        match (counts.next(), counts.next()) {
+            (Some(Ok(came)), Some(Ok(went))) => {
+                let (came, went): (i64, i64) = (came, went);
+                Ok((came - self.readings, went - self.readings))
+            }
+            _ => bail!("the books say {came}"),
+        }
+    }
+
+    /// Reads until they say this; more than this is a failure at once.
+    async fn say(&mut self, came: i64, went: i64) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let now = self.read().await?;
+            if now == (came, went) {
+                return Ok(());
+            }
+            ensure!(now.0 == came && now.1 < went, "{now:?} came and went, not {:?}", (came, went));
+            ensure!(began.elapsed() < PATIENCE, "still {now:?} came and went");
+        }
+    }
+}
+
+async fn leave(mut client: Client) -> Result<()> {
+    client.call(json!(["QUIT"])).await?;
+    client.next_close().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_successor_is_told_of_those_that_its_predecessor_let_in() -> Result<()> {
+    let house = House::with(&[("probe", Books::settings())]).await?;
+    let mut books = Books::of(&house).await?;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(house.server.client().await?);
+    }
+    books.say(5, 0).await?;
+    for (swaps, client) in clients.into_iter().enumerate() {
+        house.replace("probe", &probe(swaps as u32 + 1)?)?;
+        house.server.wait_for_logs(SWAPPED, swaps + 1).await?;
+        leave(client).await?;
+        books.say(5, swaps as i64 + 1).await?;
+    }
+    house.server.stop().await
+}
+
+#[tokio::test]
+async fn a_plugin_is_told_only_of_those_that_it_was_asked_about() -> Result<()> {
+    let house = House::with(&[]).await?;
+    let early = house.server.client().await?;
+    components::install(house.path(), "10-books", &probe(1)?, &Books::settings())?;
+    house.server.wait_for_log(ADDED).await?;
+    let mut books = Books::of(&house).await?;
+    let late = house.server.client().await?;
+    books.say(2, 0).await?;
+    leave(early).await?;
+    leave(late).await?;
+    books.say(2, 1).await?;
+
+    // One that it refuses itself is not told, and one that a later plugin
+    // refuses is.
+    let refused = Upgrade { path: "/ws?refused".to_owned(), ..Upgrade::default() };
+    let later = json!({"on_connect":
+        {"refuse": {"code": "NOPERM", "message": "no"}, "trigger": "unwanted"}});
+    components::install(house.path(), "20-later", &probe(2)?, &later)?;
+    house.server.wait_for_logs(ADDED, 2).await?;
+    let unwanted = Upgrade { path: "/ws?unwanted".to_owned(), ..Upgrade::default() };
+    for (upgrade, came, went) in [(refused, 3, 1), (unwanted, 4, 2)] {
+        let client = Client::connect(house.server.address().await?, &upgrade).await?;
+        let mut client = client.ok().context("the upgrade was answered otherwise")?;
+        ensure!(client.next_close().await?.0 == Some(4003));
+        books.say(came, went).await?;
+    }
+    house.server.stop().await
+}
+
+/// Also where the client was gone before it could be told that it is let in.
+#[tokio::test]
+async fn who_leaves_in_the_handshake_is_not_forgotten() -> Result<()> {
+    const CLIENTS: i64 = 50;
+    let house = House::with(&[("probe", Books::settings())]).await?;
+    let mut books = Books::of(&house).await?;
+    for _ in 0..CLIENTS {
+        let mut client = RawClient::dial(house.server.address().await?).await?;
+        client.send(UPGRADE).await?;
+        client.reset()?;
+    }
+    // Some may be gone before they were asked about.
+    let began = Instant::now();
+    loop {
+        let (came, went) = books.read().await?;
+        if came == went + 1 && came > 1 {
+            break;
+        }
+        ensure!(began.elapsed() < PATIENCE, "{came} came and {went} went, and one is still here");
+    }
+    house.server.stop().await
+}
+
+// ---- what is refused -------------------------------------------------------------
+
+/// What is put in the place of one file of a plugin that works, and how it is
+/// refused.
+struct Refused {
+    name: &'static str,
+    file: &'static str,
+    bytes: Vec<u8>,
+    step: &'static str,
+    says: &'static [&'static str],
+}
+
+fn refused() -> Result<Vec<Refused>> {
+    let good = probe(1)?;
+    let built = components::built;
+    let component =
+        |name, bytes, step, says| Refused { name, file: "probe.wasm", bytes, step, says };
+    let toml = |name, config: Value, step, says| -> Result<Refused> {
+        let bytes = toml::to_string(&config)?.into_bytes();
+        Ok(Refused { name, file: "probe.toml", bytes, step, says })
+    };
+    let told =
+        |name, settings: Value, step, says| toml(name, json!({"settings": settings}), step, says);
+    let core = b"\0asm\x01\0\0\0".to_vec();
+    let to_come = b"\0asm\x0e\0\x01\0".to_vec();
+    let mut all = vec![
+        component("empty", Vec::new(), "compile", &["not a WebAssembly file"][..]),
+        component("text", b"nonsense".to_vec(), "compile", &["not a WebAssembly file"]),
+        component("core module", core, "compile", &["core module", "wasm32-wasip2"]),
+        component("a format to come", to_come, "compile", &[]),
+        component("damaged", damaged(&good), "compile", &[]),
+        component("the engine", built("guest-core")?, "link", &["lifecycle"]),
+        component(
+            "contract",
+            built("test/stranger")?,
+            "link",
+            &["@0.2.0", "switchyard:pubsub@0.1.0"],
+        ),
+        component("import", built("test/snoop")?, "link", &["wasi:sockets/", "not granted"]),
+        told("init refuses", json!({"init": "error"}), "init", &["the probe was told to refuse"])?,
+        told("init traps", json!({"init": "trap"}), "init", &["panicked"])?,
+        told("init loops", json!({"init": "loop"}), "init", &["budget of 1000 ms"])?,
+        told("nonsense", json!({"on_publish": "panik"}), "init", &["panik"])?,
+        told("old state", json!({"restore": "unsupported"}), "restore", &["does not read"])?,
+        told("corrupt state", json!({"restore": "corrupt"}), "restore", &["corrupt"])?,
+        told("restore traps", json!({"restore": "trap"}), "restore", &["panicked"])?,
+        toml("unknown key", json!({"polcy": "open"}), "config", &["polcy", "policy"])?,
+        toml("unknown policy", json!({"policy": "ajar"}), "config", &["ajar", "closed"])?,
+        toml("out of range", json!({"instances": 0}), "config", &["instances", "from 1 to 64"])?,
+        toml("wrong type", json!({"call_budget_ms": "long"}), "config", &["call_budget_ms"])?,
+    ];
+    for percent in [1, 25, 50, 75, 99] {
+        let cut = good.iter().take(good.len() * percent / 100).copied().collect();
+        all.push(component("truncated", cut, "compile", &[]));
+    }
+    Ok(all)
+}
+
+/// Some bytes in the middle are others.
+fn damaged(component: &[u8]) -> Vec<u8> {
+    let mut damaged = component.to_vec();
+    let middle = damaged.len() / 2;
+    damaged.iter_mut().skip(middle).take(64).for_each(|byte| *byte ^= 0xff);
+    damaged
+}
+
+impl Refused {
+    /// Checks that it is said of which plugin, which file and which step, and why.
+    fn check(&self, said: &str) -> Result<()> {
+        let Refused { name, file, step, says, .. } = self;
+        // What is wrong with the settings in it, only the component knows.
+        let file = if matches!(*step, "init" | "restore") { "probe.wasm" } else { file };
+        for word in ["probe", file, step].iter().chain(*says) {
+            ensure!(said.contains(word), "{name}: {word:?} is not said: {said}");
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_changes_nothing_and_says_why() -> Result<()> {
+    let settings = json!({"on_publish": ["stamp", "number"]});
+    let house = House::with(&[("probe", settings)]).await?;
+    let mut echo = Echo::on(&house.server).await?;
+    let mut number = 0;
+    for refused in refused()? {
+        // One file at a time, so that the server cannot see one without the other.
+        let file = house.path().join(refused.file);
+        let good = std::fs::read(&file)?;
+        components::write_atomically(&file, &refused.bytes)?;
+        number += 1;
+        let lines = house.server.wait_for_logs(REFUSED, number).await;
+        let lines = lines.context(refused.name)?;
+        refused.check(lines.last().context("there are some")?)?;
+        echo.is(&format!("x@00000000#{number}")).await.context(refused.name)?;
+        components::write_atomically(&file, &good)?;
+    }
+    ensure!(!house.server.log().contains(SWAPPED), "one of them was taken");
+    // What is refused is said once, and again when somebody asks.
+    house.replace("probe", b"nonsense")?;
+    house.server.wait_for_logs(REFUSED, number + 1).await?;
+    house.server.signal("HUP")?;
+    number += 2;
+    house.server.wait_for_logs(REFUSED, number).await?;
+    // The way out is a file that is right.
+    house.replace("probe", &probe(3)?)?;
+    house.server.wait_for_log(SWAPPED).await?;
+    echo.is(&format!("x@00000003#{}", number - 1)).await?;
+    ensure!(house.server.log().matches(REFUSED).count() == number, "one was refused twice");
+    house.server.stop().await
+}
+
+#[tokio::test]
+async fn at_startup_a_refused_plugin_ends_the_server_with_1() -> Result<()> {
+    // There is no state yet that could be refused.
+    for refused in refused()?.iter().filter(|refused| refused.step != "restore") {
+        let directory = components::directory()?;
+        components::install(directory.path(), "10-probe", &probe(0)?, &json!({}))?;
+        let file = directory.path().join(format!("10-{}", refused.file));
+        components::write_atomically(&file, &refused.bytes)?;
+        let path = directory.path().to_str().context("a temporary path is text")?;
+        let mut server = Server::run_with(&["serve", "--http", "127.0.0.1:0", "--plugins", path])?;
+        let (status, stdout) = server.exit().await.context(refused.name)?;
+        let log = server.log();
+        assert_eq!(status.code(), Some(1), "{}: {log}", refused.name);
+        ensure!(stdout.is_empty(), "{}: it printed {stdout:?}", refused.name);
+        let said = log.rsplit_once("switchyard: ").map(|(_, said)| said);
+        refused.check(said.with_context(|| format!("{}: {log}", refused.name))?)?;
+    }
+    Ok(())
+}
+
+/// Without the state of the one in place nothing takes its place. It is built
+/// anew, as after any trap.
+#[tokio::test]
+async fn who_cannot_hand_its_state_over_stays() -> Result<()> {
+    for (save, words) in [("trap", "panicked"), ("loop", "budget of 1000 ms")] {
+        let house =
+            House::with(&[("probe", json!({"on_publish": "number", "save": save}))]).await?;
+        let mut echo = Echo::on(&house.server).await?;
+        echo.is("x#1").await?;
+        house.replace("probe", &probe(1)?)?;
+        let line = house.server.wait_for_log(REFUSED).await?;
+        for word in ["probe", "probe.wasm", "save", words, "remove the file first"] {
+            ensure!(line.contains(word), "{word:?} is not said: {line}");
+        }
+        house.server.wait_for_log("a plugin was rebuilt").await?;
+        echo.is("x#1").await?;
+
+        std::fs::remove_file(components::path(house.path(), "probe"))?;
+        house.server.wait_for_log(REMOVED).await?;
+        components::install(house.path(), "probe", &probe(2)?, &json!({"on_publish": "stamp"}))?;
+        house.server.wait_for_logs(ADDED, 2).await?;
+        echo.is("x@00000002").await?;
+        house.server.stop().await?;
+    }
+    Ok(())
+}
+
+// ---- the engine ------------------------------------------------------------------
+
+const ENGINE_SWAPPED: &str = "the engine was swapped";
+const ENGINE_KEPT: &str = "the engine was not swapped";
+
+/// A server whose engine comes from a file, a directory around it, and one that
+/// listens.
+async fn engine_from_file() -> Result<(Server, TempDir, Echo)> {
+    let home = components::directory()?;
+    let file = home.path().join("engine.wasm");
+    components::write_atomically(&file, &components::built("guest-core")?)?;
+    let server = Launch::with_config(&format!("{CONFIG}\nengine.file = {file:?}")).start().await?;
+    server.wait_for_log("changes of files are watched").await?;
+    let echo = Echo::on(&server).await?;
+    Ok((server, home, echo))
+}
+
+/// The versions in a line that says that the engine was swapped.
+fn versions(line: &str) -> Option<(&str, &str)> {
+    let word = |key| line.split(key).nth(1)?.split('"').next();
+    Some((word("from=\"")?, word("to=\"")?))
+}
+
+#[tokio::test]
+async fn the_engine_is_swapped_when_its_file_is() -> Result<()> {
+    let (server, home, mut echo) = engine_from_file().await?;
+    let file = home.path().join("engine.wasm");
+    let engine = components::built("guest-core")?;
+    for swaps in 1..=3 {
+        components::write_atomically(&file, &components::rehashed(engine.clone(), swaps))?;
+        let lines = server.wait_for_logs(ENGINE_SWAPPED, swaps as usize).await?;
+        let line = lines.last().context("there are some")?;
+        let (from, to) = versions(line).with_context(|| format!("no versions: {line}"))?;
+        ensure!(from != to && line.contains("pause_us="), "{line}");
+        echo.is("x").await?;
+    }
+    // Asked to, the server takes it again although nothing changed; a file that is
+    // only written again is no reason.
+    for swaps in 4..=5 {
+        server.signal("HUP")?;
+        server.wait_for_logs("plugins and engine are read again", swaps - 3).await?;
+        server.wait_for_logs(ENGINE_SWAPPED, swaps).await?;
+        echo.is("x").await?;
+        components::write_atomically(&file, &components::rehashed(engine.clone(), 3))?;
+    }
+    components::write_atomically(&file, &components::rehashed(engine, 4))?;
+    let lines = server.wait_for_logs(ENGINE_SWAPPED, 6).await?;
+    let same = lines.iter().filter_map(|line| versions(line)).filter(|(from, to)| from == to);
+    ensure!(same.count() == 2, "{lines:?}");
+    echo.is("x").await?;
+    server.stop().await
+}
+
+/// A state in another format is no state: the server tells the engine what holds.
+#[tokio::test]
+async fn an_engine_that_cannot_read_the_state_is_told_who_listens() -> Result<()> {
+    let (server, home, mut echo) = engine_from_file().await?;
+    let mut other = server.client().await?;
+    ensure!(other.call(json!(["SUBSCRIBE", "b", "c"])).await? == json!(["OK", 2]));
+    let engine = components::built("guest-core")?;
+    let foreign = with_format(engine.clone(), b"SWYX")?;
+    // Either way: the constant may be compiled into the code that reads.
+    for (swaps, component) in [foreign, engine].iter().enumerate() {
+        components::write_atomically(&home.path().join("engine.wasm"), component)?;
+        server.wait_for_logs(ENGINE_SWAPPED, swaps + 1).await?;
+        echo.is("x").await?;
+        let counts = other.call(json!(["PUBSUB", "NUMSUB", "a", "b", "c"])).await?;
+        ensure!(counts == json!(["OK", {"a": 0, "b": 1, "c": 1}]), "listeners: {counts}");
+        ensure!(other.call(json!(["PUBLISH", "b", "x"])).await? == json!(["OK", 2]));
+        ensure!(other.next_json().await? == json!(["message", "b", "x"]));
+        ensure!(echo.0.next_json().await? == json!(["pmessage", "*", "b", "x"]));
+    }
+    ensure!(server.log().contains("from_snapshot=0"), "no state was foreign");
+    server.stop().await
+}
+
+/// The engine, with another word in front of the states that it writes.
+fn with_format(mut engine: Vec<u8>, word: &[u8; 4]) -> Result<Vec<u8>> {
+    let at =
+        engine.windows(4).position(|bytes| bytes == b"SWYD").context("there is no such word")?;
+    engine.splice(at..at + 4, *word);
+    Ok(engine)
+}
+
+#[tokio::test]
+async fn an_engine_that_is_refused_leaves_the_one_in_place() -> Result<()> {
+    let (server, home, mut echo) = engine_from_file().await?;
+    let file = home.path().join("engine.wasm");
+    let good = components::built("guest-core")?;
+    let half = good.iter().take(good.len() / 2).copied().collect();
+    let cases: [(Vec<u8>, &str, &str); 6] = [
+        (Vec::new(), "compile", "not a WebAssembly file"),
+        (b"\0asm\x01\0\0\0".to_vec(), "compile", "core module"),
+        (half, "compile", ""),
+        (probe(0)?, "link", "not granted"),
+        (components::built("test/stranger")?, "link", "@0.2.0"),
+        (components::built("test/snoop")?, "link", "not granted"),
+    ];
+    for (number, (bytes, step, words)) in cases.iter().enumerate() {
+        components::write_atomically(&file, bytes)?;
+        let lines = server.wait_for_logs(ENGINE_KEPT, number + 1).await?;
+        let line = lines.last().context("there are some")?;
+        for word in ["engine.wasm", step, words] {
+            ensure!(line.contains(word), "{word:?} is not said: {line}");
+        }
+        echo.is("x").await?;
+    }
+    std::fs::remove_file(&file)?;
+    server.wait_for_logs(ENGINE_KEPT, cases.len() + 1).await?;
+    echo.is("x").await?;
+    ensure!(!server.log().contains(ENGINE_SWAPPED), "one of them was taken");
+
+    components::write_atomically(&file, &components::rehashed(good, 1))?;
+    server.wait_for_log(ENGINE_SWAPPED).await?;
+    echo.is("x").await?;
+    server.stop().await
+}
+
+#[tokio::test]
+async fn at_startup_a_refused_engine_ends_the_server_with_1() -> Result<()> {
+    let home = components::directory()?;
+    for (name, bytes, says) in [
+        ("missing.wasm", None, &["read", "missing.wasm"][..]),
+        ("text.wasm", Some(b"nonsense".to_vec()), &["compile", "text.wasm", "not a WebAssembly"]),
+        ("plugin.wasm", Some(probe(0)?), &["link", "plugin.wasm"]),
+    ] {
+        let file = home.path().join(name);
+        if let Some(bytes) = bytes {
+            std::fs::write(&file, bytes)?;
+        }
+        let path = file.to_str().context("a temporary path is text")?;
+        let mut server = Server::run_with(&["serve", "--http", "127.0.0.1:0", "--engine", path])?;
+        let (status, stdout) = server.exit().await?;
+        let log = server.log();
+        assert_eq!((status.code(), stdout.len()), (Some(1), 0), "{name}: {log}");
+        for word in says {
+            ensure!(log.contains(word), "{name}: {word:?} is not said: {log}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,494 @@
+//! Plugins and the engine are swapped again and again while messages flow.
+//!
+//! Nobody is disconnected, nothing is lost, doubled or reordered, and every
+//! message is treated by one version of the plugin: by the one in place, as soon
+//! as its swap has been logged. How long messages had to wait is printed.
+//!
+//! `SWITCHYARD_SWAP_SECONDS` says how long each load lasts (20).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::components;
+use crate::support::server::{Launch, Server};
+use crate::support::websocket::Client;
+
+/// Clients that nobody reads from any more do not hold up the end.
+const CONFIG: &str = "shutdown.timeout_ms = 100";
+
+const CONNECTIONS: usize = 50;
+const MESSAGES_PER_SECOND: usize = 2_000;
+/// How many connections receive what one publishes: itself, the two before it,
+/// and a third by a pattern.
+const LISTENERS: u64 = 4;
+
+const PLUGIN_PACE: Duration = Duration::from_millis(200);
+const PLUGIN_AIM: Duration = Duration::from_millis(5);
+const ENGINE_PACE: Duration = Duration::from_millis(500);
+const ENGINE_AIM: Duration = Duration::from_millis(50);
+/// What a pause may never take, however busy the machine is.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+const SHARDS: usize = 2;
+/// What the engine holds besides the channels on which messages flow.
+const HELD_BY_EACH: usize = 2_000;
+
+/// How many builds of the probe take turns. The server keeps that many compiled.
+const BUILDS: u32 = 8;
+
+/// One load after the other: each is meant to have the machine for itself.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+fn duration() -> Result<Duration> {
+    let seconds = match std::env::var("SWITCHYARD_SWAP_SECONDS") {
+        Ok(seconds) => seconds.parse().context("SWITCHYARD_SWAP_SECONDS is a whole number")?,
+        Err(_) => 20,
+    };
+    Ok(Duration::from_secs(seconds))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_is_swapped_and_every_message_meets_one_version() -> Result<()> {
+    let load = plugin_load(&json!({"on_publish": "stamp"})).await?;
+    for talker in &load.talkers {
+        let stamps = talker.own().iter().map(|tail| tail.strip_prefix('@').unwrap_or(tail));
+        talker.check_stamps(stamps)?;
+    }
+    load.server.stop().await
+}
+
+/// Both hooks of a message meet the same version, and the numbers, which the
+/// versions hand on, run through all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_is_swapped_and_its_numbers_go_on() -> Result<()> {
+    let both = json!(["stamp", "number"]);
+    let load = plugin_load(&json!({"on_publish": both, "on_deliver": both})).await?;
+    let mut numbers = BTreeSet::new();
+    for talker in &load.talkers {
+        let mut stamps = Vec::new();
+        for tail in talker.own() {
+            let treated: Vec<_> = tail.split('@').filter_map(|by| by.split_once('#')).collect();
+            let [(on_publish, first), (on_deliver, second)] = treated[..] else {
+                bail!("it was not treated once by each hook: {tail}")
+            };
+            ensure!(on_publish == on_deliver, "two versions treated one message: {tail}");
+            stamps.push(on_publish);
+            for number in [first, second] {
+                ensure!(numbers.insert(number.parse::<usize>()?), "{number} came twice");
+            }
+        }
+        talker.check_stamps(stamps)?;
+    }
+    let expected = 2 * CONNECTIONS * load.messages_of_each;
+    assert_eq!(numbers.len(), expected);
+    assert_eq!((numbers.first(), numbers.last()), (Some(&1), Some(&expected)), "there are gaps");
+    load.server.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_engine_is_swapped_with_100_000_subscriptions() -> Result<()> {
+    let _alone = ALONE.lock().await;
+    let home = components::directory()?;
+    let file = home.path().join("engine.wasm");
+    let engine = components::built("guest-core")?;
+    components::write_atomically(&file, &engine)?;
+    let config = format!(
+        "{CONFIG}\nlimits.subscriptions_max = 100000\nengine.shards = {SHARDS}
+        engine.file = {file:?}"
+    );
+    let server = Launch::with_config(&config).start().await?;
+    server.wait_for_log("changes of files are watched").await?;
+    let mut talkers = talkers(&server, duration()?).await?;
+    for talker in &mut talkers {
+        talker.hold_many().await?;
+    }
+    let visits = visit(server.client().await?);
+    let swaps = Arc::new(Swaps::default());
+    let swapping = swap(&server, &swaps, ENGINE_PACE, "the engine was swapped", |generation| {
+        components::write_atomically(&file, &components::rehashed(engine.clone(), generation))
+    });
+    let mut talkers = tokio::select! {
+        talked = talk(talkers, &swaps) => talked?,
+        failed = swapping => match failed? {},
+        failed = visits => match failed.context("the visitor")? {},
+    };
+    check_agreement(&talkers)?;
+    let log = server.log();
+    for line in log.lines().filter(|line| line.contains("the engine was swapped")) {
+        // Those of channels, and those of shard channels.
+        let all = format!("from_snapshot={}", 2 * SHARDS);
+        ensure!(line.contains(&all), "not every shard handed its state over: {line}");
+    }
+    Pauses::of(&log, "the engine was swapped")?.check("engine", ENGINE_AIM, ENGINE_PACE)?;
+
+    check_held(&mut server.client().await?).await?;
+    for talker in &mut talkers {
+        talker.still_holds_many().await?;
+    }
+    server.stop().await
+}
+
+/// A load that has been carried out, with all that was heard.
+struct Load {
+    server: Server,
+    talkers: Vec<Talker>,
+    messages_of_each: usize,
+    _directory: tempfile::TempDir,
+}
+
+/// Messages flow through a probe that is swapped meanwhile. Checks all that does
+/// not depend on its settings.
+async fn plugin_load(settings: &Value) -> Result<Load> {
+    let _alone = ALONE.lock().await;
+    let directory = components::directory()?;
+    let builds = (0..BUILDS)
+        .map(|stamp| components::stamped(components::built("test/probe")?, stamp))
+        .collect::<Result<Vec<_>>>()?;
+    let build = |generation: u32| builds.get((generation % BUILDS) as usize).context("a build");
+    components::install(directory.path(), "probe", build(0)?, settings)?;
+    let plugins = Some(directory.path().to_owned());
+    let server = Launch { plugins, ..Launch::with_config(CONFIG) }.start().await?;
+    server.wait_for_log("changes of files are watched").await?;
+
+    let talkers = talkers(&server, duration()?).await?;
+    let swaps = Arc::new(Swaps::default());
+    let file = components::path(directory.path(), "probe");
+    let swapping = swap(&server, &swaps, PLUGIN_PACE, "a plugin was swapped", |generation| {
+        components::write_atomically(&file, build(generation)?)
+    });
+    let talkers = tokio::select! {
+        talked = talk(talkers, &swaps) => talked?,
+        failed = swapping => match failed? {},
+    };
+    let messages_of_each = check_agreement(&talkers)?;
+    let pauses = Pauses::of(&server.log(), "a plugin was swapped")?;
+    pauses.check("plugin", PLUGIN_AIM, PLUGIN_PACE)?;
+    Ok(Load { server, talkers, messages_of_each, _directory: directory })
+}
+
+/// How far the swaps are. A message that is sent while `done` is some number is
+/// treated by that generation or a later one, and one that is answered while
+/// `begun` is some number by that generation or an earlier one.
+#[derive(Default)]
+struct Swaps {
+    begun: AtomicU32,
+    done: AtomicU32,
+}
+
+/// Swaps at this pace, or as fast as the server takes it, until it is dropped.
+async fn swap(
+    server: &Server,
+    swaps: &Swaps,
+    pace: Duration,
+    logged: &str,
+    replace: impl Fn(u32) -> Result<()>,
+) -> Result<Infallible> {
+    let mut ticks = tokio::time::interval(pace);
+    ticks.tick().await;
+    for generation in 1.. {
+        ticks.tick().await;
+        swaps.begun.store(generation, Ordering::SeqCst);
+        replace(generation)?;
+        server.wait_for_logs(logged, generation as usize).await?;
+        swaps.done.store(generation, Ordering::SeqCst);
+    }
+    bail!("there are no more numbers")
+}
+
+/// A connection that publishes and listens.
+struct Talker {
+    number: usize,
+    client: Client,
+    /// How many messages it publishes, and receives of each it listens to.
+    messages: usize,
+    published: Vec<Published>,
+    answered: usize,
+    /// The longest time that it waited for an answer.
+    wait: Duration,
+    /// For each channel, what was behind the number in each message.
+    heard: BTreeMap<String, Vec<String>>,
+}
+
+/// A message on its way: the first and the last generation that may have treated
+/// it. The last one is known when it has been answered.
+struct Published {
+    at: Instant,
+    first: u32,
+    last: Option<u32>,
+}
+
+fn channel(number: usize) -> String {
+    format!("live.{}.m", number % CONNECTIONS)
+}
+
+fn pattern(number: usize) -> String {
+    format!("live.{}.*", number % CONNECTIONS)
+}
+
+fn held(number: usize, index: usize) -> String {
+    format!("held.{number}.{index}")
+}
+
+async fn talkers(server: &Server, duration: Duration) -> Result<Vec<Talker>> {
+    let messages = MESSAGES_PER_SECOND * duration.as_secs() as usize / CONNECTIONS;
+    let mut talkers = Vec::new();
+    for number in 0..CONNECTIONS {
+        let mut client = server.client().await?;
+        for channel in (number..number + 3).map(channel) {
+            client.call(json!(["SUBSCRIBE", channel])).await?;
+        }
+        let answer = client.call(json!(["PSUBSCRIBE", pattern(number + 3)])).await?;
+        ensure!(answer == json!(["OK", 4]), "answered {answer}");
+        let heard = (number..number + 4).map(|number| (channel(number), Vec::new())).collect();
+        let (published, wait) = (Vec::new(), Duration::ZERO);
+        talkers.push(Talker { number, client, messages, published, answered: 0, wait, heard });
+    }
+    Ok(talkers)
+}
+
+/// Has all of them publish and listen until each has heard everything.
+async fn talk(talkers: Vec<Talker>, swaps: &Arc<Swaps>) -> Result<Vec<Talker>> {
+    let began = Instant::now();
+    let messages: usize = talkers.iter().map(|talker| talker.messages).sum();
+    let mut talking = JoinSet::new();
+    for talker in talkers {
+        let number = talker.number;
+        let (talk, swaps) = (talker.talk(swaps.clone()), swaps.clone());
+        talking.spawn(async move {
+            let begun = || swaps.begun.load(Ordering::SeqCst);
+            talk.await.with_context(|| format!("connection {number}, in swap {}", begun()))
+        });
+    }
+    let mut talkers = Vec::new();
+    while let Some(talked) = talking.join_next().await {
+        talkers.push(talked??);
+    }
+    talkers.sort_by_key(|talker: &Talker| talker.number);
+    let per_second = messages as f64 / began.elapsed().as_secs_f64();
+    let wait = talkers.iter().map(|talker| talker.wait).max().unwrap_or_default();
+    println!(
+        "{messages} messages, each to {LISTENERS} of {CONNECTIONS} connections, \
+         {per_second:.0} a second; the longest wait for an answer {wait:?}"
+    );
+    Ok(talkers)
+}
+
+impl Talker {
+    async fn talk(mut self, swaps: Arc<Swaps>) -> Result<Talker> {
+        let pace = Duration::from_secs(1) * CONNECTIONS as u32 / MESSAGES_PER_SECOND as u32;
+        let mut ticks = tokio::time::interval(pace);
+        while !self.is_done() {
+            tokio::select! {
+                _ = ticks.tick(), if self.published.len() < self.messages => {
+                    self.publish(&swaps).await?;
+                }
+                said = self.client.next_json() => self.take(&said?, &swaps)?,
+            }
+        }
+        // It is still connected, and nothing came after the last message.
+        ensure!(self.client.call(json!(["PING"])).await? == json!(["OK", "PONG"]));
+        Ok(self)
+    }
+
+    fn is_done(&self) -> bool {
+        self.answered == self.messages
+            && self.heard.values().all(|tails| tails.len() == self.messages)
+    }
+
+    async fn publish(&mut self, swaps: &Swaps) -> Result<()> {
+        let message = self.published.len();
+        let first = swaps.done.load(Ordering::SeqCst);
+        self.published.push(Published { at: Instant::now(), first, last: None });
+        let command = json!([message, "PUBLISH", channel(self.number), message.to_string()]);
+        self.client.send(Message::text(command.to_string())).await
+    }
+
+    fn take(&mut self, said: &Value, swaps: &Swaps) -> Result<()> {
+        let words = said.as_array().into_iter().flatten().map(Value::as_str);
+        match words.collect::<Option<Vec<_>>>().as_deref() {
+            Some(["message", channel, payload]) => self.hear(channel, payload),
+            Some(["pmessage", by, channel, payload]) if *by == pattern(self.number + 3) => {
+                self.hear(channel, payload)
+            }
+            _ => self.take_answer(said, swaps),
+        }
+        .with_context(|| said.to_string())
+    }
+
+    fn take_answer(&mut self, said: &Value, swaps: &Swaps) -> Result<()> {
+        // One more when there is a visitor.
+        let right =
+            [LISTENERS, LISTENERS + 1].map(|receivers| json!([self.answered, "OK", receivers]));
+        ensure!(right.contains(said), "expected the answer {}", right[0]);
+        let published = self.published.get_mut(self.answered).context("nobody asked")?;
+        published.last = Some(swaps.begun.load(Ordering::SeqCst));
+        self.wait = self.wait.max(published.at.elapsed());
+        self.answered += 1;
+        Ok(())
+    }
+
+    fn hear(&mut self, channel: &str, payload: &str) -> Result<()> {
+        let (number, tail) = numbered(payload)?;
+        let is_own = channel == self::channel(self.number);
+        let tails = self.heard.get_mut(channel).context("it does not listen to this")?;
+        ensure!(number == tails.len(), "expected number {}", tails.len());
+        ensure!(!is_own || number < self.answered, "its copy came before the answer");
+        tails.push(tail.to_owned());
+        Ok(())
+    }
+
+    /// What was behind the numbers of its own messages.
+    fn own(&self) -> &[String] {
+        self.heard.get(&channel(self.number)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Checks that each of its messages was stamped by a build that may have been
+    /// in place, and never by an earlier one than the message before.
+    fn check_stamps<'a>(&self, stamps: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        let mut generation = 0;
+        for (message, (stamp, published)) in stamps.into_iter().zip(&self.published).enumerate() {
+            let build: u32 = stamp.parse().with_context(|| format!("not one stamp: {stamp}"))?;
+            let last = published.last.context("it was answered")?;
+            let possible = generation.max(published.first)..=last;
+            generation = possible.clone().find(|at| at % BUILDS == build).with_context(|| {
+                format!(
+                    "message {message} was stamped by build {build}, not by one of {possible:?}"
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    async fn hold_many(&mut self) -> Result<()> {
+        let mut command = vec![json!("SUBSCRIBE")];
+        command.extend((0..HELD_BY_EACH).map(|index| json!(held(self.number, index))));
+        let answer = self.client.call(Value::Array(command)).await?;
+        ensure!(answer == json!(["OK", HELD_BY_EACH + 4]), "answered {answer}");
+        Ok(())
+    }
+
+    /// Publishes on some of the channels that it holds, and hears it.
+    async fn still_holds_many(&mut self) -> Result<()> {
+        for index in (0..HELD_BY_EACH).step_by(HELD_BY_EACH / 10) {
+            let channel = held(self.number, index);
+            let answer = self.client.call(json!(["PUBLISH", channel, "x"])).await?;
+            ensure!(answer == json!(["OK", 1]), "{channel} reaches {answer}");
+            let heard = self.client.next_json().await?;
+            ensure!(heard == json!(["message", channel, "x"]), "{channel} brings {heard}");
+        }
+        Ok(())
+    }
+}
+
+/// A payload's number, and what was put behind it.
+fn numbered(payload: &str) -> Result<(usize, &str)> {
+    let digits = payload.find(|c: char| !c.is_ascii_digit()).unwrap_or(payload.len());
+    let (number, tail) = payload.split_at(digits);
+    Ok((number.parse().context("it has no number")?, tail))
+}
+
+/// Subscribes to one channel after the other, listens, and leaves it: between the
+/// two answers messages come without a gap, and outside them none.
+async fn visit(mut client: Client) -> Result<Infallible> {
+    for visit in 0.. {
+        let channel = channel(visit);
+        let answer = client.call(json!(["SUBSCRIBE", channel])).await?;
+        ensure!(answer == json!(["OK", 1]), "SUBSCRIBE was answered {answer}");
+        let mut next = None;
+        let mut left = false;
+        for heard in 0.. {
+            let said = client.next_json().await?;
+            if said == json!([visit, "OK", 0]) {
+                break;
+            }
+            let payload = said.get(2).and_then(Value::as_str);
+            ensure!(said.get(1) == Some(&json!(channel)), "not on {channel}: {said}");
+            let (number, _) = numbered(payload.context("no payload")?)?;
+            ensure!(next.is_none_or(|next| next == number), "{next:?} is missing before {said}");
+            next = Some(number + 1);
+            if heard >= 2 && !left {
+                left = true;
+                let leave = json!([visit, "UNSUBSCRIBE", channel]);
+                client.send(Message::text(leave.to_string())).await?;
+            }
+        }
+    }
+    bail!("there are no more numbers")
+}
+
+/// Checks that everyone heard the same on each channel, and answers how many
+/// messages that were.
+fn check_agreement(talkers: &[Talker]) -> Result<usize> {
+    let own: BTreeMap<_, _> =
+        talkers.iter().map(|talker| (channel(talker.number), talker.own())).collect();
+    for talker in talkers {
+        for (channel, tails) in &talker.heard {
+            let differs = || format!("connection {} heard otherwise on {channel}", talker.number);
+            ensure!(own.get(channel) == Some(&tails.as_slice()), differs());
+        }
+    }
+    Ok(own.values().map(|tails| tails.len()).max().unwrap_or(0))
+}
+
+/// Checks that the engine knows all that is held, and nothing else.
+async fn check_held(client: &mut Client) -> Result<()> {
+    let answer = client.call(json!(["PUBSUB", "CHANNELS", "held.*"])).await?;
+    let names = answer.get(1).and_then(Value::as_array).context("no list")?;
+    let names: BTreeSet<_> = names.iter().filter_map(Value::as_str).collect();
+    let expected =
+        (0..CONNECTIONS).flat_map(|number| (0..HELD_BY_EACH).map(move |index| held(number, index)));
+    let missing: Vec<_> = expected.filter(|name| !names.contains(name.as_str())).collect();
+    ensure!(missing.is_empty(), "{} are missing, such as {:?}", missing.len(), missing.first());
+    ensure!(names.len() == CONNECTIONS * HELD_BY_EACH, "there are {}", names.len());
+    let patterns = client.call(json!(["PUBSUB", "NUMPAT"])).await?;
+    ensure!(patterns == json!(["OK", CONNECTIONS]), "patterns: {patterns}");
+    Ok(())
+}
+
+/// How long the swaps in a log held messages up, the shortest first.
+struct Pauses(Vec<Duration>);
+
+impl Pauses {
+    fn of(log: &str, logged: &str) -> Result<Pauses> {
+        let pause = |line: &str| -> Result<Duration> {
+            let text = line.split("pause_us=").nth(1).context("no pause_us in the line")?;
+            let micros = text.split_whitespace().next().unwrap_or_default().parse()?;
+            Ok(Duration::from_micros(micros))
+        };
+        let mut pauses = log
+            .lines()
+            .filter(|line| line.contains(logged))
+            .map(pause)
+            .collect::<Result<Vec<_>>>()?;
+        pauses.sort();
+        Ok(Pauses(pauses))
+    }
+
+    fn check(&self, what: &str, aim: Duration, pace: Duration) -> Result<()> {
+        println!("{what}: {self} (aim: {aim:?})");
+        // A tenth of what the pace asks for: the machine may be busy.
+        let swaps_min = duration()?.div_duration_f64(pace) / 10.0;
+        ensure!(self.0.len() as f64 >= swaps_min, "there were only {} swaps", self.0.len());
+        ensure!(self.0.last() < Some(&PAUSE_MAX), "a pause was too long: {self}");
+        Ok(())
+    }
+}
+
+impl fmt::Display for Pauses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (median, longest) = (self.0.get(self.0.len() / 2), self.0.last());
+        let (median, longest) =
+            (median.copied().unwrap_or_default(), longest.copied().unwrap_or_default());
+        write!(f, "{} swaps, pauses: median {median:?}, longest {longest:?}", self.0.len())
+    }
+}

@@ -1,0 +1,28 @@
+//! Black-box tests of the door for Redis clients: the real binary, real sockets,
+//! real clients, and a real Redis to compare with.
+//!
+//! Nothing here knows how the server is made. Each test starts a server of its
+//! own on a free port and may run beside any other. No test sleeps: it waits for
+//! what must come, with a deadline that only a broken server meets.
+
+#[allow(dead_code, reason = "it is shared with `it`, which needs other parts of it")]
+#[path = "../it/support/mod.rs"]
+mod support;
+
+mod random;
+
+mod client;
+mod notation;
+mod redis_server;
+mod value;
+
+mod conversation;
+mod differences;
+mod differential;
+
+mod clients;
+mod redis_rs;
+mod tools;
+
+mod cross_door;
+mod order;

@@ -64,7 +64,7 @@ for (const namesACall of [1, 64]) {
   const what = `route, a name with 1 receiver, ${namesACall} a call`;
   report(what, namesACall, (index) => few.engine.route(calls[index % calls.length]));
 }
-const many = audience(64, 10_000);
+const many = audience(4, 10_000);
 const calls = inCalls(many.channels, 1);
 report("route, a name with 10,000 receivers, 1 a call", 1, (index) =>
   many.engine.route(calls[index % calls.length]),

@@ -85,6 +85,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// Names one connection listens to.
     pub subscriptions_max: usize,
+    /// Names in one command.
+    pub names_per_command_max: usize,
     /// The length of a channel's or pattern's name.
     pub name_bytes_max: usize,
     /// The size of a payload.
@@ -254,6 +256,7 @@ raw_table!(RawWebSocket {
 raw_table!(RawLimits {
     connections_max: u64 = 10_000,
     subscriptions_max: u64 = 10_000,
+    names_per_command_max: u64 = 10_000,
     name_bytes_max: u64 = 1 << 10,
     payload_bytes_max: u64 = 1 << 20,
     attributes_bytes_max: u64 = 16 << 10,
@@ -417,6 +420,11 @@ impl RawConfig {
                     "limits.subscriptions_max",
                     limits.subscriptions_max,
                     1..=1 << 30,
+                )?,
+                names_per_command_max: count(
+                    "limits.names_per_command_max",
+                    limits.names_per_command_max,
+                    1..=1 << 20,
                 )?,
                 name_bytes_max: bytes("limits.name_bytes_max", limits.name_bytes_max, 1..=1 << 20)?,
                 payload_bytes_max: bytes(

@@ -76,7 +76,7 @@ impl Entrance {
         };
         Entrance {
             resp_limits: RequestLimits {
-                bulk_bytes_max: request_bytes_max,
+                bulk_bytes_max: request_bytes_max.min(RequestLimits::default().bulk_bytes_max),
                 request_bytes_max,
                 ..RequestLimits::default()
             },

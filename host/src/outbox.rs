@@ -177,7 +177,7 @@ mod tests {
 
     const LIMITS: OutboxLimits = OutboxLimits {
         bytes_max: 10 + 2 * CHUNK_BYTES,
-        soft_bytes: 5 + CHUNK_BYTES,
+        soft_bytes: 5 + 2 * CHUNK_BYTES,
         soft_time: Duration::ZERO,
     };
 
@@ -217,12 +217,14 @@ mod tests {
     #[test]
     fn the_soft_limit_closes_after_its_time_only() {
         let patient = Outbox::new(OutboxLimits { soft_time: Duration::from_secs(3600), ..LIMITS });
-        patient.push(Bytes::from_static(b"123456"));
+        patient.push(Bytes::from_static(b"123"));
+        patient.push(Bytes::from_static(b"456"));
         patient.check();
         assert!(patient.is_congested() && !patient.is_closing());
 
         let hasty = Outbox::new(LIMITS);
-        hasty.push(Bytes::from_static(b"123456"));
+        hasty.push(Bytes::from_static(b"123"));
+        hasty.push(Bytes::from_static(b"456"));
         std::thread::yield_now();
         hasty.check();
         assert!(hasty.is_closing());
@@ -230,10 +232,12 @@ mod tests {
 
     #[test]
     fn falling_below_the_soft_limit_resets_its_clock() {
-        let outbox = Outbox::new(LIMITS);
-        outbox.push(Bytes::from_static(b"123456"));
-        outbox.wrote(2, 0);
-        outbox.check();
+        let outbox = Outbox::new(OutboxLimits { soft_time: Duration::from_secs(3600), ..LIMITS });
+        outbox.push(Bytes::from_static(b"123"));
+        outbox.push(Bytes::from_static(b"456"));
+        assert!(outbox.is_congested());
+        outbox.wrote(3, 1);
+        assert!(outbox.queue.lock().soft_since.is_none());
         assert!(!outbox.is_closing() && !outbox.is_congested());
     }
 }

@@ -473,7 +473,7 @@ impl Session {
             Command::Channels(_, matching) => matching.as_slice(),
             _ => &[],
         };
-        let names_max = self.services.limits.subscriptions_max;
+        let names_max = self.services.limits.names_per_command_max;
         if names.len() > names_max {
             return Err(Refusal::new(
                 LIMIT,

@@ -52,9 +52,6 @@ impl<P: Subprotocol> WebSocket<P> {
     ) -> Option<CloseReason> {
         let mut messages = Vec::new();
         let mut close = None;
-        // Of pings that come together only the last must be answered (RFC 6455,
-        // section 5.5.3).
-        let mut pong = None;
         while close.is_none() && messages.len() < MESSAGES_MAX {
             match self.frames.next(bytes, *at, self.message_bytes_max) {
                 Ok(None) => break,
@@ -62,17 +59,16 @@ impl<P: Subprotocol> WebSocket<P> {
                     *at = next;
                     match incoming {
                         Incoming::Message(kind, body) => messages.push((kind, body)),
-                        Incoming::Ping(range) => pong = Some(range),
+                        Incoming::Ping(range) => {
+                            let pong = websocket::pong(bytes.get(range).unwrap_or_default());
+                            session.connection.outbox.push(pong);
+                        }
                         Incoming::Pong | Incoming::Fragment => {}
                         Incoming::Close(code) => close = Some(CloseReason::Peer(code)),
                     }
                 }
                 Err(reason) => close = Some(reason),
             }
-        }
-        if let Some(range) = pong {
-            let pong = websocket::pong(bytes.get(range).unwrap_or_default());
-            session.connection.outbox.push(pong);
         }
         // What came before the end is carried out first.
         let messages = messages.iter().map(|(kind, body)| match body {

@@ -33,7 +33,8 @@ struct Pair {
 impl Pair {
     async fn start(engine: Engine) -> Result<Pair> {
         // Three shards, so that what is listed comes from several.
-        let config = "engine.shards = 3".to_owned();
+        // As large a request as Redis takes.
+        let config = "engine.shards = 3\nresp.request_bytes_max = 1073741824".to_owned();
         let switchyard = Launch { engine, config, plugins: None }.start().await?;
         let address = switchyard.resp_address().await?;
         Ok(Pair { redis: RedisServer::start().await?, switchyard, address })

@@ -63,8 +63,9 @@ async function subscriptions(publisher) {
   assert.strictEqual(await redis.unsubscribe("news"), 2);
   assert.strictEqual(await publisher.publish("news", "x"), 1);
   await listener.expect("pmessage", "n*", "news", "x");
-  assert.strictEqual(await redis.unsubscribe(), 1);
-  assert.strictEqual(await redis.punsubscribe(), 0);
+  // With no names ioredis waits for a count of 0, so that comes last.
+  assert.strictEqual(await redis.punsubscribe("n*"), 1);
+  assert.strictEqual(await redis.unsubscribe(), 0);
   assert.strictEqual(await publisher.publish("news", "x"), 0);
   // It listens to nothing, so it may publish.
   assert.strictEqual(await redis.publish("news", "x"), 0);

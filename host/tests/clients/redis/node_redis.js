@@ -67,8 +67,9 @@ async function subscriptions(publisher) {
   await client.unsubscribe("news");
   assert.strictEqual(await publisher.publish("news", "x"), 1);
   await inbox.expect("pmessage", "news", "x");
+  // With no names version 4 waits for a count of 0.
+  await (name === "redis-4" ? client.pUnsubscribe("n*") : client.pUnsubscribe());
   await client.unsubscribe();
-  await client.pUnsubscribe();
   assert.strictEqual(await publisher.publish("news", "x"), 0);
   assert.deepStrictEqual(inbox.came, []);
   await leave(client);

@@ -3,6 +3,7 @@
 # make components  leaves the engine and the plugins in target/components/
 # make test        everything there is to test, real clients included
 # make check       format and lints, as errors
+# make node-host   the same engine component in a host written in JavaScript
 # make bench       what the sandbox costs: native and component engine side by side
 
 CARGO ?= cargo
@@ -13,10 +14,8 @@ FOR_TESTS := probe stranger snoop bad-engine
 BUILT := target/$(WASM)/component
 OUT := target/components
 RUN := target/run/plugins
-# Clients of other languages, and what else tests bring along.
-TOOLS := .tools
 
-.PHONY: run build components toolchain tools test check bench
+.PHONY: run build components toolchain tools test check bench node-host
 
 run: build $(RUN)/10-acl.toml $(RUN)/20-redact.toml
 	@cp $(OUT)/acl.wasm $(RUN)/10-acl.wasm
@@ -52,7 +51,7 @@ toolchain:
 	@rustup target list --installed | grep -qx $(WASM) || rustup target add $(WASM)
 
 tools:
-	@sh host/tests/clients/install.sh $(TOOLS)
+	@sh host/tests/clients/install.sh
 
 test: components tools
 	$(CARGO) test --release --workspace
@@ -63,3 +62,6 @@ check: components
 
 bench: components
 	$(CARGO) run --release --package bench --bin sandbox
+
+node-host: components tools
+	@cd examples/node-host && npm --silent start

@@ -114,7 +114,8 @@ async function restart(publisher) {
   const { redis } = listener;
   await redis.subscribe("restarted");
   await redis.psubscribe("re?tarted");
-  const ready = once(redis, "ready");
+  // Not `once`, which fails when a connection is refused meanwhile.
+  const ready = new Promise((resolve) => redis.once("ready", resolve));
   console.log("restart");
   await ready;
   // It subscribes again by itself; the server knows when it has.

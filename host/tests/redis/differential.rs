@@ -206,7 +206,7 @@ fn settled(mut values: Vec<Value>, command: &[Vec<u8>], version: (u32, u32)) -> 
 async fn commands() -> Result<()> {
     const CLIENTS: usize = 3;
     let pair = Pair::start(Engine::Component).await?;
-    let mut random = Random::seeded();
+    let mut random = Random::repeated();
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
         clients.push(pair.connect().await?);
@@ -234,7 +234,7 @@ async fn globs() -> Result<()> {
         b"\n",
     ];
     let pair = Pair::start(Engine::Component).await?;
-    let mut random = Random::seeded();
+    let mut random = Random::repeated();
     let some_name = |random: &mut Random, letters_max: usize| -> Vec<u8> {
         (0..random.below(letters_max + 1)).flat_map(|_| random.one_of(LETTERS).to_vec()).collect()
     };
@@ -369,7 +369,7 @@ fn mutation(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
 #[tokio::test]
 async fn broken_requests() -> Result<()> {
     let pair = Pair::start(Engine::Native).await?;
-    let mut random = Random::seeded();
+    let mut random = Random::repeated();
     let corpus = corpus();
     for _ in 0..iterations(400) {
         let input = mutation(&mut random, &corpus);

@@ -12,6 +12,7 @@
 #![warn(missing_docs)]
 
 mod fan_outs;
+mod name;
 mod names;
 mod patterns;
 mod registry;

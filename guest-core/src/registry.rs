@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use crate::name::{AsName, Name, key};
 use crate::patterns::Patterns;
 use crate::snapshot::{self, RestoreError};
 use crate::subscribers::Subscribers;
@@ -19,7 +20,7 @@ use crate::{ConnectionId, FanOuts, Names, PatternId, glob};
 #[derive(Debug, Default)]
 pub struct Registry {
     /// Channels with at least one subscriber.
-    pub(crate) channels: BTreeMap<Box<[u8]>, Subscribers>,
+    pub(crate) channels: BTreeMap<Name, Subscribers>,
     pub(crate) patterns: Patterns,
 }
 
@@ -33,7 +34,7 @@ impl Registry {
     pub fn subscribe(&mut self, connection: ConnectionId, channels: &Names) {
         for channel in channels.iter() {
             // Not `entry`, which would want a copy of the name also where it is known.
-            if let Some(subscribers) = self.channels.get_mut(channel) {
+            if let Some(subscribers) = self.channels.get_mut(key(&channel)) {
                 subscribers.insert(connection);
             } else {
                 self.channels.insert(channel.into(), Subscribers::One(connection));
@@ -44,12 +45,12 @@ impl Registry {
     /// Ends the subscription to each channel. One it does not listen to changes nothing.
     pub fn unsubscribe(&mut self, connection: ConnectionId, channels: &Names) {
         for channel in channels.iter() {
-            let Some(subscribers) = self.channels.get_mut(channel) else {
+            let Some(subscribers) = self.channels.get_mut(key(&channel)) else {
                 continue;
             };
             subscribers.remove(connection);
             if subscribers.is_empty() {
-                self.channels.remove(channel);
+                self.channels.remove(key(&channel));
             }
         }
     }
@@ -79,7 +80,7 @@ impl Registry {
         fan_outs.connections.reserve(channels.len());
         let mut matched = Vec::new();
         for (publication, channel) in channels.iter().enumerate() {
-            if let Some(subscribers) = self.channels.get(channel) {
+            if let Some(subscribers) = self.channels.get(key(&channel)) {
                 fan_outs.push(publication, None, subscribers);
             }
             self.patterns.find(channel, &mut matched);
@@ -94,12 +95,12 @@ impl Registry {
     /// the glob's literal prefix.
     pub fn channels(&self, matching: Option<&[u8]>) -> Names {
         let Some(glob) = matching else {
-            return self.channels.keys().collect();
+            return self.channels.keys().map(AsName::bytes).collect();
         };
         let prefix = glob::literal_prefix(glob);
         self.channels
-            .range::<[u8], _>((Bound::Included(&*prefix), Bound::Unbounded))
-            .map(|(channel, _)| channel)
+            .range::<dyn AsName, _>((Bound::Included(key(&&*prefix)), Bound::Unbounded))
+            .map(|(channel, _)| channel.bytes())
             .take_while(|channel| channel.starts_with(&prefix))
             .filter(|channel| glob::matches(glob, channel))
             .collect()
@@ -111,7 +112,7 @@ impl Registry {
         channels
             .iter()
             .map(|channel| {
-                self.channels.get(channel).map_or(0, |subscribers| subscribers.len() as u64)
+                self.channels.get(key(&channel)).map_or(0, |subscribers| subscribers.len() as u64)
             })
             .collect()
     }

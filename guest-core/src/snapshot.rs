@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 
+use crate::name::{AsName, Name};
 use crate::patterns::{Pattern, Patterns};
 use crate::subscribers::Subscribers;
 use crate::{ConnectionId, PatternId, Registry};
@@ -54,7 +55,7 @@ pub(crate) fn save(registry: &Registry) -> Vec<u8> {
     let mut writer = Writer { bytes: [MAGIC, &[VERSION]].concat(), connections: Vec::new() };
     writer.count(registry.channels.len());
     for (channel, subscribers) in &registry.channels {
-        writer.name(channel);
+        writer.name(channel.bytes());
         writer.subscribers(subscribers);
     }
     writer.count(registry.patterns.len());
@@ -135,12 +136,12 @@ impl<'a> Reader<'a> {
         Some(Registry { channels, patterns: Patterns::rebuild(patterns, free)? })
     }
 
-    fn channels(&mut self) -> Option<BTreeMap<Box<[u8]>, Subscribers>> {
+    fn channels(&mut self) -> Option<BTreeMap<Name, Subscribers>> {
         let count = self.count(CHANNEL_BYTES_MIN)?;
-        let mut channels: Vec<(Box<[u8]>, _)> = Vec::with_capacity(count);
+        let mut channels: Vec<(Name, _)> = Vec::with_capacity(count);
         for _ in 0..count {
             let name = self.name()?;
-            if channels.last().is_some_and(|(before, _)| &**before >= name) {
+            if channels.last().is_some_and(|(before, _)| before.bytes() >= name) {
                 return None;
             }
             channels.push((name.into(), self.subscribers()?));

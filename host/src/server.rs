@@ -185,7 +185,6 @@ fn swap_engine(config: &Config, wasm: &Wasm, hub: &Hub, why: Watched) {
             from = swap.from,
             to = swap.to,
             pause_us = swap.longest_pause.as_micros() as u64,
-            from_snapshot = swap.from_snapshot,
             "the engine was swapped"
         ),
         Err(problem) => error!(problem, "the engine was not swapped: the one in use stays"),

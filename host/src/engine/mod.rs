@@ -45,7 +45,7 @@ pub trait Engine: Send {
 pub type Outcome<T> = Result<T, EngineFault>;
 
 /// An engine failed, and must be dropped.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 #[error("the engine failed in {call}: {problem}")]
 pub struct EngineFault {
     /// The function that was called.

@@ -28,7 +28,7 @@ use crate::middleware::chain::{Chain, Delivery};
 use crate::protocol::command::{Bytestring, Kind, Publication, Refusal, Space, UNAVAILABLE};
 use connections::{Connection, ConnectionId, Connections};
 use encoding::Push;
-use shard::{FanOutRange, Shard};
+use shard::{FanOutRange, Shard, Told};
 
 /// Who listens to what, and how they are reached.
 pub struct Hub {
@@ -64,9 +64,11 @@ pub struct EngineSwap {
     pub to: String,
     /// The longest time that a shard was held.
     pub longest_pause: Duration,
-    /// How many of the shards took over a snapshot; the others were rebuilt.
-    pub from_snapshot: usize,
 }
+
+/// How long others have a shard between two slices of what a new engine is told:
+/// as long as a slice takes.
+const BETWEEN_SLICES: Duration = Duration::from_millis(1);
 
 type Guards<'a> = Vec<(usize, MutexGuard<'a, Shard>)>;
 
@@ -115,13 +117,7 @@ impl Hub {
             else {
                 continue;
             };
-            let subscribed = match kind {
-                Kind::Pattern => shard.psubscribe(self, connection.id, names),
-                Kind::Channel | Kind::Shard => {
-                    shard.ask(self, |engine| engine.subscribe(connection.id, names))
-                }
-            };
-            if subscribed.is_err() {
+            if shard.subscribe(self, connection.id, kind, names).is_err() {
                 // Whole or not at all: what the others took is forgotten when
                 // they are rebuilt from the ground state, which has none of it.
                 for (_, shard) in guards.iter_mut().take(position) {
@@ -181,10 +177,7 @@ impl Hub {
         let held = subscriptions.counted_with(Kind::Channel);
         drop(subscriptions);
         for ((_, shard), (_, names)) in guards.iter_mut().zip(&by_shard) {
-            let _rebuilt_without_them = shard.ask(self, |engine| match kind {
-                Kind::Pattern => engine.punsubscribe(connection.id, names),
-                Kind::Channel | Kind::Shard => engine.unsubscribe(connection.id, names),
-            });
+            shard.unsubscribe(self, connection.id, kind, names);
         }
         acknowledge(&acks, held);
     }
@@ -382,43 +375,65 @@ impl Hub {
         self.shards.iter().filter(|shard| is_ill(shard)).count()
     }
 
-    /// Replaces the engine, shard by shard, while everything goes on. On an error
-    /// all shards have the old one.
+    /// Replaces the engine while everything goes on: fresh ones are told the
+    /// ground state, slice by slice, and of what changes meanwhile; then they
+    /// take over, all at once. On an error all shards keep the old one. Takes
+    /// longer the more is listened to, but holds no shard longer for it. Blocks:
+    /// not to be called on a thread that serves connections.
     ///
     /// # Errors
     ///
-    /// The new one cannot be instantiated or filled, in words.
+    /// The new one cannot be instantiated or told, in words.
     pub fn swap_engine(&self, new: EngineCode) -> Result<EngineSwap, String> {
         let _one_at_a_time = self.swapping.lock();
-        let current = self.code.lock().clone();
-        let mut report = EngineSwap {
-            from: current.version().to_owned(),
-            to: new.version().to_owned(),
-            longest_pause: Duration::ZERO,
-            from_snapshot: 0,
-        };
-        for (number, shard) in self.shards.iter().enumerate() {
-            // Made before the shard is held.
-            let swapped = new.instantiate().and_then(|engine| {
-                let mut shard = shard.lock();
-                let started = Instant::now();
-                let outcome = shard.replace(self, &new, engine);
-                drop(shard);
-                report.longest_pause = report.longest_pause.max(started.elapsed());
-                outcome
-            });
-            match swapped {
-                Ok(from_snapshot) => report.from_snapshot += usize::from(from_snapshot),
-                Err(problem) => {
-                    for shard in self.shards.iter().take(number) {
-                        shard.lock().revert(&current);
-                    }
-                    return Err(problem);
-                }
+        let mut longest_pause = Duration::ZERO;
+        for shard in &self.shards {
+            if let Err(problem) = self.prepare(shard, &new, &mut longest_pause) {
+                self.shards.iter().for_each(|shard| drop(shard.lock().abandon()));
+                return Err(problem);
             }
         }
-        *self.code.lock() = new;
-        Ok(report)
+        let mut guards = self.lock(0..self.shards.len());
+        let started = Instant::now();
+        let fault = guards.iter().find_map(|(_, shard)| shard.successor_fault());
+        let discarded: Vec<_> = match &fault {
+            None => guards.iter_mut().map(|(_, shard)| shard.take_over(&new)).collect(),
+            Some(_) => guards.iter_mut().map(|(_, shard)| shard.abandon()).collect(),
+        };
+        drop(guards);
+        longest_pause = longest_pause.max(started.elapsed());
+        drop(discarded);
+        if let Some(fault) = fault {
+            return Err(fault.to_string());
+        }
+        let to = new.version().to_owned();
+        let from = std::mem::replace(&mut *self.code.lock(), new).version().to_owned();
+        Ok(EngineSwap { from, to, longest_pause })
+    }
+
+    /// Gives a shard a successor that knows all that its engine should know.
+    fn prepare(
+        &self,
+        shard: &Mutex<Shard>,
+        new: &EngineCode,
+        longest_pause: &mut Duration,
+    ) -> Result<(), String> {
+        // Made before the shard is held.
+        let engine = new.instantiate()?;
+        shard.lock().prepare(engine);
+        let mut told = Told::nothing(self);
+        loop {
+            let mut held = shard.lock();
+            let started = Instant::now();
+            let knows_all = held.tell_slice(self, &mut told);
+            // Whoever waits is next.
+            MutexGuard::unlock_fair(held);
+            *longest_pause = (*longest_pause).max(started.elapsed());
+            if knows_all.map_err(|fault| fault.to_string())? {
+                return Ok(());
+            }
+            std::thread::sleep(BETWEEN_SLICES);
+        }
     }
 
     /// The version of the engine in use.

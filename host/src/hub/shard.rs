@@ -3,18 +3,29 @@
 //! An engine that fails is dropped, rebuilt from the ground state, and asked
 //! once more; its caller sees a pause. One that fails too often in a short time
 //! is left alone for a while, and whoever needs it is told `Unavailable`.
+//!
+//! One that is to be replaced goes on while its successor is told the ground
+//! state, a slice at a time. What changes meanwhile, both are told.
 
 use std::collections::VecDeque;
-use std::ops::Range;
-use std::time::Instant;
+use std::ops::{Bound, Range};
+use std::time::{Duration, Instant};
 
 use guest_core::{FanOuts, Names};
 use tracing::{error, info, warn};
 
-use super::connections::ConnectionId;
+use super::connections::{Connection, ConnectionId};
 use super::{Hub, Unavailable, place};
 use crate::config::EngineConfig;
 use crate::engine::{Engine, EngineCode, EngineFault, Outcome};
+use crate::protocol::command::Kind;
+
+/// How long a shard is held to tell a successor a part of the ground state.
+const SLICE_TIME: Duration = Duration::from_millis(1);
+
+/// How many names of one connection are told at once: some tenths of a
+/// millisecond.
+const SLICE_NAMES_MAX: usize = 1_000;
 
 /// A shard of the channels of one name space.
 pub struct Shard {
@@ -23,6 +34,8 @@ pub struct Shard {
     engine: Option<Box<dyn Engine>>,
     /// The pattern that each of the engine's pattern ids stands for.
     patterns: Vec<Box<[u8]>>,
+    /// The engine that is about to take over, or why it cannot.
+    successor: Option<Outcome<Successor>>,
     /// When it failed last.
     faults: VecDeque<Instant>,
     given_up_until: Option<Instant>,
@@ -30,6 +43,30 @@ pub struct Shard {
     /// Kept to be used again.
     names: Names,
     fan_outs: FanOuts,
+}
+
+/// An engine, and the patterns by its ids.
+struct Successor {
+    engine: Box<dyn Engine>,
+    patterns: Vec<Box<[u8]>>,
+}
+
+/// How far a successor has been told the ground state.
+pub struct Told {
+    /// Those that there were when it began to be told of every change.
+    connections: std::vec::IntoIter<ConnectionId>,
+    at: Option<Place>,
+}
+
+/// Whom a successor is being told of, which kind of names, and the last of them.
+type Place = (ConnectionId, Kind, Option<Box<[u8]>>);
+
+impl Told {
+    /// Nothing yet. The successor is told of every change already.
+    pub fn nothing(hub: &Hub) -> Told {
+        let connections: Vec<ConnectionId> = hub.connections.read().keys().copied().collect();
+        Told { connections: connections.into_iter(), at: None }
+    }
 }
 
 /// Which groups of the last `route` belong to one publication.
@@ -47,6 +84,7 @@ impl Shard {
             engine: Some(code.instantiate()?),
             code,
             patterns: Vec::new(),
+            successor: None,
             faults: VecDeque::new(),
             given_up_until: None,
             config: config.clone(),
@@ -76,16 +114,35 @@ impl Shard {
         Err(Unavailable)
     }
 
-    /// Subscribes to patterns, and learns the ids that stand for them.
-    pub fn psubscribe(
+    /// Subscribes a connection to names of a kind.
+    pub fn subscribe(
         &mut self,
         hub: &Hub,
         connection: ConnectionId,
-        patterns: &Names,
+        kind: Kind,
+        names: &Names,
     ) -> Result<(), Unavailable> {
-        let ids = self.ask(hub, |engine| engine.psubscribe(connection, patterns))?;
-        learn(&mut self.patterns, patterns, &ids);
+        if kind == Kind::Pattern {
+            let ids = self.ask(hub, |engine| engine.psubscribe(connection, names))?;
+            learn(&mut self.patterns, names, &ids);
+        } else {
+            self.ask(hub, |engine| engine.subscribe(connection, names))?;
+        }
+        self.tell_successor(|Successor { engine, patterns }| {
+            subscribe(&mut **engine, patterns, connection, kind, names)
+        });
         Ok(())
+    }
+
+    /// Ends subscriptions. An engine that cannot be asked will be rebuilt without
+    /// them, because the ground state has them no more.
+    pub fn unsubscribe(&mut self, hub: &Hub, connection: ConnectionId, kind: Kind, names: &Names) {
+        let leave = |engine: &mut dyn Engine| match kind {
+            Kind::Pattern => engine.punsubscribe(connection, names),
+            Kind::Channel | Kind::Shard => engine.unsubscribe(connection, names),
+        };
+        let _rebuilt_without_them = self.ask(hub, leave);
+        self.tell_successor(|successor| leave(&mut *successor.engine));
     }
 
     /// Finds the receivers of a publication on each of these channels, and
@@ -126,9 +183,15 @@ impl Shard {
         })
     }
 
-    /// Forgets the engine; the next one is built from the ground state.
+    /// Forgets the engine, which was told what does not hold; the next one is
+    /// built from the ground state.
     pub fn discard(&mut self) {
         self.engine = None;
+        if self.successor.is_some() {
+            let problem = "a command was undone while it was told who listens".to_owned();
+            self.successor =
+                Some(Err(EngineFault { call: "subscribe", problem, is_overrun: false }));
+        }
     }
 
     /// Sees that there is an engine, if it is not too soon to try.
@@ -136,51 +199,74 @@ impl Shard {
         self.ready(hub).map(|_| ())
     }
 
-    /// Puts a new engine in the place of the old, with what the old one knew.
-    /// True: it read the old one's snapshot. On an error the old one stays.
-    pub fn replace(
-        &mut self,
-        hub: &Hub,
-        code: &EngineCode,
-        mut new: Box<dyn Engine>,
-    ) -> Result<bool, String> {
-        let state = match self.engine.as_mut().map(|old| old.save()) {
-            Some(Ok(state)) => state,
-            Some(Err(fault)) => {
-                self.failed(&fault);
-                None
-            }
-            None => None,
+    /// Takes a fresh engine that will take over. From here on it is told of every
+    /// change.
+    pub fn prepare(&mut self, engine: Box<dyn Engine>) {
+        self.successor = Some(Ok(Successor { engine, patterns: Vec::new() }));
+    }
+
+    /// Tells the successor a slice of the ground state. True: it knows all.
+    ///
+    /// # Errors
+    ///
+    /// It failed.
+    pub fn tell_slice(&mut self, hub: &Hub, told: &mut Told) -> Outcome<bool> {
+        let started = Instant::now();
+        let number = self.number;
+        let Some(Ok(Successor { engine, patterns })) = &mut self.successor else {
+            return self.successor_fault().map_or(Ok(true), Err);
         };
-        let restored = match state {
-            None => false,
-            Some(state) => match new.restore(&state) {
-                Ok(true) => true,
-                Ok(false) => {
-                    new = code.instantiate()?;
-                    false
-                }
-                Err(fault) => {
-                    warn!(shard = self.number, %fault, "the new engine failed to restore a snapshot");
-                    new = code.instantiate()?;
-                    false
-                }
-            },
-        };
-        if !restored {
-            self.patterns = fill(&mut *new, hub, self.number).map_err(|fault| fault.to_string())?;
+        while started.elapsed() < SLICE_TIME {
+            let (id, kind, after) = match told.at.take() {
+                Some(at) => at,
+                None => match told.connections.next() {
+                    Some(id) => (id, first_kind(hub, number), None),
+                    None => return Ok(true),
+                },
+            };
+            // Who has left meanwhile listens to nothing.
+            let Some(connection) = hub.connections.get(id) else { continue };
+            let after = after.as_deref();
+            let names_max = SLICE_NAMES_MAX;
+            let last =
+                tell(&mut **engine, patterns, hub, number, &connection, kind, after, names_max)?;
+            told.at = match last {
+                Some(last) => Some((id, kind, Some(last))),
+                None => next_kind(kind).map(|kind| (id, kind, None)),
+            };
         }
-        self.engine = Some(new);
+        Ok(false)
+    }
+
+    /// Why the successor cannot take over, if there is one that cannot.
+    pub fn successor_fault(&self) -> Option<EngineFault> {
+        self.successor.as_ref()?.as_ref().err().cloned()
+    }
+
+    /// Forgets the successor, if there is one. Answers it, to be dropped where
+    /// nobody waits for it.
+    pub fn abandon(&mut self) -> Option<Box<dyn Engine>> {
+        self.successor.take()?.ok().map(|successor| successor.engine)
+    }
+
+    /// Puts the successor in the engine's place, if it is well. Answers the old
+    /// one, to be dropped where nobody waits for it.
+    pub fn take_over(&mut self, code: &EngineCode) -> Option<Box<dyn Engine>> {
+        let Successor { engine, patterns } = self.successor.take()?.ok()?;
+        self.patterns = patterns;
         self.code = code.clone();
         self.faults.clear();
         self.given_up_until = None;
-        Ok(restored)
+        self.engine.replace(engine)
     }
 
-    /// Goes back to another engine after a swap that failed elsewhere.
-    pub fn revert(&mut self, code: &EngineCode) {
-        self.code = code.clone();
-        self.engine = None;
+    /// Tells the successor of a change, too, if there is one.
+    fn tell_successor(&mut self, change: impl FnOnce(&mut Successor) -> Outcome<()>) {
+        if let Some(Ok(successor)) = &mut self.successor
+            && let Err(fault) = change(successor)
+        {
+            self.successor = Some(Err(fault));
+        }
     }
 
     /// The engine, rebuilt if there is none and it is not too soon.
@@ -244,26 +330,73 @@ impl Shard {
 /// the patterns by id. The shard's lock is held.
 fn fill(engine: &mut dyn Engine, hub: &Hub, number: usize) -> Outcome<Vec<Box<[u8]>>> {
     let mut by_id = Vec::new();
-    let of_shard_channels = number >= hub.spread;
-    let own_number = number % hub.spread;
     for connection in hub.connections.read().values() {
-        let subscriptions = connection.subscriptions();
-        let channels = match of_shard_channels {
-            true => &subscriptions.shard_channels,
-            false => &subscriptions.channels,
-        };
-        let own = channels.iter().filter(|name| place(name, hub.spread) == own_number);
-        let own: Names = own.collect();
-        if !own.is_empty() {
-            engine.subscribe(connection.id, &own)?;
-        }
-        if !of_shard_channels && !subscriptions.patterns.is_empty() {
-            let patterns: Names = subscriptions.patterns.iter().collect();
-            let ids = engine.psubscribe(connection.id, &patterns)?;
-            learn(&mut by_id, &patterns, &ids);
+        let mut kind = Some(first_kind(hub, number));
+        while let Some(told) = kind {
+            tell(engine, &mut by_id, hub, number, connection, told, None, usize::MAX)?;
+            kind = next_kind(told);
         }
     }
     Ok(by_id)
+}
+
+/// Tells an engine which names of a kind a connection listens to, of those that
+/// concern its shard: so many of them at most, and those alone that come `after`
+/// this one. Answers the last where there may be more. The shard's lock is held.
+#[allow(clippy::too_many_arguments, reason = "where it is, and how far")]
+fn tell(
+    engine: &mut dyn Engine,
+    by_id: &mut Vec<Box<[u8]>>,
+    hub: &Hub,
+    number: usize,
+    connection: &Connection,
+    kind: Kind,
+    after: Option<&[u8]>,
+    names_max: usize,
+) -> Outcome<Option<Box<[u8]>>> {
+    let subscriptions = connection.subscriptions();
+    let held = subscriptions.of(kind);
+    let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let mut names = Names::new();
+    let mut seen = 0;
+    let mut last = None;
+    for name in held.range::<[u8], _>((first, Bound::Unbounded)).take(names_max) {
+        seen += 1;
+        last = Some(name);
+        if kind == Kind::Pattern || place(name, hub.spread) == number % hub.spread {
+            names.push(name);
+        }
+    }
+    if !names.is_empty() {
+        subscribe(engine, by_id, connection.id, kind, &names)?;
+    }
+    Ok(last.filter(|_| seen == names_max).cloned())
+}
+
+/// Subscribes a connection, and learns the ids that stand for patterns.
+fn subscribe(
+    engine: &mut dyn Engine,
+    by_id: &mut Vec<Box<[u8]>>,
+    connection: ConnectionId,
+    kind: Kind,
+    names: &Names,
+) -> Outcome<()> {
+    if kind != Kind::Pattern {
+        return engine.subscribe(connection, names);
+    }
+    let ids = engine.psubscribe(connection, names)?;
+    learn(by_id, names, &ids);
+    Ok(())
+}
+
+/// The kinds of names that concern a shard: this one first.
+fn first_kind(hub: &Hub, number: usize) -> Kind {
+    if number >= hub.spread { Kind::Shard } else { Kind::Channel }
+}
+
+/// And the one after it.
+fn next_kind(kind: Kind) -> Option<Kind> {
+    (kind == Kind::Channel).then_some(Kind::Pattern)
 }
 
 fn learn(by_id: &mut Vec<Box<[u8]>>, patterns: &Names, ids: &[u32]) {

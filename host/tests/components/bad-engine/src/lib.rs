@@ -1,5 +1,6 @@
 //! For tests: the engine, except that `route` traps on a channel whose name
-//! contains `trap-engine` and never returns from one with `stall-engine`.
+//! contains `trap-engine` and never returns from one with `stall-engine`, and
+//! `subscribe` traps on one with `trap-listener`.
 
 use std::cell::RefCell;
 
@@ -18,6 +19,7 @@ mod bindings {
 
 const TRAPS: &[u8] = b"trap-engine";
 const STALLS: &[u8] = b"stall-engine";
+const TRAPS_LISTENERS: &[u8] = b"trap-listener";
 
 thread_local! {
     static REGISTRY: RefCell<Registry> = RefCell::default();
@@ -27,7 +29,11 @@ struct BadEngine;
 
 impl engine::Guest for BadEngine {
     fn subscribe(connection: ConnectionId, channels: engine::Names) {
-        REGISTRY.with_borrow_mut(|registry| registry.subscribe(connection, &channels.into()));
+        let channels = Names::from(channels);
+        for channel in channels.iter() {
+            assert!(!contains(channel, TRAPS_LISTENERS), "the engine was told to trap");
+        }
+        REGISTRY.with_borrow_mut(|registry| registry.subscribe(connection, &channels));
     }
 
     fn unsubscribe(connection: ConnectionId, channels: engine::Names) {

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -180,17 +181,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         }
     }
 
-    /// Serves the connection until it ends.
-    pub async fn run(mut self, connections: &Connections, stats: &Stats) -> End {
-        let ended = poll_fn(|context| self.poll(connections, stats, context)).await;
-        self.session.end();
-        let reason = match ended {
-            Ok(reason) => reason,
-            Err(error) => return End::Gone(error),
-        };
-        // A client that does not take its last bytes in time goes without.
-        let _ = tokio::time::timeout(self.close_time, self.say_goodbye(&reason)).await;
-        End::Closed(reason)
+    /// Serves the connection until it ends, and says how.
+    #[expect(clippy::manual_async_fn, reason = "it would hold its arguments twice")]
+    pub fn run(
+        mut self,
+        connections: Arc<Connections>,
+        stats: Arc<Stats>,
+        ended: impl FnOnce(End, &Stats) + Send,
+    ) -> impl Future<Output = ()> + Send
+    where
+        S: Send,
+        D: Send,
+    {
+        async move {
+            let end = match poll_fn(|context| self.poll(&connections, &stats, context)).await {
+                Ok(reason) => {
+                    self.session.end();
+                    // On the heap: it takes more than all before.
+                    let close_time = self.close_time;
+                    let goodbye = Box::pin(self.say_goodbye(&reason));
+                    // A client that does not take its last bytes in time goes
+                    // without.
+                    let _ = tokio::time::timeout(close_time, goodbye).await;
+                    End::Closed(reason)
+                }
+                Err(error) => {
+                    self.session.end();
+                    End::Gone(error)
+                }
+            };
+            ended(end, &stats);
+        }
     }
 
     fn poll(

@@ -121,12 +121,10 @@ impl Entrance {
             return;
         }
         match protocol {
-            // On the heap for as long as it takes, so that the task of a
-            // connection stays small.
             Protocol::Http => {
                 let mut is_ending = self.is_ending.clone();
                 let opened = tokio::select! {
-                    opened = Box::pin(self.open_websocket(stream, remote)) => opened,
+                    opened = self.open_websocket(stream, remote) => opened,
                     _ = is_ending.wait_for(|is_ending| *is_ending) => None,
                 };
                 drop(handshaking);
@@ -144,12 +142,12 @@ impl Entrance {
                     Subprotocol::Json | Subprotocol::NotAsked => {
                         let json = Json::new(websocket.bad_frames_max);
                         let door = WebSocket::new(json, websocket.message_bytes_max);
-                        self.run(stream, connection, door, behind, Framing::None).await;
+                        self.run(stream, connection, door, behind, Framing::None);
                     }
                     Subprotocol::Resp => {
                         let resp = FramedResp::new(self.resp(Transport::Frames));
                         let door = WebSocket::new(resp, websocket.message_bytes_max);
-                        self.run(stream, connection, door, behind, Framing::BinaryFrame).await;
+                        self.run(stream, connection, door, behind, Framing::BinaryFrame);
                     }
                 }
             }
@@ -170,7 +168,7 @@ impl Entrance {
                     }
                 };
                 let door = self.resp(Transport::Stream);
-                self.run(stream, connection, door, Vec::new(), Framing::None).await;
+                self.run(stream, connection, door, Vec::new(), Framing::None);
             }
         }
     }
@@ -179,8 +177,10 @@ impl Entrance {
         Resp::new(transport, self.resp_limits, self.resp_info.clone())
     }
 
-    /// Serves a connection that was let in, to its end.
-    async fn run<D: Door>(
+    /// Serves a connection that was let in, to its end: in a task of its own,
+    /// which holds nothing of the handshake. That is most of what an idle
+    /// connection takes.
+    fn run<D: Door + Send + 'static>(
         self,
         stream: TcpStream,
         connection: Arc<Connection>,
@@ -196,24 +196,25 @@ impl Entrance {
         if *is_ending.borrow() {
             door::farewell(&connection);
         }
-        drop(is_ending);
         count(&stats.connections);
         let session = Session::new(connection, services, framing);
-        let open =
-            OpenConnection::new(stream, came_behind, session, door, config.websocket.close_time);
-        drop(config);
-        match open.run(&connections, &stats).await {
-            End::Closed(reason @ CloseReason::SlowConsumer { outbox_bytes }) => {
-                count(&stats.outbox_overflows);
-                warn!(connection = id, outbox_bytes, reason = reason.label(), "connection closed");
+        let close_time = config.websocket.close_time;
+        let open = OpenConnection::new(stream, came_behind, session, door, close_time);
+        tokio::spawn(open.run(connections, stats, move |end, stats| {
+            match end {
+                End::Closed(reason @ CloseReason::SlowConsumer { outbox_bytes }) => {
+                    count(&stats.outbox_overflows);
+                    let reason = reason.label();
+                    warn!(connection = id, outbox_bytes, reason, "connection closed");
+                }
+                End::Closed(reason) => {
+                    let code = reason.code();
+                    debug!(connection = id, reason = reason.label(), code, "connection closed");
+                }
+                End::Gone(error) => debug!(connection = id, %error, "connection lost"),
             }
-            End::Closed(reason) => {
-                let code = reason.code();
-                debug!(connection = id, reason = reason.label(), code, "connection closed");
-            }
-            End::Gone(error) => debug!(connection = id, %error, "connection lost"),
-        }
-        drop(served);
+            drop(served);
+        }));
     }
 
     #[allow(clippy::type_complexity, reason = "gone, let in, or to be turned away")]

@@ -49,9 +49,21 @@ struct Queue {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Taken {
     /// More may come; the writer is woken then.
-    Open,
+    Open {
+        /// Whether so much waits that the connection should not be read from.
+        is_congested: bool,
+    },
     /// Nothing comes after this.
     Closing(CloseReason),
+}
+
+/// What a writer has written.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// How many of the bytes it took.
+    pub bytes: usize,
+    /// How many chunks it wrote the end of.
+    pub chunks: usize,
 }
 
 impl Outbox {
@@ -89,10 +101,20 @@ impl Outbox {
         queue.wake();
     }
 
-    /// Moves what waits to the end of `chunks`. The writer's task is woken when
-    /// more comes.
-    pub fn take(&self, chunks: &mut VecDeque<Bytes>, context: &Context<'_>) -> Taken {
+    /// Is told what was written since the last time, and moves what waits to the
+    /// end of `chunks`. The writer's task is woken when more comes. Both at once,
+    /// because it is done for every write.
+    pub fn take(
+        &self,
+        written: Written,
+        chunks: &mut VecDeque<Bytes>,
+        context: &Context<'_>,
+    ) -> Taken {
         let mut queue = self.queue.lock();
+        queue.bytes = queue.bytes.saturating_sub(written.bytes + written.chunks * CHUNK_BYTES);
+        if queue.bytes < self.limits.soft_bytes {
+            queue.soft_since = None;
+        }
         if chunks.is_empty() {
             std::mem::swap(chunks, &mut queue.chunks);
         } else {
@@ -104,18 +126,8 @@ impl Outbox {
                 if !queue.writer.as_ref().is_some_and(|writer| writer.will_wake(context.waker())) {
                     queue.writer = Some(context.waker().clone());
                 }
-                Taken::Open
+                Taken::Open { is_congested: queue.bytes >= self.limits.soft_bytes }
             }
-        }
-    }
-
-    /// Says that so many of the bytes taken have been written, and with them the
-    /// last of so many chunks.
-    pub fn wrote(&self, bytes: usize, chunks: usize) {
-        let mut queue = self.queue.lock();
-        queue.bytes = queue.bytes.saturating_sub(bytes + chunks * CHUNK_BYTES);
-        if queue.bytes < self.limits.soft_bytes {
-            queue.soft_since = None;
         }
     }
 
@@ -183,7 +195,8 @@ mod tests {
 
     fn take(outbox: &Outbox) -> (Vec<Bytes>, Taken) {
         let mut chunks = VecDeque::new();
-        let taken = outbox.take(&mut chunks, &Context::from_waker(Waker::noop()));
+        let context = Context::from_waker(Waker::noop());
+        let taken = outbox.take(Written::default(), &mut chunks, &context);
         (chunks.into(), taken)
     }
 
@@ -236,7 +249,10 @@ mod tests {
         outbox.push(Bytes::from_static(b"123"));
         outbox.push(Bytes::from_static(b"456"));
         assert!(outbox.is_congested());
-        outbox.wrote(3, 1);
+        let written = Written { bytes: 3, chunks: 1 };
+        let context = Context::from_waker(Waker::noop());
+        let taken = outbox.take(written, &mut VecDeque::new(), &context);
+        assert_eq!(taken, Taken::Open { is_congested: false });
         assert!(outbox.queue.lock().soft_since.is_none());
         assert!(!outbox.is_closing() && !outbox.is_congested());
     }

@@ -5,17 +5,19 @@
 # make check       format and lints, as errors
 # make node-host   the same engine component in a host written in JavaScript
 # make bench       what the sandbox costs: native and component engine side by side
+# make bench-peers the server beside Redis, NATS, Bun and Node; takes an hour
+# make bench-swaps how long swaps hold messages up
 
 CARGO ?= cargo
 WASM := wasm32-wasip2
 # Plugins that ship, and components that only tests need.
 PLUGINS := acl redact
-FOR_TESTS := probe stranger snoop bad-engine
+FOR_TESTS := probe stranger snoop bad-engine onlooker
 BUILT := target/$(WASM)/component
 OUT := target/components
 RUN := target/run/plugins
 
-.PHONY: run build components toolchain tools test check bench node-host
+.PHONY: run build components toolchain tools test check bench bench-peers bench-swaps node-host
 
 run: build $(RUN)/10-acl.toml $(RUN)/20-redact.toml
 	@cp $(OUT)/acl.wasm $(RUN)/10-acl.wasm
@@ -62,6 +64,21 @@ check: components
 
 bench: components
 	$(CARGO) run --release --package bench --bin sandbox
+
+# Short: make bench-peers RUN_SECONDS=0.5 RUNS=3
+RUN_SECONDS ?= 2
+RUNS ?= 5
+LOAD := target/release/load --seconds $(RUN_SECONDS) --runs $(RUNS) --write bench/RESULTS.md
+
+bench-peers: build
+	@sh bench/peers/install.sh
+	$(CARGO) build --release --package bench --bin load
+	@cp bench/RESULTS.head.md bench/RESULTS.md
+	ulimit -n 20000 && taskset -c 1 $(LOAD) --pinned && $(LOAD)
+
+bench-swaps: build
+	$(CARGO) build --release --package bench --bin load
+	ulimit -n 20000 && target/release/load --swap plugin && target/release/load --swap engine --swaps 100
 
 node-host: components tools
 	@cd examples/node-host && npm --silent start

@@ -1,0 +1,13 @@
+// What a client of the benchmark says, and is told: the part of Switchyard's JSON
+// sub-protocol that the load uses, so that one load serves every WebSocket server.
+"use strict";
+
+// Answers [id, verb, arguments] or throws.
+exports.parse = (text) => {
+  const [id, verb, ...args] = JSON.parse(text);
+  return [id, verb, args];
+};
+
+exports.ok = (id, value) => JSON.stringify([id, "OK", value]);
+
+exports.message = (channel, payload) => JSON.stringify(["message", channel, payload]);

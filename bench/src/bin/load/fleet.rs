@@ -1,0 +1,127 @@
+//! Many connections in one thread: what is sent is written at once, what comes is
+//! counted. A message costs less here than in any server that it is sent to.
+
+use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+
+/// How long a server may say nothing before the run is given up.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+const READ_BYTES_MAX: usize = 256 << 10;
+
+/// Connections, by number.
+pub struct Fleet {
+    poll: Poll,
+    events: Events,
+    sockets: Vec<Socket>,
+    buffer: Vec<u8>,
+    /// What came in the last turn: from whom, and how much.
+    pub came: Vec<(usize, usize)>,
+}
+
+struct Socket {
+    stream: TcpStream,
+    /// What the socket did not take yet.
+    unsent: Vec<u8>,
+}
+
+impl Fleet {
+    /// No connections.
+    pub fn new() -> Result<Fleet> {
+        Ok(Fleet {
+            poll: Poll::new()?,
+            events: Events::with_capacity(1024),
+            sockets: Vec::new(),
+            buffer: vec![0; READ_BYTES_MAX],
+            came: Vec::new(),
+        })
+    }
+
+    /// Takes a connection, and answers its number.
+    pub fn take(&mut self, stream: std::net::TcpStream) -> Result<usize> {
+        stream.set_nonblocking(true)?;
+        let mut stream = TcpStream::from_std(stream);
+        let number = self.sockets.len();
+        let interests = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut stream, Token(number), interests)?;
+        self.sockets.push(Socket { stream, unsent: Vec::new() });
+        Ok(number)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Sends on a connection; what it does not take at once follows later.
+    pub fn send(&mut self, number: usize, bytes: &[u8]) -> Result<()> {
+        let socket = self.sockets.get_mut(number).context("no such connection")?;
+        let mut rest = bytes;
+        if socket.unsent.is_empty() {
+            let written = write(&mut socket.stream, rest)?;
+            rest = rest.get(written..).unwrap_or_default();
+        }
+        socket.unsent.extend_from_slice(rest);
+        Ok(())
+    }
+
+    /// Waits until something comes, at most so long, and leaves in `came` what did.
+    pub fn turn(&mut self, wait_max: Duration) -> Result<()> {
+        self.came.clear();
+        if let Err(error) = self.poll.poll(&mut self.events, Some(wait_max)) {
+            ensure!(error.kind() == ErrorKind::Interrupted, error);
+            return Ok(());
+        }
+        for event in &self.events {
+            let number = event.token().0;
+            let Some(socket) = self.sockets.get_mut(number) else { continue };
+            if event.is_writable() && !socket.unsent.is_empty() {
+                let written = write(&mut socket.stream, &socket.unsent)?;
+                socket.unsent.drain(..written);
+            }
+            if !event.is_readable() {
+                continue;
+            }
+            loop {
+                match socket.stream.read(&mut self.buffer) {
+                    Ok(0) => bail!("the server closed connection {number}"),
+                    Ok(length) => {
+                        self.came.push((number, length));
+                        // Less than there was room for: all that was there, and what
+                        // comes next is an event again.
+                        if length < self.buffer.len() {
+                            break;
+                        }
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// As `turn`, but silence is a failure: something is owed.
+    pub fn turn_owed(&mut self) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            self.turn(Duration::from_millis(500))?;
+            if !self.came.is_empty() {
+                return Ok(());
+            }
+            ensure!(started.elapsed() < SILENCE_MAX, "the server says nothing more");
+        }
+    }
+}
+
+fn write(stream: &mut TcpStream, bytes: &[u8]) -> Result<usize> {
+    match stream.write(bytes) {
+        Ok(written) => Ok(written),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}

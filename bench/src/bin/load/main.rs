@@ -1,0 +1,174 @@
+//! Loads Switchyard and its peers with the same messages, on the same cores, in
+//! turns, and prints what each takes.
+//!
+//! `make bench-peers` installs the peers and runs all of it; `--help` says how to
+//! run a part. The servers' processor time for each message is the figure that
+//! drifts least; absolute figures of different runs do not compare.
+
+mod fleet;
+mod report;
+mod scenarios;
+mod server;
+mod swaps;
+mod wire;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+
+use report::{Cell, Report};
+use scenarios::Scenario;
+use server::{KINDS, Kind, Places, Server};
+use swaps::Part;
+
+/// Loads publish/subscribe servers and compares them.
+#[derive(Debug, Parser)]
+struct Args {
+    /// The repository, where components, tools and the server are.
+    #[arg(long, default_value = ".")]
+    root: PathBuf,
+    /// The server to measure.
+    #[arg(long, default_value = "target/release/switchyard")]
+    switchyard: PathBuf,
+    /// Seconds that one run takes.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// How often each server has its turn in a scenario.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Servers by name, or parts of their names; all when there are none.
+    #[arg(long)]
+    server: Vec<String>,
+    /// Scenarios by parts of their names; all when there are none.
+    #[arg(long)]
+    scenario: Vec<String>,
+    /// The server has the first core and the load the second. Without it, both have
+    /// all.
+    #[arg(long)]
+    pinned: bool,
+    /// Writes the tables to this file, too.
+    #[arg(long)]
+    write: Option<PathBuf>,
+    /// Instead: swaps this so often under load, and prints the pauses.
+    #[arg(long)]
+    swap: Option<Part>,
+    /// How often.
+    #[arg(long, default_value_t = 1_000)]
+    swaps: u32,
+    /// One short run of one scenario of each kind against Switchyard: a check of the
+    /// load itself.
+    #[arg(long)]
+    quick: bool,
+}
+
+const SCENARIOS: &[Scenario] = &[
+    Scenario::Publish { publishers: 50, depth: 1, channels: 1, subscribers: 0 },
+    Scenario::Publish { publishers: 4, depth: 16, channels: 1, subscribers: 0 },
+    Scenario::Publish { publishers: 4, depth: 64, channels: 1, subscribers: 0 },
+    Scenario::Publish { publishers: 50, depth: 1, channels: 1_000, subscribers: 1 },
+    Scenario::Publish { publishers: 4, depth: 16, channels: 1_000, subscribers: 1 },
+    Scenario::Publish { publishers: 4, depth: 64, channels: 1_000, subscribers: 1 },
+    Scenario::FanOut { subscribers: 100, in_flight: 1 },
+    Scenario::FanOut { subscribers: 1_000, in_flight: 1 },
+    Scenario::FanOut { subscribers: 1_000, in_flight: 16 },
+    Scenario::FanOut { subscribers: 10_000, in_flight: 1 },
+    Scenario::Rate { subscribers: 1_000, messages_per_second: 20 },
+    Scenario::Rising { subscribers: 1_000 },
+    Scenario::Rooms { rooms: 10 },
+    Scenario::Idle { connections: 9_000 },
+    Scenario::Churn { at_a_time: 32 },
+    Scenario::Patterns { patterns: 10, all_match: false },
+    Scenario::Patterns { patterns: 100_000, all_match: false },
+    Scenario::Patterns { patterns: 100, all_match: true },
+];
+
+const QUICK: &[Scenario] = &[
+    Scenario::Publish { publishers: 4, depth: 16, channels: 10, subscribers: 1 },
+    Scenario::FanOut { subscribers: 20, in_flight: 4 },
+    Scenario::Rate { subscribers: 20, messages_per_second: 100 },
+    Scenario::Rooms { rooms: 2 },
+    Scenario::Idle { connections: 50 },
+    Scenario::Churn { at_a_time: 4 },
+    Scenario::Patterns { patterns: 100, all_match: false },
+    Scenario::Patterns { patterns: 10, all_match: true },
+];
+
+fn main() -> Result<()> {
+    let mut args = Args::parse();
+    if args.quick {
+        args.server = vec!["switchyard/resp+plugin".to_owned(), "switchyard/ws+plugin".to_owned()];
+        (args.runs, args.seconds) = (1, 0.2);
+    }
+    let root = args.root.canonicalize().context("--root")?;
+    let switchyard = root.join(&args.switchyard).canonicalize().context("--switchyard")?;
+    let places = Places { root, switchyard };
+    let is_asked = |words: &[String], name: &str| {
+        words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
+    };
+    let kinds: Vec<Kind> =
+        KINDS.iter().copied().filter(|kind| is_asked(&args.server, kind.name)).collect();
+    ensure!(!kinds.is_empty(), "no server is called so: {:?}", args.server);
+    if let Some(part) = args.swap {
+        return swap(&args, &places, part);
+    }
+    let all = if args.quick { QUICK } else { SCENARIOS };
+    let mut report = Report::begin(&args.title(), args.write.as_deref())?;
+    for scenario in all.iter().copied().filter(|s| is_asked(&args.scenario, &s.name())) {
+        let mut cells: Vec<Cell> = kinds
+            .iter()
+            .copied()
+            .filter(|kind| scenario.fits(*kind))
+            .map(|kind| Cell { kind, runs: Vec::new(), failure: None })
+            .collect();
+        for _ in 0..args.runs {
+            for cell in &mut cells {
+                match run(&args, &places, scenario, cell.kind) {
+                    Ok(figures) => cell.runs.push(figures),
+                    // The others still have their turn.
+                    Err(error) => cell.failure = Some(format!("{error:#}")),
+                }
+            }
+        }
+        report.scenario(scenario, &cells)?;
+        let ours = cells.iter().find(|cell| cell.kind.name.starts_with("switchyard"));
+        if let Some(Cell { failure: Some(failure), .. }) = ours {
+            anyhow::bail!("{}: {failure}", scenario.name());
+        }
+    }
+    Ok(())
+}
+
+fn run(args: &Args, places: &Places, scenario: Scenario, kind: Kind) -> Result<scenarios::Figures> {
+    // Fresh for each: what one scenario leaves behind is not paid for by the next.
+    let server = Server::start(kind, places, args.pinned.then_some("0"))?;
+    scenario.run(&server, kind.wire, Duration::from_secs_f64(args.seconds))
+}
+
+fn swap(args: &Args, places: &Places, part: Part) -> Result<()> {
+    let kind =
+        *KINDS.iter().find(|kind| kind.name == "switchyard/ws+plugin").context("it is there")?;
+    let server = Server::start(kind, places, None)?;
+    let pauses = swaps::measure(&server, kind, part, args.swaps)?;
+    println!(
+        "{} swaps of the {}, pause in us: median {}, p99 {}, p99.9 {}, longest {}",
+        pauses.len(),
+        format!("{part:?}").to_lowercase(),
+        pauses.value_at_quantile(0.5),
+        pauses.value_at_quantile(0.99),
+        pauses.value_at_quantile(0.999),
+        pauses.max(),
+    );
+    Ok(())
+}
+
+impl Args {
+    fn title(&self) -> String {
+        let where_ = match self.pinned {
+            true => "the server on the first core, the load on the second",
+            false => "not pinned to cores",
+        };
+        format!("{where_}; medians of {} interleaved runs of {} s", self.runs, self.seconds)
+    }
+}

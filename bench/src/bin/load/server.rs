@@ -1,0 +1,241 @@
+//! The servers: how each is started, and what the system says of its process.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::wire::Wire;
+
+/// A server that can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// As the table names it.
+    pub name: &'static str,
+    /// What is spoken to it.
+    pub wire: Wire,
+    program: Program,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Program {
+    Switchyard { plugins: usize, is_native: bool },
+    Redis,
+    Nats,
+    Bun,
+    Ws,
+}
+
+const fn switchyard(name: &'static str, wire: Wire, plugins: usize) -> Kind {
+    Kind { name, wire, program: Program::Switchyard { plugins, is_native: false } }
+}
+
+const fn native(name: &'static str, wire: Wire) -> Kind {
+    Kind { name, wire, program: Program::Switchyard { plugins: 0, is_native: true } }
+}
+
+/// All of them.
+pub const KINDS: &[Kind] = &[
+    switchyard("switchyard/resp", Wire::Resp, 0),
+    switchyard("switchyard/resp+plugin", Wire::Resp, 1),
+    native("switchyard/resp native", Wire::Resp),
+    Kind { name: "redis-server", wire: Wire::Resp, program: Program::Redis },
+    Kind { name: "nats-server", wire: Wire::Nats, program: Program::Nats },
+    switchyard("switchyard/ws", Wire::Json, 0),
+    switchyard("switchyard/ws+plugin", Wire::Json, 1),
+    switchyard("switchyard/ws+3 plugins", Wire::Json, 3),
+    native("switchyard/ws native", Wire::Json),
+    Kind { name: "bun", wire: Wire::Json, program: Program::Bun },
+    Kind { name: "node ws", wire: Wire::Json, program: Program::Ws },
+];
+
+/// A server that runs, until it is dropped.
+pub struct Server {
+    /// Where it listens for what the kind speaks.
+    pub port: u16,
+    child: Child,
+    /// Its log, line by line.
+    log: Mutex<mpsc::Receiver<String>>,
+    /// Plugins and engine are in here.
+    pub home: tempfile::TempDir,
+}
+
+/// Where things are.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The repository.
+    pub root: PathBuf,
+    /// The server to be measured.
+    pub switchyard: PathBuf,
+}
+
+impl Server {
+    /// Starts a server and waits until it listens. On these processors, if any are
+    /// named.
+    pub fn start(kind: Kind, places: &Places, cpus: Option<&str>) -> Result<Server> {
+        let home = tempfile::tempdir()?;
+        let port = free_port()?;
+        let words = kind.command(places, port, home.path())?;
+        let (program, arguments) = words.split_first().context("there is a program")?;
+        let mut command = match cpus {
+            Some(cpus) => {
+                let mut command = Command::new("taskset");
+                command.args(["-c", cpus]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        let mut child = command
+            .args(arguments)
+            .current_dir(home.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {program}"))?;
+        let stderr = child.stderr.take().context("it is piped")?;
+        let (lines, log) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                // When nobody wants them any more, they are still read, lest the
+                // server waits.
+                let _ = lines.send(line);
+            }
+        });
+        let mut server = Server { port, child, log: Mutex::new(log), home };
+        let started = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let ended = server.child.try_wait()?;
+            ensure!(ended.is_none(), "{program} ended: {:?}", server.last_words());
+            ensure!(started.elapsed() < Duration::from_secs(30), "{program} does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(server)
+    }
+
+    /// The processor time that its threads have taken, in seconds.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let mut nanoseconds = 0.0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            // A thread may end meanwhile.
+            let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
+            let on_cpu = text.split(' ').next().context("schedstat is empty")?;
+            nanoseconds += on_cpu.parse::<f64>()?;
+        }
+        Ok(nanoseconds / 1e9)
+    }
+
+    /// Its resident memory, in bytes.
+    pub fn resident_bytes(&self) -> Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kibibytes = line.and_then(|line| line.trim().split(' ').next());
+        Ok(kibibytes.context("no VmRSS")?.parse::<f64>()? * 1024.0)
+    }
+
+    fn last_words(&self) -> Option<String> {
+        self.log.lock().ok()?.try_iter().last()
+    }
+
+    /// The next line of its log that contains this; waits a while for it.
+    pub fn log_line(&self, part: &str) -> Result<String> {
+        let log = self.log.lock().map_err(|_| anyhow::anyhow!("who read the log panicked"))?;
+        loop {
+            let line = log.recv_timeout(Duration::from_secs(30));
+            let line = line.with_context(|| format!("the log does not say \"{part}\""))?;
+            if line.contains(part) {
+                return Ok(line);
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Kind {
+    fn command(self, places: &Places, port: u16, home: &Path) -> Result<Vec<String>> {
+        let word = |path: PathBuf| path.to_string_lossy().into_owned();
+        let tools = places.root.join(".tools/bench");
+        let port = port.to_string();
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        Ok(match self.program {
+            Program::Redis => words(&[
+                "redis-server",
+                "--bind",
+                "127.0.0.1",
+                "--port",
+                &port,
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--maxclients",
+                "15000",
+            ]),
+            Program::Nats => words(&["nats-server", "-a", "127.0.0.1", "-p", &port]),
+            Program::Bun => words(&[
+                &word(tools.join("node_modules/.bin/bun")),
+                &word(places.root.join("bench/peers/bun.js")),
+                &port,
+            ]),
+            Program::Ws => {
+                // Where it finds `ws`: beside the copy.
+                for file in ["ws.js", "commands.js"] {
+                    fs::copy(places.root.join("bench/peers").join(file), tools.join(file))?;
+                }
+                words(&["node", &word(tools.join("ws.js")), &port])
+            }
+            Program::Switchyard { plugins, is_native } => {
+                let directory = home.join("plugins");
+                fs::create_dir(&directory)?;
+                let onlooker = places.root.join("target/components/test/onlooker.wasm");
+                for number in 0..plugins {
+                    fs::copy(&onlooker, directory.join(format!("{number}0-onlooker.wasm")))?;
+                }
+                let engine = home.join("engine.wasm");
+                fs::copy(places.root.join("target/components/guest-core.wasm"), &engine)?;
+                let config = home.join("switchyard.toml");
+                fs::write(
+                    &config,
+                    "limits.connections_max = 20000\nlimits.subscriptions_max = 100000\n\
+                     limits.names_per_command_max = 100000\nhttp.handshakes_max = 20000\n\
+                     plugins.debounce_ms = 1\n",
+                )?;
+                let (http, resp) = match self.wire {
+                    Wire::Resp => ("127.0.0.1:0".to_owned(), format!("127.0.0.1:{port}")),
+                    Wire::Json | Wire::Nats => (format!("127.0.0.1:{port}"), "off".to_owned()),
+                };
+                let engine = if is_native { "native".to_owned() } else { word(engine) };
+                words(&[
+                    &word(places.switchyard.clone()),
+                    "serve",
+                    "--config",
+                    &word(config),
+                    "--http",
+                    &http,
+                    "--resp",
+                    &resp,
+                    "--plugins",
+                    &word(directory),
+                    "--engine",
+                    &engine,
+                ])
+            }
+        })
+    }
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}

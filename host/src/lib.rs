@@ -13,12 +13,12 @@ mod handshake;
 
 mod connection;
 mod door;
-mod protocol;
+pub mod protocol;
 mod session;
 mod stats;
 
 pub mod hub;
-mod outbox;
+pub mod outbox;
 
 pub mod engine;
 pub mod middleware;

@@ -103,12 +103,8 @@ impl Wasm {
     ///
     /// The machine is not one that Wasmtime compiles for.
     pub fn new() -> Result<Wasm, wasmtime::Error> {
-        let mut config = Config::new();
-        // Three times cheaper calls than with it (DESIGN: what a call costs).
-        config.concurrency_support(false);
-        config.epoch_interruption(true);
-        let engine = Engine::new(&config)?;
-        let weak = engine.weak();
+        let wasm = Wasm::without_deadlines()?;
+        let weak = wasm.engine.weak();
         std::thread::Builder::new().name("deadlines".to_owned()).spawn(move || {
             while let Some(engine) = weak.upgrade() {
                 engine.increment_epoch();
@@ -116,7 +112,21 @@ impl Wasm {
                 std::thread::sleep(TICK);
             }
         })?;
-        Ok(Wasm { engine })
+        Ok(wasm)
+    }
+
+    /// The same without the clock: for counting instructions, which must not depend
+    /// on time. No budget ends a call.
+    ///
+    /// # Errors
+    ///
+    /// As `new`.
+    pub fn without_deadlines() -> Result<Wasm, wasmtime::Error> {
+        let mut config = Config::new();
+        // Three times cheaper calls than with it (DESIGN: what a call costs).
+        config.concurrency_support(false);
+        config.epoch_interruption(true);
+        Ok(Wasm { engine: Engine::new(&config)? })
     }
 
     /// Compiles a component. Takes a while: not to be called on the path of a

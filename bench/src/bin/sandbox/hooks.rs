@@ -2,26 +2,16 @@
 //! their libraries called with the same settings.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::Arc;
 
 use acl::acl::Acl;
 use acl::rules::Asked;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use bench::chain::Bench;
 use bench::sides::{Comparison, compare, time};
 use bench::table::{print_head, print_line};
 use redact::rules::{Outcome, Rule};
-use switchyard::config::Config;
-use switchyard::hub::connections::{Connection, Connections};
-use switchyard::hub::encoding::Encoding;
-use switchyard::middleware::bindings::CompiledPlugin;
 use switchyard::middleware::chain::{Action, Chain, Fate, Publication, Space};
-use switchyard::middleware::counters::Counters;
-use switchyard::middleware::directory;
-use switchyard::middleware::plugin::{Plugin, Surroundings, TrapPolicy};
 use switchyard::wasm::Wasm;
-use tokio::runtime::Runtime;
 
 use crate::NAMES_A_CALL;
 
@@ -55,45 +45,19 @@ const ASKED: usize = 3_200;
 pub struct Hooks {
     acl: Chain,
     redact: Chain,
-    connection: Arc<Connection>,
-    /// Where plugins would be rebuilt.
-    _runtime: Runtime,
+    bench: Bench,
 }
 
 impl Hooks {
     /// Compiles the plugins that `make components` leaves.
     pub fn load(wasm: &Wasm) -> Result<Hooks> {
-        let config = Config::default();
-        let connections = Connections::new(1, config.outbox, config.limits.attributes_bytes_max);
-        let connection = connections
-            .add(Encoding::Json, SocketAddr::from(([127, 0, 0, 1], 0)))
-            .context("there is room for one")?;
-        ensure!(connection.set_attribute("user", Some(USER.to_owned())), "there is no room");
-        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-        let surroundings = Surroundings {
-            connections,
-            runtime: runtime.handle().clone(),
-            rebuild_backoff: config.plugins.rebuild_backoff,
-            rebuild_backoff_max: config.plugins.rebuild_backoff_max,
-        };
-        let chain = |name: &str, settings: &str| -> Result<Chain> {
-            let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/components");
-            let mut files = directory::read(&directory, name, config.plugins.defaults)?;
-            files.config.settings = settings.to_owned();
-            // One that fails must not pass for one that lets through.
-            files.config.policy = Some(TrapPolicy::Closed);
-            let compiled = CompiledPlugin::new(wasm, &files.wasm)
-                .map_err(|(step, problem)| anyhow::anyhow!("{step}: {name}: {problem}"))?;
-            let counters = Counters::new(1).space(name);
-            let plugin =
-                Plugin::new(files.config, Arc::new(compiled), counters, surroundings.clone())?;
-            Ok(Chain::new(vec![plugin]))
-        };
+        let bench = Bench::new(wasm)?;
+        let user = Some(USER.to_owned());
+        ensure!(bench.connection.set_attribute("user", user), "there is no room");
         Ok(Hooks {
-            acl: chain("acl", ACL)?,
-            redact: chain("redact", REDACT)?,
-            connection,
-            _runtime: runtime,
+            acl: bench.chain("", "acl", ACL)?,
+            redact: bench.chain("", "redact", REDACT)?,
+            bench,
         })
     }
 
@@ -124,7 +88,7 @@ impl Hooks {
         let actions = vec![action; names_a_call];
         // As the component does it, which asks the host who the user is.
         let natively = || {
-            let user = self.connection.attribute("user");
+            let user = self.bench.connection.attribute("user");
             let mut access = native.access_of(user.as_deref());
             let mut decide = |action: &Action<'_>| match *action {
                 Action::Subscribe(channel) => access.decide(Asked::Subscribe(channel)),
@@ -135,7 +99,7 @@ impl Hooks {
             decisions.iter().filter(|refused| refused.is_none()).count()
         };
         let by_component = || {
-            let decisions = self.acl.access(self.connection.id, &actions);
+            let decisions = self.acl.access(self.bench.connection.id, &actions);
             decisions.iter().filter(|refused| refused.is_none()).count()
         };
         compare_hook(names_a_call, natively, by_component)
@@ -156,7 +120,7 @@ impl Hooks {
             outcomes.iter().filter(|outcome| **outcome == Outcome::Unchanged).count()
         };
         let by_component = || {
-            let fates = self.redact.publish(self.connection.id, publications.clone());
+            let fates = self.redact.publish(self.bench.connection.id, publications.clone());
             let unchanged = |fate: &&Fate<'_>| {
                 matches!(fate, Fate::Forward(Publication { payload: Cow::Borrowed(_), .. }))
             };

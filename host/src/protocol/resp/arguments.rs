@@ -173,7 +173,6 @@ impl<'a> Arguments<'a> {
     }
 
     /// Whether there is none; only after [`Arguments::skip`].
-    #[cfg(any(test, feature = "fuzzing"))]
     pub fn is_empty(&self) -> bool {
         self.spans.is_empty()
     }

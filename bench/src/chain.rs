@@ -1,0 +1,72 @@
+//! A chain of one plugin, and a connection that asks it, without a server.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use switchyard::config::Config;
+use switchyard::hub::connections::{Connection, Connections};
+use switchyard::hub::encoding::Encoding;
+use switchyard::middleware::bindings::CompiledPlugin;
+use switchyard::middleware::chain::Chain;
+use switchyard::middleware::counters::Counters;
+use switchyard::middleware::directory;
+use switchyard::middleware::plugin::{Plugin, Surroundings, TrapPolicy};
+use switchyard::wasm::Wasm;
+use tokio::runtime::Runtime;
+
+/// What plugins of a chain have around them.
+pub struct Bench {
+    wasm: Wasm,
+    config: Config,
+    surroundings: Surroundings,
+    /// Who asks.
+    pub connection: Arc<Connection>,
+    /// Where plugins would be rebuilt.
+    _runtime: Runtime,
+}
+
+impl Bench {
+    /// One connection, and no plugin yet.
+    ///
+    /// # Errors
+    ///
+    /// No runtime can be started.
+    pub fn new(wasm: &Wasm) -> Result<Bench> {
+        let config = Config::default();
+        let connections = Connections::new(1, config.outbox, config.limits.attributes_bytes_max);
+        let connection = connections
+            .add(Encoding::Json, SocketAddr::from(([127, 0, 0, 1], 0)))
+            .context("there is room for one")?;
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let surroundings = Surroundings {
+            connections,
+            runtime: runtime.handle().clone(),
+            rebuild_backoff: config.plugins.rebuild_backoff,
+            rebuild_backoff_max: config.plugins.rebuild_backoff_max,
+        };
+        Ok(Bench { wasm: wasm.clone(), config, surroundings, connection, _runtime: runtime })
+    }
+
+    /// A chain of the plugin that `make components` leaves in this directory of
+    /// `target/components`.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, or is refused.
+    pub fn chain(&self, directory: &str, name: &str, settings: &str) -> Result<Chain> {
+        let components = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/components");
+        let directory = components.join(directory);
+        let mut files = directory::read(&directory, name, self.config.plugins.defaults)?;
+        files.config.settings = settings.to_owned();
+        // One that fails must not pass for one that lets through.
+        files.config.policy = Some(TrapPolicy::Closed);
+        let compiled = CompiledPlugin::new(&self.wasm, &files.wasm)
+            .map_err(|(step, problem)| anyhow::anyhow!("{step}: {name}: {problem}"))?;
+        let counters = Counters::new(1).space(name);
+        let plugin =
+            Plugin::new(files.config, Arc::new(compiled), counters, self.surroundings.clone())?;
+        Ok(Chain::new(vec![plugin]))
+    }
+}

@@ -9,8 +9,6 @@
 #[path = "../it/support/mod.rs"]
 mod support;
 
-mod random;
-
 mod client;
 mod notation;
 mod redis_server;

@@ -22,5 +22,9 @@ mod clients;
 mod redis_rs;
 mod tools;
 
+mod speaker;
+
+mod scenario;
+
 mod cross_door;
 mod order;

@@ -3,6 +3,7 @@
 # make components  leaves the engine and the plugins in target/components/
 # make test        everything there is to test, real clients included
 # make check       format and lints, as errors
+# make fuzz        ten minutes of random inputs for each codec, or SECONDS=n each
 # make node-host   the same engine component in a host written in JavaScript
 # make bench       what the sandbox costs: native and component engine side by side
 # make bench-peers the server beside Redis, NATS, Bun and Node; takes an hour
@@ -17,7 +18,7 @@ BUILT := target/$(WASM)/component
 OUT := target/components
 RUN := target/run/plugins
 
-.PHONY: run build components toolchain tools test check bench bench-peers bench-swaps node-host
+.PHONY: run build components toolchain tools test check fuzz bench bench-peers bench-swaps node-host
 
 run: build $(RUN)/10-acl.toml $(RUN)/20-redact.toml
 	@cp $(OUT)/acl.wasm $(RUN)/10-acl.wasm
@@ -61,6 +62,10 @@ test: components tools
 check: components
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- --deny warnings
+
+SECONDS ?= 600
+fuzz:
+	SWITCHYARD_FUZZ_SECONDS=$(SECONDS) $(CARGO) test --release --package switchyard --test fuzz -- --nocapture
 
 bench: components
 	$(CARGO) run --release --package bench --bin sandbox

@@ -24,3 +24,6 @@ pub mod engine;
 pub mod middleware;
 pub use switchyard_wasm as wasm;
 mod watch;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;

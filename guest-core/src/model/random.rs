@@ -43,8 +43,13 @@ impl Random {
         self.number() % end
     }
 
+    /// A place below this one, or 0.
+    pub fn index(&mut self, end: usize) -> usize {
+        self.below(end.max(1) as u64) as usize
+    }
+
     /// One of these, of which there is at least one.
     pub fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
-        &choices[self.below(choices.len() as u64) as usize]
+        &choices[self.index(choices.len())]
     }
 }

@@ -137,4 +137,25 @@ mod tests {
         assert!(add(start + SECOND, "c"));
         assert!(!add(start, &"k".repeat(KEY_BYTES_MAX + 1)));
     }
+
+    /// That costs a look at all, so nobody can ask for it as often as they like.
+    #[test]
+    fn a_full_space_is_searched_once_a_second() {
+        let space = Counters::new(2).space("a");
+        let start = Instant::now();
+        let add = |ms, key: &str, ttl_ms| {
+            let ttl = Duration::from_millis(ttl_ms);
+            space.add_at(start + Duration::from_millis(ms), key.to_owned(), 1, ttl).is_some()
+        };
+        assert!(add(0, "short", 100) && add(0, "long", 10_000));
+        // Searched in vain at 50: what ends at 100 is found a second later.
+        assert!(!add(50, "new", 100));
+        assert!(!add(100, "new", 100) && !add(1049, "new", 100));
+        // What is there is counted all the while, and one that ended begins anew.
+        assert!(add(1049, "long", 100) && add(1049, "short", 2_000));
+        assert!(!add(1050, "new", 100));
+        assert!(!add(2049, "new", 100));
+        assert!(add(3050, "new", 100));
+        assert_eq!(space.counters.lock().len(), 2);
+    }
 }

@@ -21,6 +21,9 @@ use super::command::{
 };
 use super::websocket::{MessageKind, write_message};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+
 /// The sub-protocol's name in `Sec-WebSocket-Protocol`.
 pub const SUBPROTOCOL: &str = "switchyard.v1.json";
 

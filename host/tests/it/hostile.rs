@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use guest_core::model::Random;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -645,34 +646,12 @@ async fn replies_still_come_to_one_that_has_said_all() -> Result<()> {
     server.stop().await
 }
 
-/// Numbers that repeat when their seed does (xorshift64*).
-struct Random(u64);
-
-impl Random {
-    /// Seeded by the clock, or by `SWITCHYARD_SEED` to repeat a run.
-    fn seeded() -> Result<Random> {
-        let seed = match std::env::var("SWITCHYARD_SEED") {
-            Ok(seed) => seed.parse().context("SWITCHYARD_SEED is a number")?,
-            Err(_) => std::time::UNIX_EPOCH.elapsed()?.as_nanos() as u64,
-        };
-        eprintln!("to repeat this: SWITCHYARD_SEED={seed}");
-        Ok(Random(seed | 1))
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % end
-    }
-}
-
 /// A conversation of good frames with a few bits turned over. Whatever comes of
 /// it: what the server sends is made of proper frames, the connection ends, and
 /// nobody else is disturbed.
 #[tokio::test]
 async fn flipped_bits_hurt_nobody_else() -> Result<()> {
-    let mut random = Random::seeded()?;
+    let mut random = Random::from_environment();
     let server = Launch::with_config(CONFIG).start().await?;
     let mut witness = Witness::on(&server).await?;
     for round in 0..300 {
@@ -686,14 +665,14 @@ async fn flipped_bits_hurt_nobody_else() -> Result<()> {
             Frame::close(1000, "bye"),
         ];
         let mut bytes: Vec<u8> = frames.iter().flat_map(Frame::bytes).collect();
-        for _ in 0..1 + random.below(4) {
-            let at = random.below(bytes.len());
+        for _ in 0..1 + random.index(4) {
+            let at = random.index(bytes.len());
             if let Some(byte) = bytes.get_mut(at) {
-                *byte ^= 1 << random.below(8);
+                *byte ^= 1 << random.index(8);
             }
         }
         let mut client = server.raw_client().await?;
-        let cut = random.below(bytes.len());
+        let cut = random.index(bytes.len());
         let (first, second) = bytes.split_at(cut);
         // The server may have closed the connection by then.
         let _ = client.send(first).await;
@@ -718,7 +697,7 @@ async fn flipped_bits_hurt_nobody_else() -> Result<()> {
 /// are always the same.
 #[tokio::test]
 async fn a_conversation_may_be_cut_anywhere() -> Result<()> {
-    let mut random = Random::seeded()?;
+    let mut random = Random::from_environment();
     let server = Launch::with_config(CONFIG).start().await?;
     let frames = [
         Frame::new(TEXT, r#"[[1,"SUBSCRIBE","ä"],"#).part(),
@@ -732,7 +711,7 @@ async fn a_conversation_may_be_cut_anywhere() -> Result<()> {
         let mut client = server.raw_client().await?;
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
-            let (piece, after) = rest.split_at(1 + random.below(rest.len()).min(random.below(300)));
+            let (piece, after) = rest.split_at(1 + random.index(rest.len()).min(random.index(300)));
             client.send(piece).await?;
             // Gives the server a chance to see this piece alone.
             tokio::task::yield_now().await;

@@ -1,8 +1,8 @@
 //! `examples/node-host`, held to what the server itself is held to: the contract
 //! of the engine and the protocol are enough to write another host.
 //!
-//! The transcripts run against it as they are, but for those that `LEFT_OUT`
-//! names. What it says in its own words has transcripts in `tests/node_host/`.
+//! The transcripts run against it as they are, but for those about what it lacks.
+//! What it says in its own words has transcripts in `tests/node_host/`.
 
 use anyhow::Result;
 use serde_json::json;
@@ -10,18 +10,11 @@ use serde_json::json;
 use crate::support::server::{Engine, Launch};
 use crate::{clients, order, transcript};
 
-/// Transcripts of what the example does not do, and why it does not.
-const LEFT_OUT: &[(&str, &str)] = &[
-    ("plugin_acl", "it has no plugins: its middleware is a JavaScript function"),
-    ("resp_over_websocket", "it speaks JSON only"),
-    ("subprotocols", "it knows no sub-protocol `resp`; tests/node_host/ has the rest of it"),
-];
-
-/// Each file, as a test.
-macro_rules! transcripts {
-    ($($name:ident),* $(,)?) => {
-        const PLAYED: &[&str] = &[$(stringify!($name)),*];
-
+/// Each file that is not about what the example lacks, as a test. It has no plugins,
+/// its middleware being a JavaScript function, and no sub-protocol `resp`;
+/// tests/node_host/ has what is left of those files.
+macro_rules! play_on_node {
+    (anywhere: [$($name:ident),* $(,)?], server_only: [$($more:ident),*],) => {
         $(#[tokio::test]
         async fn $name() -> Result<()> {
             transcript::play(stringify!($name), Engine::Node).await
@@ -29,41 +22,7 @@ macro_rules! transcripts {
     };
 }
 
-transcripts! {
-    auth_without_plugin,
-    bad_frames,
-    bad_frames_in_a_row,
-    base64,
-    batches,
-    close_codes,
-    globs,
-    globs_of_listeners,
-    hello,
-    ids,
-    limits_of_names,
-    limits_of_payloads,
-    limits_of_subscriptions,
-    message_too_long,
-    names_are_bytes,
-    ping,
-    psubscribe,
-    publish,
-    pubsub,
-    quit,
-    self_publish,
-    subscribe,
-    unsubscribe,
-    verbs,
-    whole_or_not_at_all,
-}
-
-#[test]
-fn every_transcript_is_played_or_left_out_for_a_reason() {
-    let left_out = LEFT_OUT.iter().map(|(name, _)| name);
-    let mut names: Vec<_> = PLAYED.iter().chain(left_out).collect();
-    names.sort();
-    assert_eq!(names, transcript::NAMES.iter().collect::<Vec<_>>());
-}
+transcript::transcripts!(play_on_node);
 
 #[tokio::test]
 async fn middleware_decides_what_is_published() -> Result<()> {

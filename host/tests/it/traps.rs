@@ -541,6 +541,47 @@ async fn a_plugin_that_takes_memory_meets_its_limit() -> Result<()> {
     server.stop().await
 }
 
+/// One more than it may hold is refused, until others are forgotten. A full name
+/// space is searched for those once a second.
+#[tokio::test]
+async fn a_plugin_that_counts_too_much_meets_its_limit() -> Result<()> {
+    let count = |key: &str, ttl_ms: u32| json!({"count_for": {"key": key, "ttl_ms": ttl_ms}, "channels": [key]});
+    let counters = [count("long", 3_600_000), count("short", 1_500), count("new", 3_600_000)];
+    let directory = components::directory()?;
+    let probe = components::built("test/probe")?;
+    let settings = json!({"on_publish": counters});
+    components::install(directory.path(), "10-probe", &probe, &settings)?;
+    let config = "limits.counters_max = 2";
+    let plugins = Some(directory.path().to_owned());
+    let server = Launch { plugins, ..Launch::with_config(config) }.start().await?;
+    let mut client = server.client().await?;
+    client.call(json!(["PSUBSCRIBE", "*"])).await?;
+    let mut count = async |key: &str| -> Result<String> {
+        ensure!(client.call(json!(["PUBLISH", key, ""])).await? == json!(["OK", 1]));
+        let message = client.next_json().await?;
+        Ok(message.get(3).and_then(Value::as_str).context("no payload")?.to_owned())
+    };
+    ensure!(count("long").await? == "=1");
+    let began = Instant::now();
+    ensure!(count("short").await? == "=1");
+    ensure!(count("new").await? == "=full");
+    // Those that are there are counted on.
+    ensure!(count("long").await? == "=2");
+    loop {
+        match count("new").await?.as_str() {
+            "=full" => ensure!(began.elapsed() < PATIENCE, "nothing was forgotten"),
+            "=1" => break,
+            other => bail!("the new counter is {other}"),
+        }
+    }
+    ensure!(began.elapsed() > Duration::from_millis(1_500), "it was forgotten too early");
+    ensure!(count("short").await? == "=full");
+    ensure!(count("new").await? == "=2");
+    ensure!(count("long").await? == "=3");
+    drop(client);
+    server.stop().await
+}
+
 // ---- what holds where nothing is configured --------------------------------------
 
 /// The probe has every hook, and so guards something.

@@ -6,11 +6,11 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail, ensure};
+use guest_core::model::Random;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::random::Random;
 use crate::support::server::Server;
 use crate::support::websocket::{self, Upgrade, describe};
 use crate::support::{PATIENCE, within};
@@ -68,10 +68,10 @@ impl RespClient {
                 while !bytes.is_empty() {
                     // A third of the time whole, else at any place, also before
                     // the first byte.
-                    let cut = match cuts.below(3) {
+                    let cut = match cuts.index(3) {
                         0 => bytes.len(),
-                        1 => cuts.below(bytes.len().min(10)),
-                        _ => cuts.below(bytes.len()),
+                        1 => cuts.index(bytes.len().min(10)),
+                        _ => cuts.index(bytes.len()),
                     };
                     let (frame, rest) = bytes.split_at(cut);
                     client.send(Message::binary(frame.to_vec())).await?;

@@ -37,11 +37,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use guest_core::model::Random;
 
 use crate::client::RespClient;
 use crate::differences;
 use crate::notation::{self, Pattern, Reading};
-use crate::random::Random;
 use crate::redis_server::RedisServer;
 use crate::support::server::{Engine, Launch, Server};
 use crate::value::{self, Value};
@@ -250,7 +250,7 @@ impl Stage {
             [_, _] if version == 2 => Reading::InResp2,
             _ => Reading::AsWritten,
         };
-        let (actors, cuts) = (BTreeMap::new(), Random::seeded());
+        let (actors, cuts) = (BTreeMap::new(), Random::from_environment());
         Ok(Stage { partner, address, door, version, reading, actors, cuts })
     }
 
@@ -326,7 +326,7 @@ impl Stage {
 
     async fn actor(&mut self, name: &str) -> Result<&mut Actor> {
         if !self.actors.contains_key(name) {
-            let seed = self.cuts.below(usize::MAX) as u64;
+            let seed = self.cuts.number();
             let mut client = match (&self.partner, self.door) {
                 (Partner::Switchyard(server), Door::Websocket) => {
                     RespClient::connect_framed(server, seed).await?

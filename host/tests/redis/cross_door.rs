@@ -201,6 +201,20 @@ async fn plugins_decide_for_both() -> Result<()> {
     let greeting = bob.call(&["HELLO", "3"]).await?;
     ensure!(matches!(greeting, Value::Aggregate(Shape::Map, _)), "{greeting} came");
     ensure!(bob.call(&["PUBLISH", "private.1", "x"]).await? == Value::Integer(0));
+
+    // Redis' user `default` is who shows a lone secret. In its own way of saying
+    // HELLO a client cannot leave the user out.
+    ensure!(bob.call(&["RESET"]).await? == Value::Simple(b"RESET".to_vec()));
+    is_refusal(&bob.call(&["SUBSCRIBE", "private.1"]).await?, "NOPERM ", "acl")?;
+    let greeting = bob.call(&["HELLO", "3", "AUTH", "default", "s3cret"]).await?;
+    ensure!(matches!(greeting, Value::Aggregate(Shape::Map, _)), "{greeting} came");
+    ensure!(bob.call(&["PUBLISH", "private.1", "x"]).await? == Value::Integer(0));
+    ensure!(bob.call(&["RESET"]).await? == Value::Simple(b"RESET".to_vec()));
+    for words in [["AUTH", "DEFAULT", "s3cret"], ["AUTH", "alice", "s3cret"]] {
+        ensure!(bob.call(&words).await? == Value::Error(wrong.to_vec()), "{words:?}");
+    }
+    ensure!(bob.call(&["AUTH", "default", "s3cret"]).await? == Value::Simple(b"OK".to_vec()));
+    ensure!(bob.call(&["PUBLISH", "private.1", "x"]).await? == Value::Integer(0));
     framed.nothing(0).await?;
     ensure!(browser.call(json!(["PING"])).await? == json!(["OK", "PONG"]));
     drop((browser, bob, framed));

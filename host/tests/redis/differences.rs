@@ -38,6 +38,14 @@ pub fn modernise(version: Version, value: Value) -> Value {
     }
 }
 
+/// Whether this Redis may answer a command otherwise than a newer one. Until 7.2 it
+/// looked at all of a client's name, and from then on up to a NUL.
+pub fn is_answered_otherwise(version: Version, command: &[Vec<u8>]) -> bool {
+    let is_setname = matches!(command, [client, setname, _]
+        if client.eq_ignore_ascii_case(b"CLIENT") && setname.eq_ignore_ascii_case(b"SETNAME"));
+    version < (7, 2) && is_setname && command.iter().any(|word| word.contains(&0))
+}
+
 /// Whether a client that publishes to itself in RESP3 is sent the message before
 /// the reply. From 7.2 on it comes after it.
 pub fn message_precedes_reply(version: Version, value: &Value) -> bool {

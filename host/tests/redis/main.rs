@@ -9,8 +9,6 @@
 #[path = "../it/support/mod.rs"]
 mod support;
 
-mod random;
-
 mod client;
 mod notation;
 mod redis_server;
@@ -23,6 +21,10 @@ mod differential;
 mod clients;
 mod redis_rs;
 mod tools;
+
+mod speaker;
+
+mod scenario;
 
 mod cross_door;
 mod order;

@@ -23,7 +23,8 @@ impl Resp {
     }
 
     /// Without a plugin that authenticates, as a Redis without a password: its
-    /// default user is let in with whatever it says.
+    /// default user is let in with whatever it says. Plugins are shown a secret of
+    /// that user as a lone one, for in Redis the two are the same.
     fn authenticate(
         &self,
         user: Option<&[u8]>,
@@ -40,6 +41,7 @@ impl Resp {
         let text = |bytes: &[u8]| {
             String::from_utf8(bytes.to_vec()).map_err(|_| errors::WRONG_CREDENTIALS.to_vec())
         };
+        let user = user.filter(|user| *user != b"default");
         let credentials = Credentials { user: user.map(text).transpose()?, secret: text(secret)? };
         session.authenticate(&credentials).map_err(|refusal| authentication_error(&refusal))
     }

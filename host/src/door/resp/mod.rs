@@ -352,9 +352,13 @@ impl Resp {
         if arguments.len() > 2 {
             return self.error(session, errors::SYNTAX);
         }
+        let names = commands::all()
+            .iter()
+            .flat_map(|spec| std::iter::once(spec).chain(spec.subcommands))
+            .map(|spec| spec.name.as_bytes());
         self.reply(session, |reply| {
-            reply.array(commands::all().len());
-            commands::all().iter().for_each(|spec| reply.bulk(spec.name.as_bytes()));
+            reply.array(names.clone().count());
+            names.for_each(|name| reply.bulk(name));
         });
     }
 

@@ -87,7 +87,7 @@ impl Burst {
     }
 
     /// The request that was parsed last.
-    #[cfg(any(test, feature = "fuzzing"))]
+    #[cfg(test)]
     pub fn last<'a>(&'a self, buffer: &'a [u8]) -> Option<Arguments<'a>> {
         self.requests.last().map(|place| self.arguments(place, buffer))
     }

@@ -1,14 +1,25 @@
 //! Looks for inputs that the request parser does not bear.
 //!
-//! [`fuzz_request_parser`] takes any bytes, so libFuzzer can drive it; the tests
-//! drive it with mutations of a corpus. What it checks needs no second parser:
-//! that it makes no difference how the bytes were cut into reads, that the hint
-//! of how much is missing is never too large, that refusing is final, and that
-//! memory is held for what arrived only.
+//! What is checked needs no second parser: that it makes no difference how the
+//! bytes were cut into reads, that the hint of how much is missing is never too
+//! large, that refusing is final, and that memory is held for what arrived only.
 
 use super::arguments::Burst;
 use super::limits::{Authentication, RequestLimits};
 use super::request::{Outcome, RequestParser};
+use crate::fuzzing::{Syntax, Target, cuts_of, fingerprint};
+
+/// The request parser.
+pub const RESP: Target = Target {
+    name: "resp",
+    corpus,
+    syntax: Syntax { tokens: TOKENS, several: [b"", b"", b""] },
+    check: fuzz_request_parser,
+    serve,
+    // A vector that grows is there twice for a moment, the buffer too.
+    heap_per_byte_max: 2 * MEMORY_PER_BYTE_MAX,
+    heap_kept_max: 16 * 1024,
+};
 
 /// Memory that is held for each byte in the buffer. The worst are inline
 /// requests of one byte, for the line break makes two of it: a place, a span in
@@ -31,32 +42,50 @@ pub struct Transcript {
 
 /// Parses the input whole and in pieces and compares. The first byte chooses the
 /// limits.
-///
-/// # Panics
-///
-/// When the parser does what it must not.
-pub fn fuzz_request_parser(input: &[u8]) {
+fn fuzz_request_parser(input: &[u8]) -> u64 {
+    let Some((choice, input)) = input.split_first() else {
+        return 0;
+    };
+    let (limits, authentication) = limits_of_choice(*choice);
+    let whole = transcript(limits, authentication, input, &[]);
+    cuts_of(input, |cuts| {
+        let came = transcript(limits, authentication, input, cuts);
+        assert_eq!(came, whole, "cut at {cuts:?}: {}", input.escape_ascii());
+    });
+    let lengths: Vec<_> =
+        whole.requests.iter().take(3).map(|request| request.len().min(4)).collect();
+    let end = match whole.end {
+        Outcome::Complete | Outcome::Incomplete { .. } => None,
+        Outcome::Refused(error) => Some(format!("{error:?}")),
+    };
+    let inline = input.first().is_some_and(|byte| *byte != b'*');
+    fingerprint((lengths, end, inline, whole.bytes_left.min(1), choice % 8))
+}
+
+/// Parses it in pieces of a few sizes and keeps nothing.
+fn serve(input: &[u8]) {
     let Some((choice, input)) = input.split_first() else {
         return;
     };
     let (limits, authentication) = limits_of_choice(*choice);
-    let parse = |cuts: &[usize]| transcript(limits, authentication, input, cuts);
-    let whole = parse(&[]);
-    let same = |cuts: &[usize]| {
-        assert_eq!(parse(cuts), whole, "cut at {cuts:?}: {}", input.escape_ascii());
-    };
-    same(&(1..input.len()).collect::<Vec<_>>());
-    if input.len() <= 256 {
-        (1..input.len()).for_each(|cut| same(&[cut]));
-    }
-    let seed = input.iter().fold(u64::from(*choice), |seed, byte| {
-        seed.wrapping_mul(0x0000_0100_0000_01b3) ^ u64::from(*byte)
-    });
-    let mut random = Random::new(seed);
-    for pieces in [2, 3, 5, 10] {
-        let mut cuts: Vec<_> = (1..pieces).map(|_| random.below(input.len() + 1)).collect();
-        cuts.sort_unstable();
-        same(&cuts);
+    for size in [1, 7, 100, usize::MAX] {
+        let mut parser = RequestParser::new(limits);
+        let mut burst = Burst::default();
+        let mut buffer = Vec::new();
+        for piece in input.chunks(size.min(input.len().max(1))) {
+            buffer.extend_from_slice(piece);
+            let outcome = loop {
+                match parser.parse(&buffer, authentication, &mut burst) {
+                    Outcome::Complete => {}
+                    outcome => break outcome,
+                }
+            };
+            buffer.drain(..burst.consumed());
+            burst.clear();
+            if matches!(outcome, Outcome::Refused(_)) {
+                break;
+            }
+        }
     }
 }
 
@@ -189,35 +218,6 @@ pub fn corpus() -> Vec<Vec<u8>> {
     corpus
 }
 
-/// A corpus entry after a few random changes, behind a random choice of limits.
-pub fn mutation(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
-    let mut input = random.one_of(corpus).cloned().unwrap_or_default();
-    for _ in 0..random.below(6) {
-        let at = random.below(input.len() + 1);
-        let end = input.len().min(at + random.below(12));
-        match random.below(6) {
-            0 => input.truncate(at),
-            1 => drop(input.drain(at..end)),
-            2 => {
-                let copy = input.get(at..end).unwrap_or_default().to_vec();
-                insert(&mut input, at, &copy);
-            }
-            3 => {
-                if let Some(byte) = input.get_mut(at) {
-                    *byte = random.below(256) as u8;
-                }
-            }
-            4 => {
-                let other = random.one_of(corpus).cloned().unwrap_or_default();
-                insert(&mut input, at, &other);
-            }
-            _ => insert(&mut input, at, random.one_of(TOKENS).copied().unwrap_or_default()),
-        }
-    }
-    input.insert(0, random.below(256) as u8);
-    input
-}
-
 /// What the protocol is made of.
 const TOKENS: &[&[u8]] = &[
     b"\r\n",
@@ -249,38 +249,9 @@ const TOKENS: &[&[u8]] = &[
     b"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
 ];
 
-fn insert(input: &mut Vec<u8>, at: usize, bytes: &[u8]) {
-    input.splice(at..at, bytes.iter().copied());
-}
-
-/// A sequence of numbers that its seed decides (SplitMix64).
-pub struct Random {
-    state: u64,
-}
-
-impl Random {
-    /// The sequence of this seed.
-    pub fn new(seed: u64) -> Random {
-        Random { state: seed }
-    }
-
-    /// A number below `bound`, or 0.
-    pub fn below(&mut self, bound: usize) -> usize {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        usize::try_from(mixed % (bound.max(1) as u64)).unwrap_or_default()
-    }
-
-    fn one_of<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
-        all.get(self.below(all.len()))
-    }
-}
-
 /// Requests as a client writes them.
-pub fn encode(arguments: &[Vec<u8>]) -> Vec<u8> {
+#[cfg(test)]
+fn encode(arguments: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", arguments.len()).into_bytes();
     for argument in arguments {
         bytes.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
@@ -292,27 +263,8 @@ pub fn encode(arguments: &[Vec<u8>]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{SystemTime, UNIX_EPOCH};
-
     use super::*;
-
-    /// Seeded by the clock, or by `SWITCHYARD_SEED` to repeat a run.
-    fn seeded() -> Random {
-        let seed = match std::env::var("SWITCHYARD_SEED") {
-            Ok(seed) => seed.parse().expect("SWITCHYARD_SEED is a number"),
-            Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64,
-        };
-        println!("to repeat this: SWITCHYARD_SEED={seed}");
-        Random::new(seed)
-    }
-
-    /// `SWITCHYARD_FUZZ_ITERATIONS`, for a long run.
-    fn iterations() -> usize {
-        match std::env::var("SWITCHYARD_FUZZ_ITERATIONS") {
-            Ok(iterations) => iterations.parse().expect("a number of iterations"),
-            Err(_) => 2_000,
-        }
-    }
+    use crate::fuzzing::{Random, iterations};
 
     #[test]
     fn corpus_under_all_limits() {
@@ -324,30 +276,21 @@ mod tests {
     }
 
     #[test]
-    fn mutations() {
-        let mut random = seeded();
-        let corpus = corpus();
-        for _ in 0..iterations() {
-            fuzz_request_parser(&mutation(&mut random, &corpus));
-        }
-    }
-
-    #[test]
     fn what_clients_write_is_what_is_read() {
-        let mut random = seeded();
+        let mut random = Random::from_environment();
         for _ in 0..iterations() {
             let mut requests = Vec::new();
-            for _ in 0..random.below(4) {
+            for _ in 0..random.index(4) {
                 let mut arguments = vec![b"x".to_vec()];
-                for _ in 0..random.below(30) {
-                    let bytes_max = *random.one_of(&[0, 1, 10, 300]).unwrap();
-                    let bytes = random.below(bytes_max + 1);
-                    arguments.push((0..bytes).map(|_| random.below(256) as u8).collect());
+                for _ in 0..random.index(30) {
+                    let bytes_max = *random.pick(&[0, 1, 10, 300]);
+                    let bytes = random.index(bytes_max + 1);
+                    arguments.push((0..bytes).map(|_| random.index(256) as u8).collect());
                 }
                 requests.push(arguments);
             }
             let input: Vec<u8> = requests.iter().flat_map(|request| encode(request)).collect();
-            let cuts = [random.below(input.len() + 1)];
+            let cuts = [random.index(input.len() + 1)];
             let limits = RequestLimits::default();
             let transcript = transcript(limits, Authentication::Settled, &input, &cuts);
             assert_eq!(transcript.requests, requests);

@@ -222,6 +222,11 @@ fn act_on(action: &Action, payload: &mut Vec<u8>) {
             payload.extend_from_slice(format!("#{}", NUMBER.get()).as_bytes());
         }
         Action::Count(key) => payload.extend_from_slice(format!("={}", count(key)).as_bytes()),
+        Action::CountFor { key, ttl_ms } => {
+            let count = counters::add(key, 1, *ttl_ms);
+            let count = count.map_or("full".to_owned(), |count| count.value.to_string());
+            payload.extend_from_slice(format!("={count}").as_bytes());
+        }
         action => act(action),
     }
 }

@@ -108,6 +108,14 @@ pub enum Action {
     /// Adds one to a counter; appends `=` and its value to the payload, where
     /// there is one.
     Count(String),
+    /// The same with a counter that is forgotten; appends `=full` where there is no
+    /// room for one.
+    CountFor {
+        /// Its key.
+        key: String,
+        /// In how many milliseconds.
+        ttl_ms: u64,
+    },
     /// Appends `:` and the attribute's value to the payload.
     Show(String),
     /// Says that this many received it.
@@ -224,6 +232,7 @@ impl Behaviour {
             Action::Note { .. } => [Connect, Authenticate].contains(&hook),
             Action::WrongCount => [Access, Publish, Deliver].contains(&hook),
             Action::Stamp | Action::Number => [Publish, Deliver].contains(&hook),
+            Action::CountFor { .. } => hook == Publish,
             Action::Show(_) | Action::Absorb(_) | Action::Rename(_) => hook == Publish,
             Action::Narrow(_) => hook == Deliver,
         };
@@ -317,6 +326,7 @@ mod tests {
             r#"{"on_publish": {"narrow": "first"}}"#,
             r#"{"on_deliver": {"refuse": {"code": "C", "message": "m"}}}"#,
             r#"{"on_connect": "stamp"}"#,
+            r#"{"on_deliver": {"count_for": {"key": "a", "ttl_ms": 1}}}"#,
             r#"{"on_connect": {"panic": true, "channels": ["a"]}}"#,
             r#"{"on_disconnect": {"panic": true, "trigger": "a"}}"#,
         ] {

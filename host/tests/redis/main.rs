@@ -27,4 +27,5 @@ mod speaker;
 mod scenario;
 
 mod cross_door;
+mod memory;
 mod order;

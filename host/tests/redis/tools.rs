@@ -104,6 +104,20 @@ async fn redis_cli() -> Result<()> {
     )
     .await?;
 
+    // A thousand channels in one command.
+    let mut channels: Vec<_> = (1..1000).map(|number| format!("channel-{number}")).collect();
+    channels.push("last name".to_owned());
+    let mut words = vec!["SUBSCRIBE".to_owned(), "news".to_owned()];
+    words.extend(channels.iter().cloned());
+    let mut lines: Vec<String> = Vec::new();
+    for (count, channel) in (1..).zip(words.iter().skip(1)) {
+        lines.extend(["subscribe".to_owned(), channel.clone(), format!("{count}")]);
+    }
+    let messages = ["message", "news", "two words", "message", "last name", "done"];
+    lines.extend(messages.map(str::to_owned));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    listens(address, &words, &lines.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+
     let mut listener = RespClient::connect(address).await?;
     listener.call(&["SUBSCRIBE", "bytes"]).await?;
     let asked = say(&["--no-raw", "PUBSUB", "NUMSUB", "bytes", "nope"]).await?;

@@ -152,14 +152,16 @@ impl Resp {
                 }
             }
             CommandId::ClientInfo => {
-                let line = self.describe(session) + "\n";
+                let line = self.describe("client|info", session) + "\n";
                 self.reply(session, |reply| reply.verbatim(line.as_bytes()));
             }
-            CommandId::ClientList if arguments.len() > 2 => self.error(session, errors::SYNTAX),
-            CommandId::ClientList => {
-                let lines = self.client_list(session);
-                self.reply(session, |reply| reply.verbatim(lines.as_bytes()));
-            }
+            CommandId::ClientList => match Selection::read(arguments) {
+                Ok(selection) => {
+                    let lines = self.client_list(&selection, session);
+                    self.reply(session, |reply| reply.verbatim(lines.as_bytes()));
+                }
+                Err(text) => self.error(session, &text),
+            },
             _ => self.error(session, errors::SYNTAX),
         }
     }
@@ -195,33 +197,80 @@ impl Resp {
 
     /// Over a WebSocket, which may well come from a browser, a client is told of
     /// itself only.
-    fn client_list(&self, session: &Session) -> String {
+    fn client_list(&self, selection: &Selection, session: &Session) -> String {
         let own = session.connection.id;
-        if self.transport == Transport::Frames {
-            return self.describe(session) + "\n";
-        }
-        let mut connections = session.services.hub.connections().opened_ones();
+        let mut connections = match self.transport {
+            Transport::Frames => vec![session.connection.clone()],
+            Transport::Stream => session.services.hub.connections().opened_ones(),
+        };
+        connections.retain(|connection| selection.has(connection));
         connections.sort_unstable_by_key(|connection| connection.id);
         connections
             .iter()
             .map(|connection| match connection.id == own {
-                true => self.describe(session) + "\n",
+                true => self.describe("client|list", session) + "\n",
                 false => describe_other(connection) + "\n",
             })
             .collect()
     }
 
-    /// The connection as CLIENT INFO describes it.
-    fn describe(&self, session: &Session) -> String {
+    /// The connection as CLIENT INFO describes it, while it carries out `command`.
+    fn describe(&self, command: &str, session: &Session) -> String {
         let [library, version] = &self.library;
         format!(
-            "{} name={} resp={} lib-name={} lib-ver={}",
+            "{} name={} cmd={command} resp={} lib-name={} lib-ver={}",
             describe_other(&session.connection),
             String::from_utf8_lossy(&self.name),
             self.version.number(),
             String::from_utf8_lossy(library),
             String::from_utf8_lossy(version),
         )
+    }
+}
+
+/// Which connections CLIENT LIST is asked for.
+enum Selection {
+    All,
+    /// Those that are subscribed, or those that are not.
+    Subscribed(bool),
+    Ids(Vec<i64>),
+    /// Replicas and masters, of which there are none.
+    None,
+}
+
+impl Selection {
+    fn read(arguments: Arguments<'_>) -> Result<Selection, Vec<u8>> {
+        let is = |word: &[u8], place| {
+            arguments.get(place).is_some_and(|said: &[u8]| said.eq_ignore_ascii_case(word))
+        };
+        match arguments.len() {
+            2 => Ok(Selection::All),
+            4 if is(b"type", 2) => match arguments.get(3).unwrap_or_default() {
+                _ if is(b"normal", 3) => Ok(Selection::Subscribed(false)),
+                _ if is(b"pubsub", 3) => Ok(Selection::Subscribed(true)),
+                _ if is(b"master", 3) || is(b"replica", 3) || is(b"slave", 3) => {
+                    Ok(Selection::None)
+                }
+                unknown => Err(errors::client_type_unknown(unknown)),
+            },
+            4.. if is(b"id", 2) => {
+                let ids = arguments.skip(3).iter().map(parse_integer);
+                let ids: Option<Vec<i64>> = ids.collect();
+                ids.map(Selection::Ids).ok_or_else(|| errors::CLIENT_ID_INVALID.to_vec())
+            }
+            _ => Err(errors::SYNTAX.to_vec()),
+        }
+    }
+
+    fn has(&self, connection: &Connection) -> bool {
+        match self {
+            Selection::All => true,
+            Selection::Subscribed(subscribed) => {
+                connection.subscriptions().is_empty() != *subscribed
+            }
+            Selection::Ids(ids) => ids.contains(&(connection.id as i64)),
+            Selection::None => false,
+        }
     }
 }
 

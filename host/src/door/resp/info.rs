@@ -106,7 +106,15 @@ impl Resp {
                     ("pubsub_clients", subscribed.to_string()),
                 ]
             }
-            "memory" => vec![("used_memory", resident_bytes().to_string())],
+            "memory" => {
+                let bytes = resident_bytes();
+                vec![
+                    ("used_memory", bytes.to_string()),
+                    ("used_memory_human", format!("{:.2}M", bytes as f64 / (1 << 20) as f64)),
+                    ("used_memory_rss", bytes.to_string()),
+                    ("maxmemory", "0".to_owned()),
+                ]
+            }
             "stats" => {
                 let [commands, read, written] = stats.totals();
                 vec![

@@ -31,6 +31,9 @@ pub const PROTOCOL_VERSION_INVALID: &[u8] =
 pub const CLIENT_NAME_INVALID: &[u8] =
     b"ERR Client names cannot contain spaces, newlines or special characters.";
 
+/// CLIENT LIST ID with what is no number.
+pub const CLIENT_ID_INVALID: &[u8] = b"ERR Invalid client ID";
+
 /// SELECT of a database that is not there.
 pub const DATABASE_OUT_OF_RANGE: &[u8] = b"ERR DB index is out of range";
 
@@ -93,6 +96,11 @@ pub fn not_while_subscribed(name: &str) -> Vec<u8> {
 /// An option of HELLO that it does not have.
 pub fn hello_option(option: &[u8]) -> Vec<u8> {
     quoting("ERR Syntax error in HELLO option '", c_string(option), "'")
+}
+
+/// CLIENT LIST TYPE with a type that there is not.
+pub fn client_type_unknown(kind: &[u8]) -> Vec<u8> {
+    quoting("ERR Unknown client type '", c_string(kind), "'")
 }
 
 /// An attribute that CLIENT SETINFO does not know.

@@ -3,7 +3,7 @@
 # make components  leaves the engine and the plugins in target/components/
 # make test        everything there is to test, real clients included
 # make check       format and lints, as errors
-# make fuzz        ten minutes of random inputs for each codec, or SECONDS=n each
+# make fuzz        ten minutes of random inputs for each codec, or FUZZ_SECONDS=n
 # make node-host   the same engine component in a host written in JavaScript
 # make bench       what the sandbox costs: native and component engine side by side
 # make bench-peers the server beside Redis, NATS, Bun and Node; takes an hour
@@ -63,9 +63,9 @@ check: components
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- --deny warnings
 
-SECONDS ?= 600
+FUZZ_SECONDS ?= 600
 fuzz:
-	SWITCHYARD_FUZZ_SECONDS=$(SECONDS) $(CARGO) test --release --package switchyard --test fuzz -- --nocapture
+	SWITCHYARD_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --release --package switchyard --test fuzz -- --nocapture
 
 bench: components
 	$(CARGO) run --release --package bench --bin sandbox

@@ -51,9 +51,9 @@ use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
-use crate::support::components;
 use crate::support::server::{Engine, Launch, Server};
 use crate::support::websocket::{Client, Upgrade, describe};
+use crate::support::{components, file_stems};
 
 /// Hands the names of all files to a macro: those that any host of the engine
 /// plays, and those about what only the server has.
@@ -119,16 +119,9 @@ transcripts!(play_all);
 
 #[test]
 fn every_file_is_played() -> Result<()> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder())? {
-        let path = entry?.path();
-        let stem = path.file_stem().and_then(|stem| stem.to_str());
-        files.push(stem.context("the name of a transcript is text")?.to_owned());
-    }
-    files.sort();
     let mut names = NAMES.to_vec();
     names.sort_unstable();
-    assert_eq!(files, names);
+    assert_eq!(file_stems(&folder())?, names);
     Ok(())
 }
 

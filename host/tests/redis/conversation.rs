@@ -43,6 +43,7 @@ use crate::client::RespClient;
 use crate::differences;
 use crate::notation::{self, Pattern, Reading};
 use crate::redis_server::RedisServer;
+use crate::support::file_stems;
 use crate::support::server::{Engine, Launch, Server};
 use crate::value::{self, Value};
 
@@ -118,14 +119,7 @@ conversations! {
 
 #[test]
 fn every_file_is_held() -> Result<()> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder())? {
-        let path = entry?.path();
-        let stem = path.file_stem().and_then(|stem| stem.to_str());
-        files.push(stem.context("the name of a conversation is text")?.to_owned());
-    }
-    files.sort();
-    assert_eq!(files, NAMES);
+    assert_eq!(file_stems(&folder())?, NAMES);
     Ok(())
 }
 

@@ -42,8 +42,8 @@ use guest_core::model::Random;
 
 use crate::notation;
 use crate::speaker::{Door, Event, Speaker};
-use crate::support::components;
 use crate::support::server::{Launch, Server};
+use crate::support::{components, file_stems};
 
 /// Each file, as five tests.
 macro_rules! scenarios {
@@ -103,14 +103,7 @@ scenarios! {
 
 #[test]
 fn every_file_is_played() -> Result<()> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder())? {
-        let path = entry?.path();
-        let stem = path.file_stem().and_then(|stem| stem.to_str());
-        files.push(stem.context("the name of a scenario is text")?.to_owned());
-    }
-    files.sort();
-    assert_eq!(files, NAMES);
+    assert_eq!(file_stems(&folder())?, NAMES);
     Ok(())
 }
 

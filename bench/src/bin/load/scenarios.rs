@@ -374,7 +374,7 @@ fn rate(
             true => next.saturating_duration_since(now),
             false => Duration::from_millis(100),
         };
-        ensure!(now - stretch.started < 10 * time, "the server does not come to an end");
+        ensure!(now - stretch.started < time + DRAIN_MAX, "the server does not come to an end");
         fleet.turn(wait)?;
         let now = Instant::now();
         for &(number, length) in &fleet.came {
@@ -390,15 +390,22 @@ fn rate(
     Ok((Figures { latency_us: Some(latency), ..figures }, owed_at_end.unwrap_or(0)))
 }
 
+/// How long after its time what was sent by the clock may still arrive.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
 /// How much faster each step is.
 const RISE: f64 = 1.15;
+
+/// How long each step lasts at least. In less, a server that only queues does not
+/// fall behind by what is taken for behind.
+const STEP_TIME_MIN: Duration = Duration::from_secs(1);
 
 fn rising(server: &Server, wire: Wire, subscribers: usize, time: Duration) -> Result<Figures> {
     let mut best = None;
     let mut messages_per_second = 100.0;
     for _ in 0..40 {
         let step = messages_per_second as usize;
-        let (figures, owed) = rate(server, wire, subscribers, step, time / 4)?;
+        let (figures, owed) = rate(server, wire, subscribers, step, time.max(STEP_TIME_MIN))?;
         // Behind: a tenth of a second's deliveries or more are missing at the end.
         if owed > step * subscribers / 10 {
             break;

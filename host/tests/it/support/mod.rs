@@ -7,9 +7,10 @@ pub mod server;
 pub mod websocket;
 
 use std::fmt::Display;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 
 /// How long a test waits for what must come. Generous: the machine may be busy,
 /// and only a failing test pays it.
@@ -24,4 +25,17 @@ pub async fn within<T>(
     tokio::time::timeout(limit, future)
         .await
         .map_err(|_| anyhow!("waited {limit:?} in vain for {what}"))
+}
+
+/// The names of the files in a folder, without their endings, in order: for tests
+/// that play files, to see that none is left out.
+pub fn file_stems(folder: &Path) -> Result<Vec<String>> {
+    let stem = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry?.path();
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        Ok(stem.with_context(|| format!("{} is no text", path.display()))?.to_owned())
+    };
+    let mut stems: Vec<String> = std::fs::read_dir(folder)?.map(stem).collect::<Result<_>>()?;
+    stems.sort();
+    Ok(stems)
 }

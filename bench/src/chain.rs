@@ -65,8 +65,13 @@ impl Bench {
         let compiled = CompiledPlugin::new(&self.wasm, &files.wasm)
             .map_err(|(step, problem)| anyhow::anyhow!("{step}: {name}: {problem}"))?;
         let counters = Counters::new(1).space(name);
-        let plugin =
-            Plugin::new(files.config, Arc::new(compiled), counters, self.surroundings.clone())?;
+        let plugin = Plugin::new(
+            files.config,
+            Arc::new(compiled),
+            counters,
+            Arc::default(),
+            self.surroundings.clone(),
+        )?;
         Ok(Chain::new(vec![plugin]))
     }
 }

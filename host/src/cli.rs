@@ -1,8 +1,12 @@
 //! What can be said on the command line. Flags override the config file.
 
+pub mod operate;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+use operate::{ConnectionsArgs, EngineCommand, PluginCommand};
 
 /// A Pub/Sub server for WebSocket and Redis clients whose logic is made of
 /// WebAssembly components that are replaced while it runs.
@@ -23,6 +27,14 @@ pub enum Command {
     /// its log to standard error. SIGTERM or ctrl-c ends it in good order, a
     /// second one at once; SIGHUP reads the plugins and the engine file again.
     Serve(ServeArgs),
+    /// Plugins: those of a running server.
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+    /// The engine of a running server.
+    #[command(subcommand)]
+    Engine(EngineCommand),
+    /// Lists the connections of a running server.
+    Connections(ConnectionsArgs),
 }
 
 /// The flags of `switchyard serve`.
@@ -42,6 +54,11 @@ pub struct ServeArgs {
     /// one, `off` none [default: 127.0.0.1:6380].
     #[arg(long, value_name = "ADDR")]
     pub resp: Option<String>,
+
+    /// Where to listen for the admin API, as ADDRESS:PORT; port 0 takes a free one,
+    /// `off` none. What is not loopback needs tokens [default: 127.0.0.1:8081].
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<String>,
 
     /// The directory to load plugins from, and to watch for changes [default:
     /// none].

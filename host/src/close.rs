@@ -16,6 +16,8 @@ pub enum CloseReason {
     Peer(Option<u16>),
     /// The server ends.
     ShuttingDown,
+    /// Whoever operates the server sent it away.
+    Operator,
     /// The bytes are not the protocol: RFC 6455, or a text frame under `resp`.
     Violation(ProtocolViolation),
     /// A middleware does not know the client.
@@ -68,6 +70,7 @@ impl CloseReason {
             CloseReason::Violation(ProtocolViolation::Resp) | CloseReason::BadFrames => 4009,
             CloseReason::OverCapacity => 4101,
             CloseReason::Unavailable(_) => 4102,
+            CloseReason::Operator => 4103,
             CloseReason::PingTimeout => 4201,
             CloseReason::SlowConsumer { .. } => 4202,
         })
@@ -78,6 +81,7 @@ impl CloseReason {
         let text: Cow<'_, str> = match self {
             CloseReason::Quit | CloseReason::Peer(_) => "".into(),
             CloseReason::ShuttingDown => "the server is shutting down".into(),
+            CloseReason::Operator => "closed by an operator".into(),
             CloseReason::Violation(ProtocolViolation::Frame(rule)) => (*rule).into(),
             CloseReason::Violation(ProtocolViolation::Unacceptable(why)) => (*why).into(),
             CloseReason::Violation(ProtocolViolation::NotUtf8) => "text is not UTF-8".into(),
@@ -110,6 +114,7 @@ impl CloseReason {
             CloseReason::Quit => "quit",
             CloseReason::Peer(_) => "peer",
             CloseReason::ShuttingDown => "shutting_down",
+            CloseReason::Operator => "operator",
             CloseReason::Violation(_) => "violation",
             CloseReason::Unauthorised(_) => "unauthorised",
             CloseReason::Forbidden(_) => "forbidden",

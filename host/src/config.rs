@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::admin::tokens::{TOKENS_VARIABLE, Tokens};
 use crate::cli::ServeArgs;
 use crate::outbox::OutboxLimits;
 
@@ -33,6 +34,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// The middleware.
     pub plugins: PluginsConfig,
+    /// Whom the server lets operate it.
+    pub admin: AdminConfig,
     /// How long an orderly end may take.
     pub shutdown_time: Duration,
     /// What is logged, in the syntax of `RUST_LOG`.
@@ -132,6 +135,8 @@ pub enum EngineSource {
 pub struct PluginsConfig {
     /// Where the plugins are.
     pub directory: Option<PathBuf>,
+    /// How many plugins there may be.
+    pub plugins_max: usize,
     /// How long the directory must be quiet before a change is acted on.
     pub debounce: Duration,
     /// What holds for a plugin whose own file says nothing else.
@@ -153,6 +158,27 @@ pub struct PluginLimits {
     pub memory_bytes_max: usize,
     /// Lines in the log per second.
     pub log_lines_per_second_max: u32,
+}
+
+/// Whom the server lets operate it.
+#[derive(Debug, Clone)]
+pub struct AdminConfig {
+    /// Where to listen; none: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// Who may; none: whoever reaches it, which must be loopback then.
+    pub tokens: Tokens,
+    /// How large a component that is uploaded may be.
+    pub upload_bytes_max: usize,
+    /// How large the body of any other request may be.
+    pub body_bytes_max: usize,
+    /// How long a client may take to send a request.
+    pub request_time: Duration,
+    /// Connections at once; more wait to be accepted.
+    pub connections_max: usize,
+    /// How many may look at messages at once.
+    pub traces_max: usize,
+    /// How many messages may wait for one who looks.
+    pub trace_queue_max: usize,
 }
 
 /// How the log looks.
@@ -184,6 +210,16 @@ pub enum ConfigError {
         /// Line, column and what is wrong, in TOML's words.
         problem: String,
     },
+    /// Anybody could operate the server.
+    #[error(
+        "admin.listen is {listen}, which others can reach, so tokens are required: name a file \
+         of them in admin.tokens_file, or set {TOKENS_VARIABLE} to NAME:TOKEN; or listen on \
+         127.0.0.1, or not at all (\"off\")"
+    )]
+    Open {
+        /// Where it would listen.
+        listen: SocketAddr,
+    },
     /// A value is not what would be right.
     #[error("{key} is {value}, but must be {expected}")]
     OutOfRange {
@@ -206,6 +242,7 @@ struct RawConfig {
     outbox: RawOutbox,
     engine: RawEngine,
     plugins: RawPlugins,
+    admin: RawAdmin,
     shutdown: RawShutdown,
     log: RawLog,
 }
@@ -285,6 +322,8 @@ raw_table!(RawEngine {
 
 raw_table!(RawPlugins {
     directory: Option<PathBuf> = None,
+    /// Each is asked about each message: more are a mistake.
+    plugins_max: u64 = 64,
     debounce_ms: u64 = 50,
     call_budget_ms: u64 = 10,
     init_budget_ms: u64 = 1_000,
@@ -292,6 +331,19 @@ raw_table!(RawPlugins {
     log_lines_per_second_max: u64 = 100,
     rebuild_backoff_ms: u64 = 100,
     rebuild_backoff_max_ms: u64 = 10_000,
+});
+
+raw_table!(RawAdmin {
+    /// Loopback: who wants to be reached says so, and who may.
+    listen: String = "127.0.0.1:8081".to_owned(),
+    tokens_file: Option<PathBuf> = None,
+    /// Interpreters of other languages come to a dozen MiB.
+    upload_bytes_max: u64 = 64 << 20,
+    body_bytes_max: u64 = 1 << 20,
+    request_timeout_ms: u64 = 30_000,
+    connections_max: u64 = 64,
+    traces_max: u64 = 8,
+    trace_queue_max: u64 = 4_096,
 });
 
 raw_table!(RawShutdown { timeout_ms: u64 = 5_000 });
@@ -339,7 +391,9 @@ fn parse(text: &str) -> Result<RawConfig, toml::de::Error> {
 impl RawConfig {
     /// Paths in the file are meant from where the file is.
     fn resolve_against(&mut self, base: &Path) {
-        for path in [&mut self.plugins.directory, &mut self.engine.file].into_iter().flatten() {
+        let paths =
+            [&mut self.plugins.directory, &mut self.engine.file, &mut self.admin.tokens_file];
+        for path in paths.into_iter().flatten() {
             if path.as_os_str() != NATIVE {
                 *path = base.join(&*path);
             }
@@ -347,7 +401,11 @@ impl RawConfig {
     }
 
     fn override_with(&mut self, args: &ServeArgs) {
-        let ServeArgs { config: _, http, resp, plugins, engine, shards, log, check: _ } = args;
+        let ServeArgs { config: _, http, resp, admin, plugins, engine, shards, log, check: _ } =
+            args;
+        if let Some(admin) = admin {
+            self.admin.listen.clone_from(admin);
+        }
         if let Some(http) = http {
             self.http.listen.clone_from(http);
         }
@@ -369,8 +427,18 @@ impl RawConfig {
     }
 
     fn check(self) -> Result<Config, ConfigError> {
-        let RawConfig { http, resp, websocket, limits, outbox, engine, plugins, shutdown, log } =
-            self;
+        let RawConfig {
+            http,
+            resp,
+            websocket,
+            limits,
+            outbox,
+            engine,
+            plugins,
+            admin,
+            shutdown,
+            log,
+        } = self;
         let outbox_bytes_max = bytes("outbox.bytes_max", outbox.bytes_max, 1 << 10..=1 << 40)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS_MAX);
         Ok(Config {
@@ -470,6 +538,7 @@ impl RawConfig {
             },
             plugins: PluginsConfig {
                 directory: plugins.directory,
+                plugins_max: count("plugins.plugins_max", plugins.plugins_max, 1..=1_000)?,
                 debounce: millis("plugins.debounce_ms", plugins.debounce_ms)?,
                 defaults: PluginLimits {
                     call_budget: millis("plugins.call_budget_ms", plugins.call_budget_ms)?,
@@ -491,6 +560,7 @@ impl RawConfig {
                     plugins.rebuild_backoff_max_ms,
                 )?,
             },
+            admin: admin.check()?,
             shutdown_time: millis("shutdown.timeout_ms", shutdown.timeout_ms)?,
             log_filter: log.filter,
             log_format: log.format,
@@ -498,10 +568,59 @@ impl RawConfig {
     }
 }
 
+impl RawAdmin {
+    fn check(self) -> Result<AdminConfig, ConfigError> {
+        let listen = match self.listen.as_str() {
+            OFF => None,
+            listen => Some(address("admin.listen", listen)?),
+        };
+        let tokens = match (listen, &self.tokens_file) {
+            (None, _) => Tokens::default(),
+            (Some(_), Some(path)) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+                let tokens = Tokens::parse(&text).and_then(|tokens| match tokens.is_empty() {
+                    // Who names a file does not mean that anybody may.
+                    true => Err("there are no tokens in it".to_owned()),
+                    false => Ok(tokens),
+                });
+                tokens.map_err(|problem| ConfigError::Malformed { path: path.clone(), problem })?
+            }
+            (Some(_), None) => match std::env::var(TOKENS_VARIABLE) {
+                Ok(text) => Tokens::parse(&text).map_err(|problem| ConfigError::Malformed {
+                    path: TOKENS_VARIABLE.into(),
+                    problem,
+                })?,
+                Err(_) => Tokens::default(),
+            },
+        };
+        if let Some(listen) = listen
+            && !listen.ip().is_loopback()
+            && tokens.is_empty()
+        {
+            return Err(ConfigError::Open { listen });
+        }
+        Ok(AdminConfig {
+            listen,
+            tokens,
+            upload_bytes_max: bytes(
+                "admin.upload_bytes_max",
+                self.upload_bytes_max,
+                1 << 10..=1 << 30,
+            )?,
+            body_bytes_max: bytes("admin.body_bytes_max", self.body_bytes_max, 256..=1 << 30)?,
+            request_time: millis("admin.request_timeout_ms", self.request_timeout_ms)?,
+            connections_max: count("admin.connections_max", self.connections_max, 1..=1 << 20)?,
+            traces_max: count("admin.traces_max", self.traces_max, 1..=1_000)?,
+            trace_queue_max: count("admin.trace_queue_max", self.trace_queue_max, 1..=1 << 20)?,
+        })
+    }
+}
+
 /// What `--engine` takes for the library instead of a file.
 const NATIVE: &str = "native";
 
-/// What `--resp` takes for no door.
+/// What `--resp` and `--admin` take for no door.
 const OFF: &str = "off";
 
 /// A set of shards is held in a machine word, and shard channels double it.
@@ -553,6 +672,17 @@ pub(crate) fn count(
 mod tests {
     use super::*;
 
+    #[test]
+    fn who_can_be_reached_needs_tokens() {
+        let problem = check("[admin]\nlisten = '0.0.0.0:1'").unwrap_err();
+        assert!(
+            problem.contains("admin.tokens_file") && problem.contains("127.0.0.1"),
+            "{problem}"
+        );
+        assert!(check("[admin]\nlisten = '[::1]:1'").is_ok());
+        assert!(check("[admin]\nlisten = 'off'").is_ok_and(|config| config.admin.listen.is_none()));
+    }
+
     fn check(text: &str) -> Result<Config, String> {
         parse(text).map_err(|e| e.to_string())?.check().map_err(|e| e.to_string())
     }
@@ -564,6 +694,11 @@ mod tests {
             .lines()
             .map(|line| line.strip_prefix("#= ").unwrap_or(line).to_owned() + "\n")
             .collect();
+        // The one file that is read while the settings are checked.
+        let tokens = tempfile::NamedTempFile::new().expect("there is room");
+        std::fs::write(&tokens, "ops:0123456789abcdef").expect("it can be written");
+        let commented_in = commented_in
+            .replace("\"tokens\"", &format!("{:?}", tokens.path().display().to_string()));
         let written = check(example).expect("the example file holds");
         assert_eq!(format!("{written:?}"), format!("{:?}", Config::default()));
         check(&commented_in).expect("what the example file leaves out would hold too");

@@ -194,7 +194,7 @@ impl Entrance {
         debug!(connection = id, remote = %connection.remote, "connection opened");
         connections.opened(&connection);
         if *is_ending.borrow() {
-            door::farewell(&connection);
+            door::farewell(&connection, CloseReason::ShuttingDown);
         }
         count(&stats.connections);
         let session = Session::new(connection, services, framing);

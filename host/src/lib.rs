@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod operator;
 pub mod server;
 
 mod close;
@@ -17,10 +18,13 @@ pub mod protocol;
 mod session;
 mod stats;
 
+mod admin;
+
 pub mod hub;
 pub mod outbox;
 
 pub mod engine;
+mod engine_swap;
 pub mod middleware;
 pub use switchyard_wasm as wasm;
 mod watch;

@@ -13,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 use switchyard::cli::{Cli, Command, ServeArgs};
 use switchyard::config::{Config, LogFormat};
+use switchyard::operator::{self, OperatorError};
 use switchyard::server::{Order, Server};
 
 /// The exit code for bad arguments or configuration (`EX_USAGE` of sysexits.h).
@@ -30,6 +31,20 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Serve(args) => serve(&args),
+        Command::Plugin(command) => code(operator::plugin(command)),
+        Command::Engine(command) => code(operator::engine(command)),
+        Command::Connections(args) => code(operator::connections(&args)),
+    }
+}
+
+/// What a command that speaks to a running server ends with.
+fn code(done: Result<(), OperatorError>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("switchyard: {error}");
+            ExitCode::from(if error.is_usage() { USAGE } else { 1 })
+        }
     }
 }
 

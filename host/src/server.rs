@@ -11,15 +11,19 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
+use crate::admin::{Admin, AdminListener};
 use crate::close::CloseReason;
 use crate::config::{Config, EngineSource};
 use crate::door;
 use crate::engine::EngineCode;
+use crate::engine_swap::EngineSwaps;
 use crate::entrance::{Entrance, Protocol};
 use crate::handshake::WEBSOCKET_PATH;
 use crate::hub::Hub;
 use crate::hub::connections::{Connections, Pulse};
 use crate::middleware::Middleware;
+use crate::middleware::stats::By;
+use crate::middleware::trace::Tracer;
 use crate::protocol::websocket;
 use crate::session::Services;
 use crate::wasm::Wasm;
@@ -28,10 +32,11 @@ use crate::watch::Watched;
 /// A server that can be run.
 pub struct Server {
     config: Config,
-    wasm: Wasm,
     services: Services,
+    engine: Arc<EngineSwaps>,
     http: TcpListener,
     resp: Option<TcpListener>,
+    admin: Option<AdminListener>,
 }
 
 /// Why the server was told to act.
@@ -58,7 +63,7 @@ impl Server {
             config.outbox,
             config.limits.attributes_bytes_max,
         );
-        let hub = Hub::new(code, &config.engine, connections.clone())
+        let hub = Hub::new(code.clone(), &config.engine, connections.clone())
             .map_err(|problem| anyhow::anyhow!("cannot instantiate the engine: {problem}"))?;
         let middleware = Middleware::new(
             wasm.clone(),
@@ -66,8 +71,9 @@ impl Server {
             config.limits.counters_max,
             connections,
             tokio::runtime::Handle::current(),
+            Arc::new(Tracer::new(config.admin.traces_max, config.admin.trace_queue_max)),
         );
-        if let Some(error) = middleware.rescan().into_iter().next() {
+        if let Some(error) = middleware.rescan(&By::Start).into_iter().next() {
             return Err(error.into());
         }
         let http = bind(config.http.listen).await?;
@@ -81,10 +87,25 @@ impl Server {
             stats: Arc::default(),
             limits: config.limits,
         };
-        Ok(Server { config, wasm, services, http, resp })
+        let engine = Arc::new(EngineSwaps::new(
+            config.engine.clone(),
+            wasm,
+            services.hub.clone(),
+            services.middleware.clone(),
+            code,
+        ));
+        let admin = match config.admin.listen {
+            Some(address) => Some(AdminListener::new(
+                bind(address).await?,
+                Admin::new(config.admin.clone(), services.clone(), engine.clone()),
+            )),
+            None => None,
+        };
+        Ok(Server { config, services, engine, http, resp, admin })
     }
 
-    /// The addresses that clients connect to, as URLs.
+    /// The addresses that clients connect to, and then that of the admin API, as
+    /// URLs.
     ///
     /// # Errors
     ///
@@ -94,13 +115,16 @@ impl Server {
         if let Some(resp) = &self.resp {
             urls.push(format!("resp://{}", resp.local_addr()?));
         }
+        if let Some(admin) = &self.admin {
+            urls.push(format!("http://{}", admin.local_addr()?));
+        }
         Ok(urls)
     }
 
     /// Serves until it is told to end, and then ends in good order: everyone is
     /// told, and has a while to take what was queued.
     pub async fn run(self, mut orders: mpsc::UnboundedReceiver<Order>) {
-        let Server { config, wasm, services, http, resp } = self;
+        let Server { config, services, engine, http, resp, admin } = self;
         let config = Arc::new(config);
         let (served, mut all_served) = mpsc::channel::<()>(1);
         let (ending, is_ending) = watch::channel(false);
@@ -108,12 +132,13 @@ impl Server {
             Entrance::new(config.clone(), services.clone(), resp.as_ref(), is_ending, served);
         let mut accepting = vec![tokio::spawn(entrance.clone().accept(http, Protocol::Http))];
         accepting.extend(resp.map(|resp| tokio::spawn(entrance.accept(resp, Protocol::Resp))));
+        let administering = admin.map(|admin| tokio::spawn(admin.serve(ending.subscribe())));
         let keeping = tokio::spawn(keep_alive(config.clone(), services.hub.clone()));
         let (changed, changes) = mpsc::unbounded_channel();
         let watching = crate::watch::watch(&config, &changed);
         // What changed before the watch began is not missed.
         let _ = changed.send(Watched::Plugins);
-        let reloading = tokio::spawn(reload(config.clone(), wasm, services.clone(), changes));
+        let reloading = tokio::spawn(reload(engine, services.clone(), changes));
         while let Some(Order::Reload) = orders.recv().await {
             info!("plugins and engine are read again");
             // The task that receives it ends only after this.
@@ -125,7 +150,7 @@ impl Server {
         // Who is let in from here on is told by the entrance.
         ending.send_replace(true);
         for connection in services.hub.connections().opened_ones() {
-            door::farewell(&connection);
+            door::farewell(&connection, CloseReason::ShuttingDown);
         }
         info!(connections = services.hub.connections().count(), "the server is ending");
         if tokio::time::timeout(config.shutdown_time, all_served.recv()).await.is_err() {
@@ -133,6 +158,9 @@ impl Server {
             warn!(connections = left, "connections that did not end in time were cut off");
         }
         keeping.abort();
+        if let Some(administering) = administering {
+            administering.abort();
+        }
     }
 }
 
@@ -143,51 +171,28 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Reads again what changed, one after the other. Compiling takes a while, so it is
 /// done where no connection waits for it.
 async fn reload(
-    config: Arc<Config>,
-    wasm: Wasm,
+    engine: Arc<EngineSwaps>,
     services: Services,
     mut changes: mpsc::UnboundedReceiver<Watched>,
 ) {
     while let Some(what) = changes.recv().await {
-        let (config, wasm, services) = (config.clone(), wasm.clone(), services.clone());
+        let (engine, services) = (engine.clone(), services.clone());
         let reading = tokio::task::spawn_blocking(move || {
+            let by = if what == Watched::Everything { By::Signal } else { By::File };
             if what != Watched::Plugins {
-                swap_engine(&config, &wasm, &services.hub, what);
+                engine.reload(&by, what == Watched::Everything);
             }
             if what != Watched::Engine {
                 if what == Watched::Everything {
                     services.middleware.look_again();
                 }
                 // What is refused has been logged where it was.
-                services.middleware.rescan();
+                services.middleware.rescan(&by);
             }
         });
         if let Err(panic) = reading.await {
             error!(%panic, "reading plugins and engine again failed");
         }
-    }
-}
-
-fn swap_engine(config: &Config, wasm: &Wasm, hub: &Hub, why: Watched) {
-    let code = match EngineCode::load(wasm, &config.engine) {
-        Ok(code) => code,
-        Err(problem) => {
-            error!(%problem, "the engine was not swapped: the one in use stays");
-            return;
-        }
-    };
-    // A file that was only touched is no reason for a pause; a person is.
-    if why == Watched::Engine && code.version() == hub.engine_version() {
-        return;
-    }
-    match hub.swap_engine(code) {
-        Ok(swap) => info!(
-            from = swap.from,
-            to = swap.to,
-            pause_us = swap.longest_pause.as_micros() as u64,
-            "the engine was swapped"
-        ),
-        Err(problem) => error!(problem, "the engine was not swapped: the one in use stays"),
     }
 }
 

@@ -38,10 +38,9 @@ pub trait Door {
     fn goodbye(&self, reason: &CloseReason) -> Bytes;
 }
 
-/// Says goodbye to a connection while the server ends: soon, in the door's words,
+/// Says goodbye to a connection that did nothing wrong: soon, in the door's words,
 /// and then closes it. Twice is once.
-pub fn farewell(connection: &Connection) {
-    let reason = CloseReason::ShuttingDown;
+pub fn farewell(connection: &Connection, reason: CloseReason) {
     if connection.encoding() == Encoding::Json {
         let mut goaway = Vec::new();
         json_protocol::write_goaway(&reason.text(), RECONNECT_WITHIN_MS, &mut goaway);

@@ -8,7 +8,7 @@
 mod component;
 mod native;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use guest_core::{ConnectionId, FanOuts, Names, PatternId};
@@ -106,12 +106,27 @@ impl EngineCode {
                 (path.clone(), bytes)
             }
         };
+        EngineCode::compile(wasm, &path, &bytes, config)
+    }
+
+    /// Compiles an engine that was read from `path`, and makes one instance to see
+    /// that it can be made.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are no component, or it does not serve the contract.
+    pub fn compile(
+        wasm: &Wasm,
+        path: &Path,
+        bytes: &[u8],
+        config: &EngineConfig,
+    ) -> Result<EngineCode, EngineError> {
         let refused = |(step, problem): (&'static str, String)| EngineError::Refused {
             step,
-            path: path.clone(),
+            path: path.to_owned(),
             problem,
         };
-        let compiled = CompiledEngine::new(wasm, &bytes, config).map_err(refused)?;
+        let compiled = CompiledEngine::new(wasm, bytes, config).map_err(refused)?;
         compiled.instantiate().map_err(|problem| refused(("instantiate", problem)))?;
         Ok(EngineCode::Component(Arc::new(compiled)))
     }

@@ -40,6 +40,17 @@ impl Encoding {
         !matches!(self, Encoding::Resp2 | Encoding::Resp3)
     }
 
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Encoding::Json => "websocket/json",
+            Encoding::Resp2 => "resp2",
+            Encoding::Resp3 => "resp3",
+            Encoding::FramedResp2 => "websocket/resp2",
+            Encoding::FramedResp3 => "websocket/resp3",
+        }
+    }
+
     /// Its place in a table of all.
     pub fn index(self) -> u8 {
         self as u8

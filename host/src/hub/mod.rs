@@ -436,6 +436,11 @@ impl Hub {
         }
     }
 
+    /// How many shards the channels are spread over.
+    pub fn spread(&self) -> usize {
+        self.spread
+    }
+
     /// The version of the engine in use.
     pub fn engine_version(&self) -> String {
         self.code.lock().version().to_owned()

@@ -207,6 +207,11 @@ impl CompiledPlugin {
 }
 
 impl Instance {
+    /// What its memories hold together.
+    pub fn memory_bytes(&self) -> usize {
+        self.store.data().memory_bytes()
+    }
+
     /// `lifecycle.init`. The inner error refuses the plugin.
     pub fn init(&mut self, settings: &str) -> Result<Result<(), String>, Fault> {
         wasm::arm(&mut self.store, self.init_budget);

@@ -7,9 +7,12 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use super::bindings::{Client, Hooks};
 use super::plugin::{Plugin, TrapPolicy};
+use super::stats::{Hook, Verdict};
+use super::trace::{Sight, Tracer};
 use crate::hub::connections::ConnectionId;
 use crate::protocol::command::{Credentials, NOAUTH};
 pub use crate::protocol::command::{Publication, Refusal, Space};
@@ -43,6 +46,8 @@ pub struct Chain {
     plugins: Vec<Arc<Plugin>>,
     /// Which hooks any of them has.
     any: Hooks,
+    /// Who looks at single messages; none: nobody can.
+    tracer: Option<Arc<Tracer>>,
 }
 
 /// One thing that a connection wants to do with one name.
@@ -58,11 +63,23 @@ pub enum Action<'a> {
 }
 
 impl Action<'_> {
-    fn bytes(&self) -> usize {
+    fn name(&self) -> &str {
         match self {
-            Action::Subscribe(name) | Action::Psubscribe(name) => name.len(),
-            Action::Publish { channel, .. } => channel.len(),
+            Action::Subscribe(name) | Action::Psubscribe(name) => name,
+            Action::Publish { channel, .. } => channel,
         }
+    }
+
+    fn verb(&self) -> &'static str {
+        match self {
+            Action::Subscribe(_) => "subscribe",
+            Action::Psubscribe(_) => "psubscribe",
+            Action::Publish { .. } => "publish",
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.name().len()
     }
 }
 
@@ -74,6 +91,17 @@ pub enum PublishVerdict {
     Replace { channel: String, payload: Vec<u8> },
     Reject(Refusal),
     Absorb(u64),
+}
+
+impl PublishVerdict {
+    fn kind(&self) -> Verdict {
+        match self {
+            PublishVerdict::Continue => Verdict::Pass,
+            PublishVerdict::Replace { .. } => Verdict::Replace,
+            PublishVerdict::Reject(_) => Verdict::Reject,
+            PublishVerdict::Absorb(_) => Verdict::Absorb,
+        }
+    }
 }
 
 /// A publication on its way out.
@@ -100,6 +128,16 @@ pub enum DeliverVerdict {
     Continue,
     Replace(Vec<u8>),
     Narrow(Vec<ConnectionId>),
+}
+
+impl DeliverVerdict {
+    fn kind(&self) -> Verdict {
+        match self {
+            DeliverVerdict::Continue => Verdict::Pass,
+            DeliverVerdict::Replace(_) => Verdict::Replace,
+            DeliverVerdict::Narrow(_) => Verdict::Narrow,
+        }
+    }
 }
 
 /// What the whole chain made of a publication on its way out.
@@ -132,7 +170,12 @@ impl Chain {
             any.messages |= hooks.messages;
             any.deliveries |= hooks.deliveries;
         }
-        Chain { plugins, any }
+        Chain { plugins, any, tracer: None }
+    }
+
+    /// The same, looked at through this.
+    pub fn traced_by(self, tracer: Arc<Tracer>) -> Chain {
+        Chain { tracer: Some(tracer), ..self }
     }
 
     /// The plugins in their order.
@@ -163,14 +206,24 @@ impl Chain {
     /// The first refusal.
     pub fn connect(&self, connection: ConnectionId, client: &Client) -> Result<(), Refusal> {
         for (position, plugin) in self.with(|hooks| hooks.admission).enumerate() {
-            let answer = plugin.ask(connection, |instance| instance.on_connect(connection, client));
+            let (answer, _) = plugin.call(Hook::OnConnect, 1, connection, |instance| {
+                instance.on_connect(connection, client)
+            });
+            let verdict = match &answer {
+                Some(Ok(())) => Verdict::Pass,
+                Some(Err(_)) => Verdict::Reject,
+                None => failed(plugin),
+            };
+            plugin.stats.of(Hook::OnConnect).said(verdict, 1);
             let refusal = match (answer, plugin.policy) {
                 (Some(Ok(())), _) | (None, TrapPolicy::Open) => continue,
                 (Some(Err(refusal)), _) => plugin.signed(refusal),
                 (None, TrapPolicy::Closed) => plugin.unavailable(),
             };
             for earlier in self.with(|hooks| hooks.admission).take(position) {
-                earlier.ask(connection, |instance| instance.on_disconnect(connection));
+                earlier.call(Hook::OnDisconnect, 1, connection, |instance| {
+                    instance.on_disconnect(connection)
+                });
             }
             return Err(refusal);
         }
@@ -194,8 +247,25 @@ impl Chain {
             ));
         }
         for plugin in self.with(|hooks| hooks.admission) {
-            let answer = plugin
-                .ask(connection, |instance| instance.on_authenticate(connection, credentials));
+            let (answer, took) = plugin.call(Hook::OnAuthenticate, 1, connection, |instance| {
+                instance.on_authenticate(connection, credentials)
+            });
+            let verdict = match &answer {
+                Some(Ok(true)) => Verdict::Pass,
+                Some(Ok(false)) => Verdict::Abstain,
+                Some(Err(_)) => Verdict::Reject,
+                None => failed(plugin),
+            };
+            plugin.stats.of(Hook::OnAuthenticate).said(verdict, 1);
+            if let Some(tracer) = self.tracer() {
+                let refusal = match &answer {
+                    Some(Err(refusal)) => Some(refusal),
+                    _ => None,
+                };
+                let seen = Seen { action: "authenticate", verdict, refusal, ..Seen::default() };
+                let call = Call { plugin, hook: Hook::OnAuthenticate, connection, took, items: 1 };
+                tracer.show(&call.sight(seen));
+            }
             match (answer, plugin.policy) {
                 (Some(Ok(true)), _) => return Ok(()),
                 (Some(Ok(false)), _) | (None, TrapPolicy::Open) => {}
@@ -210,7 +280,9 @@ impl Chain {
     pub fn disconnect(&self, connection: ConnectionId) {
         for plugin in self.with(|hooks| hooks.admission) {
             if plugin.admitted(connection) {
-                plugin.ask(connection, |instance| instance.on_disconnect(connection));
+                plugin.call(Hook::OnDisconnect, 1, connection, |instance| {
+                    instance.on_disconnect(connection)
+                });
             }
         }
     }
@@ -237,8 +309,30 @@ impl Chain {
             }
             let mut open = open.into_iter();
             for asked in chunks(&asked, Action::bytes) {
-                let answers =
-                    plugin.ask(connection, |instance| instance.on_access(connection, asked));
+                let (answers, took) =
+                    plugin.call(Hook::OnAccess, asked.len(), connection, |instance| {
+                        instance.on_access(connection, asked)
+                    });
+                let verdict = |place: usize| match answers.as_ref().map(|all| all.get(place)) {
+                    Some(Some(Some(_))) => Verdict::Reject,
+                    Some(_) => Verdict::Pass,
+                    None => failed(plugin),
+                };
+                plugin.stats.of(Hook::OnAccess).said_all((0..asked.len()).map(verdict));
+                if let Some(tracer) = self.tracer() {
+                    let hook = Hook::OnAccess;
+                    let call = Call { plugin, hook, connection, took, items: asked.len() };
+                    for (place, action) in asked.iter().enumerate() {
+                        let refusal = answers.as_ref().and_then(|all| all.get(place)?.as_ref());
+                        tracer.show(&call.sight(Seen {
+                            action: action.verb(),
+                            channel: Some(action.name().as_bytes()),
+                            verdict: verdict(place),
+                            refusal,
+                            ..Seen::default()
+                        }));
+                    }
+                }
                 let slots = open.by_ref().take(asked.len());
                 match answers {
                     Some(answers) => {
@@ -276,8 +370,40 @@ impl Chain {
             let mut places = places.into_iter();
             let mut verdicts = Vec::new();
             for asked in chunks(&asked, |publication| publication.payload.len()) {
-                let answers =
-                    plugin.ask(connection, |instance| instance.on_publish(connection, asked));
+                let (answers, took) =
+                    plugin.call(Hook::OnPublish, asked.len(), connection, |instance| {
+                        instance.on_publish(connection, asked)
+                    });
+                let verdict = |place: usize| match answers.as_ref().map(|all| all.get(place)) {
+                    Some(answer) => answer.map_or(Verdict::Pass, PublishVerdict::kind),
+                    None => failed(plugin),
+                };
+                plugin.stats.of(Hook::OnPublish).said_all((0..asked.len()).map(verdict));
+                if let Some(tracer) = self.tracer() {
+                    let hook = Hook::OnPublish;
+                    let call = Call { plugin, hook, connection, took, items: asked.len() };
+                    for (place, publication) in asked.iter().enumerate() {
+                        let before = publication.payload.len();
+                        let answer = answers.as_ref().and_then(|all| all.get(place));
+                        let (channel_after, after, refusal) = match answer {
+                            Some(PublishVerdict::Replace { channel, payload }) => {
+                                (Some(channel.as_bytes()), payload.len(), None)
+                            }
+                            Some(PublishVerdict::Reject(refusal)) => (None, before, Some(refusal)),
+                            _ => (None, before, None),
+                        };
+                        tracer.show(&call.sight(Seen {
+                            action: "publish",
+                            channel: Some(&publication.channel),
+                            channel_after:
+                                channel_after.filter(|after| **after != *publication.channel),
+                            verdict: verdict(place),
+                            refusal,
+                            bytes: Some((before, after)),
+                            recipients: None,
+                        }));
+                    }
+                }
                 let places = places.by_ref().take(asked.len());
                 match answers {
                     Some(answers) => verdicts.extend(places.zip(answers)),
@@ -312,7 +438,42 @@ impl Chain {
         for plugin in self.with(|hooks| hooks.deliveries) {
             let mut verdicts = Vec::with_capacity(deliveries.len());
             for asked in chunks(&deliveries, Delivery::bytes) {
-                match plugin.ask(publisher, |instance| instance.on_deliver(asked)) {
+                let (answers, took) =
+                    plugin.call(Hook::OnDeliver, asked.len(), publisher, |instance| {
+                        instance.on_deliver(asked)
+                    });
+                let verdict = |place: usize| match answers.as_ref().map(|all| all.get(place)) {
+                    Some(answer) => answer.map_or(Verdict::Pass, DeliverVerdict::kind),
+                    None => failed(plugin),
+                };
+                plugin.stats.of(Hook::OnDeliver).said_all((0..asked.len()).map(verdict));
+                if let Some(tracer) = self.tracer() {
+                    let (hook, items) = (Hook::OnDeliver, asked.len());
+                    let call = Call { plugin, hook, connection: publisher, took, items };
+                    for (place, delivery) in asked.iter().enumerate() {
+                        let answer = answers.as_ref().and_then(|all| all.get(place));
+                        let (bytes, recipients) =
+                            (delivery.payload.len(), delivery.recipients.len());
+                        let (bytes_after, recipients_after) = match answer {
+                            Some(DeliverVerdict::Replace(payload)) => (payload.len(), recipients),
+                            Some(DeliverVerdict::Narrow(only)) => {
+                                let left =
+                                    delivery.recipients.iter().filter(|id| only.contains(id));
+                                (bytes, left.count())
+                            }
+                            _ => (bytes, recipients),
+                        };
+                        tracer.show(&call.sight(Seen {
+                            action: "deliver",
+                            channel: Some(delivery.channel),
+                            verdict: verdict(place),
+                            bytes: Some((bytes, bytes_after)),
+                            recipients: Some((recipients, recipients_after)),
+                            ..Seen::default()
+                        }));
+                    }
+                }
+                match answers {
                     Some(answers) => verdicts.extend(answers.into_iter().map(Ok)),
                     None if plugin.policy == TrapPolicy::Closed => {
                         verdicts.extend(asked.iter().map(|_| Err(plugin.unavailable())));
@@ -348,8 +509,64 @@ impl Chain {
         changes
     }
 
+    /// Who looks, if anybody does.
+    fn tracer(&self) -> Option<&Tracer> {
+        self.tracer.as_deref().filter(|tracer| tracer.is_used())
+    }
+
     fn with(&self, wanted: impl Fn(Hooks) -> bool) -> impl Iterator<Item = &Arc<Plugin>> {
         self.plugins.iter().filter(move |plugin| wanted(plugin.hooks()))
+    }
+}
+
+/// What counts as said by a plugin that could not answer.
+fn failed(plugin: &Plugin) -> Verdict {
+    match plugin.policy {
+        TrapPolicy::Closed => Verdict::FailedClosed,
+        TrapPolicy::Open => Verdict::FailedOpen,
+    }
+}
+
+/// A call, for who looks.
+struct Call<'a> {
+    plugin: &'a Plugin,
+    hook: Hook,
+    connection: ConnectionId,
+    took: Duration,
+    items: usize,
+}
+
+/// One item of a call, and what was said of it.
+#[derive(Default)]
+struct Seen<'a> {
+    action: &'static str,
+    channel: Option<&'a [u8]>,
+    channel_after: Option<&'a [u8]>,
+    verdict: Verdict,
+    refusal: Option<&'a Refusal>,
+    bytes: Option<(usize, usize)>,
+    recipients: Option<(usize, usize)>,
+}
+
+impl Call<'_> {
+    fn sight(&self, seen: Seen<'_>) -> Sight {
+        Sight {
+            at: SystemTime::now(),
+            connection: self.connection,
+            action: seen.action,
+            channel: seen.channel.map(Box::from),
+            channel_after: seen.channel_after.map(Box::from),
+            plugin: self.plugin.identity.clone(),
+            hook: self.hook,
+            verdict: seen.verdict,
+            refusal: seen
+                .refusal
+                .map(|refusal| (refusal.code.to_string(), refusal.message.to_string())),
+            took: self.took,
+            items: self.items,
+            bytes: seen.bytes,
+            recipients: seen.recipients,
+        }
     }
 }
 

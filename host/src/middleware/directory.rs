@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::Deserialize;
@@ -44,7 +45,9 @@ pub struct PluginFiles {
     /// How it is configured.
     pub config: PluginConfig,
     /// The component.
-    pub wasm: Vec<u8>,
+    pub wasm: Arc<[u8]>,
+    /// The text of the file beside it.
+    pub toml: Option<String>,
 }
 
 /// What tells a version of a plugin's files from another without reading them.
@@ -122,23 +125,100 @@ pub fn read(
         step,
         problem,
     };
-    let file = directory.join(format!("{slot}.wasm"));
+    let file = wasm_file(directory, slot);
     let wasm = std::fs::read(&file).map_err(|io| error(&file, "read", io.to_string()))?;
-    let beside = directory.join(format!("{slot}.toml"));
-    let raw = match std::fs::read_to_string(&beside) {
-        Ok(text) if text.is_empty() => {
-            let problem = "it is empty: either not written yet, or better removed";
-            return Err(error(&beside, "config", problem.to_owned()));
+    let toml = read_config(directory, slot)?;
+    if toml.as_ref().is_some_and(String::is_empty) {
+        let problem = "it is empty: either not written yet, or better removed";
+        return Err(error(&toml_file(directory, slot), "config", problem.to_owned()));
+    }
+    check(slot, &file, wasm.into(), toml, defaults)
+}
+
+/// The text of the file beside a plugin; none: there is no such file.
+///
+/// # Errors
+///
+/// It could not be read.
+pub fn read_config(directory: &Path, slot: &str) -> Result<Option<String>, PluginError> {
+    let file = toml_file(directory, slot);
+    match std::fs::read_to_string(&file) {
+        Ok(text) => Ok(Some(text)),
+        Err(io) if io.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(io) => Err(PluginError {
+            plugin: name_of(slot).to_owned(),
+            file,
+            step: "read",
+            problem: io.to_string(),
+        }),
+    }
+}
+
+/// Makes of a component and of what stands beside it what can be put into a slot.
+///
+/// # Errors
+///
+/// The text says what it may not.
+pub fn check(
+    slot: &str,
+    file: &Path,
+    wasm: Arc<[u8]>,
+    toml: Option<String>,
+    defaults: PluginLimits,
+) -> Result<PluginFiles, PluginError> {
+    let error = |problem: String| PluginError {
+        plugin: name_of(slot).to_owned(),
+        file: file.with_extension("toml"),
+        step: "config",
+        problem,
+    };
+    let raw = match &toml {
+        Some(text) => {
+            toml::from_str(text).map_err(|toml| error(toml.to_string().trim_end().to_owned()))?
         }
-        Ok(text) => toml::from_str(&text)
-            .map_err(|toml| error(&beside, "config", toml.to_string().trim_end().to_owned()))?,
-        Err(io) if io.kind() == io::ErrorKind::NotFound => RawPlugin::default(),
-        Err(io) => return Err(error(&beside, "read", io.to_string())),
+        None => RawPlugin::default(),
     };
     let config = raw
-        .check(slot, &file, wasm::version_of(&wasm), defaults)
-        .map_err(|config| error(&beside, "config", config.to_string()))?;
-    Ok(PluginFiles { config, wasm })
+        .check(slot, file, wasm::version_of(&wasm), defaults)
+        .map_err(|config| error(config.to_string()))?;
+    Ok(PluginFiles { config, wasm, toml })
+}
+
+/// Where a slot's component is.
+pub fn wasm_file(directory: &Path, slot: &str) -> PathBuf {
+    directory.join(format!("{slot}.wasm"))
+}
+
+/// Where what stands beside it is.
+pub fn toml_file(directory: &Path, slot: &str) -> PathBuf {
+    directory.join(format!("{slot}.toml"))
+}
+
+/// How long a slot's name may be: a file's name with room for what is put to it.
+const SLOT_BYTES_MAX: usize = 128;
+
+/// Whether a file may have this name and nothing else is meant by it.
+pub fn is_slot(slot: &str) -> bool {
+    !slot.is_empty()
+        && slot.len() <= SLOT_BYTES_MAX
+        && !slot.starts_with('.')
+        && slot.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+}
+
+/// The slot's name with a number in front that puts it between these two; the
+/// shortest there is. None: no number does.
+pub fn slot_between(name: &str, below: Option<&str>, above: Option<&str>) -> Option<String> {
+    const DIGITS_MAX: u32 = 4;
+    (2..=DIGITS_MAX).find_map(|digits| {
+        let numbers = 1..10_u32.pow(digits);
+        let fitting: Vec<String> = numbers
+            .map(|number| format!("{number:0width$}-{name}", width = digits as usize))
+            .filter(|slot| below.is_none_or(|below| below < slot.as_str()))
+            .filter(|slot| above.is_none_or(|above| slot.as_str() < above))
+            .collect();
+        // In the middle, so that there is room on both sides for the next.
+        fitting.get(fitting.len() / 2).cloned()
+    })
 }
 
 impl RawPlugin {
@@ -184,7 +264,7 @@ impl RawPlugin {
 }
 
 /// The slot's name without the number in front that orders it.
-fn name_of(slot: &str) -> &str {
+pub fn name_of(slot: &str) -> &str {
     let digits = slot.trim_start_matches(|c: char| c.is_ascii_digit());
     match digits.strip_prefix('-') {
         Some(name) if digits.len() < slot.len() && !name.is_empty() => name,
@@ -223,6 +303,30 @@ mod tests {
             ("v2-acl", "v2-acl"),
         ] {
             assert_eq!(name_of(slot), name, "{slot}");
+        }
+    }
+
+    #[test]
+    fn there_is_a_number_between_two_slots() {
+        let check = |below: Option<&str>, above: Option<&str>, expected: Option<&str>| {
+            assert_eq!(slot_between("x", below, above).as_deref(), expected, "{below:?} {above:?}");
+        };
+        check(Some("10-acl"), Some("20-redact"), Some("15-x"));
+        check(Some("10-y"), Some("11-redact"), Some("105-x"));
+        check(None, Some("10-acl"), Some("05-x"));
+        check(Some("90-acl"), None, Some("95-x"));
+        check(None, Some("acl"), Some("50-x"));
+        // Letters come after digits.
+        check(Some("acl"), None, None);
+    }
+
+    #[test]
+    fn a_slot_is_a_files_name_and_no_path() {
+        for slot in ["10-acl", "a", "A_b.c"] {
+            assert!(is_slot(slot), "{slot}");
+        }
+        for slot in ["", ".hidden", "a/b", "..", "a b", "ü", &"a".repeat(129)] {
+            assert!(!is_slot(slot), "{slot}");
         }
     }
 

@@ -8,14 +8,17 @@
 
 pub mod bindings;
 pub mod chain;
+pub mod changes;
 pub mod counters;
 pub mod directory;
 pub mod plugin;
+pub mod stats;
+pub mod trace;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use thiserror::Error;
@@ -27,9 +30,12 @@ use crate::hub::connections::Connections;
 use crate::wasm::Wasm;
 use bindings::CompiledPlugin;
 use chain::Chain;
+use changes::{Record, Source, Version};
 use counters::Counters;
 use directory::{Fingerprint, PluginFiles};
 use plugin::{Plugin, Surroundings};
+use stats::{By, Deed, Failure, PluginStats, Swap, Swaps};
+use trace::Tracer;
 
 /// Why a plugin was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -39,8 +45,8 @@ pub struct PluginError {
     pub plugin: String,
     /// The file concerned.
     pub file: PathBuf,
-    /// The step that failed: read, config, compile, link, instantiate, init, save
-    /// or restore.
+    /// The step that failed: read, config, compile, link, instantiate, init, save,
+    /// restore or write.
     pub step: &'static str,
     /// Why.
     pub problem: String,
@@ -55,6 +61,13 @@ pub struct Middleware {
     config: PluginsConfig,
     /// One change at a time, with what it must remember.
     changes: Mutex<Changes>,
+    /// What is known of each slot that is taken. Held for moments, and nothing is
+    /// taken while it is.
+    records: Mutex<BTreeMap<String, Record>>,
+    /// What was refused last in each slot, and has not been taken since.
+    refused: Mutex<BTreeMap<String, (SystemTime, PluginError)>>,
+    swaps: Swaps,
+    tracer: Arc<Tracer>,
 }
 
 #[derive(Default)]
@@ -68,6 +81,26 @@ struct Changes {
 /// How many versions stay compiled, beside those in use.
 const COMPILED_MAX: usize = 16;
 
+/// How a plugin is put into its slot.
+struct Placing<'a> {
+    by: &'a By,
+    /// Whether it comes back.
+    is_rollback: bool,
+    /// Whether a new instance is wanted even if nothing has changed.
+    is_forced: bool,
+    /// Its code, if it is compiled already.
+    compiled: Option<Arc<CompiledPlugin>>,
+    /// Where its files are to be written, so that they are there after a restart.
+    write_to: Option<&'a Path>,
+}
+
+impl<'a> Placing<'a> {
+    /// As its files say, which are where they belong.
+    fn as_found(by: &'a By) -> Placing<'a> {
+        Placing { by, is_rollback: false, is_forced: false, compiled: None, write_to: None }
+    }
+}
+
 impl Middleware {
     /// An empty chain.
     pub fn new(
@@ -76,9 +109,10 @@ impl Middleware {
         counters_max: usize,
         connections: Arc<Connections>,
         runtime: Handle,
+        tracer: Arc<Tracer>,
     ) -> Middleware {
         Middleware {
-            chain: RwLock::default(),
+            chain: RwLock::new(Chain::default().traced_by(tracer.clone())),
             wasm,
             counters: Counters::new(counters_max),
             surroundings: Surroundings {
@@ -89,7 +123,21 @@ impl Middleware {
             },
             config,
             changes: Mutex::default(),
+            records: Mutex::default(),
+            refused: Mutex::default(),
+            swaps: Swaps::default(),
+            tracer,
         }
+    }
+
+    /// The last changes of the chain and of the engine.
+    pub fn swaps(&self) -> &Swaps {
+        &self.swaps
+    }
+
+    /// For looking at single messages.
+    pub fn tracer(&self) -> &Arc<Tracer> {
+        &self.tracer
     }
 
     /// The chain, held for a burst of commands. Not to be taken twice at once by
@@ -106,7 +154,7 @@ impl Middleware {
     /// Brings the chain to what the directory says: adds what is new, swaps what
     /// changed, removes what is gone. What is refused leaves its slot as it was.
     /// Blocks: not to be called on a thread that serves connections.
-    pub fn rescan(&self) -> Vec<PluginError> {
+    pub fn rescan(&self, by: &By) -> Vec<PluginError> {
         let Some(directory) = &self.config.directory else { return Vec::new() };
         let mut changes = self.changes.lock();
         let listed = match directory::list(directory) {
@@ -126,7 +174,8 @@ impl Middleware {
             changes.seen.keys().filter(|slot| !listed.contains_key(*slot)).cloned().collect();
         for slot in gone {
             changes.seen.remove(&slot);
-            self.remove(&slot);
+            self.refused.lock().remove(&slot);
+            self.take_out(&slot, by);
         }
         let mut errors = Vec::new();
         for (slot, fingerprint) in listed {
@@ -136,70 +185,174 @@ impl Middleware {
             // Remembered even if it is refused: it is said once.
             changes.seen.insert(slot.clone(), fingerprint);
             let placed = directory::read(directory, &slot, self.config.defaults)
-                .and_then(|files| self.place(&mut changes, files));
+                .and_then(|files| self.place(&mut changes, files, Placing::as_found(by)));
             if let Err(error) = placed {
-                error!(plugin = error.plugin, file = %error.file.display(), step = error.step,
-                    problem = error.problem, "a plugin was refused");
+                self.was_refused(&slot, &error, by);
                 errors.push(error);
             }
         }
         errors
     }
 
-    /// Puts a plugin into its slot, in the place of what is there.
-    fn place(&self, changes: &mut Changes, files: PluginFiles) -> Result<(), PluginError> {
-        let PluginFiles { config, wasm } = files;
-        let current =
-            self.chain.read().plugins().iter().find(|p| p.config.slot == config.slot).cloned();
-        if current.as_ref().is_some_and(|current| current.config == config) {
-            return Ok(());
+    /// Puts a plugin into its slot, in the place of what is there. None: it is there
+    /// already.
+    fn place(
+        &self,
+        changes: &mut Changes,
+        files: PluginFiles,
+        placing: Placing<'_>,
+    ) -> Result<Option<Swap>, PluginError> {
+        let PluginFiles { config, wasm, toml } = files;
+        let slot = config.slot.clone();
+        let current = self.chain.read().plugins().iter().find(|p| p.slot() == slot).cloned();
+        if !placing.is_forced
+            && current.as_ref().is_some_and(|current| current.config_now() == config)
+        {
+            self.refused.lock().remove(&slot);
+            return Ok(None);
         }
-        let compiled =
-            self.compile(changes, &config.version, &wasm).map_err(|(step, problem)| {
-                PluginError {
-                    plugin: config.name.clone(),
-                    file: config.file.clone(),
-                    step,
-                    problem,
-                }
-            })?;
+        let error = |step, problem| PluginError {
+            plugin: config.name.clone(),
+            file: config.file.clone(),
+            step,
+            problem,
+        };
+        if current.is_none() && self.chain.read().plugins().len() >= self.config.plugins_max {
+            let problem = format!("there may be {} (plugins.plugins_max)", self.config.plugins_max);
+            return Err(error("config", problem));
+        }
+        let compiled = match placing.compiled {
+            Some(compiled) => compiled,
+            None => self
+                .compile(changes, &config.version, &wasm)
+                .map_err(|(step, problem)| error(step, problem))?,
+        };
         let counters = self.counters.space(&config.counters);
-        let new = Plugin::new(config, compiled, counters, self.surroundings.clone())?;
+        let stats = match self.records.lock().get(&slot) {
+            Some(record) => record.stats.clone(),
+            None => Arc::<PluginStats>::default(),
+        };
+        let unwritable = |io: std::io::Error| error("write", io.to_string());
+        let new = Plugin::new(
+            config.clone(),
+            compiled,
+            counters,
+            stats.clone(),
+            self.surroundings.clone(),
+        )?;
+        let source = Source { wasm, toml };
+        if let Some(directory) = placing.write_to {
+            source.write(directory, &slot).map_err(unwritable)?;
+        }
         let identity = new.identity.clone();
-        let Some(old) = current else {
-            let pause = self.replace(|plugins| {
+        let replaced = self.replace(|plugins| match &current {
+            None => {
                 new.enters();
                 plugins.push(new);
-                plugins.sort_by(|a, b| a.config.slot.cmp(&b.config.slot));
+                plugins.sort_by_key(|plugin| plugin.slot());
                 Ok(())
-            })?;
-            info!(plugin = %identity, pause_us = pause.as_micros() as u64, "a plugin was added");
-            return Ok(());
-        };
-        let from = old.identity.clone();
-        let pause = self.replace(|plugins| {
-            new.take_over(&old)?;
-            if let Some(place) = plugins.iter_mut().find(|plugin| Arc::ptr_eq(plugin, &old)) {
-                *place = new;
             }
-            Ok(())
-        })?;
+            Some(old) => {
+                new.take_over(old)?;
+                if let Some(place) = plugins.iter_mut().find(|plugin| Arc::ptr_eq(plugin, old)) {
+                    *place = new;
+                }
+                Ok(())
+            }
+        });
+        let mut records = self.records.lock();
+        let pause = match replaced {
+            Ok(pause) => pause,
+            Err(failure) => {
+                // Back to what is in use, lest a restart finds what was refused.
+                if let Some(directory) = placing.write_to {
+                    let in_use = records.get(&slot).map(|record| record.source.clone());
+                    drop(records);
+                    if let Err(io) = changes::write_back(directory, &slot, in_use.as_ref()) {
+                        let file = directory::wasm_file(directory, &slot);
+                        error!(%io, file = %file.display(), "the file in use was not written back");
+                    }
+                }
+                return Err(failure);
+            }
+        };
+        let deed = match &current {
+            _ if placing.is_rollback => Deed::RolledBack,
+            Some(_) => Deed::Swapped,
+            None => Deed::Added,
+        };
+        let from = current.as_ref().map(|old| old.identity.clone());
+        let before = records.remove(&slot).zip(current.as_ref()).map(|(record, old)| Version {
+            config: old.config_now(),
+            identity: old.identity.clone(),
+            compiled: old.compiled().clone(),
+            source: record.source,
+        });
+        let at = SystemTime::now();
+        let by = placing.by.clone();
+        let record = Record { source, before, since: at, by: by.clone(), stats };
+        records.insert(slot.clone(), record);
+        drop(records);
+        self.refused.lock().remove(&slot);
         // The last to hold it: its store ends here, off the path of messages.
-        drop(old);
-        info!(plugin = %identity, %from, pause_us = pause.as_micros() as u64, "a plugin was swapped");
-        Ok(())
+        drop(current);
+        let to = Some(identity);
+        Ok(Some(self.done(Swap { at, by, deed, slot: Some(slot), from, to, pause })))
     }
 
-    fn remove(&self, slot: &str) {
-        let mut removed = Vec::new();
-        let replaced = self.replace(|plugins| {
-            removed = plugins.extract_if(.., |plugin| plugin.config.slot == slot).collect();
+    /// Takes a plugin out of the chain. None: there was none.
+    fn take_out(&self, slot: &str, by: &By) -> Option<Swap> {
+        let plugin = self.chain.read().plugins().iter().find(|p| p.slot() == slot).cloned()?;
+        let pause = self.replace(|plugins| {
+            plugins.retain(|other| !Arc::ptr_eq(other, &plugin));
             Ok(())
         });
-        for plugin in removed {
-            let pause_us = replaced.as_ref().map_or(0, |pause| pause.as_micros() as u64);
-            info!(plugin = %plugin.identity, pause_us, "a plugin was removed");
+        self.records.lock().remove(slot);
+        Some(self.done(Swap {
+            at: SystemTime::now(),
+            by: by.clone(),
+            deed: Deed::Removed,
+            slot: Some(slot.to_owned()),
+            from: Some(plugin.identity.clone()),
+            to: None,
+            pause: pause.unwrap_or_default(),
+        }))
+    }
+
+    /// Logs a change of the chain, and keeps it.
+    fn done(&self, swap: Swap) -> Swap {
+        let pause_us = swap.pause.as_micros() as u64;
+        let by = swap.by.name();
+        let from = swap.from.as_deref().unwrap_or_default();
+        let plugin = swap.to.as_deref().unwrap_or(from);
+        let slot = swap.slot.as_deref().unwrap_or_default();
+        match swap.deed {
+            Deed::Added => info!(%plugin, %by, pause_us, "a plugin was added"),
+            Deed::Removed => info!(%plugin, %by, pause_us, "a plugin was removed"),
+            Deed::Moved => info!(%plugin, %slot, %by, pause_us, "a plugin was moved"),
+            Deed::RolledBack => info!(%plugin, %from, %by, pause_us, "a plugin was rolled back"),
+            Deed::Swapped | Deed::EngineSwapped | Deed::EngineRolledBack => {
+                info!(%plugin, %from, %by, pause_us, "a plugin was swapped");
+            }
         }
+        self.swaps.record(swap.clone());
+        swap
+    }
+
+    fn was_refused(&self, slot: &str, refused: &PluginError, by: &By) {
+        error!(plugin = refused.plugin, file = %refused.file.display(), step = refused.step,
+            problem = refused.problem, by = %by.name(), "a plugin was refused");
+        let at = SystemTime::now();
+        if let Some(record) = self.records.lock().get(slot) {
+            record.stats.failed(Failure {
+                at,
+                plugin: refused.plugin.as_str().into(),
+                step: refused.step,
+                problem: refused.problem.clone(),
+                file: Some(refused.file.clone()),
+            });
+        }
+        self.refused.lock().insert(slot.to_owned(), (at, refused.clone()));
     }
 
     /// Takes the chain, changes it, and answers for how long it was held from
@@ -213,7 +366,7 @@ impl Middleware {
         let mut chain = self.chain.write();
         let mut plugins = chain.plugins().to_vec();
         change(&mut plugins)?;
-        *chain = Chain::new(plugins);
+        *chain = Chain::new(plugins).traced_by(self.tracer.clone());
         drop(chain);
         Ok(started.elapsed())
     }

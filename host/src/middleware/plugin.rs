@@ -5,9 +5,10 @@
 //! doubles. Until it is back, the plugin's policy decides for the connections
 //! that it serves.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -17,12 +18,13 @@ use super::PluginError;
 use super::bindings::{CompiledPlugin, Fault, Hooks, Instance, Lent};
 use super::counters::CounterSpace;
 use super::directory::PluginConfig;
+use super::stats::{Failure, Hook, PluginStats};
 use crate::hub::connections::{ConnectionId, Connections};
 use crate::protocol::command::{Refusal, UNAVAILABLE};
 use crate::wasm::{ComponentLog, Limits};
 
 /// What a plugin's absence means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TrapPolicy {
     /// What it guards is refused.
@@ -48,8 +50,12 @@ pub struct Surroundings {
 pub struct Plugin {
     /// What it is called, as the client is told: `name@version`.
     pub identity: Arc<str>,
-    /// How it is configured.
+    /// How it is configured; its place may be another by now.
     pub config: PluginConfig,
+    /// What is counted of its slot.
+    pub stats: Arc<PluginStats>,
+    /// Its slot and its file now.
+    place: Mutex<(String, PathBuf)>,
     /// What it does when it cannot answer.
     pub policy: TrapPolicy,
     /// The first connection that its slot was asked about; set while the chain
@@ -79,6 +85,7 @@ impl Plugin {
         config: PluginConfig,
         compiled: Arc<CompiledPlugin>,
         counters: Arc<CounterSpace>,
+        stats: Arc<PluginStats>,
         surroundings: Surroundings,
     ) -> Result<Arc<Plugin>, PluginError> {
         let hooks = compiled.hooks();
@@ -96,6 +103,8 @@ impl Plugin {
                 instances: Box::default(),
                 log: ComponentLog::new(&config.name, config.limits.log_lines_per_second_max),
                 counters,
+                stats,
+                place: Mutex::new((config.slot.clone(), config.file.clone())),
                 config,
                 surroundings,
                 own: own.clone(),
@@ -107,6 +116,11 @@ impl Plugin {
             plugin
         });
         failed.map(|()| plugin)
+    }
+
+    /// Its code.
+    pub fn compiled(&self) -> &Arc<CompiledPlugin> {
+        &self.compiled
     }
 
     /// Which hooks it has.
@@ -130,6 +144,55 @@ impl Plugin {
                 None
             }
         }
+    }
+
+    /// As `ask`, counted: a call of this hook about so many items. Also answers how
+    /// long it took, without the wait for the instance.
+    pub fn call<T>(
+        &self,
+        hook: Hook,
+        items: usize,
+        connection: ConnectionId,
+        question: impl FnOnce(&mut Instance) -> Result<T, Fault>,
+    ) -> (Option<T>, Duration) {
+        let mut took = None;
+        let answer = self.ask(connection, |instance| {
+            let started = Instant::now();
+            let answer = question(instance);
+            took = Some(started.elapsed());
+            answer
+        });
+        if let Some(took) = took {
+            self.stats.of(hook).called(items, took);
+        }
+        (answer, took.unwrap_or_default())
+    }
+
+    /// Its place in the chain.
+    pub fn slot(&self) -> String {
+        self.place.lock().0.clone()
+    }
+
+    /// Gives it another place; the chain is sorted afterwards.
+    pub fn move_to(&self, slot: String, file: PathBuf) {
+        *self.place.lock() = (slot, file);
+    }
+
+    /// How it is configured, in the place where it is now.
+    pub fn config_now(&self) -> PluginConfig {
+        let (slot, file) = self.place.lock().clone();
+        PluginConfig { slot, file, ..self.config.clone() }
+    }
+
+    /// What the memories of each instance hold; none: it is being rebuilt, or busy
+    /// for longer than a call may take.
+    pub fn memory_bytes(&self) -> Vec<Option<usize>> {
+        let patience = self.config.limits.call_budget;
+        let of = |state: &Mutex<InstanceState>| {
+            let state = state.try_lock_for(patience)?;
+            state.instance.as_ref().map(|instance| instance.memory_bytes())
+        };
+        self.instances.iter().map(of).collect()
     }
 
     /// What a client is told when the policy is closed.
@@ -244,6 +307,13 @@ impl Plugin {
 
     fn failed(&self, number: usize, state: &mut InstanceState, fault: &Fault) {
         state.instance = None;
+        self.stats.failed(Failure {
+            at: SystemTime::now(),
+            plugin: self.identity.clone(),
+            step: fault.hook,
+            problem: fault.problem.clone(),
+            file: None,
+        });
         let now = Instant::now();
         let long_ago = |at: Instant| now - at > 2 * self.surroundings.rebuild_backoff_max;
         if state.failed_at.is_none_or(long_ago) {
@@ -282,6 +352,7 @@ impl Plugin {
                 match built {
                     Ok(instance) => {
                         state.instance = Some(Box::new(instance));
+                        plugin.stats.rebuilt();
                         info!(plugin = %plugin.identity, instance = number, "a plugin was rebuilt");
                     }
                     Err(error) => {

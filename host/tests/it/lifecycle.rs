@@ -43,7 +43,11 @@ async fn sigterm_says_goodbye_and_ends_with_0() -> Result<()> {
     let (status, stdout) = server.exit().await?;
     assert_eq!(status.code(), Some(0));
     let schemes: Vec<_> = stdout.iter().map(|line| line.split("://").next()).collect();
-    assert_eq!(schemes, [Some("ws"), Some("resp")], "stdout holds the addresses, nothing else");
+    assert_eq!(
+        schemes,
+        [Some("ws"), Some("resp"), Some("http")],
+        "stdout holds the addresses, nothing else"
+    );
     assert!(!server.log().contains("panicked"));
     Ok(())
 }

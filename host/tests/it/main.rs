@@ -20,4 +20,5 @@ mod swap;
 mod swap_under_load;
 mod traps;
 
+mod admin;
 mod parity;

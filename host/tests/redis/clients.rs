@@ -43,7 +43,8 @@ async fn run(name: &'static str, program: PathBuf, script: &str, words: &[&str])
 
 /// A server whose door for Redis clients is where that of another was.
 pub async fn restart(address: &str) -> Result<Server> {
-    let server = Server::run_with(&["serve", "--http", "127.0.0.1:0", "--resp", address])?;
+    let server =
+        Server::run_with(&["serve", "--http", "127.0.0.1:0", "--resp", address, "--admin", "off"])?;
     server.resp_address().await?;
     Ok(server)
 }

@@ -10,6 +10,7 @@
 
 mod io;
 mod log;
+mod metadata;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use wasmtime::{Config, Engine, ResourceLimiter, Store, Trap, UpdateDeadline, Was
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 pub use log::ComponentLog;
+pub use metadata::own_version;
 
 /// The contract that this host serves.
 pub const CONTRACT: &str = "switchyard:pubsub";
@@ -86,6 +88,11 @@ impl StoreState {
     /// The store was made with something else.
     pub fn lent<T: 'static>(&self) -> &T {
         self.lent.downcast_ref().expect("a store is made with what its linker lends")
+    }
+
+    /// What its memories hold together.
+    pub fn memory_bytes(&self) -> usize {
+        self.limiter.memory_bytes
     }
 }
 

@@ -226,6 +226,8 @@ impl Kind {
                     &http,
                     "--resp",
                     &resp,
+                    "--admin",
+                    "off",
                     "--plugins",
                     &word(directory),
                     "--engine",

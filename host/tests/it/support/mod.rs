@@ -1,5 +1,7 @@
 //! What the tests share: a running server, clients for it, components to load.
 
+#[allow(dead_code, reason = "only `tests/it` operates a server")]
+pub mod admin;
 pub mod components;
 pub mod node_host;
 pub mod process;

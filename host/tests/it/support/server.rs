@@ -56,7 +56,8 @@ impl Launch {
             server.url().await?;
             return Ok(server);
         }
-        let words = ["serve", "--http", "127.0.0.1:0", "--resp", "127.0.0.1:0"];
+        let free = "127.0.0.1:0";
+        let words = ["serve", "--http", free, "--resp", free, "--admin", free];
         let mut words: Vec<OsString> = words.map(Into::into).into();
         if self.engine == Engine::Native {
             words.extend(["--engine", "native"].map(Into::into));
@@ -121,6 +122,12 @@ impl Server {
         let url = self.process.line_with(Pipe::Stdout, "resp://").await?;
         let address = url.strip_prefix("resp://").and_then(|address| address.parse().ok());
         address.with_context(|| format!("the server's address is not resp://IP:PORT: {url}"))
+    }
+
+    /// Where its admin API is: `http://…`.
+    #[allow(dead_code, reason = "only `tests/it` asks")]
+    pub async fn admin_url(&self) -> Result<String> {
+        self.process.line_with(Pipe::Stdout, "http://").await
     }
 
     /// A client on the default path, without a sub-protocol.

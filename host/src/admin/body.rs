@@ -1,0 +1,151 @@
+//! The bodies of requests: how large, for how long, of which kind.
+
+use std::future::poll_fn;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use hyper::body::Body as _;
+use serde::de::DeserializeOwned;
+
+use super::Admin;
+use super::error::ApiError;
+use super::view::OfferBody;
+
+/// A body that is JSON, or nothing where nothing is required.
+pub struct JsonBody<T>(pub T);
+
+/// A component, as somebody offers it.
+pub struct OfferedComponent {
+    /// The component.
+    pub wasm: Arc<[u8]>,
+    /// Where it was read from; none: it was uploaded.
+    pub file: Option<PathBuf>,
+    /// What is to stand beside it.
+    pub config: Option<String>,
+}
+
+const JSON: &str = "application/json";
+const WASM: &str = "application/wasm";
+
+impl<T: DeserializeOwned> FromRequest<Admin> for JsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, admin: &Admin) -> Result<JsonBody<T>, ApiError> {
+        let kind = content_type(request.headers());
+        let bytes = read(request.into_body(), admin, admin.config.body_bytes_max).await?;
+        // A page in a browser cannot send this kind unasked, unlike the one it takes
+        // when nothing is said.
+        if kind.as_deref() != Some(JSON) && !bytes.is_empty() {
+            return Err(wrong_kind(JSON));
+        }
+        let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        serde_json::from_slice(bytes)
+            .map(JsonBody)
+            .map_err(|error| ApiError::bad_request(format!("the body: {error}")))
+    }
+}
+
+impl FromRequest<Admin> for OfferedComponent {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, admin: &Admin) -> Result<OfferedComponent, ApiError> {
+        let upload_bytes_max = admin.config.upload_bytes_max;
+        let is_json = match content_type(request.headers()).as_deref() {
+            Some(WASM) => false,
+            Some(JSON) => true,
+            _ => return Err(wrong_kind("application/wasm or application/json")),
+        };
+        if !is_json {
+            let bytes = read(request.into_body(), admin, upload_bytes_max).await?;
+            return Ok(OfferedComponent { wasm: bytes.into(), file: None, config: None });
+        }
+        // Base64 makes four bytes of three.
+        let bytes_max = upload_bytes_max / 3 * 4 + admin.config.body_bytes_max;
+        let bytes = read(request.into_body(), admin, bytes_max).await?;
+        let OfferBody { path, wasm, config } = serde_json::from_slice(&bytes)
+            .map_err(|error| ApiError::bad_request(format!("the body: {error}")))?;
+        match (path, wasm) {
+            (Some(path), None) => {
+                let path = PathBuf::from(path);
+                let reading = path.clone();
+                let bytes =
+                    tokio::task::spawn_blocking(move || read_file(&reading, upload_bytes_max))
+                        .await
+                        .map_err(|_| ApiError::internal())?;
+                let bytes = bytes.map_err(|problem| {
+                    let words = format!("cannot read {}: {problem}", path.display());
+                    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "unreadable", words)
+                })?;
+                Ok(OfferedComponent { wasm: bytes.into(), file: Some(path), config })
+            }
+            (None, Some(wasm)) => {
+                let bytes = BASE64_STANDARD
+                    .decode(wasm)
+                    .map_err(|error| ApiError::bad_request(format!("wasm: {error}")))?;
+                if bytes.len() > upload_bytes_max {
+                    return Err(too_large(upload_bytes_max));
+                }
+                Ok(OfferedComponent { wasm: bytes.into(), file: None, config })
+            }
+            _ => Err(ApiError::bad_request("the body must have either \"path\" or \"wasm\"")),
+        }
+    }
+}
+
+fn read_file(path: &std::path::Path, bytes_max: usize) -> Result<Vec<u8>, String> {
+    let metadata = std::fs::metadata(path).map_err(|io| io.to_string())?;
+    if !metadata.is_file() {
+        return Err("it is not a file".to_owned());
+    }
+    if metadata.len() > bytes_max as u64 {
+        return Err(format!("it is over {bytes_max} bytes (admin.upload_bytes_max)"));
+    }
+    std::fs::read(path).map_err(|io| io.to_string())
+}
+
+fn content_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let kind = value.split(';').next().unwrap_or_default();
+    Some(kind.trim().to_ascii_lowercase())
+}
+
+fn wrong_kind(right: &str) -> ApiError {
+    let words = format!("the Content-Type must be {right}");
+    ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong-kind", words)
+}
+
+fn too_large(bytes_max: usize) -> ApiError {
+    let words = format!("the body is over {bytes_max} bytes");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", words)
+}
+
+async fn read(mut body: Body, admin: &Admin, bytes_max: usize) -> Result<Vec<u8>, ApiError> {
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(too_large(bytes_max));
+    }
+    let reading = async {
+        let mut bytes = Vec::new();
+        while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+            let frame = frame.map_err(|_| ApiError::bad_request("the body broke off"))?;
+            if let Some(data) = frame.data_ref() {
+                if bytes.len() + data.len() > bytes_max {
+                    return Err(too_large(bytes_max));
+                }
+                bytes.extend_from_slice(data);
+            }
+        }
+        Ok(bytes)
+    };
+    let timed_out = |_| {
+        let words = "the body took too long (admin.request_timeout_ms)";
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", words)
+    };
+    tokio::time::timeout(admin.config.request_time, reading).await.map_err(timed_out)?
+}

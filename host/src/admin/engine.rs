@@ -1,0 +1,59 @@
+//! The engine: what it is, and replacing it.
+
+use axum::extract::State;
+use axum::{Extension, Json};
+
+use super::body::{JsonBody, OfferedComponent};
+use super::error::ApiError;
+use super::view::{EngineView, NoBody, SwapView, unix_ms};
+use super::{Admin, blocking};
+use crate::middleware::stats::By;
+use crate::wasm;
+
+/// `GET /v1/engine`
+pub async fn show(State(admin): State<Admin>) -> Result<Json<EngineView>, ApiError> {
+    // While it is swapped, that is waited for.
+    blocking(move || {
+        let status = admin.engine.status();
+        Ok(Json(EngineView {
+            version: status.version,
+            own_version: status.bytes.as_deref().and_then(wasm::own_version),
+            component_bytes: status.bytes.as_deref().map(<[u8]>::len),
+            origin: status.origin,
+            shards: admin.services.hub.spread(),
+            since_ms: unix_ms(status.since),
+            by: status.by.name().to_owned(),
+            previous: status.before,
+        }))
+    })
+    .await
+}
+
+/// `POST /v1/engine/swap`
+pub async fn swap(
+    State(admin): State<Admin>,
+    Extension(by): Extension<By>,
+    OfferedComponent { wasm, file, config }: OfferedComponent,
+) -> Result<Json<SwapView>, ApiError> {
+    if config.is_some() {
+        return Err(ApiError::bad_request("an engine has no config"));
+    }
+    blocking(move || {
+        let swap = admin.engine.swap(wasm, file.as_deref(), &by)?;
+        Ok(Json(SwapView::from(&swap)))
+    })
+    .await
+}
+
+/// `POST /v1/engine/rollback`
+pub async fn roll_back(
+    State(admin): State<Admin>,
+    Extension(by): Extension<By>,
+    JsonBody(NoBody {}): JsonBody<NoBody>,
+) -> Result<Json<SwapView>, ApiError> {
+    blocking(move || {
+        let swap = admin.engine.roll_back(&by)?;
+        Ok(Json(SwapView::from(&swap)))
+    })
+    .await
+}

@@ -1,0 +1,117 @@
+//! What went wrong, as the API says it: `{code, message, step, plugin, file}`.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::http::header::WWW_AUTHENTICATE;
+use axum::response::{IntoResponse, Response};
+
+use super::view::ErrorView;
+use crate::engine::EngineError;
+use crate::engine_swap::EngineSwapError;
+use crate::middleware::PluginError;
+use crate::middleware::changes::ChangeError;
+
+/// A request that was not carried out.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    view: Box<ErrorView>,
+}
+
+impl ApiError {
+    /// One that says no more than this. The code is a stable word.
+    pub fn new(status: StatusCode, code: &str, message: impl Into<String>) -> ApiError {
+        let view =
+            ErrorView { code: code.to_owned(), message: message.into(), ..ErrorView::default() };
+        ApiError { status, view: Box::new(view) }
+    }
+
+    /// The request is not what would be right.
+    pub fn bad_request(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::BAD_REQUEST, "bad-request", message)
+    }
+
+    /// What happens when a handler panics or is cut off.
+    pub fn internal() -> ApiError {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        ApiError::new(status, "internal", "the server failed; its log says how")
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.view)).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, "Bearer".parse().expect("it is text"));
+        }
+        response
+    }
+}
+
+impl From<PluginError> for ApiError {
+    fn from(error: PluginError) -> ApiError {
+        let PluginError { plugin, file, step, problem } = error;
+        let status = match step {
+            "write" => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        let view = ErrorView {
+            code: "refused".to_owned(),
+            message: problem,
+            step: Some(step.to_owned()),
+            plugin: Some(plugin),
+            file: Some(file.display().to_string()),
+        };
+        ApiError { status, view: Box::new(view) }
+    }
+}
+
+impl From<ChangeError> for ApiError {
+    fn from(error: ChangeError) -> ApiError {
+        let (status, code) = match error {
+            ChangeError::Refused(refused) => return refused.into(),
+            ChangeError::NoSuchPlugin(_) => (StatusCode::NOT_FOUND, "no-such-plugin"),
+            ChangeError::Ambiguous(_) => (StatusCode::CONFLICT, "ambiguous"),
+            ChangeError::SlotTaken(_) => (StatusCode::CONFLICT, "slot-taken"),
+            ChangeError::NothingBefore(_) => (StatusCode::CONFLICT, "nothing-before"),
+            ChangeError::BadSlot(_) | ChangeError::OtherName { .. } => {
+                (StatusCode::BAD_REQUEST, "bad-request")
+            }
+            ChangeError::NoPlace(_) => (StatusCode::CONFLICT, "no-place"),
+        };
+        ApiError::new(status, code, error.to_string())
+    }
+}
+
+impl From<EngineSwapError> for ApiError {
+    fn from(error: EngineSwapError) -> ApiError {
+        let (status, code) = match &error {
+            EngineSwapError::NothingBefore => (StatusCode::CONFLICT, "nothing-before"),
+            EngineSwapError::Unwritable { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "refused"),
+            EngineSwapError::Refused(_) | EngineSwapError::Failed(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "refused")
+            }
+        };
+        let (message, step, file) = match error {
+            EngineSwapError::Refused(EngineError::Refused { step, path, problem }) => {
+                (problem, Some(step), Some(path))
+            }
+            EngineSwapError::Refused(EngineError::Unreadable { path, source }) => {
+                (source.to_string(), Some("read"), Some(path))
+            }
+            EngineSwapError::Failed(problem) => (problem, Some("swap"), None),
+            EngineSwapError::Unwritable { path, source } => {
+                (source.to_string(), Some("write"), Some(path))
+            }
+            EngineSwapError::NothingBefore => (error.to_string(), None, None),
+        };
+        let view = ErrorView {
+            code: code.to_owned(),
+            message,
+            step: step.map(str::to_owned),
+            plugin: None,
+            file: file.map(|file| file.display().to_string()),
+        };
+        ApiError { status, view: Box::new(view) }
+    }
+}

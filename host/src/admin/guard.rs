@@ -1,0 +1,125 @@
+//! Who may ask.
+//!
+//! Where there are tokens, each request must show one. Where there are none, which
+//! is so on loopback only, the danger is a page in somebody's browser: it may not
+//! ask from another origin, and not under a name that was pointed at loopback (DNS
+//! rebinding).
+
+use std::net::IpAddr;
+
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::Admin;
+use super::error::ApiError;
+use crate::middleware::stats::By;
+
+/// Turns away what a browser asks for a page of somebody else.
+///
+/// # Errors
+///
+/// It comes from another origin, or under a name that is not this server's.
+pub async fn keep_out_other_origins(
+    State(admin): State<Admin>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    check_origin(request.headers(), admin.config.tokens.is_empty())?;
+    Ok(next.run(request).await)
+}
+
+/// Lets pass who shows a token, or everybody where none is asked for, and notes who
+/// it is.
+///
+/// # Errors
+///
+/// No token, or none that is known.
+pub async fn ask_for_token(
+    State(admin): State<Admin>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let by = if admin.config.tokens.is_empty() {
+        By::Local
+    } else {
+        let token = bearer(request.headers());
+        let name = token.and_then(|token| admin.config.tokens.name_of(token));
+        By::Token(name.ok_or_else(|| {
+            let words = match token {
+                None => "a token is required: Authorization: Bearer TOKEN",
+                Some(_) => "the token is not known",
+            };
+            ApiError::new(StatusCode::UNAUTHORIZED, "unauthorised", words)
+        })?)
+    };
+    request.extensions_mut().insert(by);
+    Ok(next.run(request).await)
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.as_bytes().split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
+}
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+fn check_origin(headers: &HeaderMap, is_open: bool) -> Result<(), ApiError> {
+    let forbidden = |message| Err(ApiError::new(StatusCode::FORBIDDEN, "other-origin", message));
+    let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    let Some(host) = text(&HOST).and_then(|host| host.parse::<Authority>().ok()) else {
+        return Err(ApiError::bad_request("the Host header is missing or is none"));
+    };
+    if is_open && !is_loopback(host.host()) {
+        return forbidden("without tokens, the Host must be localhost or a loopback address");
+    }
+    if matches!(text(&SEC_FETCH_SITE), Some("cross-site" | "same-site")) {
+        return forbidden("pages of other origins may not ask");
+    }
+    match text(&ORIGIN).map(|origin| origin.split_once("://").map(|(_, host)| host)) {
+        None => Ok(()),
+        Some(Some(origin)) if origin.eq_ignore_ascii_case(host.as_str()) => Ok(()),
+        Some(_) => forbidden("pages of other origins may not ask"),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(headers: &[(HeaderName, &'static str)], is_open: bool, expected: bool) {
+        let map: HeaderMap = headers
+            .iter()
+            .map(|(name, value)| (name.clone(), value.parse().expect("a value")))
+            .collect();
+        assert_eq!(check_origin(&map, is_open).is_ok(), expected, "{headers:?}");
+    }
+
+    #[test]
+    fn a_page_of_another_origin_is_kept_out() {
+        for host in ["127.0.0.1:8081", "localhost:8081", "[::1]:8081", "127.8.8.8"] {
+            check(&[(HOST, host)], true, true);
+        }
+        // A name that somebody pointed at loopback.
+        check(&[(HOST, "evil.example:8081")], true, false);
+        check(&[(HOST, "admin.example:8081")], false, true);
+        check(&[], true, false);
+        let host = (HOST, "localhost:8081");
+        check(&[host.clone(), (ORIGIN, "http://localhost:8081")], true, true);
+        check(&[host.clone(), (ORIGIN, "http://localhost:8080")], true, false);
+        check(&[host.clone(), (ORIGIN, "https://evil.example")], false, false);
+        check(&[host.clone(), (ORIGIN, "null")], true, false);
+        check(&[host.clone(), (SEC_FETCH_SITE, "same-origin")], true, true);
+        check(&[host.clone(), (SEC_FETCH_SITE, "none")], true, true);
+        check(&[host, (SEC_FETCH_SITE, "cross-site")], true, false);
+    }
+}

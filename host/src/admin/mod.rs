@@ -1,0 +1,139 @@
+//! The admin API: how a server is operated while it runs.
+//!
+//! A listener of its own, apart from those of clients. `router` has all routes;
+//! what they do is in the file of what they are about; `view` is what they say. It
+//! changes nothing itself: it asks the middleware, the engine and the hub, which
+//! files and signals ask, too.
+
+mod body;
+mod connections;
+mod engine;
+mod error;
+mod guard;
+mod plugins;
+mod router;
+mod stats;
+pub mod tokens;
+mod trace;
+pub mod view;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tracing::{debug, warn};
+
+use crate::config::AdminConfig;
+use crate::engine_swap::EngineSwaps;
+use crate::session::Services;
+use error::ApiError;
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub struct Admin {
+    config: Arc<AdminConfig>,
+    services: Services,
+    engine: Arc<EngineSwaps>,
+    /// Turns true when the server ends; set by the listener.
+    ending: watch::Receiver<bool>,
+}
+
+impl Admin {
+    /// The API of a server of these parts.
+    pub fn new(config: AdminConfig, services: Services, engine: Arc<EngineSwaps>) -> Admin {
+        let (_never, ending) = watch::channel(false);
+        Admin { config: Arc::new(config), services, engine, ending }
+    }
+}
+
+/// The listener of the admin API.
+pub struct AdminListener {
+    listener: TcpListener,
+    admin: Admin,
+}
+
+/// How large the head of a request may be: what hyper takes at least, and room for
+/// the cookies of other things on the same host.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// How long to wait before accepting again after it failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl AdminListener {
+    /// A listener that nobody is served on yet.
+    pub fn new(listener: TcpListener, admin: Admin) -> AdminListener {
+        AdminListener { listener, admin }
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    ///
+    /// The operating system has forgotten it.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until it is dropped, or `ending` says so.
+    pub async fn serve(self, ending: watch::Receiver<bool>) {
+        let AdminListener { listener, mut admin } = self;
+        admin.ending = ending.clone();
+        let request_time = admin.config.request_time;
+        let connections = Arc::new(Semaphore::new(admin.config.connections_max));
+        let router = router::router(admin);
+        loop {
+            let permit = connections.clone().acquire_owned().await.expect("it is never closed");
+            let (stream, remote) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    warn!(%error, "an admin connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let serving = serve(stream, router.clone(), request_time, ending.clone());
+            tokio::spawn(async move {
+                if let Err(error) = serving.await {
+                    debug!(%remote, %error, "admin connection lost");
+                }
+                drop(permit);
+            });
+        }
+    }
+}
+
+/// Does what may take a while where no connection waits for it.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    // What panics in there has been logged by the panic hook.
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(ApiError::internal()))
+}
+
+async fn serve(
+    stream: TcpStream,
+    router: axum::Router,
+    request_time: Duration,
+    mut ending: watch::Receiver<bool>,
+) -> hyper::Result<()> {
+    let _not_worth_a_word = stream.set_nodelay(true);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // Also the time for which an idle connection is kept.
+        .header_read_timeout(request_time)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        served = connection.as_mut() => return served,
+        _ = ending.wait_for(|ending| *ending) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    connection.await
+}

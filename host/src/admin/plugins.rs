@@ -1,0 +1,217 @@
+//! The plugins: what there is, and changing it.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::{Extension, Json};
+
+use super::body::{JsonBody, OfferedComponent};
+use super::error::ApiError;
+use super::view::{
+    FailureView, HistogramView, HookView, LimitsView, MoveBody, NoBody, PluginView, PluginsView,
+    RefusedView, ReloadBody, State as PluginState, SwapView, VerdictView, unix_ms,
+};
+use super::{Admin, blocking};
+use crate::middleware::Middleware;
+use crate::middleware::changes::{ChangeError, Offer, Place, Status};
+use crate::middleware::stats::{By, Hook, Swap};
+use crate::wasm;
+
+/// `GET /v1/plugins`
+pub async fn list(State(admin): State<Admin>) -> Result<Json<PluginsView>, ApiError> {
+    // Asking how much memory an instance holds waits for the call it is in.
+    blocking(move || {
+        let middleware = &admin.services.middleware;
+        Ok(Json(PluginsView {
+            directory: middleware.directory().map(|directory| directory.display().to_string()),
+            plugins: all(middleware),
+            refused: refused(middleware),
+        }))
+    })
+    .await
+}
+
+/// `GET /v1/plugins/{plugin}`
+pub async fn show(
+    State(admin): State<Admin>,
+    Path(plugin): Path<String>,
+) -> Result<Json<PluginView>, ApiError> {
+    blocking(move || {
+        let middleware = &admin.services.middleware;
+        let slot = middleware.slot_of(&plugin)?;
+        let found = all(middleware).into_iter().find(|plugin| plugin.slot == slot);
+        Ok(Json(found.ok_or(ChangeError::NoSuchPlugin(plugin))?))
+    })
+    .await
+}
+
+/// `POST /v1/plugins/{plugin}`
+pub async fn load(
+    State(admin): State<Admin>,
+    Extension(by): Extension<By>,
+    Path(slot): Path<String>,
+    offered: OfferedComponent,
+) -> Result<Json<SwapView>, ApiError> {
+    change(admin, move |middleware| middleware.load(&slot, offer(offered), &by)).await
+}
+
+/// `POST /v1/plugins/{plugin}/swap`
+pub async fn swap(
+    State(admin): State<Admin>,
+    Extension(by): Extension<By>,
+    Path(plugin): Path<String>,
+    offered: OfferedComponent,
+) -> Result<Json<SwapView>, ApiError> {
+    change(admin, move |middleware| middleware.swap(&plugin, offer(offered), &by)).await
+}
+
+/// `DELETE /v1/plugins/{plugin}`
+pub async fn remove(
+    State(admin): State<Admin>,
+    Extension(by): Extension<By>,
+    Path(plugin): Path<String>,
+) -> Result<Json<SwapView>, ApiError> {
+    change(admin, move |middleware| middleware.remove(&plugin, &by)).await
+}
+
+/// `POST /v1/plugins/{plugin}/rollback`
+pub async fn roll_back(
+    State(admin): State<Admin>,
+    Extension(by): Extension<By>,
+    Path(plugin): Path<String>,
+    JsonBody(NoBody {}): JsonBody<NoBody>,
+) -> Result<Json<SwapView>, ApiError> {
+    change(admin, move |middleware| middleware.roll_back(&plugin, &by)).await
+}
+
+/// `POST /v1/plugins/{plugin}/move`
+pub async fn move_to(
+    State(admin): State<Admin>,
+    Extension(by): Extension<By>,
+    Path(plugin): Path<String>,
+    JsonBody(body): JsonBody<MoveBody>,
+) -> Result<Json<SwapView>, ApiError> {
+    let place = match body {
+        MoveBody { before: Some(slot), after: None, to: None } => Place::Before(slot),
+        MoveBody { before: None, after: Some(slot), to: None } => Place::Behind(slot),
+        MoveBody { before: None, after: None, to: Some(slot) } => Place::Slot(slot),
+        _ => {
+            let words = "the body must have one of \"before\", \"after\" and \"to\"";
+            return Err(ApiError::bad_request(words));
+        }
+    };
+    change(admin, move |middleware| middleware.move_to(&plugin, &place, &by)).await
+}
+
+/// `POST /v1/plugins/{plugin}/reload`
+pub async fn reload(
+    State(admin): State<Admin>,
+    Extension(by): Extension<By>,
+    Path(plugin): Path<String>,
+    JsonBody(ReloadBody { config }): JsonBody<ReloadBody>,
+) -> Result<Json<SwapView>, ApiError> {
+    change(admin, move |middleware| middleware.reload(&plugin, config, &by)).await
+}
+
+/// Has the middleware change something, on a thread that nobody waits for. It goes
+/// on when the client leaves.
+async fn change(
+    admin: Admin,
+    change: impl FnOnce(&Middleware) -> Result<Swap, ChangeError> + Send + 'static,
+) -> Result<Json<SwapView>, ApiError> {
+    blocking(move || {
+        let swap = change(&admin.services.middleware)?;
+        Ok(Json(SwapView::from(&swap)))
+    })
+    .await
+}
+
+fn offer(offered: OfferedComponent) -> Offer {
+    let OfferedComponent { wasm, file, config } = offered;
+    Offer { wasm, file, toml: config }
+}
+
+fn all(middleware: &Middleware) -> Vec<PluginView> {
+    middleware
+        .status()
+        .into_iter()
+        .zip(1..)
+        .map(|(status, position)| view(&status, position))
+        .collect()
+}
+
+fn view(status: &Status, position: usize) -> PluginView {
+    let Status { plugin, config, wasm, is_configured, before, since, by } = status;
+    let hooks = plugin.hooks();
+    let hooks = [
+        ("admission", hooks.admission),
+        ("access", hooks.access),
+        ("messages", hooks.messages),
+        ("deliveries", hooks.deliveries),
+        ("snapshot", hooks.snapshot),
+    ];
+    let memory_bytes = plugin.memory_bytes();
+    PluginView {
+        slot: config.slot.clone(),
+        name: config.name.clone(),
+        position,
+        version: config.version.clone(),
+        own_version: wasm::own_version(wasm),
+        component_bytes: wasm.len(),
+        file: config.file.display().to_string(),
+        config_file: is_configured.then(|| match config.file.extension() {
+            Some(_) => config.file.with_extension("toml").display().to_string(),
+            None => config.file.display().to_string(),
+        }),
+        policy: plugin.policy,
+        hooks: hooks.iter().filter(|(_, has)| *has).map(|(name, _)| (*name).to_owned()).collect(),
+        state: match memory_bytes.iter().all(Option::is_some) {
+            true => PluginState::Running,
+            false => PluginState::Rebuilding,
+        },
+        instances: config.instances,
+        memory_bytes,
+        limits: LimitsView {
+            call_budget_ms: config.limits.call_budget.as_millis() as u64,
+            init_budget_ms: config.limits.init_budget.as_millis() as u64,
+            memory_bytes_max: config.limits.memory_bytes_max,
+            log_lines_per_second_max: config.limits.log_lines_per_second_max,
+            counters: config.counters.clone(),
+        },
+        since_ms: unix_ms(*since),
+        by: by.name().to_owned(),
+        previous: before.as_ref().map(|before| before.as_ref().to_owned()),
+        rebuilds: plugin.stats.rebuilds(),
+        stats: Hook::ALL.into_iter().filter_map(|hook| hook_view(plugin, hook)).collect(),
+        failures: plugin.stats.failures().iter().map(FailureView::from).collect(),
+    }
+}
+
+/// What was counted of a hook; none: it was never called.
+fn hook_view(plugin: &Arc<crate::middleware::plugin::Plugin>, hook: Hook) -> Option<HookView> {
+    let stats = plugin.stats.of(hook);
+    let [calls, items, faults] = stats.totals();
+    let verdicts = stats.verdicts().filter(|(_, count)| *count > 0);
+    let verdicts: Vec<VerdictView> =
+        verdicts.map(|(verdict, count)| VerdictView { verdict, count }).collect();
+    (calls > 0 || !verdicts.is_empty()).then(|| HookView {
+        hook,
+        calls,
+        items,
+        faults,
+        verdicts,
+        time: HistogramView::new(&stats.time.read()),
+    })
+}
+
+fn refused(middleware: &Middleware) -> Vec<RefusedView> {
+    let refused = middleware.refused().into_iter().map(|(slot, at, error)| RefusedView {
+        slot,
+        at_ms: unix_ms(at),
+        plugin: error.plugin,
+        step: error.step.to_owned(),
+        message: error.problem,
+        file: error.file.display().to_string(),
+    });
+    refused.collect()
+}

@@ -1,0 +1,104 @@
+//! All routes of the admin API, in one table.
+
+use axum::Json;
+use axum::Router;
+use axum::http::{Method, StatusCode};
+use axum::middleware::from_fn_with_state;
+use axum::response::IntoResponse;
+use axum::routing::{MethodRouter, delete, get, post};
+
+use super::error::ApiError;
+use super::{Admin, connections, engine, guard, plugins, stats, trace};
+
+/// A route. Those that anybody may ask without a token get a table of their own.
+pub struct Route {
+    /// Its method.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test holds the documentation to it"))]
+    pub method: Method,
+    /// Its path, as OpenAPI writes it.
+    pub path: &'static str,
+    handler: MethodRouter<Admin>,
+}
+
+/// The routes that ask for a token where there are tokens.
+pub fn routes() -> Vec<Route> {
+    let route = |method, path, handler| Route { method, path, handler };
+    vec![
+        route(Method::GET, "/v1/plugins", get(plugins::list)),
+        route(Method::GET, "/v1/plugins/{plugin}", get(plugins::show)),
+        route(Method::POST, "/v1/plugins/{plugin}", post(plugins::load)),
+        route(Method::DELETE, "/v1/plugins/{plugin}", delete(plugins::remove)),
+        route(Method::POST, "/v1/plugins/{plugin}/swap", post(plugins::swap)),
+        route(Method::POST, "/v1/plugins/{plugin}/rollback", post(plugins::roll_back)),
+        route(Method::POST, "/v1/plugins/{plugin}/move", post(plugins::move_to)),
+        route(Method::POST, "/v1/plugins/{plugin}/reload", post(plugins::reload)),
+        route(Method::GET, "/v1/engine", get(engine::show)),
+        route(Method::POST, "/v1/engine/swap", post(engine::swap)),
+        route(Method::POST, "/v1/engine/rollback", post(engine::roll_back)),
+        route(Method::GET, "/v1/connections", get(connections::list)),
+        route(Method::GET, "/v1/connections/{connection}", get(connections::show)),
+        route(Method::DELETE, "/v1/connections/{connection}", delete(connections::close)),
+        route(Method::GET, "/v1/stats", get(stats::show)),
+        route(Method::GET, "/v1/trace", get(trace::stream)),
+        route(Method::GET, "/v1/openapi.json", get(openapi)),
+    ]
+}
+
+/// The whole API.
+pub fn router(admin: Admin) -> Router {
+    let guarded = routes()
+        .into_iter()
+        .fold(Router::new(), |router, route| router.route(route.path, route.handler))
+        .route_layer(from_fn_with_state(admin.clone(), guard::ask_for_token));
+    Router::new()
+        .merge(guarded)
+        .fallback(|| async {
+            ApiError::new(
+                StatusCode::NOT_FOUND,
+                "not-found",
+                "see /v1/openapi.json for what is here",
+            )
+        })
+        .method_not_allowed_fallback(|| async {
+            let status = StatusCode::METHOD_NOT_ALLOWED;
+            ApiError::new(status, "wrong-method", "see /v1/openapi.json for what is here")
+        })
+        .layer(from_fn_with_state(admin.clone(), guard::keep_out_other_origins))
+        .with_state(admin)
+}
+
+/// The API, documented as OpenAPI 3.1.
+const OPENAPI: &str = include_str!("openapi.json");
+
+async fn openapi() -> impl IntoResponse {
+    Json(serde_json::value::RawValue::from_string(OPENAPI.to_owned()).expect("a test parses it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn every_route_is_documented_and_nothing_else() {
+        let openapi: Value = serde_json::from_str(OPENAPI).expect("it is JSON");
+        assert_eq!(openapi["openapi"], "3.1.0");
+        let documented: BTreeSet<String> = openapi["paths"]
+            .as_object()
+            .expect("there are paths")
+            .iter()
+            .flat_map(|(path, methods)| {
+                let methods = methods.as_object().expect("there are methods").keys();
+                methods
+                    .filter(|key| *key != "parameters")
+                    .map(move |method| format!("{} {path}", method.to_uppercase()))
+            })
+            .collect();
+        let served: BTreeSet<String> =
+            routes().iter().map(|route| format!("{} {}", route.method, route.path)).collect();
+        assert_eq!(documented, served);
+    }
+}

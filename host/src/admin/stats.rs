@@ -1,0 +1,42 @@
+//! What the server counts.
+
+use std::sync::atomic::Ordering;
+
+use axum::Json;
+use axum::extract::State;
+
+use super::error::ApiError;
+use super::view::{HistogramView, StatsView, SwapView};
+use super::{Admin, blocking};
+use crate::protocol::command::Space;
+
+/// `GET /v1/stats`
+pub async fn show(State(admin): State<Admin>) -> Result<Json<StatsView>, ApiError> {
+    // The engine is asked, and may be busy.
+    blocking(move || Ok(Json(read(&admin)))).await
+}
+
+fn read(admin: &Admin) -> StatsView {
+    let services = &admin.services;
+    let (hub, stats, middleware) = (&services.hub, &services.stats, &services.middleware);
+    let [commands, bytes_read, bytes_written] = stats.totals();
+    StatsView {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_ms: stats.started.elapsed().as_millis() as u64,
+        connections: hub.connections().count(),
+        connections_total: stats.connections.load(Ordering::Relaxed),
+        connections_rejected: stats.rejected_connections.load(Ordering::Relaxed),
+        outbox_overflows: stats.outbox_overflows.load(Ordering::Relaxed),
+        commands,
+        bytes_read,
+        bytes_written,
+        channels: hub.channel_count(Space::Channels).ok(),
+        shard_channels: hub.channel_count(Space::ShardChannels).ok(),
+        patterns: hub.pattern_count().ok(),
+        engine: hub.engine_version(),
+        plugins: middleware.chain().plugins().len(),
+        traces: middleware.tracer().count(),
+        swap_pauses: HistogramView::new(&middleware.swaps().pauses.read()),
+        swaps: middleware.swaps().last().iter().map(SwapView::from).collect(),
+    }
+}

@@ -1,0 +1,129 @@
+//! Who may operate the server: names, and the tokens that prove them.
+//!
+//! A token is kept as its hash, so that it cannot be shown by mistake, and compared
+//! in a time that says nothing about it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::middleware::stats::By;
+
+/// Where tokens come from unless the config names a file.
+pub const TOKENS_VARIABLE: &str = "SWITCHYARD_ADMIN_TOKENS";
+
+/// Shorter ones can be guessed.
+const TOKEN_BYTES_MIN: usize = 16;
+/// A `Bearer` header that is longer is none.
+const TOKEN_BYTES_MAX: usize = 1 << 10;
+/// Each is compared with at each request.
+const TOKENS_MAX: usize = 100;
+
+/// Named tokens.
+#[derive(Clone, Default)]
+pub struct Tokens(Vec<(Arc<str>, [u8; 32])>);
+
+impl Tokens {
+    /// Reads `NAME:TOKEN`, one a line or with commas between. Lines that begin with
+    /// `#` say nothing.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong, and never what the token was.
+    pub fn parse(text: &str) -> Result<Tokens, String> {
+        let mut tokens = Tokens::default();
+        let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+        for (number, entry) in lines.flat_map(|line| line.split(',')).map(str::trim).enumerate() {
+            if entry.is_empty() {
+                continue;
+            }
+            let number = number + 1;
+            let (name, token) =
+                entry.split_once(':').ok_or_else(|| format!("token {number} is not NAME:TOKEN"))?;
+            let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            if name.is_empty() || name.len() > 64 || !name.chars().all(is_word) {
+                return Err(format!(
+                    "the name of token {number} is not 1 to 64 letters, digits, '-', '_' and '.'"
+                ));
+            }
+            if By::RESERVED.contains(&name) {
+                return Err(format!("no token can be called {name}, which means something else"));
+            }
+            if tokens.0.iter().any(|(other, _)| **other == *name) {
+                return Err(format!("two tokens are called {name}"));
+            }
+            if token.len() < TOKEN_BYTES_MIN
+                || token.len() > TOKEN_BYTES_MAX
+                || !token.bytes().all(|byte| byte.is_ascii_graphic())
+            {
+                return Err(format!(
+                    "the token {name} is not {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} visible \
+                     characters"
+                ));
+            }
+            if tokens.0.len() == TOKENS_MAX {
+                return Err(format!("there may be {TOKENS_MAX} tokens"));
+            }
+            tokens.0.push((name.into(), Sha256::digest(token).into()));
+        }
+        Ok(tokens)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The name of this token. Compares with all of them, whatever it is.
+    pub fn name_of(&self, token: &[u8]) -> Option<Arc<str>> {
+        let shown: [u8; 32] = Sha256::digest(token).into();
+        let mut found = None;
+        for (name, known) in &self.0 {
+            if bool::from(known.ct_eq(&shown)) {
+                found = Some(name.clone());
+            }
+        }
+        found
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_says_who_it_is_and_never_what() {
+        let text = "# who may\nops:0123456789abcdef, ci:fedcba9876543210\n\n";
+        let tokens = Tokens::parse(text).expect("valid");
+        assert_eq!(tokens.name_of(b"fedcba9876543210").as_deref(), Some("ci"));
+        assert_eq!(tokens.name_of(b"0123456789abcdef").as_deref(), Some("ops"));
+        assert_eq!(tokens.name_of(b"0123456789abcdeF"), None);
+        assert_eq!(tokens.name_of(b""), None);
+        assert_eq!(format!("{tokens:?}"), r#"["ops", "ci"]"#);
+    }
+
+    #[test]
+    fn what_is_no_list_of_tokens_is_refused_without_showing_them() {
+        for (text, expected) in [
+            ("0123456789abcdef", "not NAME:TOKEN"),
+            (":0123456789abcdef", "the name of token 1"),
+            ("a b:0123456789abcdef", "the name of token 1"),
+            ("ops:0123", "not 16 to"),
+            ("ops:0123456789 abcdef", "not 16 to"),
+            ("file:0123456789abcdef", "no token can be called file"),
+            ("a:0123456789abcdef,a:0123456789abcdef", "two tokens are called a"),
+        ] {
+            let problem = Tokens::parse(text).expect_err(text);
+            assert!(problem.contains(expected) && !problem.contains("0123"), "{problem}");
+        }
+        assert!(Tokens::parse("").is_ok_and(|tokens| tokens.is_empty()));
+    }
+}

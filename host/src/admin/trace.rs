@@ -1,0 +1,146 @@
+//! Looking at single messages while they pass: a line of JSON for each thing that
+//! a plugin says, for as long as the client stays.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use hyper::body::Frame;
+use serde::Deserialize;
+use tokio::sync::{mpsc, watch};
+
+use super::Admin;
+use super::error::ApiError;
+use super::view::{Name, SightView, TraceLine, unix_ms};
+use crate::middleware::trace::{Looking, Sight, Wanted};
+
+/// How often something is written, so that a client that is gone is noticed.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// How many lines wait for the client's socket. More wait in the queue of
+/// `admin.trace_queue_max`, where they are counted.
+const LINES_MAX: usize = 16;
+
+/// What is to be seen: one of `connection` and `channel`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Asked {
+    connection: Option<u64>,
+    channel: Option<String>,
+    /// After so many sights it ends.
+    count: Option<u64>,
+}
+
+/// `GET /v1/trace`
+pub async fn stream(
+    State(admin): State<Admin>,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(asked) = asked.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    let wanted = match (asked.connection, asked.channel) {
+        (Some(connection), None) => Wanted::Connection(connection),
+        (None, Some(channel)) if !channel.is_empty() => Wanted::Channel(channel),
+        _ => return Err(ApiError::bad_request("give either connection=ID or channel=GLOB")),
+    };
+    let looking = admin.services.middleware.tracer().look(wanted).ok_or_else(|| {
+        let words = format!("{} look already (admin.traces_max)", admin.config.traces_max);
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-traces", words)
+    })?;
+    let (lines, queued) = mpsc::channel(LINES_MAX);
+    tokio::spawn(write(looking, asked.count, lines, admin.ending));
+    let headers = [(CONTENT_TYPE, "application/x-ndjson"), (CACHE_CONTROL, "no-store")];
+    Ok((headers, Body::new(Lines(queued))).into_response())
+}
+
+/// Writes lines until the client is gone, or enough was seen, or the server ends.
+async fn write(
+    mut looking: Looking,
+    count: Option<u64>,
+    lines: mpsc::Sender<Bytes>,
+    mut ending: watch::Receiver<bool>,
+) {
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    heartbeat.reset();
+    let mut left = count.unwrap_or(u64::MAX);
+    let mut next = Some(line(&TraceLine::Began));
+    loop {
+        if let Some(line) = next.take()
+            && lines.send(line).await.is_err()
+        {
+            return;
+        }
+        if left == 0 {
+            let ended = TraceLine::Ended { why: "as many as were asked for".to_owned() };
+            let _gone = lines.send(line(&ended)).await;
+            return;
+        }
+        let dropped = looking.take_dropped();
+        if dropped > 0 {
+            next = Some(line(&TraceLine::Dropped { count: dropped }));
+            continue;
+        }
+        tokio::select! {
+            sight = looking.next() => {
+                let Some(sight) = sight else { return };
+                left -= 1;
+                next = Some(line(&TraceLine::Said(Box::new(view(sight)))));
+            }
+            _ = heartbeat.tick() => next = Some(Bytes::from_static(b"\n")),
+            () = lines.closed() => return,
+            () = async { drop(ending.wait_for(|ending| *ending).await) } => {
+                let ended = TraceLine::Ended { why: "the server is ending".to_owned() };
+                let _gone = lines.send(line(&ended)).await;
+                return;
+            }
+        }
+    }
+}
+
+fn line(line: &TraceLine) -> Bytes {
+    let mut text = serde_json::to_vec(line).expect("it is JSON");
+    text.push(b'\n');
+    text.into()
+}
+
+fn view(sight: Sight) -> SightView {
+    let (code, message) = sight.refusal.unzip();
+    SightView {
+        at_ms: unix_ms(sight.at),
+        connection: sight.connection,
+        action: sight.action.to_owned(),
+        channel: sight.channel.as_deref().map(Name::new),
+        channel_after: sight.channel_after.as_deref().map(Name::new),
+        plugin: sight.plugin.as_ref().to_owned(),
+        hook: sight.hook,
+        verdict: sight.verdict,
+        code,
+        message,
+        took_us: sight.took.as_nanos() as f64 / 1_000.0,
+        items: sight.items,
+        bytes_before: sight.bytes.map(|(before, _)| before),
+        bytes_after: sight.bytes.map(|(_, after)| after),
+        recipients_before: sight.recipients.map(|(before, _)| before),
+        recipients_after: sight.recipients.map(|(_, after)| after),
+    }
+}
+
+/// The lines as a body that goes on.
+struct Lines(mpsc::Receiver<Bytes>);
+
+impl hyper::body::Body for Lines {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Lines>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.0.poll_recv(context).map(|line| line.map(|line| Ok(Frame::data(line))))
+    }
+}

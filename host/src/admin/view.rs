@@ -1,0 +1,383 @@
+//! What the admin API says, as JSON. The command line reads the same types;
+//! `openapi.json` documents them, and a test holds the two together.
+
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::{Deserialize, Serialize};
+
+use crate::middleware::plugin::TrapPolicy;
+use crate::middleware::stats::{Deed, Failure, HistogramReading, Hook, Swap, Verdict};
+
+/// An error.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct ErrorView {
+    pub code: String,
+    pub message: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub step: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub plugin: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub file: Option<String>,
+}
+
+/// All plugins.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct PluginsView {
+    pub directory: Option<String>,
+    pub plugins: Vec<PluginView>,
+    pub refused: Vec<RefusedView>,
+}
+
+/// One plugin.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct PluginView {
+    pub slot: String,
+    pub name: String,
+    /// Its place in the chain, from 1.
+    pub position: usize,
+    pub version: String,
+    pub own_version: Option<String>,
+    pub component_bytes: usize,
+    pub file: String,
+    pub config_file: Option<String>,
+    pub policy: TrapPolicy,
+    pub hooks: Vec<String>,
+    pub state: State,
+    pub instances: usize,
+    /// One for each instance; none: it is being rebuilt.
+    pub memory_bytes: Vec<Option<usize>>,
+    pub limits: LimitsView,
+    pub since_ms: u64,
+    pub by: String,
+    pub previous: Option<String>,
+    pub rebuilds: u64,
+    pub stats: Vec<HookView>,
+    pub failures: Vec<FailureView>,
+}
+
+/// How a plugin is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// All its instances can be asked.
+    Running,
+    /// An instance is being rebuilt.
+    Rebuilding,
+}
+
+/// What a plugin may take.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct LimitsView {
+    pub call_budget_ms: u64,
+    pub init_budget_ms: u64,
+    pub memory_bytes_max: usize,
+    pub log_lines_per_second_max: u32,
+    pub counters: String,
+}
+
+/// What was counted of a hook.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct HookView {
+    pub hook: Hook,
+    pub calls: u64,
+    pub items: u64,
+    pub faults: u64,
+    pub verdicts: Vec<VerdictView>,
+    pub time: HistogramView,
+}
+
+/// How often a hook said something.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct VerdictView {
+    pub verdict: Verdict,
+    pub count: u64,
+}
+
+/// How often something took how long.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct HistogramView {
+    pub count: u64,
+    pub sum_us: f64,
+    pub p50_us: Option<f64>,
+    pub p99_us: Option<f64>,
+    pub buckets: Vec<BucketView>,
+}
+
+/// How many were over the bound before and not over this one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct BucketView {
+    pub up_to_us: Option<f64>,
+    pub count: u64,
+}
+
+/// A failure of a plugin.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct FailureView {
+    pub at_ms: u64,
+    pub plugin: String,
+    pub step: String,
+    pub message: String,
+    pub file: Option<String>,
+}
+
+/// What was refused last in a slot.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct RefusedView {
+    pub slot: String,
+    pub at_ms: u64,
+    pub plugin: String,
+    pub step: String,
+    pub message: String,
+    pub file: String,
+}
+
+/// A change that was made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct SwapView {
+    pub at_ms: u64,
+    pub by: String,
+    pub deed: Deed,
+    pub slot: Option<String>,
+    pub from: Option<String>,
+    pub to: Option<String>,
+    pub pause_us: u64,
+}
+
+/// The engine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct EngineView {
+    pub version: String,
+    pub own_version: Option<String>,
+    pub component_bytes: Option<usize>,
+    pub origin: String,
+    pub shards: usize,
+    pub since_ms: u64,
+    pub by: String,
+    pub previous: Option<String>,
+}
+
+/// Some of the connections.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct ConnectionsView {
+    pub count: usize,
+    pub connections: Vec<ConnectionView>,
+    /// What `after` must be to see those that follow; none: there are none.
+    pub next_after: Option<u64>,
+}
+
+/// One connection.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct ConnectionView {
+    pub id: u64,
+    pub door: String,
+    pub address: String,
+    pub opened_ms: u64,
+    pub channels: usize,
+    pub patterns: usize,
+    pub shard_channels: usize,
+    pub outbox_bytes: usize,
+    /// What it listens to; only where one connection is asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub names: Option<NamesView>,
+}
+
+/// What a connection listens to, the first thousand of each kind.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct NamesView {
+    pub channels: Vec<Name>,
+    pub patterns: Vec<Name>,
+    pub shard_channels: Vec<Name>,
+}
+
+/// A name, as clients write it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Name {
+    /// It is text.
+    Text(String),
+    /// It is not.
+    Bytes {
+        /// Its bytes.
+        base64: String,
+    },
+}
+
+/// What the server counts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct StatsView {
+    pub version: String,
+    pub uptime_ms: u64,
+    pub connections: usize,
+    pub connections_total: u64,
+    pub connections_rejected: u64,
+    pub outbox_overflows: u64,
+    pub commands: u64,
+    pub bytes_read: u64,
+    pub bytes_written: u64,
+    /// None: the engine cannot be asked now.
+    pub channels: Option<u64>,
+    pub shard_channels: Option<u64>,
+    pub patterns: Option<u64>,
+    pub engine: String,
+    pub plugins: usize,
+    pub traces: usize,
+    pub swap_pauses: HistogramView,
+    pub swaps: Vec<SwapView>,
+}
+
+/// One line of a trace.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub enum TraceLine {
+    /// From here on all is seen.
+    Began,
+    /// What a plugin said.
+    Said(Box<SightView>),
+    /// So many were not seen, because they came too fast.
+    Dropped { count: u64 },
+    /// Nothing follows.
+    Ended { why: String },
+}
+
+/// What a plugin said of one item.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct SightView {
+    pub at_ms: u64,
+    pub connection: u64,
+    pub action: String,
+    pub channel: Option<Name>,
+    pub channel_after: Option<Name>,
+    pub plugin: String,
+    pub hook: Hook,
+    pub verdict: Verdict,
+    pub code: Option<String>,
+    pub message: Option<String>,
+    pub took_us: f64,
+    pub items: usize,
+    pub bytes_before: Option<usize>,
+    pub bytes_after: Option<usize>,
+    pub recipients_before: Option<usize>,
+    pub recipients_after: Option<usize>,
+}
+
+/// A component that is offered: `path` or `wasm`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct OfferBody {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// In base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wasm: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+}
+
+/// Another place: one of them.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct MoveBody {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+}
+
+/// Other settings, or those that stand beside the plugin.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct ReloadBody {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+}
+
+/// No body.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoBody {}
+
+impl Name {
+    /// A name that may be no text.
+    pub fn new(bytes: &[u8]) -> Name {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Name::Text(text.to_owned()),
+            Err(_) => Name::Bytes { base64: BASE64_STANDARD.encode(bytes) },
+        }
+    }
+}
+
+impl HistogramView {
+    /// What was read.
+    pub fn new(reading: &HistogramReading) -> HistogramView {
+        let us = |time: Duration| time.as_nanos() as f64 / 1_000.0;
+        let bounds = HistogramReading::bounds().into_iter().map(|bound| Some(us(bound)));
+        HistogramView {
+            count: reading.count(),
+            sum_us: us(reading.sum),
+            p50_us: reading.quantile(0.5).map(us),
+            p99_us: reading.quantile(0.99).map(us),
+            buckets: bounds
+                .chain([None])
+                .zip(reading.counts)
+                .map(|(up_to_us, count)| BucketView { up_to_us, count })
+                .collect(),
+        }
+    }
+}
+
+impl From<&Swap> for SwapView {
+    fn from(swap: &Swap) -> SwapView {
+        SwapView {
+            at_ms: unix_ms(swap.at),
+            by: swap.by.name().to_owned(),
+            deed: swap.deed,
+            slot: swap.slot.clone(),
+            from: swap.from.as_deref().map(str::to_owned),
+            to: swap.to.as_deref().map(str::to_owned),
+            pause_us: swap.pause.as_micros() as u64,
+        }
+    }
+}
+
+impl From<&Failure> for FailureView {
+    fn from(failure: &Failure) -> FailureView {
+        FailureView {
+            at_ms: unix_ms(failure.at),
+            plugin: failure.plugin.as_ref().to_owned(),
+            step: failure.step.to_owned(),
+            message: failure.problem.clone(),
+            file: failure.file.as_ref().map(|file| file.display().to_string()),
+        }
+    }
+}
+
+/// A moment, in milliseconds since 1970.
+pub fn unix_ms(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,259 @@
+//! Replacing the engine, whoever asks for it: a file, a signal, the admin API.
+//!
+//! One swap at a time, and what was replaced stays compiled for a rollback. Where
+//! the engine is a file, a swap is written there, too, so that a restart finds it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+use thiserror::Error;
+use tracing::{error, info};
+
+use crate::config::{EngineConfig, EngineSource};
+use crate::engine::{EMBEDDED, EngineCode, EngineError};
+use crate::hub::Hub;
+use crate::middleware::Middleware;
+use crate::middleware::changes::write_atomically;
+use crate::middleware::stats::{By, Deed, Swap};
+use crate::wasm::{self, Wasm};
+
+/// The engine in use, and what can take its place.
+pub struct EngineSwaps {
+    config: EngineConfig,
+    wasm: Wasm,
+    hub: Arc<Hub>,
+    /// For the record of all swaps.
+    middleware: Arc<Middleware>,
+    versions: Mutex<Versions>,
+}
+
+struct Versions {
+    now: Version,
+    before: Option<Version>,
+}
+
+#[derive(Clone)]
+struct Version {
+    code: EngineCode,
+    /// None: there are none, as it is no component.
+    bytes: Option<Arc<[u8]>>,
+    origin: String,
+    since: SystemTime,
+    by: By,
+}
+
+/// Code, the component it was made of if it was one, and where that came from.
+type Found = (EngineCode, Option<Arc<[u8]>>, String);
+
+/// What is known of the engine, to be shown.
+pub struct EngineStatus {
+    /// What tells its code from other code.
+    pub version: String,
+    /// Where it came from.
+    pub origin: String,
+    /// The component; none: it is none.
+    pub bytes: Option<Arc<[u8]>>,
+    /// Which version a rollback brings back.
+    pub before: Option<String>,
+    /// Since when it is in use.
+    pub since: SystemTime,
+    /// Who put it there.
+    pub by: By,
+}
+
+/// Why the engine was not replaced: the one in use stays.
+#[derive(Debug, Error)]
+pub enum EngineSwapError {
+    /// It cannot be used.
+    #[error(transparent)]
+    Refused(#[from] EngineError),
+    /// It could not take over.
+    #[error("swap: {0}")]
+    Failed(String),
+    /// The file of the engine could not be written.
+    #[error("write: cannot write {path}: {source}")]
+    Unwritable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A rollback has nothing to bring back.
+    #[error("no engine was in use before this one")]
+    NothingBefore,
+}
+
+impl EngineSwaps {
+    /// Knows the engine that the hub was made with.
+    pub fn new(
+        config: EngineConfig,
+        wasm: Wasm,
+        hub: Arc<Hub>,
+        middleware: Arc<Middleware>,
+        code: EngineCode,
+    ) -> EngineSwaps {
+        let bytes = match &config.source {
+            // Unless it was replaced since it was compiled.
+            EngineSource::File(path) => std::fs::read(path)
+                .ok()
+                .filter(|bytes| wasm::version_of(bytes) == code.version())
+                .map(Into::into),
+            EngineSource::Native | EngineSource::Embedded => embedded(&config),
+        };
+        let now = Version {
+            code,
+            bytes,
+            origin: origin(&config),
+            since: SystemTime::now(),
+            by: By::Start,
+        };
+        let versions = Mutex::new(Versions { now, before: None });
+        EngineSwaps { config, wasm, hub, middleware, versions }
+    }
+
+    /// What is in use.
+    pub fn status(&self) -> EngineStatus {
+        let versions = self.versions.lock();
+        let Version { code, bytes, origin, since, by } = versions.now.clone();
+        EngineStatus {
+            version: code.version().to_owned(),
+            origin,
+            bytes,
+            before: versions.before.as_ref().map(|before| before.code.version().to_owned()),
+            since,
+            by,
+        }
+    }
+
+    /// Reads the engine that the configuration names again. `is_wanted`: somebody
+    /// asked for it, so that it is swapped even if it is the same.
+    pub fn reload(&self, by: &By, is_wanted: bool) {
+        let mut versions = self.versions.lock();
+        let done = self.read().map_err(EngineSwapError::from).and_then(|(code, bytes, origin)| {
+            // A file that was only touched is no reason for a pause; a person is.
+            if !is_wanted && code.version() == self.hub.engine_version() {
+                return Ok(());
+            }
+            self.take(&mut versions, (code, bytes, origin), by, Deed::EngineSwapped).map(|_| ())
+        });
+        if let Err(problem) = done {
+            let by = by.name();
+            error!(%problem, %by, "the engine was not swapped: the one in use stays");
+        }
+    }
+
+    /// Puts this component in the engine's place; `file` is where it was read from,
+    /// unless it was uploaded. Blocks: not to be called on a thread that serves
+    /// connections.
+    ///
+    /// # Errors
+    ///
+    /// It is refused; the one in use stays.
+    pub fn swap(
+        &self,
+        bytes: Arc<[u8]>,
+        file: Option<&Path>,
+        by: &By,
+    ) -> Result<Swap, EngineSwapError> {
+        let mut versions = self.versions.lock();
+        let origin = file.unwrap_or(Path::new("(uploaded)"));
+        let code = EngineCode::compile(&self.wasm, origin, &bytes, &self.config)?;
+        let new = (code, Some(bytes), origin.display().to_string());
+        self.take(&mut versions, new, by, Deed::EngineSwapped)
+    }
+
+    /// Brings back the engine that was replaced last.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or it cannot take over; the one in use stays.
+    pub fn roll_back(&self, by: &By) -> Result<Swap, EngineSwapError> {
+        let mut versions = self.versions.lock();
+        let before = versions.before.clone().ok_or(EngineSwapError::NothingBefore)?;
+        let new = (before.code, before.bytes, before.origin);
+        self.take(&mut versions, new, by, Deed::EngineRolledBack)
+    }
+
+    fn read(&self) -> Result<Found, EngineError> {
+        let EngineSource::File(path) = &self.config.source else {
+            let code = EngineCode::load(&self.wasm, &self.config)?;
+            return Ok((code, embedded(&self.config), origin(&self.config)));
+        };
+        // Read once, so that the bytes are those of the code.
+        let bytes: Arc<[u8]> = std::fs::read(path)
+            .map_err(|source| EngineError::Unreadable { path: path.clone(), source })?
+            .into();
+        let code = EngineCode::compile(&self.wasm, path, &bytes, &self.config)?;
+        Ok((code, Some(bytes), origin(&self.config)))
+    }
+
+    fn take(
+        &self,
+        versions: &mut Versions,
+        (code, bytes, origin): Found,
+        by: &By,
+        deed: Deed,
+    ) -> Result<Swap, EngineSwapError> {
+        // What was found in a file is there already.
+        let file = match &self.config.source {
+            EngineSource::File(path) if !matches!(by, By::File | By::Signal) => Some(path),
+            _ => None,
+        };
+        if let (Some(path), Some(bytes)) = (file, &bytes) {
+            write_atomically(path, bytes)
+                .map_err(|source| EngineSwapError::Unwritable { path: path.clone(), source })?;
+        }
+        let swap = match self.hub.swap_engine(code.clone()) {
+            Ok(swap) => swap,
+            Err(problem) => {
+                // Back to what is in use, lest a restart finds what failed.
+                if let (Some(path), Some(bytes)) = (file, &versions.now.bytes)
+                    && let Err(io) = write_atomically(path, bytes)
+                {
+                    error!(%io, file = %path.display(), "the file in use was not written back");
+                }
+                return Err(EngineSwapError::Failed(problem));
+            }
+        };
+        let pause_us = swap.longest_pause.as_micros() as u64;
+        let words = match deed {
+            Deed::EngineRolledBack => "the engine was rolled back",
+            _ => "the engine was swapped",
+        };
+        info!(
+            from = swap.from,
+            to = swap.to,
+            by = %by.name(),
+            pause_us,
+            "{words}"
+        );
+        let at = SystemTime::now();
+        let now = Version { code, bytes, origin, since: at, by: by.clone() };
+        versions.before = Some(std::mem::replace(&mut versions.now, now));
+        let swap = Swap {
+            at,
+            by: by.clone(),
+            deed,
+            slot: None,
+            from: Some(swap.from.into()),
+            to: Some(swap.to.into()),
+            pause: swap.longest_pause,
+        };
+        self.middleware.swaps().record(swap.clone());
+        Ok(swap)
+    }
+}
+
+fn embedded(config: &EngineConfig) -> Option<Arc<[u8]>> {
+    (config.source == EngineSource::Embedded).then(|| EMBEDDED.into())
+}
+
+fn origin(config: &EngineConfig) -> String {
+    match &config.source {
+        EngineSource::Native => "native".to_owned(),
+        EngineSource::Embedded => "embedded".to_owned(),
+        EngineSource::File(path) => path.display().to_string(),
+    }
+}

@@ -1,0 +1,445 @@
+//! What is counted of each plugin, and of each swap.
+//!
+//! A plugin's counters belong to its slot: they go on across swaps, as whoever
+//! draws curves of them expects. All are relaxed atomics, read one by one: a
+//! reading is of about one moment. It knows nothing of how they are shown.
+
+use std::array;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+/// The hooks whose calls are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "the contract documents them")]
+pub enum Hook {
+    OnConnect,
+    OnAuthenticate,
+    OnDisconnect,
+    OnAccess,
+    OnPublish,
+    OnDeliver,
+}
+
+impl Hook {
+    /// All, in the order in which a message meets them.
+    pub const ALL: [Hook; 6] = [
+        Hook::OnConnect,
+        Hook::OnAuthenticate,
+        Hook::OnDisconnect,
+        Hook::OnAccess,
+        Hook::OnPublish,
+        Hook::OnDeliver,
+    ];
+
+    /// What the contract calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Hook::OnConnect => "on-connect",
+            Hook::OnAuthenticate => "on-authenticate",
+            Hook::OnDisconnect => "on-disconnect",
+            Hook::OnAccess => "on-access",
+            Hook::OnPublish => "on-publish",
+            Hook::OnDeliver => "on-deliver",
+        }
+    }
+}
+
+/// What a plugin said of one item, as it is counted and traced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It goes on as it is: continue, allowed, the credentials are good.
+    #[default]
+    Pass,
+    /// It goes on changed.
+    Replace,
+    /// It is refused.
+    Reject,
+    /// It ends here, and its publisher is told it arrived.
+    Absorb,
+    /// Fewer receive it.
+    Narrow,
+    /// The plugin has no opinion: the credentials are not for it.
+    Abstain,
+    /// The plugin could not answer, and its policy refused the item.
+    FailedClosed,
+    /// The plugin could not answer, and its policy let the item through.
+    FailedOpen,
+}
+
+impl Verdict {
+    /// All, in the order in which they are counted.
+    pub const ALL: [Verdict; 8] = [
+        Verdict::Pass,
+        Verdict::Replace,
+        Verdict::Reject,
+        Verdict::Absorb,
+        Verdict::Narrow,
+        Verdict::Abstain,
+        Verdict::FailedClosed,
+        Verdict::FailedOpen,
+    ];
+
+    /// A stable word for metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Pass => "pass",
+            Verdict::Replace => "replace",
+            Verdict::Reject => "reject",
+            Verdict::Absorb => "absorb",
+            Verdict::Narrow => "narrow",
+            Verdict::Abstain => "abstain",
+            Verdict::FailedClosed => "failed-closed",
+            Verdict::FailedOpen => "failed-open",
+        }
+    }
+}
+
+/// How many buckets a histogram has besides the one for all that took longer.
+pub const BUCKETS: usize = 16;
+
+/// How often something took how long, in buckets that double: up to 1.024 µs, up
+/// to 2.048 µs, and so on up to 33.6 ms, and longer.
+#[derive(Default)]
+pub struct Histogram {
+    buckets: [AtomicU64; BUCKETS + 1],
+    sum_ns: AtomicU64,
+}
+
+/// The upper bound of the first bucket is this power of two, in nanoseconds.
+const FIRST_BUCKET_BITS: u32 = 10;
+
+impl Histogram {
+    /// It took this long once more.
+    pub fn record(&self, time: Duration) {
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        if let Some(bucket) = self.buckets.get(bucket_of(ns)) {
+            bucket.fetch_add(1, Ordering::Relaxed);
+        }
+        self.sum_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    /// What was recorded so far.
+    pub fn read(&self) -> HistogramReading {
+        HistogramReading {
+            counts: array::from_fn(|bucket| {
+                self.buckets.get(bucket).map_or(0, |count| count.load(Ordering::Relaxed))
+            }),
+            sum: Duration::from_nanos(self.sum_ns.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+/// The bucket whose bound is the lowest that is not below `ns`.
+fn bucket_of(ns: u64) -> usize {
+    let bits = u64::BITS - ns.saturating_sub(1).leading_zeros();
+    (bits.saturating_sub(FIRST_BUCKET_BITS) as usize).min(BUCKETS)
+}
+
+/// What a histogram held at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistogramReading {
+    /// How many fell into each bucket; the last is for all that took longer.
+    pub counts: [u64; BUCKETS + 1],
+    /// How long all took together.
+    pub sum: Duration,
+}
+
+impl HistogramReading {
+    /// How many were recorded.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The upper bounds of the buckets; the last has none.
+    pub fn bounds() -> [Duration; BUCKETS] {
+        array::from_fn(|bucket| Duration::from_nanos(1 << (FIRST_BUCKET_BITS + bucket as u32)))
+    }
+
+    /// A bound under which this share of all was, from 0 to 1. None: nothing was
+    /// recorded, or it was longer than the highest bound.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let wanted = (self.count() as f64 * share).ceil().max(1.0) as u64;
+        let mut seen = 0;
+        let counts = self.counts.iter().zip(HistogramReading::bounds());
+        counts.into_iter().find_map(|(count, bound)| {
+            seen += count;
+            (seen >= wanted).then_some(bound)
+        })
+    }
+}
+
+/// What is counted of one hook of a plugin.
+#[derive(Default)]
+pub struct HookStats {
+    /// Items that it was shown, in how many calls that were answered or failed.
+    calls: AtomicU64,
+    items: AtomicU64,
+    verdicts: [AtomicU64; Verdict::ALL.len()],
+    faults: AtomicU64,
+    /// How long its calls took.
+    pub time: Histogram,
+}
+
+impl HookStats {
+    /// It was called, with so many items, and took so long.
+    pub fn called(&self, items: usize, time: Duration) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.items.fetch_add(items as u64, Ordering::Relaxed);
+        self.time.record(time);
+    }
+
+    /// It trapped, overran its budget, or broke the contract.
+    pub fn failed(&self) {
+        self.faults.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It said this of so many items.
+    pub fn said(&self, verdict: Verdict, items: usize) {
+        if items > 0
+            && let Some(count) = self.verdicts.get(verdict as usize)
+        {
+            count.fetch_add(items as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// It said these things.
+    pub fn said_all(&self, verdicts: impl Iterator<Item = Verdict>) {
+        let mut counts = [0_usize; Verdict::ALL.len()];
+        for verdict in verdicts {
+            if let Some(count) = counts.get_mut(verdict as usize) {
+                *count += 1;
+            }
+        }
+        Verdict::ALL.into_iter().zip(counts).for_each(|(verdict, count)| self.said(verdict, count));
+    }
+
+    /// Calls, items and faults so far.
+    pub fn totals(&self) -> [u64; 3] {
+        [&self.calls, &self.items, &self.faults].map(|counter| counter.load(Ordering::Relaxed))
+    }
+
+    /// How often it said each thing.
+    pub fn verdicts(&self) -> impl Iterator<Item = (Verdict, u64)> {
+        Verdict::ALL
+            .into_iter()
+            .zip(&self.verdicts)
+            .map(|(verdict, count)| (verdict, count.load(Ordering::Relaxed)))
+    }
+}
+
+/// How many of its last failures are kept of each plugin.
+const FAILURES_MAX: usize = 16;
+
+/// What is counted of the plugin in one slot.
+#[derive(Default)]
+pub struct PluginStats {
+    hooks: [HookStats; Hook::ALL.len()],
+    rebuilds: AtomicU64,
+    failures: Mutex<VecDeque<Failure>>,
+}
+
+/// A failure of a plugin, kept to be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// When it was.
+    pub at: SystemTime,
+    /// Which version, as the client was told.
+    pub plugin: Arc<str>,
+    /// The hook or the step that failed.
+    pub step: &'static str,
+    /// Why.
+    pub problem: String,
+    /// The file concerned, when it was refused.
+    pub file: Option<PathBuf>,
+}
+
+impl PluginStats {
+    /// What is counted of this hook.
+    pub fn of(&self, hook: Hook) -> &HookStats {
+        let stats = self.hooks.get(hook as usize);
+        stats.expect("there is one for each hook")
+    }
+
+    /// Keeps a failure; one of a hook is counted there, too.
+    pub fn failed(&self, failure: Failure) {
+        if let Some(hook) = Hook::ALL.into_iter().find(|hook| hook.name() == failure.step) {
+            self.of(hook).failed();
+        }
+        let mut failures = self.failures.lock();
+        if failures.len() == FAILURES_MAX {
+            failures.pop_front();
+        }
+        failures.push_back(failure);
+    }
+
+    /// An instance was built again after a failure.
+    pub fn rebuilt(&self) {
+        self.rebuilds.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often an instance was built again.
+    pub fn rebuilds(&self) -> u64 {
+        self.rebuilds.load(Ordering::Relaxed)
+    }
+
+    /// The last failures, the latest last.
+    pub fn failures(&self) -> Vec<Failure> {
+        self.failures.lock().iter().cloned().collect()
+    }
+}
+
+/// Who asked for a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum By {
+    /// The server, as it started.
+    Start,
+    /// A file that changed.
+    File,
+    /// SIGHUP.
+    Signal,
+    /// The admin API, by the token of this name.
+    Token(Arc<str>),
+    /// The admin API, where no token is needed.
+    Local,
+}
+
+impl By {
+    /// Names that no token may have.
+    pub const RESERVED: [&str; 4] = ["start", "file", "signal", "local"];
+
+    /// As the log and the API say it.
+    pub fn name(&self) -> &str {
+        match self {
+            By::Start => "start",
+            By::File => "file",
+            By::Signal => "signal",
+            By::Token(name) => name,
+            By::Local => "local",
+        }
+    }
+}
+
+/// What a change of the chain or of the engine did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Deed {
+    /// A plugin came.
+    Added,
+    /// A plugin took another's place.
+    Swapped,
+    /// The version before came back.
+    RolledBack,
+    /// A plugin got another place.
+    Moved,
+    /// A plugin went.
+    Removed,
+    /// The engine was replaced.
+    EngineSwapped,
+    /// The engine before came back.
+    EngineRolledBack,
+}
+
+/// One change, as it is logged and kept.
+#[derive(Debug, Clone)]
+pub struct Swap {
+    /// When it was done.
+    pub at: SystemTime,
+    /// Who asked for it.
+    pub by: By,
+    /// What it did.
+    pub deed: Deed,
+    /// The slot concerned; none: the engine.
+    pub slot: Option<String>,
+    /// What was there before.
+    pub from: Option<Arc<str>>,
+    /// What is there now.
+    pub to: Option<Arc<str>>,
+    /// For how long messages waited.
+    pub pause: Duration,
+}
+
+/// How many changes are kept.
+const SWAPS_MAX: usize = 64;
+
+/// The last changes, and how long messages waited for all of them.
+#[derive(Default)]
+pub struct Swaps {
+    last: Mutex<VecDeque<Swap>>,
+    /// The pauses.
+    pub pauses: Histogram,
+}
+
+impl Swaps {
+    /// Keeps a change.
+    pub fn record(&self, swap: Swap) {
+        self.pauses.record(swap.pause);
+        let mut last = self.last.lock();
+        if last.len() == SWAPS_MAX {
+            last.pop_front();
+        }
+        last.push_back(swap);
+    }
+
+    /// The last changes, the latest last.
+    pub fn last(&self) -> Vec<Swap> {
+        self.last.lock().iter().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_falls_into_the_bucket_whose_bound_it_does_not_pass() {
+        for (ns, bucket) in
+            [(0, 0), (1, 0), (1_024, 0), (1_025, 1), (2_048, 1), (2_049, 2), (u64::MAX, BUCKETS)]
+        {
+            assert_eq!(bucket_of(ns), bucket, "{ns}");
+        }
+        for (bucket, bound) in HistogramReading::bounds().into_iter().enumerate() {
+            assert_eq!(bucket_of(bound.as_nanos() as u64), bucket);
+            assert_eq!(bucket_of(bound.as_nanos() as u64 + 1), bucket + 1);
+        }
+    }
+
+    #[test]
+    fn a_quantile_is_the_bound_that_holds_it() {
+        let histogram = Histogram::default();
+        assert_eq!(histogram.read().quantile(0.5), None);
+        for us in [1, 1, 3, 1_000_000] {
+            histogram.record(Duration::from_micros(us));
+        }
+        let reading = histogram.read();
+        assert_eq!(reading.count(), 4);
+        assert_eq!(reading.sum, Duration::from_micros(1_000_005));
+        assert_eq!(reading.quantile(0.5), Some(Duration::from_nanos(1 << 10)));
+        assert_eq!(reading.quantile(0.75), Some(Duration::from_nanos(1 << 12)));
+        assert_eq!(reading.quantile(1.0), None);
+    }
+
+    #[test]
+    fn what_is_kept_has_a_limit() {
+        let stats = PluginStats::default();
+        let failure = |problem: usize| Failure {
+            at: SystemTime::UNIX_EPOCH,
+            plugin: "p@1".into(),
+            step: "on-publish",
+            problem: problem.to_string(),
+            file: None,
+        };
+        (0..100).for_each(|number| stats.failed(failure(number)));
+        let kept = stats.failures();
+        assert_eq!(kept.len(), FAILURES_MAX);
+        assert_eq!(kept.last(), Some(&failure(99)));
+        assert_eq!(stats.of(Hook::OnPublish).totals()[2], 100);
+    }
+}

@@ -1,0 +1,203 @@
+//! Looking at single messages: what each plugin made of them.
+//!
+//! Nobody looks most of the time, and then it costs one relaxed load a burst. Who
+//! looks has a queue that is bounded; what does not fit is dropped and counted, so
+//! that no publisher waits for who looks. Payloads never go in here, only how long
+//! they are.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use guest_core::glob;
+use parking_lot::RwLock;
+use tokio::sync::mpsc;
+
+use super::stats::{Hook, Verdict};
+use crate::hub::connections::ConnectionId;
+
+/// What a plugin said of one item.
+#[derive(Debug, Clone)]
+pub struct Sight {
+    /// When it had said it.
+    pub at: SystemTime,
+    /// Whose item it is.
+    pub connection: ConnectionId,
+    /// What was asked for: `publish`, `subscribe`, `psubscribe`, `deliver` or
+    /// `authenticate`.
+    pub action: &'static str,
+    /// The channel or pattern, as the plugin saw it; none: it is not about one.
+    pub channel: Option<Box<[u8]>>,
+    /// Another channel that the plugin gave it.
+    pub channel_after: Option<Box<[u8]>>,
+    /// Which plugin, as the client is told.
+    pub plugin: Arc<str>,
+    /// Which hook.
+    pub hook: Hook,
+    /// What it said.
+    pub verdict: Verdict,
+    /// With which words it refused.
+    pub refusal: Option<(String, String)>,
+    /// How long the call took in which it said it.
+    pub took: Duration,
+    /// How many items there were in that call.
+    pub items: usize,
+    /// How long the payload was, and how long it is.
+    pub bytes: Option<(usize, usize)>,
+    /// How many were to receive it, and how many are left.
+    pub recipients: Option<(usize, usize)>,
+}
+
+/// What somebody wants to see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// What this connection asks for and publishes.
+    Connection(ConnectionId),
+    /// What is about channels that match.
+    Channel(String),
+}
+
+impl Wanted {
+    fn matches(&self, sight: &Sight) -> bool {
+        match self {
+            Wanted::Connection(connection) => sight.connection == *connection,
+            Wanted::Channel(pattern) => [&sight.channel, &sight.channel_after]
+                .into_iter()
+                .flatten()
+                .any(|channel| glob::matches(pattern.as_bytes(), channel)),
+        }
+    }
+}
+
+/// Those who look.
+pub struct Tracer {
+    /// How many look: what is asked before anything else is done.
+    looking: AtomicUsize,
+    lookouts: RwLock<Vec<Arc<Lookout>>>,
+    lookouts_max: usize,
+    queue_max: usize,
+}
+
+struct Lookout {
+    wanted: Wanted,
+    queue: mpsc::Sender<Sight>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Tracer {
+    /// One that so many may look with at once, each with a queue this long.
+    pub fn new(lookouts_max: usize, queue_max: usize) -> Tracer {
+        Tracer {
+            looking: AtomicUsize::new(0),
+            lookouts: RwLock::default(),
+            lookouts_max,
+            queue_max,
+        }
+    }
+
+    /// Whether anybody looks.
+    pub fn is_used(&self) -> bool {
+        self.looking.load(Ordering::Relaxed) > 0
+    }
+
+    /// How many look.
+    pub fn count(&self) -> usize {
+        self.looking.load(Ordering::Relaxed)
+    }
+
+    /// Looks from now on. None: as many look as may.
+    pub fn look(self: &Arc<Tracer>, wanted: Wanted) -> Option<Looking> {
+        let mut lookouts = self.lookouts.write();
+        if lookouts.len() >= self.lookouts_max {
+            return None;
+        }
+        let (queue, sights) = mpsc::channel(self.queue_max);
+        let dropped = Arc::<AtomicU64>::default();
+        let lookout = Arc::new(Lookout { wanted, queue, dropped: dropped.clone() });
+        lookouts.push(lookout.clone());
+        self.looking.store(lookouts.len(), Ordering::Relaxed);
+        Some(Looking { sights, dropped, lookout, tracer: self.clone() })
+    }
+
+    /// Shows a sight to those who want it. Never waits for them.
+    pub fn show(&self, sight: &Sight) {
+        for lookout in self.lookouts.read().iter() {
+            if lookout.wanted.matches(sight) && lookout.queue.try_send(sight.clone()).is_err() {
+                lookout.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Somebody who looks, until this is dropped.
+pub struct Looking {
+    sights: mpsc::Receiver<Sight>,
+    dropped: Arc<AtomicU64>,
+    lookout: Arc<Lookout>,
+    tracer: Arc<Tracer>,
+}
+
+impl Looking {
+    /// The next sight.
+    pub async fn next(&mut self) -> Option<Sight> {
+        self.sights.recv().await
+    }
+
+    /// How many were dropped since this was asked last.
+    pub fn take_dropped(&self) -> u64 {
+        self.dropped.swap(0, Ordering::Relaxed)
+    }
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        let mut lookouts = self.tracer.lookouts.write();
+        lookouts.retain(|lookout| !Arc::ptr_eq(lookout, &self.lookout));
+        self.tracer.looking.store(lookouts.len(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sight(connection: ConnectionId, channel: &str, channel_after: Option<&str>) -> Sight {
+        Sight {
+            at: SystemTime::UNIX_EPOCH,
+            connection,
+            action: "publish",
+            channel: Some(channel.as_bytes().into()),
+            channel_after: channel_after.map(|channel| channel.as_bytes().into()),
+            plugin: "p@1".into(),
+            hook: Hook::OnPublish,
+            verdict: Verdict::Pass,
+            refusal: None,
+            took: Duration::ZERO,
+            items: 1,
+            bytes: Some((1, 1)),
+            recipients: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn each_sees_what_it_wants_and_no_more_than_fits() {
+        let tracer = Arc::new(Tracer::new(2, 2));
+        assert!(!tracer.is_used());
+        let mut one = tracer.look(Wanted::Connection(1)).expect("there is room");
+        let mut news = tracer.look(Wanted::Channel("news.*".to_owned())).expect("there is room");
+        assert!(tracer.look(Wanted::Connection(2)).is_none());
+        tracer.show(&sight(1, "sport", None));
+        tracer.show(&sight(2, "news.a", None));
+        tracer.show(&sight(2, "b", Some("news.b")));
+        tracer.show(&sight(2, "news.c", None));
+        assert_eq!(one.next().await.expect("it was shown").channel.as_deref(), Some(&b"sport"[..]));
+        assert_eq!(one.take_dropped(), 0);
+        assert_eq!(news.next().await.expect("it was shown").connection, 2);
+        assert_eq!(news.take_dropped(), 1);
+        assert_eq!(news.take_dropped(), 0);
+        drop(one);
+        assert!(tracer.is_used());
+        drop(news);
+        assert!(!tracer.is_used());
+    }
+}

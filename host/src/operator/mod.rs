@@ -1,0 +1,215 @@
+//! The operator's side of the admin API: the commands that speak to a running
+//! server.
+
+mod api;
+mod show;
+
+use std::io::{self, BufRead, Write};
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::admin::view::{
+    ConnectionView, ConnectionsView, EngineView, MoveBody, OfferBody, PluginView, PluginsView,
+    ReloadBody, SwapView, TraceLine,
+};
+use crate::cli::operate::{
+    AdminArgs, ComponentArgs, ConnectionsArgs, EngineCommand, PlaceArgs, PluginCommand, WantedArgs,
+};
+pub use api::OperatorError;
+use api::{Api, Method};
+
+/// Does what is to be done with plugins.
+///
+/// # Errors
+///
+/// There is no server, it refused, or what was asked for makes no sense.
+pub fn plugin(command: PluginCommand) -> Result<(), OperatorError> {
+    match command {
+        PluginCommand::Ls { admin } => {
+            get(&admin, "/v1/plugins", |plugins: &PluginsView| show::plugins(plugins))
+        }
+        PluginCommand::Show { plugin, admin } => {
+            let path = format!("/v1/plugins/{}", segment(&plugin));
+            get(&admin, &path, |plugin: &PluginView| show::plugin(plugin))
+        }
+        PluginCommand::Load { slot, component, config, admin } => {
+            let body = offer(component, config.as_deref())?;
+            change(&admin, Method::Post, &format!("/v1/plugins/{}", segment(&slot)), Some(&body))
+        }
+        PluginCommand::Swap { plugin, component, config, admin } => {
+            let body = offer(component, config.as_deref())?;
+            let path = format!("/v1/plugins/{}/swap", segment(&plugin));
+            change(&admin, Method::Post, &path, Some(&body))
+        }
+        PluginCommand::Rollback { plugin, admin } => {
+            let path = format!("/v1/plugins/{}/rollback", segment(&plugin));
+            change(&admin, Method::Post, &path, None::<&()>)
+        }
+        PluginCommand::Move { plugin, place: PlaceArgs { before, after, to }, admin } => {
+            let path = format!("/v1/plugins/{}/move", segment(&plugin));
+            change(&admin, Method::Post, &path, Some(&MoveBody { before, after, to }))
+        }
+        PluginCommand::Rm { plugin, admin } => {
+            let path = format!("/v1/plugins/{}", segment(&plugin));
+            change(&admin, Method::Delete, &path, None::<&()>)
+        }
+        PluginCommand::Reload { plugin, config, admin } => {
+            let path = format!("/v1/plugins/{}/reload", segment(&plugin));
+            let config = config.as_deref().map(read_text).transpose()?;
+            change(&admin, Method::Post, &path, Some(&ReloadBody { config }))
+        }
+        PluginCommand::Trace { wanted, count, admin } => trace(&wanted, count, &admin),
+    }
+}
+
+/// Does what is to be done with the engine.
+///
+/// # Errors
+///
+/// There is no server, it refused, or what was asked for makes no sense.
+pub fn engine(command: EngineCommand) -> Result<(), OperatorError> {
+    match command {
+        EngineCommand::Show { admin } => {
+            get(&admin, "/v1/engine", |engine: &EngineView| show::engine(engine))
+        }
+        EngineCommand::Swap { component, admin } => {
+            let body = offer(component, None)?;
+            change(&admin, Method::Post, "/v1/engine/swap", Some(&body))
+        }
+        EngineCommand::Rollback { admin } => {
+            change(&admin, Method::Post, "/v1/engine/rollback", None::<&()>)
+        }
+    }
+}
+
+/// Lists connections, shows one, or sends it away.
+///
+/// # Errors
+///
+/// There is no server, or it refused.
+pub fn connections(args: &ConnectionsArgs) -> Result<(), OperatorError> {
+    let ConnectionsArgs { connection, close, after, limit, admin } = args;
+    let Some(id) = connection else {
+        let asked = [("after", *after), ("limit", limit.map(|limit| limit as u64))];
+        let asked = asked.into_iter().filter_map(|(key, value)| Some((key, value?.to_string())));
+        let path = format!("/v1/connections{}", query(asked));
+        return get(admin, &path, |connections: &ConnectionsView| show::connections(connections));
+    };
+    let path = format!("/v1/connections/{id}");
+    if !close {
+        return get(admin, &path, |connection: &ConnectionView| show::connection(connection));
+    }
+    let api = Api::new(&admin.admin)?;
+    let closed = api.ask(Method::Delete, &path, None)?;
+    print(admin, &closed, |closed: &ConnectionView| {
+        format!("connection {} was sent away\n", closed.id)
+    })
+}
+
+fn get<T: DeserializeOwned>(
+    admin: &AdminArgs,
+    path: &str,
+    table: impl FnOnce(&T) -> String,
+) -> Result<(), OperatorError> {
+    let answer = Api::new(&admin.admin)?.ask(Method::Get, path, None)?;
+    print(admin, &answer, table)
+}
+
+fn change(
+    admin: &AdminArgs,
+    method: Method,
+    path: &str,
+    body: Option<&impl Serialize>,
+) -> Result<(), OperatorError> {
+    let body = body.map(|body| serde_json::to_vec(body).expect("it is JSON"));
+    let answer = Api::new(&admin.admin)?.ask(method, path, body)?;
+    print(admin, &answer, |swap: &SwapView| show::swap(swap))
+}
+
+fn print<T: DeserializeOwned>(
+    admin: &AdminArgs,
+    answer: &[u8],
+    table: impl FnOnce(&T) -> String,
+) -> Result<(), OperatorError> {
+    if admin.json {
+        return write_out(&[answer, b"\n"].concat());
+    }
+    let view = serde_json::from_slice(answer).map_err(OperatorError::Unreadable)?;
+    write_out(table(&view).as_bytes())
+}
+
+/// Whoever reads may have read enough, such as `head`.
+fn write_out(bytes: &[u8]) -> Result<(), OperatorError> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(OperatorError::Output(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn trace(wanted: &WantedArgs, count: Option<u64>, admin: &AdminArgs) -> Result<(), OperatorError> {
+    let WantedArgs { connection, channel } = wanted;
+    let asked = [
+        ("connection", connection.map(|id| id.to_string())),
+        ("channel", channel.clone()),
+        ("count", count.map(|count| count.to_string())),
+    ];
+    let asked = asked.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    let lines = Api::new(&admin.admin)?.stream(&format!("/v1/trace{}", query(asked)))?;
+    for line in lines.lines() {
+        let line = line.map_err(OperatorError::BrokeOff)?;
+        // Said to see whether anybody is there.
+        if line.is_empty() {
+            continue;
+        }
+        if admin.json {
+            write_out(format!("{line}\n").as_bytes())?;
+            continue;
+        }
+        let line = serde_json::from_str(&line).map_err(OperatorError::Unreadable)?;
+        match line {
+            TraceLine::Began => eprintln!("tracing; ctrl-c ends it"),
+            TraceLine::Said(sight) => write_out(show::sight(&sight).as_bytes())?,
+            TraceLine::Dropped { count } => {
+                eprintln!("{count} were not seen, because they came too fast");
+            }
+            TraceLine::Ended { why } => eprintln!("ended: {why}"),
+        }
+    }
+    Ok(())
+}
+
+fn offer(component: ComponentArgs, config: Option<&Path>) -> Result<OfferBody, OperatorError> {
+    let config = config.map(read_text).transpose()?;
+    let (path, wasm) = match component {
+        ComponentArgs { path: Some(path), .. } => (Some(path.display().to_string()), None),
+        ComponentArgs { file: Some(file), .. } => {
+            let bytes = std::fs::read(&file)
+                .map_err(|source| OperatorError::File { path: file, source })?;
+            (None, Some(BASE64_STANDARD.encode(bytes)))
+        }
+        ComponentArgs { path: None, file: None } => unreachable!("one of them is required"),
+    };
+    Ok(OfferBody { path, wasm, config })
+}
+
+fn read_text(path: &Path) -> Result<String, OperatorError> {
+    std::fs::read_to_string(path)
+        .map_err(|source| OperatorError::File { path: path.to_owned(), source })
+}
+
+/// A name as a segment of a path.
+fn segment(name: &str) -> String {
+    form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>().replace('+', "%20")
+}
+
+fn query(pairs: impl Iterator<Item = (&'static str, String)>) -> String {
+    let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+    if query.is_empty() { query } else { format!("?{query}") }
+}

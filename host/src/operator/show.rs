@@ -1,0 +1,312 @@
+//! Answers as tables for people.
+
+use std::fmt::Write;
+use std::time::{Duration, SystemTime};
+
+use crate::admin::view::{
+    ConnectionView, ConnectionsView, EngineView, FailureView, HistogramView, HookView, Name,
+    NamesView, PluginView, PluginsView, SightView, State, SwapView, unix_ms,
+};
+use crate::middleware::plugin::TrapPolicy;
+use crate::middleware::stats::Deed;
+
+/// Columns as wide as what is in them, under their names.
+fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) -> String {
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        let of = |row: &[String; N]| row.get(column).map_or(0, |cell| cell.chars().count());
+        let widest = rows.iter().map(of).max().unwrap_or(0);
+        widest.max(heads.get(column).map_or(0, |head| head.len()))
+    });
+    let mut text = String::new();
+    for row in [heads.map(str::to_owned)].iter().chain(rows) {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _never_fails = write!(line, "{cell:width$}  ");
+        }
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// Names and values, one a line.
+fn list<const N: usize>(pairs: [(&str, String); N]) -> String {
+    let lines = pairs.iter().map(|(name, value)| format!("{name:16} {value}"));
+    lines.map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// All plugins.
+pub fn plugins(view: &PluginsView) -> String {
+    let row = |plugin: &PluginView| {
+        let items: u64 = plugin.stats.iter().map(|hook| hook.items).sum();
+        let faults: u64 = plugin.stats.iter().map(|hook| hook.faults).sum();
+        [
+            plugin.position.to_string(),
+            plugin.slot.clone(),
+            version(plugin),
+            plugin.hooks.join(","),
+            policy(plugin.policy),
+            state(plugin.state),
+            memory(plugin),
+            items.to_string(),
+            faults.to_string(),
+        ]
+    };
+    let rows: Vec<_> = view.plugins.iter().map(row).collect();
+    let heads = ["", "SLOT", "VERSION", "HOOKS", "POLICY", "STATE", "MEMORY", "ITEMS", "FAULTS"];
+    let mut text = match rows.is_empty() {
+        true => "there are no plugins\n".to_owned(),
+        false => table(heads, &rows),
+    };
+    for refused in &view.refused {
+        let _never_fails = writeln!(
+            text,
+            "refused {}: {} ({}: {})",
+            ago(refused.at_ms),
+            refused.message,
+            refused.step,
+            refused.file
+        );
+    }
+    text
+}
+
+/// One plugin.
+pub fn plugin(view: &PluginView) -> String {
+    let limits = &view.limits;
+    let mut text = list([
+        ("plugin", format!("{}@{}", view.name, view.version)),
+        ("own version", or_none(view.own_version.as_deref())),
+        ("slot", format!("{} ({}. in the chain)", view.slot, view.position)),
+        ("state", state(view.state)),
+        ("hooks", view.hooks.join(", ")),
+        ("policy", policy(view.policy)),
+        ("component", format!("{} ({})", view.file, bytes(view.component_bytes))),
+        ("config", or_none(view.config_file.as_deref())),
+        ("since", format!("{}, by {}", ago(view.since_ms), view.by)),
+        ("rollback to", or_none(view.previous.as_deref())),
+        ("instances", format!("{}, rebuilt {} times", view.instances, view.rebuilds)),
+        ("memory", format!("{} of {}", memory(view), bytes(limits.memory_bytes_max))),
+        (
+            "budget",
+            format!("{} ms a call, {} ms init", limits.call_budget_ms, limits.init_budget_ms),
+        ),
+        ("log", format!("{} lines a second", limits.log_lines_per_second_max)),
+        ("counters", limits.counters.clone()),
+    ]);
+    let row = |stats: &HookView| {
+        let verdicts: Vec<String> = stats
+            .verdicts
+            .iter()
+            .map(|verdict| format!("{}={}", verdict.verdict.name(), verdict.count))
+            .collect();
+        let HistogramView { p50_us, p99_us, .. } = stats.time;
+        [
+            stats.hook.name().to_owned(),
+            stats.calls.to_string(),
+            stats.items.to_string(),
+            stats.faults.to_string(),
+            up_to(p50_us),
+            up_to(p99_us),
+            verdicts.join(" "),
+        ]
+    };
+    if !view.stats.is_empty() {
+        let heads = ["HOOK", "CALLS", "ITEMS", "FAULTS", "HALF", "99 %", "VERDICTS"];
+        text.push('\n');
+        text += &table(heads, &view.stats.iter().map(row).collect::<Vec<_>>());
+    }
+    let row = |failure: &FailureView| {
+        [ago(failure.at_ms), failure.plugin.clone(), failure.step.clone(), failure.message.clone()]
+    };
+    if !view.failures.is_empty() {
+        text.push('\n');
+        let rows: Vec<_> = view.failures.iter().map(row).collect();
+        text += &table(["FAILED", "PLUGIN", "STEP", "WHY"], &rows);
+    }
+    text
+}
+
+/// The engine.
+pub fn engine(view: &EngineView) -> String {
+    list([
+        ("version", view.version.clone()),
+        ("own version", or_none(view.own_version.as_deref())),
+        ("from", view.origin.clone()),
+        ("component", view.component_bytes.map_or_else(|| "none".to_owned(), bytes)),
+        ("shards", view.shards.to_string()),
+        ("since", format!("{}, by {}", ago(view.since_ms), view.by)),
+        ("rollback to", or_none(view.previous.as_deref())),
+    ])
+}
+
+/// What a change did.
+pub fn swap(view: &SwapView) -> String {
+    let what = match (view.deed, &view.from, &view.to) {
+        (Deed::Added, _, Some(to)) => format!("{to} was added"),
+        (Deed::Removed, Some(from), _) => format!("{from} was removed"),
+        (Deed::Moved, _, Some(to)) => format!("{to} was moved"),
+        (Deed::RolledBack | Deed::EngineRolledBack, Some(from), Some(to)) => {
+            format!("{from} was rolled back to {to}")
+        }
+        (_, Some(from), Some(to)) => format!("{from} was swapped for {to}"),
+        (deed, ..) => format!("{deed:?}"),
+    };
+    let place = view.slot.as_ref().map(|slot| format!(" in {slot}")).unwrap_or_default();
+    format!("{what}{place}; messages waited {} µs\n", view.pause_us)
+}
+
+/// Some of the connections.
+pub fn connections(view: &ConnectionsView) -> String {
+    let row = |connection: &ConnectionView| {
+        [
+            connection.id.to_string(),
+            connection.door.clone(),
+            connection.address.clone(),
+            ago(connection.opened_ms),
+            connection.channels.to_string(),
+            connection.patterns.to_string(),
+            connection.shard_channels.to_string(),
+            bytes(connection.outbox_bytes),
+        ]
+    };
+    let heads =
+        ["ID", "DOOR", "ADDRESS", "OPENED", "CHANNELS", "PATTERNS", "SHARD CHANNELS", "OUTBOX"];
+    let rows: Vec<_> = view.connections.iter().map(row).collect();
+    let mut text = table(heads, &rows);
+    let _never_fails = match view.next_after {
+        Some(after) => writeln!(text, "{} in all; for more: --after {after}", view.count),
+        None => writeln!(text, "{} in all", view.count),
+    };
+    text
+}
+
+/// One connection.
+pub fn connection(view: &ConnectionView) -> String {
+    let mut text = list([
+        ("connection", view.id.to_string()),
+        ("door", view.door.clone()),
+        ("address", view.address.clone()),
+        ("opened", ago(view.opened_ms)),
+        ("outbox", bytes(view.outbox_bytes)),
+    ]);
+    let NamesView { channels, patterns, shard_channels } = view.names.clone().unwrap_or_default();
+    for (kind, names, count) in [
+        ("channels", channels, view.channels),
+        ("patterns", patterns, view.patterns),
+        ("shard channels", shard_channels, view.shard_channels),
+    ] {
+        let names: Vec<String> = names.iter().map(name).collect();
+        let _never_fails = writeln!(text, "{kind:16} {count}: {}", names.join(" "));
+    }
+    text
+}
+
+/// What a plugin said of one item.
+pub fn sight(view: &SightView) -> String {
+    let mut text = format!(
+        "{} #{} {} {} {} {} {} {:.1} µs",
+        clock(view.at_ms),
+        view.connection,
+        view.action,
+        view.channel.as_ref().map(name).unwrap_or_default(),
+        view.plugin,
+        view.hook.name(),
+        view.verdict.name(),
+        view.took_us,
+    );
+    if view.items > 1 {
+        let _never_fails = write!(text, " for {}", view.items);
+    }
+    if let Some(channel) = &view.channel_after {
+        let _never_fails = write!(text, ", to {}", name(channel));
+    }
+    if let (Some(before), Some(after)) = (view.bytes_before, view.bytes_after) {
+        let _never_fails = write!(text, ", {before} → {after} bytes");
+    }
+    if let (Some(before), Some(after)) = (view.recipients_before, view.recipients_after) {
+        let _never_fails = write!(text, ", {before} → {after} recipients");
+    }
+    if let (Some(code), Some(message)) = (&view.code, &view.message) {
+        let _never_fails = write!(text, ", {code} {message}");
+    }
+    text + "\n"
+}
+
+fn version(plugin: &PluginView) -> String {
+    match &plugin.own_version {
+        Some(own) => format!("{} ({own})", plugin.version),
+        None => plugin.version.clone(),
+    }
+}
+
+fn policy(policy: TrapPolicy) -> String {
+    match policy {
+        TrapPolicy::Closed => "closed",
+        TrapPolicy::Open => "open",
+    }
+    .to_owned()
+}
+
+fn state(state: State) -> String {
+    match state {
+        State::Running => "running",
+        State::Rebuilding => "rebuilding",
+    }
+    .to_owned()
+}
+
+fn memory(plugin: &PluginView) -> String {
+    bytes(plugin.memory_bytes.iter().flatten().sum())
+}
+
+fn bytes(bytes: usize) -> String {
+    match bytes {
+        0..1_024 => format!("{bytes} B"),
+        1_024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1_024.0),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+    }
+}
+
+fn up_to(us: Option<f64>) -> String {
+    us.map_or_else(|| "over 33 ms".to_owned(), |us| format!("≤ {us:.0} µs"))
+}
+
+fn or_none(text: Option<&str>) -> String {
+    text.unwrap_or("none").to_owned()
+}
+
+fn name(name: &Name) -> String {
+    match name {
+        Name::Text(text) => text.escape_debug().to_string(),
+        Name::Bytes { base64 } => format!("base64:{base64}"),
+    }
+}
+
+fn ago(at_ms: u64) -> String {
+    let ms = unix_ms(SystemTime::now()).saturating_sub(at_ms);
+    let seconds = Duration::from_millis(ms).as_secs();
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7_200 => format!("{} min ago", seconds / 60),
+        7_200..172_800 => format!("{} h ago", seconds / 3_600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+/// The time of day, in UTC.
+fn clock(at_ms: u64) -> String {
+    let (seconds, ms) = (at_ms / 1_000 % 86_400, at_ms % 1_000);
+    format!("{:02}:{:02}:{:02}.{ms:03}", seconds / 3_600, seconds / 60 % 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_what_is_in_them() {
+        let rows = [["a".to_owned(), "ü".to_owned()], ["long".to_owned(), String::new()]];
+        assert_eq!(table(["X", "YY"], &rows), "X     YY\na     ü\nlong\n");
+    }
+}

@@ -13,6 +13,7 @@ mod hostile;
 mod lifecycle;
 mod node_host;
 mod order;
+mod security;
 
 mod engine_faults;
 mod slow_consumer;

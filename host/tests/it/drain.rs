@@ -13,7 +13,8 @@ use crate::support::websocket::Client;
 use crate::support::{PATIENCE, within};
 
 const CLIENTS: usize = 2_000;
-const DRAIN: Duration = Duration::from_secs(2);
+/// Long enough for a busy machine to ask questions meanwhile.
+const DRAIN: Duration = Duration::from_secs(6);
 const BUCKETS: usize = 10;
 
 /// What one client was told, and when it was closed.
@@ -59,8 +60,8 @@ async fn get(address: SocketAddr, path: &str) -> Result<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_thousand_are_told_goodbye_little_by_little() -> Result<()> {
     let config = format!(
-        "shutdown.drain_ms = {}\nshutdown.closes_per_second = 1000\n\
-         shutdown.reconnect_spread_ms = 5000\nshutdown.timeout_ms = 20000",
+        "shutdown.drain_ms = {}\nshutdown.closes_per_second = 1\n\
+         shutdown.reconnect_spread_ms = 10000\nshutdown.timeout_ms = 20000",
         DRAIN.as_millis()
     );
     let mut server = Launch::with_config(&config).start().await?;
@@ -111,13 +112,13 @@ async fn two_thousand_are_told_goodbye_little_by_little() -> Result<()> {
     let closes: Vec<u64> =
         farewells.iter().map(|said| said.closed_after.as_millis() as u64).collect();
     let last_return = farewells.iter().map(|said| said.reconnect_within_ms[1]).max();
-    let returning = histogram(&returns, 500, 5_500);
+    let returning = histogram(&returns, 500, 10_500);
     let closing = histogram(&closes, 0, DRAIN.as_millis() as u64);
-    println!("told to come back from, 500 ms steps from 500 ms on: {returning:?}");
+    println!("told to come back from, 1000 ms steps from 500 ms on: {returning:?}");
     println!("closed after, {} ms steps: {closing:?}", DRAIN.as_millis() / BUCKETS as u128);
     println!("the last was closed after {:?} ms", closes.iter().max());
 
-    assert_eq!(last_return, Some(5_500));
+    assert_eq!(last_return, Some(10_500));
     // The server decides who comes back when, so that is exact.
     assert_eq!(returning, [CLIENTS / BUCKETS; BUCKETS]);
     // When a close is seen depends on the machine as well: none early.
@@ -127,7 +128,7 @@ async fn two_thousand_are_told_goodbye_little_by_little() -> Result<()> {
     ensure!(first <= CLIENTS / BUCKETS * 2, "too many were closed at once: {closing:?}");
     for said in &farewells {
         let narrow = said.reconnect_within_ms[1] - said.reconnect_within_ms[0];
-        ensure!(narrow == 50, "a slot of {narrow} ms");
+        ensure!(narrow == 100, "a slot of {narrow} ms");
     }
     Ok(())
 }

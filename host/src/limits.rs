@@ -116,15 +116,16 @@ impl Rate {
     pub fn spend(&mut self, meter: Meter) -> Pace {
         let Meter { now, nanos_per_command } = meter;
         self.full_at = self.full_at.max(now) + nanos_per_command;
-        match self.full_at - now {
-            ..=SECOND => Pace::Fine,
-            ..=TWO_SECONDS => Pace::TooFast,
-            _ => Pace::Flood,
+        let ahead = self.full_at - now;
+        if ahead <= SECOND {
+            Pace::Fine
+        } else if ahead <= 2 * SECOND {
+            Pace::TooFast
+        } else {
+            Pace::Flood
         }
     }
 }
-
-const TWO_SECONDS: u64 = 2 * SECOND;
 
 #[cfg(test)]
 mod tests {

@@ -110,7 +110,9 @@ impl Server {
         let (changed, changes) = mpsc::unbounded_channel();
         let watching = crate::watch::watch(&config, config_file.as_deref(), &changed);
         // What changed before the watch began is not missed.
-        let _ = changed.send(Watched::Plugins);
+        for what in [Watched::Config, Watched::Plugins] {
+            let _ = changed.send(what);
+        }
         let reader =
             Reader { config, live: live.clone(), wasm, services: services.clone(), reloading };
         let reading = tokio::spawn(reader.read(changes));

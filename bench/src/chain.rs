@@ -38,6 +38,7 @@ impl Bench {
         let connections = Connections::new(1, config.outbox, config.limits.attributes_bytes_max);
         let connection = connections
             .add(Encoding::Json, SocketAddr::from(([127, 0, 0, 1], 0)))
+            .ok()
             .context("there is room for one")?;
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         let surroundings = Surroundings {

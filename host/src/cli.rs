@@ -25,7 +25,8 @@ pub enum Command {
     ///
     /// Prints the addresses it listens on to standard output, one a line, and
     /// its log to standard error. SIGTERM or ctrl-c ends it in good order, a
-    /// second one at once; SIGHUP reads the plugins and the engine file again.
+    /// second one at once; SIGHUP reads the config file, certificates, plugins and
+    /// the engine file again.
     Serve(ServeArgs),
     /// Plugins: those of a running server.
     #[command(subcommand)]
@@ -38,7 +39,7 @@ pub enum Command {
 }
 
 /// The flags of `switchyard serve`.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Default, Clone, Args)]
 pub struct ServeArgs {
     /// The config file, in TOML. `switchyard.example.toml` explains every
     /// setting. Without it, the defaults hold.
@@ -81,7 +82,14 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
 
-    /// Checks the configuration and ends: 0 when it is good, 64 when it is not.
+    /// Lets everybody connect who can reach the server, also when no plugin
+    /// decides who may. Without it, addresses other than loopback are listened
+    /// on only with such a plugin.
+    #[arg(long)]
+    pub open_to_all: bool,
+
+    /// Checks the configuration, with the certificates, the engine and the
+    /// plugins that it names, and ends: 0 when they are good, 64 when not.
     #[arg(long)]
     pub check: bool,
 }

@@ -28,6 +28,14 @@ pub enum CloseReason {
     BadFrames,
     /// No more connections are taken.
     OverCapacity,
+    /// No more connections are taken from this address.
+    OverAddressCapacity,
+    /// The server ends, and takes nobody in any more.
+    Draining,
+    /// It went on sending commands faster than it may.
+    Flood,
+    /// It listened to nothing and said nothing for too long.
+    Idle,
     /// A middleware that must be asked cannot answer now.
     Unavailable(String),
     /// No sign of life for the time allowed after a ping.
@@ -68,9 +76,13 @@ impl CloseReason {
             CloseReason::Unauthorised(_) => 4001,
             CloseReason::Forbidden(_) => 4003,
             CloseReason::Violation(ProtocolViolation::Resp) | CloseReason::BadFrames => 4009,
+            CloseReason::Draining => 4100,
             CloseReason::OverCapacity => 4101,
             CloseReason::Unavailable(_) => 4102,
-            CloseReason::Operator => 4103,
+            CloseReason::OverAddressCapacity => 4103,
+            CloseReason::Flood => 4104,
+            CloseReason::Operator => 4105,
+            CloseReason::Idle => 4203,
             CloseReason::PingTimeout => 4201,
             CloseReason::SlowConsumer { .. } => 4202,
         })
@@ -93,6 +105,12 @@ impl CloseReason {
             CloseReason::Forbidden(why) => why.into(),
             CloseReason::BadFrames => "too many bad frames in a row".into(),
             CloseReason::OverCapacity => "the server is at limits.connections_max".into(),
+            CloseReason::OverAddressCapacity => {
+                "your address is at limits.connections_per_address_max".into()
+            }
+            CloseReason::Draining => "the server is shutting down and takes nobody in".into(),
+            CloseReason::Flood => "over limits.commands_per_second_max for too long".into(),
+            CloseReason::Idle => "nothing said within resp.idle_timeout_ms".into(),
             CloseReason::Unavailable(why) => why.into(),
             CloseReason::PingTimeout => {
                 "no answer to a ping within websocket.pong_timeout_ms".into()
@@ -120,6 +138,10 @@ impl CloseReason {
             CloseReason::Forbidden(_) => "forbidden",
             CloseReason::BadFrames => "bad_frames",
             CloseReason::OverCapacity => "over_capacity",
+            CloseReason::OverAddressCapacity => "over_address_capacity",
+            CloseReason::Draining => "draining",
+            CloseReason::Flood => "flood",
+            CloseReason::Idle => "idle",
             CloseReason::Unavailable(_) => "unavailable",
             CloseReason::PingTimeout => "ping_timeout",
             CloseReason::SlowConsumer { .. } => "slow_consumer",

@@ -10,11 +10,13 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::admin::tokens::{TOKENS_VARIABLE, Tokens};
 use crate::cli::ServeArgs;
+use crate::networks::Network;
+use crate::origin::Origins;
 use crate::outbox::OutboxLimits;
 
 /// What the server does, checked.
@@ -36,12 +38,55 @@ pub struct Config {
     pub plugins: PluginsConfig,
     /// Whom the server lets operate it.
     pub admin: AdminConfig,
-    /// How long an orderly end may take.
-    pub shutdown_time: Duration,
+    /// How the server ends.
+    pub shutdown: ShutdownConfig,
+    /// Whether addresses other than loopback may be listened on while no plugin
+    /// decides who may connect.
+    pub is_open_to_all: bool,
     /// What is logged, in the syntax of `RUST_LOG`.
     pub log_filter: String,
     /// How the log looks.
     pub log_format: LogFormat,
+    /// Connections whose doings are logged, whatever the filter says.
+    pub log_connections: Vec<u64>,
+    /// Every key with its value, for telling what changed.
+    pub written: serde_json::Value,
+}
+
+/// How the server ends.
+#[derive(Debug, Clone, Copy)]
+pub struct ShutdownConfig {
+    /// How long what is left after the drain may take.
+    pub time: Duration,
+    /// Over which time connections are closed at most, ...
+    pub drain_time_max: Duration,
+    /// ... if so many a second do not take less.
+    pub closes_per_second: usize,
+    /// Over which time clients are told to spread their coming back at least.
+    pub reconnect_spread: Duration,
+}
+
+/// The certificate of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The certificate and those between it and a root, in PEM.
+    pub certificate: PathBuf,
+    /// Its private key, in PEM.
+    pub key: PathBuf,
+    /// Who signs clients' certificates; none: they are not asked for one.
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client without a certificate is let in.
+    pub client_certificates: ClientCertificates,
+}
+
+/// Whether clients must show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientCertificates {
+    /// No handshake without one.
+    Required,
+    /// Who shows none is let in without a subject.
+    Optional,
 }
 
 /// The HTTP and WebSocket door.
@@ -55,6 +100,10 @@ pub struct HttpConfig {
     pub request_bytes_max: usize,
     /// How many handshakes may be under way at once; more wait to be accepted.
     pub handshakes_max: usize,
+    /// Which pages of other sites may open a WebSocket.
+    pub origins: Origins,
+    /// Its certificate; none: it speaks plainly.
+    pub tls: Option<TlsConfig>,
 }
 
 /// The door for Redis clients.
@@ -64,6 +113,11 @@ pub struct RespConfig {
     pub listen: SocketAddr,
     /// How large one request may be, names and arguments together.
     pub request_bytes_max: usize,
+    /// How long a connection that listens to nothing may say nothing; none: for
+    /// ever.
+    pub idle_time: Option<Duration>,
+    /// Its certificate; none: it speaks plainly.
+    pub tls: Option<TlsConfig>,
 }
 
 /// How WebSocket connections are treated.
@@ -82,10 +136,16 @@ pub struct WebSocketConfig {
 }
 
 /// What clients may ask for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at once.
     pub connections_max: usize,
+    /// Connections at once from one address; of IPv6, from one /64.
+    pub connections_per_address_max: usize,
+    /// Networks whose addresses are not counted for the former.
+    pub uncounted_networks: Vec<Network>,
+    /// Commands that one connection may send in a second.
+    pub commands_per_second_max: usize,
     /// Names one connection listens to.
     pub subscriptions_max: usize,
     /// Names in one command.
@@ -182,7 +242,7 @@ pub struct AdminConfig {
 }
 
 /// How the log looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
     /// For people.
@@ -230,11 +290,24 @@ pub enum ConfigError {
         /// What would be right.
         expected: String,
     },
+    /// Others could connect, and nobody decides who may.
+    #[error(
+        "{key} is {address}, which other machines reach, and no plugin decides who may connect: \
+         load one that exports `admission`, such as acl, with --plugins; or listen on 127.0.0.1; \
+         or let everybody in with --open-to-all (security.open_to_all = true)"
+    )]
+    Unprotected {
+        /// The setting, as it is called in the file.
+        key: &'static str,
+        /// What it says.
+        address: SocketAddr,
+    },
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawConfig {
+    security: RawSecurity,
     http: RawHttp,
     resp: RawResp,
     websocket: RawWebSocket,
@@ -251,7 +324,7 @@ struct RawConfig {
 /// which stand here and nowhere else.
 macro_rules! raw_table {
     ($name:ident { $($(#[doc = $why:literal])* $key:ident: $type:ty = $default:expr),* $(,)? }) => {
-        #[derive(Debug, Deserialize)]
+        #[derive(Debug, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, default)]
         struct $name { $($(#[doc = $why])* $key: $type),* }
 
@@ -263,6 +336,24 @@ macro_rules! raw_table {
     };
 }
 
+/// A number, or `"off"`: zero never means "unlimited".
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum NumberOrOff {
+    Number(u64),
+    Word(String),
+}
+
+raw_table!(RawSecurity { open_to_all: bool = false });
+
+raw_table!(RawTls {
+    certificate: Option<PathBuf> = None,
+    key: Option<PathBuf> = None,
+    client_ca: Option<PathBuf> = None,
+    /// Who names a CA wants certificates.
+    client_certificates: ClientCertificates = ClientCertificates::Required,
+});
+
 raw_table!(RawHttp {
     /// Loopback: who wants to be reached says so.
     listen: String = "127.0.0.1:8080".to_owned(),
@@ -270,6 +361,9 @@ raw_table!(RawHttp {
     /// Room for large cookies and tokens.
     request_bytes_max: u64 = 16 << 10,
     handshakes_max: u64 = 512,
+    /// The same origin only: who wants others names them.
+    origins: Vec<String> = Vec::new(),
+    tls: RawTls = RawTls::default(),
 });
 
 raw_table!(RawResp {
@@ -277,6 +371,9 @@ raw_table!(RawResp {
     listen: String = "127.0.0.1:6380".to_owned(),
     /// Room for 10,000 names of 1 KiB in one SUBSCRIBE.
     request_bytes_max: u64 = 16 << 20,
+    /// As Redis' `timeout 0`: clients keep connections to publish on now and then.
+    idle_timeout_ms: NumberOrOff = NumberOrOff::Word(OFF.to_owned()),
+    tls: RawTls = RawTls::default(),
 });
 
 raw_table!(RawWebSocket {
@@ -292,6 +389,12 @@ raw_table!(RawWebSocket {
 
 raw_table!(RawLimits {
     connections_max: u64 = 10_000,
+    /// A tenth of all: room for an office behind one address.
+    connections_per_address_max: u64 = 1_000,
+    /// A proxy on this machine brings everybody's connections.
+    uncounted_networks: Vec<String> = vec!["127.0.0.0/8".to_owned(), "::1/128".to_owned()],
+    /// A back end publishes that much through one connection; a browser does not.
+    commands_per_second_max: u64 = 1_000_000,
     subscriptions_max: u64 = 10_000,
     names_per_command_max: u64 = 10_000,
     name_bytes_max: u64 = 1 << 10,
@@ -346,9 +449,19 @@ raw_table!(RawAdmin {
     trace_queue_max: u64 = 4_096,
 });
 
-raw_table!(RawShutdown { timeout_ms: u64 = 5_000 });
+raw_table!(RawShutdown {
+    timeout_ms: u64 = 5_000,
+    drain_ms: u64 = 10_000,
+    /// One is closed within a millisecond; 10,000 take the 10 s above.
+    closes_per_second: u64 = 1_000,
+    reconnect_spread_ms: u64 = 5_000,
+});
 
-raw_table!(RawLog { filter: String = "info".to_owned(), format: LogFormat = LogFormat::Text });
+raw_table!(RawLog {
+    filter: String = "info".to_owned(),
+    format: LogFormat = LogFormat::Text,
+    connections: Vec<u64> = Vec::new(),
+});
 
 impl Config {
     /// Reads the file that the flags name, lets the flags override it, and
@@ -398,11 +511,27 @@ impl RawConfig {
                 *path = base.join(&*path);
             }
         }
+        for RawTls { certificate, key, client_ca, .. } in [&mut self.http.tls, &mut self.resp.tls] {
+            for path in [certificate, key, client_ca].into_iter().flatten() {
+                *path = base.join(&*path);
+            }
+        }
     }
 
     fn override_with(&mut self, args: &ServeArgs) {
-        let ServeArgs { config: _, http, resp, admin, plugins, engine, shards, log, check: _ } =
-            args;
+        let ServeArgs {
+            config: _,
+            http,
+            resp,
+            admin,
+            plugins,
+            engine,
+            shards,
+            log,
+            open_to_all,
+            check: _,
+        } = args;
+        self.security.open_to_all |= open_to_all;
         if let Some(admin) = admin {
             self.admin.listen.clone_from(admin);
         }
@@ -427,7 +556,9 @@ impl RawConfig {
     }
 
     fn check(self) -> Result<Config, ConfigError> {
+        let written = serde_json::to_value(&self).expect("it is made of JSON's types");
         let RawConfig {
+            security,
             http,
             resp,
             websocket,
@@ -451,6 +582,16 @@ impl RawConfig {
                     256..=1 << 20,
                 )?,
                 handshakes_max: count("http.handshakes_max", http.handshakes_max, 1..=1 << 20)?,
+                origins: Origins::parse(&http.origins).map_err(|value| {
+                    ConfigError::OutOfRange {
+                        key: "http.origins",
+                        value: format!("\"{value}\""),
+                        expected: "origins such as https://example.com, https://*.example.com, \
+                        http://localhost:3000 or null, or \"*\" for all"
+                            .to_owned(),
+                    }
+                })?,
+                tls: http.tls.check(["http.tls.certificate", "http.tls.key"])?,
             },
             resp: match resp.listen.as_str() {
                 OFF => None,
@@ -461,6 +602,8 @@ impl RawConfig {
                         resp.request_bytes_max,
                         1 << 10..=1 << 30,
                     )?,
+                    idle_time: resp.idle_timeout_ms.check("resp.idle_timeout_ms")?,
+                    tls: resp.tls.check(["resp.tls.certificate", "resp.tls.key"])?,
                 }),
             },
             websocket: WebSocketConfig {
@@ -483,6 +626,27 @@ impl RawConfig {
                     "limits.connections_max",
                     limits.connections_max,
                     1..=1 << 30,
+                )?,
+                connections_per_address_max: count(
+                    "limits.connections_per_address_max",
+                    limits.connections_per_address_max,
+                    1..=1 << 30,
+                )?,
+                uncounted_networks: limits
+                    .uncounted_networks
+                    .iter()
+                    .map(|value| {
+                        value.parse().map_err(|()| ConfigError::OutOfRange {
+                            key: "limits.uncounted_networks",
+                            value: format!("\"{value}\""),
+                            expected: "networks such as 10.0.0.0/8 or fd00::/8".to_owned(),
+                        })
+                    })
+                    .collect::<Result<_, _>>()?,
+                commands_per_second_max: count(
+                    "limits.commands_per_second_max",
+                    limits.commands_per_second_max,
+                    1..=1_000_000_000,
                 )?,
                 subscriptions_max: count(
                     "limits.subscriptions_max",
@@ -561,9 +725,24 @@ impl RawConfig {
                 )?,
             },
             admin: admin.check()?,
-            shutdown_time: millis("shutdown.timeout_ms", shutdown.timeout_ms)?,
+            shutdown: ShutdownConfig {
+                time: millis("shutdown.timeout_ms", shutdown.timeout_ms)?,
+                drain_time_max: millis("shutdown.drain_ms", shutdown.drain_ms)?,
+                closes_per_second: count(
+                    "shutdown.closes_per_second",
+                    shutdown.closes_per_second,
+                    1..=1_000_000,
+                )?,
+                reconnect_spread: millis(
+                    "shutdown.reconnect_spread_ms",
+                    shutdown.reconnect_spread_ms,
+                )?,
+            },
+            is_open_to_all: security.open_to_all,
             log_filter: log.filter,
             log_format: log.format,
+            log_connections: log.connections,
+            written,
         })
     }
 }
@@ -614,6 +793,40 @@ impl RawAdmin {
             traces_max: count("admin.traces_max", self.traces_max, 1..=1_000)?,
             trace_queue_max: count("admin.trace_queue_max", self.trace_queue_max, 1..=1 << 20)?,
         })
+    }
+}
+
+impl RawTls {
+    /// A certificate and its key, or neither.
+    fn check(self, keys: [&'static str; 2]) -> Result<Option<TlsConfig>, ConfigError> {
+        let RawTls { certificate, key, client_ca, client_certificates } = self;
+        let missing = |key: &'static str| ConfigError::OutOfRange {
+            key,
+            value: "missing".to_owned(),
+            expected: "a PEM file, as the other settings of TLS are given".to_owned(),
+        };
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => {
+                Ok(Some(TlsConfig { certificate, key, client_ca, client_certificates }))
+            }
+            (None, None) if client_ca.is_none() => Ok(None),
+            (None, _) => Err(missing(keys[0])),
+            (Some(_), None) => Err(missing(keys[1])),
+        }
+    }
+}
+
+impl NumberOrOff {
+    fn check(self, key: &'static str) -> Result<Option<Duration>, ConfigError> {
+        match self {
+            NumberOrOff::Number(number) => millis(key, number).map(Some),
+            NumberOrOff::Word(word) if word == OFF => Ok(None),
+            NumberOrOff::Word(word) => Err(ConfigError::OutOfRange {
+                key,
+                value: format!("\"{word}\""),
+                expected: "a number of milliseconds, or \"off\"".to_owned(),
+            }),
+        }
     }
 }
 

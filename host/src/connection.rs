@@ -80,6 +80,12 @@ impl Writer {
                 }
             }
             if self.chunks.is_empty() {
+                // What TLS has taken and its socket has not.
+                if stream.as_mut().poll_flush(context)?.is_pending() {
+                    self.is_blocked = true;
+                } else {
+                    self.was_unblocked |= std::mem::take(&mut self.is_blocked);
+                }
                 return Poll::Pending;
             }
             let Poll::Ready(written) = self.poll_write(stream.as_mut(), context)? else {

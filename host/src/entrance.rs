@@ -3,14 +3,17 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tracing::{debug, warn};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, info, warn};
 
 use crate::close::CloseReason;
 use crate::config::Config;
@@ -23,12 +26,14 @@ use crate::door::{self, Door};
 use crate::handshake::{self, Asked, Subprotocol, Upgrade};
 use crate::hub::connections::Connection;
 use crate::hub::encoding::Encoding;
+use crate::log;
 use crate::middleware::bindings::{Client, Door as ClientDoor};
 use crate::protocol::command::{NOAUTH, Refusal, UNAVAILABLE};
 use crate::protocol::resp::RequestLimits;
 use crate::protocol::websocket;
 use crate::session::{Framing, Services, Session};
 use crate::stats::count;
+use crate::tls::{self, Tls, TlsError};
 
 /// How long to wait before accepting again after it failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -47,6 +52,59 @@ pub enum Protocol {
     Resp,
 }
 
+/// What of the entrance changes while it is used.
+pub struct Live {
+    config: RwLock<Arc<Config>>,
+    /// The certificate of the HTTP and WebSocket door.
+    pub http_tls: Option<Tls>,
+    /// The certificate of the door for Redis clients.
+    pub resp_tls: Option<Tls>,
+    is_draining: AtomicBool,
+}
+
+impl Live {
+    /// As the configuration says, with the certificates that it names.
+    ///
+    /// # Errors
+    ///
+    /// One of them cannot be used.
+    pub fn new(config: Config) -> Result<Live, TlsError> {
+        let resp_tls = config.resp.as_ref().and_then(|resp| resp.tls.as_ref());
+        Ok(Live {
+            http_tls: config.http.tls.as_ref().map(Tls::load).transpose()?,
+            resp_tls: resp_tls.map(Tls::load).transpose()?,
+            config: RwLock::new(Arc::new(config)),
+            is_draining: AtomicBool::new(false),
+        })
+    }
+
+    /// The configuration as it was read last.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.read().clone()
+    }
+
+    /// From here on, this is what was read last.
+    pub fn set_config(&self, config: Config) {
+        *self.config.write() = Arc::new(config);
+    }
+
+    /// From here on, nobody is let in.
+    pub fn begin_draining(&self) {
+        self.is_draining.store(true, Ordering::SeqCst);
+    }
+
+    fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::SeqCst)
+    }
+}
+
+/// Where a client comes from, as far as the connection itself says.
+struct Peer {
+    remote: SocketAddr,
+    /// Whom its certificate names.
+    subject: Option<String>,
+}
+
 /// Lets clients in.
 #[derive(Clone)]
 pub struct Entrance {
@@ -54,6 +112,7 @@ pub struct Entrance {
     services: Services,
     resp_limits: RequestLimits,
     resp_info: ServerInfo,
+    live: Arc<Live>,
     is_ending: watch::Receiver<bool>,
     /// Held by each connection while it is served.
     served: mpsc::Sender<()>,
@@ -64,6 +123,7 @@ impl Entrance {
     /// `served` until it ends. Once `is_ending` says so, handshakes end.
     pub fn new(
         config: Arc<Config>,
+        live: Arc<Live>,
         services: Services,
         resp: Option<&TcpListener>,
         is_ending: watch::Receiver<bool>,
@@ -82,6 +142,7 @@ impl Entrance {
             },
             resp_info: ServerInfo::new(&config, port, request_bytes_max),
             config,
+            live,
             services,
             is_ending,
             served,
@@ -96,7 +157,26 @@ impl Entrance {
             let permit = handshakes.clone().acquire_owned().await.expect("it is never closed");
             match listener.accept().await {
                 Ok((stream, remote)) => {
-                    tokio::spawn(self.clone().serve(stream, remote, protocol, permit));
+                    let tls = match protocol {
+                        Protocol::Http => &self.live.http_tls,
+                        Protocol::Resp => &self.live.resp_tls,
+                    };
+                    let entrance = self.clone();
+                    match tls.as_ref().map(Tls::acceptor) {
+                        None => {
+                            let peer = Peer { remote, subject: None };
+                            tokio::spawn(async move {
+                                if prepare(&stream, remote, protocol) {
+                                    entrance.serve(stream, peer, protocol, permit).await;
+                                }
+                            });
+                        }
+                        Some(acceptor) => {
+                            let serving =
+                                entrance.serve_tls(acceptor, stream, remote, protocol, permit);
+                            tokio::spawn(serving);
+                        }
+                    }
                 }
                 Err(error) => {
                     // Out of files, most likely: someone has to go first.
@@ -107,24 +187,56 @@ impl Entrance {
         }
     }
 
-    async fn serve(
+    /// Shakes hands for TLS before anything is said.
+    async fn serve_tls(
         self,
+        acceptor: TlsAcceptor,
         stream: TcpStream,
         remote: SocketAddr,
         protocol: Protocol,
         handshaking: OwnedSemaphorePermit,
     ) {
-        // Replies and messages are written as whole as they can be: nothing is
-        // gained by waiting for more.
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%remote, %error, "connection lost in the handshake");
+        if !prepare(&stream, remote, protocol) {
             return;
         }
+        let mut is_ending = self.is_ending.clone();
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout(
+                self.config.http.handshake_time,
+                acceptor.accept(stream),
+            ) => shaken,
+            _ = is_ending.wait_for(|is_ending| *is_ending) => return,
+        };
+        match shaken {
+            Ok(Ok(stream)) => {
+                let certificates = stream.get_ref().1.peer_certificates();
+                let subject = certificates.and_then(<[_]>::first).and_then(tls::subject_of);
+                self.serve(stream, Peer { remote, subject }, protocol, handshaking).await;
+            }
+            Ok(Err(error)) => {
+                count(&self.services.stats.rejected_connections);
+                debug!(%remote, %error, "no TLS handshake");
+            }
+            Err(_) => {
+                count(&self.services.stats.rejected_connections);
+                debug!(%remote, "TLS handshake timed out");
+            }
+        }
+    }
+
+    async fn serve<S: Stream>(
+        self,
+        stream: S,
+        peer: Peer,
+        protocol: Protocol,
+        handshaking: OwnedSemaphorePermit,
+    ) {
+        let remote = peer.remote;
         match protocol {
             Protocol::Http => {
                 let mut is_ending = self.is_ending.clone();
                 let opened = tokio::select! {
-                    opened = self.open_websocket(stream, remote) => opened,
+                    opened = self.open_websocket(stream, &peer) => opened,
                     _ = is_ending.wait_for(|is_ending| *is_ending) => None,
                 };
                 drop(handshaking);
@@ -152,15 +264,8 @@ impl Entrance {
                 }
             }
             Protocol::Resp => {
-                // Nothing is said on an idle connection, as in Redis: whether the
-                // peer is still there is left to TCP.
-                let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME);
-                if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&keepalive) {
-                    debug!(%remote, %error, "connection lost in the handshake");
-                    return;
-                }
                 drop(handshaking);
-                let connection = match self.admit_resp(remote) {
+                let connection = match self.admit_resp(&peer) {
                     Ok(connection) => connection,
                     Err(reason) => {
                         let words = resp::unwelcome(&reason);
@@ -180,20 +285,21 @@ impl Entrance {
     /// Serves a connection that was let in, to its end: in a task of its own,
     /// which holds nothing of the handshake. That is most of what an idle
     /// connection takes.
-    fn run<D: Door + Send + 'static>(
+    fn run<S: Stream, D: Door + Send + 'static>(
         self,
-        stream: TcpStream,
+        stream: S,
         connection: Arc<Connection>,
         door: D,
         came_behind: Vec<u8>,
         framing: Framing,
     ) {
-        let Entrance { config, services, is_ending, served, .. } = self;
+        let Entrance { config, live, services, is_ending, served, .. } = self;
         let (connections, stats) = (services.hub.connections().clone(), services.stats.clone());
         let id = connection.id;
         debug!(connection = id, remote = %connection.remote, "connection opened");
         connections.opened(&connection);
-        if *is_ending.borrow() {
+        // Whoever began to drain before this does not see the connection.
+        if live.is_draining() || *is_ending.borrow() {
             door::farewell(&connection, CloseReason::ShuttingDown);
         }
         count(&stats.connections);
@@ -201,6 +307,9 @@ impl Entrance {
         let close_time = config.websocket.close_time;
         let open = OpenConnection::new(stream, came_behind, session, door, close_time);
         tokio::spawn(open.run(connections, stats, move |end, stats| {
+            if log::is_followed(id) {
+                info!(target: log::FOLLOWED, connection = id, ?end, "connection ended");
+            }
             match end {
                 End::Closed(reason @ CloseReason::SlowConsumer { outbox_bytes }) => {
                     count(&stats.outbox_overflows);
@@ -220,14 +329,16 @@ impl Entrance {
     #[allow(clippy::type_complexity, reason = "gone, let in, or to be turned away")]
     /// Shakes hands and asks the chain. None: it was answered otherwise, or is
     /// gone. An error: it is to be turned away.
-    async fn open_websocket(
+    async fn open_websocket<S: Stream>(
         &self,
-        mut stream: TcpStream,
-        remote: SocketAddr,
-    ) -> Option<Result<(TcpStream, Arc<Connection>, Upgrade), (TcpStream, CloseReason)>> {
+        mut stream: S,
+        peer: &Peer,
+    ) -> Option<Result<(S, Arc<Connection>, Upgrade), (S, CloseReason)>> {
         let http = &self.config.http;
+        let remote = peer.remote;
+        let is_draining = self.live.is_draining();
         let is_healthy = || self.services.hub.tend() == 0;
-        let shaking = handshake::read(&mut stream, http.request_bytes_max, is_healthy);
+        let shaking = handshake::read(&mut stream, http.request_bytes_max, is_draining, is_healthy);
         let upgrade = match tokio::time::timeout(http.handshake_time, shaking).await {
             Ok(Ok(Asked::Upgrade(upgrade))) => *upgrade,
             Ok(Ok(Asked::Answered(status))) => {
@@ -246,6 +357,13 @@ impl Entrance {
             }
         };
         let request = &upgrade.request;
+        if let Some(origin) = self.live.config().http.origins.refused(request.headers()) {
+            count(&self.services.stats.rejected_connections);
+            debug!(%remote, origin, "a page of a foreign origin was refused");
+            let answering = handshake::answer_foreign(&mut stream, &origin);
+            let _ = tokio::time::timeout(ANSWER_TIME, answering).await;
+            return None;
+        }
         let client = Client {
             door: ClientDoor::WebSocket,
             remote: remote.to_string(),
@@ -262,7 +380,7 @@ impl Entrance {
         };
         // Asked before the upgrade is answered; told after it, because a browser
         // shows its page a close code, and of a refused upgrade nothing.
-        let admitted = self.admit(&client, remote, encoding);
+        let admitted = self.admit(&client, peer, encoding);
         let accepted = upgrade.accept(&mut stream).await;
         match (admitted, accepted) {
             (Ok(connection), Ok(())) => Some(Ok((stream, connection, upgrade))),
@@ -275,28 +393,41 @@ impl Entrance {
         }
     }
 
-    fn admit_resp(&self, remote: SocketAddr) -> Result<Arc<Connection>, CloseReason> {
+    fn admit_resp(&self, peer: &Peer) -> Result<Arc<Connection>, CloseReason> {
         let client = Client {
             door: ClientDoor::Resp,
-            remote: remote.to_string(),
+            remote: peer.remote.to_string(),
             path: String::new(),
             headers: Vec::new(),
         };
-        self.admit(&client, remote, Resp::first_encoding(Transport::Stream))
+        self.admit(&client, peer, Resp::first_encoding(Transport::Stream))
     }
 
     /// Asks the chain whether this client may connect.
     fn admit(
         &self,
         client: &Client,
-        remote: SocketAddr,
+        peer: &Peer,
         encoding: Encoding,
     ) -> Result<Arc<Connection>, CloseReason> {
+        if self.live.is_draining() {
+            return Err(CloseReason::Draining);
+        }
         // Ids are given while the chain is held, so that a plugin that is added
         // knows which connections it has been asked about.
         let chain = self.services.middleware.chain();
+        if !self.config.is_open_to_all && !is_local(peer.remote) && !chain.has_admission() {
+            return Err(CloseReason::Unavailable(UNPROTECTED.to_owned()));
+        }
         let connections = self.services.hub.connections();
-        let connection = connections.add(encoding, remote).ok_or(CloseReason::OverCapacity)?;
+        let connection = connections.add(encoding, peer.remote)?;
+        if let Some(subject) = &peer.subject
+            && !connection.set_attribute(tls::SUBJECT, Some(subject.clone()))
+        {
+            connections.remove(connection.id);
+            let why = "the certificate's subject is over limits.attributes_bytes_max";
+            return Err(CloseReason::Forbidden(why.to_owned()));
+        }
         match chain.connect(connection.id, client) {
             Ok(()) => Ok(connection),
             Err(refusal) => {
@@ -306,9 +437,9 @@ impl Entrance {
         }
     }
 
-    async fn turn_away(
+    async fn turn_away<S: Stream>(
         &self,
-        mut stream: TcpStream,
+        mut stream: S,
         remote: SocketAddr,
         reason: &CloseReason,
         words: Bytes,
@@ -326,6 +457,35 @@ impl Entrance {
         let _ = tokio::time::timeout(self.config.websocket.close_time, telling).await;
     }
 }
+
+/// What carries a connection.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
+
+/// Sets what a socket needs. False: it is gone.
+fn prepare(stream: &TcpStream, remote: SocketAddr, protocol: Protocol) -> bool {
+    // Replies and messages are written as whole as they can be: nothing is gained
+    // by waiting for more.
+    let mut set = stream.set_nodelay(true);
+    if protocol == Protocol::Resp {
+        // Nothing is said on an idle connection, as in Redis: whether the peer is
+        // still there is left to TCP.
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME);
+        set = set.and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive));
+    }
+    if let Err(error) = &set {
+        debug!(%remote, %error, "connection lost in the handshake");
+    }
+    set.is_ok()
+}
+
+/// Whether an address is this machine's own.
+pub fn is_local(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// Why others are refused while nobody decides about them.
+const UNPROTECTED: &str = "no plugin decides who may connect; see security.open_to_all";
 
 fn unwanted(refusal: &Refusal) -> CloseReason {
     let why = match &refusal.by {

@@ -18,6 +18,7 @@ use tungstenite::http::header::{
     HeaderValue, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 
+use crate::close::clip;
 use crate::protocol::json;
 
 /// Where the WebSocket is.
@@ -66,7 +67,7 @@ impl Subprotocol {
 }
 
 /// Reads one request. Answers it unless it is an upgrade. `is_healthy` is asked
-/// for `/healthz`.
+/// for `/healthz`, and for `/readyz` of a server that is not draining.
 ///
 /// # Errors
 ///
@@ -74,7 +75,8 @@ impl Subprotocol {
 pub async fn read<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     request_bytes_max: usize,
-    is_healthy: impl FnOnce() -> bool,
+    is_draining: bool,
+    is_healthy: impl Fn() -> bool,
 ) -> io::Result<Asked> {
     let mut bytes = Vec::with_capacity(1 << 10);
     let (length, request) = loop {
@@ -104,8 +106,14 @@ pub async fn read<S: AsyncRead + AsyncWrite + Unpin>(
     match request.uri().path() {
         WEBSOCKET_PATH => {}
         "/" => return answer(stream, StatusCode::OK, HTML, TRY_PAGE).await,
-        "/healthz" if is_healthy() => return answer(stream, StatusCode::OK, TEXT, "ok\n").await,
-        "/healthz" => {
+        "/readyz" if is_draining => {
+            let why = "draining\n";
+            return answer(stream, StatusCode::SERVICE_UNAVAILABLE, TEXT, why).await;
+        }
+        "/healthz" | "/readyz" if is_healthy() => {
+            return answer(stream, StatusCode::OK, TEXT, "ok\n").await;
+        }
+        "/healthz" | "/readyz" => {
             let why = "the engine cannot be asked\n";
             return answer(stream, StatusCode::SERVICE_UNAVAILABLE, TEXT, why).await;
         }
@@ -197,6 +205,21 @@ pub async fn answer<S: AsyncWrite + Unpin>(
     stream.write_all(body.as_bytes()).await?;
     stream.shutdown().await?;
     Ok(Asked::Answered(status))
+}
+
+/// Answers that pages of this origin may not open a WebSocket, and ends the
+/// connection.
+///
+/// # Errors
+///
+/// The stream broke.
+pub async fn answer_foreign<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    origin: &str,
+) -> io::Result<Asked> {
+    let shown = clip(origin, 256);
+    let why = format!("pages of the origin {shown} may not connect; see http.origins\n");
+    answer(stream, StatusCode::FORBIDDEN, TEXT, &why).await
 }
 
 /// Answers that the time for a handshake is over.

@@ -8,12 +8,20 @@ pub mod config;
 pub mod operator;
 pub mod server;
 
+mod drain;
+pub mod log;
+pub mod reload;
+
 mod close;
 mod entrance;
 mod handshake;
+mod networks;
+mod origin;
+mod tls;
 
 mod connection;
 mod door;
+mod limits;
 pub mod protocol;
 mod session;
 mod stats;

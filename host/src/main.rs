@@ -2,18 +2,19 @@
 //!
 //! Exit codes: 0 done, 1 failed, 64 bad arguments or configuration.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::info;
-use tracing_subscriber::EnvFilter;
 
 use switchyard::cli::{Cli, Command, ServeArgs};
-use switchyard::config::{Config, LogFormat};
+use switchyard::config::{Config, ConfigError};
+use switchyard::log::{self, Log};
 use switchyard::operator::{self, OperatorError};
+use switchyard::reload::Reloading;
 use switchyard::server::{Order, Server};
 
 /// The exit code for bad arguments or configuration (`EX_USAGE` of sysexits.h).
@@ -50,57 +51,44 @@ fn code(done: Result<(), OperatorError>) -> ExitCode {
 
 fn serve(args: &ServeArgs) -> ExitCode {
     let checked = Config::load(args).map_err(anyhow::Error::from).and_then(|config| {
-        let filter =
-            EnvFilter::builder().parse(own_targets(&config.log_filter)).map_err(|problem| {
-                anyhow::anyhow!("log.filter is \"{}\": {problem}", config.log_filter)
-            })?;
+        let filter = log::parse(&config.log_filter).map_err(anyhow::Error::msg)?;
         Ok((config, filter))
     });
     let (config, filter) = match checked {
         Ok(checked) => checked,
-        Err(error) => {
-            eprintln!("switchyard: {error:#}");
-            return ExitCode::from(USAGE);
-        }
+        Err(error) => return complain(&error, USAGE),
     };
-    if args.check {
-        eprintln!("switchyard: the configuration is good");
-        return ExitCode::SUCCESS;
-    }
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
+    let log = Log::start(filter, config.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .expect("threads can be started");
-    let result = runtime.block_on(run(config));
+    if args.check {
+        // What a plugin does on a timer is not waited for.
+        return match runtime.block_on(Server::check(&config)) {
+            Ok(()) => {
+                eprintln!("switchyard: the configuration is good");
+                ExitCode::SUCCESS
+            }
+            Err(error) => complain(&error, USAGE),
+        };
+    }
+    let result = runtime.block_on(run(config, Reloading { args: args.clone(), log }));
     // What still runs was given its time.
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("switchyard: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) if error.is::<ConfigError>() => complain(&error, USAGE),
+        Err(error) => complain(&error, 1),
     }
 }
 
-/// A level alone is meant for the server and its plugins: what the libraries
-/// under it have to say at `debug` would bury them.
-fn own_targets(filter: &str) -> String {
-    match filter.parse::<tracing::Level>() {
-        Ok(level) => format!("warn,switchyard={level},plugin={level}"),
-        Err(_) => filter.to_owned(),
-    }
+fn complain(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("switchyard: {error:#}");
+    ExitCode::from(code)
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+async fn run(config: Config, reloading: Reloading) -> anyhow::Result<()> {
     let (orders, received) = mpsc::unbounded_channel();
     listen_to_signals(orders)?;
     let server = Server::start(config).await?;
@@ -111,7 +99,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     stdout.flush()?;
     drop(stdout);
     info!(version = env!("CARGO_PKG_VERSION"), "the server is ready");
-    server.run(received).await;
+    server.run(received, reloading).await;
     Ok(())
 }
 

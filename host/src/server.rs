@@ -13,18 +13,21 @@ use tracing::{error, info, warn};
 
 use crate::admin::{Admin, AdminListener};
 use crate::close::CloseReason;
-use crate::config::{Config, EngineSource};
-use crate::door;
+use crate::config::{Config, ConfigError, EngineSource};
+use crate::drain::drain;
 use crate::engine::EngineCode;
 use crate::engine_swap::EngineSwaps;
-use crate::entrance::{Entrance, Protocol};
+use crate::entrance::{Entrance, Live, Protocol, is_local};
 use crate::handshake::WEBSOCKET_PATH;
 use crate::hub::Hub;
 use crate::hub::connections::{Connections, Pulse};
+use crate::limits::LiveLimits;
+use crate::log;
 use crate::middleware::Middleware;
 use crate::middleware::stats::By;
 use crate::middleware::trace::Tracer;
 use crate::protocol::websocket;
+use crate::reload::{self, Reloading};
 use crate::session::Services;
 use crate::wasm::Wasm;
 use crate::watch::Watched;
@@ -32,6 +35,7 @@ use crate::watch::Watched;
 /// A server that can be run.
 pub struct Server {
     config: Config,
+    live: Arc<Live>,
     services: Services,
     engine: Arc<EngineSwaps>,
     http: TcpListener,
@@ -44,7 +48,7 @@ pub struct Server {
 pub enum Order {
     /// To end in good order.
     End,
-    /// To read plugins and engine again.
+    /// To read configuration, certificates, plugins and engine again.
     Reload,
 }
 
@@ -53,47 +57,15 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// The engine or a plugin is refused, or the address cannot be bound.
+    /// A certificate, the engine or a plugin is refused, others could connect and
+    /// nobody decides who may, or an address cannot be bound.
     pub async fn start(config: Config) -> anyhow::Result<Server> {
-        let wasm =
-            Wasm::new().map_err(|error| anyhow::anyhow!("cannot set up Wasmtime: {error:#}"))?;
-        let code = EngineCode::load(&wasm, &config.engine)?;
-        let connections = Connections::new(
-            config.limits.connections_max,
-            config.outbox,
-            config.limits.attributes_bytes_max,
-        );
-        let hub = Hub::new(code.clone(), &config.engine, connections.clone())
-            .map_err(|problem| anyhow::anyhow!("cannot instantiate the engine: {problem}"))?;
-        let middleware = Middleware::new(
-            wasm.clone(),
-            config.plugins.clone(),
-            config.limits.counters_max,
-            connections,
-            tokio::runtime::Handle::current(),
-            Arc::new(Tracer::new(config.admin.traces_max, config.admin.trace_queue_max)),
-        );
-        if let Some(error) = middleware.rescan(&By::Start).into_iter().next() {
-            return Err(error.into());
-        }
+        let (live, services, engine) = prepare(&config)?;
         let http = bind(config.http.listen).await?;
         let resp = match &config.resp {
             Some(resp) => Some(bind(resp.listen).await?),
             None => None,
         };
-        let services = Services {
-            hub: Arc::new(hub),
-            middleware: Arc::new(middleware),
-            stats: Arc::default(),
-            limits: config.limits,
-        };
-        let engine = Arc::new(EngineSwaps::new(
-            config.engine.clone(),
-            wasm,
-            services.hub.clone(),
-            services.middleware.clone(),
-            code,
-        ));
         let admin = match config.admin.listen {
             Some(address) => Some(AdminListener::new(
                 bind(address).await?,
@@ -101,7 +73,16 @@ impl Server {
             )),
             None => None,
         };
-        Ok(Server { config, services, engine, http, resp, admin })
+        Ok(Server { config, live: Arc::new(live), services, engine, http, resp, admin })
+    }
+
+    /// Loads all that `start` loads, and binds nothing.
+    ///
+    /// # Errors
+    ///
+    /// As `start`, but for the addresses.
+    pub async fn check(config: &Config) -> anyhow::Result<()> {
+        prepare(config).map(drop)
     }
 
     /// The addresses that clients connect to, and then that of the admin API, as
@@ -111,9 +92,11 @@ impl Server {
     ///
     /// The operating system has forgotten them.
     pub fn urls(&self) -> io::Result<Vec<String>> {
-        let mut urls = vec![format!("ws://{}{WEBSOCKET_PATH}", self.http.local_addr()?)];
+        let http = if self.live.http_tls.is_some() { "wss" } else { "ws" };
+        let mut urls = vec![format!("{http}://{}{WEBSOCKET_PATH}", self.http.local_addr()?)];
         if let Some(resp) = &self.resp {
-            urls.push(format!("resp://{}", resp.local_addr()?));
+            let scheme = if self.live.resp_tls.is_some() { "rediss" } else { "resp" };
+            urls.push(format!("{scheme}://{}", resp.local_addr()?));
         }
         if let Some(admin) = &self.admin {
             urls.push(format!("http://{}", admin.local_addr()?));
@@ -123,38 +106,52 @@ impl Server {
 
     /// Serves until it is told to end, and then ends in good order: everyone is
     /// told, and has a while to take what was queued.
-    pub async fn run(self, mut orders: mpsc::UnboundedReceiver<Order>) {
-        let Server { config, services, engine, http, resp, admin } = self;
+    pub async fn run(self, mut orders: mpsc::UnboundedReceiver<Order>, reloading: Reloading) {
+        let Server { config, live, services, engine, http, resp, admin } = self;
+        let config_file = reloading.args.config.clone();
         let config = Arc::new(config);
         let (served, mut all_served) = mpsc::channel::<()>(1);
         let (ending, is_ending) = watch::channel(false);
-        let entrance =
-            Entrance::new(config.clone(), services.clone(), resp.as_ref(), is_ending, served);
+        let entrance = Entrance::new(
+            config.clone(),
+            live.clone(),
+            services.clone(),
+            resp.as_ref(),
+            is_ending,
+            served,
+        );
         let mut accepting = vec![tokio::spawn(entrance.clone().accept(http, Protocol::Http))];
         accepting.extend(resp.map(|resp| tokio::spawn(entrance.accept(resp, Protocol::Resp))));
         let administering = admin.map(|admin| tokio::spawn(admin.serve(ending.subscribe())));
         let keeping = tokio::spawn(keep_alive(config.clone(), services.hub.clone()));
         let (changed, changes) = mpsc::unbounded_channel();
-        let watching = crate::watch::watch(&config, &changed);
+        let watching = crate::watch::watch(&config, config_file.as_deref(), &changed);
         // What changed before the watch began is not missed.
-        let _ = changed.send(Watched::Plugins);
-        let reloading = tokio::spawn(reload(engine, services.clone(), changes));
+        for what in [Watched::Config, Watched::Plugins] {
+            let _ = changed.send(what);
+        }
+        let reader =
+            Reader { config, live: live.clone(), services: services.clone(), engine, reloading };
+        let reading = tokio::spawn(reader.read(changes));
         while let Some(Order::Reload) = orders.recv().await {
-            info!("plugins and engine are read again");
+            info!("configuration, certificates, plugins and engine are read again");
             // The task that receives it ends only after this.
             let _ = changed.send(Watched::Everything);
         }
-        reloading.abort();
+        reading.abort();
         drop(watching);
+        // Newcomers are turned away with a reason, and /readyz is answered.
+        live.begin_draining();
+        let shutdown = live.config().shutdown;
+        let connections = services.hub.connections();
+        info!(connections = connections.count(), "the server is ending");
+        let (drained, took) = drain(connections, &shutdown).await;
+        info!(connections = drained, ms = took.as_millis() as u64, "connections were told goodbye");
         accepting.iter().for_each(tokio::task::JoinHandle::abort);
         // Who is let in from here on is told by the entrance.
         ending.send_replace(true);
-        for connection in services.hub.connections().opened_ones() {
-            door::farewell(&connection, CloseReason::ShuttingDown);
-        }
-        info!(connections = services.hub.connections().count(), "the server is ending");
-        if tokio::time::timeout(config.shutdown_time, all_served.recv()).await.is_err() {
-            let left = services.hub.connections().count();
+        if tokio::time::timeout(shutdown.time, all_served.recv()).await.is_err() {
+            let left = connections.count();
             warn!(connections = left, "connections that did not end in time were cut off");
         }
         keeping.abort();
@@ -164,34 +161,113 @@ impl Server {
     }
 }
 
+/// Loads certificates, engine and plugins.
+fn prepare(config: &Config) -> anyhow::Result<(Live, Services, Arc<EngineSwaps>)> {
+    let live = Live::new(config.clone()).context("cannot use a certificate")?;
+    let wasm = Wasm::new().map_err(|error| anyhow::anyhow!("cannot set up Wasmtime: {error:#}"))?;
+    let code = EngineCode::load(&wasm, &config.engine)?;
+    let connections = Connections::new(
+        config.limits.connections_max,
+        config.outbox,
+        config.limits.attributes_bytes_max,
+    );
+    connections.set_limits(&config.limits, config.outbox);
+    let hub = Hub::new(code.clone(), &config.engine, connections.clone())
+        .map_err(|problem| anyhow::anyhow!("cannot instantiate the engine: {problem}"))?;
+    let middleware = Middleware::new(
+        wasm.clone(),
+        config.plugins.clone(),
+        config.limits.counters_max,
+        connections,
+        tokio::runtime::Handle::current(),
+        Arc::new(Tracer::new(config.admin.traces_max, config.admin.trace_queue_max)),
+    );
+    if let Some(error) = middleware.rescan(&By::Start).into_iter().next() {
+        return Err(error.into());
+    }
+    check_protection(config, &middleware)?;
+    log::follow(&config.log_connections);
+    let services = Services {
+        hub: Arc::new(hub),
+        middleware: Arc::new(middleware),
+        stats: Arc::default(),
+        limits: Arc::new(LiveLimits::new(&config.limits)),
+    };
+    let engine = Arc::new(EngineSwaps::new(
+        config.engine.clone(),
+        wasm,
+        services.hub.clone(),
+        services.middleware.clone(),
+        code,
+    ));
+    Ok((live, services, engine))
+}
+
+/// As Redis' protected mode: what others can reach is not left open by mistake.
+fn check_protection(config: &Config, middleware: &Middleware) -> Result<(), ConfigError> {
+    if config.is_open_to_all || middleware.chain().has_admission() {
+        return Ok(());
+    }
+    let resp = config.resp.as_ref().map(|resp| ("resp.listen", resp.listen));
+    for (key, address) in [("http.listen", config.http.listen)].into_iter().chain(resp) {
+        if !is_local(address) {
+            return Err(ConfigError::Unprotected { key, address });
+        }
+    }
+    Ok(())
+}
+
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Reads again what changed, one after the other. Compiling takes a while, so it is
-/// done where no connection waits for it.
-async fn reload(
-    engine: Arc<EngineSwaps>,
+/// Reads again what changed.
+struct Reader {
+    /// As the server began.
+    config: Arc<Config>,
+    live: Arc<Live>,
     services: Services,
-    mut changes: mpsc::UnboundedReceiver<Watched>,
-) {
-    while let Some(what) = changes.recv().await {
-        let (engine, services) = (engine.clone(), services.clone());
-        let reading = tokio::task::spawn_blocking(move || {
-            let by = if what == Watched::Everything { By::Signal } else { By::File };
-            if what != Watched::Plugins {
-                engine.reload(&by, what == Watched::Everything);
+    engine: Arc<EngineSwaps>,
+    reloading: Reloading,
+}
+
+impl Reader {
+    /// One change after the other. Compiling takes a while, so it is done where no
+    /// connection waits for it.
+    async fn read(self, mut changes: mpsc::UnboundedReceiver<Watched>) {
+        let reader = Arc::new(self);
+        while let Some(what) = changes.recv().await {
+            let reader = reader.clone();
+            let reading = tokio::task::spawn_blocking(move || reader.read_again(what));
+            if let Err(panic) = reading.await {
+                error!(%panic, "reading what changed failed");
             }
-            if what != Watched::Engine {
-                if what == Watched::Everything {
-                    services.middleware.look_again();
-                }
-                // What is refused has been logged where it was.
-                services.middleware.rescan(&by);
+        }
+    }
+
+    fn read_again(&self, what: Watched) {
+        let Reader { config, live, services, engine, reloading } = self;
+        let is_asked_for = what == Watched::Everything;
+        let by = if is_asked_for { By::Signal } else { By::File };
+        if is_asked_for || what == Watched::Config {
+            reload::reload(reloading, live, services);
+        }
+        if is_asked_for || matches!(what, Watched::Config | Watched::Certificates) {
+            reload::reload_certificates(live);
+        }
+        if is_asked_for || what == Watched::Engine {
+            engine.reload(&by, is_asked_for);
+        }
+        if is_asked_for || what == Watched::Plugins {
+            let was_protected = check_protection(config, &services.middleware).is_ok();
+            if is_asked_for {
+                services.middleware.look_again();
             }
-        });
-        if let Err(panic) = reading.await {
-            error!(%panic, "reading plugins and engine again failed");
+            // What is refused has been logged where it was.
+            services.middleware.rescan(&by);
+            if was_protected && let Err(problem) = check_protection(config, &services.middleware) {
+                warn!(%problem, "connections from other machines are refused");
+            }
         }
     }
 }
@@ -211,7 +287,11 @@ async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) {
         for connection in connections.opened_ones() {
             connection.outbox.check();
             if !connection.encoding().is_framed() {
-                // TCP keepalive sees to it, as in Redis.
+                // Whether it is there is seen by TCP keepalive, as in Redis.
+                let idle_time = config.resp.as_ref().and_then(|resp| resp.idle_time);
+                if idle_time.is_some_and(|time| connections.is_idle(&connection, time)) {
+                    connection.outbox.close(CloseReason::Idle);
+                }
                 continue;
             }
             match connections.pulse(&connection, websocket.ping_interval, websocket.pong_time) {

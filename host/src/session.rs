@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::close::CloseReason;
-use crate::config::Limits;
 use crate::hub::Hub;
 use crate::hub::connections::Connection;
+use crate::limits::{LiveLimits, Pace, Rate};
+use crate::log;
 use crate::middleware::Middleware;
 use crate::middleware::chain::{Action, Chain, Fate};
 use crate::protocol::command::{
@@ -48,7 +49,7 @@ pub struct Services {
     /// What is counted.
     pub stats: Arc<Stats>,
     /// What clients may ask for.
-    pub limits: Limits,
+    pub limits: Arc<LiveLimits>,
 }
 
 /// One client's commands.
@@ -60,6 +61,7 @@ pub struct Session {
     framing: Framing,
     replies: Vec<u8>,
     turn_began: Instant,
+    rate: Rate,
     /// Commands that the turn was too short for.
     pending: Vec<Request<'static>>,
     is_over: bool,
@@ -98,6 +100,7 @@ impl Session {
             framing,
             replies: Vec::new(),
             turn_began: Instant::now(),
+            rate: Rate::default(),
             pending: Vec::new(),
             is_over: false,
         }
@@ -131,13 +134,61 @@ impl Session {
     /// Carries out the commands that wait, as `execute` does.
     pub fn resume(&mut self, write: impl WriteReply) -> Option<CloseReason> {
         let pending = std::mem::take(&mut self.pending);
-        self.execute(pending.into_iter(), write)
+        self.execute_paced(pending.into_iter(), write)
     }
 
     /// Carries out commands and queues their replies. Those that the turn is too
-    /// short for wait for the next. A reason to close: the client said QUIT, and
+    /// short for wait for the next; those that come too fast are refused, and in
+    /// the end the outbox is closed. A reason to close: the client said QUIT, and
     /// what came after is not carried out.
     pub fn execute<'a>(
+        &mut self,
+        requests: impl Iterator<Item = Request<'a>>,
+        write: impl WriteReply,
+    ) -> Option<CloseReason> {
+        let meter = self.services.limits.meter(self.turn_began);
+        let mut rate = self.rate;
+        let mut is_flood = false;
+        let followed = log::is_followed(self.connection.id).then_some(self.connection.id);
+        let paced = requests.map(|request| {
+            let pace = rate.spend(meter);
+            if let Some(connection) = followed {
+                follow(connection, request.command.as_ref().map_or("(none)", Command::verb), pace);
+            }
+            if pace == Pace::Fine {
+                return request;
+            }
+            is_flood |= pace == Pace::Flood;
+            Request { tag: request.tag, command: Err(too_fast(meter.per_second())) }
+        });
+        let close = self.execute_paced(paced, write);
+        self.rate = rate;
+        if is_flood {
+            self.connection.outbox.close(CloseReason::Flood);
+        }
+        close
+    }
+
+    /// Counts a command that a door carries out itself. A refusal: it came too
+    /// fast; in the end the outbox is closed.
+    pub fn pace(&mut self, verb: &'static str) -> Result<(), Refusal> {
+        let meter = self.services.limits.meter(self.turn_began);
+        let pace = self.rate.spend(meter);
+        if log::is_followed(self.connection.id) {
+            follow(self.connection.id, verb, pace);
+        }
+        match pace {
+            Pace::Fine => return Ok(()),
+            Pace::TooFast => {}
+            Pace::Flood => {
+                self.flush();
+                self.connection.outbox.close(CloseReason::Flood);
+            }
+        }
+        Err(too_fast(meter.per_second()))
+    }
+
+    fn execute_paced<'a>(
         &mut self,
         requests: impl Iterator<Item = Request<'a>>,
         write: impl WriteReply,
@@ -454,7 +505,7 @@ impl Session {
     fn check_size(&self, publication: &Publication<'_>) -> Result<(), Refusal> {
         self.check_name(&publication.channel)?;
         let (bytes, bytes_max) =
-            (publication.payload.len(), self.services.limits.payload_bytes_max);
+            (publication.payload.len(), self.services.limits.payload_bytes_max());
         if bytes > bytes_max {
             return Err(Refusal::new(
                 TOOLARGE,
@@ -473,7 +524,7 @@ impl Session {
             Command::Channels(_, matching) => matching.as_slice(),
             _ => &[],
         };
-        let names_max = self.services.limits.names_per_command_max;
+        let names_max = self.services.limits.names_per_command_max();
         if names.len() > names_max {
             return Err(Refusal::new(
                 LIMIT,
@@ -484,7 +535,7 @@ impl Session {
     }
 
     fn check_name(&self, name: &[u8]) -> Result<(), Refusal> {
-        let (bytes, bytes_max) = (name.len(), self.services.limits.name_bytes_max);
+        let (bytes, bytes_max) = (name.len(), self.services.limits.name_bytes_max());
         if bytes > bytes_max {
             return Err(Refusal::new(
                 TOOLARGE,
@@ -498,7 +549,7 @@ impl Session {
     /// here is true when the hub is asked.
     fn check_room(&self, kind: Kind, names: &[Bytestring<'_>]) -> Result<(), Refusal> {
         let subscriptions = self.connection.subscriptions();
-        let names_max = self.services.limits.subscriptions_max;
+        let names_max = self.services.limits.subscriptions_max();
         if subscriptions.len() + names.len() <= names_max {
             return Ok(());
         }
@@ -522,10 +573,10 @@ impl Session {
         Greeting {
             connection: self.connection.id,
             limits: [
-                ("name_bytes_max", limits.name_bytes_max),
-                ("payload_bytes_max", limits.payload_bytes_max),
-                ("subscriptions_max", limits.subscriptions_max),
-                ("connections_max", limits.connections_max),
+                ("name_bytes_max", limits.name_bytes_max()),
+                ("payload_bytes_max", limits.payload_bytes_max()),
+                ("subscriptions_max", limits.subscriptions_max()),
+                ("connections_max", limits.connections_max()),
             ],
         }
     }
@@ -546,6 +597,15 @@ fn queue(connection: &Connection, framing: Framing, replies: &mut Vec<u8>) {
         Framing::None => replies,
         Framing::BinaryFrame => websocket::binary_frame(&replies),
     }));
+}
+
+fn too_fast(per_second: u64) -> Refusal {
+    Refusal::new(LIMIT, format!("more than {per_second} commands per second"))
+}
+
+fn follow(connection: u64, verb: &'static str, pace: Pace) {
+    let is_too_fast = pace != Pace::Fine;
+    tracing::info!(target: log::FOLLOWED, connection, verb, is_too_fast, "command");
 }
 
 fn as_text(name: &[u8]) -> Result<&str, Refusal> {

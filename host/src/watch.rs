@@ -4,6 +4,7 @@
 //! is replaced is another file. An event is passed on when it has been quiet for
 //! a while: who copies a file writes it piece by piece.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,7 +22,11 @@ pub enum Watched {
     Plugins,
     /// The engine's file.
     Engine,
-    /// Both, because somebody asked for it.
+    /// The config file.
+    Config,
+    /// Files of certificates.
+    Certificates,
+    /// All of it, because somebody asked for it.
     Everything,
 }
 
@@ -30,7 +35,11 @@ const QUIET_TIMES_MAX: u32 = 10;
 
 /// Watches what the configuration names, and says on `changed` what has changed,
 /// until what it answers is dropped.
-pub fn watch(config: &Config, changed: &mpsc::UnboundedSender<Watched>) -> Vec<RecommendedWatcher> {
+pub fn watch(
+    config: &Config,
+    config_file: Option<&Path>,
+    changed: &mpsc::UnboundedSender<Watched>,
+) -> Vec<RecommendedWatcher> {
     let debounce = config.plugins.debounce;
     let mut watchers = Vec::new();
     let mut add = |what, directory: &Path, file: Option<PathBuf>| match start(
@@ -51,13 +60,31 @@ pub fn watch(config: &Config, changed: &mpsc::UnboundedSender<Watched>) -> Vec<R
         add(Watched::Plugins, directory, None);
     }
     if let Some(file) = engine_file(config) {
-        let directory = match file.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        add(Watched::Engine, directory, file.file_name().map(PathBuf::from));
+        add(Watched::Engine, directory_of(file), file.file_name().map(PathBuf::from));
+    }
+    if let Some(file) = config_file {
+        add(Watched::Config, directory_of(file), file.file_name().map(PathBuf::from));
+    }
+    let resp = config.resp.as_ref().and_then(|resp| resp.tls.as_ref());
+    let tls = config.http.tls.iter().chain(resp);
+    let directories: BTreeSet<&Path> = tls
+        .flat_map(|tls| [Some(&tls.certificate), Some(&tls.key), tls.client_ca.as_ref()])
+        .flatten()
+        .map(|file| directory_of(file))
+        .collect();
+    for directory in directories {
+        // Whatever happens there: files are compared by what is in them, and some
+        // are links whose target changes elsewhere in the directory.
+        add(Watched::Certificates, directory, None);
     }
     watchers
+}
+
+fn directory_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 fn start(
@@ -73,7 +100,10 @@ fn start(
         let concerns = event.map_or(true, |event| {
             !matches!(event.kind, EventKind::Access(_))
                 && file.as_deref().is_none_or(|file| {
-                    event.paths.iter().any(|path| path.file_name() == Some(file.as_os_str()))
+                    event.paths.iter().filter_map(|path| path.file_name()).any(|name| {
+                        // What mounted configuration is swapped by.
+                        name == file.as_os_str() || name == "..data"
+                    })
                 })
         });
         if concerns {

@@ -180,7 +180,7 @@ pub struct ConnectionsArgs {
     #[arg(value_name = "ID")]
     pub connection: Option<u64>,
 
-    /// Sends this connection away: it is closed with 4103.
+    /// Sends this connection away: it is closed with 4105.
     #[arg(long, requires = "connection")]
     pub close: bool,
 

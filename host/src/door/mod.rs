@@ -5,6 +5,8 @@ pub mod json;
 pub mod resp;
 pub mod websocket;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::close::CloseReason;
@@ -41,13 +43,21 @@ pub trait Door {
 /// Says goodbye to a connection that did nothing wrong: soon, in the door's words,
 /// and then closes it. Twice is once.
 pub fn farewell(connection: &Connection, reason: CloseReason) {
-    if connection.encoding() == Encoding::Json {
-        let mut goaway = Vec::new();
-        json_protocol::write_goaway(&reason.text(), RECONNECT_WITHIN_MS, &mut goaway);
-        connection.outbox.push(goaway.into());
-    }
+    goaway(connection, &reason, RECONNECT_WITHIN);
     connection.outbox.close(reason);
 }
 
-/// Over which time clients should spread their coming back.
-const RECONNECT_WITHIN_MS: [u64; 2] = [500, 5_000];
+/// Tells a client whose protocol has words for it that it will be closed, and in
+/// which time from now it should come back.
+pub fn goaway(connection: &Connection, reason: &CloseReason, reconnect_within: [Duration; 2]) {
+    if connection.encoding() == Encoding::Json {
+        let within_ms = reconnect_within.map(|time| time.as_millis() as u64);
+        let mut goaway = Vec::new();
+        json_protocol::write_goaway(&reason.text(), within_ms, &mut goaway);
+        connection.outbox.push(goaway.into());
+    }
+}
+
+/// Over which time clients should spread their coming back that nothing else is
+/// said about.
+const RECONNECT_WITHIN: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(5)];

@@ -19,6 +19,9 @@ use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 
 use super::encoding::Encoding;
+use crate::close::CloseReason;
+use crate::config::Limits;
+use crate::networks::{AddressCounts, Network};
 use crate::outbox::{Outbox, OutboxLimits};
 use crate::protocol::command::Kind;
 
@@ -40,6 +43,8 @@ pub struct Connection {
     attributes: Mutex<Attributes>,
     attributes_bytes_max: usize,
     liveness: Liveness,
+    /// Whether its address was counted when it came.
+    is_address_counted: bool,
 }
 
 /// The notes that plugins pinned to a connection.
@@ -191,13 +196,22 @@ pub struct Connections {
     started: Instant,
     next_id: AtomicU64,
     open: AtomicUsize,
-    connections_max: usize,
-    outbox_limits: OutboxLimits,
+    addresses: AddressCounts,
+    limits: RwLock<ConnectionLimits>,
     attributes_bytes_max: usize,
 }
 
+/// What holds for connections that come from here on.
+struct ConnectionLimits {
+    connections_max: usize,
+    per_address_max: usize,
+    uncounted_networks: Vec<Network>,
+    outbox: OutboxLimits,
+}
+
 impl Connections {
-    /// An empty table.
+    /// An empty table. One address may have as many connections as there may be,
+    /// until `set_limits` says otherwise.
     pub fn new(
         connections_max: usize,
         outbox_limits: OutboxLimits,
@@ -208,40 +222,74 @@ impl Connections {
             started: Instant::now(),
             next_id: AtomicU64::new(1),
             open: AtomicUsize::new(0),
-            connections_max,
-            outbox_limits,
+            addresses: AddressCounts::default(),
+            limits: RwLock::new(ConnectionLimits {
+                connections_max,
+                per_address_max: connections_max,
+                uncounted_networks: Vec::new(),
+                outbox: outbox_limits,
+            }),
             attributes_bytes_max,
         })
     }
 
+    /// From here on, these limits hold for connections that come.
+    pub fn set_limits(&self, limits: &Limits, outbox: OutboxLimits) {
+        *self.limits.write() = ConnectionLimits {
+            connections_max: limits.connections_max,
+            per_address_max: limits.connections_per_address_max,
+            uncounted_networks: limits.uncounted_networks.clone(),
+            outbox,
+        };
+    }
+
     /// A new connection, in the table before anyone is asked about it, so that
-    /// plugins can pin notes to it while they decide. None: there are as many as
-    /// there may be.
-    pub fn add(&self, encoding: Encoding, remote: SocketAddr) -> Option<Arc<Connection>> {
-        if self.open.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
+    /// plugins can pin notes to it while they decide.
+    ///
+    /// # Errors
+    ///
+    /// There are as many as there may be, or as there may be from its address.
+    pub fn add(
+        &self,
+        encoding: Encoding,
+        remote: SocketAddr,
+    ) -> Result<Arc<Connection>, CloseReason> {
+        let limits = self.limits.read();
+        if self.open.fetch_add(1, Ordering::Relaxed) >= limits.connections_max {
             self.open.fetch_sub(1, Ordering::Relaxed);
-            return None;
+            return Err(CloseReason::OverCapacity);
+        }
+        let address = remote.ip();
+        let is_address_counted =
+            !limits.uncounted_networks.iter().any(|network| network.contains(address));
+        if is_address_counted && !self.addresses.add(address, limits.per_address_max) {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            return Err(CloseReason::OverAddressCapacity);
         }
         let connection = Arc::new(Connection {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             remote,
             opened: Instant::now(),
-            outbox: Outbox::new(self.outbox_limits),
+            outbox: Outbox::new(limits.outbox),
             encoding: AtomicU8::new(encoding.index()),
             subscriptions: Mutex::default(),
             attributes: Mutex::default(),
             attributes_bytes_max: self.attributes_bytes_max,
             liveness: Liveness::default(),
+            is_address_counted,
         });
         connection.heard_at(self.now_ms());
         self.table.write().insert(connection.id, connection.clone());
-        Some(connection)
+        Ok(connection)
     }
 
     /// Forgets a connection, which listens to nothing any more.
     pub fn remove(&self, id: ConnectionId) {
-        if self.table.write().remove(&id).is_some() {
+        if let Some(connection) = self.table.write().remove(&id) {
             self.open.fetch_sub(1, Ordering::Relaxed);
+            if connection.is_address_counted {
+                self.addresses.remove(connection.remote.ip());
+            }
         }
     }
 
@@ -302,6 +350,13 @@ impl Connections {
         }
         connection.liveness.pinged_ms.store(now.max(1), Ordering::Relaxed);
         Pulse::PingDue
+    }
+
+    /// Whether nothing has come from it for so long while it listens to nothing.
+    pub fn is_idle(&self, connection: &Connection, time: Duration) -> bool {
+        let heard = connection.liveness.heard_ms.load(Ordering::Relaxed);
+        self.now_ms().saturating_sub(heard) > time.as_millis() as u64
+            && connection.subscriptions().is_empty()
     }
 
     fn now_ms(&self) -> u64 {

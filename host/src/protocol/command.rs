@@ -71,6 +71,27 @@ impl Command<'_> {
         matches!(self, Command::Channels(..) | Command::SubscriberCounts(..))
     }
 
+    /// What it is called, for logs.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Command::Subscribe(Kind::Channel, _) => "SUBSCRIBE",
+            Command::Subscribe(Kind::Pattern, _) => "PSUBSCRIBE",
+            Command::Subscribe(Kind::Shard, _) => "SSUBSCRIBE",
+            Command::Unsubscribe(Kind::Channel, _) => "UNSUBSCRIBE",
+            Command::Unsubscribe(Kind::Pattern, _) => "PUNSUBSCRIBE",
+            Command::Unsubscribe(Kind::Shard, _) => "SUNSUBSCRIBE",
+            Command::Publish(Publication { space: Space::Channels, .. }) => "PUBLISH",
+            Command::Publish(Publication { space: Space::ShardChannels, .. }) => "SPUBLISH",
+            Command::Channels(..) | Command::SubscriberCounts(..) | Command::PatternCount => {
+                "PUBSUB"
+            }
+            Command::Ping(_) => "PING",
+            Command::Authenticate(_) => "AUTH",
+            Command::Hello => "HELLO",
+            Command::Quit => "QUIT",
+        }
+    }
+
     /// The same, with bytes of its own.
     pub fn into_owned(self) -> Command<'static> {
         let own = |bytes: Bytestring<'_>| Cow::Owned(bytes.into_owned());

@@ -248,7 +248,7 @@ async fn connections_are_listed_shown_and_sent_away() -> Result<()> {
     let goaway = clients[0].next_json().await?;
     ensure!(goaway[0] == "goaway", "{goaway}");
     let close = clients[0].next_close().await?;
-    ensure!(close == (Some(4103), "closed by an operator".to_owned()), "{close:?}");
+    ensure!(close == (Some(4105), "closed by an operator".to_owned()), "{close:?}");
     house.server.wait_for_log("a connection was sent away").await?;
     let (status, answer) = operator.ask("GET", "/v1/connections/999999", None)?;
     ensure!(status == 404 && answer["code"] == "no-such-connection", "{answer}");

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use crate::support::process::{Pipe, Process};
 use crate::support::server::{Engine, Launch};
 
-fn repository() -> PathBuf {
+pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 

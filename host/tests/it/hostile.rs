@@ -422,6 +422,14 @@ fn request_with(name: &str, value: Option<&str>) -> String {
     lines.join("\r\n") + "\r\n\r\n"
 }
 
+fn own_page() -> String {
+    let host = UPGRADE
+        .lines()
+        .find_map(|line| line.strip_prefix("Host: "))
+        .expect("a request names its host");
+    request_with("Origin", Some(&format!("https://{host}")))
+}
+
 #[tokio::test]
 async fn a_handshake_is_accepted_or_refused() -> Result<()> {
     let line = |line: &str| UPGRADE.replacen("GET /ws HTTP/1.1", line, 1);
@@ -438,7 +446,8 @@ async fn a_handshake_is_accepted_or_refused() -> Result<()> {
             &[101],
         ),
         ("a query", line("GET /ws?token=%20x&y HTTP/1.1"), &[101]),
-        ("more headers", request_with("Origin", Some("https://example.org")), &[101]),
+        ("a page of the server itself", own_page(), &[101]),
+        ("a page of another site", request_with("Origin", Some("https://example.org")), &[403]),
         ("another path", line("GET /wss HTTP/1.1"), &[404]),
         ("a path behind it", line("GET /ws/x HTTP/1.1"), &[404]),
         ("POST", line("POST /ws HTTP/1.1"), &[405]),

@@ -13,6 +13,11 @@ mod hostile;
 mod lifecycle;
 mod node_host;
 mod order;
+mod security;
+mod tls;
+
+mod drain;
+mod reload;
 
 mod engine_faults;
 mod slow_consumer;

@@ -235,7 +235,7 @@ impl Stage {
             }
             Door::Tcp | Door::Websocket => {
                 let config = script.config.clone();
-                let server = Launch { engine, config, plugins: None }.start().await?;
+                let server = Launch { engine, config, ..Launch::default() }.start().await?;
                 let address = server.resp_address().await?;
                 (Partner::Switchyard(server), address)
             }

@@ -48,7 +48,7 @@ impl Pair {
         // Three shards, so that what is listed comes from several.
         // As large a request as Redis takes.
         let config = "engine.shards = 3\nresp.request_bytes_max = 1073741824".to_owned();
-        let switchyard = Launch { engine, config, plugins: None }.start().await?;
+        let switchyard = Launch { engine, config, ..Launch::default() }.start().await?;
         let address = switchyard.resp_address().await?;
         Ok(Pair { redis: RedisServer::start().await?, switchyard, address })
     }

@@ -39,7 +39,15 @@ impl ServerInfo {
             ("proto-max-bulk-len", request_bytes_max.to_string()),
             ("save", String::new()),
             ("tcp-keepalive", "300".to_owned()),
-            ("timeout", "0".to_owned()),
+            (
+                "timeout",
+                config
+                    .resp
+                    .as_ref()
+                    .and_then(|resp| resp.idle_time)
+                    .map_or(0, |time| time.as_secs().max(1))
+                    .to_string(),
+            ),
         ];
         ServerInfo { tcp_port, settings: Arc::new(settings) }
     }
@@ -101,7 +109,7 @@ impl Resp {
                     .count();
                 vec![
                     ("connected_clients", hub.connections().count().to_string()),
-                    ("maxclients", services.limits.connections_max.to_string()),
+                    ("maxclients", services.limits.connections_max().to_string()),
                     ("blocked_clients", "0".to_owned()),
                     ("pubsub_clients", subscribed.to_string()),
                 ]

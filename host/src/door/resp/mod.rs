@@ -207,13 +207,17 @@ impl Resp {
         }
         let flow = match commands::lookup(arguments) {
             Err(error) => {
-                self.error(session, &error.text());
+                if !self.is_too_fast("(none)", session) {
+                    self.error(session, &error.text());
+                }
                 Flow::Continue
             }
             Ok(spec)
                 if !spec.is_allowed_while_subscribed() && self.is_subscribed_in_resp2(session) =>
             {
-                self.error(session, &errors::not_while_subscribed(spec.name));
+                if !self.is_too_fast(spec.name, session) {
+                    self.error(session, &errors::not_while_subscribed(spec.name));
+                }
                 Flow::Continue
             }
             Ok(spec) => self.run(spec, arguments, session),
@@ -275,6 +279,9 @@ impl Resp {
         arguments: Arguments<'_>,
         session: &mut Session,
     ) -> Flow {
+        if self.is_too_fast(spec.name, session) {
+            return Flow::Continue;
+        }
         session.services.stats.carried_out(1);
         match spec.id {
             CommandId::Ping => self.error(session, &errors::wrong_arity(spec.name)),
@@ -319,6 +326,18 @@ impl Resp {
             _ => self.error(session, errors::SYNTAX),
         }
         Flow::Continue
+    }
+
+    /// Counts a command that does not get to the session. True: it came too fast,
+    /// and was answered.
+    fn is_too_fast(&self, verb: &'static str, session: &mut Session) -> bool {
+        match session.pace(verb) {
+            Ok(()) => false,
+            Err(refusal) => {
+                self.error(session, &reply::error(&refusal));
+                true
+            }
+        }
     }
 
     fn command_info(&self, arguments: Arguments<'_>, session: &mut Session) {
@@ -496,6 +515,8 @@ pub fn unwelcome(reason: &CloseReason) -> Bytes {
     let mut out = Vec::new();
     let text = match reason {
         CloseReason::OverCapacity => errors::TOO_MANY_CONNECTIONS.to_vec(),
+        CloseReason::OverAddressCapacity => format!("ERR {}", reason.text()).into_bytes(),
+        CloseReason::Draining => format!("UNAVAILABLE {}", reason.text()).into_bytes(),
         CloseReason::Unauthorised(why) => format!("NOAUTH {why}").into_bytes(),
         CloseReason::Unavailable(why) => format!("UNAVAILABLE {why}").into_bytes(),
         other => format!("NOPERM {}", other.text()).into_bytes(),

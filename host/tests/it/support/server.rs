@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -35,11 +35,18 @@ pub struct Launch {
     pub config: String,
     /// Its plugin directory.
     pub plugins: Option<PathBuf>,
+    /// Further files beside the config file.
+    pub files: Vec<(String, String)>,
 }
 
 impl Default for Launch {
     fn default() -> Launch {
-        Launch { engine: Engine::Component, config: String::new(), plugins: None }
+        Launch {
+            engine: Engine::Component,
+            config: String::new(),
+            plugins: None,
+            files: Vec::new(),
+        }
     }
 }
 
@@ -66,6 +73,9 @@ impl Launch {
             words.extend(["--plugins".into(), directory.into()]);
         }
         let home = tempfile::tempdir().context("cannot make a home for the server")?;
+        for (name, text) in &self.files {
+            std::fs::write(home.path().join(name), text).context("cannot write a file")?;
+        }
         if !self.config.is_empty() {
             let file = home.path().join("switchyard.toml");
             std::fs::write(&file, &self.config).context("cannot write the config file")?;
@@ -80,7 +90,7 @@ impl Launch {
 /// A running server. Dropping it kills it.
 pub struct Server {
     process: Process,
-    _home: TempDir,
+    home: TempDir,
 }
 
 impl Server {
@@ -99,28 +109,30 @@ impl Server {
 
     fn start(mut command: Command, home: TempDir) -> Result<Server> {
         command.current_dir(home.path()).env_remove("RUST_LOG");
-        Ok(Server { process: Process::start("server", &mut command)?, _home: home })
+        Ok(Server { process: Process::start("server", &mut command)?, home })
     }
 
-    /// Where its WebSocket door is: `ws://…/ws`. Waits until it says so.
+    /// Where its WebSocket door is: `ws://…/ws`, or `wss://…/ws`. Waits until it
+    /// says so.
     pub async fn url(&self) -> Result<String> {
-        self.process.line_with(Pipe::Stdout, "ws://").await
+        self.process.line_with(Pipe::Stdout, "/ws").await
     }
 
     /// The address in [`Server::url`].
     pub async fn address(&self) -> Result<SocketAddr> {
         let url = self.url().await?;
-        let authority = url.strip_prefix("ws://").and_then(|rest| rest.strip_suffix("/ws"));
+        let scheme_off = url.strip_prefix("ws://").or_else(|| url.strip_prefix("wss://"));
+        let authority = scheme_off.and_then(|rest| rest.strip_suffix("/ws"));
         authority
             .and_then(|authority| authority.parse().ok())
             .with_context(|| format!("the server's address is not ws://IP:PORT/ws: {url}"))
     }
 
     /// Where its door for Redis clients is.
-    #[allow(dead_code, reason = "only `tests/redis` asks")]
     pub async fn resp_address(&self) -> Result<SocketAddr> {
-        let url = self.process.line_with(Pipe::Stdout, "resp://").await?;
-        let address = url.strip_prefix("resp://").and_then(|address| address.parse().ok());
+        let url = self.process.line_with(Pipe::Stdout, "re").await?;
+        let scheme_off = url.strip_prefix("resp://").or_else(|| url.strip_prefix("rediss://"));
+        let address = scheme_off.and_then(|address| address.parse().ok());
         address.with_context(|| format!("the server's address is not resp://IP:PORT: {url}"))
     }
 
@@ -151,6 +163,11 @@ impl Server {
     /// The lines of the log that contain `text`; waits until there are so many.
     pub async fn wait_for_logs(&self, text: &str, count: usize) -> Result<Vec<String>> {
         self.process.lines_with(Pipe::Stderr, text, count).await
+    }
+
+    /// Where its config file is, and what that names.
+    pub fn home(&self) -> &Path {
+        self.home.path()
     }
 
     /// Its process id.

@@ -1,0 +1,151 @@
+//! The limits of clients, changed while they are in use.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use crate::config::Limits;
+
+/// What sessions ask for with every command: one load each, and no lock.
+#[derive(Debug)]
+pub struct LiveLimits {
+    connections_max: AtomicUsize,
+    subscriptions_max: AtomicUsize,
+    names_per_command_max: AtomicUsize,
+    name_bytes_max: AtomicUsize,
+    payload_bytes_max: AtomicUsize,
+    nanos_per_command: AtomicU64,
+    epoch: Instant,
+}
+
+macro_rules! limits {
+    ($($(#[doc = $what:literal])* $name:ident),* $(,)?) => {
+        impl LiveLimits {
+            $($(#[doc = $what])* pub fn $name(&self) -> usize {
+                self.$name.load(Ordering::Relaxed)
+            })*
+
+            /// From here on, these hold.
+            pub fn set(&self, limits: &Limits) {
+                $(self.$name.store(limits.$name, Ordering::Relaxed);)*
+                self.nanos_per_command.store(nanos_per_command(limits), Ordering::Relaxed);
+            }
+        }
+    };
+}
+
+limits! {
+    /// Connections at once.
+    connections_max,
+    /// Names one connection listens to.
+    subscriptions_max,
+    /// Names in one command.
+    names_per_command_max,
+    /// The length of a channel's or pattern's name.
+    name_bytes_max,
+    /// The size of a payload.
+    payload_bytes_max,
+}
+
+impl LiveLimits {
+    /// These hold until others are set.
+    pub fn new(limits: &Limits) -> LiveLimits {
+        LiveLimits {
+            connections_max: limits.connections_max.into(),
+            subscriptions_max: limits.subscriptions_max.into(),
+            names_per_command_max: limits.names_per_command_max.into(),
+            name_bytes_max: limits.name_bytes_max.into(),
+            payload_bytes_max: limits.payload_bytes_max.into(),
+            nanos_per_command: nanos_per_command(limits).into(),
+            epoch: Instant::now(),
+        }
+    }
+
+    /// What rates are measured by at this time.
+    pub fn meter(&self, now: Instant) -> Meter {
+        Meter {
+            now: now.saturating_duration_since(self.epoch).as_nanos() as u64,
+            nanos_per_command: self.nanos_per_command.load(Ordering::Relaxed),
+        }
+    }
+}
+
+fn nanos_per_command(limits: &Limits) -> u64 {
+    SECOND / limits.commands_per_second_max as u64
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// How much of its rate a connection has used: a bucket that holds one second's
+/// worth of commands, and a second's worth of debt.
+///
+/// Kept as the time at which the bucket would be full again, in nanoseconds since
+/// the limits began. Refused commands take from it, too: whoever goes on at the
+/// same pace is refused altogether, and closed in the end.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Rate {
+    full_at: u64,
+}
+
+/// What the rate is measured by, for as long as a turn takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Meter {
+    now: u64,
+    nanos_per_command: u64,
+}
+
+impl Meter {
+    /// How many commands a second there may be.
+    pub fn per_second(self) -> u64 {
+        SECOND / self.nanos_per_command
+    }
+}
+
+/// What becomes of one more command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// It is carried out.
+    Fine,
+    /// It is refused.
+    TooFast,
+    /// It is one too many of those: the connection is closed.
+    Flood,
+}
+
+impl Rate {
+    /// Takes one command's worth.
+    pub fn spend(&mut self, meter: Meter) -> Pace {
+        let Meter { now, nanos_per_command } = meter;
+        self.full_at = self.full_at.max(now) + nanos_per_command;
+        let ahead = self.full_at - now;
+        if ahead <= SECOND {
+            Pace::Fine
+        } else if ahead <= 2 * SECOND {
+            Pace::TooFast
+        } else {
+            Pace::Flood
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_may_come_at_once_and_no_more() {
+        let meter = |now| Meter { now, nanos_per_command: SECOND / 10 };
+        let mut rate = Rate::default();
+        for _ in 0..10 {
+            assert_eq!(rate.spend(meter(5)), Pace::Fine);
+        }
+        for _ in 0..10 {
+            assert_eq!(rate.spend(meter(5)), Pace::TooFast);
+        }
+        assert_eq!(rate.spend(meter(5)), Pace::Flood);
+        // The debt is paid after a second, and a command's time later one is free.
+        let mut patient = Rate { full_at: 5 + 2 * SECOND };
+        let later = meter(5 + SECOND + SECOND / 10);
+        assert_eq!(patient.spend(later), Pace::Fine);
+        assert_eq!(patient.spend(later), Pace::TooFast);
+    }
+}

@@ -1,0 +1,149 @@
+//! What of the configuration can be changed while the server runs.
+
+use serde_json::Value;
+use tracing::{error, info, warn};
+
+use crate::cli::ServeArgs;
+use crate::config::{Config, TlsConfig};
+use crate::entrance::Live;
+use crate::log::{self, Log};
+use crate::session::Services;
+use crate::tls::Tls;
+
+/// Where the configuration comes from, and what is not the server's own of it.
+pub struct Reloading {
+    /// What was said on the command line, which overrides the file again.
+    pub args: ServeArgs,
+    /// The log, whose filter may change.
+    pub log: Log,
+}
+
+/// What begins like this holds as soon as it is read.
+const AT_ONCE: [&str; 15] = [
+    "http.origins",
+    "http.tls.",
+    "resp.tls.",
+    "limits.connections_max",
+    "limits.connections_per_address_max",
+    "limits.uncounted_networks",
+    "limits.commands_per_second_max",
+    "limits.subscriptions_max",
+    "limits.names_per_command_max",
+    "limits.name_bytes_max",
+    "limits.payload_bytes_max",
+    "outbox.",
+    "shutdown.",
+    "log.filter",
+    "log.connections",
+];
+
+/// Reads the configuration again, and brings the server to what it says now. What
+/// does not hold changes nothing.
+pub fn reload(reloading: &Reloading, live: &Live, services: &Services) {
+    let old = live.config();
+    let new = match Config::load(&reloading.args) {
+        Ok(new) => new,
+        Err(problem) => {
+            error!(%problem, "the configuration was not taken: the one in use stays");
+            return;
+        }
+    };
+    let (mut taken, mut restart) = (Vec::new(), Vec::new());
+    for key in changed_keys(&old.written, &new.written) {
+        let is_switched = |old: &Option<TlsConfig>, new: &Option<TlsConfig>, table| {
+            key.starts_with(table) && old.is_some() != new.is_some()
+        };
+        let resp_tls = |config: &Config| config.resp.as_ref().and_then(|resp| resp.tls.clone());
+        let needs_restart = is_switched(&old.http.tls, &new.http.tls, "http.tls.")
+            || is_switched(&resp_tls(&old), &resp_tls(&new), "resp.tls.");
+        if !needs_restart && AT_ONCE.iter().any(|start| key.starts_with(start)) {
+            taken.push(key);
+        } else {
+            restart.push(key);
+        }
+    }
+    if let Err(problem) = reloading.log.set_filter(&new.log_filter) {
+        error!(problem, "the configuration was not taken: the one in use stays");
+        return;
+    }
+    log::follow(&new.log_connections);
+    services.limits.set(&new.limits);
+    services.hub.connections().set_limits(&new.limits, new.outbox);
+    live.set_config(new);
+    if !taken.is_empty() {
+        info!(keys = taken.join(" "), "settings were changed");
+    }
+    if !restart.is_empty() {
+        warn!(keys = restart.join(" "), "these settings change only when the server is restarted");
+    }
+}
+
+/// Reads the certificates again.
+pub fn reload_certificates(live: &Live) {
+    let config = live.config();
+    let resp = config.resp.as_ref().and_then(|resp| resp.tls.as_ref());
+    for (door, tls, files) in
+        [("http", &live.http_tls, config.http.tls.as_ref()), ("resp", &live.resp_tls, resp)]
+    {
+        let (Some(tls), Some(files)) = (tls, files) else { continue };
+        match Tls::reload(tls, files) {
+            Ok(true) => info!(door, "the certificate was replaced"),
+            Ok(false) => {}
+            Err(problem) => {
+                error!(door, %problem, "the certificate was not replaced: the one in use stays");
+            }
+        }
+    }
+}
+
+/// The keys whose values differ, as they are written in the file.
+fn changed_keys(old: &Value, new: &Value) -> Vec<String> {
+    let mut keys = Vec::new();
+    compare("", old, new, &mut keys);
+    keys
+}
+
+fn compare(at: &str, old: &Value, new: &Value, keys: &mut Vec<String>) {
+    match (old, new) {
+        (Value::Object(old), Value::Object(new)) => {
+            for (key, value) in new {
+                let key_at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+                compare(&key_at, old.get(key).unwrap_or(&Value::Null), value, keys);
+            }
+        }
+        (old, new) if old != new => keys.push(at.to_owned()),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_is_named_by_its_key() {
+        let old = serde_json::json!({"a": {"b": 1, "c": [1]}, "d": null});
+        let new = serde_json::json!({"a": {"b": 2, "c": [1, 2]}, "d": null});
+        assert_eq!(changed_keys(&old, &new), ["a.b", "a.c"]);
+        assert!(changed_keys(&old, &old).is_empty());
+    }
+
+    /// A key that is renamed would silently need a restart.
+    #[test]
+    fn every_key_that_holds_at_once_exists() {
+        fn all(at: &str, value: &Value, keys: &mut Vec<String>) {
+            match value {
+                Value::Object(members) => members.iter().for_each(|(key, value)| {
+                    let at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+                    all(&at, value, keys);
+                }),
+                _ => keys.push(at.to_owned()),
+            }
+        }
+        let mut keys = Vec::new();
+        all("", &Config::default().written, &mut keys);
+        for start in AT_ONCE {
+            assert!(keys.iter().any(|key| key.starts_with(start)), "{start}");
+        }
+    }
+}

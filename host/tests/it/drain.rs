@@ -1,0 +1,151 @@
+//! The end of a server with many clients: who is told what, and closed when.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::server::Launch;
+use crate::support::websocket::Client;
+use crate::support::{PATIENCE, within};
+
+const CLIENTS: usize = 2_000;
+/// Long enough for a busy machine to ask questions meanwhile.
+const DRAIN: Duration = Duration::from_secs(6);
+const BUCKETS: usize = 10;
+
+/// What one client was told, and when it was closed.
+struct Farewell {
+    reconnect_within_ms: [u64; 2],
+    closed_after: Duration,
+}
+
+async fn farewell(client: &mut Client, began: Instant) -> Result<Farewell> {
+    let said = client.next_json().await?;
+    ensure!(said.pointer("/0") == Some(&json!("goaway")), "not a goaway: {said}");
+    let bound = |path| said.pointer(path).and_then(Value::as_u64).context("a number");
+    let reconnect_within_ms =
+        [bound("/1/reconnect_within_ms/0")?, bound("/1/reconnect_within_ms/1")?];
+    let (code, _) = client.next_close().await?;
+    ensure!(code == Some(1001), "closed with {code:?}");
+    Ok(Farewell { reconnect_within_ms, closed_after: began.elapsed() })
+}
+
+fn histogram(values: &[u64], from: u64, to: u64) -> [usize; BUCKETS] {
+    let mut buckets = [0; BUCKETS];
+    for value in values {
+        let place = value.saturating_sub(from) * BUCKETS as u64 / (to - from).max(1);
+        let place = usize::try_from(place).unwrap_or(BUCKETS).min(BUCKETS - 1);
+        if let Some(bucket) = buckets.get_mut(place) {
+            *bucket += 1;
+        }
+    }
+    buckets
+}
+
+async fn get(address: SocketAddr, path: &str) -> Result<String> {
+    within(PATIENCE, "an answer", async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    })
+    .await?
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_thousand_are_told_goodbye_little_by_little() -> Result<()> {
+    let config = format!(
+        "shutdown.drain_ms = {}\nshutdown.closes_per_second = 1\n\
+         shutdown.reconnect_spread_ms = 10000\nshutdown.timeout_ms = 20000",
+        DRAIN.as_millis()
+    );
+    let mut server = Launch::with_config(&config).start().await?;
+    let address = server.address().await?;
+    let resp = server.resp_address().await?;
+    ensure!(get(address, "/readyz").await?.starts_with("HTTP/1.1 200"), "not ready");
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(server.client().await?);
+    }
+    // What is queued is delivered before the end.
+    for client in clients.iter_mut().take(10) {
+        client.call(json!(["SUBSCRIBE", "last"])).await?;
+    }
+    let publisher = clients.last_mut().context("there are clients")?;
+    let answer = publisher.call(json!(["PUBLISH", "last", "words"])).await?;
+    assert_eq!(answer, json!(["OK", 10]));
+    server.signal("TERM")?;
+    let began = Instant::now();
+    for client in clients.iter_mut().take(10) {
+        assert_eq!(client.next_json().await?, json!(["message", "last", "words"]));
+    }
+    server.wait_for_log("the server is ending").await?;
+
+    let waiting: Vec<_> = clients
+        .into_iter()
+        .map(|mut client| tokio::spawn(async move { farewell(&mut client, began).await }))
+        .collect();
+    // Meanwhile it is alive, not ready, and lets nobody in.
+    let ready = get(address, "/readyz").await?;
+    ensure!(ready.starts_with("HTTP/1.1 503") && ready.contains("draining"), "{ready}");
+    ensure!(get(address, "/healthz").await?.starts_with("HTTP/1.1 200"), "not alive");
+    let (code, reason) = server.client().await?.next_close().await?;
+    assert_eq!(code, Some(4100), "{reason}");
+    let mut newcomer = TcpStream::connect(resp).await?;
+    newcomer.write_all(b"PING\r\n").await?;
+    let mut said = String::new();
+    within(PATIENCE, "the end", newcomer.read_to_string(&mut said)).await??;
+    ensure!(said.starts_with("-UNAVAILABLE") && said.contains("shutting down"), "{said}");
+
+    let mut farewells = Vec::new();
+    for waiting in waiting {
+        farewells.push(waiting.await??);
+    }
+    assert_eq!(server.exit().await?.0.code(), Some(0));
+
+    let returns: Vec<u64> = farewells.iter().map(|said| said.reconnect_within_ms[0]).collect();
+    let closes: Vec<u64> =
+        farewells.iter().map(|said| said.closed_after.as_millis() as u64).collect();
+    let last_return = farewells.iter().map(|said| said.reconnect_within_ms[1]).max();
+    let returning = histogram(&returns, 500, 10_500);
+    let closing = histogram(&closes, 0, DRAIN.as_millis() as u64);
+    println!("told to come back from, 1000 ms steps from 500 ms on: {returning:?}");
+    println!("closed after, {} ms steps: {closing:?}", DRAIN.as_millis() / BUCKETS as u128);
+    println!("the last was closed after {:?} ms", closes.iter().max());
+
+    assert_eq!(last_return, Some(10_500));
+    // The server decides who comes back when, so that is exact.
+    assert_eq!(returning, [CLIENTS / BUCKETS; BUCKETS]);
+    // When a close is seen depends on the machine as well: none early.
+    let half: usize = closing.iter().take(BUCKETS / 2).sum();
+    ensure!(half <= CLIENTS * 6 / 10, "most were closed in the first half: {closing:?}");
+    let [first, ..] = closing;
+    ensure!(first <= CLIENTS / BUCKETS * 2, "too many were closed at once: {closing:?}");
+    for said in &farewells {
+        let narrow = said.reconnect_within_ms[1] - said.reconnect_within_ms[0];
+        ensure!(narrow == 100, "a slot of {narrow} ms");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_drain_at_once() -> Result<()> {
+    let config = "shutdown.drain_ms = 86400000\nshutdown.closes_per_second = 1";
+    let mut server = Launch::with_config(config).start().await?;
+    let mut clients = Vec::new();
+    for _ in 0..50 {
+        clients.push(server.client().await?);
+    }
+    server.signal("TERM")?;
+    for client in &mut clients {
+        client.next_json().await?;
+    }
+    server.signal("TERM")?;
+    assert_eq!(server.exit().await?.0.code(), Some(1));
+    Ok(())
+}

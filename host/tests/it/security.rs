@@ -1,0 +1,234 @@
+//! Who gets in: protected mode, origins, addresses, and the limits of those inside.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::components;
+use crate::support::server::{Launch, Server};
+use crate::support::websocket::{Client, Upgrade};
+use crate::support::{PATIENCE, within};
+
+#[tokio::test]
+async fn an_open_address_needs_a_plugin_that_admits() -> Result<()> {
+    let everywhere = "0.0.0.0:0";
+    for (words, key) in [
+        (["--http", everywhere, "--resp", "127.0.0.1:0"], "http.listen"),
+        (["--http", "127.0.0.1:0", "--resp", everywhere], "resp.listen"),
+        (["--http", "[::]:0", "--resp", "off"], "http.listen"),
+    ] {
+        for check in [None, Some("--check")] {
+            let words: Vec<&str> = ["serve"].into_iter().chain(words).chain(check).collect();
+            let mut server = Server::run_with(&words)?;
+            let (status, stdout) = server.exit().await?;
+            let log = server.log();
+            assert_eq!((status.code(), stdout.len()), (Some(64), 0), "{words:?}: {log}");
+            for says in [key, "--plugins", "--open-to-all", "127.0.0.1"] {
+                ensure!(log.contains(says), "{words:?} does not say {says}: {log}");
+            }
+        }
+    }
+
+    // Told so explicitly, it starts.
+    let words = ["serve", "--http", everywhere, "--resp", everywhere, "--open-to-all"];
+    let server = Server::run_with(&words)?;
+    server.url().await?;
+    server.stop().await?;
+
+    // A plugin that only sees messages admits nobody; one that admits is enough.
+    let plugins = components::directory()?;
+    let path = plugins.path().to_str().context("a path in UTF-8")?.to_owned();
+    components::install(plugins.path(), "20-redact", &components::built("redact")?, &json!({}))?;
+    let words = ["serve", "--http", everywhere, "--resp", "off", "--plugins", &path];
+    let mut server = Server::run_with(&words)?;
+    assert_eq!(server.exit().await?.0.code(), Some(64), "{}", server.log());
+    components::install(plugins.path(), "10-probe", &components::built("test/probe")?, &json!({}))?;
+    let server = Server::run_with(&words)?;
+    let url = server.url().await?;
+
+    // When it is removed, those from other machines are refused, and nobody else.
+    std::fs::remove_file(plugins.path().join("10-probe.wasm"))?;
+    server.wait_for_log("connections from other machines are refused").await?;
+    let port: u16 = url
+        .rsplit(':')
+        .next()
+        .and_then(|rest| rest.strip_suffix("/ws"))
+        .context("a port")?
+        .parse()?;
+    let mut local = connect((IpAddr::from([127, 0, 0, 1]), port).into(), &[]).await??;
+    assert_eq!(local.call(json!(["PING"])).await?, json!(["OK", "PONG"]));
+    // Where this machine has no other address, there is nobody to refuse.
+    if let Some(own) = own_address() {
+        let (code, reason) = connect((own, port).into(), &[]).await??.next_close().await?;
+        assert_eq!(code, Some(4102));
+        ensure!(reason.contains("security.open_to_all"), "{reason}");
+    }
+    server.stop().await
+}
+
+/// An address of this machine that is not loopback. Nothing is sent.
+fn own_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then_some(address)
+}
+
+/// A client with these headers, or the answer to it.
+async fn connect(
+    address: SocketAddr,
+    headers: &[(&str, &str)],
+) -> Result<Result<Client, anyhow::Error>> {
+    let own = |text: &str| text.to_owned();
+    let headers = headers.iter().map(|(name, value)| (own(name), own(value))).collect();
+    let upgrade = Upgrade { headers, ..Upgrade::default() };
+    let answer = Client::connect(address, &upgrade).await?;
+    Ok(answer.map_err(|refused| anyhow::anyhow!("{} {}", refused.status, refused.body)))
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_are_refused_unless_listed() -> Result<()> {
+    let config = "http.origins = ['https://*.example.com', 'http://localhost:*']";
+    let server = Launch::with_config(config).start().await?;
+    let address = server.address().await?;
+    let own = format!("http://{address}");
+    for (origin, is_allowed) in [
+        (own.as_str(), true),
+        ("https://a.example.com", true),
+        ("http://localhost:3000", true),
+        ("https://example.com", false),
+        ("http://a.example.com", false),
+        ("https://evil.org", false),
+        ("null", false),
+    ] {
+        match (connect(address, &[("origin", origin)]).await?, is_allowed) {
+            (Ok(mut client), true) => {
+                assert_eq!(client.call(json!(["PING"])).await?, json!(["OK", "PONG"]));
+            }
+            (Err(refused), false) => {
+                let text = refused.to_string();
+                ensure!(text.starts_with("403 "), "{origin}: {text}");
+            }
+            (outcome, _) => anyhow::bail!("{origin}: refused or let in: {:?}", outcome.err()),
+        }
+    }
+    // The body says which, and where to change it.
+    let request = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+        Origin: https://evil.org\r\n\r\n";
+    let answer = ask(address, request).await?;
+    ensure!(answer.contains("https://evil.org") && answer.contains("http.origins"), "{answer}");
+    // A program names no origin. The page to try it with comes without an upgrade.
+    connect(address, &[]).await??;
+    let page = ask(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+    ensure!(page.starts_with("HTTP/1.1 200"), "{page}");
+    server.stop().await
+}
+
+async fn ask(address: SocketAddr, request: &str) -> Result<String> {
+    within(PATIENCE, "an answer", async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(request.as_bytes()).await?;
+        stream.shutdown().await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    })
+    .await?
+}
+
+#[tokio::test]
+async fn a_connection_too_many_from_one_address_is_closed_with_4103() -> Result<()> {
+    let config = "limits.connections_per_address_max = 2\nlimits.uncounted_networks = []";
+    let server = Launch::with_config(config).start().await?;
+    let mut first = server.client().await?;
+    let mut second = server.client().await?;
+    let (code, reason) = server.client().await?.next_close().await?;
+    assert_eq!(code, Some(4103));
+    ensure!(reason.contains("limits.connections_per_address_max"), "{reason}");
+    // It is counted over both doors.
+    let said = ask(server.resp_address().await?, "PING\r\n").await?;
+    ensure!(said.starts_with("-ERR") && said.contains("connections_per_address_max"), "{said}");
+    assert_eq!(second.call(json!(["QUIT"])).await?, json!(["OK", "OK"]));
+    second.next_close().await?;
+    let mut third = server.client().await?;
+    assert_eq!(third.call(json!(["PING"])).await?, json!(["OK", "PONG"]));
+    assert_eq!(first.call(json!(["PING"])).await?, json!(["OK", "PONG"]));
+    server.stop().await?;
+
+    // Of an uncounted network there may be more.
+    let config = "limits.connections_per_address_max = 1";
+    let server = Launch::with_config(config).start().await?;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(server.client().await?);
+    }
+    for client in &mut clients {
+        assert_eq!(client.call(json!(["PING"])).await?, json!(["OK", "PONG"]));
+    }
+    server.stop().await
+}
+
+#[tokio::test]
+async fn commands_that_come_too_fast_are_refused_and_a_flood_is_closed() -> Result<()> {
+    let config = "limits.commands_per_second_max = 20";
+    let server = Launch::with_config(config).start().await?;
+    let mut client = server.client().await?;
+    // Twenty at once are fine; what else comes within the second is not.
+    let began = Instant::now();
+    let mut answers = Vec::new();
+    for _ in 0..25 {
+        answers.push(client.call(json!(["PING"])).await?);
+    }
+    let is_refused = |answer: &&Value| answer.pointer("/1/code") == Some(&json!("LIMIT"));
+    ensure!(answers.iter().take(20).all(|answer| *answer == json!(["OK", "PONG"])), "{answers:?}");
+    if began.elapsed() < Duration::from_millis(200) {
+        let refused = answers.iter().filter(is_refused).count();
+        ensure!(refused > 0, "none of 25 was refused: {answers:?}");
+    }
+    // Who goes on is closed.
+    let burst = json!(vec![json!(["PING"]); 60]);
+    client.send(burst.to_string().into()).await?;
+    let (code, reason) = loop {
+        match client.next().await? {
+            tokio_tungstenite::tungstenite::Message::Close(Some(frame)) => {
+                break (u16::from(frame.code), frame.reason.to_string());
+            }
+            _ => continue,
+        }
+    };
+    assert_eq!(code, 4104);
+    ensure!(reason.contains("limits.commands_per_second_max"), "{reason}");
+
+    // Over RESP, also for what the door answers itself.
+    for command in ["PING\r\n", "ECHO x\r\n", "NONSENSE\r\n", "PUBLISH a b\r\n"] {
+        let said = ask(server.resp_address().await?, &command.repeat(60)).await?;
+        let lines = said.matches("-LIMIT more than 20 commands per second").count();
+        ensure!((20..=40).contains(&lines), "{command:?}: {lines} times in {said}");
+    }
+    server.stop().await
+}
+
+#[tokio::test]
+async fn who_listens_to_nothing_and_says_nothing_is_closed_if_told_so() -> Result<()> {
+    let config = "resp.idle_timeout_ms = 200\nlog.filter = 'debug'";
+    let server = Launch::with_config(config).start().await?;
+    let address = server.resp_address().await?;
+    let mut listener = TcpStream::connect(address).await?;
+    listener.write_all(b"SUBSCRIBE a\r\n").await?;
+    let mut idle = TcpStream::connect(address).await?;
+    idle.write_all(b"PING\r\n").await?;
+    let mut said = String::new();
+    within(PATIENCE, "the end of an idle connection", idle.read_to_string(&mut said)).await??;
+    assert_eq!(said, "+PONG\r\n");
+    server.wait_for_log("reason=\"idle\"").await?;
+    // Redis does the same: subscribers may be quiet.
+    let receivers = ask(address, "PUBLISH a x\r\n").await?;
+    assert_eq!(receivers, ":1\r\n");
+    drop(listener);
+    server.stop().await
+}

@@ -148,7 +148,19 @@ async fn reload(
     services: Services,
     mut changes: mpsc::UnboundedReceiver<Watched>,
 ) {
-    while let Some(what) = changes.recv().await {
+    loop {
+        let what = tokio::select! {
+            what = changes.recv() => what,
+            () = services.middleware.parked() => {
+                let middleware = services.middleware.clone();
+                let putting = tokio::task::spawn_blocking(move || middleware.put_back());
+                if let Err(panic) = putting.await {
+                    error!(%panic, "putting a plugin back failed");
+                }
+                continue;
+            }
+        };
+        let Some(what) = what else { return };
         let (config, wasm, services) = (config.clone(), wasm.clone(), services.clone());
         let reading = tokio::task::spawn_blocking(move || {
             if what != Watched::Plugins {

@@ -4,7 +4,8 @@
 //! A swap reads, compiles, instantiates and initialises the new plugin beside the
 //! chain. Only then it takes the chain, which waits for the bursts under way,
 //! hands the state over, and puts the new one in the old one's place. Whatever
-//! fails before that leaves the old one where it is.
+//! fails before that leaves the old one where it is. The version that was replaced
+//! stays compiled, and comes back if its successor is parked and says so.
 
 pub mod bindings;
 pub mod chain;
@@ -20,16 +21,17 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use thiserror::Error;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tracing::{error, info};
 
-use crate::config::PluginsConfig;
+use crate::config::{OnPark, PluginsConfig};
 use crate::hub::connections::Connections;
 use crate::wasm::Wasm;
 use bindings::CompiledPlugin;
 use chain::Chain;
 use counters::Counters;
-use directory::{Fingerprint, PluginFiles};
-use plugin::{Plugin, Surroundings};
+use directory::{Fingerprint, PluginConfig, PluginFiles};
+use plugin::{Handover, Plugin, Surroundings};
 
 /// Why a plugin was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -61,6 +63,8 @@ pub struct Middleware {
 struct Changes {
     /// The files last seen in each slot, taken or refused.
     seen: BTreeMap<String, Fingerprint>,
+    /// The last version in each slot that was replaced and had not been parked.
+    good: BTreeMap<String, (PluginConfig, Arc<CompiledPlugin>)>,
     /// The latest first: a version that comes back need not be compiled again.
     compiled: Vec<(String, Arc<CompiledPlugin>)>,
 }
@@ -86,6 +90,7 @@ impl Middleware {
                 runtime,
                 rebuild_backoff: config.rebuild_backoff,
                 rebuild_backoff_max: config.rebuild_backoff_max,
+                parked: Arc::new(Notify::new()),
             },
             config,
             changes: Mutex::default(),
@@ -126,6 +131,7 @@ impl Middleware {
             changes.seen.keys().filter(|slot| !listed.contains_key(*slot)).cloned().collect();
         for slot in gone {
             changes.seen.remove(&slot);
+            changes.good.remove(&slot);
             self.remove(&slot);
         }
         let mut errors = Vec::new();
@@ -177,17 +183,70 @@ impl Middleware {
             return Ok(());
         };
         let from = old.identity.clone();
-        let pause = self.replace(|plugins| {
-            new.take_over(&old)?;
-            if let Some(place) = plugins.iter_mut().find(|plugin| Arc::ptr_eq(plugin, &old)) {
-                *place = new;
-            }
-            Ok(())
-        })?;
+        let handover = if old.is_parked() { Handover::WhereItCan } else { Handover::Whole };
+        let pause = self.put_in_place_of(&old, new, handover)?;
+        if !old.is_parked() {
+            changes.good.insert(old.config.slot.clone(), (old.config.clone(), old.code()));
+        }
         // The last to hold it: its store ends here, off the path of messages.
         drop(old);
         info!(plugin = %identity, %from, pause_us = pause.as_micros() as u64, "a plugin was swapped");
         Ok(())
+    }
+
+    /// Waits until a plugin is parked; `put_back` is to be called then.
+    pub async fn parked(&self) {
+        self.surroundings.parked.notified().await;
+    }
+
+    /// Where a parked plugin says so, puts the last good version back in its place.
+    /// Blocks: not to be called on a thread that serves connections.
+    pub fn put_back(&self) {
+        let mut changes = self.changes.lock();
+        let parked: Vec<Arc<Plugin>> = self
+            .chain
+            .read()
+            .plugins()
+            .iter()
+            .filter(|plugin| plugin.is_parked() && plugin.config.limits.on_park == OnPark::Rollback)
+            .cloned()
+            .collect();
+        for old in parked {
+            let from = &old.identity;
+            let Some((config, compiled)) = changes.good.remove(&old.config.slot) else {
+                error!(plugin = %from, "a parked plugin stays: there is no version to put back");
+                continue;
+            };
+            let counters = self.counters.space(&config.counters);
+            let placed = Plugin::new(config, compiled, counters, self.surroundings.clone())
+                .and_then(|new| {
+                    let identity = new.identity.clone();
+                    let pause = self.put_in_place_of(&old, new, Handover::WhereItCan)?;
+                    Ok((identity, pause.as_micros() as u64))
+                });
+            match placed {
+                Ok((identity, pause_us)) => error!(plugin = %identity, %from, pause_us,
+                    file = %old.config.file.display(),
+                    "a parked plugin was rolled back; its file still holds what was parked"),
+                Err(error) => error!(plugin = error.plugin, %from, step = error.step,
+                    problem = error.problem, "a parked plugin stays: no version could be put back"),
+            }
+        }
+    }
+
+    fn put_in_place_of(
+        &self,
+        old: &Arc<Plugin>,
+        new: Arc<Plugin>,
+        handover: Handover,
+    ) -> Result<Duration, PluginError> {
+        self.replace(|plugins| {
+            new.take_over(old, handover)?;
+            if let Some(place) = plugins.iter_mut().find(|plugin| Arc::ptr_eq(plugin, old)) {
+                *place = new;
+            }
+            Ok(())
+        })
     }
 
     fn remove(&self, slot: &str) {

@@ -14,6 +14,7 @@ mod lifecycle;
 mod node_host;
 mod order;
 
+mod containment;
 mod engine_faults;
 mod slow_consumer;
 mod swap;

@@ -75,6 +75,7 @@ impl Hooks {
             runtime: runtime.handle().clone(),
             rebuild_backoff: config.plugins.rebuild_backoff,
             rebuild_backoff_max: config.plugins.rebuild_backoff_max,
+            parked: Arc::default(),
         };
         let chain = |name: &str, settings: &str| -> Result<Chain> {
             let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/components");

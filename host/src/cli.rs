@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::authors::AuthorCommand;
+
 /// A Pub/Sub server for WebSocket and Redis clients whose logic is made of
 /// WebAssembly components that are replaced while it runs.
 #[derive(Debug, Parser)]
@@ -23,6 +25,9 @@ pub enum Command {
     /// its log to standard error. SIGTERM or ctrl-c ends it in good order, a
     /// second one at once; SIGHUP reads the plugins and the engine file again.
     Serve(ServeArgs),
+    /// Plugins, for who writes them.
+    #[command(subcommand)]
+    Plugin(AuthorCommand),
 }
 
 /// The flags of `switchyard serve`.

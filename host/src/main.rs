@@ -30,6 +30,14 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Serve(args) => serve(&args),
+        Command::Plugin(command) => match command.run() {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("switchyard: {error}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 

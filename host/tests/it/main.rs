@@ -8,6 +8,7 @@ mod support;
 
 mod transcript;
 
+mod authors;
 mod clients;
 mod hostile;
 mod lifecycle;

@@ -185,6 +185,14 @@ impl Wasm {
         Ok(())
     }
 
+    /// The names of what a component imports, and of what it exports.
+    pub fn interfaces(&self, component: &Component) -> (Vec<String>, Vec<String>) {
+        let component_type = component.component_type();
+        let imports = component_type.imports(&self.engine).map(|(name, _)| name.to_owned());
+        let exports = component_type.exports(&self.engine).map(|(name, _)| name.to_owned());
+        (imports.collect(), exports.collect())
+    }
+
     /// What component types are looked up with.
     pub fn engine(&self) -> &Engine {
         &self.engine

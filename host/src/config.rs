@@ -314,7 +314,7 @@ raw_table!(RawPlugins {
     init_budget_ms: u64 = 1_000,
     memory_bytes_max: u64 = 64 << 20,
     log_lines_per_second_max: u64 = 100,
-    /// Twice what the largest interpreter needs.
+    /// Room for the functions of a large interpreter.
     table_elements_max: u64 = 100_000,
     /// Python brings thirty.
     core_instances_max: u64 = 128,

@@ -46,6 +46,7 @@ impl Bench {
             runtime: runtime.handle().clone(),
             rebuild_backoff: config.plugins.rebuild_backoff,
             rebuild_backoff_max: config.plugins.rebuild_backoff_max,
+            parked: Arc::default(),
         };
         Ok(Bench { wasm: wasm.clone(), config, surroundings, connection, _runtime: runtime })
     }

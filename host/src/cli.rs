@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::authors::AuthorCommand;
 use operate::{ConnectionsArgs, EngineCommand, PluginCommand};
 
 /// A Pub/Sub server for WebSocket and Redis clients whose logic is made of
@@ -28,14 +29,26 @@ pub enum Command {
     /// second one at once; SIGHUP reads the config file, certificates, plugins and
     /// the engine file again.
     Serve(ServeArgs),
-    /// Plugins: those of a running server.
+    /// Plugins: their files, and those of a running server.
     #[command(subcommand)]
-    Plugin(PluginCommand),
+    Plugin(Plugins),
     /// The engine of a running server.
     #[command(subcommand)]
     Engine(EngineCommand),
     /// Lists the connections of a running server.
     Connections(ConnectionsArgs),
+}
+
+/// What can be done with plugins.
+#[derive(Debug, Subcommand)]
+#[command(disable_help_subcommand = true)]
+pub enum Plugins {
+    /// With the file of one.
+    #[command(flatten)]
+    Author(AuthorCommand),
+    /// With those of a running server.
+    #[command(flatten)]
+    Operate(PluginCommand),
 }
 
 /// The flags of `switchyard serve`.

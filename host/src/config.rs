@@ -207,6 +207,16 @@ pub struct PluginsConfig {
     pub rebuild_backoff_max: Duration,
 }
 
+/// What becomes of a plugin that is parked because it failed too often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnPark {
+    /// It waits for a new file.
+    Stay,
+    /// The version that it replaced comes back.
+    Rollback,
+}
+
 /// What one plugin may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PluginLimits {
@@ -218,6 +228,20 @@ pub struct PluginLimits {
     pub memory_bytes_max: usize,
     /// Lines in the log per second.
     pub log_lines_per_second_max: u32,
+    /// Elements in the tables of one instance.
+    pub table_elements_max: usize,
+    /// Core instances that one instance consists of.
+    pub core_instances_max: usize,
+    /// Handles to resources that one instance holds at once.
+    pub resources_max: usize,
+    /// Lists and strings that pass to the server in one call.
+    pub returned_bytes_max: usize,
+    /// How often it may fail within `strikes_window` before it is parked.
+    pub strikes_max: usize,
+    /// The time in which failures are counted.
+    pub strikes_window: Duration,
+    /// What becomes of it when it is parked.
+    pub on_park: OnPark,
 }
 
 /// Whom the server lets operate it.
@@ -432,6 +456,19 @@ raw_table!(RawPlugins {
     init_budget_ms: u64 = 1_000,
     memory_bytes_max: u64 = 64 << 20,
     log_lines_per_second_max: u64 = 100,
+    /// Room for the functions of a large interpreter.
+    table_elements_max: u64 = 100_000,
+    /// Python brings thirty.
+    core_instances_max: u64 = 128,
+    resources_max: u64 = 1_000,
+    /// What 256 payloads of 64 KiB in all and a large snapshot need, and no more
+    /// than its memory holds.
+    returned_bytes_max: u64 = 64 << 20,
+    /// With the waits between rebuilds, one that fails whenever it is asked is
+    /// parked after half a minute.
+    strikes_max: u64 = 10,
+    strikes_window_ms: u64 = 60_000,
+    on_park: OnPark = OnPark::Stay,
     rebuild_backoff_ms: u64 = 100,
     rebuild_backoff_max_ms: u64 = 10_000,
 });
@@ -717,6 +754,29 @@ impl RawConfig {
                         plugins.log_lines_per_second_max,
                         1..=1_000_000,
                     )? as u32,
+                    table_elements_max: count(
+                        "plugins.table_elements_max",
+                        plugins.table_elements_max,
+                        TABLE_ELEMENTS,
+                    )?,
+                    core_instances_max: count(
+                        "plugins.core_instances_max",
+                        plugins.core_instances_max,
+                        CORE_INSTANCES,
+                    )?,
+                    resources_max: count(
+                        "plugins.resources_max",
+                        plugins.resources_max,
+                        RESOURCES,
+                    )?,
+                    returned_bytes_max: bytes(
+                        "plugins.returned_bytes_max",
+                        plugins.returned_bytes_max,
+                        RETURNED_BYTES,
+                    )?,
+                    strikes_max: count("plugins.strikes_max", plugins.strikes_max, STRIKES)?,
+                    strikes_window: millis("plugins.strikes_window_ms", plugins.strikes_window_ms)?,
+                    on_park: plugins.on_park,
                 },
                 rebuild_backoff: millis("plugins.rebuild_backoff_ms", plugins.rebuild_backoff_ms)?,
                 rebuild_backoff_max: millis(
@@ -841,6 +901,13 @@ const SHARDS_MAX: usize = 32;
 
 /// From 1 MiB, under which no guest starts, to all that 32 bits can address.
 pub(crate) const WASM_MEMORY_BYTES: RangeInclusive<u64> = 1 << 20..=4 << 30;
+
+/// What may be set for plugins, in `[plugins]` and beside each.
+pub(crate) const TABLE_ELEMENTS: RangeInclusive<u64> = 1..=10_000_000;
+pub(crate) const CORE_INSTANCES: RangeInclusive<u64> = 1..=1_000;
+pub(crate) const RESOURCES: RangeInclusive<u64> = 1..=1_000_000;
+pub(crate) const RETURNED_BYTES: RangeInclusive<u64> = 1 << 10..=1 << 30;
+pub(crate) const STRIKES: RangeInclusive<u64> = 1..=10_000;
 
 fn address(key: &'static str, value: &str) -> Result<SocketAddr, ConfigError> {
     let value = value

@@ -3,6 +3,7 @@
 //! Read in the order of the `mod` lines to follow a message from the socket to
 //! the sockets of those who listen. `ARCHITECTURE.md` has the map.
 
+pub mod authors;
 pub mod cli;
 pub mod config;
 pub mod operator;

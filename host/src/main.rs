@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::info;
 
-use switchyard::cli::{Cli, Command, ServeArgs};
+use switchyard::cli::{Cli, Command, Plugins, ServeArgs};
 use switchyard::config::{Config, ConfigError};
 use switchyard::log::{self, Log};
 use switchyard::operator::{self, OperatorError};
@@ -32,7 +32,15 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Serve(args) => serve(&args),
-        Command::Plugin(command) => code(operator::plugin(command)),
+        Command::Plugin(Plugins::Author(command)) => match command.run() {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("switchyard: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Command::Plugin(Plugins::Operate(command)) => code(operator::plugin(command)),
         Command::Engine(command) => code(operator::engine(command)),
         Command::Connections(args) => code(operator::connections(&args)),
     }

@@ -236,9 +236,18 @@ impl Reader {
     /// connection waits for it.
     async fn read(self, mut changes: mpsc::UnboundedReceiver<Watched>) {
         let reader = Arc::new(self);
-        while let Some(what) = changes.recv().await {
+        loop {
+            let middleware = &reader.services.middleware;
+            let what = tokio::select! {
+                Some(what) = changes.recv() => Some(what),
+                () = middleware.parked() => None,
+                else => return,
+            };
             let reader = reader.clone();
-            let reading = tokio::task::spawn_blocking(move || reader.read_again(what));
+            let reading = tokio::task::spawn_blocking(move || match what {
+                Some(what) => reader.read_again(what),
+                None => reader.services.middleware.put_back(),
+            });
             if let Err(panic) = reading.await {
                 error!(%panic, "reading what changed failed");
             }

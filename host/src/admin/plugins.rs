@@ -12,9 +12,9 @@ use super::view::{
     RefusedView, ReloadBody, State as PluginState, SwapView, VerdictView, unix_ms,
 };
 use super::{Admin, blocking};
-use crate::middleware::Middleware;
 use crate::middleware::changes::{ChangeError, Offer, Place, Status};
 use crate::middleware::stats::{By, Hook, Swap};
+use crate::middleware::{Middleware, plugin};
 use crate::wasm;
 
 /// `GET /v1/plugins`
@@ -165,9 +165,10 @@ fn view(status: &Status, position: usize) -> PluginView {
         }),
         policy: plugin.policy,
         hooks: hooks.iter().filter(|(_, has)| *has).map(|(name, _)| (*name).to_owned()).collect(),
-        state: match memory_bytes.iter().all(Option::is_some) {
-            true => PluginState::Running,
-            false => PluginState::Rebuilding,
+        state: match plugin.state() {
+            plugin::State::Running => PluginState::Running,
+            plugin::State::Rebuilding { .. } => PluginState::Rebuilding,
+            plugin::State::Parked { .. } => PluginState::Parked,
         },
         instances: config.instances,
         memory_bytes,
@@ -188,7 +189,7 @@ fn view(status: &Status, position: usize) -> PluginView {
 }
 
 /// What was counted of a hook; none: it was never called.
-fn hook_view(plugin: &Arc<crate::middleware::plugin::Plugin>, hook: Hook) -> Option<HookView> {
+fn hook_view(plugin: &Arc<plugin::Plugin>, hook: Hook) -> Option<HookView> {
     let stats = plugin.stats.of(hook);
     let [calls, items, faults] = stats.totals();
     let verdicts = stats.verdicts().filter(|(_, count)| *count > 0);

@@ -69,6 +69,8 @@ pub enum State {
     Running,
     /// An instance is being rebuilt.
     Rebuilding,
+    /// It failed too often, and waits to be replaced.
+    Parked,
 }
 
 /// What a plugin may take.

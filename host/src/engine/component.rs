@@ -51,6 +51,10 @@ impl CompiledEngine {
             instance_pre,
             limits: Limits {
                 memory_bytes_max: config.memory_bytes_max,
+                table_elements_max: TABLE_ELEMENTS_MAX,
+                core_instances_max: CORE_INSTANCES_MAX,
+                resources_max: RESOURCES_MAX,
+                returned_bytes_max: RETURNED_BYTES_MAX,
                 log_lines_per_second_max: ENGINE_LOG_LINES_PER_SECOND_MAX,
                 call_budget: config.call_budget,
             },
@@ -84,6 +88,12 @@ impl CompiledEngine {
 
 /// `guest-core` has nothing to say but its last words in a panic.
 const ENGINE_LOG_LINES_PER_SECOND_MAX: u32 = 100;
+/// It is one module without resources, and functions are all that its table holds.
+const TABLE_ELEMENTS_MAX: usize = 100_000;
+const CORE_INSTANCES_MAX: usize = 128;
+const RESOURCES_MAX: usize = 1_000;
+/// Room for the snapshot of the largest engine.
+const RETURNED_BYTES_MAX: usize = 1 << 30;
 
 /// How many times the budget of a call handing over the whole state may take.
 const HANDOVER_BUDGETS: u32 = 20;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tracing::Level;
 use wasmtime::Store;
-use wasmtime::component::{HasSelf, InstancePre, Linker};
+use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
 use super::chain::{Action, DeliverVerdict, Delivery, PublishVerdict};
 use super::counters::{Count, CounterSpace};
@@ -111,12 +111,20 @@ impl CompiledPlugin {
     /// Compiles and links a component. Errors name the step and the problem.
     pub fn new(wasm: &Wasm, bytes: &[u8]) -> Result<CompiledPlugin, (&'static str, String)> {
         let component = wasm.compile(bytes).map_err(|problem| ("compile", problem))?;
+        CompiledPlugin::link(wasm, &component)
+    }
+
+    /// Links a component that is compiled already. Errors as those of `new`.
+    pub fn link(
+        wasm: &Wasm,
+        component: &Component,
+    ) -> Result<CompiledPlugin, (&'static str, String)> {
         let link = |problem| ("link", problem);
-        wasm.check_imports(&component, LENT).map_err(link)?;
+        wasm.check_imports(component, LENT).map_err(link)?;
         let mut linker = wasm.linker().map_err(|error| link(wasm::describe(&error)))?;
         add_lent(&mut linker).map_err(|error| link(wasm::describe(&error)))?;
         let pre =
-            linker.instantiate_pre(&component).map_err(|error| link(wasm::describe(&error)))?;
+            linker.instantiate_pre(component).map_err(|error| link(wasm::describe(&error)))?;
         let lifecycle = exports::lifecycle::GuestIndices::new(&pre).map_err(|_| {
             link(format!("does not export {}/lifecycle, which every plugin must", wasm::CONTRACT))
         })?;

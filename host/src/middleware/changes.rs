@@ -211,17 +211,7 @@ impl Middleware {
     pub fn roll_back(&self, name: &str, by: &By) -> Result<Swap, ChangeError> {
         let mut changes = self.changes.lock();
         let slot = self.slot_of(name)?;
-        let before = self.records.lock().get(&slot).and_then(|record| {
-            let Version { config, compiled, source, .. } = record.before.as_ref()?;
-            // Where the slot is now, if it was moved since.
-            let file = match self.directory() {
-                Some(directory) => directory::wasm_file(directory, &slot),
-                None => config.file.clone(),
-            };
-            let config = PluginConfig { slot: slot.clone(), file, ..config.clone() };
-            Some((config, compiled.clone(), source.clone()))
-        });
-        let Some((config, compiled, Source { wasm, toml })) = before else {
+        let Some((files, compiled)) = self.before(&slot) else {
             return Err(ChangeError::NothingBefore(slot));
         };
         let placing = Placing {
@@ -231,7 +221,7 @@ impl Middleware {
             compiled: Some(compiled),
             write_to: self.directory(),
         };
-        self.placed(&mut changes, PluginFiles { config, wasm, toml }, placing)
+        self.placed(&mut changes, files, placing)
     }
 
     /// Takes a plugin out of the chain. What stands beside it stays where it is, for

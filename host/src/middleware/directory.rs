@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::PluginError;
 use super::plugin::TrapPolicy;
-use crate::config::{self, ConfigError, PluginLimits};
+use crate::config::{self, ConfigError, OnPark, PluginLimits};
 use crate::wasm;
 
 /// How a plugin is configured.
@@ -68,6 +68,13 @@ struct RawPlugin {
     init_budget_ms: Option<u64>,
     memory_bytes_max: Option<u64>,
     log_lines_per_second_max: Option<u64>,
+    table_elements_max: Option<u64>,
+    core_instances_max: Option<u64>,
+    resources_max: Option<u64>,
+    returned_bytes_max: Option<u64>,
+    strikes_max: Option<u64>,
+    strikes_window_ms: Option<u64>,
+    on_park: Option<OnPark>,
     settings: toml::Table,
 }
 
@@ -234,6 +241,10 @@ impl RawPlugin {
             Some(value) => config::millis(key, value),
             None => Ok(default),
         };
+        let count = |key, value: Option<u64>, range, default| match value {
+            Some(value) => config::count(key, value, range),
+            None => Ok(default),
+        };
         Ok(PluginConfig {
             slot: slot.to_owned(),
             name: name.to_owned(),
@@ -257,6 +268,42 @@ impl RawPlugin {
                         config::count("log_lines_per_second_max", value, 1..=1_000_000)? as u32
                     }
                 },
+                table_elements_max: count(
+                    "table_elements_max",
+                    self.table_elements_max,
+                    config::TABLE_ELEMENTS,
+                    defaults.table_elements_max,
+                )?,
+                core_instances_max: count(
+                    "core_instances_max",
+                    self.core_instances_max,
+                    config::CORE_INSTANCES,
+                    defaults.core_instances_max,
+                )?,
+                resources_max: count(
+                    "resources_max",
+                    self.resources_max,
+                    config::RESOURCES,
+                    defaults.resources_max,
+                )?,
+                returned_bytes_max: count(
+                    "returned_bytes_max",
+                    self.returned_bytes_max,
+                    config::RETURNED_BYTES,
+                    defaults.returned_bytes_max,
+                )?,
+                strikes_max: count(
+                    "strikes_max",
+                    self.strikes_max,
+                    config::STRIKES,
+                    defaults.strikes_max,
+                )?,
+                strikes_window: millis(
+                    "strikes_window_ms",
+                    self.strikes_window_ms,
+                    defaults.strikes_window,
+                )?,
+                on_park: self.on_park.unwrap_or(defaults.on_park),
             },
             settings: json(toml::Value::Table(self.settings)).to_string(),
         })

@@ -4,7 +4,8 @@
 //! A swap reads, compiles, instantiates and initialises the new plugin beside the
 //! chain. Only then it takes the chain, which waits for the bursts under way,
 //! hands the state over, and puts the new one in the old one's place. Whatever
-//! fails before that leaves the old one where it is.
+//! fails before that leaves the old one where it is. The version that was replaced
+//! stays compiled, and comes back if its successor is parked and says so.
 
 pub mod bindings;
 pub mod chain;
@@ -23,17 +24,18 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use thiserror::Error;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tracing::{error, info};
 
-use crate::config::PluginsConfig;
+use crate::config::{OnPark, PluginsConfig};
 use crate::hub::connections::Connections;
 use crate::wasm::Wasm;
 use bindings::CompiledPlugin;
 use chain::Chain;
 use changes::{Record, Source, Version};
 use counters::Counters;
-use directory::{Fingerprint, PluginFiles};
-use plugin::{Plugin, Surroundings};
+use directory::{Fingerprint, PluginConfig, PluginFiles};
+use plugin::{Handover, Plugin, Surroundings};
 use stats::{By, Deed, Failure, PluginStats, Swap, Swaps};
 use trace::Tracer;
 
@@ -120,6 +122,7 @@ impl Middleware {
                 runtime,
                 rebuild_backoff: config.rebuild_backoff,
                 rebuild_backoff_max: config.rebuild_backoff_max,
+                parked: Arc::new(Notify::new()),
             },
             config,
             changes: Mutex::default(),
@@ -245,6 +248,10 @@ impl Middleware {
             source.write(directory, &slot).map_err(unwritable)?;
         }
         let identity = new.identity.clone();
+        let handover = match current.as_ref().is_some_and(|old| old.is_parked()) {
+            true => Handover::WhereItCan,
+            false => Handover::Whole,
+        };
         let replaced = self.replace(|plugins| match &current {
             None => {
                 new.enters();
@@ -253,7 +260,7 @@ impl Middleware {
                 Ok(())
             }
             Some(old) => {
-                new.take_over(old)?;
+                new.take_over(old, handover)?;
                 if let Some(place) = plugins.iter_mut().find(|plugin| Arc::ptr_eq(plugin, old)) {
                     *place = new;
                 }
@@ -282,12 +289,17 @@ impl Middleware {
             None => Deed::Added,
         };
         let from = current.as_ref().map(|old| old.identity.clone());
-        let before = records.remove(&slot).zip(current.as_ref()).map(|(record, old)| Version {
-            config: old.config_now(),
-            identity: old.identity.clone(),
-            compiled: old.compiled().clone(),
-            source: record.source,
-        });
+        let before = match records.remove(&slot).zip(current.as_ref()) {
+            // Nobody is brought back to what was parked.
+            Some((record, old)) if old.is_parked() => record.before,
+            Some((record, old)) => Some(Version {
+                config: old.config_now(),
+                identity: old.identity.clone(),
+                compiled: old.compiled().clone(),
+                source: record.source,
+            }),
+            None => None,
+        };
         let at = SystemTime::now();
         let by = placing.by.clone();
         let record = Record { source, before, since: at, by: by.clone(), stats };
@@ -298,6 +310,60 @@ impl Middleware {
         drop(current);
         let to = Some(identity);
         Ok(Some(self.done(Swap { at, by, deed, slot: Some(slot), from, to, pause })))
+    }
+
+    /// Waits until a plugin is parked; `put_back` is to be called then.
+    pub async fn parked(&self) {
+        self.surroundings.parked.notified().await;
+    }
+
+    /// Where a parked plugin says so, puts the last good version back in its place.
+    /// Blocks: not to be called on a thread that serves connections.
+    pub fn put_back(&self) {
+        let mut changes = self.changes.lock();
+        let parked: Vec<Arc<Plugin>> = self
+            .chain
+            .read()
+            .plugins()
+            .iter()
+            .filter(|plugin| plugin.is_parked() && plugin.config.limits.on_park == OnPark::Rollback)
+            .cloned()
+            .collect();
+        for plugin in parked {
+            let (slot, from) = (plugin.slot(), &plugin.identity);
+            let Some((files, compiled)) = self.before(&slot) else {
+                error!(plugin = %from, "a parked plugin stays: there is no version to put back");
+                continue;
+            };
+            let by = By::Parked;
+            let placing = Placing {
+                is_rollback: true,
+                is_forced: true,
+                compiled: Some(compiled),
+                ..Placing::as_found(&by)
+            };
+            let file = files.config.file.clone();
+            match self.place(&mut changes, files, placing) {
+                Ok(_) => error!(%from, file = %file.display(),
+                    "a parked plugin was rolled back; its file still holds what was parked"),
+                Err(error) => error!(plugin = error.plugin, %from, step = error.step,
+                    problem = error.problem, "a parked plugin stays: no version could be put back"),
+            }
+        }
+    }
+
+    /// What a rollback puts into a slot.
+    fn before(&self, slot: &str) -> Option<(PluginFiles, Arc<CompiledPlugin>)> {
+        let records = self.records.lock();
+        let Version { config, compiled, source, .. } = records.get(slot)?.before.as_ref()?;
+        // Where the slot is now, if it was moved since.
+        let file = match self.directory() {
+            Some(directory) => directory::wasm_file(directory, slot),
+            None => config.file.clone(),
+        };
+        let config = PluginConfig { slot: slot.to_owned(), file, ..config.clone() };
+        let Source { wasm, toml } = source.clone();
+        Some((PluginFiles { config, wasm, toml }, compiled.clone()))
     }
 
     /// Takes a plugin out of the chain. None: there was none.

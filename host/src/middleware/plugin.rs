@@ -3,16 +3,19 @@
 //! An instance that traps, overruns its budget or breaks the contract is dropped
 //! with its store and rebuilt, at once the first time and then after a wait that
 //! doubles. Until it is back, the plugin's policy decides for the connections
-//! that it serves.
+//! that it serves. A plugin that fails too often within a while is parked: none of
+//! its instances is asked or rebuilt any more, and its policy decides for all.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tracing::{info, warn};
+use tokio::sync::Notify;
+use tracing::{error, info, warn};
 
 use super::PluginError;
 use super::bindings::{CompiledPlugin, Fault, Hooks, Instance, Lent};
@@ -44,6 +47,45 @@ pub struct Surroundings {
     pub rebuild_backoff: Duration,
     /// The longest wait before a rebuild.
     pub rebuild_backoff_max: Duration,
+    /// Told when a plugin is parked.
+    pub parked: Arc<Notify>,
+}
+
+/// How a plugin is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// All its instances can be asked.
+    Running,
+    /// Its policy decides where instances are missing, until they are rebuilt.
+    Rebuilding {
+        /// How many.
+        instances: usize,
+        /// Why the last one failed.
+        last: Fault,
+    },
+    /// It failed too often: its policy decides until it is replaced.
+    Parked {
+        /// Why it failed last.
+        last: Fault,
+    },
+}
+
+/// What has become of the state of a predecessor that could not write it down, or
+/// whose words were not understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handover {
+    /// The predecessor goes on.
+    Whole,
+    /// What can be handed over is; the rest starts from nothing.
+    WhereItCan,
+}
+
+/// What is known of a plugin's failures.
+#[derive(Default)]
+struct Failures {
+    /// When it failed within `strikes_window`; never more than `strikes_max`.
+    strikes: VecDeque<Instant>,
+    last: Option<Fault>,
 }
 
 /// A middleware of the chain.
@@ -63,6 +105,10 @@ pub struct Plugin {
     first_connection: AtomicU64,
     compiled: Arc<CompiledPlugin>,
     instances: Box<[Mutex<InstanceState>]>,
+    /// How many of them are missing.
+    missing: AtomicUsize,
+    is_parked: AtomicBool,
+    failures: Mutex<Failures>,
     log: Arc<ComponentLog>,
     counters: Arc<CounterSpace>,
     surroundings: Surroundings,
@@ -101,6 +147,9 @@ impl Plugin {
                 first_connection: AtomicU64::new(ConnectionId::MAX),
                 compiled,
                 instances: Box::default(),
+                missing: AtomicUsize::new(0),
+                is_parked: AtomicBool::new(false),
+                failures: Mutex::default(),
                 log: ComponentLog::new(&config.name, config.limits.log_lines_per_second_max),
                 counters,
                 stats,
@@ -135,6 +184,9 @@ impl Plugin {
         connection: ConnectionId,
         question: impl FnOnce(&mut Instance) -> Result<T, Fault>,
     ) -> Option<T> {
+        if self.is_parked() {
+            return None;
+        }
         let number = connection as usize % self.instances.len();
         let mut state = self.instances.get(number)?.lock();
         match question(state.instance.as_mut()?) {
@@ -195,6 +247,21 @@ impl Plugin {
         self.instances.iter().map(of).collect()
     }
 
+    /// How it is.
+    pub fn state(&self) -> State {
+        let last = self.failures.lock().last.clone();
+        match (last, self.missing.load(Ordering::Relaxed)) {
+            (Some(last), _) if self.is_parked() => State::Parked { last },
+            (Some(last), instances @ 1..) => State::Rebuilding { instances, last },
+            _ => State::Running,
+        }
+    }
+
+    /// Whether it failed too often and waits to be replaced.
+    pub fn is_parked(&self) -> bool {
+        self.is_parked.load(Ordering::Relaxed)
+    }
+
     /// What a client is told when the policy is closed.
     pub fn unavailable(&self) -> Refusal {
         Refusal {
@@ -228,7 +295,7 @@ impl Plugin {
     /// # Errors
     ///
     /// The step that failed and why; the predecessor goes on.
-    pub fn take_over(&self, predecessor: &Plugin) -> Result<(), PluginError> {
+    pub fn take_over(&self, predecessor: &Plugin, handover: Handover) -> Result<(), PluginError> {
         if predecessor.hooks().admission {
             let first = predecessor.first_connection.load(Ordering::Relaxed);
             self.first_connection.store(first, Ordering::Relaxed);
@@ -243,30 +310,51 @@ impl Plugin {
             return Ok(());
         }
         for (number, (new, old)) in self.instances.iter().zip(&predecessor.instances).enumerate() {
-            let mut old = old.lock();
-            let Some(instance) = &mut old.instance else { continue };
-            let state = match instance.save() {
-                Ok(state) => state.unwrap_or_default(),
-                Err(fault) => {
-                    predecessor.failed(number, &mut old, &fault);
-                    return Err(self.error(
-                        "save",
-                        format!(
-                            "the version in place: {}; to start from nothing, remove the file first",
-                            fault.problem
-                        ),
-                    ));
-                }
+            let Err(error) = self.take_over_instance(number, new, predecessor, old) else {
+                continue;
             };
-            let mut new = new.lock();
-            let Some(instance) = &mut new.instance else { continue };
-            match instance.restore(&state) {
-                Ok(Ok(())) => {}
-                Ok(Err(problem)) => return Err(self.error("restore", problem.to_owned())),
-                Err(fault) => return Err(self.error("restore", fault.problem)),
+            if handover == Handover::Whole {
+                return Err(error);
+            }
+            warn!(plugin = %self.identity, instance = number, step = error.step,
+                problem = error.problem, "a plugin's state was not taken over");
+            if error.step == "restore" {
+                // It is not to be asked any more.
+                new.lock().instance = Some(Box::new(self.build()?));
             }
         }
         Ok(())
+    }
+
+    fn take_over_instance(
+        &self,
+        number: usize,
+        new: &Mutex<InstanceState>,
+        predecessor: &Plugin,
+        old: &Mutex<InstanceState>,
+    ) -> Result<(), PluginError> {
+        let mut old = old.lock();
+        let Some(instance) = &mut old.instance else { return Ok(()) };
+        let state = match instance.save() {
+            Ok(state) => state.unwrap_or_default(),
+            Err(fault) => {
+                predecessor.failed(number, &mut old, &fault);
+                return Err(self.error(
+                    "save",
+                    format!(
+                        "the version in place: {}; to start from nothing, remove the file first",
+                        fault.problem
+                    ),
+                ));
+            }
+        };
+        let mut new = new.lock();
+        let Some(instance) = &mut new.instance else { return Ok(()) };
+        match instance.restore(&state) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(problem)) => Err(self.error("restore", problem.to_owned())),
+            Err(fault) => Err(self.error("restore", fault.problem)),
+        }
     }
 
     fn instantiate(&self) -> Result<Mutex<InstanceState>, PluginError> {
@@ -279,6 +367,10 @@ impl Plugin {
             memory_bytes_max: self.config.limits.memory_bytes_max,
             log_lines_per_second_max: self.config.limits.log_lines_per_second_max,
             call_budget: self.config.limits.call_budget,
+            table_elements_max: self.config.limits.table_elements_max,
+            core_instances_max: self.config.limits.core_instances_max,
+            resources_max: self.config.limits.resources_max,
+            returned_bytes_max: self.config.limits.returned_bytes_max,
         };
         let lent = Lent {
             connections: self.surroundings.connections.clone(),
@@ -306,7 +398,9 @@ impl Plugin {
     }
 
     fn failed(&self, number: usize, state: &mut InstanceState, fault: &Fault) {
-        state.instance = None;
+        if state.instance.take().is_some() {
+            self.missing.fetch_add(1, Ordering::Relaxed);
+        }
         self.stats.failed(Failure {
             at: SystemTime::now(),
             plugin: self.identity.clone(),
@@ -315,6 +409,9 @@ impl Plugin {
             file: None,
         });
         let now = Instant::now();
+        if self.strike(now, number, fault) {
+            return;
+        }
         let long_ago = |at: Instant| now - at > 2 * self.surroundings.rebuild_backoff_max;
         if state.failed_at.is_none_or(long_ago) {
             state.failures_in_a_row = 0;
@@ -337,6 +434,29 @@ impl Plugin {
         self.rebuild_after(wait, number);
     }
 
+    /// Counts a failure. Whether it was one too many: then it is parked.
+    fn strike(&self, now: Instant, number: usize, fault: &Fault) -> bool {
+        let limits = &self.config.limits;
+        let mut failures = self.failures.lock();
+        failures.last = Some(fault.clone());
+        failures.strikes.retain(|at| now.saturating_duration_since(*at) < limits.strikes_window);
+        failures.strikes.push_back(now);
+        if failures.strikes.len() < limits.strikes_max {
+            return self.is_parked();
+        }
+        failures.strikes.clear();
+        if !self.is_parked.swap(true, Ordering::Relaxed) {
+            error!(
+                plugin = %self.identity, hook = fault.hook, problem = fault.problem,
+                instance = number, policy = ?self.policy, strikes = limits.strikes_max,
+                within_ms = limits.strikes_window.as_millis() as u64, on_park = ?limits.on_park,
+                "a plugin was parked: it is not rebuilt until it is replaced"
+            );
+            self.surroundings.parked.notify_one();
+        }
+        true
+    }
+
     /// Rebuilds an instance off the path of messages. A plugin that was replaced
     /// meanwhile is left alone.
     fn rebuild_after(&self, wait: Duration, number: usize) {
@@ -346,12 +466,16 @@ impl Plugin {
             // What panics in there has been logged by the panic hook.
             let _ = tokio::task::spawn_blocking(move || {
                 let Some(plugin) = own.upgrade() else { return };
+                if plugin.is_parked() {
+                    return;
+                }
                 let built = plugin.build();
                 let Some(state) = plugin.instances.get(number) else { return };
                 let mut state = state.lock();
                 match built {
                     Ok(instance) => {
                         state.instance = Some(Box::new(instance));
+                        plugin.missing.fetch_sub(1, Ordering::Relaxed);
                         plugin.stats.rebuilt();
                         info!(plugin = %plugin.identity, instance = number, "a plugin was rebuilt");
                     }

@@ -305,6 +305,8 @@ pub enum By {
     File,
     /// SIGHUP.
     Signal,
+    /// Nobody: what was there had been parked.
+    Parked,
     /// The admin API, by the token of this name.
     Token(Arc<str>),
     /// The admin API, where no token is needed.
@@ -313,7 +315,7 @@ pub enum By {
 
 impl By {
     /// Names that no token may have.
-    pub const RESERVED: [&str; 4] = ["start", "file", "signal", "local"];
+    pub const RESERVED: [&str; 5] = ["start", "file", "signal", "parked", "local"];
 
     /// As the log and the API say it.
     pub fn name(&self) -> &str {
@@ -321,6 +323,7 @@ impl By {
             By::Start => "start",
             By::File => "file",
             By::Signal => "signal",
+            By::Parked => "parked",
             By::Token(name) => name,
             By::Local => "local",
         }

@@ -252,6 +252,7 @@ fn state(state: State) -> String {
     match state {
         State::Running => "running",
         State::Rebuilding => "rebuilding",
+        State::Parked => "parked",
     }
     .to_owned()
 }

@@ -8,6 +8,7 @@ mod support;
 
 mod transcript;
 
+mod authors;
 mod clients;
 mod hostile;
 mod lifecycle;
@@ -19,6 +20,7 @@ mod tls;
 mod drain;
 mod reload;
 
+mod containment;
 mod engine_faults;
 mod slow_consumer;
 mod swap;

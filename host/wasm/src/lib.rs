@@ -35,15 +35,19 @@ pub const CONTRACT_VERSION: &str = "0.1.0";
 /// idle server wake-ups.
 const TICK: Duration = Duration::from_millis(2);
 
-/// What a call may return, in bytes of lists and strings: room for the snapshot
-/// of the largest engine.
-const RETURNED_BYTES_MAX: usize = 1 << 30;
-
 /// What one store may hold and its calls may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Linear memory, over all memories of the component.
     pub memory_bytes_max: usize,
+    /// Elements, over all tables of the component.
+    pub table_elements_max: usize,
+    /// Core instances that it consists of.
+    pub core_instances_max: usize,
+    /// Handles to resources (streams, pollables and the like) held at once.
+    pub resources_max: usize,
+    /// Lists and strings that pass from it to the host in one call.
+    pub returned_bytes_max: usize,
     /// Lines in the log.
     pub log_lines_per_second_max: u32,
     /// Processor time of a call.
@@ -198,6 +202,14 @@ impl Wasm {
         Ok(())
     }
 
+    /// The names of what a component imports, and of what it exports.
+    pub fn interfaces(&self, component: &Component) -> (Vec<String>, Vec<String>) {
+        let component_type = component.component_type();
+        let imports = component_type.imports(&self.engine).map(|(name, _)| name.to_owned());
+        let exports = component_type.exports(&self.engine).map(|(name, _)| name.to_owned());
+        (imports.collect(), exports.collect())
+    }
+
     /// What component types are looked up with.
     pub fn engine(&self) -> &Engine {
         &self.engine
@@ -225,9 +237,9 @@ impl Wasm {
         let mut wasi = WasiCtx::builder();
         wasi.stdout(log::OutputToLog::new(log.clone()));
         wasi.stderr(log::OutputToLog::new(log.clone()));
-        let limiter = Limiter { memory_bytes_max: limits.memory_bytes_max, memory_bytes: 0 };
+        let limiter = Limiter { limits, memory_bytes: 0, table_elements: 0 };
         let mut table = ResourceTable::new();
-        table.set_max_capacity(RESOURCES_MAX);
+        table.set_max_capacity(limits.resources_max);
         let mut store = Store::new(
             &self.engine,
             StoreState {
@@ -240,7 +252,8 @@ impl Wasm {
             },
         );
         store.limiter(|state| &mut state.limiter);
-        store.set_hostcall_fuel(RETURNED_BYTES_MAX);
+        store.set_hostcall_fuel(limits.returned_bytes_max);
+        store.set_max_component_handles(limits.resources_max);
         store.epoch_deadline_callback(|mut context| {
             let budget = &mut context.data_mut().budget;
             let now = thread_cpu_time();
@@ -254,10 +267,11 @@ impl Wasm {
     }
 }
 
-/// Bounds what one store holds: its memories together.
+/// Bounds what one store holds: its memories together, its tables together.
 struct Limiter {
-    memory_bytes_max: usize,
+    limits: Limits,
     memory_bytes: usize,
+    table_elements: usize,
 }
 
 impl ResourceLimiter for Limiter {
@@ -268,7 +282,7 @@ impl ResourceLimiter for Limiter {
         _maximum: Option<usize>,
     ) -> Result<bool, wasmtime::Error> {
         let wanted = self.memory_bytes.saturating_sub(current).saturating_add(desired);
-        let fits = wanted <= self.memory_bytes_max;
+        let fits = wanted <= self.limits.memory_bytes_max;
         if fits {
             self.memory_bytes = wanted;
         }
@@ -277,15 +291,20 @@ impl ResourceLimiter for Limiter {
 
     fn table_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> Result<bool, wasmtime::Error> {
-        Ok(desired <= TABLE_ELEMENTS_MAX)
+        let wanted = self.table_elements.saturating_sub(current).saturating_add(desired);
+        let fits = wanted <= self.limits.table_elements_max;
+        if fits {
+            self.table_elements = wanted;
+        }
+        Ok(fits)
     }
 
     fn instances(&self) -> usize {
-        INSTANCES_MAX
+        self.limits.core_instances_max
     }
 
     fn tables(&self) -> usize {
@@ -300,10 +319,6 @@ impl ResourceLimiter for Limiter {
 /// The interpreters of other languages bring more than one of each.
 const MEMORIES_MAX: usize = 8;
 const TABLES_MAX: usize = 64;
-const TABLE_ELEMENTS_MAX: usize = 100_000;
-const INSTANCES_MAX: usize = 128;
-/// Streams and pollables of the empty WASI that a component holds at once.
-const RESOURCES_MAX: usize = 1_000;
 
 /// What every component may import: an empty environment, clocks, randomness
 /// and streams that lead to the log.

@@ -17,6 +17,10 @@ fn start(pages_max: usize) -> wasmtime::Result<(Store<StoreState>, Instance)> {
     let component = wasm.compile(TWO_MEMORIES).expect("it is a component");
     let limits = Limits {
         memory_bytes_max: pages_max * PAGE,
+        table_elements_max: 1_000,
+        core_instances_max: 10,
+        resources_max: 10,
+        returned_bytes_max: PAGE,
         log_lines_per_second_max: 1,
         call_budget: Duration::from_secs(10),
     };

@@ -1,0 +1,154 @@
+//! Whether the server would take a plugin, and what there is to know of it.
+//!
+//! Everything is done that the server does, with the same code, short of putting the
+//! plugin into a chain. With a `.toml` beside it, `init` is called with its settings.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::json;
+use tokio::runtime::Handle;
+
+use crate::config::Config;
+use crate::hub::connections::Connections;
+use crate::middleware::bindings::{CompiledPlugin, Hooks};
+use crate::middleware::counters::Counters;
+use crate::middleware::directory::{self, PluginFiles};
+use crate::middleware::plugin::{Plugin, Surroundings, TrapPolicy};
+use crate::wasm::{self, Wasm};
+
+/// What there is to know of a plugin's file.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What tells it from other code.
+    pub version: String,
+    /// The contract that it was built for, where it names one.
+    pub contract: Option<String>,
+    /// What it must be given.
+    pub imports: Vec<String>,
+    /// What it offers.
+    pub exports: Vec<String>,
+    /// Its hooks, when it could be linked.
+    pub hooks: Option<Hooks>,
+    /// What holds when it cannot answer.
+    pub policy: Option<TrapPolicy>,
+    /// Whether `init` was called, with the settings beside it.
+    pub was_initialised: bool,
+    /// The step that failed and why; none: the server would take it.
+    pub refused: Option<(&'static str, String)>,
+}
+
+/// Looks at the plugin in this file. Must be called within a runtime, on a thread that
+/// may block.
+pub fn check(file: &Path) -> Report {
+    let mut report = Report::default();
+    report.refused = look(file, &mut report).err();
+    report
+}
+
+fn look(file: &Path, report: &mut Report) -> Result<(), (&'static str, String)> {
+    let slot = file
+        .file_stem()
+        .and_then(|stem| stem.to_str())
+        .filter(|_| file.extension().is_some_and(|extension| extension == "wasm"))
+        .ok_or(("read", "a plugin is a file NAME.wasm".to_owned()))?;
+    let directory = file.parent().unwrap_or(Path::new(""));
+    let config = Config::default();
+    let PluginFiles { config: mut plugin, wasm: bytes, toml: _ } =
+        directory::read(directory, slot, config.plugins.defaults)
+            .map_err(|error| (error.step, error.problem))?;
+    report.version.clone_from(&plugin.version);
+    let engine = Wasm::new().map_err(|error| ("set up", wasm::describe(&error)))?;
+    let component = engine.compile(&bytes).map_err(|problem| ("compile", problem))?;
+    (report.imports, report.exports) = engine.interfaces(&component);
+    report.contract = report
+        .exports
+        .iter()
+        .chain(&report.imports)
+        .filter_map(|name| name.strip_prefix(wasm::CONTRACT)?.split_once('@'))
+        .map(|(_, version)| format!("{}@{version}", wasm::CONTRACT))
+        .next();
+    let compiled = CompiledPlugin::link(&engine, &component)?;
+    report.hooks = Some(compiled.hooks());
+    let surroundings = Surroundings {
+        connections: Connections::new(1, config.outbox, config.limits.attributes_bytes_max),
+        runtime: Handle::current(),
+        rebuild_backoff: config.plugins.rebuild_backoff,
+        rebuild_backoff_max: config.plugins.rebuild_backoff_max,
+        parked: Arc::default(),
+    };
+    plugin.instances = 1;
+    let counters = Counters::new(config.limits.counters_max).space(&plugin.counters);
+    let has_settings = file.with_extension("toml").exists();
+    match Plugin::new(plugin, Arc::new(compiled), counters, Arc::default(), surroundings) {
+        Ok(plugin) => report.policy = Some(plugin.policy),
+        // Without the settings that it is meant for, it may well refuse.
+        Err(error) if error.step == "init" && !has_settings => return Ok(()),
+        Err(error) => return Err((error.step, error.problem)),
+    }
+    report.was_initialised = true;
+    Ok(())
+}
+
+impl Report {
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut lines = vec![match &self.refused {
+            None => "the server would take it".to_owned(),
+            Some((step, problem)) => format!("the server would refuse it: {step}: {problem}"),
+        }];
+        let mut say = |what: &str, words: String| {
+            if !words.is_empty() {
+                lines.push(format!("{what:<9} {words}"));
+            }
+        };
+        say("version", self.version.clone());
+        say("contract", self.contract.clone().unwrap_or_default());
+        say("hooks", self.hook_names().join(", "));
+        say("policy", self.policy_name().unwrap_or_default().to_owned());
+        if self.refused.is_none() && !self.was_initialised {
+            say("settings", "none beside it, and it does not start without".to_owned());
+        }
+        self.imports.iter().for_each(|name| say("imports", name.clone()));
+        self.exports.iter().for_each(|name| say("exports", name.clone()));
+        lines.join("\n")
+    }
+
+    /// For programs.
+    pub fn json(&self) -> serde_json::Value {
+        json!({
+            "accepted": self.refused.is_none(),
+            "refused": self.refused.as_ref().map(|(step, problem)| {
+                json!({"step": step, "problem": problem})
+            }),
+            "version": self.version,
+            "contract": self.contract,
+            "hooks": self.hook_names(),
+            "policy": self.policy_name(),
+            "initialised": self.was_initialised,
+            "imports": self.imports,
+            "exports": self.exports,
+        })
+    }
+
+    fn policy_name(&self) -> Option<&'static str> {
+        self.policy.map(|policy| match policy {
+            TrapPolicy::Closed => "closed",
+            TrapPolicy::Open => "open",
+        })
+    }
+
+    fn hook_names(&self) -> Vec<&'static str> {
+        let Some(hooks) = self.hooks else { return Vec::new() };
+        [
+            ("admission", hooks.admission),
+            ("access", hooks.access),
+            ("messages", hooks.messages),
+            ("deliveries", hooks.deliveries),
+            ("snapshot", hooks.snapshot),
+        ]
+        .into_iter()
+        .filter_map(|(name, has)| has.then_some(name))
+        .collect()
+    }
+}

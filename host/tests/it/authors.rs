@@ -1,0 +1,72 @@
+//! What `switchyard plugin` says of a plugin's file, without a server.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::support::components;
+use crate::support::server::Server;
+
+/// Checks the file of a plugin with this in it, and this beside it.
+async fn check(component: &[u8], beside: Option<&Value>) -> Result<(Option<i32>, Value)> {
+    let directory = components::directory()?;
+    if let Some(beside) = beside {
+        components::configure(directory.path(), "10-it", beside)?;
+    }
+    let file = components::path(directory.path(), "10-it");
+    components::write_atomically(&file, component)?;
+    let file = file.to_str().context("a temporary path is text")?;
+    let mut process = Server::run_with(&["plugin", "check", "--json", file])?;
+    let (status, stdout) = process.exit().await?;
+    let report = serde_json::from_str(&stdout.join("\n"));
+    Ok((status.code(), report.with_context(|| format!("{stdout:?}: {}", process.log()))?))
+}
+
+#[tokio::test]
+async fn a_plugin_is_checked_as_the_server_would() -> Result<()> {
+    let probe = components::built("test/probe")?;
+    let (status, report) = check(&probe, Some(&json!({"policy": "open"}))).await?;
+    ensure!(status == Some(0), "{report}");
+    let has = |key: &str, expected: Value| {
+        ensure!(report.get(key) == Some(&expected), "{key} is not {expected}: {report}");
+        Ok(())
+    };
+    has("accepted", json!(true))?;
+    has("refused", Value::Null)?;
+    has("contract", json!("switchyard:pubsub@0.1.0"))?;
+    has("hooks", json!(["admission", "access", "messages", "deliveries", "snapshot"]))?;
+    has("policy", json!("open"))?;
+    has("initialised", json!(true))?;
+    let names = |key: &str| report.get(key).map(Value::to_string).unwrap_or_default();
+    ensure!(names("imports").contains("switchyard:pubsub/counters@0.1.0"), "{report}");
+    ensure!(names("exports").contains("switchyard:pubsub/lifecycle@0.1.0"), "{report}");
+
+    let (status, report) = check(&components::built("redact")?, None).await?;
+    ensure!(status == Some(0), "{report}");
+    ensure!(report.get("hooks") == Some(&json!(["messages"])), "{report}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_server_would_refuse_is_refused_with_the_reason() -> Result<()> {
+    let probe = components::built("test/probe")?;
+    let half: Vec<u8> = probe.iter().take(probe.len() / 2).copied().collect();
+    let stranger = components::built("test/stranger")?;
+    let refusing = json!({"settings": {"init": "error"}});
+    for (component, beside, step, says) in [
+        (b"nonsense".to_vec(), None, "compile", "not a WebAssembly file"),
+        (half, None, "compile", ""),
+        (components::built("test/snoop")?, None, "link", "wasi:sockets/"),
+        (stranger, None, "link", "@0.2.0"),
+        (components::built("guest-core")?, None, "link", "lifecycle"),
+        (probe.clone(), Some(refusing), "init", "told to refuse"),
+        (probe.clone(), Some(json!({"core_instances_max": 1})), "instantiate", "instance"),
+        (probe, Some(json!({"polcy": "open"})), "config", "polcy"),
+    ] {
+        let (status, report) = check(&component, beside.as_ref()).await?;
+        ensure!(status == Some(1), "{report}");
+        let word = |key| report.pointer(key).and_then(Value::as_str).unwrap_or_default();
+        assert_eq!(word("/refused/step"), step, "{report}");
+        ensure!(word("/refused/problem").contains(says), "{says:?} is not said: {report}");
+    }
+    Ok(())
+}

@@ -225,8 +225,8 @@ impl Entrance {
         remote: SocketAddr,
     ) -> Option<Result<(TcpStream, Arc<Connection>, Upgrade), (TcpStream, CloseReason)>> {
         let http = &self.config.http;
-        let is_healthy = || self.services.hub.tend() == 0;
-        let shaking = handshake::read(&mut stream, http.request_bytes_max, is_healthy);
+        let ailment = || self.services.ailment();
+        let shaking = handshake::read(&mut stream, http.request_bytes_max, ailment);
         let upgrade = match tokio::time::timeout(http.handshake_time, shaking).await {
             Ok(Ok(Asked::Upgrade(upgrade))) => *upgrade,
             Ok(Ok(Asked::Answered(status))) => {

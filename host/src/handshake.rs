@@ -65,8 +65,8 @@ impl Subprotocol {
     }
 }
 
-/// Reads one request. Answers it unless it is an upgrade. `is_healthy` is asked
-/// for `/healthz`.
+/// Reads one request. Answers it unless it is an upgrade. `ailment` is asked for
+/// `/healthz`: what keeps the server from its work, if anything does.
 ///
 /// # Errors
 ///
@@ -74,7 +74,7 @@ impl Subprotocol {
 pub async fn read<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     request_bytes_max: usize,
-    is_healthy: impl FnOnce() -> bool,
+    ailment: impl FnOnce() -> Option<&'static str>,
 ) -> io::Result<Asked> {
     let mut bytes = Vec::with_capacity(1 << 10);
     let (length, request) = loop {
@@ -104,10 +104,11 @@ pub async fn read<S: AsyncRead + AsyncWrite + Unpin>(
     match request.uri().path() {
         WEBSOCKET_PATH => {}
         "/" => return answer(stream, StatusCode::OK, HTML, TRY_PAGE).await,
-        "/healthz" if is_healthy() => return answer(stream, StatusCode::OK, TEXT, "ok\n").await,
         "/healthz" => {
-            let why = "the engine cannot be asked\n";
-            return answer(stream, StatusCode::SERVICE_UNAVAILABLE, TEXT, why).await;
+            return match ailment() {
+                None => answer(stream, StatusCode::OK, TEXT, "ok\n").await,
+                Some(why) => answer(stream, StatusCode::SERVICE_UNAVAILABLE, TEXT, why).await,
+            };
         }
         _ => {
             let why = "not found; the WebSocket is at /ws\n";

@@ -20,6 +20,8 @@ mod stats;
 pub mod hub;
 mod outbox;
 
+pub mod backplane;
+
 pub mod engine;
 pub mod middleware;
 pub use switchyard_wasm as wasm;

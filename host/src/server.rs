@@ -9,8 +9,10 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+use crate::backplane::Backplane;
 use crate::close::CloseReason;
 use crate::config::{Config, EngineSource};
 use crate::door;
@@ -32,6 +34,8 @@ pub struct Server {
     services: Services,
     http: TcpListener,
     resp: Option<TcpListener>,
+    /// Looks for the backplane.
+    linking: Option<JoinHandle<()>>,
 }
 
 /// Why the server was told to act.
@@ -60,6 +64,12 @@ impl Server {
         );
         let hub = Hub::new(code, &config.engine, connections.clone())
             .map_err(|problem| anyhow::anyhow!("cannot instantiate the engine: {problem}"))?;
+        let backplane =
+            config.cluster.clone().map(|cluster| Backplane::new(cluster, config.limits));
+        let hub = match &backplane {
+            Some(backplane) => hub.with_interest(backplane.interest().clone()),
+            None => hub,
+        };
         let middleware = Middleware::new(
             wasm.clone(),
             config.plugins.clone(),
@@ -80,8 +90,16 @@ impl Server {
             middleware: Arc::new(middleware),
             stats: Arc::default(),
             limits: config.limits,
+            backplane,
         };
-        Ok(Server { config, wasm, services, http, resp })
+        let linking = services.backplane.clone().map(|backplane| {
+            tokio::spawn(backplane.run(services.hub.clone(), services.middleware.clone()))
+        });
+        if let (Some(backplane), Some(cluster)) = (&services.backplane, &config.cluster) {
+            // It goes on looking, and the node serves who is there.
+            backplane.ready(cluster.connect_time).await;
+        }
+        Ok(Server { config, wasm, services, http, resp, linking })
     }
 
     /// The addresses that clients connect to, as URLs.
@@ -100,7 +118,7 @@ impl Server {
     /// Serves until it is told to end, and then ends in good order: everyone is
     /// told, and has a while to take what was queued.
     pub async fn run(self, mut orders: mpsc::UnboundedReceiver<Order>) {
-        let Server { config, wasm, services, http, resp } = self;
+        let Server { config, wasm, services, http, resp, linking } = self;
         let config = Arc::new(config);
         let (served, mut all_served) = mpsc::channel::<()>(1);
         let (ending, is_ending) = watch::channel(false);
@@ -132,6 +150,10 @@ impl Server {
             let left = services.hub.connections().count();
             warn!(connections = left, "connections that did not end in time were cut off");
         }
+        if let Some(backplane) = &services.backplane {
+            backplane.drain(config.shutdown_time).await;
+        }
+        linking.iter().for_each(JoinHandle::abort);
         keeping.abort();
     }
 }

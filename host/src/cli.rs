@@ -90,6 +90,13 @@ pub struct ServeArgs {
     #[arg(long, value_name = "N")]
     pub shards: Option<usize>,
 
+    /// What lies between this node and others that are to be one with it:
+    /// redis://HOST:PORT, rediss://… for TLS, redis+sentinel://HOST:PORT/MASTER,
+    /// nats://HOST:PORT or tls://HOST:PORT; several hosts stand between commas. The
+    /// password is taken from SWITCHYARD_CLUSTER_PASSWORD [default: none].
+    #[arg(long, value_name = "URL")]
+    pub cluster: Option<String>,
+
     /// What is logged, such as `debug` or `switchyard=debug,plugin=info`
     /// [default: info].
     #[arg(long, value_name = "FILTER")]

@@ -258,6 +258,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
                 return Poll::Pending;
             }
             if self.goes_on {
+                ready!(self.session.poll_turn(context));
                 let mut unfinished = std::mem::take(&mut self.unfinished);
                 let taken = self.take_in(&mut unfinished);
                 unfinished.drain(..taken);

@@ -337,8 +337,8 @@ impl Entrance {
         let http = &self.config.http;
         let remote = peer.remote;
         let is_draining = self.live.is_draining();
-        let is_healthy = || self.services.hub.tend() == 0;
-        let shaking = handshake::read(&mut stream, http.request_bytes_max, is_draining, is_healthy);
+        let ailment = || self.services.ailment();
+        let shaking = handshake::read(&mut stream, http.request_bytes_max, is_draining, ailment);
         let upgrade = match tokio::time::timeout(http.handshake_time, shaking).await {
             Ok(Ok(Asked::Upgrade(upgrade))) => *upgrade,
             Ok(Ok(Asked::Answered(status))) => {

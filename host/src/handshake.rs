@@ -66,8 +66,9 @@ impl Subprotocol {
     }
 }
 
-/// Reads one request. Answers it unless it is an upgrade. `is_healthy` is asked
-/// for `/healthz`, and for `/readyz` of a server that is not draining.
+/// Reads one request. Answers it unless it is an upgrade. `ailment` is asked for
+/// `/healthz`, and for `/readyz` of a server that is not draining: what keeps the
+/// server from its work, if anything does.
 ///
 /// # Errors
 ///
@@ -76,7 +77,7 @@ pub async fn read<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     request_bytes_max: usize,
     is_draining: bool,
-    is_healthy: impl Fn() -> bool,
+    ailment: impl FnOnce() -> Option<&'static str>,
 ) -> io::Result<Asked> {
     let mut bytes = Vec::with_capacity(1 << 10);
     let (length, request) = loop {
@@ -110,12 +111,11 @@ pub async fn read<S: AsyncRead + AsyncWrite + Unpin>(
             let why = "draining\n";
             return answer(stream, StatusCode::SERVICE_UNAVAILABLE, TEXT, why).await;
         }
-        "/healthz" | "/readyz" if is_healthy() => {
-            return answer(stream, StatusCode::OK, TEXT, "ok\n").await;
-        }
         "/healthz" | "/readyz" => {
-            let why = "the engine cannot be asked\n";
-            return answer(stream, StatusCode::SERVICE_UNAVAILABLE, TEXT, why).await;
+            return match ailment() {
+                None => answer(stream, StatusCode::OK, TEXT, "ok\n").await,
+                Some(why) => answer(stream, StatusCode::SERVICE_UNAVAILABLE, TEXT, why).await,
+            };
         }
         _ => {
             let why = "not found; the WebSocket is at /ws\n";

@@ -22,7 +22,7 @@ mod tls;
 
 mod connection;
 mod door;
-mod limits;
+pub mod limits;
 pub mod protocol;
 mod session;
 mod stats;
@@ -31,6 +31,8 @@ mod admin;
 
 pub mod hub;
 pub mod outbox;
+
+pub mod backplane;
 
 pub mod engine;
 mod engine_swap;

@@ -9,9 +9,11 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::admin::{Admin, AdminListener};
+use crate::backplane::Backplane;
 use crate::close::CloseReason;
 use crate::config::{Config, ConfigError, EngineSource};
 use crate::drain::drain;
@@ -41,6 +43,8 @@ pub struct Server {
     http: TcpListener,
     resp: Option<TcpListener>,
     admin: Option<AdminListener>,
+    /// Looks for the backplane.
+    linking: Option<JoinHandle<()>>,
 }
 
 /// Why the server was told to act.
@@ -73,7 +77,15 @@ impl Server {
             )),
             None => None,
         };
-        Ok(Server { config, live: Arc::new(live), services, engine, http, resp, admin })
+        let linking = services.backplane.clone().map(|backplane| {
+            tokio::spawn(backplane.run(services.hub.clone(), services.middleware.clone()))
+        });
+        if let (Some(backplane), Some(cluster)) = (&services.backplane, &config.cluster) {
+            // It goes on looking, and the node serves who is there.
+            backplane.ready(cluster.connect_time).await;
+        }
+        let live = Arc::new(live);
+        Ok(Server { config, live, services, engine, http, resp, admin, linking })
     }
 
     /// Loads all that `start` loads, and binds nothing.
@@ -107,7 +119,7 @@ impl Server {
     /// Serves until it is told to end, and then ends in good order: everyone is
     /// told, and has a while to take what was queued.
     pub async fn run(self, mut orders: mpsc::UnboundedReceiver<Order>, reloading: Reloading) {
-        let Server { config, live, services, engine, http, resp, admin } = self;
+        let Server { config, live, services, engine, http, resp, admin, linking } = self;
         let config_file = reloading.args.config.clone();
         let config = Arc::new(config);
         let (served, mut all_served) = mpsc::channel::<()>(1);
@@ -154,6 +166,10 @@ impl Server {
             let left = connections.count();
             warn!(connections = left, "connections that did not end in time were cut off");
         }
+        if let Some(backplane) = &services.backplane {
+            backplane.drain(shutdown.time).await;
+        }
+        linking.iter().for_each(JoinHandle::abort);
         keeping.abort();
         if let Some(administering) = administering {
             administering.abort();
@@ -174,6 +190,12 @@ fn prepare(config: &Config) -> anyhow::Result<(Live, Services, Arc<EngineSwaps>)
     connections.set_limits(&config.limits, config.outbox);
     let hub = Hub::new(code.clone(), &config.engine, connections.clone())
         .map_err(|problem| anyhow::anyhow!("cannot instantiate the engine: {problem}"))?;
+    let limits = Arc::new(LiveLimits::new(&config.limits));
+    let backplane = config.cluster.clone().map(|cluster| Backplane::new(cluster, limits.clone()));
+    let hub = match &backplane {
+        Some(backplane) => hub.with_interest(backplane.interest().clone()),
+        None => hub,
+    };
     let middleware = Middleware::new(
         wasm.clone(),
         config.plugins.clone(),
@@ -191,7 +213,8 @@ fn prepare(config: &Config) -> anyhow::Result<(Live, Services, Arc<EngineSwaps>)
         hub: Arc::new(hub),
         middleware: Arc::new(middleware),
         stats: Arc::default(),
-        limits: Arc::new(LiveLimits::new(&config.limits)),
+        limits,
+        backplane,
     };
     let engine = Arc::new(EngineSwaps::new(
         config.engine.clone(),

@@ -6,11 +6,14 @@
 
 use std::collections::HashSet;
 use std::iter::Peekable;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::backplane::{Admission, Backplane, Hold, State};
 use crate::close::CloseReason;
 use crate::hub::Hub;
 use crate::hub::connections::Connection;
@@ -50,6 +53,22 @@ pub struct Services {
     pub stats: Arc<Stats>,
     /// What clients may ask for.
     pub limits: Arc<LiveLimits>,
+    /// What lies between this node and others; none: it is alone.
+    pub backplane: Option<Arc<Backplane>>,
+}
+
+impl Services {
+    /// What keeps the node from its work, if anything does.
+    pub fn ailment(&self) -> Option<&'static str> {
+        if self.hub.tend() > 0 {
+            return Some("the engine cannot be asked\n");
+        }
+        match self.backplane.as_ref()?.state() {
+            State::Ready => None,
+            State::Restoring => Some("the backplane is being told what is listened to\n"),
+            State::Away => Some("the backplane is away\n"),
+        }
+    }
 }
 
 /// One client's commands.
@@ -64,7 +83,22 @@ pub struct Session {
     rate: Rate,
     /// Commands that the turn was too short for.
     pending: Vec<Request<'static>>,
+    /// A SUBSCRIBE that waits for the backplane. What came behind it is pending.
+    joining: Option<Joining>,
     is_over: bool,
+}
+
+/// A SUBSCRIBE that was let through and waits until the backplane listens to its
+/// names, too, lest what is published elsewhere after its acknowledgement be
+/// missed.
+struct Joining {
+    tag: Tag,
+    kind: Kind,
+    names: Vec<Bytestring<'static>>,
+    /// None: the wait is over.
+    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Kept until the connection itself listens.
+    _hold: Arc<Hold>,
 }
 
 /// What replies are wrapped in when they leave.
@@ -102,6 +136,7 @@ impl Session {
             turn_began: Instant::now(),
             rate: Rate::default(),
             pending: Vec::new(),
+            joining: None,
             is_over: false,
         }
     }
@@ -128,11 +163,31 @@ impl Session {
 
     /// Whether commands wait for the next turn.
     pub fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
+        !self.pending.is_empty() || self.joining.is_some()
+    }
+
+    /// Waits until the next turn is of use.
+    pub fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Some(joining) = &mut self.joining
+            && let Some(waiting) = &mut joining.waiting
+        {
+            ready!(waiting.as_mut().poll(context));
+            joining.waiting = None;
+        }
+        Poll::Ready(())
     }
 
     /// Carries out the commands that wait, as `execute` does.
     pub fn resume(&mut self, write: impl WriteReply) -> Option<CloseReason> {
+        if let Some(joining) = self.joining.take_if(|joining| joining.waiting.is_none()) {
+            let Joining { tag, kind, names, waiting: _, _hold } = joining;
+            if let Err(refusal) = self.listen(tag, kind, &names, &write) {
+                write.write(tag, &Reply::Refused(&refusal), &mut self.replies);
+            }
+        }
+        if self.joining.is_some() {
+            return None;
+        }
         let pending = std::mem::take(&mut self.pending);
         self.execute_paced(pending.into_iter(), write)
     }
@@ -220,7 +275,7 @@ impl Session {
                     Ok(command) => {
                         let is_listing = command.is_listing();
                         self.carry_out(&chain, request.tag, command, &write);
-                        if is_listing && self.is_turn_over() {
+                        if self.joining.is_some() || is_listing && self.is_turn_over() {
                             break;
                         }
                     }
@@ -238,7 +293,7 @@ impl Session {
             // A peeked request is not lost: it goes before the rest.
             let peeked: Vec<Request<'a>> = burst.collect();
             services.stats.carried_out(commands);
-            if !peeked.is_empty() {
+            if !peeked.is_empty() || self.joining.is_some() {
                 let rest = peeked.into_iter().chain(requests);
                 self.pending = rest.map(Request::into_owned).collect();
                 break;
@@ -372,6 +427,27 @@ impl Session {
         {
             return Err(refusal);
         }
+        if let Some(backplane) = &self.services.backplane {
+            let hold = backplane.interest().hold(kind, names.iter().map(|name| &**name));
+            if !hold.is_settled() {
+                let names = names.iter().map(|name| name.clone().into_owned().into()).collect();
+                let hold = Arc::new(hold);
+                let waiting = Some(backplane.clone().joined(hold.clone()));
+                self.joining = Some(Joining { tag, kind, names, waiting, _hold: hold });
+                return Ok(());
+            }
+        }
+        self.listen(tag, kind, names, write)
+    }
+
+    /// Subscribes to what was let through.
+    fn listen(
+        &mut self,
+        tag: Tag,
+        kind: Kind,
+        names: &[Bytestring<'_>],
+        write: &impl WriteReply,
+    ) -> Result<(), Refusal> {
         let hub = self.services.hub.clone();
         let connection = self.connection.clone();
         hub.subscribe(&connection, kind, names, |acks, held| {
@@ -397,7 +473,12 @@ impl Session {
             pending.push((tag, self.check_publication(chain, publication)));
         }
         self.ask_access(chain, &mut pending);
-        let (places, forwarded) = self.ask_messages(chain, &mut pending);
+        let (mut places, mut forwarded) = self.ask_messages(chain, &mut pending);
+        let backplane = self.services.backplane.clone();
+        let mut admitted = match &backplane {
+            None => Vec::new(),
+            Some(backplane) => self.admit(backplane, &mut pending, &mut places, &mut forwarded),
+        };
 
         let mut unanswered = pending.iter().enumerate();
         let connection = self.connection.clone();
@@ -424,6 +505,16 @@ impl Session {
             };
         self.services.hub.publish(chain, connection.id, &forwarded, |index, outcome, own| {
             let Some(place) = places.get(index) else { return };
+            if outcome.is_err()
+                && let Some(backplane) = &backplane
+                && let (Some(admission), Some(refused)) =
+                    (admitted.get_mut(index), forwarded.get(index))
+                && *admission == Admission::Forward
+            {
+                // Nobody else receives what was refused here.
+                backplane.withdraw(refused);
+                *admission = Admission::Stay;
+            }
             settle(*place, Some(outcome), replies);
             // Its own copy comes after the reply.
             if own {
@@ -431,7 +522,55 @@ impl Session {
             }
         });
         settle(usize::MAX, None, replies);
+        if let Some(backplane) = &backplane {
+            for (publication, admission) in forwarded.into_iter().zip(admitted) {
+                if admission == Admission::Forward {
+                    backplane.forward(publication);
+                }
+            }
+        }
         pending.len() as u64
+    }
+
+    /// Asks the backplane about what goes on to the hub; answers what becomes of
+    /// each. What the backplane brings back itself does not go on.
+    fn admit<'a>(
+        &self,
+        backplane: &Backplane,
+        pending: &mut [(Tag, Pending<'a>)],
+        places: &mut Vec<usize>,
+        forwarded: &mut Vec<Publication<'a>>,
+    ) -> Vec<Admission> {
+        let mut admitted = Vec::with_capacity(forwarded.len());
+        let asked = std::mem::take(places).into_iter().zip(std::mem::take(forwarded));
+        for (place, publication) in asked {
+            let settled = match backplane.admit(&publication) {
+                Ok(Admission::Return) => {
+                    let channel = std::slice::from_ref(&publication.channel);
+                    match self.services.hub.subscriber_counts(publication.space, channel) {
+                        Ok(counts) => {
+                            backplane.forward(publication);
+                            Ok(counts.first().copied().unwrap_or(0))
+                        }
+                        Err(unavailable) => {
+                            backplane.withdraw(&publication);
+                            Err(unavailable.into())
+                        }
+                    }
+                }
+                Ok(admission) => {
+                    places.push(place);
+                    forwarded.push(publication);
+                    admitted.push(admission);
+                    continue;
+                }
+                Err(refusal) => Err(refusal),
+            };
+            if let Some((_, slot)) = pending.get_mut(place) {
+                *slot = Pending::Settled(settled);
+            }
+        }
+        admitted
     }
 
     fn ask_access(&self, chain: &Chain, pending: &mut [(Tag, Pending<'_>)]) {

@@ -22,6 +22,7 @@ use guest_core::Names;
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::FxHasher;
 
+use crate::backplane::Interest;
 use crate::config::EngineConfig;
 use crate::engine::EngineCode;
 use crate::middleware::chain::{Chain, Delivery};
@@ -40,6 +41,8 @@ pub struct Hub {
     code: Mutex<EngineCode>,
     /// Held while the engine is swapped: one at a time.
     swapping: Mutex<()>,
+    /// What other nodes should bring here; none: there are no other nodes.
+    interest: Option<Arc<Interest>>,
 }
 
 /// The engine cannot be asked now.
@@ -92,7 +95,13 @@ impl Hub {
             connections,
             code: Mutex::new(code),
             swapping: Mutex::default(),
+            interest: None,
         })
+    }
+
+    /// The same, and other nodes are told what is listened to.
+    pub fn with_interest(self, interest: Arc<Interest>) -> Hub {
+        Hub { interest: Some(interest), ..self }
     }
 
     /// Subscribes a connection to names, and has `acknowledge` told of each name,
@@ -133,6 +142,9 @@ impl Hub {
                 let held = subscriptions.of_mut(kind);
                 if !held.contains(&**name) {
                     held.insert(Box::from(&**name));
+                    if let Some(interest) = &self.interest {
+                        interest.join(kind, name);
+                    }
                 }
                 (Some(name.clone()), subscriptions.counted_with(kind))
             })
@@ -167,7 +179,11 @@ impl Hub {
         let mut acks: Vec<Ack<'a>> = names
             .iter()
             .map(|name| {
-                subscriptions.of_mut(kind).remove(&**name);
+                if subscriptions.of_mut(kind).remove(&**name)
+                    && let Some(interest) = &self.interest
+                {
+                    interest.leave(kind, name);
+                }
                 (Some(name.clone()), subscriptions.counted_with(kind))
             })
             .collect();

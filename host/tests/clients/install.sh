@@ -60,16 +60,30 @@ if [ "$(cat .tools/redis-python/installed 2>/dev/null)" != "redis $redis_python"
     echo "redis $redis_python" >.tools/redis-python/installed
 fi
 
-# A real Redis to compare with and its tools, and what counts instructions: Debian's
-# redis-server, redis-tools and valgrind.
-for program in redis-server redis-cli redis-benchmark valgrind; do
-    command -v $program >/dev/null && continue
+# Has the packages of a program that is not there installed.
+need() {
+    program=$1
+    shift
+    command -v "$program" >/dev/null && return
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        echo "install.sh: there is no $program; install redis-server, redis-tools, valgrind" >&2
+        echo "install.sh: there is no $program; install $*" >&2
         exit 1
     fi
     { apt-get update --quiet=2 &&
         DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends \
-            redis-server redis-tools valgrind; } ||
-        { echo "install.sh: apt-get cannot install redis-server, redis-tools, valgrind" >&2; exit 1; }
+            "$@"; } ||
+        { echo "install.sh: apt-get cannot install $*" >&2; exit 1; }
+}
+
+# A real Redis to compare with and its tools: Debian's redis-server and redis-tools.
+for program in redis-server redis-cli redis-benchmark; do
+    need $program redis-server redis-tools
 done
+
+# What lies between nodes in host/tests/cluster, besides Redis, and what makes their
+# certificates.
+need nats-server nats-server
+need openssl openssl
+
+# What counts instructions.
+need valgrind valgrind

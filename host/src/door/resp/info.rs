@@ -140,7 +140,18 @@ impl Resp {
             "replication" => {
                 vec![("role", "master".to_owned()), ("connected_slaves", "0".to_owned())]
             }
-            "cluster" => vec![("cluster_enabled", "0".to_owned())],
+            "cluster" => {
+                // Of Redis' own cluster, which this is not.
+                let mut fields = vec![("cluster_enabled", "0".to_owned())];
+                if let Some(backplane) = &services.backplane {
+                    fields.push(("backplane_node", backplane.node().to_owned()));
+                    fields.push(("backplane_state", backplane.state().label().to_owned()));
+                    fields.push(("backplane_waiting", backplane.waiting().to_string()));
+                    let counters = backplane.stats().all();
+                    fields.extend(counters.map(|(name, value)| (name, value.to_string())));
+                }
+                fields
+            }
             _ => Vec::new(),
         }
     }

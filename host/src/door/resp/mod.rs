@@ -158,7 +158,7 @@ impl Resp {
             }
             let flow = self.carry_out(arguments, session);
             done = end;
-            if matches!(flow, Flow::Close(_)) || session.is_turn_over() {
+            if matches!(flow, Flow::Close(_)) || session.is_turn_over() || session.has_pending() {
                 return (done, flow);
             }
         }

@@ -1,0 +1,273 @@
+//! Asking all nodes: what PUBSUB answers for one, put together from those that
+//! answer in time.
+//!
+//! A question goes to a channel that all nodes listen to, an answer to one of the
+//! node that asked. Both are JSON with names in base64, and no more than a NATS
+//! takes by default.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use super::{Backplane, Link, LinkError, State, within};
+use crate::hub::Hub;
+use crate::protocol::command::{Bytestring, Space};
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Question {
+    /// PUBSUB CHANNELS or SHARDCHANNELS: those that match, or all.
+    #[allow(missing_docs, reason = "the verbs are documented")]
+    Channels { is_shard: bool, matching: Option<Text> },
+    /// PUBSUB NUMSUB or SHARDNUMSUB.
+    #[allow(missing_docs, reason = "the verbs are documented")]
+    SubscriberCounts { is_shard: bool, channels: Vec<Text> },
+    /// PUBSUB NUMPAT.
+    PatternCount,
+}
+
+/// What a node answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// Channels; whether some were left out, because there were too many.
+    #[allow(missing_docs, reason = "one line above")]
+    Names { names: Vec<Text>, is_cut: bool },
+    /// Subscribers of each of the channels.
+    Counts(Vec<u64>),
+    /// Patterns.
+    Count(u64),
+    /// Its engine cannot be asked.
+    Unavailable,
+}
+
+/// Which node answers what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeAnswer {
+    /// Its name among all.
+    pub node: String,
+    /// What it says.
+    pub answer: Answer,
+}
+
+/// Any bytes, in base64 while they travel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Text(pub Vec<u8>);
+
+impl From<Text> for String {
+    fn from(text: Text) -> String {
+        STANDARD_NO_PAD.encode(text.0)
+    }
+}
+
+impl TryFrom<String> for Text {
+    type Error = base64::DecodeError;
+
+    fn try_from(encoded: String) -> Result<Text, Self::Error> {
+        STANDARD_NO_PAD.decode(encoded).map(Text)
+    }
+}
+
+/// To whom a message of the nodes goes.
+#[derive(Debug, Clone, Copy)]
+pub enum To<'a> {
+    /// All nodes, also the one that sends it.
+    All,
+    /// The node of this name.
+    Node(&'a str),
+}
+
+/// A message of the nodes among themselves.
+#[derive(Debug, Serialize, Deserialize)]
+struct Message {
+    /// Who sends it.
+    node: String,
+    /// The question's number at the node that asked.
+    number: u64,
+    #[serde(flatten)]
+    says: Says,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Says {
+    Asks(Question),
+    Answers(Answer),
+}
+
+/// How many bytes of names an answer has, before base64.
+const ANSWER_BYTES_MAX: usize = 512 << 10;
+/// How many messages of other nodes wait to be looked at. More are dropped, and
+/// whoever asked waits in vain.
+const HEARD_MAX: usize = 256;
+
+/// Questions under way.
+pub struct Asks {
+    next: AtomicU64,
+    open: Mutex<FxHashMap<u64, mpsc::UnboundedSender<Event>>>,
+    asking: mpsc::UnboundedSender<(u64, Vec<u8>)>,
+    asked: tokio::sync::Mutex<mpsc::UnboundedReceiver<(u64, Vec<u8>)>>,
+    hearing: mpsc::Sender<Vec<u8>>,
+    heard: tokio::sync::Mutex<mpsc::Receiver<Vec<u8>>>,
+}
+
+/// What becomes of a question.
+enum Event {
+    /// So many nodes got it, the one that asks among them.
+    Reached(usize),
+    Answered(NodeAnswer),
+}
+
+impl Default for Asks {
+    fn default() -> Asks {
+        let (asking, asked) = mpsc::unbounded_channel();
+        let (hearing, heard) = mpsc::channel(HEARD_MAX);
+        Asks {
+            next: AtomicU64::new(1),
+            open: Mutex::default(),
+            asking,
+            asked: asked.into(),
+            hearing,
+            heard: heard.into(),
+        }
+    }
+}
+
+impl Asks {
+    /// Where what comes on the nodes' own channels goes.
+    pub fn hearer(&self) -> mpsc::Sender<Vec<u8>> {
+        self.hearing.clone()
+    }
+}
+
+impl Backplane {
+    /// Asks all nodes, this one first. Those that do not answer within
+    /// `cluster.ask_timeout_ms` are left out.
+    pub async fn ask_all(&self, hub: &Arc<Hub>, question: Question) -> Vec<NodeAnswer> {
+        let own = answer(hub.clone(), question.clone()).await;
+        let mut answers = vec![NodeAnswer { node: self.node.clone(), answer: own }];
+        if self.state() == State::Away {
+            return answers;
+        }
+        let number = self.asks.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, mut events) = mpsc::unbounded_channel();
+        self.asks.open.lock().insert(number, sender);
+        let message = Message { node: self.node.clone(), number, says: Says::Asks(question) };
+        let _ = self.asks.asking.send((number, spell(&message)));
+        let collecting = async {
+            let mut reached = None;
+            while reached.is_none_or(|reached| answers.len() < reached) {
+                match events.recv().await {
+                    Some(Event::Reached(nodes)) => reached = Some(nodes),
+                    Some(Event::Answered(answer)) => answers.push(answer),
+                    None => return,
+                }
+            }
+        };
+        let _whoever_answered = tokio::time::timeout(self.config.ask_time, collecting).await;
+        self.asks.open.lock().remove(&number);
+        answers
+    }
+
+    /// Carries questions and answers.
+    pub(super) async fn converse(&self, link: &Link, hub: &Arc<Hub>) -> LinkError {
+        let mut asked = self.asks.asked.lock().await;
+        let mut heard = self.asks.heard.lock().await;
+        loop {
+            let carried = tokio::select! {
+                Some((number, question)) = asked.recv() => {
+                    let telling = link.tell(To::All, question);
+                    let reached = within(self.config.answer_time, telling).await;
+                    if let Ok(Some(nodes)) = reached
+                        && let Some(open) = self.asks.open.lock().get(&number)
+                    {
+                        let _ = open.send(Event::Reached(nodes));
+                    }
+                    reached.map(|_| ())
+                }
+                Some(message) = heard.recv() => self.understand(link, hub, &message).await,
+                else => std::future::pending().await,
+            };
+            if let Err(problem) = carried {
+                return problem;
+            }
+        }
+    }
+
+    async fn understand(
+        &self,
+        link: &Link,
+        hub: &Arc<Hub>,
+        message: &[u8],
+    ) -> Result<(), LinkError> {
+        let Message { node, number, says } = match serde_json::from_slice(message) {
+            Ok(message) => message,
+            Err(problem) => {
+                debug!(%problem, "a message on the nodes' own channel was not understood");
+                return Ok(());
+            }
+        };
+        match says {
+            Says::Asks(_) if node == self.node => Ok(()),
+            Says::Asks(question) => {
+                let answer = answer(hub.clone(), question).await;
+                let says = Says::Answers(answer);
+                let message = spell(&Message { node: self.node.clone(), number, says });
+                within(self.config.answer_time, link.tell(To::Node(&node), message)).await?;
+                Ok(())
+            }
+            Says::Answers(answer) => {
+                if let Some(open) = self.asks.open.lock().get(&number) {
+                    let _ = open.send(Event::Answered(NodeAnswer { node, answer }));
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn spell(message: &Message) -> Vec<u8> {
+    serde_json::to_vec(message).expect("it has nothing that JSON has not")
+}
+
+/// What this node answers. A listing takes as long as there are channels, so it is
+/// made where no connection waits for it.
+async fn answer(hub: Arc<Hub>, question: Question) -> Answer {
+    let asking = tokio::task::spawn_blocking(move || ask(&hub, question));
+    asking.await.unwrap_or(Answer::Unavailable)
+}
+
+fn ask(hub: &Hub, question: Question) -> Answer {
+    let space = |is_shard| if is_shard { Space::ShardChannels } else { Space::Channels };
+    let answer = match question {
+        Question::Channels { is_shard, matching } => {
+            let matching = matching.map(|text| text.0);
+            hub.channels(space(is_shard), matching.as_deref()).map(|all| {
+                let mut bytes = 0;
+                let fitting = all.iter().take_while(|name| {
+                    bytes += name.len();
+                    bytes <= ANSWER_BYTES_MAX
+                });
+                let names: Vec<Text> = fitting.map(|name| Text(name.to_vec())).collect();
+                let is_cut = names.len() < all.len();
+                Answer::Names { names, is_cut }
+            })
+        }
+        Question::SubscriberCounts { is_shard, channels } => {
+            let channels: Vec<Bytestring<'_>> =
+                channels.into_iter().map(|text| text.0.into()).collect();
+            hub.subscriber_counts(space(is_shard), &channels).map(Answer::Counts)
+        }
+        Question::PatternCount => hub.pattern_count().map(Answer::Count),
+    };
+    answer.unwrap_or(Answer::Unavailable)
+}

@@ -1,0 +1,153 @@
+//! What came over the backplane and is to be delivered here, in its order.
+//!
+//! Filled by the link, emptied by one task, in batches, because a batch shares
+//! locks and calls. Whoever fills it beyond its limit delivers it first, so that
+//! the backplane feels it and no memory is taken.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::BackplaneStats;
+use crate::hub::Hub;
+use crate::limits::LiveLimits;
+use crate::middleware::Middleware;
+use crate::protocol::command::{Publication, Space};
+use crate::stats::count;
+
+/// Who publishes what comes from elsewhere: no connection of this node.
+const NOBODY: u64 = 0;
+
+/// How much is delivered at once.
+const BATCH_MAX: usize = 128;
+
+/// A message from elsewhere.
+#[derive(Debug)]
+pub struct Incoming {
+    pub space: Space,
+    pub channel: Bytes,
+    pub payload: Bytes,
+}
+
+/// The queue.
+pub struct Inbox {
+    queue: Mutex<Waiting>,
+    /// Held while a batch is delivered: one at a time, for the order.
+    delivering: Mutex<()>,
+    filled: Notify,
+    /// Set before anything comes.
+    receivers: Mutex<Option<(Arc<Hub>, Arc<Middleware>)>>,
+    bytes_max: usize,
+    limits: Arc<LiveLimits>,
+    stats: Arc<BackplaneStats>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    messages: VecDeque<Incoming>,
+    bytes: usize,
+}
+
+impl Inbox {
+    pub fn new(
+        bytes_max: usize,
+        limits: Arc<LiveLimits>,
+        stats: Arc<BackplaneStats>,
+    ) -> Arc<Inbox> {
+        Arc::new(Inbox {
+            queue: Mutex::default(),
+            delivering: Mutex::default(),
+            filled: Notify::new(),
+            receivers: Mutex::default(),
+            bytes_max,
+            limits,
+            stats,
+        })
+    }
+
+    /// Says to whom it is delivered.
+    pub fn deliver_to(&self, hub: &Arc<Hub>, middleware: &Arc<Middleware>) {
+        *self.receivers.lock() = Some((hub.clone(), middleware.clone()));
+    }
+
+    /// Puts a message into the queue. Over the limit, what waits is delivered
+    /// first, by the caller.
+    pub fn push(&self, message: Incoming) {
+        if message.payload.len() > self.limits.payload_bytes_max()
+            || message.channel.len() > self.limits.name_bytes_max()
+        {
+            count(&self.stats.oversized);
+            return;
+        }
+        count(&self.stats.received);
+        let mut is_full = {
+            let mut queue = self.queue.lock();
+            queue.bytes += bytes(&message);
+            queue.messages.push_back(message);
+            queue.bytes > self.bytes_max
+        };
+        self.filled.notify_one();
+        while is_full {
+            let Some((hub, middleware)) = self.receivers.lock().clone() else { return };
+            self.deliver_some(&hub, &middleware);
+            is_full = self.queue.lock().bytes > self.bytes_max;
+        }
+    }
+
+    /// Delivers what comes, for ever.
+    pub async fn deliver(self: Arc<Inbox>, hub: Arc<Hub>, middleware: Arc<Middleware>) {
+        loop {
+            self.filled.notified().await;
+            while self.deliver_some(&hub, &middleware) {
+                // Connections of this thread have a turn, too.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Delivers the first of the queue; false: there was nothing.
+    fn deliver_some(&self, hub: &Hub, middleware: &Middleware) -> bool {
+        let _in_order = self.delivering.lock();
+        let batch: Vec<Incoming> = {
+            let mut queue = self.queue.lock();
+            let length = queue.messages.len().min(BATCH_MAX);
+            let batch: Vec<Incoming> = queue.messages.drain(..length).collect();
+            queue.bytes -= batch.iter().map(bytes).sum::<usize>();
+            batch
+        };
+        if batch.is_empty() {
+            return false;
+        }
+        let chain = middleware.chain();
+        let publications: Vec<Publication<'_>> = batch
+            .iter()
+            .filter(|message| {
+                // Plugins take names as text.
+                let fits = !chain.sees_names() || std::str::from_utf8(&message.channel).is_ok();
+                if !fits {
+                    count(&self.stats.undelivered);
+                }
+                fits
+            })
+            .map(|Incoming { space, channel, payload }| Publication {
+                space: *space,
+                channel: channel.as_ref().into(),
+                payload: payload.as_ref().into(),
+            })
+            .collect();
+        hub.publish(&chain, NOBODY, &publications, |_, outcome, _| {
+            if outcome.is_err() {
+                self.stats.undelivered.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        true
+    }
+}
+
+fn bytes(message: &Incoming) -> usize {
+    message.channel.len() + message.payload.len() + size_of::<Incoming>()
+}

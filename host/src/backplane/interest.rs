@@ -1,0 +1,396 @@
+//! What this node listens to on the backplane: the names that its connections
+//! listen to, each once.
+//!
+//! A name is counted up and down while connections come and go. The first listener
+//! has it asked for in the next round; the last one leaving has it given up a
+//! little later, so that who comes back at once costs nothing. It knows names and
+//! numbers, and neither connections nor what a backplane is.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use tokio::sync::{Notify, watch};
+
+use crate::protocol::command::Kind;
+
+/// One name that is listened to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Name {
+    /// What it names.
+    pub kind: Kind,
+    /// Its bytes.
+    pub bytes: Arc<[u8]>,
+}
+
+/// What the backplane is to be told in one round.
+#[derive(Debug, Default)]
+pub struct Round {
+    /// Its number.
+    pub number: u64,
+    /// What is to be listened to.
+    pub joins: Vec<Name>,
+    /// What is no longer to be listened to.
+    pub leaves: Vec<Name>,
+}
+
+/// The names, and how many listen to each.
+pub struct Interest {
+    table: Mutex<Table>,
+    changed: Notify,
+    progress: watch::Sender<Progress>,
+    leave_delay: Duration,
+}
+
+/// How far the backplane has come.
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    /// All rounds up to this one are done.
+    settled: u64,
+    is_connected: bool,
+}
+
+#[derive(Default)]
+struct Table {
+    /// By kind.
+    entries: [FxHashMap<Arc<[u8]>, Entry>; 3],
+    /// What joins in the next round.
+    joining: Vec<Name>,
+    /// What may be given up, and when; the times rise.
+    leaving: VecDeque<(Instant, Name)>,
+    /// The number of the next round.
+    round: u64,
+    is_connected: bool,
+}
+
+struct Entry {
+    listeners: usize,
+    /// The round that asks for it; none: the backplane is away.
+    round: Option<u64>,
+    /// When its last listener left.
+    left: Option<Instant>,
+    /// Whether it stands among those that are leaving.
+    is_leaving: bool,
+}
+
+/// Keeps names listened to while a connection is about to subscribe to them.
+pub struct Hold {
+    interest: Arc<Interest>,
+    kind: Kind,
+    names: Vec<Arc<[u8]>>,
+    round: Option<u64>,
+}
+
+impl Interest {
+    /// Nothing is listened to.
+    pub fn new(leave_delay: Duration) -> Arc<Interest> {
+        Arc::new(Interest {
+            table: Mutex::default(),
+            changed: Notify::new(),
+            progress: watch::Sender::new(Progress::default()),
+            leave_delay,
+        })
+    }
+
+    /// One more listens to this name.
+    pub fn join(&self, kind: Kind, name: &[u8]) {
+        self.table.lock().join(kind, name);
+        self.changed.notify_one();
+    }
+
+    /// One less listens to this name.
+    pub fn leave(&self, kind: Kind, name: &[u8]) {
+        let is_last = self.table.lock().leave(kind, name, Instant::now(), self.leave_delay);
+        if is_last {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Has names listened to until the hold is dropped.
+    pub fn hold<'a>(
+        self: &Arc<Interest>,
+        kind: Kind,
+        names: impl Iterator<Item = &'a [u8]>,
+    ) -> Hold {
+        let mut table = self.table.lock();
+        let mut round = None;
+        let mut is_new = false;
+        let names = names
+            .map(|name| {
+                let (name, asked_in, is_first) = table.join(kind, name);
+                round = round.max(asked_in);
+                is_new |= is_first;
+                name
+            })
+            .collect();
+        drop(table);
+        if is_new {
+            self.changed.notify_one();
+        }
+        let settled = self.progress.borrow().settled;
+        let round = round.filter(|round| *round > settled);
+        Hold { interest: self.clone(), kind, names, round }
+    }
+
+    /// The backplane is there again and knows nothing: all names are asked for in
+    /// the next round, whose number is answered.
+    pub fn connected(&self) -> u64 {
+        let mut table = self.table.lock();
+        let table = &mut *table;
+        table.is_connected = true;
+        table.round += 1;
+        table.joining.clear();
+        for (kind, entries) in KINDS.into_iter().zip(&mut table.entries) {
+            // What nobody listens to any more is not asked for again; the queue of
+            // those that leave passes over it.
+            entries.retain(|_, entry| entry.listeners > 0);
+            for (name, entry) in entries {
+                entry.round = Some(table.round);
+                table.joining.push(Name { kind, bytes: name.clone() });
+            }
+        }
+        let round = table.round;
+        self.progress.send_modify(|progress| progress.is_connected = true);
+        self.changed.notify_one();
+        round
+    }
+
+    /// The backplane is away: nobody waits for it any longer.
+    pub fn disconnected(&self) {
+        let mut table = self.table.lock();
+        table.is_connected = false;
+        table.joining.clear();
+        for entry in table.entries.iter_mut().flat_map(FxHashMap::values_mut) {
+            entry.round = None;
+        }
+        self.progress.send_modify(|progress| progress.is_connected = false);
+    }
+
+    /// What the backplane must be told next; waits until there is something.
+    pub async fn next_round(&self) -> Round {
+        loop {
+            let due = {
+                let mut table = self.table.lock();
+                let round = table.take_round(Instant::now(), self.leave_delay);
+                if !round.joins.is_empty() || !round.leaves.is_empty() {
+                    return round;
+                }
+                self.settled(round.number);
+                table.leaving.front().map(|(due, _)| *due)
+            };
+            match due {
+                None => self.changed.notified().await,
+                Some(due) => {
+                    let _ = tokio::time::timeout_at(due.into(), self.changed.notified()).await;
+                }
+            }
+        }
+    }
+
+    /// The backplane has been told all of this round.
+    pub fn settled(&self, round: u64) {
+        self.progress.send_if_modified(|progress| {
+            let is_news = round > progress.settled;
+            progress.settled = progress.settled.max(round);
+            is_news
+        });
+    }
+
+    /// Waits until this round is done.
+    pub async fn wait_for(&self, round: u64) {
+        let mut progress = self.progress.subscribe();
+        let _ = progress.wait_for(|progress| progress.settled >= round).await;
+    }
+
+    /// How many names there are.
+    pub fn count(&self) -> usize {
+        self.table.lock().entries.iter().map(FxHashMap::len).sum()
+    }
+}
+
+const KINDS: [Kind; 3] = [Kind::Channel, Kind::Pattern, Kind::Shard];
+
+impl Table {
+    fn entries(&mut self, kind: Kind) -> &mut FxHashMap<Arc<[u8]>, Entry> {
+        let [channels, patterns, shard_channels] = &mut self.entries;
+        match kind {
+            Kind::Channel => channels,
+            Kind::Pattern => patterns,
+            Kind::Shard => shard_channels,
+        }
+    }
+
+    /// Answers the name, the round that asks for it, and whether it is new.
+    fn join(&mut self, kind: Kind, name: &[u8]) -> (Arc<[u8]>, Option<u64>, bool) {
+        if let Some((name, _)) = self.entries(kind).get_key_value(name) {
+            let name = name.clone();
+            let entry = self.entries(kind).get_mut(&name).expect("it was found just now");
+            entry.listeners += 1;
+            entry.left = None;
+            return (name, entry.round, false);
+        }
+        let name: Arc<[u8]> = name.into();
+        let round = self.is_connected.then_some(self.round + 1);
+        if round.is_some() {
+            self.joining.push(Name { kind, bytes: name.clone() });
+        }
+        let entry = Entry { listeners: 1, round, left: None, is_leaving: false };
+        self.entries(kind).insert(name.clone(), entry);
+        (name, round, true)
+    }
+
+    /// Answers whether nobody is left.
+    fn leave(&mut self, kind: Kind, name: &[u8], now: Instant, delay: Duration) -> bool {
+        let Some((name, _)) = self.entries(kind).get_key_value(name) else { return false };
+        let name = name.clone();
+        let Some(entry) = self.entries(kind).get_mut(&name) else { return false };
+        entry.listeners = entry.listeners.saturating_sub(1);
+        if entry.listeners > 0 {
+            return false;
+        }
+        entry.left = Some(now);
+        if !std::mem::replace(&mut entry.is_leaving, true) {
+            self.leaving.push_back((now + delay, Name { kind, bytes: name }));
+        }
+        true
+    }
+
+    fn take_round(&mut self, now: Instant, delay: Duration) -> Round {
+        self.round += 1;
+        let mut round = Round { number: self.round, ..Round::default() };
+        while self.leaving.front().is_some_and(|(due, _)| *due <= now) {
+            let Some((_, name)) = self.leaving.pop_front() else { break };
+            let Some(entry) = self.entries(name.kind).get_mut(&name.bytes) else { continue };
+            entry.is_leaving = false;
+            // None: somebody came back.
+            let Some(left) = entry.left else { continue };
+            if left + delay > now {
+                // Somebody came back, and left again.
+                entry.is_leaving = true;
+                self.leaving.push_back((left + delay, name));
+                continue;
+            }
+            let was_asked_for = entry.round.is_some();
+            self.entries(name.kind).remove(&name.bytes);
+            if was_asked_for {
+                round.leaves.push(name);
+            }
+        }
+        if self.is_connected {
+            round.joins = std::mem::take(&mut self.joining);
+        }
+        if !round.leaves.is_empty() && !round.joins.is_empty() {
+            // One that came and went before it was asked for.
+            let table = &self.entries;
+            round.joins.retain(|name| {
+                let [channels, patterns, shard_channels] = table;
+                let entries = match name.kind {
+                    Kind::Channel => channels,
+                    Kind::Pattern => patterns,
+                    Kind::Shard => shard_channels,
+                };
+                entries.contains_key(&name.bytes)
+            });
+        }
+        round
+    }
+}
+
+impl Hold {
+    /// Waits until the backplane listens to all of it, is away, or the time is
+    /// over; answers whether nothing can be missed.
+    pub async fn settled(&self, limit: Duration) -> bool {
+        let Some(round) = self.round else { return true };
+        let mut progress = self.interest.progress.subscribe();
+        let done =
+            progress.wait_for(|progress| progress.settled >= round || !progress.is_connected);
+        tokio::time::timeout(limit, done)
+            .await
+            .is_ok_and(|progress| progress.is_ok_and(|progress| progress.settled >= round))
+    }
+
+    /// Whether there is nothing to wait for.
+    pub fn is_settled(&self) -> bool {
+        self.round.is_none()
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        for name in &self.names {
+            self.interest.leave(self.kind, name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DELAY: Duration = Duration::from_secs(1);
+
+    fn take(table: &mut Table, now: Instant) -> (Vec<String>, Vec<String>) {
+        let text = |names: Vec<Name>| {
+            names.iter().map(|name| String::from_utf8_lossy(&name.bytes).into_owned()).collect()
+        };
+        let round = table.take_round(now, DELAY);
+        (text(round.joins), text(round.leaves))
+    }
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_first_joins_and_the_last_leaves_after_a_while() {
+        let mut table = Table { is_connected: true, ..Table::default() };
+        let start = Instant::now();
+        for name in [b"a", b"a", b"b"] {
+            table.join(Kind::Channel, name);
+        }
+        assert_eq!(take(&mut table, start), (words(&["a", "b"]), words(&[])));
+        assert!(!table.leave(Kind::Channel, b"a", start, DELAY));
+        assert!(table.leave(Kind::Channel, b"a", start, DELAY));
+        assert_eq!(take(&mut table, start), (words(&[]), words(&[])));
+        // Flapping: it costs nothing, and the delay begins anew.
+        table.join(Kind::Channel, b"a");
+        table.leave(Kind::Channel, b"a", start + DELAY / 2, DELAY);
+        assert_eq!(take(&mut table, start + DELAY), (words(&[]), words(&[])));
+        assert_eq!(take(&mut table, start + DELAY * 3 / 2), (words(&[]), words(&["a"])));
+        assert!(!table.leave(Kind::Channel, b"a", start, DELAY), "it is forgotten");
+    }
+
+    #[test]
+    fn who_comes_back_in_time_changes_nothing() {
+        let mut table = Table { is_connected: true, ..Table::default() };
+        let start = Instant::now();
+        table.join(Kind::Pattern, b"a*");
+        take(&mut table, start);
+        table.leave(Kind::Pattern, b"a*", start, DELAY);
+        table.join(Kind::Pattern, b"a*");
+        assert_eq!(take(&mut table, start + DELAY * 2), (words(&[]), words(&[])));
+        // A channel of the same name is another name.
+        table.join(Kind::Channel, b"a*");
+        assert_eq!(take(&mut table, start), (words(&["a*"]), words(&[])));
+    }
+
+    #[tokio::test]
+    async fn who_holds_a_name_waits_for_its_round() {
+        let interest = Interest::new(DELAY);
+        assert!(interest.hold(Kind::Channel, [&b"a"[..]].into_iter()).is_settled(), "it is away");
+        interest.connected();
+        let hold = interest.hold(Kind::Channel, [&b"b"[..]].into_iter());
+        assert!(!hold.is_settled());
+        let round = interest.next_round().await;
+        assert_eq!(round.joins.len(), 1, "what nobody listens to is not restored");
+        interest.settled(round.number);
+        assert!(hold.settled(DELAY).await);
+        let again = interest.hold(Kind::Channel, [&b"b"[..]].into_iter());
+        assert!(again.is_settled());
+        let other = interest.hold(Kind::Channel, [&b"c"[..]].into_iter());
+        interest.disconnected();
+        assert!(!other.settled(DELAY).await, "nobody waits for what is away");
+    }
+}

@@ -1,0 +1,469 @@
+//! What lies between the nodes: Redis or NATS, so that several servers are one.
+//!
+//! The hub says what it listens to ([`Interest`]) and what was published here; the
+//! backplane hands it what was published elsewhere. A message is delivered to
+//! this node's connections at once and handed to the backplane after that; when
+//! the backplane brings it back, it is known for an own one and dropped.
+//!
+//! A [`Link`] is one connection to it, with what a Redis or a NATS needs; when it
+//! breaks, another is made and told all names. Nothing here knows plugins or
+//! engines, and without a backplane none of it runs.
+
+mod ask;
+mod inbox;
+mod interest;
+mod nats;
+mod outgoing;
+mod redis;
+mod stats;
+pub mod subjects;
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use crate::config::{BackplaneKind, ClusterConfig, WhenAway};
+use crate::hub::Hub;
+use crate::limits::LiveLimits;
+use crate::middleware::Middleware;
+use crate::protocol::command::{Publication, Refusal, Space, TOOLARGE, UNAVAILABLE};
+use crate::stats::count;
+
+pub use ask::{Answer, NodeAnswer, Question, Text};
+use inbox::Inbox;
+pub use interest::{Hold, Interest, Name};
+use outgoing::{Outgoing, Queue};
+pub use stats::BackplaneStats;
+
+/// Names that begin so are the nodes' own: they stay on the node that uses them.
+const RESERVED: &[u8] = b"__switchyard:";
+
+/// How many publications leave together.
+const BATCH_MAX: usize = 512;
+/// How many bytes of payload leave together, unless one has more.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// The connection to the backplane, or the want of it.
+pub struct Backplane {
+    config: ClusterConfig,
+    /// Names this node among all, for as long as it runs.
+    node: String,
+    interest: Arc<Interest>,
+    outgoing: Queue,
+    inbox: Arc<Inbox>,
+    asks: ask::Asks,
+    state: watch::Sender<State>,
+    /// What the backplane takes, in bytes; NATS says so when it is met.
+    payload_bytes_max: AtomicUsize,
+    /// Whether shard channels come back: the backplane is a Redis Cluster.
+    is_sharded: AtomicBool,
+    stats: Arc<BackplaneStats>,
+}
+
+/// How a node stands to its backplane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// There is no connection.
+    Away,
+    /// There is one, and it is being told what is listened to.
+    Restoring,
+    /// All that is listened to here comes here.
+    Ready,
+}
+
+impl State {
+    /// In one word.
+    pub fn label(self) -> &'static str {
+        match self {
+            State::Away => "away",
+            State::Restoring => "restoring",
+            State::Ready => "ready",
+        }
+    }
+}
+
+/// What becomes of a publication, besides its delivery on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It goes to the backplane, where there is room for it.
+    Forward,
+    /// The same, and is delivered on this node when it comes back.
+    Return,
+    /// It stays on this node.
+    Stay,
+}
+
+/// A connection to the backplane broke, or was not made.
+#[derive(Debug, Error)]
+pub enum LinkError {
+    /// What the client crate says; it never holds credentials.
+    #[error("{0}")]
+    Failed(String),
+    /// There was no answer in time.
+    #[error("no answer within {} ms", .0.as_millis())]
+    NoAnswer(Duration),
+}
+
+/// One connection to the backplane. It tells the inbox what comes over it.
+enum Link {
+    Redis(Box<redis::RedisLink>),
+    Nats(Box<nats::NatsLink>),
+}
+
+impl Link {
+    async fn connect(backplane: &Backplane) -> Result<Link, LinkError> {
+        Ok(match backplane.config.kind {
+            BackplaneKind::Redis { .. } => {
+                Link::Redis(Box::new(redis::RedisLink::connect(backplane).await?))
+            }
+            BackplaneKind::Nats { .. } => {
+                Link::Nats(Box::new(nats::NatsLink::connect(backplane).await?))
+            }
+        })
+    }
+
+    /// Hands over publications, in their order; done when the backplane has them.
+    /// Answers how many it would not take.
+    async fn publish(&self, batch: &[Outgoing]) -> Result<usize, LinkError> {
+        match self {
+            Link::Redis(link) => link.publish(batch).await,
+            Link::Nats(link) => link.publish(batch).await,
+        }
+    }
+
+    /// Listens to names; done when nothing on them can be missed.
+    async fn listen(&self, names: &[Name]) -> Result<(), LinkError> {
+        match self {
+            Link::Redis(link) => link.listen(names).await,
+            Link::Nats(link) => link.listen(names).await,
+        }
+    }
+
+    async fn stop_listening(&self, names: &[Name]) -> Result<(), LinkError> {
+        match self {
+            Link::Redis(link) => link.stop_listening(names).await,
+            Link::Nats(link) => link.stop_listening(names).await,
+        }
+    }
+
+    /// Whether it is alive, for as long as it answers.
+    async fn ping(&self) -> Result<(), LinkError> {
+        match self {
+            Link::Redis(link) => link.ping().await,
+            Link::Nats(link) => link.ping().await,
+        }
+    }
+
+    /// Sends a message of the nodes among themselves; answers how many got it,
+    /// where that is known.
+    async fn tell(&self, to: ask::To<'_>, message: Vec<u8>) -> Result<Option<usize>, LinkError> {
+        match self {
+            Link::Redis(link) => link.tell(to, message).await,
+            Link::Nats(link) => link.tell(to, message).await,
+        }
+    }
+
+    /// Why it is broken; waits until it is.
+    async fn broken(&self) -> LinkError {
+        match self {
+            Link::Redis(link) => link.broken().await,
+            Link::Nats(link) => link.broken().await,
+        }
+    }
+}
+
+impl Backplane {
+    /// A backplane that is away. `run` looks for it.
+    pub fn new(config: ClusterConfig, limits: Arc<LiveLimits>) -> Arc<Backplane> {
+        let stats = Arc::new(BackplaneStats::default());
+        Arc::new(Backplane {
+            node: format!("{:016x}", random()),
+            interest: Interest::new(config.leave_delay),
+            outgoing: Queue::new(config.outgoing_messages_max, config.outgoing_bytes_max),
+            inbox: Inbox::new(config.incoming_bytes_max, limits, stats.clone()),
+            asks: ask::Asks::default(),
+            state: watch::Sender::new(State::Away),
+            payload_bytes_max: AtomicUsize::new(match config.kind {
+                // `proto-max-bulk-len`
+                BackplaneKind::Redis { .. } => 512 << 20,
+                BackplaneKind::Nats { .. } => 1 << 20,
+            }),
+            is_sharded: false.into(),
+            stats,
+            config,
+        })
+    }
+
+    /// What this node listens to.
+    pub fn interest(&self) -> &Arc<Interest> {
+        &self.interest
+    }
+
+    /// How this node stands to the backplane.
+    pub fn state(&self) -> State {
+        *self.state.borrow()
+    }
+
+    /// This node's name among all.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// What is counted.
+    pub fn stats(&self) -> &BackplaneStats {
+        &self.stats
+    }
+
+    /// How many publications wait to be sent.
+    pub fn waiting(&self) -> usize {
+        self.outgoing.waiting()
+    }
+
+    /// Waits until the backplane listens to what is held, as long as the
+    /// acknowledgement of a SUBSCRIBE may wait.
+    pub fn joined(
+        self: Arc<Backplane>,
+        hold: Arc<Hold>,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            if !hold.settled(self.config.join_time).await {
+                count(&self.stats.late_joins);
+            }
+        })
+    }
+
+    /// What becomes of a publication. `Forward` and `Return` keep room for it,
+    /// until it is forwarded or withdrawn.
+    ///
+    /// # Errors
+    ///
+    /// The backplane is away, or too much waits for it, and the config says that
+    /// the publisher is to be told; or the backplane never takes such a
+    /// publication.
+    pub fn admit(&self, publication: &Publication<'_>) -> Result<Admission, Refusal> {
+        if is_reserved(&publication.channel) {
+            return Ok(Admission::Stay);
+        }
+        let bytes_max = self.payload_bytes_max.load(Ordering::Relaxed);
+        let bytes = publication.payload.len();
+        if bytes > bytes_max {
+            let why = format!("a payload of {bytes} bytes; the backplane takes {bytes_max}");
+            return Err(Refusal::new(TOOLARGE, why));
+        }
+        if let BackplaneKind::Nats { .. } = self.config.kind
+            && !nats::takes(&self.config.prefix, publication.space, &publication.channel)
+        {
+            return Err(Refusal::new(TOOLARGE, "the name is too long for a subject of NATS"));
+        }
+        let counter = if self.state() == State::Away {
+            &self.stats.unsent_away
+        } else if !self.outgoing.reserve(publication) {
+            &self.stats.unsent_full
+        } else if publication.space == Space::ShardChannels
+            && self.is_sharded.load(Ordering::Relaxed)
+        {
+            return Ok(Admission::Return);
+        } else {
+            return Ok(Admission::Forward);
+        };
+        match self.config.when_away {
+            WhenAway::Accept => {
+                count(counter);
+                Ok(Admission::Stay)
+            }
+            WhenAway::Refuse => {
+                count(&self.stats.refused);
+                Err(Refusal::new(UNAVAILABLE, "the backplane is away or too slow; try again"))
+            }
+        }
+    }
+
+    /// Hands over a publication for which there is room.
+    pub fn forward(&self, publication: Publication<'_>) {
+        self.outgoing.push(publication);
+    }
+
+    /// Gives up the room for a publication that is not forwarded.
+    pub fn withdraw(&self, publication: &Publication<'_>) {
+        self.outgoing.withdraw(publication);
+    }
+
+    /// Looks for the backplane, and for another when it breaks, for ever.
+    pub async fn run(self: Arc<Backplane>, hub: Arc<Hub>, middleware: Arc<Middleware>) {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(self.inbox.clone().deliver(hub.clone(), middleware.clone()));
+        let mut wait = self.config.reconnect_wait;
+        let mut away_since: Option<Instant> = None;
+        loop {
+            self.inbox.deliver_to(&hub, &middleware);
+            let problem = match within(self.config.connect_time, Link::connect(&self)).await {
+                Ok(link) => self.serve(&link, &hub, &mut wait, &mut away_since).await,
+                Err(problem) => problem,
+            };
+            self.state.send_replace(State::Away);
+            self.interest.disconnected();
+            if away_since.is_none() {
+                away_since = Some(Instant::now());
+                warn!(%problem, "the backplane is away");
+            } else {
+                debug!(%problem, "the backplane is still away");
+            }
+            // So that nodes do not come back all at once: from half to all of it.
+            let spread = wait.as_millis() as u64 / 2;
+            tokio::time::sleep(wait - Duration::from_millis(random() % (spread + 1))).await;
+            wait = (wait * 2).min(self.config.reconnect_wait_max);
+        }
+    }
+
+    /// Uses a link until it breaks; answers why it did.
+    async fn serve(
+        &self,
+        link: &Link,
+        hub: &Arc<Hub>,
+        wait: &mut Duration,
+        away_since: &mut Option<Instant>,
+    ) -> LinkError {
+        let began = Instant::now();
+        let round = self.interest.connected();
+        self.state.send_replace(State::Restoring);
+        let restoring = async {
+            let names = self.interest.count();
+            self.interest.wait_for(round).await;
+            self.state.send_replace(State::Ready);
+            *wait = self.config.reconnect_wait;
+            let restore_ms = began.elapsed().as_millis() as u64;
+            if let Some(since) = away_since.take() {
+                count(&self.stats.reconnects);
+                let away_ms = since.elapsed().as_millis() as u64;
+                let uncertain = self.stats.uncertain.load(Ordering::Relaxed);
+                let unsent = self.stats.unsent();
+                info!(names, restore_ms, away_ms, unsent, uncertain, "the backplane is back");
+            } else {
+                info!(names, restore_ms, node = self.node, "connected to the backplane");
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            problem = link.broken() => problem,
+            problem = self.send(link) => problem,
+            problem = self.follow_interest(link) => problem,
+            problem = self.watch_over(link) => problem,
+            problem = self.converse(link, hub) => problem,
+            never = restoring => never,
+        }
+    }
+
+    /// Sends what waits.
+    async fn send(&self, link: &Link) -> LinkError {
+        loop {
+            let batch = self.outgoing.take(BATCH_MAX, BATCH_BYTES_MAX).await;
+            // Whatever ends this, also that the link is found broken elsewhere.
+            let mut under_way = UnderWay { stats: &self.stats, publications: batch.len() };
+            match within(self.config.answer_time, link.publish(&batch)).await {
+                Ok(refused) => {
+                    under_way.publications = 0;
+                    let sent = batch.len().saturating_sub(refused) as u64;
+                    self.stats.sent.fetch_add(sent, Ordering::Relaxed);
+                    self.stats.unsent_refused.fetch_add(refused as u64, Ordering::Relaxed);
+                }
+                Err(problem) => return problem,
+            }
+        }
+    }
+
+    /// Listens to what this node listens to.
+    async fn follow_interest(&self, link: &Link) -> LinkError {
+        loop {
+            let round = self.interest.next_round().await;
+            let [joins, leaves] = [round.joins, round.leaves].map(|mut names| {
+                names.retain(|name| !is_reserved(&name.bytes));
+                names
+            });
+            let (joined, left) = (joins.len() as u64, leaves.len() as u64);
+            let told = async {
+                // In pieces, so that each has an answer in time.
+                for names in leaves.chunks(NAMES_MAX) {
+                    within(self.config.answer_time, link.stop_listening(names)).await?;
+                }
+                for names in joins.chunks(NAMES_MAX) {
+                    within(self.config.answer_time, link.listen(names)).await?;
+                }
+                Ok(())
+            };
+            if let Err(problem) = told.await {
+                return problem;
+            }
+            self.interest.settled(round.number);
+            self.stats.joined.fetch_add(joined, Ordering::Relaxed);
+            self.stats.left.fetch_add(left, Ordering::Relaxed);
+        }
+    }
+
+    /// Asks whether the link is alive.
+    async fn watch_over(&self, link: &Link) -> LinkError {
+        loop {
+            tokio::time::sleep(self.config.ping_interval).await;
+            if let Err(problem) = within(self.config.answer_time, link.ping()).await {
+                return problem;
+            }
+        }
+    }
+
+    /// Waits until all that was published here has been handed over, the time is
+    /// over, or the backplane is away.
+    pub async fn drain(&self, limit: Duration) {
+        let limit = if self.state() == State::Away { Duration::ZERO } else { limit };
+        if tokio::time::timeout(limit, self.outgoing.empty()).await.is_err() {
+            let waiting = self.outgoing.waiting();
+            self.stats.uncertain.fetch_add(waiting as u64, Ordering::Relaxed);
+            warn!(waiting, "publications were not handed to the backplane in time");
+        }
+    }
+
+    /// Waits until the backplane is ready, or the time is over.
+    pub async fn ready(&self, limit: Duration) -> bool {
+        let mut state = self.state.subscribe();
+        let ready = state.wait_for(|state| *state == State::Ready);
+        tokio::time::timeout(limit, ready).await.is_ok_and(|state| state.is_ok())
+    }
+}
+
+/// Publications that the backplane has or has not: nobody knows, and they are not
+/// sent again, because at most once is promised.
+struct UnderWay<'a> {
+    stats: &'a BackplaneStats,
+    publications: usize,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.stats.uncertain.fetch_add(self.publications as u64, Ordering::Relaxed);
+    }
+}
+
+/// How many names the backplane is told at once.
+const NAMES_MAX: usize = 1_000;
+
+/// Whether a name is the nodes' own.
+fn is_reserved(name: &[u8]) -> bool {
+    name.starts_with(RESERVED)
+}
+
+async fn within<T>(
+    limit: Duration,
+    future: impl Future<Output = Result<T, LinkError>>,
+) -> Result<T, LinkError> {
+    tokio::time::timeout(limit, future).await.unwrap_or(Err(LinkError::NoAnswer(limit)))
+}
+
+/// A number that nobody can guess, from the seed of a hash map.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

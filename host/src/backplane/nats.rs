@@ -1,0 +1,683 @@
+//! NATS core, from 2.2 on.
+//!
+//! One connection publishes and listens, and asks for no echo; publications carry
+//! the name of this node and a number in a header, so that own ones are also known
+//! when another connection of ours brings them. Payloads stay as they are. A second
+//! connection only hears when the server has come to a certain place in what the
+//! first one says: the server itself confirms nothing.
+//!
+//! The crate would connect again by itself and send what it still has; that would
+//! be late and out of order, so it is not let in a second time.
+//!
+//! NATS sends a copy for each subscription that matches, and nothing says which
+//! copies belong together. Where several of this node's names match, the copies of
+//! the oldest subscription are delivered, because it has missed nothing that the
+//! others have, and the others are known by the header or, where a foreign program
+//! published, by the payload. What came early on another is held until the oldest
+//! brings it; when that one is given up, the next has what it still owed.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use async_nats::{
+    Auth, AuthError, Client, ConnectOptions, Event, HeaderMap, Message, ServerError, Subscriber,
+};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use guest_core::{ConnectionId, FanOuts, Names, Registry};
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use tracing::{debug, warn};
+
+use super::ask::To;
+use super::inbox::{Inbox, Incoming};
+use super::interest::Name;
+use super::outgoing::Outgoing;
+use super::{Backplane, BackplaneStats, LinkError, subjects};
+use crate::config::{BackplaneKind, ClusterConfig};
+use crate::protocol::command::{Kind, Space};
+use crate::stats::count;
+
+/// The longest subject: a line of the protocol has 4096 bytes by default, and the
+/// server ends a connection that sends a longer one.
+const SUBJECT_BYTES_MAX: usize = 3_500;
+/// Which node published, and the how-manyeth publication it is.
+const HEADER: &str = "Switchyard";
+/// What the header takes of the largest message.
+const HEADER_BYTES: usize = 80;
+
+/// How long a further copy may take after the first.
+const COPY_TIME: Duration = Duration::from_secs(10);
+/// How many messages of which copies are to come are remembered, and how many bytes
+/// of those that came early. For more, the oldest are given up.
+const COPIES_MAX: usize = 100_000;
+const HELD_BYTES_MAX: usize = 64 << 20;
+
+/// A connection to a NATS.
+pub struct NatsLink {
+    client: Client,
+    /// Hears how far the server has come. Kept for that.
+    _witness: Client,
+    /// The last number said to the witness, and the last one that it heard.
+    said: AtomicU64,
+    heard: watch::Receiver<u64>,
+    reader: Arc<Reader>,
+    subscriptions: tokio::sync::Mutex<Subscriptions>,
+    broken: watch::Receiver<Option<String>>,
+    prefix: String,
+    node: String,
+}
+
+#[derive(Default)]
+struct Subscriptions {
+    by_subject: FxHashMap<String, Subscription>,
+    next_id: ConnectionId,
+    /// Those of the nodes among themselves.
+    own: Vec<AbortHandle>,
+}
+
+/// One subscription of NATS, for one name or for several patterns that have the
+/// same wildcard.
+struct Subscription {
+    id: ConnectionId,
+    names: usize,
+    reading: AbortHandle,
+}
+
+/// Whether a channel's name fits into a subject.
+pub fn takes(prefix: &str, space: Space, channel: &[u8]) -> bool {
+    // A byte becomes three at most, and short names are the rule.
+    channel.len() * 3 + prefix.len() + 16 <= SUBJECT_BYTES_MAX
+        || subjects::subject(prefix, space, channel).len() <= SUBJECT_BYTES_MAX
+}
+
+impl NatsLink {
+    pub async fn connect(backplane: &Backplane) -> Result<NatsLink, LinkError> {
+        let config = &backplane.config;
+        let BackplaneKind::Nats { hosts, is_tls } = &config.kind else {
+            return Err(LinkError::Failed("the config names no NATS".to_owned()));
+        };
+        let scheme = if *is_tls { "tls" } else { "nats" };
+        let addresses: Vec<String> =
+            hosts.iter().map(|(host, port)| format!("{scheme}://{host}:{port}")).collect();
+        let (breaking, broken) = watch::channel(None);
+        let is_connected = Arc::new(AtomicBool::new(false));
+        let connect = || {
+            let (stats, breaking) = (backplane.stats.clone(), breaking.clone());
+            options(config, *is_tls, stats, is_connected.clone(), breaking)
+        };
+        let client = connect().no_echo().connect(&addresses).await.map_err(failed)?;
+        let witness = connect().connect(&addresses).await.map_err(failed)?;
+        is_connected.store(true, Ordering::Relaxed);
+        let max_payload = client.server_info().max_payload;
+        backplane
+            .payload_bytes_max
+            .store(max_payload.saturating_sub(HEADER_BYTES), Ordering::Relaxed);
+        backplane.is_sharded.store(false, Ordering::Relaxed);
+        // What the witness itself says it hears when it listens.
+        let own_ping = own_subject(&config.prefix, &format!("ping.{}", backplane.node));
+        let listening = witness.subscribe(own_ping.clone()).await.map_err(failed)?;
+        let (hearing, heard) = watch::channel(0);
+        let witnessing = tokio::spawn(hear_pings(listening, hearing));
+        witness.publish(own_ping, "1".into()).await.map_err(failed)?;
+        let own = vec![witnessing.abort_handle()];
+        let link = NatsLink {
+            client,
+            _witness: witness,
+            said: AtomicU64::new(1),
+            heard,
+            reader: Arc::new(Reader {
+                inbox: backplane.inbox.clone(),
+                stats: backplane.stats.clone(),
+                prefix: config.prefix.clone(),
+                node: backplane.node.clone(),
+                matching: Mutex::default(),
+            }),
+            subscriptions: Subscriptions { own, ..Subscriptions::default() }.into(),
+            broken,
+            prefix: config.prefix.clone(),
+            node: backplane.node.clone(),
+        };
+        link.heard(1).await?;
+        let hearer = backplane.asks.hearer();
+        for subject in [link.own_subject("all"), link.own_subject(&format!("node.{}", link.node))] {
+            let subscriber = link.subscribe(subject).await?;
+            let hearing = tokio::spawn(hear(subscriber, hearer.clone()));
+            link.subscriptions.lock().await.own.push(hearing.abort_handle());
+        }
+        link.ping().await?;
+        Ok(link)
+    }
+
+    pub async fn publish(&self, batch: &[Outgoing]) -> Result<usize, LinkError> {
+        /// Goes on over all connections of this process.
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        for Outgoing { space, channel, payload } in batch {
+            let mut headers = HeaderMap::new();
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            headers.insert(HEADER, format!("{}-{number}", self.node).as_str());
+            let subject = subjects::subject(&self.prefix, *space, channel);
+            self.client
+                .publish_with_headers(subject, headers, payload.clone())
+                .await
+                .map_err(failed)?;
+        }
+        self.ping().await?;
+        Ok(0)
+    }
+
+    pub async fn listen(&self, names: &[Name]) -> Result<(), LinkError> {
+        let mut subscriptions = self.subscriptions.lock().await;
+        for name in names {
+            let Some(subject) = self.listened(name) else {
+                count(&self.reader.stats.unlistenable);
+                warn!(
+                    bytes = name.bytes.len(),
+                    "a name is too long for the backplane to listen to"
+                );
+                continue;
+            };
+            let id = match subscriptions.by_subject.get_mut(&subject) {
+                Some(subscription) => {
+                    subscription.names += 1;
+                    subscription.id
+                }
+                None => {
+                    subscriptions.next_id += 1;
+                    let id = subscriptions.next_id;
+                    // Known before NATS knows of it: a copy is never unexpected.
+                    self.reader.matching.lock().add(name, id);
+                    let subscriber = self.subscribe(subject.clone()).await?;
+                    let reading = tokio::spawn(read(self.reader.clone(), id, subscriber));
+                    let reading = reading.abort_handle();
+                    let subscription = Subscription { id, names: 1, reading };
+                    subscriptions.by_subject.insert(subject, subscription);
+                    id
+                }
+            };
+            self.reader.matching.lock().add(name, id);
+        }
+        drop(subscriptions);
+        self.ping().await
+    }
+
+    pub async fn stop_listening(&self, names: &[Name]) -> Result<(), LinkError> {
+        let mut subscriptions = self.subscriptions.lock().await;
+        for name in names {
+            let Some(subject) = self.listened(name) else { continue };
+            let Some(subscription) = subscriptions.by_subject.get_mut(&subject) else { continue };
+            self.reader.give_up(name, subscription.id);
+            subscription.names -= 1;
+            if subscription.names == 0 {
+                // Its subscriber is dropped with it. What it still had, others have,
+                // or nobody wants.
+                subscription.reading.abort();
+                subscriptions.by_subject.remove(&subject);
+            }
+        }
+        Ok(())
+    }
+
+    /// What was said before this is done once this is.
+    pub async fn ping(&self) -> Result<(), LinkError> {
+        let number = self.said.fetch_add(1, Ordering::Relaxed) + 1;
+        let subject = self.own_subject(&format!("ping.{}", self.node));
+        self.client.publish(subject, number.to_string().into()).await.map_err(failed)?;
+        self.heard(number).await
+    }
+
+    async fn heard(&self, number: u64) -> Result<(), LinkError> {
+        let mut heard = self.heard.clone();
+        heard.wait_for(|heard| *heard >= number).await.map_err(failed)?;
+        Ok(())
+    }
+
+    pub async fn tell(&self, to: To<'_>, message: Vec<u8>) -> Result<Option<usize>, LinkError> {
+        let subject = match to {
+            To::All => self.own_subject("all"),
+            To::Node(node) => self.own_subject(&format!("node.{node}")),
+        };
+        let telling = self.client.publish(subject, message.into());
+        telling.await.map_err(failed)?;
+        Ok(None)
+    }
+
+    pub async fn broken(&self) -> LinkError {
+        let mut broken = self.broken.clone();
+        let why = broken.wait_for(Option::is_some).await;
+        LinkError::Failed(match why.as_deref() {
+            Ok(Some(why)) => why.clone(),
+            _ => "the connection was closed".to_owned(),
+        })
+    }
+
+    async fn subscribe(&self, subject: String) -> Result<Subscriber, LinkError> {
+        let subscribing = self.client.subscribe(subject);
+        subscribing.await.map_err(|error| LinkError::Failed(error.to_string()))
+    }
+
+    /// The subject that listens to a name; none: it would be too long.
+    fn listened(&self, name: &Name) -> Option<String> {
+        let subject = match name.kind {
+            Kind::Channel => subjects::subject(&self.prefix, Space::Channels, &name.bytes),
+            Kind::Shard => subjects::subject(&self.prefix, Space::ShardChannels, &name.bytes),
+            Kind::Pattern => subjects::wildcard(&self.prefix, &name.bytes),
+        };
+        (subject.len() <= SUBJECT_BYTES_MAX).then_some(subject)
+    }
+
+    fn own_subject(&self, name: &str) -> String {
+        own_subject(&self.prefix, name)
+    }
+}
+
+/// A subject that no channel has.
+fn own_subject(prefix: &str, name: &str) -> String {
+    match prefix {
+        "" => format!("{OWN_TREE}.{name}"),
+        prefix => format!("{prefix}.{OWN_TREE}.{name}"),
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> LinkError {
+    LinkError::Failed(error.to_string())
+}
+
+/// The first token of what nodes say among themselves.
+const OWN_TREE: &str = "%switchyard";
+
+impl Drop for NatsLink {
+    fn drop(&mut self) {
+        let subscriptions = self.subscriptions.get_mut();
+        let reading = subscriptions.by_subject.values().map(|subscription| &subscription.reading);
+        for task in reading.chain(&subscriptions.own) {
+            task.abort();
+        }
+    }
+}
+
+fn options(
+    config: &ClusterConfig,
+    is_tls: bool,
+    stats: Arc<BackplaneStats>,
+    is_connected: Arc<AtomicBool>,
+    breaking: watch::Sender<Option<String>>,
+) -> ConnectOptions {
+    let (user, password) = (config.user.clone(), config.password.clone());
+    let authenticate = move |_nonce| {
+        let mut auth = Auth::new();
+        let password = password.as_ref().map(|password| password.expose().to_owned());
+        match &user {
+            Some(user) => {
+                auth.username = Some(user.clone());
+                auth.password = password;
+            }
+            None => auth.token = password,
+        }
+        // The crate asks again when it wants to connect again, and then this link
+        // is broken.
+        let answer = match is_connected.load(Ordering::Relaxed) {
+            false => Ok(auth),
+            true => Err(AuthError::new("this connection is not made twice")),
+        };
+        async move { answer }
+    };
+    let mut options = ConnectOptions::with_auth_callback(authenticate)
+        .name("switchyard")
+        .max_reconnects(1)
+        .connection_timeout(config.connect_time)
+        .subscription_capacity(config.nats_pending_max)
+        .require_tls(is_tls)
+        .event_callback(move |event| {
+            match event {
+                Event::Disconnected | Event::Closed | Event::LameDuckMode => {
+                    breaking.send_replace(Some(format!("the connection is {event}")));
+                }
+                Event::SlowConsumer(_) | Event::ServerError(ServerError::SlowConsumer(_)) => {
+                    count(&stats.overrun);
+                }
+                Event::ServerError(error) => {
+                    let text = error.to_string().to_ascii_lowercase();
+                    if text.contains("permissions violation for publish") {
+                        count(&stats.unsent_refused);
+                    } else if text.contains("permissions violation for subscription") {
+                        count(&stats.unlistenable);
+                    }
+                    debug!(%error, "the backplane refused something");
+                }
+                _ => {}
+            }
+            async {}
+        });
+    let path = |file: &crate::config::PemFile| PathBuf::from(&file.path);
+    if let Some(authority) = &config.tls.authority {
+        options = options.add_root_certificates(path(authority));
+    }
+    if let Some((certificate, key)) = &config.tls.client {
+        options = options.add_client_certificate(path(certificate), path(key));
+    }
+    options
+}
+
+async fn hear_pings(mut subscriber: Subscriber, heard: watch::Sender<u64>) {
+    while let Some(message) = subscriber.next().await {
+        let number = std::str::from_utf8(&message.payload).ok().and_then(|text| text.parse().ok());
+        if let Some(number) = number {
+            // Those of several that ask at once may pass each other before they
+            // are said.
+            heard.send_modify(|heard| *heard = (*heard).max(number));
+        }
+    }
+}
+
+async fn hear(mut subscriber: Subscriber, hearer: mpsc::Sender<Vec<u8>>) {
+    while let Some(message) = subscriber.next().await {
+        let _ = hearer.try_send(message.payload.to_vec());
+    }
+}
+
+async fn read(reader: Arc<Reader>, id: ConnectionId, mut subscriber: Subscriber) {
+    while let Some(message) = subscriber.next().await {
+        reader.take(id, message);
+    }
+}
+
+/// Reads what the subscriptions are told.
+struct Reader {
+    inbox: Arc<Inbox>,
+    stats: Arc<BackplaneStats>,
+    prefix: String,
+    node: String,
+    matching: Mutex<Matching>,
+}
+
+/// Which subscriptions match a channel, and which copies came.
+#[derive(Default)]
+struct Matching {
+    /// The subscriptions, in the place of connections.
+    channels: Registry,
+    shard_channels: Registry,
+    copies: Copies,
+    fan_outs: FanOuts,
+}
+
+impl Matching {
+    fn add(&mut self, name: &Name, id: ConnectionId) {
+        let names: Names = [&name.bytes].into_iter().collect();
+        match name.kind {
+            Kind::Channel => self.channels.subscribe(id, &names),
+            Kind::Pattern => drop(self.channels.psubscribe(id, &names)),
+            Kind::Shard => self.shard_channels.subscribe(id, &names),
+        }
+    }
+
+    fn remove(&mut self, name: &Name, id: ConnectionId) {
+        let names: Names = [&name.bytes].into_iter().collect();
+        match name.kind {
+            Kind::Channel => self.channels.unsubscribe(id, &names),
+            Kind::Pattern => self.channels.punsubscribe(id, &names),
+            Kind::Shard => self.shard_channels.unsubscribe(id, &names),
+        }
+    }
+
+    /// The subscriptions that bring this channel, rising.
+    fn of(&mut self, space: Space, channel: &[u8]) -> Vec<ConnectionId> {
+        let registry = match space {
+            Space::Channels => &self.channels,
+            Space::ShardChannels => &self.shard_channels,
+        };
+        registry.route(&[channel].into_iter().collect(), &mut self.fan_outs);
+        let mut ids = self.fan_outs.connections.clone();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+}
+
+/// What tells one message from another on the same channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Identity {
+    /// A node's number for it.
+    Numbered(String),
+    /// Its payload's hash and length: of two equal ones it does not matter which
+    /// is which.
+    Alike(u64, usize),
+}
+
+/// A channel and its space.
+type Place = (Space, Vec<u8>);
+
+/// Messages of which further copies may come.
+#[derive(Default)]
+struct Copies {
+    by_place: FxHashMap<Place, VecDeque<Known>>,
+    /// In the order in which they came.
+    order: VecDeque<(Instant, Place)>,
+    held_bytes: usize,
+    hashing: RandomState,
+}
+
+/// A message of which a copy came.
+struct Known {
+    identity: Identity,
+    at: Instant,
+    /// The subscriptions that have brought it.
+    by: Vec<ConnectionId>,
+    /// Its payload, while it waits for the oldest subscription to bring it.
+    held: Option<Bytes>,
+}
+
+impl Copies {
+    /// Takes a copy; answers the payload if it is to be delivered now. `all` are the
+    /// subscriptions that bring one each, rising, so that the first is the oldest.
+    fn take(
+        &mut self,
+        place: &Place,
+        identity: Identity,
+        by: ConnectionId,
+        all: &[ConnectionId],
+        payload: Bytes,
+    ) -> Option<Bytes> {
+        let leads = all.first() == Some(&by);
+        let now = Instant::now();
+        if let Some(known) = self.by_place.get_mut(place)
+            && let Some(index) =
+                known.iter().position(|it| it.identity == identity && !it.by.contains(&by))
+            && let Some(it) = known.get_mut(index)
+        {
+            it.by.push(by);
+            let held = it.held.take_if(|_| leads);
+            self.held_bytes -= held.as_ref().map_or(0, Bytes::len);
+            if it.held.is_none() && all.iter().all(|one| it.by.contains(one)) {
+                known.remove(index);
+            }
+            if known.is_empty() {
+                self.by_place.remove(place);
+            }
+            return held;
+        }
+        if leads && all.len() == 1 {
+            return Some(payload);
+        }
+        let held = (!leads).then(|| payload.clone());
+        self.held_bytes += held.as_ref().map_or(0, Bytes::len);
+        let it = Known { identity, at: now, by: vec![by], held };
+        self.by_place.entry(place.clone()).or_default().push_back(it);
+        self.order.push_back((now, place.clone()));
+        leads.then_some(payload)
+    }
+
+    /// The oldest subscription of this place is another one now: what it has brought
+    /// and was held is answered, in its order.
+    fn hand_over(&mut self, place: &Place, all: &[ConnectionId]) -> Vec<Bytes> {
+        let mut owed = Vec::new();
+        let Some(known) = self.by_place.get_mut(place) else { return owed };
+        known.retain_mut(|it| {
+            if all.first().is_none_or(|oldest| it.by.contains(oldest)) {
+                let held = it.held.take();
+                self.held_bytes -= held.as_ref().map_or(0, Bytes::len);
+                if !all.is_empty() {
+                    owed.extend(held);
+                }
+            }
+            it.held.is_some() || !all.iter().all(|one| it.by.contains(one))
+        });
+        if known.is_empty() {
+            self.by_place.remove(place);
+        }
+        owed
+    }
+
+    /// Gives up what is too old, or too much; answers what was held of it.
+    fn forget(&mut self, now: Instant) -> Vec<(Place, Bytes)> {
+        let mut held = Vec::new();
+        while let Some((at, _)) = self.order.front()
+            && (now.duration_since(*at) > COPY_TIME
+                || self.order.len() > COPIES_MAX
+                || self.held_bytes > HELD_BYTES_MAX)
+        {
+            let Some((at, place)) = self.order.pop_front() else { break };
+            let Some(known) = self.by_place.get_mut(&place) else { continue };
+            while let Some(it) = known.pop_front_if(|it| it.at <= at) {
+                self.held_bytes -= it.held.as_ref().map_or(0, Bytes::len);
+                held.extend(it.held.map(|payload| (place.clone(), payload)));
+            }
+            if known.is_empty() {
+                self.by_place.remove(&place);
+            }
+        }
+        held
+    }
+}
+
+impl Reader {
+    fn take(&self, id: ConnectionId, message: Message) {
+        let header = message.headers.as_ref().and_then(|headers| headers.get(HEADER));
+        let header = header.map(|header| header.as_str());
+        if header.is_some_and(|header| header.starts_with(&self.node)) {
+            count(&self.stats.echoes);
+            return;
+        }
+        let Some((space, channel)) = subjects::channel(&self.prefix, &message.subject) else {
+            // A wildcard may cover what nodes say among themselves.
+            if !message.subject.contains(OWN_TREE) {
+                count(&self.stats.unmapped);
+            }
+            return;
+        };
+        let mut matching = self.matching.lock();
+        let all = matching.of(space, &channel);
+        if !all.contains(&id) {
+            // A wildcard covers more than its patterns match.
+            return;
+        }
+        let place = (space, channel);
+        if all.len() == 1 && !matching.copies.by_place.contains_key(&place) {
+            return self.deliver(place, message.payload);
+        }
+        let payload = message.payload;
+        let identity = match header {
+            Some(header) => Identity::Numbered(header.to_owned()),
+            None => Identity::Alike(matching.copies.hashing.hash_one(&payload), payload.len()),
+        };
+        for (place, payload) in matching.copies.forget(Instant::now()) {
+            self.deliver(place, payload);
+        }
+        match matching.copies.take(&place, identity, id, &all, payload) {
+            Some(payload) => self.deliver(place, payload),
+            None => count(&self.stats.echoes),
+        }
+    }
+
+    /// A subscription is no longer there for this name.
+    fn give_up(&self, name: &Name, id: ConnectionId) {
+        let mut matching = self.matching.lock();
+        matching.remove(name, id);
+        let places: Vec<Place> = matching.copies.by_place.keys().cloned().collect();
+        for place in places {
+            let all = matching.of(place.0, &place.1);
+            for payload in matching.copies.hand_over(&place, &all) {
+                self.deliver(place.clone(), payload);
+            }
+        }
+    }
+
+    /// The copies are held, so that none passes another.
+    fn deliver(&self, (space, channel): Place, payload: Bytes) {
+        self.inbox.push(Incoming { space, channel: channel.into(), payload });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each step: a payload's number, the subscription that brings it, all that
+    /// bring one, and whether it is delivered.
+    fn check(copies: &mut Copies, steps: &[(u8, ConnectionId, &[ConnectionId], bool)]) {
+        for (number, by, all, expected) in steps {
+            let payload = Bytes::from(vec![*number]);
+            let identity = Identity::Alike(u64::from(*number), 1);
+            let delivered = copies.take(&place(), identity, *by, all, payload.clone());
+            assert_eq!(delivered, expected.then_some(payload), "{number} by {by}");
+        }
+    }
+
+    fn place() -> Place {
+        (Space::Channels, b"c".to_vec())
+    }
+
+    #[test]
+    fn the_copy_of_the_oldest_counts() {
+        let mut copies = Copies::default();
+        let both = &[10, 20][..];
+        check(
+            &mut copies,
+            &[
+                (1, 10, both, true),
+                (1, 20, both, false),
+                // Early, it waits, and what came before it is not passed.
+                (3, 20, both, false),
+                (2, 10, both, true),
+                (3, 10, both, true),
+                (2, 20, both, false),
+                // Equal payloads are as many messages as came.
+                (4, 10, both, true),
+                (4, 10, both, true),
+                (4, 20, both, false),
+                (4, 20, both, false),
+            ],
+        );
+        assert!(copies.by_place.is_empty());
+        assert_eq!(copies.held_bytes, 0);
+    }
+
+    #[test]
+    fn the_next_has_what_the_oldest_owed() {
+        let mut copies = Copies::default();
+        let both = &[10, 20][..];
+        check(&mut copies, &[(1, 10, both, true), (2, 20, both, false), (3, 20, both, false)]);
+        assert_eq!(copies.hand_over(&place(), &[20]), [vec![2], vec![3]]);
+        // The first was delivered already, whenever its other copy comes.
+        check(&mut copies, &[(1, 20, &[20], false), (4, 20, &[20], true)]);
+        assert!(copies.by_place.is_empty());
+        assert_eq!(copies.held_bytes, 0);
+    }
+
+    #[test]
+    fn copies_that_never_come_are_forgotten() {
+        let mut copies = Copies::default();
+        let both = &[10, 20][..];
+        check(&mut copies, &[(1, 10, both, true), (2, 20, both, false)]);
+        let later = Instant::now() + COPY_TIME + Duration::from_secs(1);
+        assert_eq!(copies.forget(later), [(place(), Bytes::from_static(&[2]))]);
+        assert!(copies.by_place.is_empty() && copies.order.is_empty());
+        check(&mut copies, &[(1, 20, &[20], true)]);
+    }
+}

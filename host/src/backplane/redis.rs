@@ -1,0 +1,587 @@
+//! Redis and Valkey, from 7.0 on: one server, what a Sentinel says is the master,
+//! or one node of a cluster, whose bus brings PUBLISH to all others.
+//!
+//! Two connections: one publishes, one listens. Redis tells a listener nothing of
+//! who published, so what this node publishes stands in a transaction between two
+//! marks on a shard channel of its own: what comes between the marks is an own
+//! message, which was delivered here already. A transaction is one step to Redis,
+//! so that is exact, also when a connection was lost and its last commands are
+//! carried out late. Patterns do not see shard channels, so nobody else sees the
+//! marks.
+//!
+//! A message comes once for its channel and once for each pattern. The hub wants
+//! it once; the copies of one publication stand together, which tells them from
+//! the next.
+//!
+//! Shard channels of a Redis Cluster go to the node that has their slot, over a
+//! connection that the crate keeps for the whole cluster. There are no marks
+//! there: own messages are delivered when they come back.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
+use redis::cluster_async::ClusterConnection;
+use redis::sentinel::{Sentinel, SentinelNodeConnectionInfo};
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo,
+    IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo,
+    RedisError, TlsCertificates, TlsMode, Value, cmd,
+};
+use tokio::sync::{mpsc, watch};
+use tracing::warn;
+
+use super::ask::To;
+use super::inbox::{Inbox, Incoming};
+use super::interest::Name;
+use super::outgoing::Outgoing;
+use super::{Backplane, BackplaneStats, LinkError, RESERVED, random};
+use crate::config::{BackplaneKind, ClusterConfig};
+use crate::protocol::command::{Kind, Space};
+use crate::stats::count;
+
+/// The first version with shard channels.
+const VERSION_MIN: u64 = 7;
+/// How many names are tried for one whose slot the node of a cluster has: far
+/// more than a cluster has nodes.
+const MARK_ATTEMPTS: usize = 4_096;
+
+const BEGIN: &[u8] = b"begin";
+const END: &[u8] = b"end";
+
+impl From<RedisError> for LinkError {
+    fn from(error: RedisError) -> LinkError {
+        LinkError::Failed(error.to_string())
+    }
+}
+
+/// A pair of connections to one Redis.
+pub struct RedisLink {
+    publisher: MultiplexedConnection,
+    listener: MultiplexedConnection,
+    /// Shard channels of a cluster.
+    sharded: Option<ClusterConnection>,
+    mark: Vec<u8>,
+    prefix: Vec<u8>,
+    broken: watch::Receiver<bool>,
+    stats: Arc<BackplaneStats>,
+}
+
+impl RedisLink {
+    pub async fn connect(backplane: &Backplane) -> Result<RedisLink, LinkError> {
+        let config = &backplane.config;
+        let BackplaneKind::Redis { hosts, is_tls, sentinel } = &config.kind else {
+            return Err(LinkError::Failed("the config names no Redis".to_owned()));
+        };
+        if let Some(master) = sentinel {
+            return RedisLink::connect_to(backplane, found_by_sentinel(config, master).await?)
+                .await;
+        }
+        // Nodes of a cluster are equal: nodes here spread over them.
+        let start = random() as usize % hosts.len().max(1);
+        let mut problem = LinkError::Failed("the config names no host".to_owned());
+        for (host, port) in hosts.iter().cycle().skip(start).take(hosts.len()) {
+            match RedisLink::connect_to(backplane, address(host, *port, *is_tls)?).await {
+                Ok(link) => return Ok(link),
+                Err(failure) => problem = failure,
+            }
+        }
+        Err(problem)
+    }
+
+    async fn connect_to(
+        backplane: &Backplane,
+        address: ConnectionInfo,
+    ) -> Result<RedisLink, LinkError> {
+        let config = &backplane.config;
+        let client = client(config, address)?;
+        let timeouts = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(config.connect_time))
+            // Who waits for an answer says how long.
+            .set_response_timeout(None);
+        let mut publisher = client.get_multiplexed_async_connection_with_config(&timeouts).await?;
+        let is_cluster = check_server(&mut publisher, config).await?;
+
+        let prefix = config.prefix.clone().into_bytes();
+        let (breaking, broken) = watch::channel(false);
+        let own = [&*prefix, RESERVED, b"node:", backplane.node.as_bytes()].concat();
+        let reader = || {
+            Arc::new(Reader {
+                inbox: backplane.inbox.clone(),
+                stats: backplane.stats.clone(),
+                prefix: prefix.clone(),
+                hearer: backplane.asks.hearer(),
+                state: Mutex::default(),
+                breaking: breaking.clone(),
+            })
+        };
+        let read = |reader: Arc<Reader>| {
+            move |push: PushInfo| {
+                reader.take(push);
+                Ok::<(), ()>(())
+            }
+        };
+        let listening_reader = reader();
+        let listening = timeouts.set_push_sender(read(listening_reader.clone()));
+        let mut listener = client.get_multiplexed_async_connection_with_config(&listening).await?;
+
+        // Before all else, so that no own message comes unmarked.
+        let mark = listen_to_mark(&mut listener, &own, is_cluster).await?;
+        listening_reader.state.lock().mark.clone_from(&mark);
+        let all = [&*prefix, RESERVED, b"all"].concat();
+        listener.subscribe(&[own, all][..]).await?;
+
+        let sharded = match is_cluster {
+            true => Some(connect_sharded(config, read(reader())).await?),
+            false => None,
+        };
+        backplane.is_sharded.store(is_cluster, Ordering::Relaxed);
+        let stats = backplane.stats.clone();
+        Ok(RedisLink { publisher, listener, sharded, mark, prefix, broken, stats })
+    }
+
+    pub async fn publish(&self, batch: &[Outgoing]) -> Result<usize, LinkError> {
+        let is_elsewhere =
+            |it: &&Outgoing| self.sharded.is_some() && it.space == Space::ShardChannels;
+        let mut refused = 0;
+        let here: Vec<&Outgoing> = batch.iter().filter(|it| !is_elsewhere(it)).collect();
+        if !here.is_empty() {
+            match self.publish_marked(&here).await {
+                Ok(()) => {}
+                // One that is not allowed keeps out all of a transaction.
+                Err(error) if is_refusal(&error) && here.len() > 1 => {
+                    for one in here {
+                        match self.publish_marked(&[one]).await {
+                            Err(error) if is_refusal(&error) => refused += 1,
+                            outcome => outcome?,
+                        }
+                    }
+                }
+                Err(error) if is_refusal(&error) => refused += 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for outgoing in batch.iter().filter(is_elsewhere) {
+            let Some(mut sharded) = self.sharded.clone() else { continue };
+            let sent = cmd("SPUBLISH")
+                .arg([&*self.prefix, &outgoing.channel].concat())
+                .arg(&*outgoing.payload)
+                .query_async::<i64>(&mut sharded)
+                .await;
+            match sent {
+                Err(error) if is_refusal(&error) => refused += 1,
+                outcome => drop(outcome?),
+            }
+        }
+        Ok(refused)
+    }
+
+    async fn publish_marked(&self, batch: &[&Outgoing]) -> Result<(), RedisError> {
+        let mut pipeline = Pipeline::with_capacity(batch.len() + 2);
+        pipeline.atomic().cmd("SPUBLISH").arg(&self.mark).arg(BEGIN);
+        for Outgoing { space, channel, payload } in batch {
+            let verb = match space {
+                Space::Channels => "PUBLISH",
+                Space::ShardChannels => "SPUBLISH",
+            };
+            pipeline.cmd(verb).arg([&*self.prefix, channel].concat()).arg(&**payload);
+        }
+        pipeline.cmd("SPUBLISH").arg(&self.mark).arg(END);
+        let counts: Value = pipeline.query_async(&mut self.publisher.clone()).await?;
+        drop(counts);
+        Ok(())
+    }
+
+    pub async fn listen(&self, names: &[Name]) -> Result<(), LinkError> {
+        match self.tell_names(names, Listening::Begins).await {
+            // One that is not allowed does not keep out the others.
+            Err(error) if is_refusal(&error) => {
+                for name in names {
+                    match self.tell_names(std::slice::from_ref(name), Listening::Begins).await {
+                        Err(error) if is_refusal(&error) => {
+                            count(&self.stats.unlistenable);
+                            warn!(%error, "the backplane does not let this node listen to a name");
+                        }
+                        outcome => outcome?,
+                    }
+                }
+                Ok(())
+            }
+            outcome => Ok(outcome?),
+        }
+    }
+
+    pub async fn stop_listening(&self, names: &[Name]) -> Result<(), LinkError> {
+        Ok(self.tell_names(names, Listening::Ends).await?)
+    }
+
+    async fn tell_names(&self, names: &[Name], listening: Listening) -> Result<(), RedisError> {
+        // One command for each name, because each then has one confirmation, and
+        // all of them leave together.
+        let mut pipeline = Pipeline::with_capacity(names.len());
+        let mut sharded = Vec::new();
+        for Name { kind, bytes } in names {
+            let name = match kind {
+                Kind::Pattern => [&*escape(&self.prefix), bytes].concat(),
+                Kind::Channel | Kind::Shard => [&*self.prefix, bytes].concat(),
+            };
+            match kind {
+                Kind::Shard if self.sharded.is_some() => sharded.push(name),
+                _ => drop(pipeline.cmd(listening.verb(*kind)).arg(name)),
+            }
+        }
+        if !pipeline.is_empty() {
+            let _: Value = pipeline.query_async(&mut self.listener.clone()).await?;
+        }
+        let Some(mut connection) = self.sharded.clone() else { return Ok(()) };
+        for name in sharded {
+            match listening {
+                Listening::Begins => connection.ssubscribe(name).await?,
+                Listening::Ends => connection.sunsubscribe(name).await?,
+            }
+        }
+        Ok(())
+    }
+
+    pub async fn ping(&self) -> Result<(), LinkError> {
+        for connection in [&self.publisher, &self.listener] {
+            let _: Value = cmd("PING").query_async(&mut connection.clone()).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn tell(&self, to: To<'_>, message: Vec<u8>) -> Result<Option<usize>, LinkError> {
+        let channel = match to {
+            To::All => [&*self.prefix, RESERVED, b"all"].concat(),
+            To::Node(node) => [&*self.prefix, RESERVED, b"node:", node.as_bytes()].concat(),
+        };
+        let mut publisher = self.publisher.clone();
+        let receivers: usize =
+            cmd("PUBLISH").arg(channel).arg(message).query_async(&mut publisher).await?;
+        // A cluster counts those of one node, and patterns count, too.
+        Ok(self.sharded.is_none().then_some(receivers))
+    }
+
+    pub async fn broken(&self) -> LinkError {
+        let mut broken = self.broken.clone();
+        let _ = broken.wait_for(|is_broken| *is_broken).await;
+        LinkError::Failed("the connection was closed".to_owned())
+    }
+}
+
+/// What a node does with a name.
+#[derive(Debug, Clone, Copy)]
+enum Listening {
+    Begins,
+    Ends,
+}
+
+impl Listening {
+    fn verb(self, kind: Kind) -> &'static str {
+        match (self, kind) {
+            (Listening::Begins, Kind::Channel) => "SUBSCRIBE",
+            (Listening::Begins, Kind::Pattern) => "PSUBSCRIBE",
+            (Listening::Begins, Kind::Shard) => "SSUBSCRIBE",
+            (Listening::Ends, Kind::Channel) => "UNSUBSCRIBE",
+            (Listening::Ends, Kind::Pattern) => "PUNSUBSCRIBE",
+            (Listening::Ends, Kind::Shard) => "SUNSUBSCRIBE",
+        }
+    }
+}
+
+/// Whether the server itself said no, and the connection is as good as before.
+fn is_refusal(error: &RedisError) -> bool {
+    !error.is_unrecoverable_error() && !error.is_io_error() && error.code().is_some()
+}
+
+/// The version must do; answers whether it is a cluster.
+async fn check_server(
+    connection: &mut MultiplexedConnection,
+    config: &ClusterConfig,
+) -> Result<bool, LinkError> {
+    let text: String = cmd("INFO").arg("server").query_async(connection).await?;
+    let field = |name: &str| {
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or("")
+    };
+    let version = field("redis_version");
+    let major = version.split('.').next().and_then(|major| major.parse::<u64>().ok());
+    if major.is_none_or(|major| major < VERSION_MIN) {
+        let why = format!("it is Redis {version}, and must be {VERSION_MIN}.0 or later");
+        return Err(LinkError::Failed(why));
+    }
+    let is_cluster = field("redis_mode") == "cluster";
+    if let BackplaneKind::Redis { hosts, sentinel: None, .. } = &config.kind
+        && hosts.len() > 1
+        && !is_cluster
+    {
+        let why = "several hosts are for a Redis Cluster, and this is none".to_owned();
+        return Err(LinkError::Failed(why));
+    }
+    Ok(is_cluster)
+}
+
+/// Listens to a shard channel for the marks. In a cluster its slot must be one of
+/// the node's.
+async fn listen_to_mark(
+    listener: &mut MultiplexedConnection,
+    own: &[u8],
+    is_cluster: bool,
+) -> Result<Vec<u8>, LinkError> {
+    let attempts = if is_cluster { MARK_ATTEMPTS } else { 1 };
+    let mut problem = None;
+    for attempt in 0..attempts {
+        let mark = [own, b":", attempt.to_string().as_bytes()].concat();
+        let mut listening = Pipeline::with_capacity(1);
+        listening.cmd("SSUBSCRIBE").arg(&mark);
+        match listening.query_async::<Value>(listener).await {
+            Ok(_) => return Ok(mark),
+            Err(error) if is_refusal(&error) => problem = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(match problem {
+        Some(problem) => problem.into(),
+        None => LinkError::Failed("no slot of the cluster is the node's".to_owned()),
+    })
+}
+
+async fn connect_sharded(
+    config: &ClusterConfig,
+    read: impl redis::aio::AsyncPushSender,
+) -> Result<ClusterConnection, LinkError> {
+    let BackplaneKind::Redis { hosts, is_tls, .. } = &config.kind else {
+        return Err(LinkError::Failed("the config names no Redis".to_owned()));
+    };
+    let seeds = hosts
+        .iter()
+        .map(|(host, port)| address(host, *port, *is_tls))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut builder = redis::cluster::ClusterClient::builder(seeds)
+        .use_protocol(ProtocolVersion::RESP3)
+        .connection_timeout(config.connect_time)
+        .response_timeout(config.answer_time)
+        .push_sender(read);
+    if let Some(user) = &config.user {
+        builder = builder.username(user);
+    }
+    if let Some(password) = &config.password {
+        builder = builder.password(password.expose());
+    }
+    if *is_tls {
+        builder = builder.tls(TlsMode::Secure).certs(certificates(config));
+    }
+    Ok(builder.build()?.get_async_connection().await?)
+}
+
+async fn found_by_sentinel(
+    config: &ClusterConfig,
+    master: &str,
+) -> Result<ConnectionInfo, LinkError> {
+    let BackplaneKind::Redis { hosts, is_tls, .. } = &config.kind else {
+        return Err(LinkError::Failed("the config names no Redis".to_owned()));
+    };
+    let sentinels = hosts
+        .iter()
+        .map(|(host, port)| address(host, *port, *is_tls))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut node = SentinelNodeConnectionInfo::default()
+        .set_redis_connection_info(redis_settings(config, ProtocolVersion::RESP3));
+    if *is_tls {
+        node = node.set_tls_mode(TlsMode::Secure);
+    }
+    let client = Sentinel::build(sentinels)?.async_master_for(master, Some(&node)).await?;
+    Ok(client.get_connection_info().clone())
+}
+
+fn address(host: &str, port: u16, is_tls: bool) -> Result<ConnectionInfo, LinkError> {
+    let host = host.to_owned();
+    let address = match is_tls {
+        true => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+        false => ConnectionAddr::Tcp(host, port),
+    };
+    Ok(address.into_connection_info()?)
+}
+
+fn client(config: &ClusterConfig, address: ConnectionInfo) -> Result<Client, LinkError> {
+    let is_tls = matches!(address.addr(), ConnectionAddr::TcpTls { .. });
+    let address = address.set_redis_settings(redis_settings(config, ProtocolVersion::RESP3));
+    Ok(match is_tls {
+        true => Client::build_with_tls(address, certificates(config))?,
+        false => Client::open(address)?,
+    })
+}
+
+fn redis_settings(config: &ClusterConfig, protocol: ProtocolVersion) -> RedisConnectionInfo {
+    let mut settings = RedisConnectionInfo::default().set_protocol(protocol);
+    if let Some(user) = &config.user {
+        settings = settings.set_username(user);
+    }
+    if let Some(password) = &config.password {
+        settings = settings.set_password(password.expose());
+    }
+    settings
+}
+
+fn certificates(config: &ClusterConfig) -> TlsCertificates {
+    let tls = &config.tls;
+    TlsCertificates {
+        client_tls: tls.client.as_ref().map(|(certificate, key)| ClientTlsConfig {
+            client_cert: certificate.pem.clone(),
+            client_key: key.pem.clone(),
+        }),
+        root_cert: tls.authority.as_ref().map(|authority| authority.pem.clone()),
+    }
+}
+
+/// A prefix as part of a pattern that means nothing but itself.
+fn escape(prefix: &[u8]) -> Vec<u8> {
+    let is_special = |byte: u8| matches!(byte, b'*' | b'?' | b'[' | b']' | b'\\' | b'^' | b'-');
+    prefix
+        .iter()
+        .flat_map(|byte| is_special(*byte).then_some(b'\\').into_iter().chain([*byte]))
+        .collect()
+}
+
+/// Reads what a listening connection is told.
+struct Reader {
+    inbox: Arc<Inbox>,
+    stats: Arc<BackplaneStats>,
+    prefix: Vec<u8>,
+    /// Where what nodes say among themselves goes.
+    hearer: mpsc::Sender<Vec<u8>>,
+    state: Mutex<Reading>,
+    breaking: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Reading {
+    mark: Vec<u8>,
+    /// Whether own messages come now.
+    is_own: bool,
+    /// The publication whose copies come now.
+    copies: Option<Copies>,
+}
+
+/// The copies of one publication.
+struct Copies {
+    channel: Bytes,
+    /// For the channel itself: each of its publications begins with that copy.
+    is_of_channel: bool,
+    /// The patterns it came for; each comes once for one publication.
+    patterns: Vec<Bytes>,
+}
+
+impl Reading {
+    /// Whether a copy is the first of its publication. No pattern: it came for the
+    /// channel itself.
+    fn is_first(&mut self, channel: &Bytes, pattern: Option<Bytes>) -> bool {
+        let Some(pattern) = pattern else {
+            let channel = channel.clone();
+            self.copies = Some(Copies { channel, is_of_channel: true, patterns: Vec::new() });
+            return true;
+        };
+        if let Some(copies) = &mut self.copies
+            && copies.channel == channel
+        {
+            if copies.is_of_channel {
+                return false;
+            }
+            if !copies.patterns.contains(&pattern) {
+                copies.patterns.push(pattern);
+                return false;
+            }
+        }
+        let channel = channel.clone();
+        self.copies = Some(Copies { channel, is_of_channel: false, patterns: vec![pattern] });
+        true
+    }
+}
+
+impl Reader {
+    fn take(&self, push: PushInfo) {
+        let PushInfo { kind, data } = push;
+        let mut parts = data.into_iter().map(|value| match value {
+            Value::BulkString(bytes) => Bytes::from(bytes),
+            Value::SimpleString(text) => Bytes::from(text),
+            _ => Bytes::new(),
+        });
+        let mut state = self.state.lock();
+        let (space, pattern) = match kind {
+            PushKind::Disconnection => {
+                self.breaking.send_replace(true);
+                return;
+            }
+            PushKind::Message => (Space::Channels, None),
+            PushKind::SMessage => (Space::ShardChannels, None),
+            PushKind::PMessage => (Space::Channels, parts.next()),
+            _ => {
+                // What is listened to changes between two publications only.
+                state.copies = None;
+                return;
+            }
+        };
+        let (Some(channel), Some(payload)) = (parts.next(), parts.next()) else { return };
+        if space == Space::ShardChannels && *channel == *state.mark {
+            state.is_own = payload == BEGIN;
+            state.copies = None;
+            return;
+        }
+        if state.is_own {
+            count(&self.stats.echoes);
+            return;
+        }
+        if space == Space::Channels && !state.is_first(&channel, pattern.clone()) {
+            return;
+        }
+        drop(state);
+        let Some(name) = channel.strip_prefix(&*self.prefix) else { return };
+        if name.starts_with(RESERVED) {
+            // Seen by a pattern, it was not meant for it.
+            if space == Space::Channels && pattern.is_none() {
+                let _ = self.hearer.try_send(payload.to_vec());
+            }
+            return;
+        }
+        let channel = channel.slice(self.prefix.len()..);
+        self.inbox.push(Incoming { space, channel, payload });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_of_one_publication_are_told_from_the_next() {
+        let mut reading = Reading::default();
+        let mut check = |channel: &'static str, pattern: Option<&'static str>, expected: bool| {
+            let (channel, pattern) = (Bytes::from(channel), pattern.map(Bytes::from));
+            assert_eq!(reading.is_first(&channel, pattern.clone()), expected, "{pattern:?}");
+        };
+        // Two publications that two patterns match.
+        check("a", Some("*"), true);
+        check("a", Some("a*"), false);
+        check("a", Some("*"), true);
+        check("a", Some("a*"), false);
+        // The order of patterns may change between them.
+        check("a", Some("a*"), true);
+        check("a", Some("*"), false);
+        // Another channel.
+        check("b", Some("*"), true);
+        // A channel that is listened to, too.
+        check("c", None, true);
+        check("c", Some("*"), false);
+        check("c", Some("c*"), false);
+        check("c", None, true);
+        check("c", None, true);
+        check("c", Some("*"), false);
+    }
+
+    #[test]
+    fn a_prefix_means_itself_in_a_pattern() {
+        assert_eq!(escape(b"a*b[c]-"), b"a\\*b\\[c\\]\\-");
+        assert!(guest_core::glob::matches(&[&escape(b"x[*"), &b"n*"[..]].concat(), b"x[*news"));
+    }
+}

@@ -1,0 +1,33 @@
+//! Black-box tests of several nodes as one: real binaries, a real Redis or NATS
+//! between them, clients on each, and programs that publish there directly.
+//!
+//! Nothing here knows how the server is made. Each test starts its own nodes and
+//! its own backplane on free ports and may run beside any other. No test sleeps,
+//! but where an outage lasts as long as it is said to last.
+
+#[allow(dead_code, reason = "it is shared with `it`, which needs other parts of it")]
+#[path = "../it/support/mod.rs"]
+mod support;
+
+#[allow(dead_code, reason = "it is shared with `redis`, which needs other parts of it")]
+#[path = "../redis/client.rs"]
+mod client;
+#[allow(dead_code, reason = "it is shared with `redis`, which needs other parts of it")]
+#[path = "../redis/notation.rs"]
+mod notation;
+#[allow(dead_code, reason = "it is shared with `redis`, which needs other parts of it")]
+#[path = "../redis/value.rs"]
+mod value;
+
+mod backplane;
+mod listener;
+mod nodes;
+
+mod ask;
+mod away;
+mod cost;
+mod interest;
+mod plugins;
+mod secrets;
+mod topologies;
+mod traffic;

@@ -1,0 +1,113 @@
+//! Several servers as one.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::backplane::Backplane;
+use crate::client::RespClient;
+use crate::support::server::{Launch, Server};
+use crate::support::{PATIENCE, within};
+use crate::value::Value;
+
+/// One of them.
+pub struct Node {
+    pub server: Server,
+    pub http: SocketAddr,
+    pub resp: SocketAddr,
+}
+
+/// How a node is started.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Further lines of the table `[cluster]`, and further tables.
+    pub config: String,
+    pub plugins: Option<PathBuf>,
+}
+
+impl Node {
+    /// A node with its backplane.
+    pub async fn start(backplane: &Backplane, options: &Options) -> Result<Node> {
+        Node::start_with_url(&backplane.url(), options).await
+    }
+
+    pub async fn start_with_url(url: &str, options: &Options) -> Result<Node> {
+        let config = format!("[cluster]\nurl = \"{url}\"\n{}", options.config);
+        Node::launch(config, options).await
+    }
+
+    /// A node without a backplane.
+    pub async fn alone(options: &Options) -> Result<Node> {
+        Node::launch(options.config.clone(), options).await
+    }
+
+    async fn launch(config: String, options: &Options) -> Result<Node> {
+        let launch = Launch { plugins: options.plugins.clone(), ..Launch::with_config(&config) };
+        let server = launch.start().await?;
+        let (http, resp) = (server.address().await?, server.resp_address().await?);
+        Ok(Node { server, http, resp })
+    }
+
+    /// Three of them.
+    pub async fn three(backplane: &Backplane) -> Result<[Node; 3]> {
+        let options = Options::default();
+        let (a, b, c) = tokio::try_join!(
+            Node::start(backplane, &options),
+            Node::start(backplane, &options),
+            Node::start(backplane, &options),
+        )?;
+        Ok([a, b, c])
+    }
+
+    pub async fn client(&self) -> Result<RespClient> {
+        RespClient::connect(self.resp).await
+    }
+
+    /// The answer of `/healthz`: status and text.
+    pub async fn health(&self) -> Result<(u16, String)> {
+        let asking = async {
+            let mut stream = TcpStream::connect(self.http).await?;
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            anyhow::Ok(answer)
+        };
+        let answer = within(PATIENCE, "/healthz", asking).await??;
+        let (head, body) = answer.split_once("\r\n\r\n").context("an answer has a head")?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        Ok((status.context("an answer has a status")?, body.to_owned()))
+    }
+
+    /// Waits until `/healthz` answers so.
+    pub async fn until_health(&self, status: u16) -> Result<()> {
+        within(PATIENCE, format!("{status} of /healthz"), async {
+            while self.health().await?.0 != status {
+                tokio::task::yield_now().await;
+            }
+            Ok(())
+        })
+        .await?
+    }
+
+    /// A field of `INFO cluster`.
+    pub async fn info(&self, field: &str) -> Result<String> {
+        let answer = self.client().await?.call(&["INFO", "cluster"]).await?;
+        let Value::Bulk(text) = answer else { anyhow::bail!("{answer}") };
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        value.map(str::to_owned).with_context(|| format!("no {field} in {text}"))
+    }
+
+    /// Publishes as a client of its own; the reply.
+    pub async fn publish(&self, channel: &str, payload: &str) -> Result<Value> {
+        self.client().await?.call(&["PUBLISH", channel, payload]).await
+    }
+
+    /// Ends it in good order, and checks that it does.
+    pub async fn stop(self) -> Result<()> {
+        self.server.stop().await
+    }
+}

@@ -1,0 +1,142 @@
+//! Passwords and certificates: they are used, and they are never shown.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::backplane::{Backplane, Kind};
+use crate::listener::{Listener, payload};
+use crate::nodes::{Node, Options};
+use crate::support::server::Server;
+
+const PASSWORD: &str = "c0rrect-horse";
+
+async fn passwords(kind: Kind, extra: &[&str], user: &str) -> Result<()> {
+    let backplane = Backplane::start_with(kind, extra).await?;
+    let home = tempfile::tempdir()?;
+    let options = |password: &str| -> Result<Options> {
+        let file = home.path().join(format!("{}.txt", password.len()));
+        std::fs::write(&file, format!("{password}\n"))?;
+        let config = format!("{user}password_file = {file:?}\n[log]\nfilter = \"trace\"\n");
+        Ok(Options { config, ..Options::default() })
+    };
+    let right = options(PASSWORD)?;
+    let (one, two) =
+        tokio::try_join!(Node::start(&backplane, &right), Node::start(&backplane, &right))?;
+    let mut listener = Listener::start(one.client().await?, &["news"], &[]).await?;
+    two.publish("news", &payload("two", 1)).await?;
+    listener.expect(1).await?;
+    // One that does not know it serves its own clients, and says what is wrong.
+    let wrong = "connect_timeout_ms = 500\n".to_owned() + &options("wr0ng-horse-1")?.config;
+    let stranger =
+        Node::start(&backplane, &Options { config: wrong, ..Options::default() }).await?;
+    ensure!(stranger.health().await? == (503, "the backplane is away\n".to_owned()));
+    stranger.server.wait_for_log("the backplane is away").await?;
+    for node in [one, two, stranger] {
+        let log = node.server.log();
+        ensure!(!log.contains("horse"), "the log has the password");
+        node.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_password_of_redis_is_used_and_not_logged() -> Result<()> {
+    passwords(Kind::Redis, &["--requirepass", PASSWORD], "").await
+}
+
+#[tokio::test]
+async fn the_password_of_nats_is_used_and_not_logged() -> Result<()> {
+    passwords(Kind::Nats, &["--user", "sw", "--pass", PASSWORD], "user = \"sw\"\n").await
+}
+
+#[tokio::test]
+async fn a_password_on_the_command_line_is_refused_and_not_repeated() -> Result<()> {
+    let url = format!("redis://me:{PASSWORD}@127.0.0.1:1");
+    let mut server = Server::run_with(&["serve", "--cluster", &url])?;
+    let (status, _) = server.exit().await?;
+    ensure!(status.code() == Some(64), "it ended with {status}");
+    let log = server.log();
+    ensure!(log.contains("SWITCHYARD_CLUSTER_PASSWORD") && !log.contains(PASSWORD), "{log}");
+    Ok(())
+}
+
+/// An authority and a server's certificate by it, made by OpenSSL.
+struct Certificates {
+    authority: PathBuf,
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Certificates {
+    fn make(home: &Path) -> Result<Certificates> {
+        let openssl = |words: &str| -> Result<()> {
+            let output = Command::new("openssl").args(words.split(' ')).current_dir(home).output();
+            let output = output.context("there is no openssl")?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            Ok(())
+        };
+        std::fs::write(home.join("names"), "subjectAltName=IP:127.0.0.1\n")?;
+        openssl(
+            "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tests -keyout ca.key -out ca.pem",
+        )?;
+        openssl("req -newkey rsa:2048 -nodes -subj /CN=server -keyout server.key -out server.csr")?;
+        openssl(
+            "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem",
+        )?;
+        let [authority, certificate, key] =
+            ["ca.pem", "server.pem", "server.key"].map(|name| home.join(name));
+        Ok(Certificates { authority, certificate, key })
+    }
+}
+
+async fn tls(kind: Kind) -> Result<()> {
+    let home = tempfile::tempdir()?;
+    let Certificates { authority, certificate, key } = Certificates::make(home.path())?;
+    let [certificate, key, ca] =
+        [&certificate, &key, &authority].map(|path| path.display().to_string());
+    let extra = match kind {
+        Kind::Redis => vec![
+            "--port",
+            "0",
+            "--tls-port",
+            "{port}",
+            "--tls-auth-clients",
+            "no",
+            "--tls-cert-file",
+            &certificate,
+            "--tls-key-file",
+            &key,
+            "--tls-ca-cert-file",
+            &ca,
+        ],
+        Kind::Nats => vec!["--tls", "--tlscert", &certificate, "--tlskey", &key],
+    };
+    let backplane = Backplane::start_with(kind, &extra).await?;
+    let scheme = if kind == Kind::Redis { "rediss" } else { "tls" };
+    let url = format!("{scheme}://{}", backplane.address);
+    let options = Options { config: format!("ca_file = {authority:?}\n"), ..Options::default() };
+    let (one, two) = tokio::try_join!(
+        Node::start_with_url(&url, &options),
+        Node::start_with_url(&url, &options),
+    )?;
+    let mut listener = Listener::start(one.client().await?, &["news"], &["*"]).await?;
+    two.publish("news", &payload("two", 1)).await?;
+    listener.expect(2).await?;
+    // One that does not trust it does not speak to it.
+    let config = "connect_timeout_ms = 500\n".to_owned();
+    let stranger = Node::start_with_url(&url, &Options { config, ..Options::default() }).await?;
+    ensure!(stranger.health().await?.0 == 503, "a stranger's certificate was trusted");
+    Ok(())
+}
+
+#[tokio::test]
+async fn redis_is_spoken_to_over_tls() -> Result<()> {
+    tls(Kind::Redis).await
+}
+
+#[tokio::test]
+async fn nats_is_spoken_to_over_tls() -> Result<()> {
+    tls(Kind::Nats).await
+}

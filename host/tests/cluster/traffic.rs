@@ -1,0 +1,243 @@
+//! While all is up, no message is lost and none comes twice.
+
+use anyhow::{Result, ensure};
+
+use crate::backplane::{Backplane, Kind};
+use crate::client::RespClient;
+use crate::listener::{Listener, payload};
+use crate::nodes::Node;
+use crate::value::{Value, ack, message};
+
+/// How many each publisher publishes on each channel.
+const MESSAGES: u64 = 500;
+
+#[tokio::test]
+async fn messages_reach_all_nodes_once_over_redis() -> Result<()> {
+    all_reach_all(Kind::Redis).await
+}
+
+#[tokio::test]
+async fn messages_reach_all_nodes_once_over_nats() -> Result<()> {
+    all_reach_all(Kind::Nats).await
+}
+
+/// Publishes numbered messages on these channels, several in one burst.
+async fn publish(mut client: RespClient, publisher: &str, channels: &[&str]) -> Result<()> {
+    for first in (1..=MESSAGES).step_by(50) {
+        let mut bytes = Vec::new();
+        for number in first..(first + 50).min(MESSAGES + 1) {
+            for channel in channels {
+                let payload = payload(publisher, number);
+                bytes.extend(crate::value::command(&["PUBLISH", channel, &payload]));
+            }
+        }
+        client.send(&bytes).await?;
+        for reply in client.next_many(50 * channels.len()).await? {
+            ensure!(matches!(reply, Value::Integer(_)), "{reply}");
+        }
+    }
+    Ok(())
+}
+
+async fn all_reach_all(kind: Kind) -> Result<()> {
+    let backplane = Backplane::start(kind).await?;
+    let nodes = Node::three(&backplane).await?;
+    let channels = ["news.world", "news.sport"];
+    // On each node: a channel; overlapping patterns; both at once.
+    let mut listeners = Vec::new();
+    for node in &nodes {
+        let patterns = ["news.*", "*.world", "n*"];
+        for (channels, patterns, copies) in [
+            (&["news.world"][..], &[][..], 1),
+            (&[], &patterns[..], 5),
+            (&["news.world", "news.sport"], &["news.w*"], 3),
+        ] {
+            let listener = Listener::start(node.client().await?, channels, patterns).await?;
+            listeners.push((listener, copies));
+        }
+    }
+    let publishing = async {
+        let [a, b, c] = &nodes;
+        let mut foreign = backplane.publisher().await?;
+        tokio::try_join!(
+            publish(a.client().await?, "a", &channels),
+            publish(b.client().await?, "b", &channels),
+            publish(c.client().await?, "c", &channels),
+            async {
+                for number in 1..=MESSAGES {
+                    let payload = payload("foreign", number);
+                    let both = channels.map(|channel| (channel, payload.clone()));
+                    foreign.publish(&both).await?;
+                }
+                Ok(())
+            },
+        )
+    };
+    publishing.await?;
+    let count = 4 * MESSAGES as usize;
+    for (listener, copies) in &mut listeners {
+        listener.expect(*copies * count).await?;
+    }
+    for (listener, _) in &mut listeners {
+        listener.nothing_more().await?;
+    }
+    for node in nodes {
+        node.stop().await?;
+    }
+    Ok(())
+}
+
+/// Names come and go on a node while messages for others on it come.
+async fn names_change_under_load(kind: Kind) -> Result<()> {
+    let backplane = Backplane::start(kind).await?;
+    let options =
+        crate::nodes::Options { config: "leave_delay_ms = 1\n".to_owned(), ..Default::default() };
+    let near = Node::start(&backplane, &options).await?;
+    let far = Node::start(&backplane, &options).await?;
+    // One that listens all the time, between names that were there before it and
+    // names that come after it.
+    let mut before = near.client().await?;
+    for (verb, name) in [("SUBSCRIBE", "news.world"), ("PSUBSCRIBE", "*")] {
+        before.call(&[verb, name]).await?;
+    }
+    let mut steady = Listener::start(near.client().await?, &[], &["news.*"]).await?;
+    let mut fickle = near.client().await?;
+    let publishing = async {
+        let mut foreign = backplane.publisher().await?;
+        tokio::try_join!(publish(far.client().await?, "far", &["news.world"]), async {
+            for number in 1..=MESSAGES {
+                foreign.publish(&[("news.world", payload("foreign", number))]).await?;
+            }
+            Ok(())
+        })
+    };
+    let flapping = async {
+        for round in 0..60 {
+            match round {
+                5 => before.command(&["UNSUBSCRIBE", "news.world"]).await?,
+                10 => before.command(&["PUNSUBSCRIBE", "*"]).await?,
+                _ => {}
+            }
+            let (name, on, off) = match round % 3 {
+                0 => ("news.world", "SUBSCRIBE", "UNSUBSCRIBE"),
+                1 => ("news.w*", "PSUBSCRIBE", "PUNSUBSCRIBE"),
+                _ => ("*", "PSUBSCRIBE", "PUNSUBSCRIBE"),
+            };
+            for verb in [on, off] {
+                fickle.command(&[verb, name]).await?;
+                loop {
+                    let said = fickle.next().await?;
+                    if said == ack(&verb.to_lowercase(), name, i64::from(verb == on)) {
+                        break;
+                    }
+                    ensure!(said.payload().is_ok(), "{said}");
+                }
+            }
+        }
+        anyhow::Ok(())
+    };
+    tokio::try_join!(publishing, flapping)?;
+    steady.expect(2 * MESSAGES as usize).await?;
+    steady.nothing_more().await?;
+    near.stop().await?;
+    far.stop().await
+}
+
+#[tokio::test]
+async fn names_come_and_go_without_loss_over_redis() -> Result<()> {
+    names_change_under_load(Kind::Redis).await
+}
+
+#[tokio::test]
+async fn names_come_and_go_without_loss_over_nats() -> Result<()> {
+    names_change_under_load(Kind::Nats).await
+}
+
+/// A browser on one node, shard channels, and names that are any bytes.
+async fn kinds_and_names(kind: Kind) -> Result<()> {
+    let backplane = Backplane::start(kind).await?;
+    let [a, b, _c] = Node::three(&backplane).await?;
+    let mut browser = a.server.client().await?;
+    let listening = browser.call(serde_json::json!(["SUBSCRIBE", "news world"])).await?;
+    ensure!(listening == serde_json::json!(["OK", 1]), "{listening}");
+    let mut redis = b.client().await?;
+    let names: [&[u8]; 7] =
+        [b"\xff\x00\r\n", b"", b"a..b.", b"50%", b"* >", b"$SYS.x", "grüße".as_bytes()];
+    for (place, name) in names.iter().enumerate() {
+        let expected = ack("subscribe", name, place as i64 + 1);
+        ensure!(redis.call(&[&b"SUBSCRIBE"[..], *name]).await? == expected);
+    }
+    let mut publisher = a.client().await?;
+    for name in names {
+        ensure!(publisher.call(&[&b"PUBLISH"[..], name, b"x"]).await? == Value::Integer(0));
+        let expected = message("message", &[name, b"x"]);
+        let came = redis.next().await?;
+        ensure!(came == expected, "{came}");
+    }
+    ensure!(b.publish("news world", "1 1").await? == Value::Integer(0));
+    let came = browser.next_json().await?;
+    ensure!(came == serde_json::json!(["message", "news world", "1 1"]), "{came}");
+
+    // Shard channels are names of their own.
+    let mut sharded = b.client().await?;
+    ensure!(sharded.call(&["SSUBSCRIBE", "s"]).await? == ack("ssubscribe", "s", 1));
+    let mut plain = Listener::start(b.client().await?, &["s"], &["*"]).await?;
+    ensure!(publisher.call(&["SPUBLISH", "s", "1 1"]).await? == Value::Integer(0));
+    ensure!(publisher.call(&["PUBLISH", "s", "2 1"]).await? == Value::Integer(0));
+    plain.expect(2).await?;
+    let came = sharded.next().await?;
+    ensure!(came == message("smessage", &[b"s", b"1 1"]), "{came}");
+    sharded.nothing(1).await?;
+    plain.nothing_more().await
+}
+
+#[tokio::test]
+async fn all_kinds_and_all_names_cross_redis() -> Result<()> {
+    kinds_and_names(Kind::Redis).await
+}
+
+#[tokio::test]
+async fn all_kinds_and_all_names_cross_nats() -> Result<()> {
+    kinds_and_names(Kind::Nats).await
+}
+
+/// Nodes that are killed take nothing with them but their own connections.
+async fn a_node_is_killed(kind: Kind) -> Result<()> {
+    let backplane = Backplane::start(kind).await?;
+    let [a, b, c] = Node::three(&backplane).await?;
+    let mut listeners = Vec::new();
+    for node in [&a, &b] {
+        listeners.push(Listener::start(node.client().await?, &["news"], &[]).await?);
+    }
+    let mut doomed = Listener::start(c.client().await?, &["news"], &["n*"]).await?;
+    let publishing = async {
+        tokio::try_join!(
+            publish(a.client().await?, "a", &["news"]),
+            publish(b.client().await?, "b", &["news"]),
+        )
+    };
+    let killing = async {
+        doomed.expect(100).await?;
+        c.server.signal("KILL")
+    };
+    tokio::try_join!(publishing, killing)?;
+    for listener in &mut listeners {
+        listener.expect(2 * MESSAGES as usize).await?;
+        listener.nothing_more().await?;
+    }
+    // Another takes its place.
+    let another = Node::start(&backplane, &Default::default()).await?;
+    let mut late = Listener::start(another.client().await?, &["news"], &[]).await?;
+    a.publish("news", &payload("again", 1)).await?;
+    late.expect(1).await
+}
+
+#[tokio::test]
+async fn a_killed_node_is_not_missed_over_redis() -> Result<()> {
+    a_node_is_killed(Kind::Redis).await
+}
+
+#[tokio::test]
+async fn a_killed_node_is_not_missed_over_nats() -> Result<()> {
+    a_node_is_killed(Kind::Nats).await
+}

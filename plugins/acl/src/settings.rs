@@ -63,7 +63,7 @@ fn read_rule(raw: RawRule, attributes: &[String]) -> Result<Rule, String> {
         (None, Some(_)) => vec!["*".to_owned()],
         (Some(users), _) => users,
     };
-    let roles = raw.roles.unwrap_or_else(Vec::new);
+    let roles = raw.roles.unwrap_or_default();
     if users.is_empty() {
         return Err("`users` is empty; write \"*\" for everyone".to_owned());
     }

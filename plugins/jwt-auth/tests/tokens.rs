@@ -1,5 +1,7 @@
 //! Tokens, made here and shown to the plugin's own judgement.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers are of tests, too")]
+
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse};

@@ -12,7 +12,7 @@ use wasmtime::Store;
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
 use super::chain::{Action, DeliverVerdict, Delivery, PublishVerdict};
-use super::counters::{Count, CounterSpace};
+use super::counters::{Count, CounterSpace, Taking, Withdrawal};
 use crate::close::clip;
 use crate::hub::connections::{ConnectionId, Connections};
 use crate::protocol::command::{Credentials, Publication, REJECTED, Refusal};
@@ -475,6 +475,30 @@ impl imports::counters::Host for StoreState {
 
     fn get(&mut self, key: String) -> Option<imports::counters::Count> {
         self.lent::<Lent>().counters.get(&key).map(wit_count)
+    }
+
+    fn take(
+        &mut self,
+        withdrawals: Vec<imports::counters::Withdrawal>,
+    ) -> Result<imports::counters::Taking, imports::counters::CountersError> {
+        use imports::counters as wit;
+        let own = |wit::Withdrawal { bucket, tokens }| Withdrawal {
+            key: bucket.key,
+            capacity: bucket.capacity,
+            refill: bucket.refill,
+            refill_time: Duration::from_millis(bucket.refill_ms),
+            tokens,
+        };
+        let withdrawals = withdrawals.into_iter().map(own).collect();
+        match self.lent::<Lent>().counters.take(withdrawals) {
+            Some(Taking::Taken) => Ok(wit::Taking::Taken),
+            Some(Taking::Short { position, retry }) => Ok(wit::Taking::Short(wit::Shortage {
+                position: position as u32,
+                // Never too soon: what is left of a millisecond is waited for.
+                retry_ms: retry.map(|retry| retry.as_nanos().div_ceil(1_000_000) as u64),
+            })),
+            None => Err(wit::CountersError::Full),
+        }
     }
 }
 

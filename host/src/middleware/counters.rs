@@ -1,4 +1,9 @@
-//! Named numbers with a time to live, which outlive the plugins that count.
+//! Named numbers with a time to live, and buckets of tokens, which outlive the
+//! plugins that count with them.
+//!
+//! Of a bucket only one thing is kept: when it will be full again. That says how
+//! many tokens it holds at any moment, for whatever capacity and rate it is asked
+//! with, and when it can be forgotten.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,6 +14,12 @@ use parking_lot::Mutex;
 /// The longest key, in bytes.
 const KEY_BYTES_MAX: usize = 256;
 
+/// How many buckets one taking may concern: so long the name space is held.
+const WITHDRAWALS_MAX: usize = 64;
+
+/// A year: longer than a server runs without being restarted.
+const TTL_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// How often a full name space is searched for counters that are outdated.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -18,12 +29,19 @@ pub struct Counters {
     counters_max: usize,
 }
 
-/// The counters of one name space.
+/// The counters and buckets of one name space.
 pub struct CounterSpace {
-    counters: Mutex<HashMap<String, Counter>>,
-    /// When what is outdated was last looked for: that costs a look at all.
-    swept: Mutex<Option<Instant>>,
+    held: Mutex<Held>,
     counters_max: usize,
+}
+
+#[derive(Default)]
+struct Held {
+    counters: HashMap<String, Counter>,
+    /// When each bucket that is not full will be.
+    buckets: HashMap<String, Instant>,
+    /// When what is outdated was last looked for: that costs a look at all.
+    swept: Option<Instant>,
 }
 
 struct Counter {
@@ -40,6 +58,35 @@ pub struct Count {
     pub ttl: Duration,
 }
 
+/// Tokens wanted out of one bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withdrawal {
+    /// Which bucket.
+    pub key: String,
+    /// How many tokens it holds when it is full.
+    pub capacity: u64,
+    /// How many flow into it in each `refill_time`.
+    pub refill: u64,
+    /// See there.
+    pub refill_time: Duration,
+    /// How many are wanted.
+    pub tokens: u64,
+}
+
+/// What came of wanting tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taking {
+    /// They were taken out of all buckets.
+    Taken,
+    /// Nothing was taken, because one bucket holds too few.
+    Short {
+        /// Its place in the list.
+        position: usize,
+        /// In what time it holds enough; none: never.
+        retry: Option<Duration>,
+    },
+}
+
 impl Counters {
     /// No name space yet; each may hold so many counters.
     pub fn new(counters_max: usize) -> Counters {
@@ -52,13 +99,7 @@ impl Counters {
         let counters_max = self.counters_max;
         spaces
             .entry(name.to_owned())
-            .or_insert_with(|| {
-                Arc::new(CounterSpace {
-                    counters: Mutex::default(),
-                    swept: Mutex::default(),
-                    counters_max,
-                })
-            })
+            .or_insert_with(|| Arc::new(CounterSpace { held: Mutex::default(), counters_max }))
             .clone()
     }
 }
@@ -73,35 +114,91 @@ impl CounterSpace {
     /// A counter now.
     pub fn get(&self, key: &str) -> Option<Count> {
         let now = Instant::now();
-        let counters = self.counters.lock();
-        counters.get(key).filter(|counter| counter.ends > now).map(|counter| counter.count(now))
+        let held = self.held.lock();
+        held.counters
+            .get(key)
+            .filter(|counter| counter.ends > now)
+            .map(|counter| counter.count(now))
+    }
+
+    /// Takes tokens out of all these buckets, or out of none. None: there is no
+    /// room, or a key or the list is too long.
+    pub fn take(&self, withdrawals: Vec<Withdrawal>) -> Option<Taking> {
+        self.take_at(Instant::now(), withdrawals)
     }
 
     fn add_at(&self, now: Instant, key: String, delta: i64, ttl: Duration) -> Option<Count> {
-        /// A year: longer than a server runs without being restarted.
-        const TTL_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
         if key.len() > KEY_BYTES_MAX {
             return None;
         }
-        let mut counters = self.counters.lock();
-        if counters.len() >= self.counters_max && !counters.contains_key(&key) {
-            let mut swept = self.swept.lock();
-            if swept.is_some_and(|swept| now.saturating_duration_since(swept) < SWEEP_INTERVAL) {
-                return None;
-            }
-            *swept = Some(now);
-            counters.retain(|_, counter| counter.ends > now);
-            if counters.len() >= self.counters_max {
-                return None;
-            }
+        let mut held = self.held.lock();
+        if !held.counters.contains_key(&key) && !held.has_room(now, 1, self.counters_max) {
+            return None;
         }
         let fresh = || Counter { value: 0, ends: now + ttl.min(TTL_MAX) };
-        let counter = counters.entry(key).or_insert_with(fresh);
+        let counter = held.counters.entry(key).or_insert_with(fresh);
         if counter.ends <= now {
             *counter = fresh();
         }
         counter.value = counter.value.saturating_add(delta);
         Some(counter.count(now))
+    }
+
+    fn take_at(&self, now: Instant, withdrawals: Vec<Withdrawal>) -> Option<Taking> {
+        let is_too_long = |withdrawal: &Withdrawal| withdrawal.key.len() > KEY_BYTES_MAX;
+        if withdrawals.len() > WITHDRAWALS_MAX || withdrawals.iter().any(is_too_long) {
+            return None;
+        }
+        let mut held = self.held.lock();
+        // When each would be full again, the same bucket perhaps several times.
+        let mut taken: Vec<(String, Instant)> = Vec::with_capacity(withdrawals.len());
+        for (position, withdrawal) in withdrawals.into_iter().enumerate() {
+            let earlier = taken.iter().rev().find(|(key, _)| *key == withdrawal.key);
+            let full_at = earlier.map(|(_, full_at)| full_at);
+            let full_at = full_at.or_else(|| held.buckets.get(&withdrawal.key));
+            let full_at = full_at.map_or(now, |full_at| now.max(*full_at));
+            let full_then = full_at + withdrawal.time_of(withdrawal.tokens);
+            let empty_for = withdrawal.time_of(withdrawal.capacity);
+            if let Some(over) = (full_then - now).checked_sub(empty_for).filter(|o| !o.is_zero()) {
+                let retry = (withdrawal.tokens <= withdrawal.capacity).then_some(over);
+                return Some(Taking::Short { position, retry });
+            }
+            taken.push((withdrawal.key, full_then));
+        }
+        let news = taken.iter().filter(|(key, _)| !held.buckets.contains_key(key)).count();
+        if news > 0 && !held.has_room(now, news, self.counters_max) {
+            return None;
+        }
+        held.buckets.extend(taken);
+        Some(Taking::Taken)
+    }
+}
+
+impl Held {
+    /// Whether so many more fit in, if need be by forgetting what is outdated.
+    fn has_room(&mut self, now: Instant, more: usize, most: usize) -> bool {
+        let fits = |held: &Held| held.counters.len() + held.buckets.len() + more <= most;
+        if fits(self) {
+            return true;
+        }
+        let is_soon = |swept: Instant| now.saturating_duration_since(swept) < SWEEP_INTERVAL;
+        if self.swept.is_some_and(is_soon) {
+            return false;
+        }
+        self.swept = Some(now);
+        self.counters.retain(|_, counter| counter.ends > now);
+        self.buckets.retain(|_, full_at| *full_at > now);
+        fits(self)
+    }
+}
+
+impl Withdrawal {
+    /// How long it takes until so many tokens have flown in.
+    fn time_of(&self, tokens: u64) -> Duration {
+        let refill_nanos = self.refill_time.max(Duration::from_millis(1)).as_nanos();
+        let nanos = u128::from(tokens).saturating_mul(refill_nanos);
+        let nanos = nanos.div_ceil(u128::from(self.refill.max(1)));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).min(TTL_MAX)
     }
 }
 
@@ -156,6 +253,87 @@ mod tests {
         assert!(!add(1050, "new", 100));
         assert!(!add(2049, "new", 100));
         assert!(add(3050, "new", 100));
-        assert_eq!(space.counters.lock().len(), 2);
+        assert_eq!(space.held.lock().counters.len(), 2);
+    }
+
+    fn withdrawal(key: &str, tokens: u64) -> Withdrawal {
+        // Ten at once, and one every 100 ms.
+        let key = key.to_owned();
+        Withdrawal { key, capacity: 10, refill: 10, refill_time: SECOND, tokens }
+    }
+
+    #[test]
+    fn a_bucket_is_full_at_first_and_filled_steadily() {
+        let space = Counters::new(10).space("a");
+        let start = Instant::now();
+        let take = |after_ms, tokens| {
+            let now = start + Duration::from_millis(after_ms);
+            space.take_at(now, vec![withdrawal("k", tokens)])
+        };
+        let short = |retry_ms| {
+            Some(Taking::Short { position: 0, retry: Some(Duration::from_millis(retry_ms)) })
+        };
+        assert_eq!(take(0, 4), Some(Taking::Taken));
+        assert_eq!(take(0, 7), short(100));
+        assert_eq!(take(0, 6), Some(Taking::Taken));
+        assert_eq!(take(0, 1), short(100));
+        assert_eq!(take(50, 1), short(50));
+        assert_eq!(take(100, 1), Some(Taking::Taken));
+        assert_eq!(take(100, 0), Some(Taking::Taken));
+        // However long nobody takes, it never holds more than its capacity.
+        assert_eq!(take(3_600_000, 11), Some(Taking::Short { position: 0, retry: None }));
+        assert_eq!(take(3_600_000, 10), Some(Taking::Taken));
+        assert_eq!(take(3_600_000, 1), short(100));
+    }
+
+    #[test]
+    fn tokens_are_taken_from_all_buckets_or_from_none() {
+        let space = Counters::new(10).space("a");
+        let now = Instant::now();
+        let take = |wanted: &[(&str, u64)]| {
+            let wanted = wanted.iter().map(|(key, tokens)| withdrawal(key, *tokens));
+            space.take_at(now, wanted.collect())
+        };
+        assert_eq!(take(&[("a", 10), ("b", 4)]), Some(Taking::Taken));
+        let retry = Some(Duration::from_millis(200));
+        assert_eq!(take(&[("b", 5), ("a", 2)]), Some(Taking::Short { position: 1, retry }));
+        assert_eq!(take(&[("b", 6)]), Some(Taking::Taken));
+        // One bucket twice.
+        let retry = Some(Duration::from_millis(100));
+        let twice = take(&[("c", 6), ("c", 5)]);
+        assert_eq!(twice, Some(Taking::Short { position: 1, retry }));
+        assert_eq!(take(&[("c", 6), ("c", 4)]), Some(Taking::Taken));
+        assert_eq!(take(&[("c", 1)]), Some(Taking::Short { position: 0, retry }));
+    }
+
+    #[test]
+    fn buckets_are_bounded_and_forgotten_when_they_are_full() {
+        let space = Counters::new(2).space("a");
+        let start = Instant::now();
+        let take = |now, key| space.take_at(now, vec![withdrawal(key, 10)]);
+        assert!(take(start, "a").is_some());
+        assert!(space.add_at(start, "a".to_owned(), 1, SECOND).is_some(), "another thing");
+        assert_eq!(take(start, "b"), None);
+        assert_eq!(take(start + SECOND, "b"), Some(Taking::Taken));
+        let long = "k".repeat(KEY_BYTES_MAX + 1);
+        assert_eq!(take(start + SECOND, &long), None);
+        let many = vec![withdrawal("b", 0); WITHDRAWALS_MAX + 1];
+        assert_eq!(space.take_at(start, many), None);
+    }
+
+    #[test]
+    fn what_a_plugin_makes_up_does_no_harm() {
+        let space = Counters::new(2).space("a");
+        let withdrawal = Withdrawal {
+            key: String::new(),
+            capacity: u64::MAX,
+            refill: 0,
+            refill_time: Duration::from_millis(u64::MAX),
+            tokens: u64::MAX,
+        };
+        let now = Instant::now();
+        assert_eq!(space.take_at(now, vec![withdrawal.clone()]), Some(Taking::Taken));
+        let again = space.take_at(now, vec![withdrawal]);
+        assert!(matches!(again, Some(Taking::Short { position: 0, retry: Some(_) })));
     }
 }

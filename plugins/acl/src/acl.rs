@@ -1,9 +1,12 @@
 //! What the hooks decide, without the hooks: who a connection belongs to, and
 //! how a denial is worded.
 
-use crate::budget::Budget;
-use crate::rules::{Asked, Denial, Rule, UserRules};
-use crate::tokens::{self, Tokens};
+use plugin_kit::budget::Budget;
+use plugin_kit::credentials;
+
+use crate::rules::{Asked, Denial, Rule, SubjectRules};
+use crate::subject::Subject;
+use crate::tokens::Tokens;
 
 /// What one call may spend on patterns. In a component that took four
 /// milliseconds at worst; it is enough for a thousand ordinary patterns at once
@@ -19,6 +22,8 @@ pub struct Acl {
     pub tokens: Tokens,
     /// Whether a connection without a user may do nothing.
     pub require_token: bool,
+    /// The notes that patterns have places for.
+    pub attributes: Vec<String>,
 }
 
 /// Why something was refused.
@@ -50,7 +55,7 @@ impl Acl {
         if user.is_some() {
             return Ok(None);
         }
-        let token = tokens::token_in(url).filter(|_| !self.tokens.is_empty());
+        let token = credentials::in_query(url, "token").filter(|_| !self.tokens.is_empty());
         match token.map(|token| self.tokens.user_of(&token)) {
             Some(Some(user)) => Ok(Some(user)),
             Some(None) => Err(Refused::unknown("nobody holds this token")),
@@ -70,13 +75,17 @@ impl Acl {
         }
     }
 
-    /// What a user, or an anonymous connection, may do, for the length of one
-    /// call.
-    pub fn access_of<'a>(&'a self, user: Option<&'a str>) -> Access<'a> {
+    /// Whether it must be known what roles a connection has.
+    pub fn needs_roles(&self) -> bool {
+        self.rules.iter().any(|rule| !rule.roles.is_empty())
+    }
+
+    /// What a connection may do, for the length of one call.
+    pub fn access_of<'a>(&'a self, subject: &'a Subject) -> Access<'a> {
         Access {
-            user,
-            is_unknown: self.require_token && user.is_none(),
-            rules: UserRules::new(&self.rules, user),
+            subject,
+            is_unknown: self.require_token && subject.user.is_none(),
+            rules: SubjectRules::new(&self.rules, subject),
             budget: Budget::of(CALL_STEPS_MAX),
         }
     }
@@ -85,10 +94,10 @@ impl Acl {
 /// What one connection may do. Made for one call.
 #[derive(Debug)]
 pub struct Access<'a> {
-    user: Option<&'a str>,
+    subject: &'a Subject,
     /// Whether it must say who it is before it may do anything.
     is_unknown: bool,
-    rules: UserRules<'a>,
+    rules: SubjectRules<'a>,
     budget: Budget,
 }
 
@@ -99,8 +108,8 @@ impl Access<'_> {
             return Err(Refused::unknown("say who you are first: AUTH and your token"));
         }
         let decision = self.rules.decide(asked, &mut self.budget);
-        decision
-            .map_err(|denial| Refused { code: "NOPERM", message: reason(denial, self.user, asked) })
+        let user = self.subject.user.as_deref();
+        decision.map_err(|denial| Refused { code: "NOPERM", message: reason(denial, user, asked) })
     }
 }
 
@@ -185,7 +194,7 @@ mod tests {
     #[test]
     fn a_refusal_says_who_may_not_do_what() {
         let check = |settings: &str, user, asked, code, message| {
-            let refused = acl(settings).access_of(user).decide(asked);
+            let refused = acl(settings).access_of(&Subject::user(user)).decide(asked);
             let message = String::from(message);
             assert_eq!(refused, Err(Refused { code, message }));
         };
@@ -205,7 +214,8 @@ mod tests {
         check(&open, alice, Asked::Publish("secret"), noperm, message);
         let message = "say who you are first: AUTH and your token";
         check(&closed, None, Asked::Publish("news.a"), "NOAUTH", message);
-        let access = acl(&closed).access_of(alice).decide(Asked::Publish("news.a"));
+        let acl = acl(&closed);
+        let access = acl.access_of(&Subject::user(alice)).decide(Asked::Publish("news.a"));
         assert_eq!(access, Ok(()));
     }
 }

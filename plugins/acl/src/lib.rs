@@ -9,13 +9,10 @@ pub mod acl;
 pub mod settings;
 
 pub mod rules;
+pub mod subject;
 pub mod tokens;
 
-pub mod cover;
-pub mod glob;
 pub mod pattern;
-
-pub mod budget;
 
 use std::sync::OnceLock;
 
@@ -25,7 +22,9 @@ use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials
 use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::attributes;
 use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
+use plugin_kit::notes::{ROLES, USER, roles_in};
 use rules::Asked;
+use subject::Subject;
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
@@ -37,9 +36,6 @@ mod bindings {
     use super::Plugin;
 }
 
-/// The note that says who a connection belongs to.
-const USER: &str = "user";
-
 static ACL: OnceLock<Acl> = OnceLock::new();
 
 fn acl() -> &'static Acl {
@@ -49,6 +45,18 @@ fn acl() -> &'static Acl {
 /// Who the connection belongs to. A note that says nothing names nobody.
 fn user_of(connection: ConnectionId) -> Option<String> {
     attributes::get(connection, USER).filter(|user| !user.is_empty())
+}
+
+/// All that the rules ask about; each note is a call to the host.
+fn subject_of(connection: ConnectionId) -> Subject {
+    let roles = acl().needs_roles().then(|| attributes::get(connection, ROLES)).flatten();
+    let names = acl().attributes.iter();
+    let noted = names.filter_map(|name| Some((name.clone(), attributes::get(connection, name)?)));
+    Subject {
+        user: user_of(connection),
+        roles: roles.map(|note| roles_in(&note)).unwrap_or_default(),
+        attributes: noted.collect(),
+    }
 }
 
 fn note_user(connection: ConnectionId, user: &str) -> Result<(), Refusal> {
@@ -102,8 +110,8 @@ impl admission::Guest for Plugin {
 
 impl access::Guest for Plugin {
     fn on_access(connection: ConnectionId, actions: Vec<Action>) -> Vec<Option<Refusal>> {
-        let user = user_of(connection);
-        let mut access = acl().access_of(user.as_deref());
+        let subject = subject_of(connection);
+        let mut access = acl().access_of(&subject);
         let decisions = actions.iter().map(|action| {
             access.decide(match action {
                 Action::Subscribe(channel) => Asked::Subscribe(channel),

@@ -1,22 +1,23 @@
-//! A pattern as it stands in a rule: a glob in which `{user}` stands for the
-//! name of whoever asks.
+//! A pattern as it stands in a rule: a glob with places for what is known of
+//! whoever asks, such as `{user}`.
 //!
-//! The name goes in with every character escaped, so a user called `*` gets the
-//! channel `user.*` and nothing else. `\{user}` is the text itself. A pattern
-//! without the placeholder is the same for all and taken apart only once.
+//! What stands in a place goes in with every character escaped, so a user called
+//! `*` gets the channel `user.*` and nothing else. `\{user}` is the text itself,
+//! and so are braces around any word that is no place. A pattern without places
+//! is the same for all and taken apart only once.
 
 use std::borrow::Cow;
 
-use crate::budget::{Budget, TooCostly};
-use crate::cover::Cover;
-use crate::glob::Glob;
+use plugin_kit::budget::{Budget, TooCostly};
+use plugin_kit::cover::Cover;
+use plugin_kit::glob::Glob;
 
-const PLACEHOLDER: &str = "{user}";
+use crate::subject::{Placeholder, Subject};
 
 /// What taking a pattern apart costs, in steps of the budget.
 const COVER_COST_PER_BYTE: usize = 256;
 
-/// A glob with or without a place for the user's name.
+/// A glob with or without places.
 #[derive(Clone, Debug)]
 pub enum RulePattern {
     /// The same for everyone.
@@ -26,19 +27,30 @@ pub enum RulePattern {
         /// Taken apart.
         cover: Cover,
     },
-    /// Another for each user: what stands between the places for the name.
-    PerUser(Vec<String>),
+    /// Another for each subject.
+    PerSubject(Vec<Piece>),
+}
+
+/// A piece of a pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// As written.
+    Text(String),
+    /// To be filled in.
+    Place(Placeholder),
 }
 
 impl RulePattern {
-    /// Reads a pattern. Every text is one.
-    pub fn parse(text: &str) -> Self {
+    /// Reads a pattern. Every text is one. `attributes` are the notes that it may
+    /// have places for.
+    pub fn parse(text: &str, attributes: &[String]) -> Self {
         let mut pieces = vec![];
         let mut piece = String::new();
         let mut rest = text;
         while let Some(character) = rest.chars().next() {
-            if let Some(after) = rest.strip_prefix(PLACEHOLDER) {
-                pieces.push(std::mem::take(&mut piece));
+            if let Some((placeholder, after)) = place_at(rest, attributes) {
+                pieces.push(Piece::Text(std::mem::take(&mut piece)));
+                pieces.push(Piece::Place(placeholder));
                 rest = after;
                 continue;
             }
@@ -55,27 +67,27 @@ impl RulePattern {
             let cover = Cover::new(Glob::parse(piece.as_bytes()));
             return Self::Fixed { text: piece, cover };
         }
-        pieces.push(piece);
-        Self::PerUser(pieces)
+        pieces.push(Piece::Text(piece));
+        Self::PerSubject(pieces)
     }
 
-    /// Whether the channel matches. For a connection without a user a pattern
-    /// with a place for one matches nothing.
-    pub fn matches(&self, user: Option<&str>, channel: &str) -> bool {
-        self.text_for(user)
+    /// Whether the channel matches. For a connection that lacks what there is a
+    /// place for it matches nothing.
+    pub fn matches(&self, subject: &Subject, channel: &str) -> bool {
+        self.text_for(subject)
             .is_some_and(|text| guest_core::glob::matches(text.as_bytes(), channel.as_bytes()))
     }
 
     /// The pattern taken apart; none when it matches nothing, as above.
     pub fn cover_for(
         &self,
-        user: Option<&str>,
+        subject: &Subject,
         budget: &mut Budget,
     ) -> Result<Option<Cow<'_, Cover>>, TooCostly> {
         if let Self::Fixed { cover, .. } = self {
             return Ok(Some(Cow::Borrowed(cover)));
         }
-        let Some(text) = self.text_for(user) else {
+        let Some(text) = self.text_for(subject) else {
             return Ok(None);
         };
         budget.spend(text.len() * COVER_COST_PER_BYTE)?;
@@ -83,14 +95,26 @@ impl RulePattern {
         Ok(Some(Cow::Owned(cover)))
     }
 
-    fn text_for(&self, user: Option<&str>) -> Option<Cow<'_, str>> {
+    fn text_for(&self, subject: &Subject) -> Option<Cow<'_, str>> {
         match self {
             Self::Fixed { text, .. } => Some(Cow::Borrowed(text)),
-            Self::PerUser(pieces) => {
-                user.map(|user| Cow::Owned(pieces.join(&with_all_escaped(user))))
+            Self::PerSubject(pieces) => {
+                let texts = pieces.iter().map(|piece| match piece {
+                    Piece::Text(text) => Some(Cow::Borrowed(text.as_str())),
+                    Piece::Place(place) => {
+                        subject.value_of(place).map(|value| Cow::Owned(with_all_escaped(value)))
+                    }
+                });
+                texts.collect::<Option<String>>().map(Cow::Owned)
             }
         }
     }
+}
+
+/// The place that begins here, and what follows it.
+fn place_at<'a>(text: &'a str, attributes: &[String]) -> Option<(Placeholder, &'a str)> {
+    let (word, after) = text.strip_prefix('{')?.split_once('}')?;
+    Placeholder::read(word, attributes).map(|placeholder| (placeholder, after))
 }
 
 fn with_all_escaped(name: &str) -> String {
@@ -104,7 +128,7 @@ mod tests {
     #[test]
     fn the_name_is_taken_literally() {
         let check = |pattern: &str, user: Option<&str>, channel: &str, expected: bool| {
-            let found = RulePattern::parse(pattern).matches(user, channel);
+            let found = RulePattern::parse(pattern, &[]).matches(&Subject::user(user), channel);
             assert_eq!(found, expected, "{pattern} {user:?} {channel}");
         };
         check("user.{user}", Some("alice"), "user.alice", true);
@@ -123,7 +147,8 @@ mod tests {
     #[test]
     fn an_escaped_placeholder_is_text() {
         let check = |pattern: &str, channel: &str, expected: bool| {
-            let found = RulePattern::parse(pattern).matches(Some("*"), channel);
+            let found =
+                RulePattern::parse(pattern, &[]).matches(&Subject::user(Some("*")), channel);
             assert_eq!(found, expected, "{pattern} {channel}");
         };
         check(r"\{user}", "{user}", true);
@@ -134,5 +159,26 @@ mod tests {
         check(r"\é{user}", "é*", true);
         check(r"{user", "{user", true);
         check("\\", "\\", true);
+    }
+
+    #[test]
+    fn a_place_is_filled_by_what_is_noted() {
+        let subject = Subject {
+            attributes: [("tenant".to_owned(), "acme*".to_owned())].into(),
+            ..Subject::user(Some("alice"))
+        };
+        let check = |pattern: &str, channel: &str, expected: bool| {
+            let attributes = ["tenant".to_owned(), "region".to_owned()];
+            let found = RulePattern::parse(pattern, &attributes).matches(&subject, channel);
+            assert_eq!(found, expected, "{pattern} {channel}");
+        };
+        check("{tenant}.{sub}.*", "acme*.alice.x", true);
+        check("{tenant}.{sub}.*", "acmee.alice.x", false);
+        // It has no such note.
+        check("{region}.*", ".x", false);
+        check("{region}.*", "{region}.x", false);
+        // No place, as the settings name none of that name.
+        check("{colour}", "{colour}", true);
+        check("{{user}}", "{alice}", true);
     }
 }

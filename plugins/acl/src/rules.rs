@@ -1,7 +1,7 @@
 //! Who may listen and publish where.
 //!
-//! Rules are tried in order, and the first that speaks of the user, the action
-//! and the channel decides. Where none does, the answer is no. A PSUBSCRIBE asks
+//! Rules are tried in order, and the first that speaks of the user, its roles, the
+//! action and the channel decides. Where none does, the answer is no. A PSUBSCRIBE asks
 //! for every channel that its pattern matches, those that nobody has published
 //! on yet included: it passes only when one rule lets the user listen to all of
 //! them and no rule before that forbids a single one.
@@ -9,10 +9,12 @@
 use std::borrow::Cow;
 use std::cell::OnceCell;
 
-use crate::budget::{Budget, TooCostly};
-use crate::cover::Cover;
-use crate::glob::Glob;
+use plugin_kit::budget::{Budget, TooCostly};
+use plugin_kit::cover::Cover;
+use plugin_kit::glob::Glob;
+
 use crate::pattern::RulePattern;
+use crate::subject::Subject;
 
 /// What a rule says to what it speaks of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -25,7 +27,7 @@ pub enum Effect {
     Deny,
 }
 
-/// Whom a rule speaks of.
+/// Which users a rule speaks of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
     /// Everyone, known or not.
@@ -52,8 +54,10 @@ impl Who {
 /// One rule.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// Whom it speaks of.
+    /// Of which users it speaks.
     pub users: Vec<Who>,
+    /// Of which of those: who has one of these roles. Empty: all of them.
+    pub roles: Vec<String>,
     /// What it says.
     pub effect: Effect,
     /// To which channels it lets them listen, or forbids it.
@@ -90,14 +94,21 @@ impl From<TooCostly> for Denial {
     }
 }
 
-/// The rules as they stand for one user, for as long as one call takes.
+impl Rule {
+    fn speaks_of(&self, subject: &Subject) -> bool {
+        self.users.iter().any(|who| who.is(subject.user.as_deref()))
+            && (self.roles.is_empty() || self.roles.iter().any(|role| subject.roles.contains(role)))
+    }
+}
+
+/// The rules as they stand for one subject, for as long as one call takes.
 ///
 /// What only patterns need is made when the first one is asked for, and serves
 /// all others of the call.
 #[derive(Debug)]
-pub struct UserRules<'a> {
+pub struct SubjectRules<'a> {
     rules: &'a [Rule],
-    user: Option<&'a str>,
+    subject: &'a Subject,
     for_patterns: OnceCell<Result<Vec<PatternRule<'a>>, TooCostly>>,
 }
 
@@ -109,10 +120,10 @@ struct PatternRule<'a> {
     subscribe: Vec<Cow<'a, Cover>>,
 }
 
-impl<'a> UserRules<'a> {
-    /// The rules for this user; none means that the connection is anonymous.
-    pub fn new(rules: &'a [Rule], user: Option<&'a str>) -> Self {
-        Self { rules, user, for_patterns: OnceCell::new() }
+impl<'a> SubjectRules<'a> {
+    /// The rules for this subject.
+    pub fn new(rules: &'a [Rule], subject: &'a Subject) -> Self {
+        Self { rules, subject, for_patterns: OnceCell::new() }
     }
 
     /// Decides by the first rule that applies. Only `Asked::Psubscribe` takes
@@ -132,7 +143,7 @@ impl<'a> UserRules<'a> {
     ) -> Result<(), Denial> {
         for (number, rule) in self.numbered() {
             let mut patterns = patterns_of(rule).iter();
-            if patterns.any(|pattern| pattern.matches(self.user, channel)) {
+            if patterns.any(|pattern| pattern.matches(self.subject, channel)) {
                 return rule.effect.of_rule(number);
             }
         }
@@ -163,7 +174,7 @@ impl<'a> UserRules<'a> {
         let rules = self.numbered().map(|(number, rule)| {
             let covers = rule.subscribe.iter();
             let covers =
-                covers.filter_map(|pattern| pattern.cover_for(self.user, budget).transpose());
+                covers.filter_map(|pattern| pattern.cover_for(self.subject, budget).transpose());
             Ok(PatternRule {
                 number,
                 effect: rule.effect,
@@ -173,10 +184,10 @@ impl<'a> UserRules<'a> {
         rules.collect()
     }
 
-    /// The rules that speak of the user, counted from 1.
+    /// The rules that speak of the subject, counted from 1.
     fn numbered(&self) -> impl Iterator<Item = (usize, &'a Rule)> {
         let rules = (1..).zip(self.rules);
-        rules.filter(|(_, rule)| rule.users.iter().any(|who| who.is(self.user)))
+        rules.filter(|(_, rule)| rule.speaks_of(self.subject))
     }
 }
 
@@ -200,9 +211,11 @@ mod tests {
             "@anonymous" => Who::Anonymous,
             name => Who::User(name.to_owned()),
         };
-        let patterns = |texts: &[&str]| texts.iter().map(|text| RulePattern::parse(text)).collect();
+        let patterns =
+            |texts: &[&str]| texts.iter().map(|text| RulePattern::parse(text, &[])).collect();
         Rule {
             users: users.iter().map(who).collect(),
+            roles: vec![],
             effect,
             subscribe: patterns(subscribe),
             publish: patterns(publish),
@@ -211,7 +224,8 @@ mod tests {
 
     fn check(rules: &[Rule], user: &str, asked: Asked<'_>, expected: Result<(), Denial>) {
         let user = Some(user).filter(|user| !user.is_empty());
-        let found = UserRules::new(rules, user).decide(asked, &mut Budget::of(100_000));
+        let subject = Subject::user(user);
+        let found = SubjectRules::new(rules, &subject).decide(asked, &mut Budget::of(100_000));
         assert_eq!(found, expected, "{user:?} {asked:?}");
     }
 
@@ -247,6 +261,38 @@ mod tests {
         // The name of a user is never taken for a word.
         check("*", Subscribe("lobby"), Err(Denial::NoRule));
         check("@anonymous", Subscribe("lobby"), Err(Denial::NoRule));
+    }
+
+    #[test]
+    fn a_rule_may_speak_of_roles() {
+        let with_roles = |roles: &[&str], rule: Rule| Rule {
+            roles: roles.iter().map(|role| role.to_string()).collect(),
+            ..rule
+        };
+        let rules = [
+            with_roles(&["banned"], rule(Effect::Deny, &["*"], &["*"], &["*"])),
+            with_roles(&["admin", "editor"], rule(Effect::Allow, &["*"], &["n.*"], &["n.*"])),
+            with_roles(&["admin"], rule(Effect::Allow, &["alice"], &["audit.{sub}"], &[])),
+        ];
+        let check = |user, roles: &[&str], asked, expected| {
+            let subject = Subject {
+                roles: roles.iter().map(|role| role.to_string()).collect(),
+                ..Subject::user(user)
+            };
+            let found = SubjectRules::new(&rules, &subject).decide(asked, &mut Budget::of(100_000));
+            assert_eq!(found, expected, "{subject:?} {asked:?}");
+        };
+        let (alice, bob) = (Some("alice"), Some("bob"));
+        check(alice, &["editor"], Asked::Publish("n.a"), Ok(()));
+        check(alice, &["editor"], Asked::Psubscribe("n.a*"), Ok(()));
+        check(None, &["admin"], Asked::Publish("n.a"), Ok(()));
+        check(alice, &["Editor"], Asked::Publish("n.a"), Err(Denial::NoRule));
+        check(alice, &[], Asked::Publish("n.a"), Err(Denial::NoRule));
+        check(alice, &["admin", "banned"], Asked::Publish("n.a"), Err(Denial::Rule(1)));
+        // Both must fit: the user and one of the roles.
+        check(alice, &["admin"], Asked::Subscribe("audit.alice"), Ok(()));
+        check(bob, &["admin"], Asked::Subscribe("audit.bob"), Err(Denial::NoRule));
+        check(alice, &["editor"], Asked::Subscribe("audit.alice"), Err(Denial::NoRule));
     }
 
     #[test]
@@ -291,7 +337,8 @@ mod tests {
         let costly = Asked::Psubscribe("[ab]*a??????????????*z");
         check(costly, Err(Denial::TooCostly));
         // What was spent is missed by patterns only.
-        let rules = UserRules::new(&rules, None);
+        let nobody = Subject::default();
+        let rules = SubjectRules::new(&rules, &nobody);
         let mut empty = Budget::of(0);
         let asked = Asked::Subscribe("xa--------------z");
         assert_eq!(rules.decide(asked, &mut empty), Ok(()));

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use plugin_kit::settings;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -16,13 +17,15 @@ use crate::tokens::Tokens;
 struct RawSettings {
     tokens: BTreeMap<String, String>,
     require_token: bool,
+    attributes: Vec<String>,
     rules: Vec<Value>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawRule {
-    users: Vec<String>,
+    users: Option<Vec<String>>,
+    roles: Option<Vec<String>>,
     #[serde(default)]
     effect: Effect,
     #[serde(default)]
@@ -33,39 +36,50 @@ struct RawRule {
 
 /// Reads the settings, a JSON object. An error is one line for the operator.
 pub fn read(settings: &str) -> Result<Acl, String> {
-    // By way of a value: what reads text directly ends its words with a line
-    // and column of a document that the operator never sees.
-    let settings: Value = serde_json::from_str(settings).map_err(|error| error.to_string())?;
-    let raw = RawSettings::deserialize(settings).map_err(|error| error.to_string())?;
+    let raw: RawSettings = settings::read(settings)?;
+    if raw.attributes.iter().any(|name| matches!(name.as_str(), "" | "user" | "sub")) {
+        return Err(
+            "attributes: `user` and `sub` are known anyway, and no name is empty".to_owned()
+        );
+    }
     for (token, user) in &raw.tokens {
         if token.is_empty() {
             return Err(format!("tokens: the token of `{user}` is empty"));
         }
         read_user_name(user).map_err(|error| format!("tokens: {error}"))?;
     }
-    let rules = (1..).zip(raw.rules).map(|(number, rule)| {
-        let at_rule = |error: String| format!("rule {number}: {error}");
-        let raw = RawRule::deserialize(rule).map_err(|error| at_rule(error.to_string()))?;
-        read_rule(raw).map_err(at_rule)
-    });
+    let read = |rule, _| read_rule(rule, &raw.attributes);
     Ok(Acl {
-        rules: rules.collect::<Result<_, _>>()?,
+        rules: settings::read_each("rule", raw.rules, read)?,
         tokens: Tokens::from_iter(raw.tokens),
         require_token: raw.require_token,
+        attributes: raw.attributes,
     })
 }
 
-fn read_rule(raw: RawRule) -> Result<Rule, String> {
-    if raw.users.is_empty() {
+fn read_rule(raw: RawRule, attributes: &[String]) -> Result<Rule, String> {
+    let users = match (raw.users, &raw.roles) {
+        (None, None) => return Err("names nobody; give it `users`, `roles` or both".to_owned()),
+        (None, Some(_)) => vec!["*".to_owned()],
+        (Some(users), _) => users,
+    };
+    let roles = raw.roles.unwrap_or_default();
+    if users.is_empty() {
         return Err("`users` is empty; write \"*\" for everyone".to_owned());
+    }
+    if roles.iter().any(|role| matches!(role.as_str(), "" | "*")) {
+        return Err("a role is empty or `*`; leave `roles` out to speak of everyone".to_owned());
     }
     if raw.subscribe.is_empty() && raw.publish.is_empty() {
         return Err("names no channels; give it `subscribe`, `publish` or both".to_owned());
     }
-    let users = raw.users.iter().map(|text| read_who(text));
-    let patterns = |texts: Vec<String>| texts.iter().map(|text| RulePattern::parse(text)).collect();
+    let users = users.iter().map(|text| read_who(text));
+    let patterns = |texts: Vec<String>| {
+        texts.iter().map(|text| RulePattern::parse(text, attributes)).collect()
+    };
     Ok(Rule {
         users: users.collect::<Result<_, _>>()?,
+        roles,
         effect: raw.effect,
         subscribe: patterns(raw.subscribe),
         publish: patterns(raw.publish),
@@ -105,6 +119,7 @@ mod tests {
             r#"{"tokens": {"s3cret": "alice"}, "require_token": true}"#,
             r#"{"rules": [{"users": ["*", "alice", "@anonymous"], "subscribe": ["a*"]}]}"#,
             r#"{"rules": [{"users": ["@authenticated"], "effect": "deny", "publish": ["a"]}]}"#,
+            r#"{"attributes": ["tenant"], "rules": [{"roles": ["a"], "publish": ["{tenant}"]}]}"#,
         ] {
             if let Err(error) = read(settings) {
                 panic!("{settings}: {error}");
@@ -120,7 +135,7 @@ mod tests {
         };
         check(
             r#"{"rulez": []}"#,
-            "unknown field `rulez`, expected one of `tokens`, `require_token`, `rules`",
+            "unknown field `rulez`, expected one of `tokens`, `require_token`, `attributes`, `rules`",
         );
         check(r#"{"require_token": "yes"}"#, "invalid type: string \"yes\", expected a boolean");
         check(r#"{"tokens": {"": "alice"}}"#, "tokens: the token of `alice` is empty");
@@ -131,10 +146,21 @@ mod tests {
         );
         check(
             r#"{"rules": [{"users": ["*"], "publish": ["a"]}, {"users": ["*"], "publsh": ["a"]}]}"#,
-            "rule 2: unknown field `publsh`, expected one of `users`, `effect`, `subscribe`, \
-             `publish`",
+            "rule 2: unknown field `publsh`, expected one of `users`, `roles`, `effect`, \
+             `subscribe`, `publish`",
         );
-        check(r#"{"rules": [{"publish": ["a"]}]}"#, "rule 1: missing field `users`");
+        check(
+            r#"{"rules": [{"publish": ["a"]}]}"#,
+            "rule 1: names nobody; give it `users`, `roles` or both",
+        );
+        check(
+            r#"{"rules": [{"roles": ["*"], "publish": ["a"]}]}"#,
+            "rule 1: a role is empty or `*`; leave `roles` out to speak of everyone",
+        );
+        check(
+            r#"{"attributes": ["sub"]}"#,
+            "attributes: `user` and `sub` are known anyway, and no name is empty",
+        );
         check(
             r#"{"rules": [{"users": [], "publish": ["a"]}]}"#,
             "rule 1: `users` is empty; write \"*\" for everyone",

@@ -1,7 +1,8 @@
-//! Who holds which token, and where a URL carries one.
+//! Who holds which token.
 
 use std::fmt;
-use std::hint::black_box;
+
+use plugin_kit::credentials::equal_in_constant_time;
 
 /// The users by their tokens.
 #[derive(Clone, Default)]
@@ -42,43 +43,9 @@ impl fmt::Debug for Tokens {
     }
 }
 
-/// The first `token` in the query of a URL, decoded; none when there is none.
-pub fn token_in(path_and_query: &str) -> Option<String> {
-    let (_, query) = path_and_query.split_once('?')?;
-    form_urlencoded::parse(query.as_bytes())
-        .find(|(key, _)| key == "token")
-        .map(|(_, token)| token.into_owned())
-}
-
-fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
-    let pairs = a.iter().zip(b);
-    // The black box keeps the compiler from leaving the loop early.
-    let difference = pairs.fold(0, |difference, (a, b)| black_box(difference | (a ^ b)));
-    a.len() == b.len() && difference == 0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_token_is_found_in_a_url() {
-        let check = |path, expected: Option<&str>| {
-            assert_eq!(token_in(path).as_deref(), expected, "{path}");
-        };
-        check("/ws", None);
-        check("", None);
-        check("/ws?", None);
-        check("/ws?token", Some(""));
-        check("/ws?token=", Some(""));
-        check("/ws?token=s3cret", Some("s3cret"));
-        check("/ws?a=b&token=s3cret&c=d", Some("s3cret"));
-        check("/ws?token=one&token=two", Some("one"));
-        check("/ws?xtoken=a&tokens=b", None);
-        check("/ws?to%6ben=a%26b%3D%2B+%C3%A9", Some("a&b=+ é"));
-        check("/ws?token=%zz%e9", Some("%zz\u{fffd}"));
-        check("/token=s3cret", None);
-    }
 
     #[test]
     fn a_token_names_its_user() {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use acl::acl::Acl;
 use acl::rules::Asked;
+use acl::subject::Subject;
 use anyhow::{Result, ensure};
 use bench::chain::Bench;
 use bench::sides::{Comparison, compare, time};
@@ -89,7 +90,8 @@ impl Hooks {
         // As the component does it, which asks the host who the user is.
         let natively = || {
             let user = self.bench.connection.attribute("user");
-            let mut access = native.access_of(user.as_deref());
+            let subject = Subject { user, ..Subject::default() };
+            let mut access = native.access_of(&subject);
             let mut decide = |action: &Action<'_>| match *action {
                 Action::Subscribe(channel) => access.decide(Asked::Subscribe(channel)),
                 Action::Psubscribe(pattern) => access.decide(Asked::Psubscribe(pattern)),

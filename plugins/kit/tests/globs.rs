@@ -1,10 +1,10 @@
-//! Holds what `acl` thinks of globs against what the engine does with them, by
+//! Holds what `glob` and `cover` think of globs against what the engine does with them, by
 //! trying out every short name. The seed is printed with a failure; every run
 //! tries the same cases.
 
-use acl::budget::Budget;
-use acl::cover::Cover;
-use acl::glob::Glob;
+use plugin_kit::budget::Budget;
+use plugin_kit::cover::Cover;
+use plugin_kit::glob::Glob;
 
 /// Bytes of names. `z` stands for all that `PIECES` does not mention.
 const LETTERS: &[u8] = b"abz";

@@ -1,0 +1,156 @@
+//! A plugin of Switchyard: who a connection belongs to, by JSON Web Tokens.
+//! `README.md` says what the settings may be.
+//!
+//! Here stands the glue between the contract and the modules below, which know
+//! nothing of it and are tested natively. The plugin keeps nothing but its
+//! settings: what a token said is noted on the connection, so that a successor
+//! knows it too.
+
+pub mod settings;
+
+pub mod keys;
+pub mod verify;
+
+pub mod grant;
+
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bindings::exports::switchyard::pubsub::access::{self, Action};
+use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials, Protocol};
+use bindings::exports::switchyard::pubsub::lifecycle;
+use bindings::switchyard::pubsub::attributes;
+use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
+use grant::{Asked, Grant};
+use plugin_kit::notes::{ROLES, USER, note_of_roles};
+use settings::{Settings, WithoutToken};
+use verify::{Identity, Refused};
+
+#[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
+mod bindings {
+    wit_bindgen::generate!({ path: "../../wit", world: "gatekeeper" });
+
+    #[cfg(target_family = "wasm")]
+    export!(Plugin with_types_in self);
+    #[cfg(target_family = "wasm")]
+    use super::Plugin;
+}
+
+/// The note of what a token lets its bearer do, and until when.
+const GRANT: &str = "jwt-auth";
+
+static SETTINGS: OnceLock<Settings> = OnceLock::new();
+
+fn settings() -> &'static Settings {
+    SETTINGS.get().expect("the host calls `init` before all else")
+}
+
+fn is_known(connection: ConnectionId) -> bool {
+    attributes::get(connection, USER).is_some_and(|user| !user.is_empty())
+}
+
+/// Notes what a token said, in place of what one before it said. The user comes
+/// last: where there is no room for all, the connection belongs to nobody.
+fn note(connection: ConnectionId, identity: &Identity) -> Result<(), Refusal> {
+    let note = |key: &str, value: Option<&str>| {
+        attributes::set(connection, key, value).map_err(|_full| Refusal {
+            code: "LIMIT".to_owned(),
+            message: "there is no room to note what your token says".to_owned(),
+        })
+    };
+    note(USER, None)?;
+    note(ROLES, identity.roles.as_deref().map(note_of_roles).as_deref())?;
+    for (key, value) in &identity.attributes {
+        note(key, value.as_deref())?;
+    }
+    note(GRANT, Some(&identity.grant.to_note()))?;
+    note(USER, Some(&identity.user))
+}
+
+impl From<Refused> for Refusal {
+    fn from(Refused { code, message }: Refused) -> Self {
+        Self { code: code.to_owned(), message }
+    }
+}
+
+struct Plugin;
+
+impl lifecycle::Guest for Plugin {
+    fn init(settings: String) -> Result<(), String> {
+        let settings = settings::read(&settings)?;
+        SETTINGS.get_or_init(|| settings);
+        Ok(())
+    }
+}
+
+impl admission::Guest for Plugin {
+    fn on_connect(connection: ConnectionId, client: Client) -> Result<(), Refusal> {
+        let settings = settings();
+        let token = settings.token_of(&client.path, &client.headers);
+        match token.filter(|token| verify::is_token(token)) {
+            Some(token) => note(connection, &settings.verifier.verify(&token)?),
+            // Over RESP nobody can show one before being let in.
+            None if settings.without_token == WithoutToken::Refuse
+                && client.protocol == Protocol::Websocket
+                && !is_known(connection) =>
+            {
+                Err(Refused::unknown("connect with a token").into())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn on_authenticate(
+        connection: ConnectionId,
+        Credentials { user, secret }: Credentials,
+    ) -> Result<bool, Refusal> {
+        if !settings().takes_auth || !verify::is_token(&secret) {
+            return Ok(false);
+        }
+        let identity = settings().verifier.verify(&secret)?;
+        match user {
+            // What Redis clients say who are given no name.
+            Some(user) if user != "default" && user != identity.user => {
+                Err(Refused::unknown("the token belongs to another user").into())
+            }
+            _ => note(connection, &identity).map(|()| true),
+        }
+    }
+
+    fn on_disconnect(_connection: ConnectionId) {}
+}
+
+impl access::Guest for Plugin {
+    fn on_access(connection: ConnectionId, actions: Vec<Action>) -> Vec<Option<Refusal>> {
+        let grant = attributes::get(connection, GRANT).map(|note| Grant::from_note(&note));
+        let refuse_all = |why: &str| {
+            let refusal = || Some(Refusal::from(Refused::unknown(why)));
+            actions.iter().map(|_| refusal()).collect()
+        };
+        let grant = match grant {
+            Some(Some(grant)) => grant,
+            Some(None) => return refuse_all("what was noted of your token cannot be read"),
+            None if settings().without_token != WithoutToken::Allow && !is_known(connection) => {
+                return refuse_all("say who you are first: AUTH and your token");
+            }
+            None => return actions.iter().map(|_| None).collect(),
+        };
+        if grant.has_ended(now(), settings().leeway_s) {
+            return refuse_all("your token expired; AUTH with a new one");
+        }
+        let mut access = grant.access();
+        let decisions = actions.iter().map(|action| {
+            access.decide(match action {
+                Action::Subscribe(channel) => Asked::Subscribe(channel),
+                Action::Psubscribe(pattern) => Asked::Psubscribe(pattern),
+                Action::Publish(intent) => Asked::Publish(&intent.channel),
+            })
+        });
+        decisions.map(|decision| decision.err().map(Refusal::from)).collect()
+    }
+}
+
+/// In seconds since 1970, as tokens count.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,16 @@
+//! What several of the plugins that ship need, and none is about: globs taken
+//! apart, where a client shows a token, how settings are read.
+//!
+//! It knows nothing of the contract, so that it is tested natively and a plugin
+//! may be built on another version of it.
+
+pub mod settings;
+
+pub mod address;
+pub mod credentials;
+pub mod notes;
+
+pub mod cover;
+pub mod glob;
+
+pub mod budget;

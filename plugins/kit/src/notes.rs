@@ -1,0 +1,33 @@
+//! The names and the writing of the notes that several plugins keep on a
+//! connection, so that one that authenticates is understood by one that
+//! authorises.
+
+/// Who the connection belongs to.
+pub const USER: &str = "user";
+
+/// The roles of whoever it belongs to: a JSON array of strings.
+pub const ROLES: &str = "roles";
+
+/// The roles in a note. What is no JSON array of strings names none.
+pub fn roles_in(note: &str) -> Vec<String> {
+    serde_json::from_str(note).unwrap_or_default()
+}
+
+/// The note of these roles.
+pub fn note_of_roles(roles: &[String]) -> String {
+    serde_json::Value::from(roles).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_come_back_as_they_went() {
+        let roles = ["admin".to_owned(), "a \"b\",c".to_owned()];
+        assert_eq!(roles_in(&note_of_roles(&roles)), roles);
+        for nobody in ["", "admin", "[1]", "{}", "null", "[\"a\""] {
+            assert!(roles_in(nobody).is_empty(), "{nobody}");
+        }
+    }
+}

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::terminal::publish::PubArgs;
+use crate::terminal::subscribe::SubArgs;
+
 /// A Pub/Sub server for WebSocket and Redis clients whose logic is made of
 /// WebAssembly components that are replaced while it runs.
 #[derive(Debug, Parser)]
@@ -23,6 +26,17 @@ pub enum Command {
     /// its log to standard error. SIGTERM or ctrl-c ends it in good order, a
     /// second one at once; SIGHUP reads the plugins and the engine file again.
     Serve(ServeArgs),
+
+    /// Listens to channels and patterns of a running server, and prints what is
+    /// published.
+    ///
+    /// A lost connection is made again, as the server's words and close codes say.
+    /// Ctrl-c ends it.
+    Sub(SubArgs),
+
+    /// Publishes on a channel of a running server, and prints how many deliveries
+    /// that made.
+    Pub(PubArgs),
 }
 
 /// The flags of `switchyard serve`.

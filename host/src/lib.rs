@@ -24,3 +24,5 @@ pub mod engine;
 pub mod middleware;
 pub use switchyard_wasm as wasm;
 mod watch;
+
+pub mod terminal;

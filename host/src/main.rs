@@ -14,6 +14,7 @@ use tracing_subscriber::EnvFilter;
 use switchyard::cli::{Cli, Command, ServeArgs};
 use switchyard::config::{Config, LogFormat};
 use switchyard::server::{Order, Server};
+use switchyard::terminal;
 
 /// The exit code for bad arguments or configuration (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
@@ -30,6 +31,8 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Serve(args) => serve(&args),
+        Command::Sub(args) => terminal::run(terminal::subscribe::run(args)),
+        Command::Pub(args) => terminal::run(terminal::publish::run(args)),
     }
 }
 

@@ -21,3 +21,5 @@ mod swap_under_load;
 mod traps;
 
 mod parity;
+
+mod terminal;

@@ -5,7 +5,7 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::info;
@@ -33,6 +33,13 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve(&args),
         Command::Sub(args) => terminal::run(terminal::subscribe::run(args)),
         Command::Pub(args) => terminal::run(terminal::publish::run(args)),
+        Command::Top(args) => terminal::run(terminal::top::run(args)),
+        Command::Bench(args) => terminal::run(terminal::bench::run(args)),
+        Command::Health(args) => terminal::code(terminal::health::run(&args)),
+        Command::Completions(args) => {
+            terminal::code(terminal::generate::completions(&args, Cli::command()))
+        }
+        Command::Man(args) => terminal::code(terminal::generate::man(&args, Cli::command())),
     }
 }
 

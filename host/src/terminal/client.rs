@@ -68,7 +68,7 @@ pub enum Ended {
     #[error("the server does not speak switchyard.v1.json: {0}")]
     Foreign(String),
     /// The server does not do what it was told.
-    #[error("{0}")]
+    #[error(transparent)]
     Refused(#[from] Refusal),
 }
 

@@ -10,26 +10,37 @@ mod wire;
 mod client;
 mod comeback;
 
+mod http;
 mod output;
 
 pub mod publish;
 pub mod subscribe;
+
+pub mod bench;
+pub mod health;
+pub mod top;
+
+pub mod generate;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Carries out a command. The program's exit code: 0 done, 1 failed, and then
-/// standard error says why.
+/// Carries out a command. The program's exit code, as [`code`] has it.
 pub fn run(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .expect("a runtime without threads can be made");
+        .expect("threads can be started");
     let result = runtime.block_on(command);
     // A thread that reads standard input may never return.
     runtime.shutdown_background();
+    code(result)
+}
+
+/// The program's exit code: 0 done, 1 failed, and then standard error says why.
+pub fn code(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Err(error) if !output::is_closed_pipe(&error) => {
             eprintln!("switchyard: {}", output::harmless(&format!("{error:#}")));
@@ -39,17 +50,19 @@ pub fn run(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     }
 }
 
-/// Waits until the person, or whoever supervises the program, wants it to end.
-async fn told_to_end() {
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        // Then the signals do what they do to any program.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+/// Waits until the person, or whoever supervises the program, wants it to end. They
+/// are heard from this call on.
+fn told_to_end() -> impl Future<Output = ()> {
+    let signals = [signal(SignalKind::interrupt()), signal(SignalKind::terminate())];
+    async move {
+        let [Ok(mut interrupt), Ok(mut terminate)] = signals else {
+            // Then the signals do what they do to any program.
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     }
 }
 

@@ -1,8 +1,11 @@
 //! The commands of a terminal: the real binary against a real server, with pipes
 //! and with a terminal around it.
 
+mod bench;
+mod generate;
 mod publish;
 mod subscribe;
+mod top;
 
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};

@@ -1,5 +1,6 @@
 # make run         builds everything and starts the server with the example plugins
 # make build       leaves the server at target/release/switchyard
+# make release     leaves an archive to install from in target/dist/
 # make components  leaves the engine and the plugins in target/components/
 # make test        everything there is to test, real clients included
 # make check       format and lints, as errors
@@ -18,7 +19,7 @@ BUILT := target/$(WASM)/component
 OUT := target/components
 RUN := target/run/plugins
 
-.PHONY: run build components toolchain tools test check fuzz bench bench-peers bench-swaps node-host
+.PHONY: run build release components toolchain tools test check fuzz bench bench-peers bench-swaps node-host
 
 run: build $(RUN)/10-acl.toml $(RUN)/20-redact.toml
 	@cp $(OUT)/acl.wasm $(RUN)/10-acl.wasm
@@ -36,6 +37,9 @@ $(RUN)/%.toml: | examples/plugins/%.toml
 
 build: components
 	$(CARGO) build --release --package switchyard
+
+release: build
+	@sh packaging/release.sh target/release/switchyard $(OUT) target/dist
 
 # The engine by itself: plugins use its library, and must not export what it does.
 components: toolchain

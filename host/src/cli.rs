@@ -7,6 +7,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::authors::AuthorCommand;
+use crate::terminal::bench::BenchArgs;
+use crate::terminal::generate::{CompletionsArgs, ManArgs};
+use crate::terminal::health::HealthArgs;
+use crate::terminal::publish::PubArgs;
+use crate::terminal::subscribe::SubArgs;
+use crate::terminal::top::TopArgs;
 use operate::{ConnectionsArgs, EngineCommand, PluginCommand};
 
 /// A Pub/Sub server for WebSocket and Redis clients whose logic is made of
@@ -37,6 +43,40 @@ pub enum Command {
     Engine(EngineCommand),
     /// Lists the connections of a running server.
     Connections(ConnectionsArgs),
+
+    /// Listens to channels and patterns of a running server, and prints what is
+    /// published.
+    ///
+    /// A lost connection is made again, as the server's words and close codes say.
+    /// Ctrl-c ends it.
+    Sub(SubArgs),
+
+    /// Publishes on a channel of a running server, and prints how many deliveries
+    /// that made.
+    Pub(PubArgs),
+
+    /// Shows what a running server does, as it does it: rates, connections, plugins,
+    /// swaps.
+    ///
+    /// Asks its admin API. Where standard output is no terminal, it prints one JSON
+    /// object for each look at the server.
+    Top(TopArgs),
+
+    /// Puts a running server under load for a while, and says what it did.
+    ///
+    /// Each message carries the time at which it was sent, so that latency is from
+    /// publisher to listener. The load shares the machine with the server if that
+    /// runs here. Ctrl-c ends it early.
+    Bench(BenchArgs),
+
+    /// Asks a running server how it is: 0 when it is well, 1 when it is not.
+    Health(HealthArgs),
+
+    /// Writes completions for a shell.
+    Completions(CompletionsArgs),
+
+    /// Writes the manual, as pages for man.
+    Man(ManArgs),
 }
 
 /// What can be done with plugins.

@@ -42,3 +42,4 @@ mod watch;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+pub mod terminal;

@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::info;
@@ -16,6 +16,7 @@ use switchyard::log::{self, Log};
 use switchyard::operator::{self, OperatorError};
 use switchyard::reload::Reloading;
 use switchyard::server::{Order, Server};
+use switchyard::terminal;
 
 /// The exit code for bad arguments or configuration (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
@@ -43,6 +44,15 @@ fn main() -> ExitCode {
         Command::Plugin(Plugins::Operate(command)) => code(operator::plugin(command)),
         Command::Engine(command) => code(operator::engine(command)),
         Command::Connections(args) => code(operator::connections(&args)),
+        Command::Sub(args) => terminal::run(terminal::subscribe::run(args)),
+        Command::Pub(args) => terminal::run(terminal::publish::run(args)),
+        Command::Top(args) => terminal::run(terminal::top::run(args)),
+        Command::Bench(args) => terminal::run(terminal::bench::run(args)),
+        Command::Health(args) => terminal::code(terminal::health::run(&args)),
+        Command::Completions(args) => {
+            terminal::code(terminal::generate::completions(&args, Cli::command()))
+        }
+        Command::Man(args) => terminal::code(terminal::generate::man(&args, Cli::command())),
     }
 }
 

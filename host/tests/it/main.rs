@@ -29,3 +29,5 @@ mod traps;
 
 mod admin;
 mod parity;
+
+mod terminal;

@@ -34,8 +34,13 @@ struct Output {
 impl Process {
     /// Starts a process, called `name` in what a failing test shows.
     pub fn start(name: &'static str, command: &mut Command) -> Result<Process> {
+        Process::start_fed(name, command, Stdio::null())
+    }
+
+    /// The same with something to read at its standard input.
+    pub fn start_fed(name: &'static str, command: &mut Command, stdin: Stdio) -> Result<Process> {
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -1,0 +1,137 @@
+//! When a client comes back to a server that it lost: as the close code says, and
+//! ever more slowly while that does not help.
+
+use std::time::Duration;
+
+use rand::RngExt as _;
+
+use super::client::Ended;
+use super::wire::Refusal;
+
+/// The first pause; each one that follows in a row may be twice as long, ...
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// ... up to this.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// The longest time that a server may send us away for.
+const GOAWAY_MAX: Duration = Duration::from_secs(600);
+
+/// How often in a row a client came back in vain.
+#[derive(Debug, Default)]
+pub struct Comeback {
+    in_vain: u32,
+}
+
+/// What the end of a connection says about the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Advice {
+    Never,
+    AfterAPause,
+    AtOnce,
+    /// At some time between the two.
+    Within(Duration, Duration),
+}
+
+impl Comeback {
+    /// The connection was of use: what follows is no longer in a row.
+    pub fn worked(&mut self) {
+        self.in_vain = 0;
+    }
+
+    /// How long to wait before the next try; none: the server does not want us.
+    pub fn after(&mut self, ended: &Ended) -> Option<Duration> {
+        let pause = match advice(ended) {
+            Advice::Never => return None,
+            // Clients that were closed at the same time come back at different ones.
+            Advice::Within(from, to) => rand::rng().random_range(from..=to),
+            Advice::AtOnce if self.in_vain == 0 => Duration::ZERO,
+            Advice::AtOnce | Advice::AfterAPause => {
+                let longest = PAUSE.saturating_mul(1 << self.in_vain.min(16)).min(PAUSE_MAX);
+                rand::rng().random_range(longest / 2..=longest)
+            }
+        };
+        self.in_vain = self.in_vain.saturating_add(1);
+        Some(pause)
+    }
+}
+
+fn advice(ended: &Ended) -> Advice {
+    match ended {
+        Ended::Closed { code, goaway, .. } => {
+            let by_code = match code {
+                Some(4200..4300) => Advice::AtOnce,
+                // What RFC 6455 has for "again and again the same", and what the
+                // protocol says is for good.
+                Some(1000 | 1002 | 1003 | 1007..=1010 | 4000..4100) => Advice::Never,
+                _ => Advice::AfterAPause,
+            };
+            match goaway {
+                Some(goaway) if by_code != Advice::Never => {
+                    let [from, to] = [goaway.reconnect_within_ms.0, goaway.reconnect_within_ms.1]
+                        .map(|bound| Duration::from_millis(bound).min(GOAWAY_MAX));
+                    Advice::Within(from.min(to), to)
+                }
+                _ => by_code,
+            }
+        }
+        Ended::Unupgraded { status: 408 | 429 | 500.., .. } => Advice::AfterAPause,
+        Ended::Unupgraded { .. } | Ended::Foreign(_) => Advice::Never,
+        Ended::Refused(Refusal { code, .. }) if code == "UNAVAILABLE" => Advice::AfterAPause,
+        Ended::Refused(_) => Advice::Never,
+        Ended::Lost(_) => Advice::AfterAPause,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::Goaway;
+    use super::*;
+
+    fn closed(code: u16, goaway: Option<(u64, u64)>) -> Ended {
+        let goaway = goaway
+            .map(|reconnect_within_ms| Goaway { reason: "r".to_owned(), reconnect_within_ms });
+        Ended::Closed { code: Some(code), reason: String::new(), goaway }
+    }
+
+    #[test]
+    fn the_close_code_says_whether_to_come_back() {
+        let check = |code, expected| assert_eq!(advice(&closed(code, None)), expected, "{code}");
+        for code in [1000, 1002, 1003, 1007, 1009, 4000, 4001, 4003, 4009, 4099] {
+            check(code, Advice::Never);
+        }
+        for code in [1001, 1006, 1011, 1012, 1013, 4100, 4101, 4102, 4199, 4300] {
+            check(code, Advice::AfterAPause);
+        }
+        for code in [4200, 4201, 4202, 4299] {
+            check(code, Advice::AtOnce);
+        }
+        let spread = Advice::Within(Duration::from_millis(500), Duration::from_secs(5));
+        assert_eq!(advice(&closed(1001, Some((500, 5_000)))), spread);
+        assert_eq!(advice(&closed(4003, Some((500, 5_000)))), Advice::Never);
+    }
+
+    #[test]
+    fn coming_back_in_vain_becomes_rarer() {
+        let mut comeback = Comeback::default();
+        let slow = closed(4202, None);
+        assert_eq!(comeback.after(&slow), Some(Duration::ZERO));
+        let mut longest = PAUSE;
+        for _ in 0..20 {
+            longest = (longest * 2).min(PAUSE_MAX);
+            let pause = comeback.after(&slow).unwrap();
+            assert!((longest / 2..=longest).contains(&pause), "{pause:?} of {longest:?}");
+        }
+        assert_eq!(longest, PAUSE_MAX);
+        comeback.worked();
+        assert_eq!(comeback.after(&slow), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_server_cannot_send_a_client_away_for_good() {
+        let pause = Comeback::default().after(&closed(4100, Some((u64::MAX, 0)))).unwrap();
+        assert_eq!(pause, Duration::ZERO);
+        let pause = Comeback::default().after(&closed(4100, Some((u64::MAX, u64::MAX)))).unwrap();
+        assert_eq!(pause, GOAWAY_MAX);
+    }
+}

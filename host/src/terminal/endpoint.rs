@@ -1,0 +1,185 @@
+//! Which server, and who we are to it: the flags that its clients share.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use tokio_tungstenite::tungstenite::http::{HeaderValue, Uri};
+
+use crate::handshake::WEBSOCKET_PATH;
+use crate::protocol::json::SUBPROTOCOL;
+
+/// The flags that say which server, and who we are to it.
+#[derive(Debug, Clone, Args)]
+pub struct EndpointArgs {
+    /// The server's WebSocket, as ws://HOST:PORT/PATH; without a path, /ws.
+    #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:8080/ws")]
+    pub url: Url,
+
+    /// The token, or the password of `--user`, that says who we are. Better given
+    /// by the environment than by the flag, which other users of this machine can
+    /// read.
+    #[arg(long, value_name = "TOKEN", env = "SWITCHYARD_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+
+    /// How the token is shown.
+    #[arg(long, value_name = "HOW", default_value = "url")]
+    pub token_by: TokenBy,
+
+    /// The user whose password the token is; they are sent with AUTH.
+    #[arg(long, value_name = "NAME", requires = "token")]
+    pub user: Option<String>,
+}
+
+/// How a client shows its token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TokenBy {
+    /// In the URL, as ?token=...
+    Url,
+    /// In the header `Authorization: Bearer ...`
+    Header,
+    /// With AUTH, once connected.
+    Auth,
+}
+
+/// Where a server's WebSocket is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Url {
+    /// `HOST:PORT`, as it is looked up.
+    pub authority: String,
+    path_and_query: String,
+}
+
+impl FromStr for Url {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Url, String> {
+        let wanted = |why: &str| format!("{why}; give ws://HOST:PORT/PATH");
+        let uri: Uri = text.parse().map_err(|error| wanted(&format!("not a URL: {error}")))?;
+        let port = match uri.scheme_str() {
+            Some("ws") => 80,
+            Some(scheme) => return Err(wanted(&format!("{scheme}:// is not spoken here"))),
+            None => return Err(wanted("it has no scheme")),
+        };
+        let host = uri.host().filter(|host| !host.is_empty());
+        let host = host.ok_or_else(|| wanted("it names no host"))?;
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err("a user and password do not belong in the URL; see --user".to_owned());
+        }
+        let path_and_query = match uri.path_and_query().map_or("/", |path| path.as_str()) {
+            "/" => WEBSOCKET_PATH.to_owned(),
+            query if query.starts_with("/?") => {
+                format!("{WEBSOCKET_PATH}{}", query.trim_start_matches('/'))
+            }
+            path_and_query => path_and_query.to_owned(),
+        };
+        let authority = format!("{host}:{}", uri.port_u16().unwrap_or(port));
+        Ok(Url { authority, path_and_query })
+    }
+}
+
+impl std::fmt::Display for Url {
+    /// Without the query, which may hold secrets.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let path = self.path_and_query.split('?').next().unwrap_or_default();
+        write!(formatter, "ws://{}{path}", self.authority)
+    }
+}
+
+impl EndpointArgs {
+    /// The upgrade request.
+    ///
+    /// # Errors
+    ///
+    /// The token cannot stand in a header.
+    pub fn request(&self) -> Result<Request, String> {
+        let mut url = format!("ws://{}{}", self.url.authority, self.url.path_and_query);
+        let token = self.token.as_deref().filter(|_| self.user.is_none());
+        if let (Some(token), TokenBy::Url) = (token, self.token_by) {
+            let query = form_urlencoded::Serializer::new(String::new())
+                .append_pair("token", token)
+                .finish();
+            url.push(if url.contains('?') { '&' } else { '?' });
+            url.push_str(&query);
+        }
+        let mut request = url.into_client_request().map_err(|error| error.to_string())?;
+        let headers = request.headers_mut();
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+        if let (Some(token), TokenBy::Header) = (token, self.token_by) {
+            let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+                .map_err(|_| "the token has characters that no header may have".to_owned())?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        Ok(request)
+    }
+
+    /// What AUTH is told; none: it is not said.
+    pub fn credentials(&self) -> Option<Vec<&str>> {
+        let token = self.token.as_deref()?;
+        match &self.user {
+            Some(user) => Some(vec![user, token]),
+            None if self.token_by == TokenBy::Auth => Some(vec![token]),
+            None => None,
+        }
+    }
+}
+
+/// Looks up where a server is. Several addresses when its name has several.
+///
+/// # Errors
+///
+/// The name is not known.
+pub async fn resolve(authority: &str) -> std::io::Result<Vec<SocketAddr>> {
+    Ok(tokio::net::lookup_host(authority).await?.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(url: &str, token_by: TokenBy) -> EndpointArgs {
+        let url = url.parse().unwrap();
+        EndpointArgs { url, token: Some("a&b".to_owned()), token_by, user: None }
+    }
+
+    #[test]
+    fn a_url_says_where_and_nothing_secret() {
+        let check = |text: &str, expected: &str| {
+            let shown = text.parse::<Url>().map(|url| url.to_string());
+            assert_eq!(shown.as_deref(), Ok(expected), "{text}");
+        };
+        check("ws://127.0.0.1:8080", "ws://127.0.0.1:8080/ws");
+        check("ws://127.0.0.1:8080/", "ws://127.0.0.1:8080/ws");
+        check("ws://here/there?token=s3cret", "ws://here:80/there");
+        check("ws://[::1]:1/?a=b", "ws://[::1]:1/ws");
+        for nonsense in ["", "here", "http://here/ws", "ws://", "ws:///ws", "ws://me:pass@here/"] {
+            assert!(nonsense.parse::<Url>().is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_shown_in_one_way() {
+        let by_url = endpoint("ws://here/ws?x=y", TokenBy::Url);
+        assert_eq!(by_url.request().unwrap().uri().query(), Some("x=y&token=a%26b"));
+        assert_eq!(by_url.credentials(), None);
+
+        let by_header = endpoint("ws://here", TokenBy::Header);
+        let request = by_header.request().unwrap();
+        assert_eq!(request.uri().query(), None);
+        assert_eq!(request.headers().get(AUTHORIZATION).unwrap(), "Bearer a&b");
+        assert_eq!(by_header.credentials(), None);
+
+        let by_auth = endpoint("ws://here", TokenBy::Auth);
+        assert_eq!(by_auth.request().unwrap().uri().query(), None);
+        assert_eq!(by_auth.credentials(), Some(vec!["a&b"]));
+
+        let of_user =
+            EndpointArgs { user: Some("alice".to_owned()), ..endpoint("ws://here", TokenBy::Url) };
+        assert_eq!(of_user.request().unwrap().uri().query(), None);
+        assert_eq!(of_user.credentials(), Some(vec!["alice", "a&b"]));
+    }
+}

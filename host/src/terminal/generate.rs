@@ -1,0 +1,59 @@
+//! `switchyard completions` and `switchyard man`: written from the definitions of
+//! the arguments, so that they name what there is.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, Command};
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+/// The flags of `switchyard completions`.
+#[derive(Debug, Clone, Args)]
+pub struct CompletionsArgs {
+    /// Which shell they are for.
+    #[arg(value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+/// The flags of `switchyard man`.
+#[derive(Debug, Clone, Args)]
+pub struct ManArgs {
+    /// Writes one page for each command into this directory, instead of the page
+    /// of `switchyard` itself to standard output.
+    #[arg(long, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+}
+
+/// Writes completions to standard output.
+///
+/// # Errors
+///
+/// Standard output is closed.
+pub fn completions(args: &CompletionsArgs, mut command: Command) -> anyhow::Result<()> {
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command, name, &mut script);
+    io::stdout().write_all(&script)?;
+    Ok(())
+}
+
+/// Writes the manual.
+///
+/// # Errors
+///
+/// Standard output is closed, or the directory cannot be written to.
+pub fn man(args: &ManArgs, command: Command) -> anyhow::Result<()> {
+    let command = command.disable_help_subcommand(true);
+    match &args.directory {
+        Some(directory) => clap_mangen::generate_to(command, directory)
+            .with_context(|| format!("cannot write to {}", directory.display())),
+        None => {
+            let mut page = Vec::new();
+            Man::new(command).render(&mut page)?;
+            io::stdout().write_all(&page)?;
+            Ok(())
+        }
+    }
+}

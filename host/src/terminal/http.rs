@@ -1,0 +1,48 @@
+//! GET over HTTP, which is all that the terminal asks of the admin API.
+
+use std::io::Read;
+use std::time::Duration;
+
+use anyhow::ensure;
+use ureq::Agent;
+
+/// What came back.
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// Whether it is one of success.
+    pub is_good: bool,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// Asks once. A bad status is an answer.
+///
+/// # Errors
+///
+/// There is no answer within `time`, or one of more than `bytes_max`.
+pub fn get(
+    url: &str,
+    token: Option<&str>,
+    time: Duration,
+    bytes_max: u64,
+) -> anyhow::Result<Answer> {
+    let agent: Agent = Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(time))
+        // It is about this server, and a token is for nobody else.
+        .proxy(None)
+        .max_redirects(0)
+        .build()
+        .into();
+    let mut request = agent.get(url);
+    if let Some(token) = token {
+        request = request.header("Authorization", format!("Bearer {token}"));
+    }
+    let response = request.call()?;
+    let status = response.status();
+    let mut body = Vec::new();
+    response.into_body().into_reader().take(bytes_max + 1).read_to_end(&mut body)?;
+    ensure!(body.len() as u64 <= bytes_max, "the answer has over {bytes_max} bytes");
+    Ok(Answer { status: status.as_u16(), is_good: status.is_success(), body })
+}

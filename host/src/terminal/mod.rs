@@ -1,0 +1,98 @@
+//! What `switchyard` does in a terminal beside being a server: it talks to one
+//! that runs, as any client would.
+//!
+//! Each command has a file, which holds its flags and what it does. They know the
+//! protocol and its addresses, and nothing of the server in this program.
+
+mod endpoint;
+mod wire;
+
+mod client;
+mod comeback;
+
+mod http;
+mod output;
+
+pub mod publish;
+pub mod subscribe;
+
+pub mod bench;
+pub mod health;
+pub mod top;
+
+pub mod generate;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Carries out a command. The program's exit code, as [`code`] has it.
+pub fn run(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("threads can be started");
+    let result = runtime.block_on(command);
+    // A thread that reads standard input may never return.
+    runtime.shutdown_background();
+    code(result)
+}
+
+/// The program's exit code: 0 done, 1 failed, and then standard error says why.
+pub fn code(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Err(error) if !output::is_closed_pipe(&error) => {
+            eprintln!("switchyard: {}", output::harmless(&format!("{error:#}")));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Waits until the person, or whoever supervises the program, wants it to end. They
+/// are heard from this call on.
+fn told_to_end() -> impl Future<Output = ()> {
+    let signals = [signal(SignalKind::interrupt()), signal(SignalKind::terminate())];
+    async move {
+        let [Ok(mut interrupt), Ok(mut terminate)] = signals else {
+            // Then the signals do what they do to any program.
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    }
+}
+
+/// A flag's time in seconds, such as `2.5`; more than zero and at most a day.
+fn seconds(text: &str) -> Result<Duration, String> {
+    const DAY: f64 = 86_400.0;
+    let wanted = || format!("give seconds, more than 0 and at most {DAY}");
+    let seconds: f64 = text.parse().map_err(|_| wanted())?;
+    if seconds > 0.0 && seconds <= DAY {
+        // Shorter than a nanosecond is nothing; the flag cannot mean that.
+        Ok(Duration::from_secs_f64(seconds).max(Duration::from_nanos(1)))
+    } else {
+        Err(wanted())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_within_a_day() {
+        let check = |text, expected| assert_eq!(seconds(text).ok(), expected, "{text}");
+        check("2.5", Some(Duration::from_millis(2_500)));
+        check("86400", Some(Duration::from_secs(86_400)));
+        check("86401", None);
+        check("0", None);
+        check("-1", None);
+        check("NaN", None);
+        check("inf", None);
+        check("soon", None);
+    }
+}

@@ -1,0 +1,159 @@
+//! What goes to standard output: lines with colours for a person, lines of JSON
+//! for a program.
+//!
+//! What was published is somebody else's text, so a person's terminal is shown no
+//! control characters of it.
+
+use std::fmt::Display;
+use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+
+use anstream::{AutoStream, ColorChoice};
+use anstyle::{AnsiColor, Style};
+use clap::Args;
+use serde::Serialize;
+
+/// The flag that says for whom it is.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct OutputArgs {
+    /// Prints one JSON object a line, as is done anyway when standard output is no
+    /// terminal.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl OutputArgs {
+    /// For whom it is.
+    pub fn audience(self) -> Audience {
+        if self.json || !io::stdout().is_terminal() { Audience::Program } else { Audience::Person }
+    }
+}
+
+/// Who reads standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Somebody at a terminal.
+    Person,
+    /// A program, or a person later.
+    Program,
+}
+
+/// Standard output. What is written waits until it is flushed.
+pub struct Output {
+    /// Who reads it.
+    pub audience: Audience,
+    stream: BufWriter<AutoStream<Stdout>>,
+}
+
+impl Output {
+    /// Standard output, for whom the flags say. A terminal is shown colours unless
+    /// `NO_COLOR` is set or it has none.
+    pub fn new(audience: Audience) -> Output {
+        let choice = match audience {
+            Audience::Person => AutoStream::choice(&io::stdout()),
+            // Not even where CLICOLOR_FORCE asks for it: it would be no JSON.
+            Audience::Program => ColorChoice::Never,
+        };
+        Output { audience, stream: BufWriter::new(AutoStream::new(io::stdout(), choice)) }
+    }
+
+    /// One line, in colours of [`Style`].
+    ///
+    /// # Errors
+    ///
+    /// Standard output is closed.
+    pub fn line(&mut self, line: impl Display) -> io::Result<()> {
+        writeln!(self.stream, "{line}")
+    }
+
+    /// One line of JSON.
+    ///
+    /// # Errors
+    ///
+    /// Standard output is closed.
+    pub fn json(&mut self, object: &impl Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.stream, object)?;
+        self.stream.write_all(b"\n")
+    }
+
+    /// Shows what was written.
+    ///
+    /// # Errors
+    ///
+    /// Standard output is closed.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+/// Whether this only says that nobody reads on, as `head` does.
+pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let of_io = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+    error.downcast_ref::<io::Error>().is_some_and(of_io)
+}
+
+/// What matters less.
+pub const DIM: Style = Style::new().dimmed();
+
+/// Some text in a style.
+pub fn styled(style: Style, text: impl Display) -> impl Display {
+    std::fmt::from_fn(move |formatter| write!(formatter, "{style}{text}{style:#}"))
+}
+
+/// A colour for a name: always the same one for the same name.
+pub fn colour_of(name: &str) -> Style {
+    const COLOURS: [AnsiColor; 6] = [
+        AnsiColor::Cyan,
+        AnsiColor::Green,
+        AnsiColor::Yellow,
+        AnsiColor::Magenta,
+        AnsiColor::Blue,
+        AnsiColor::BrightRed,
+    ];
+    let sum = name.bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31) + usize::from(byte));
+    let colour = COLOURS.get(sum % COLOURS.len()).copied();
+    Style::new().fg_color(colour.map(Into::into))
+}
+
+/// Text without anything that a terminal would obey: control characters, and marks
+/// that change the direction of writing, are shown as their escapes. A tab stays.
+pub fn harmless(text: &str) -> impl Display {
+    std::fmt::from_fn(move |formatter| {
+        let mut rest = text;
+        while let Some(at) = rest.find(is_obeyed) {
+            let (shown, behind) = rest.split_at(at);
+            let mut behind = behind.chars();
+            let escaped = behind.next().into_iter().flat_map(char::escape_default);
+            write!(formatter, "{shown}")?;
+            escaped.into_iter().try_for_each(|character| write!(formatter, "{character}"))?;
+            rest = behind.as_str();
+        }
+        write!(formatter, "{rest}")
+    })
+}
+
+fn is_obeyed(character: char) -> bool {
+    let is_direction = matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    (character.is_control() && character != '\t') || is_direction
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_shown_nothing_that_it_would_obey() {
+        let check = |text, expected| assert_eq!(harmless(text).to_string(), expected);
+        check("plain ünïcode\t🦀", "plain ünïcode\t🦀");
+        check("a\u{1b}[31mb", "a\\u{1b}[31mb");
+        check("two\r\nlines", "two\\r\\nlines");
+        check("\u{9b}2J", "\\u{9b}2J");
+        check("\u{202e}txt", "\\u{202e}txt");
+        check("", "");
+    }
+
+    #[test]
+    fn a_name_keeps_its_colour() {
+        assert_eq!(colour_of("news"), colour_of("news"));
+        assert!((0..20).any(|n| colour_of(&n.to_string()) != colour_of("news")));
+    }
+}

@@ -1,0 +1,277 @@
+//! `switchyard sub`: shows what is published, until it is told to end.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use clap::Args;
+use jiff::{Timestamp, ZonedDateTime};
+use serde::Serialize;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::client::{Client, Ended};
+use super::comeback::Comeback;
+use super::endpoint::EndpointArgs;
+use super::output::{Audience, DIM, Output, OutputArgs, colour_of, harmless, styled};
+use super::wire::{Message, Said, Spelled};
+use super::{seconds, told_to_end};
+
+/// How long a connection and the server's answers to our first words may take.
+const OPEN_TIME: Duration = Duration::from_secs(10);
+
+/// A connection that lasted so long was of use, even if nothing came over it.
+const USEFUL_TIME: Duration = Duration::from_secs(10);
+
+/// The flags of `switchyard sub`.
+#[derive(Debug, Args)]
+pub struct SubArgs {
+    /// What to listen to. A name with `*`, `?` or `[` is a pattern, any other a
+    /// channel.
+    #[arg(value_name = "NAME", required_unless_present_any = ["channels", "patterns"])]
+    pub names: Vec<OsString>,
+
+    /// A channel to listen to, whatever characters its name has.
+    #[arg(long = "channel", value_name = "NAME")]
+    pub channels: Vec<OsString>,
+
+    /// A pattern to listen to, even if it has none of those characters.
+    #[arg(long = "pattern", value_name = "PATTERN")]
+    pub patterns: Vec<OsString>,
+
+    /// Ends after so many messages.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+
+    /// Ends after so many seconds. With --count, not to have had that many by then
+    /// is a failure.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<Duration>,
+
+    /// Ends with a failure when the connection is lost, instead of coming back.
+    #[arg(long)]
+    pub once: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: OutputArgs,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub endpoint: EndpointArgs,
+}
+
+/// What is listened to, by the verb that does it.
+struct Names {
+    channels: Vec<Spelled>,
+    patterns: Vec<Spelled>,
+}
+
+impl SubArgs {
+    fn listened_to(&self) -> Names {
+        let is_pattern =
+            |name: &&OsString| name.as_bytes().iter().any(|byte| b"*?[".contains(byte));
+        let (globs, plain): (Vec<_>, Vec<_>) = self.names.iter().partition(is_pattern);
+        let spell = |given: Vec<&OsString>, forced: &[OsString]| -> Vec<Spelled> {
+            given.into_iter().chain(forced).map(|name| name.as_os_str().into()).collect()
+        };
+        Names { channels: spell(plain, &self.channels), patterns: spell(globs, &self.patterns) }
+    }
+}
+
+/// Shows what is published, until it is told to end, or as the flags say.
+///
+/// # Errors
+///
+/// There is no connection at first, the server does not let us listen or does not
+/// want us back, standard output is closed, or the time is over too early.
+pub async fn run(args: SubArgs) -> anyhow::Result<()> {
+    let names = args.listened_to();
+    let mut screen = Screen {
+        output: Output::new(args.output.audience()),
+        shows_patterns: names.channels.len() + names.patterns.len() > 1,
+        left: args.count,
+    };
+    let mut client = None;
+    let result = tokio::select! {
+        // What is here already counts.
+        biased;
+        result = listen(&args, &names, &mut client, &mut screen) => result,
+        () = told_to_end() => Ok(()),
+        () = elapsed(args.timeout) => match screen.left {
+            Some(left) => Err(anyhow::anyhow!("the time is over, and {left} messages did not come")),
+            None => Ok(()),
+        },
+    };
+    screen.output.flush()?;
+    if let Some(client) = client {
+        client.close().await;
+    }
+    result
+}
+
+async fn elapsed(time: Option<Duration>) {
+    match time {
+        Some(time) => sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Goes on over as many connections as it takes, the one in use being `client`.
+/// Ends when enough came.
+async fn listen(
+    args: &SubArgs,
+    names: &Names,
+    client: &mut Option<Client>,
+    screen: &mut Screen,
+) -> anyhow::Result<()> {
+    let mut comeback = Comeback::default();
+    let mut was_there = false;
+    loop {
+        let began = Instant::now();
+        let ended = match subscribe(&args.endpoint, names).await {
+            Ok((connected, early)) => {
+                note(if was_there { "listening again" } else { "listening" });
+                was_there = true;
+                match screen.show_all(client.insert(connected), early).await? {
+                    Outcome::Enough => return Ok(()),
+                    Outcome::Ended(ended) => ended,
+                }
+            }
+            Err(ended) => ended,
+        };
+        *client = None;
+        if began.elapsed() >= USEFUL_TIME {
+            comeback.worked();
+        }
+        // A server that never was there is more likely a wrong address.
+        let pause = comeback.after(&ended).filter(|_| was_there && !args.once);
+        let Some(pause) = pause else { return Err(ended.into()) };
+        note(&format!("{ended}; coming back in {:.1} s", pause.as_secs_f64()));
+        sleep(pause).await;
+    }
+}
+
+/// A connection that listens, and the messages that came before the server had
+/// said so.
+async fn subscribe(
+    endpoint: &EndpointArgs,
+    names: &Names,
+) -> Result<(Client, Vec<Message>), Ended> {
+    let deadline = Instant::now() + OPEN_TIME;
+    let mut client = Client::open(endpoint, OPEN_TIME).await?;
+    let mut early = Vec::new();
+    for (verb, names) in [("SUBSCRIBE", &names.channels), ("PSUBSCRIBE", &names.patterns)] {
+        if names.is_empty() {
+            continue;
+        }
+        let id = client.say(verb, names).await?;
+        loop {
+            let said = timeout_at(deadline, client.next()).await;
+            match said.map_err(|_| Ended::Lost(format!("no answer to {verb} in time")))?? {
+                Said::Answer(Some(answered), result) if answered == id => {
+                    result?;
+                    break;
+                }
+                Said::Message(message) => early.push(message),
+                Said::Answer(..) | Said::Goaway(_) => {}
+            }
+        }
+    }
+    Ok((client, early))
+}
+
+/// What a person should know, and a program need not read.
+fn note(what: &str) {
+    if std::io::stderr().is_terminal() {
+        anstream::eprintln!("{}", styled(DIM, format_args!("({})", harmless(what))));
+    } else {
+        eprintln!("switchyard: {}", harmless(what));
+    }
+}
+
+/// Why no more is shown.
+enum Outcome {
+    Enough,
+    Ended(Ended),
+}
+
+/// Where messages are shown.
+struct Screen {
+    output: Output,
+    shows_patterns: bool,
+    /// How many are still to come; none: there is no end.
+    left: Option<u64>,
+}
+
+/// A message for a program.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    #[serde(flatten)]
+    message: &'a Message,
+}
+
+impl Screen {
+    /// Shows messages while they come, and those that came early before.
+    async fn show_all(
+        &mut self,
+        client: &mut Client,
+        early: Vec<Message>,
+    ) -> anyhow::Result<Outcome> {
+        for message in early {
+            if self.show(&message)? {
+                return Ok(Outcome::Enough);
+            }
+        }
+        loop {
+            let said = match client.next_now() {
+                Some(said) => said,
+                None => {
+                    // Nobody waits for a line that is here.
+                    self.output.flush()?;
+                    client.next().await
+                }
+            };
+            match said {
+                Ok(Said::Message(message)) => {
+                    if self.show(&message)? {
+                        return Ok(Outcome::Enough);
+                    }
+                }
+                Ok(Said::Goaway(goaway)) => {
+                    note(&format!("the server will close the connection: {}", goaway.reason));
+                }
+                Ok(Said::Answer(..)) => {}
+                Err(ended) => return Ok(Outcome::Ended(ended)),
+            }
+        }
+    }
+
+    /// Shows one message. Whether it was the last one wanted.
+    fn show(&mut self, message: &Message) -> std::io::Result<bool> {
+        match self.output.audience {
+            Audience::Program => {
+                let time = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
+                self.output.json(&Line { time, message })?;
+            }
+            Audience::Person => {
+                let time = ZonedDateTime::now().strftime("%H:%M:%S%.3f").to_string();
+                let channel = message.channel.for_people();
+                let channel = styled(colour_of(&channel), harmless(&channel));
+                let pattern = message.pattern.as_ref().filter(|_| self.shows_patterns);
+                let pattern = pattern.map_or(String::new(), |pattern| {
+                    styled(DIM, format_args!(" ({})", harmless(&pattern.for_people()))).to_string()
+                });
+                let payload = message.payload.for_people();
+                self.output.line(format_args!(
+                    "{} {channel}{pattern} {}",
+                    styled(DIM, time),
+                    harmless(&payload)
+                ))?;
+            }
+        }
+        self.left = self.left.map(|left| left - 1);
+        Ok(self.left == Some(0))
+    }
+}

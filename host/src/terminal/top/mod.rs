@@ -1,0 +1,158 @@
+//! `switchyard top`: what a running server does, as it does it.
+//!
+//! It asks the admin API again and again, and works out rates between two answers.
+//! At a terminal it draws them; for a program it prints one JSON object each time.
+
+mod draw;
+mod reading;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use jiff::Timestamp;
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::interval;
+
+use self::draw::View;
+use self::reading::{Reading, Source};
+use super::output::{Audience, Output, OutputArgs};
+use super::{seconds, told_to_end};
+
+/// How often keys are looked for.
+const KEYS_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The flags of `switchyard top`.
+#[derive(Debug, Clone, Args)]
+pub struct TopArgs {
+    /// The admin API of the server. Where it asks for a token, that is taken from
+    /// the environment: SWITCHYARD_ADMIN_TOKEN.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8081")]
+    pub admin: String,
+
+    /// How many seconds pass between two looks at the server.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "1")]
+    pub interval: Duration,
+
+    /// Ends after so many looks.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: OutputArgs,
+}
+
+/// Shows what the server does, until it is told to end.
+///
+/// # Errors
+///
+/// The server does not answer: at first, or ever for a program. Or what it is
+/// shown on is closed.
+pub async fn run(args: TopArgs) -> anyhow::Result<()> {
+    let source = Source::new(&args.admin, std::env::var("SWITCHYARD_ADMIN_TOKEN").ok());
+    let mut readings = readings(source, args.interval);
+    let first = readings.recv().await.context("nothing is read")??;
+    match args.output.audience() {
+        Audience::Program => {
+            let printing = print(first, &mut readings, args.count);
+            tokio::select! {
+                result = printing => result,
+                () = told_to_end() => Ok(()),
+            }
+        }
+        Audience::Person => {
+            let mut terminal = ratatui::try_init()?;
+            let result = show(&mut terminal, &args, first, &mut readings).await;
+            ratatui::try_restore()?;
+            result
+        }
+    }
+}
+
+/// What the server says, once an interval. The thread that asks ends when nobody
+/// wants to know any more.
+fn readings(source: Source, pause: Duration) -> mpsc::Receiver<anyhow::Result<Reading>> {
+    let (sender, receiver) = mpsc::channel(1);
+    std::thread::spawn(move || {
+        while sender.blocking_send(source.read()).is_ok() {
+            std::thread::sleep(pause);
+        }
+    });
+    receiver
+}
+
+async fn print(
+    first: Reading,
+    readings: &mut mpsc::Receiver<anyhow::Result<Reading>>,
+    count: Option<u64>,
+) -> anyhow::Result<()> {
+    let mut output = Output::new(Audience::Program);
+    let mut reading = first;
+    let mut before = None;
+    let mut printed = 0;
+    loop {
+        output.json(&json!({
+            "time": Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
+            "per_second": before.as_ref().map(|before| reading.rates_since(before)),
+            "stats": reading.raw_stats,
+            "plugins": reading.raw_plugins,
+        }))?;
+        output.flush()?;
+        printed += 1;
+        if count == Some(printed) {
+            return Ok(());
+        }
+        before = Some(reading);
+        reading = readings.recv().await.context("nothing is read")??;
+    }
+}
+
+async fn show(
+    terminal: &mut DefaultTerminal,
+    args: &TopArgs,
+    first: Reading,
+    readings: &mut mpsc::Receiver<anyhow::Result<Reading>>,
+) -> anyhow::Result<()> {
+    let mut view = View::new(&args.admin, first);
+    let mut ticks = interval(KEYS_INTERVAL);
+    let mut ending = std::pin::pin!(told_to_end());
+    let mut shown = 1;
+    loop {
+        terminal.draw(|frame| view.draw(frame))?;
+        if args.count.is_some_and(|count| shown >= count) {
+            return Ok(());
+        }
+        // Drawn again when there is something new to see.
+        let mut is_new = false;
+        while !is_new {
+            tokio::select! {
+                reading = readings.recv() => {
+                    view.update(reading.context("nothing is read")?);
+                    shown += 1;
+                    is_new = true;
+                }
+                _ = ticks.tick() => {
+                    while event::poll(Duration::ZERO)? {
+                        match event::read()? {
+                            Event::Key(key) if ends(key) => return Ok(()),
+                            Event::Resize(..) => is_new = true,
+                            _ => {}
+                        }
+                    }
+                }
+                () = &mut ending => return Ok(()),
+            }
+        }
+    }
+}
+
+fn ends(key: KeyEvent) -> bool {
+    let is_interrupt =
+        key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+    key.kind == KeyEventKind::Press
+        && (is_interrupt || matches!(key.code, KeyCode::Char('q') | KeyCode::Esc))
+}

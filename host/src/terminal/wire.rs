@@ -1,0 +1,202 @@
+//! `switchyard.v1.json` as a client speaks it: commands to text, text to what the
+//! server said.
+
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// A name or payload as the protocol spells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Spelled {
+    /// Bytes that are UTF-8.
+    Text(String),
+    /// Bytes that are not.
+    Bytes {
+        /// In the standard alphabet, padded.
+        base64: String,
+    },
+}
+
+impl From<&[u8]> for Spelled {
+    fn from(bytes: &[u8]) -> Spelled {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Spelled::Text(text.to_owned()),
+            Err(_) => Spelled::Bytes { base64: BASE64.encode(bytes) },
+        }
+    }
+}
+
+impl From<&OsStr> for Spelled {
+    fn from(argument: &OsStr) -> Spelled {
+        argument.as_bytes().into()
+    }
+}
+
+impl Spelled {
+    /// For people: bytes that are not UTF-8 as their hexadecimal escapes.
+    pub fn for_people(&self) -> Cow<'_, str> {
+        match self {
+            Spelled::Text(text) => text.into(),
+            Spelled::Bytes { base64 } => match BASE64.decode(base64) {
+                Ok(bytes) => bytes.escape_ascii().to_string().into(),
+                Err(_) => base64.into(),
+            },
+        }
+    }
+}
+
+/// What the server said.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Said {
+    /// Somebody published something.
+    Message(Message),
+    /// It will close the connection soon.
+    Goaway(Goaway),
+    /// The answer to the command with this id; without an id, the refusal of one
+    /// that had none.
+    Answer(Option<u64>, Result<Value, Refusal>),
+}
+
+/// A publication that we listen to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Message {
+    /// The pattern that it came for; none: we listen to the channel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<Spelled>,
+    /// Its channel.
+    pub channel: Spelled,
+    /// What was published.
+    pub payload: Spelled,
+}
+
+/// Why the server will close the connection, and when to come back.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Goaway {
+    /// For people.
+    pub reason: String,
+    /// From when on, and until when.
+    pub reconnect_within_ms: (u64, u64),
+}
+
+/// Why the server did not do what it was told.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, thiserror::Error)]
+pub struct Refusal {
+    /// A stable word.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// The plugin that decided.
+    pub by: Option<String>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.code, self.message)?;
+        match &self.by {
+            Some(plugin) => write!(formatter, " [{plugin}]"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A command with an id.
+pub fn command<A: Serialize>(id: u64, verb: &str, arguments: &[A]) -> String {
+    let mut parts = vec![Value::from(id), Value::from(verb)];
+    parts.extend(arguments.iter().map(|argument| {
+        serde_json::to_value(argument).expect("names and payloads have a spelling in JSON")
+    }));
+    Value::Array(parts).to_string()
+}
+
+/// What a frame says; none: something that this client does not know, which a
+/// later server may say.
+///
+/// # Errors
+///
+/// It is not the protocol.
+pub fn parse(frame: &str) -> Result<Option<Said>, serde_json::Error> {
+    let parts: Vec<&RawValue> = serde_json::from_str(frame)?;
+    let texts: Vec<&str> = parts.into_iter().map(RawValue::get).collect();
+    Ok(Some(match texts[..] {
+        [r#""message""#, channel, payload] => Said::Message(Message {
+            pattern: None,
+            channel: serde_json::from_str(channel)?,
+            payload: serde_json::from_str(payload)?,
+        }),
+        [r#""pmessage""#, pattern, channel, payload] => Said::Message(Message {
+            pattern: Some(serde_json::from_str(pattern)?),
+            channel: serde_json::from_str(channel)?,
+            payload: serde_json::from_str(payload)?,
+        }),
+        [r#""goaway""#, goaway, ..] => Said::Goaway(serde_json::from_str(goaway)?),
+        [id, r#""OK""#, value] => {
+            Said::Answer(serde_json::from_str(id)?, Ok(serde_json::from_str(value)?))
+        }
+        [id, r#""ERR""#, refusal] => {
+            Said::Answer(serde_json::from_str(id)?, Err(serde_json::from_str(refusal)?))
+        }
+        _ => return Ok(None),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_is_understood() {
+        let check = |frame: &str, expected: Option<Said>| {
+            assert_eq!(parse(frame).unwrap(), expected, "{frame}");
+        };
+        let text = |text: &str| Spelled::Text(text.to_owned());
+        let not_utf8 = || Spelled::from(&b"\xff"[..]);
+        check(
+            r#"["message","a\n",{"base64":"/w=="}]"#,
+            Some(Said::Message(Message {
+                pattern: None,
+                channel: text("a\n"),
+                payload: not_utf8(),
+            })),
+        );
+        check(
+            r#"["pmessage","a*","ab","x"]"#,
+            Some(Said::Message(Message {
+                pattern: Some(text("a*")),
+                channel: text("ab"),
+                payload: text("x"),
+            })),
+        );
+        check(
+            r#"["goaway",{"reason":"r","reconnect_within_ms":[1,2]}]"#,
+            Some(Said::Goaway(Goaway { reason: "r".to_owned(), reconnect_within_ms: (1, 2) })),
+        );
+        check(r#"[7,"OK",2]"#, Some(Said::Answer(Some(7), Ok(Value::from(2)))));
+        let refusal = Refusal { code: "X".to_owned(), message: "m".to_owned(), by: None };
+        check(r#"[null,"ERR",{"code":"X","message":"m"}]"#, Some(Said::Answer(None, Err(refusal))));
+        check(r#"["news",{}]"#, None);
+        check("[]", None);
+        assert!(parse("{}").is_err());
+        assert!(parse("[1,").is_err());
+    }
+
+    #[test]
+    fn commands_are_spelled() {
+        let names = [Spelled::from(&b"a\""[..]), Spelled::from(&b"\xff"[..])];
+        let said = command(1, "SUBSCRIBE", &names);
+        assert_eq!(said, r#"[1,"SUBSCRIBE","a\"",{"base64":"/w=="}]"#);
+    }
+
+    #[test]
+    fn bytes_are_shown_to_people() {
+        assert_eq!(Spelled::from(&b"\xffa"[..]).for_people(), r"\xffa");
+        assert_eq!(Spelled::from("ü".as_bytes()).for_people(), "ü");
+    }
+}

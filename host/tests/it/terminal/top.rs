@@ -1,0 +1,144 @@
+//! `switchyard top`, against something that answers as the admin API does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{in_a_terminal, outcome, switchyard};
+use crate::support::process::Process;
+
+const TOKEN: &str = "0123456789abcdef";
+
+/// Answers GETs, with numbers that grow from look to look. Gives its URL.
+async fn admin_api() -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let looks = Arc::new(AtomicU64::new(0));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer(stream, looks.clone()));
+        }
+    });
+    Ok(url)
+}
+
+async fn answer(mut stream: TcpStream, looks: Arc<AtomicU64>) -> Result<()> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        if stream.read_buf(&mut request).await? == 0 {
+            return Ok(());
+        }
+    }
+    let request = String::from_utf8(request)?;
+    let path = request.split(' ').nth(1).unwrap_or_default();
+    let is_known = request.to_lowercase().contains(&format!("authorization: bearer {TOKEN}"));
+    let (status, body) = match path {
+        _ if !is_known => ("401 Unauthorized", json!({ "code": "unauthorised", "message": "no" })),
+        "/v1/stats" => ("200 OK", stats(looks.fetch_add(1, Ordering::Relaxed))),
+        "/v1/plugins" => ("200 OK", json!({ "plugins": [plugin()] })),
+        "/v1/connections?limit=1000" => ("200 OK", connections()),
+        _ => ("404 Not Found", Value::Null),
+    };
+    let body = body.to_string();
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close", body.len());
+    stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).await?;
+    Ok(stream.shutdown().await?)
+}
+
+fn stats(looks: u64) -> Value {
+    json!({
+        "version": "9.9.9", "uptime_ms": 3_000 + looks, "connections": 3,
+        "connections_total": 3, "connections_rejected": 0, "outbox_overflows": 1234,
+        "commands": 1_000_000_000 * looks, "bytes_read": 0, "bytes_written": 4096 * looks,
+        "channels": 77, "patterns": null, "engine": "guest-core@0123456789abcdef",
+        "swap_pauses": { "count": 1, "sum_us": 1500.0, "p50_us": 1500.0, "p99_us": 1500.0 },
+        "swaps": [{
+            "at_ms": 0, "by": "local", "deed": "swapped", "slot": "20-redact", "from": "a@1",
+            "to": "b@2", "pause_us": 42,
+        }],
+    })
+}
+
+fn plugin() -> Value {
+    json!({
+        "slot": "10-acl", "name": "acl", "version": "acl@00", "state": "running", "rebuilds": 0,
+        "memory_bytes": [1_048_576, null],
+        "stats": [{
+            "hook": "on-access", "calls": 5, "items": 5, "faults": 6,
+            "verdicts": [{ "verdict": "reject", "count": 5 }],
+            "time": { "count": 5, "sum_us": 10.0, "p50_us": 2.0, "p99_us": 4.0 },
+        }],
+    })
+}
+
+fn connections() -> Value {
+    let of = |door: &str| json!({ "id": 1, "door": door });
+    let doors = [of("websocket"), of("resp"), of("websocket")];
+    json!({ "count": 3, "connections": doors, "next_after": null })
+}
+
+fn top(url: &str, more: &[&str]) -> std::process::Command {
+    let mut command = switchyard(&["top", "--interval", "0.1", "--admin", url]);
+    command.args(more).env("SWITCHYARD_ADMIN_TOKEN", TOKEN);
+    command
+}
+
+#[tokio::test]
+async fn programs_read_what_was_said_and_how_fast_it_grows() -> Result<()> {
+    let url = admin_api().await?;
+    let process = Process::start("top", &mut top(&url, &["--count", "2"]))?;
+    let (lines, _) = outcome(process, 0).await?;
+    let looks: Vec<Value> =
+        lines.iter().map(|line| Ok(serde_json::from_str(line)?)).collect::<Result<_>>()?;
+    assert_eq!(looks.len(), 2);
+    // Of a first look alone nobody can tell how fast anything is.
+    assert_eq!(looks[0]["per_second"], Value::Null);
+    assert!(looks[1]["per_second"]["commands"].as_f64() > Some(0.0), "{lines:?}");
+    assert_eq!(looks[1]["per_second"]["publications"], Value::Null);
+    assert_eq!(looks[1]["stats"]["channels"], 77);
+    assert_eq!(looks[1]["plugins"][0]["slot"], "10-acl");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_person_sees_it_all_on_a_small_screen() -> Result<()> {
+    let url = admin_api().await?;
+    let mut run = in_a_terminal(&top(&url, &["--count", "3"]))?;
+    let (lines, _) = outcome(Process::start("top", &mut run)?, 0).await?;
+    let sent = lines.join("\n");
+    // What is shown before it gives the screen back.
+    let (shown, _) = sent.rsplit_once("\u{1b}[?1049l").unwrap_or((&sent, ""));
+    let mut terminal = vt100::Parser::new(24, 80, 0);
+    terminal.process(shown.as_bytes());
+    let screen = terminal.screen().contents();
+    for expected in [
+        "switchyard 9.9.9",
+        "connections 3 (resp 1, websocket 2)",
+        "too slow 1,234",
+        "channels 77  patterns -",
+        "pauses p50 1.5 ms",
+        "guest-core@01234567",
+        "10-acl",
+        "1.0 MiB",
+        "swapped 20-redact  a@1 to b@2  paused 42 µs",
+    ] {
+        assert!(screen.contains(expected), "{expected}:\n{screen}");
+    }
+    // A thousand million commands more in each look.
+    let rates = screen.lines().nth(3).unwrap_or_default();
+    assert!(rates.split_whitespace().next().is_some_and(|rate| rate.len() >= 9), "{screen}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_has_no_token_is_told_where_it_goes() -> Result<()> {
+    let url = admin_api().await?;
+    let process = Process::start("top", top(&url, &[]).env_remove("SWITCHYARD_ADMIN_TOKEN"))?;
+    let (lines, said) = outcome(process, 1).await?;
+    assert!(lines.is_empty() && said.contains("SWITCHYARD_ADMIN_TOKEN"), "{said}");
+    Ok(())
+}

@@ -13,7 +13,7 @@ use crate::terminal::health::HealthArgs;
 use crate::terminal::publish::PubArgs;
 use crate::terminal::subscribe::SubArgs;
 use crate::terminal::top::TopArgs;
-use operate::{ConnectionsArgs, EngineCommand, PluginCommand};
+use operate::{ConnectionsArgs, EngineCommand, PluginCommand, PubsubCommand};
 
 /// A Pub/Sub server for WebSocket and Redis clients whose logic is made of
 /// WebAssembly components that are replaced while it runs.
@@ -43,6 +43,9 @@ pub enum Command {
     Engine(EngineCommand),
     /// Lists the connections of a running server.
     Connections(ConnectionsArgs),
+    /// What is listened to, on a running server or on all its nodes.
+    #[command(subcommand)]
+    Pubsub(PubsubCommand),
 
     /// Listens to channels and patterns of a running server, and prints what is
     /// published.

@@ -22,7 +22,7 @@ mod tls;
 
 mod connection;
 mod door;
-pub mod limits;
+mod limits;
 pub mod protocol;
 mod session;
 mod stats;

@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         Command::Plugin(Plugins::Operate(command)) => code(operator::plugin(command)),
         Command::Engine(command) => code(operator::engine(command)),
         Command::Connections(args) => code(operator::connections(&args)),
+        Command::Pubsub(command) => code(operator::pubsub(command)),
         Command::Sub(args) => terminal::run(terminal::subscribe::run(args)),
         Command::Pub(args) => terminal::run(terminal::publish::run(args)),
         Command::Top(args) => terminal::run(terminal::top::run(args)),

@@ -11,6 +11,7 @@ mod engine;
 mod error;
 mod guard;
 mod plugins;
+mod pubsub;
 mod router;
 mod stats;
 pub mod tokens;

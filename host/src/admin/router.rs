@@ -8,7 +8,7 @@ use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, delete, get, post};
 
 use super::error::ApiError;
-use super::{Admin, connections, engine, guard, plugins, stats, trace};
+use super::{Admin, connections, engine, guard, plugins, pubsub, stats, trace};
 
 /// A route. Those that anybody may ask without a token get a table of their own.
 pub struct Route {
@@ -38,6 +38,9 @@ pub fn routes() -> Vec<Route> {
         route(Method::GET, "/v1/connections", get(connections::list)),
         route(Method::GET, "/v1/connections/{connection}", get(connections::show)),
         route(Method::DELETE, "/v1/connections/{connection}", delete(connections::close)),
+        route(Method::GET, "/v1/pubsub/channels", get(pubsub::channels)),
+        route(Method::GET, "/v1/pubsub/numsub", get(pubsub::subscribers)),
+        route(Method::GET, "/v1/pubsub/numpat", get(pubsub::patterns)),
         route(Method::GET, "/v1/stats", get(stats::show)),
         route(Method::GET, "/v1/trace", get(trace::stream)),
         route(Method::GET, "/v1/openapi.json", get(openapi)),

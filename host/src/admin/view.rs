@@ -319,6 +319,47 @@ pub struct ReloadBody {
     pub config: Option<String>,
 }
 
+/// How many nodes had their say.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct NodesView {
+    pub answered: usize,
+    pub unavailable: usize,
+}
+
+/// Channels that somebody listens to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct ChannelsView {
+    pub channels: Vec<Name>,
+    pub is_cut: bool,
+    pub nodes: NodesView,
+}
+
+/// How many listen to some channels.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct CountsView {
+    pub counts: Vec<SubscribersView>,
+    pub nodes: NodesView,
+}
+
+/// How many listen to one channel.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct SubscribersView {
+    pub channel: Name,
+    pub subscribers: u64,
+}
+
+/// How many patterns there are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct PatternsView {
+    pub patterns: u64,
+    pub nodes: NodesView,
+}
+
 /// No body.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -241,7 +241,7 @@ fn spell(message: &Message) -> Vec<u8> {
 
 /// What this node answers. A listing takes as long as there are channels, so it is
 /// made where no connection waits for it.
-async fn answer(hub: Arc<Hub>, question: Question) -> Answer {
+pub async fn answer(hub: Arc<Hub>, question: Question) -> Answer {
     let asking = tokio::task::spawn_blocking(move || ask(&hub, question));
     asking.await.unwrap_or(Answer::Unavailable)
 }

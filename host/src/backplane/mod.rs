@@ -36,7 +36,7 @@ use crate::middleware::Middleware;
 use crate::protocol::command::{Publication, Refusal, Space, TOOLARGE, UNAVAILABLE};
 use crate::stats::count;
 
-pub use ask::{Answer, NodeAnswer, Question, Text};
+pub use ask::{Answer, NodeAnswer, Question, Text, answer};
 use inbox::Inbox;
 pub use interest::{Hold, Interest, Name};
 use outgoing::{Outgoing, Queue};

@@ -173,6 +173,50 @@ pub enum EngineCommand {
     },
 }
 
+/// What can be asked about what is listened to.
+#[derive(Debug, Subcommand)]
+#[command(disable_help_subcommand = true)]
+pub enum PubsubCommand {
+    /// Lists the channels that somebody subscribes to.
+    Channels {
+        /// Those that match this glob.
+        #[arg(value_name = "GLOB")]
+        matching: Option<String>,
+        /// Shard channels (SSUBSCRIBE).
+        #[arg(long)]
+        shard: bool,
+        #[command(flatten)]
+        nodes: NodesArgs,
+    },
+    /// Counts who subscribes to channels.
+    Numsub {
+        /// The channels.
+        #[arg(required = true, value_name = "CHANNEL")]
+        channels: Vec<String>,
+        /// Shard channels (SSUBSCRIBE).
+        #[arg(long)]
+        shard: bool,
+        #[command(flatten)]
+        nodes: NodesArgs,
+    },
+    /// Counts patterns.
+    Numpat {
+        #[command(flatten)]
+        nodes: NodesArgs,
+    },
+}
+
+/// Which nodes are asked.
+#[derive(Debug, Args)]
+pub struct NodesArgs {
+    /// Asks all nodes, and not only this one.
+    #[arg(long)]
+    pub all: bool,
+
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
 /// Which connections are listed.
 #[derive(Debug, Args)]
 pub struct ConnectionsArgs {

@@ -13,11 +13,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::admin::view::{
-    ConnectionView, ConnectionsView, EngineView, MoveBody, OfferBody, PluginView, PluginsView,
-    ReloadBody, SwapView, TraceLine,
+    ChannelsView, ConnectionView, ConnectionsView, CountsView, EngineView, MoveBody, OfferBody,
+    PatternsView, PluginView, PluginsView, ReloadBody, SwapView, TraceLine,
 };
 use crate::cli::operate::{
-    AdminArgs, ComponentArgs, ConnectionsArgs, EngineCommand, PlaceArgs, PluginCommand, WantedArgs,
+    AdminArgs, ComponentArgs, ConnectionsArgs, EngineCommand, NodesArgs, PlaceArgs, PluginCommand,
+    PubsubCommand, WantedArgs,
 };
 pub use api::OperatorError;
 use api::{Api, Method};
@@ -108,6 +109,34 @@ pub fn connections(args: &ConnectionsArgs) -> Result<(), OperatorError> {
     print(admin, &closed, |closed: &ConnectionView| {
         format!("connection {} was sent away\n", closed.id)
     })
+}
+
+/// Says what is listened to.
+///
+/// # Errors
+///
+/// There is no server, or it cannot say.
+pub fn pubsub(command: PubsubCommand) -> Result<(), OperatorError> {
+    let flags = |shard: bool, all: bool| {
+        let flags = [("shard", shard), ("all", all)].into_iter().filter(|(_, is_set)| *is_set);
+        flags.map(|(key, _)| (key, "true".to_owned()))
+    };
+    match command {
+        PubsubCommand::Channels { matching, shard, nodes: NodesArgs { all, admin } } => {
+            let asked = matching.map(|glob| ("matching", glob)).into_iter();
+            let path = format!("/v1/pubsub/channels{}", query(asked.chain(flags(shard, all))));
+            get(&admin, &path, |channels: &ChannelsView| show::channels(channels))
+        }
+        PubsubCommand::Numsub { channels, shard, nodes: NodesArgs { all, admin } } => {
+            let asked = channels.into_iter().map(|channel| ("channel", channel));
+            let path = format!("/v1/pubsub/numsub{}", query(asked.chain(flags(shard, all))));
+            get(&admin, &path, |counts: &CountsView| show::subscribers(counts))
+        }
+        PubsubCommand::Numpat { nodes: NodesArgs { all, admin } } => {
+            let path = format!("/v1/pubsub/numpat{}", query(flags(false, all)));
+            get(&admin, &path, |patterns: &PatternsView| show::patterns(patterns))
+        }
+    }
 }
 
 fn get<T: DeserializeOwned>(

@@ -4,8 +4,9 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 use crate::admin::view::{
-    ConnectionView, ConnectionsView, EngineView, FailureView, HistogramView, HookView, Name,
-    NamesView, PluginView, PluginsView, SightView, State, SwapView, unix_ms,
+    ChannelsView, ConnectionView, ConnectionsView, CountsView, EngineView, FailureView,
+    HistogramView, HookView, Name, NamesView, NodesView, PatternsView, PluginView, PluginsView,
+    SightView, State, SwapView, unix_ms,
 };
 use crate::middleware::plugin::TrapPolicy;
 use crate::middleware::stats::Deed;
@@ -179,6 +180,39 @@ pub fn connections(view: &ConnectionsView) -> String {
         None => writeln!(text, "{} in all", view.count),
     };
     text
+}
+
+/// Channels that are listened to.
+pub fn channels(view: &ChannelsView) -> String {
+    let mut text: String = view.channels.iter().map(|channel| name(channel) + "\n").collect();
+    if view.is_cut {
+        text += "... and more: they are too many to be listed\n";
+    }
+    text + &nodes(&view.nodes)
+}
+
+/// Who listens to channels.
+pub fn subscribers(view: &CountsView) -> String {
+    let counts = view.counts.iter();
+    let rows: Vec<_> =
+        counts.map(|count| [name(&count.channel), count.subscribers.to_string()]).collect();
+    table(["CHANNEL", "SUBSCRIBERS"], &rows) + &nodes(&view.nodes)
+}
+
+/// How many patterns there are.
+pub fn patterns(view: &PatternsView) -> String {
+    format!("{}\n", view.patterns) + &nodes(&view.nodes)
+}
+
+/// Nothing where one node was asked and answered.
+fn nodes(view: &NodesView) -> String {
+    match view {
+        NodesView { answered: 1, unavailable: 0 } => String::new(),
+        NodesView { answered, unavailable: 0 } => format!("({answered} nodes)\n"),
+        NodesView { answered, unavailable } => {
+            format!("({answered} nodes; of {unavailable} more the engine could not be asked)\n")
+        }
+    }
 }
 
 /// One connection.

@@ -1,23 +1,11 @@
-//! Asking all nodes at once. There is no door for it yet but the library's, so this
-//! is a node within the test, beside real ones.
+//! Asking all nodes at once, by the admin API of one.
 
-use std::sync::Arc;
-
-use anyhow::{Context, Result, anyhow, ensure};
-use switchyard::backplane::{Answer, Backplane as Link, Question, Text};
-use switchyard::cli::ServeArgs;
-use switchyard::config::Config;
-use switchyard::engine::EngineCode;
-use switchyard::hub::Hub;
-use switchyard::hub::connections::Connections;
-use switchyard::limits::LiveLimits;
-use switchyard::middleware::Middleware;
-use switchyard::middleware::trace::Tracer;
-use switchyard::wasm::Wasm;
+use anyhow::{Result, ensure};
+use serde_json::json;
 
 use crate::backplane::{Backplane, Kind};
-use crate::nodes::Node;
-use crate::support::PATIENCE;
+use crate::nodes::{Node, Options};
+use crate::support::admin::Operator;
 
 async fn all_are_asked(kind: Kind) -> Result<()> {
     let backplane = Backplane::start(kind).await?;
@@ -31,57 +19,29 @@ async fn all_are_asked(kind: Kind) -> Result<()> {
         client.call(&["PSUBSCRIBE", "p*"]).await?;
         clients.push(client);
     }
+    let operator = Operator::of(&b.server).await?;
+    let all = json!({"answered": 3, "unavailable": 0});
+    let one = json!({"answered": 1, "unavailable": 0});
 
-    let config = Config::load(&ServeArgs { cluster: Some(backplane.url()), ..Default::default() })?;
-    let wasm = Wasm::new().map_err(|error| anyhow!("{error:#}"))?;
-    let code = EngineCode::load(&wasm, &config.engine)?;
-    let limits = config.limits;
-    let connections =
-        Connections::new(limits.connections_max, config.outbox, limits.attributes_bytes_max);
-    let live = Arc::new(LiveLimits::new(&limits));
-    let link = Link::new(config.cluster.context("there is one")?, live);
-    let hub =
-        Hub::new(code, &config.engine, connections.clone()).map_err(|error| anyhow!(error))?;
-    let hub = Arc::new(hub.with_interest(link.interest().clone()));
-    let runtime = tokio::runtime::Handle::current();
-    let middleware = Middleware::new(
-        wasm,
-        config.plugins,
-        limits.counters_max,
-        connections,
-        runtime,
-        Arc::new(Tracer::new(1, 1)),
-    );
-    let running = tokio::spawn(link.clone().run(hub.clone(), Arc::new(middleware)));
-    ensure!(link.ready(PATIENCE).await, "it did not find the backplane");
+    let path = "/v1/pubsub/channels?matching=%5Bxyz%5D";
+    let expected = json!({"channels": ["y", "z"], "is_cut": false, "nodes": one});
+    assert_eq!(operator.get(path)?, expected);
+    let expected = json!({"channels": ["x", "y", "z"], "is_cut": false, "nodes": all});
+    assert_eq!(operator.get(&format!("{path}&all=true"))?, expected);
 
-    let text = |name: &str| Text(name.as_bytes().to_vec());
-    let channels = Question::Channels { is_shard: false, matching: Some(text("[xyz]")) };
-    let mut names: Vec<Vec<u8>> = Vec::new();
-    let answers = link.ask_all(&hub, channels).await;
-    ensure!(answers.len() == 4, "{answers:?}");
-    for answer in answers {
-        let Answer::Names { names: some, is_cut: false } = answer.answer else {
-            anyhow::bail!("{answer:?}")
-        };
-        names.extend(some.into_iter().map(|name| name.0));
-    }
-    names.sort_unstable();
-    ensure!(names == [b"x", b"y", b"y", b"y", b"z"], "{names:?}");
+    let counts = operator.get("/v1/pubsub/numsub?channel=x&channel=y&all=true")?;
+    let sums =
+        [json!({"channel": "x", "subscribers": 1}), json!({"channel": "y", "subscribers": 3})];
+    assert_eq!(counts, json!({"counts": sums, "nodes": all}));
+    let patterns = operator.get("/v1/pubsub/numpat?all=true")?;
+    assert_eq!(patterns, json!({"patterns": 3, "nodes": all}));
 
-    let counts =
-        Question::SubscriberCounts { is_shard: false, channels: vec![text("x"), text("y")] };
-    let mut sums = [0, 0];
-    for answer in link.ask_all(&hub, counts).await {
-        let Answer::Counts(counts) = answer.answer else { anyhow::bail!("{answer:?}") };
-        sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
-    }
-    ensure!(sums == [1, 3], "{sums:?}");
-    let patterns = link.ask_all(&hub, Question::PatternCount).await;
-    let count =
-        |wanted: u64| patterns.iter().filter(|it| it.answer == Answer::Count(wanted)).count();
-    ensure!((count(0), count(1)) == (1, 3), "{patterns:?}");
-    running.abort();
+    // The same by the command line.
+    assert_eq!(operator.say(&["pubsub", "channels", "[xyz]"])?, "y\nz\n");
+    assert_eq!(operator.say(&["pubsub", "channels", "--all"])?, "other\nx\ny\nz\n(3 nodes)\n");
+    let counts = operator.say(&["pubsub", "numsub", "y", "none", "--all"])?;
+    ensure!(counts.contains("y        3") && counts.contains("none     0"), "{counts}");
+    assert_eq!(operator.say(&["pubsub", "numpat", "--all"])?, "3\n(3 nodes)\n");
     Ok(())
 }
 
@@ -93,4 +53,30 @@ async fn all_nodes_are_asked_over_redis() -> Result<()> {
 #[tokio::test]
 async fn all_nodes_are_asked_over_nats() -> Result<()> {
     all_are_asked(Kind::Nats).await
+}
+
+/// Alone, a node is all of them; names may be any bytes.
+#[tokio::test]
+async fn a_node_that_is_alone_answers_for_all() -> Result<()> {
+    let node = Node::alone(&Options::default()).await?;
+    let mut client = node.client().await?;
+    client.call(&[&b"SUBSCRIBE"[..], b"\xff &"]).await?;
+    let operator = Operator::of(&node.server).await?;
+    let name = json!({"base64": "/yAm"});
+    let nodes = json!({"answered": 1, "unavailable": 0});
+    let channels = operator.get("/v1/pubsub/channels?all=true&matching=%ff*")?;
+    assert_eq!(channels, json!({"channels": [name], "is_cut": false, "nodes": nodes}));
+    let counts = operator.get("/v1/pubsub/numsub?channel=%FF+%26")?;
+    assert_eq!(counts["counts"], json!([{"channel": name, "subscribers": 1}]));
+    for (path, says) in [
+        ("numsub", "channel must be given"),
+        ("numpat?all=yes", "all must be true or false"),
+        ("numpat?shard=true", "\"shard\" is none of all"),
+        ("channels?match=x", "\"match\" is none of all, matching, shard"),
+    ] {
+        let (status, answer) = operator.ask("GET", &format!("/v1/pubsub/{path}"), None)?;
+        let message = answer["message"].as_str().unwrap_or_default();
+        ensure!(status == 400 && message.contains(says), "{path}: {status} {answer}");
+    }
+    Ok(())
 }

@@ -5,8 +5,11 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use memchr::memmem;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+
+use crate::wire::Wire;
 
 /// How long a server may say nothing before the run is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
@@ -19,6 +22,7 @@ pub struct Fleet {
     events: Events,
     sockets: Vec<Socket>,
     buffer: Vec<u8>,
+    uninvited: Option<&'static [u8]>,
     /// What came in the last turn: from whom, and how much.
     pub came: Vec<(usize, usize)>,
 }
@@ -27,16 +31,20 @@ struct Socket {
     stream: TcpStream,
     /// What the socket did not take yet.
     unsent: Vec<u8>,
+    /// Whether it was sent what nobody asked for.
+    is_bothered: bool,
 }
 
 impl Fleet {
-    /// No connections.
-    pub fn new() -> Result<Fleet> {
+    /// No connections. What the protocol's servers send each of them once without
+    /// being asked is not counted.
+    pub fn new(wire: Wire) -> Result<Fleet> {
         Ok(Fleet {
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
             sockets: Vec::new(),
             buffer: vec![0; READ_BYTES_MAX],
+            uninvited: wire.uninvited(),
             came: Vec::new(),
         })
     }
@@ -48,7 +56,7 @@ impl Fleet {
         let number = self.sockets.len();
         let interests = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut stream, Token(number), interests)?;
-        self.sockets.push(Socket { stream, unsent: Vec::new() });
+        self.sockets.push(Socket { stream, unsent: Vec::new(), is_bothered: false });
         Ok(number)
     }
 
@@ -90,7 +98,18 @@ impl Fleet {
                 match socket.stream.read(&mut self.buffer) {
                     Ok(0) => bail!("the server closed connection {number}"),
                     Ok(length) => {
-                        self.came.push((number, length));
+                        let mut counted = length;
+                        if let Some(uninvited) = self.uninvited
+                            && !socket.is_bothered
+                            && let Some(read) = self.buffer.get(..length)
+                            && memmem::find(read, uninvited).is_some()
+                        {
+                            socket.is_bothered = true;
+                            counted -= uninvited.len();
+                        }
+                        if counted > 0 {
+                            self.came.push((number, counted));
+                        }
                         // Less than there was room for: all that was there, and what
                         // comes next is an event again.
                         if length < self.buffer.len() {

@@ -187,7 +187,7 @@ struct Publishing {
 
 impl Publishing {
     fn run(&self, server: &Server, wire: Wire, time: Duration) -> Result<Figures> {
-        let mut fleet = Fleet::new()?;
+        let mut fleet = Fleet::new(wire)?;
         let channels: Vec<String> =
             (0..self.channels).map(|number| format!("channel:{number:06}")).collect();
         for channel in channels.iter().filter(|_| self.subscribers > 0) {
@@ -286,7 +286,7 @@ fn fan_out(
     in_flight: usize,
     time: Duration,
 ) -> Result<Figures> {
-    let mut fleet = Fleet::new()?;
+    let mut fleet = Fleet::new(wire)?;
     take_audience(&mut fleet, server, wire, "news", subscribers)?;
     let publisher = fleet.take(wire.connect(server.port)?)?;
     let payload = payload();
@@ -339,7 +339,7 @@ fn rate(
     messages_per_second: usize,
     time: Duration,
 ) -> Result<(Figures, usize)> {
-    let mut fleet = Fleet::new()?;
+    let mut fleet = Fleet::new(wire)?;
     take_audience(&mut fleet, server, wire, "news", subscribers)?;
     let publisher = fleet.take(wire.connect(server.port)?)?;
     let payload = payload();
@@ -418,7 +418,7 @@ fn rising(server: &Server, wire: Wire, subscribers: usize, time: Duration) -> Re
 
 fn speak(server: &Server, wire: Wire, rooms: usize, time: Duration) -> Result<Figures> {
     const MEMBERS: usize = 10;
-    let mut fleet = Fleet::new()?;
+    let mut fleet = Fleet::new(wire)?;
     let names: Vec<String> = (0..rooms).map(|room| format!("room:{room:04}")).collect();
     for name in &names {
         take_audience(&mut fleet, server, wire, name, MEMBERS)?;
@@ -468,7 +468,7 @@ fn speak(server: &Server, wire: Wire, rooms: usize, time: Duration) -> Result<Fi
 
 fn idle(server: &Server, wire: Wire, connections: usize) -> Result<Figures> {
     const FIRST: usize = 100;
-    let mut fleet = Fleet::new()?;
+    let mut fleet = Fleet::new(wire)?;
     // What the first ones take is not theirs alone: buffers, tables, threads.
     for number in 0..FIRST {
         take_audience(&mut fleet, server, wire, &format!("first:{number}"), 1)?;
@@ -526,7 +526,7 @@ fn publish_beside_patterns(
         ask(&mut stream, &wire.psubscribe(some, some.len()))?;
         listeners.push(stream);
     }
-    let mut fleet = Fleet::new()?;
+    let mut fleet = Fleet::new(wire)?;
     for stream in listeners {
         fleet.take(stream)?;
     }

@@ -28,7 +28,7 @@ const HOLDERS: (usize, usize) = (100, 10_000);
 /// Swaps it so often while 50 connections publish, one message after the other;
 /// answers the pauses in microseconds.
 pub fn measure(server: &Server, kind: Kind, part: Part, swaps: u32) -> Result<Histogram<u64>> {
-    let mut fleet = Fleet::new()?;
+    let mut fleet = Fleet::new(kind.wire)?;
     if part == Part::Engine {
         for holder in 0..HOLDERS.0 {
             let names: Vec<String> =

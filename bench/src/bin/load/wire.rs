@@ -119,6 +119,15 @@ impl Wire {
         }
     }
 
+    /// What servers send once to each connection without being asked: nats-server
+    /// looks for a sign of life two seconds after the connection was made.
+    pub fn uninvited(self) -> Option<&'static [u8]> {
+        match self {
+            Wire::Resp | Wire::Json => None,
+            Wire::Nats => Some(b"PING\r\n"),
+        }
+    }
+
     /// How many bytes answer a batch of so many publications with so many receivers
     /// each.
     pub fn reply_len(self, publications: usize, receivers: usize) -> usize {

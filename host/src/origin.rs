@@ -4,8 +4,9 @@
 //! comes from; it is up to the server to refuse. Programs name no origin. It knows
 //! headers and nothing else of HTTP.
 //!
-//! The console is a page of another port of this machine: the admin listener's,
-//! which nobody else can serve pages on while the server is bound to it.
+//! The console is a page of another port of this machine, the admin listener's.
+//! Whoever else could serve one there is a program of this machine, and needs no
+//! browser to connect.
 
 use std::net::IpAddr;
 

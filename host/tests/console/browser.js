@@ -85,7 +85,15 @@ const scenarios = {
 
   /** The page asks no more while nobody sees it. */
   async hidden(page) {
+    // The page's clock goes only where it is told to.
+    await page.clock.install();
+    await page.reload();
     await says(page.locator("#state"), "live");
+    let asked = 0;
+    page.on("request", () => (asked += 1));
+    const next = page.waitForResponse("**/v1/plugins");
+    await page.clock.runFor(1_000);
+    await next;
     const setHidden = (hidden) =>
       page.evaluate((hidden) => {
         Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
@@ -93,6 +101,10 @@ const scenarios = {
       }, hidden);
     await setHidden(true);
     await says(page.locator("#state"), "paused");
+    const before = asked;
+    await page.clock.runFor(60_000);
+    await page.evaluate(() => fetch("/console/icon.svg"));
+    assert.strictEqual(asked, before + 1, "it asked nothing but for what it was told to just now");
     await setHidden(false);
     await says(page.locator("#state"), "live");
   },
@@ -116,7 +128,7 @@ const scenarios = {
     await page.getByRole("button", { name: "Publish", exact: true }).click();
     await says(page.locator("#client-published"), "delivered 0 times");
     assert.strictEqual(await page.locator("#client-log li").count(), 1, "it listens no more");
-    await page.getByText("Authenticate").first().click();
+    await page.locator("#view-client summary").click();
     await page.getByLabel("Token or password").fill("secret");
     await page.getByRole("button", { name: "Authenticate" }).click();
     await says(page.locator("#client-log li"), "NOAUTH");
@@ -138,7 +150,7 @@ const scenarios = {
     await version.waitFor({ timeout: PATIENCE_MS });
 
     await drop(page, probe, "garbage.wasm", garbage);
-    await says(outcome(page, "10-probe"), "compile failed: not a WebAssembly file");
+    await says(outcome(page, "10-probe"), "Refused at the step compile: not a WebAssembly file.");
     await says(outcome(page, "10-probe"), "The version in use stays.");
 
     await probe.getByRole("button", { name: "Roll back" }).click();

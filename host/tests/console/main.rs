@@ -66,6 +66,12 @@ async fn what_the_server_does_is_seen() -> Result<()> {
     ensure!(first.call(json!(["PSUBSCRIBE", "watched.*"])).await? == json!(["OK", 1]));
     let mut second = server.client().await?;
     ensure!(second.call(json!(["SUBSCRIBE", "busy"])).await? == json!(["OK", 1]));
+    let operator = Operator::of(&server).await?;
+    for (search, count) in [("2", 1), ("websocket", 2), ("127.0.0.1:", 2), ("resp2", 0)] {
+        let path = format!("/v1/connections?search={search}");
+        let found = operator.get(&path)?["connections"].as_array().map(Vec::len);
+        assert_eq!(found, Some(count), "{search}");
+    }
     drive(&server, "overview", &[]).await?;
     assert_eq!(first.next_json().await?[0], "goaway");
     assert_eq!(first.next_close().await?.0, Some(4105), "the page sent it away");

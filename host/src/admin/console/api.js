@@ -13,7 +13,7 @@ export class ApiError extends Error {
 
   /** One sentence, with the step that failed where there is one. */
   get words() {
-    return this.step ? `${this.step} failed: ${this.message}` : this.message;
+    return this.step ? `${this.message} (step ${this.step})` : this.message;
   }
 }
 

@@ -1,7 +1,7 @@
 // A client like any other: it speaks the JSON protocol over a WebSocket.
 
 import { get, words } from "./api.js";
-import { byId, h, moment, name, say } from "./dom.js";
+import { byId, count, h, moment, name, say } from "./dom.js";
 
 /** How many messages are kept on the page. */
 const LINES = 300;
@@ -31,6 +31,7 @@ let asked = 0;
 const answers = new Map();
 const names = new Map();
 let lines = [];
+let came = 0;
 let drawing = false;
 
 const form = (id) => byId(`client-${id}`);
@@ -72,6 +73,8 @@ export function prepare() {
   });
   byId("client-clear").addEventListener("click", () => {
     lines = [];
+    came = 0;
+    say(byId("client-count"), "");
     byId("client-log").replaceChildren();
   });
 }
@@ -194,6 +197,7 @@ function showNames() {
 }
 
 function write(kind, channel, text, pattern) {
+  came += 1;
   lines.push({ kind, channel, text, pattern, at: Date.now() });
   if (lines.length > LINES) lines.shift();
   if (!drawing) {
@@ -208,6 +212,7 @@ function draw() {
   log.prepend(...lines.reverse().map(line));
   lines = [];
   while (log.childElementCount > LINES) log.lastChild.remove();
+  say(byId("client-count"), came > LINES ? `the latest ${LINES} of ${count(came)}` : count(came));
 }
 
 function line({ kind, channel, text, pattern, at }) {

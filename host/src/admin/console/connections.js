@@ -3,12 +3,9 @@
 import { get, remove, words } from "./api.js";
 import { Table, ago, announce, ask, byId, bytes, count, h, name, say } from "./dom.js";
 
-/** The most that the API gives at once. */
-const PAGE = 1_000;
 /** How many are shown; a search finds others. */
 const SHOWN = 100;
 
-let found = { count: 0, connections: [] };
 let follow = () => {};
 
 const table = new Table({
@@ -34,28 +31,17 @@ export function prepare(followConnection) {
   byId("connections").append(table.element);
   const form = byId("connections-search");
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.text.addEventListener("input", show);
+  form.text.addEventListener("input", () => look().catch((error) => say(byId("connections-count"), words(error))));
 }
 
 export async function look() {
-  found = await get(`/v1/connections?limit=${PAGE}`);
-  const id = byId("connections-search").text.value.trim().replace(/^#/, "");
-  if (found.next_after !== null && /^\d+$/.test(id) && Number(id) > found.next_after) {
-    const one = await get(`/v1/connections/${id}`).catch(() => null);
-    if (one) found.connections.push(one);
-  }
-  show();
-}
-
-function show() {
-  const text = byId("connections-search").text.value.trim().toLowerCase();
-  const matches = (connection) =>
-    text === "" || `#${connection.id}` === text || String(connection.id) === text || connection.address.includes(text) || connection.door.toLowerCase().includes(text);
-  const all = found.connections.filter(matches);
-  table.show(all.slice(0, SHOWN));
-  const shown = Math.min(all.length, SHOWN);
-  const of = found.next_after ? ` (searched: the first ${PAGE} and whole ids)` : "";
-  say(byId("connections-count"), `${count(shown)} of ${count(found.count)} shown${of}`);
+  const search = byId("connections-search").text.value.trim().replace(/^#/, "").toLowerCase();
+  const found = await get(`/v1/connections?${new URLSearchParams({ limit: SHOWN, search })}`);
+  // Another letter was typed meanwhile, and asked for.
+  if (search !== byId("connections-search").text.value.trim().replace(/^#/, "").toLowerCase()) return;
+  table.show(found.connections);
+  const more = found.next_after === null ? "" : "the first ";
+  say(byId("connections-count"), `${more}${count(found.connections.length)} of ${count(found.count)} shown`);
 }
 
 async function open(id) {

@@ -59,7 +59,8 @@ async function poll() {
     state("bad", words(error));
   }
   asking = false;
-  if (!document.hidden) timer = setTimeout(poll, again ? 0 : EVERY_MS);
+  if (document.hidden) state("", "paused");
+  else timer = setTimeout(poll, again ? 0 : EVERY_MS);
 }
 
 function show() {
@@ -97,6 +98,6 @@ window.addEventListener("hashchange", show);
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) return poll();
   clearTimeout(timer);
-  state("", "paused");
+  if (!asking) state("", "paused");
 });
 show();

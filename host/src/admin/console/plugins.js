@@ -83,7 +83,8 @@ class Outcome {
       this.say("good", ...done(swap));
       return swap;
     } catch (error) {
-      this.say("bad", `Refused: ${words(error)}. ${kept}`.trim());
+      const why = error.step ? `at the step ${error.step}: ${error.message}` : `: ${words(error)}`;
+      this.say("bad", `Refused ${why}. ${kept}`.replace(" :", ":").trim());
       return null;
     } finally {
       refresh();

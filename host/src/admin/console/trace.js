@@ -1,7 +1,7 @@
 // Looking at what plugins say while messages pass.
 
 import { request, words } from "./api.js";
-import { byId, h, moment, name, say, time, version } from "./dom.js";
+import { byId, count, h, moment, name, say, time, version } from "./dom.js";
 
 /** How many lines are kept on the page. */
 const LINES = 500;
@@ -64,7 +64,7 @@ function state(kind, text) {
 function stop(why, kind = "") {
   looking?.abort();
   looking = null;
-  state(kind, `${why}: ${seen} lines${dropped > 0 ? `, ${dropped} came too fast and were not seen` : ""}`);
+  state(kind, `${why}: ${count(seen)} lines${dropped > 0 ? `, ${count(dropped)} came too fast and were not seen` : ""}`);
 }
 
 async function start(what, text) {
@@ -110,7 +110,8 @@ function draw() {
   body.prepend(...waiting.reverse().map(row));
   waiting = [];
   while (body.childElementCount > LINES) body.lastChild.remove();
-  if (looking) state("good", `following: ${seen} lines${dropped > 0 ? `, ${dropped} not seen` : ""}`);
+  const shown = seen > LINES ? `, the latest ${LINES} are shown` : "";
+  if (looking) state("good", `following: ${count(seen)} lines${shown}${dropped > 0 ? `, ${count(dropped)} came too fast and were not seen` : ""}`);
 }
 
 function row(line) {

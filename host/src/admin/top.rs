@@ -47,6 +47,9 @@ pub struct Asked {
     limit: Option<usize>,
 }
 
+/// A channel, and how many listen to it.
+type Counted = (Box<[u8]>, u64);
+
 /// The last count. Whoever asks while one is under way waits for it.
 #[derive(Clone, Default)]
 pub struct Census(Arc<Mutex<Option<Count>>>);
@@ -55,7 +58,7 @@ struct Count {
     at: SystemTime,
     good_until: Instant,
     /// By falling number of subscribers.
-    channels: Vec<(Box<[u8]>, u64)>,
+    channels: Vec<Counted>,
     is_whole: bool,
 }
 
@@ -155,15 +158,15 @@ impl Tally {
     }
 
     /// Those counted most, and whether none was left out of the count.
-    fn most(self, count: usize) -> (Vec<(Box<[u8]>, u64)>, bool) {
-        let mut all: Vec<(Box<[u8]>, u64)> = self.counts.into_iter().collect();
+    fn most(self, count: usize) -> (Vec<Counted>, bool) {
+        let mut all: Vec<Counted> = self.counts.into_iter().collect();
         sort(&mut all);
         all.truncate(count);
         (all, self.is_exact)
     }
 }
 
-fn sort(channels: &mut [(Box<[u8]>, u64)]) {
+fn sort(channels: &mut [Counted]) {
     channels
         .sort_unstable_by(|(a, some), (b, others)| (Reverse(some), a).cmp(&(Reverse(others), b)));
 }

@@ -3,8 +3,9 @@
 //! Only who listens to what is known, so they are counted when somebody asks:
 //! candidates by one pass over the connections, with room for so many names and no
 //! more, and then the engine is asked about those. With a million subscriptions the
-//! pass takes a few tenths of a second of one core and some megabytes. It holds up
-//! nobody, and is repeated only after ten times as long, however many ask.
+//! pass takes half a second of one core and some megabytes. It holds up nobody (of
+//! publications meanwhile, 99 of 100 took 0.3 ms or less), and is repeated only after
+//! ten times as long, however many ask.
 
 use std::cmp::Reverse;
 use std::ops::Bound;

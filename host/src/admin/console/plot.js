@@ -103,8 +103,7 @@ export class Plot extends Figure {
     super({ title, format, base });
     this.points = [];
     this.setSeries(series);
-    say(this.note, note);
-    this.note.hidden = note === "";
+    this.said = note;
   }
 
   /** `[{key, label}]`. */
@@ -163,6 +162,8 @@ export class Plot extends Figure {
     say(this.now, [...when, ...(isAlone ? texts : [])].join(": "));
     const seen = this.points.flatMap(({ values }) => this.series.map(({ key }) => values[key] ?? 0));
     const highest = Math.max(0, ...seen);
+    say(this.note, this.said || (isAlone ? `at most ${this.format(highest)}` : ""));
+    this.note.hidden = this.note.textContent === "";
     this.canvas.setAttribute(
       "aria-label",
       `${this.title}: ${texts.map((text, index) => (isAlone ? text : `${this.series[index].label} ${text}`)).join(", ") || "nothing yet"}; highest ${this.format(highest)}`,

@@ -272,7 +272,7 @@ const moves = new Map();
 function verdicts(hook) {
   const chips = hook.verdicts.map(({ verdict, count }) => h("span", { className: `verdict ${verdict}` }, `${verdict} ${rate(count)}`));
   if (hook.faults > 0) chips.push(h("span", { className: "verdict failed-closed" }, `faults ${rate(hook.faults)}`));
-  return h("span", { className: "verdicts" }, chips);
+  return chips.length > 0 ? h("span", { className: "verdicts" }, chips) : "";
 }
 
 function facts(list, pairs) {

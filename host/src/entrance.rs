@@ -113,19 +113,23 @@ pub struct Entrance {
     resp_limits: RequestLimits,
     resp_info: ServerInfo,
     live: Arc<Live>,
+    /// The port of the console, where it is served on loopback.
+    console_port: Option<u16>,
     is_ending: watch::Receiver<bool>,
     /// Held by each connection while it is served.
     served: mpsc::Sender<()>,
 }
 
 impl Entrance {
-    /// An entrance that nobody has come through. Each connection holds a clone of
-    /// `served` until it ends. Once `is_ending` says so, handshakes end.
+    /// An entrance that nobody has come through. `admin` is where the admin listener
+    /// is. Each connection holds a clone of `served` until it ends. Once `is_ending`
+    /// says so, handshakes end.
     pub fn new(
         config: Arc<Config>,
         live: Arc<Live>,
         services: Services,
         resp: Option<&TcpListener>,
+        admin: Option<SocketAddr>,
         is_ending: watch::Receiver<bool>,
         served: mpsc::Sender<()>,
     ) -> Entrance {
@@ -144,6 +148,7 @@ impl Entrance {
             config,
             live,
             services,
+            console_port: admin.filter(|admin| is_local(*admin)).map(|admin| admin.port()),
             is_ending,
             served,
         }
@@ -357,7 +362,9 @@ impl Entrance {
             }
         };
         let request = &upgrade.request;
-        if let Some(origin) = self.live.config().http.origins.refused(request.headers()) {
+        let origins = &self.live.config().http.origins;
+        let console_port = self.console_port.filter(|_| is_local(remote));
+        if let Some(origin) = origins.refused(request.headers(), console_port) {
             count(&self.services.stats.rejected_connections);
             debug!(%remote, origin, "a page of a foreign origin was refused");
             let answering = handshake::answer_foreign(&mut stream, &origin);

@@ -3,6 +3,12 @@
 //! A browser lets any page connect anywhere and says in `Origin` where the page
 //! comes from; it is up to the server to refuse. Programs name no origin. It knows
 //! headers and nothing else of HTTP.
+//!
+//! The console is a page of another port of this machine, the admin listener's.
+//! Whoever else could serve one there is a program of this machine, and needs no
+//! browser to connect.
+
+use std::net::IpAddr;
 
 use tokio_tungstenite::tungstenite::http::HeaderMap;
 use tokio_tungstenite::tungstenite::http::header::{HOST, ORIGIN};
@@ -56,18 +62,19 @@ impl Origins {
         Ok(origins)
     }
 
-    /// The origin in these headers, if it is not allowed.
-    pub fn refused(&self, headers: &HeaderMap) -> Option<String> {
+    /// The origin in these headers, if it is not allowed. `console_port` is that of
+    /// the admin listener, where it and who asks are both on loopback.
+    pub fn refused(&self, headers: &HeaderMap, console_port: Option<u16>) -> Option<String> {
         let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         headers
             .get_all(ORIGIN)
             .iter()
             .map(|origin| String::from_utf8_lossy(origin.as_bytes()))
-            .find(|origin| !self.allows(origin, host))
+            .find(|origin| !self.allows(origin, host, console_port))
             .map(|origin| origin.into_owned())
     }
 
-    fn allows(&self, origin: &str, host: &str) -> bool {
+    fn allows(&self, origin: &str, host: &str, console_port: Option<u16>) -> bool {
         if self.is_any {
             return true;
         }
@@ -76,7 +83,9 @@ impl Origins {
             return self.patterns.contains(&Pattern::Null);
         }
         let Some(site) = Site::parse(&origin) else { return false };
-        site.is_at(host) || self.patterns.iter().any(|pattern| pattern.matches(&site))
+        site.is_at(host)
+            || console_port.is_some_and(|port| site.is_console(host, port))
+            || self.patterns.iter().any(|pattern| pattern.matches(&site))
     }
 }
 
@@ -104,6 +113,23 @@ impl<'a> Site<'a> {
             name == self.host && port == self.port
         })
     }
+
+    /// Whether it is the console of the server that was asked under this name. Only a
+    /// name for loopback will do: others can be pointed there by whoever owns them,
+    /// and what stands before a proxy is another machine.
+    fn is_console(&self, host: &str, port: u16) -> bool {
+        let host = host.to_ascii_lowercase();
+        let is_same_host = host_and_port(&host).is_some_and(|(name, _)| name == self.host);
+        let port = Some(port).filter(|port| implied_port(self.scheme) != Some(*port));
+        self.scheme == "http" && is_same_host && self.port == port && is_loopback(self.host)
+    }
+}
+
+/// Whether a host in a URL can be nothing but loopback.
+pub fn is_loopback(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 impl Pattern {
@@ -191,7 +217,32 @@ mod tests {
     fn check(patterns: &[&str], origin: &str, host: &str, is_allowed: bool) {
         let patterns: Vec<String> = patterns.iter().map(|text| (*text).to_owned()).collect();
         let origins = Origins::parse(&patterns).expect("these are patterns");
-        assert_eq!(origins.allows(origin, host), is_allowed, "{patterns:?} {origin} {host}");
+        assert_eq!(origins.allows(origin, host, None), is_allowed, "{patterns:?} {origin} {host}");
+    }
+
+    #[test]
+    fn the_console_is_a_page_of_the_admin_listener_on_loopback() {
+        let check = |origin: &str, host: &str, is_allowed: bool| {
+            let origins = Origins::default();
+            let allowed = origins.allows(origin, host, Some(8081));
+            assert_eq!(allowed, is_allowed, "{origin} {host}");
+            let elsewhere = origins.allows(origin, host, None);
+            assert!(!elsewhere, "{origin} {host}");
+        };
+        check("http://127.0.0.1:8081", "127.0.0.1:8080", true);
+        check("http://localhost:8081", "localhost:8080", true);
+        check("http://LOCALHOST:8081", "localhost:8080", true);
+        check("http://[::1]:8081", "[::1]:8080", true);
+        check("http://127.0.0.1:8082", "127.0.0.1:8080", false);
+        check("https://127.0.0.1:8081", "127.0.0.1:8080", false);
+        // Asked under another name than the page's: a proxy stands between.
+        check("http://localhost:8081", "example.com", false);
+        check("http://localhost:8081", "127.0.0.1:8080", false);
+        // A name that somebody pointed at loopback.
+        check("http://evil.example:8081", "evil.example:8080", false);
+        check("http://127.0.0.1.evil.example:8081", "127.0.0.1.evil.example:8080", false);
+        check("http://10.0.0.1:8081", "10.0.0.1:8080", false);
+        check("null", "127.0.0.1:8080", false);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use crate::admin::{Admin, AdminListener};
+use crate::admin::{Admin, AdminListener, Doors};
 use crate::backplane::Backplane;
 use crate::close::CloseReason;
 use crate::config::{Config, ConfigError, EngineSource};
@@ -73,7 +73,12 @@ impl Server {
         let admin = match config.admin.listen {
             Some(address) => Some(AdminListener::new(
                 bind(address).await?,
-                Admin::new(config.admin.clone(), services.clone(), engine.clone()),
+                Admin::new(
+                    config.admin.clone(),
+                    services.clone(),
+                    engine.clone(),
+                    doors(&live, &http, resp.as_ref())?,
+                ),
             )),
             None => None,
         };
@@ -104,12 +109,8 @@ impl Server {
     ///
     /// The operating system has forgotten them.
     pub fn urls(&self) -> io::Result<Vec<String>> {
-        let http = if self.live.http_tls.is_some() { "wss" } else { "ws" };
-        let mut urls = vec![format!("{http}://{}{WEBSOCKET_PATH}", self.http.local_addr()?)];
-        if let Some(resp) = &self.resp {
-            let scheme = if self.live.resp_tls.is_some() { "rediss" } else { "resp" };
-            urls.push(format!("{scheme}://{}", resp.local_addr()?));
-        }
+        let Doors { websocket, resp } = doors(&self.live, &self.http, self.resp.as_ref())?;
+        let mut urls: Vec<String> = [websocket].into_iter().chain(resp).collect();
         if let Some(admin) = &self.admin {
             urls.push(format!("http://{}", admin.local_addr()?));
         }
@@ -129,6 +130,7 @@ impl Server {
             live.clone(),
             services.clone(),
             resp.as_ref(),
+            admin.as_ref().and_then(|admin| admin.local_addr().ok()),
             is_ending,
             served,
         );
@@ -175,6 +177,15 @@ impl Server {
             administering.abort();
         }
     }
+}
+
+/// Where clients connect to, as URLs.
+fn doors(live: &Live, http: &TcpListener, resp: Option<&TcpListener>) -> io::Result<Doors> {
+    let scheme = if live.http_tls.is_some() { "wss" } else { "ws" };
+    let websocket = format!("{scheme}://{}{WEBSOCKET_PATH}", http.local_addr()?);
+    let scheme = if live.resp_tls.is_some() { "rediss" } else { "resp" };
+    let resp = resp.map(|resp| io::Result::Ok(format!("{scheme}://{}", resp.local_addr()?)));
+    Ok(Doors { websocket, resp: resp.transpose()? })
 }
 
 /// Loads certificates, engine and plugins.

@@ -31,6 +31,9 @@ const NAMES_MAX: usize = 1_000;
 pub struct Page {
     after: ConnectionId,
     limit: Option<usize>,
+    /// Only those of which this is the id or the port, or a part of the address or the
+    /// door.
+    search: Option<String>,
 }
 
 /// `GET /v1/connections`
@@ -38,7 +41,7 @@ pub async fn list(
     State(admin): State<Admin>,
     page: Result<Query<Page>, QueryRejection>,
 ) -> Result<Json<ConnectionsView>, ApiError> {
-    let extract::Query(Page { after, limit }) =
+    let extract::Query(Page { after, limit, search }) =
         page.map_err(|error| ApiError::bad_request(error.body_text()))?;
     let limit = limit.unwrap_or(PAGE);
     if !(1..=PAGE_MAX).contains(&limit) {
@@ -48,10 +51,20 @@ pub async fn list(
         let connections = admin.services.hub.connections();
         // The lowest ids behind `after`, and one more to know whether more follow.
         let mut page: BinaryHeap<ConnectionId> = BinaryHeap::with_capacity(limit + 2);
-        for id in connections.read().keys().filter(|id| **id > after) {
-            page.push(*id);
+        let mut note = |id: ConnectionId| {
+            page.push(id);
             if page.len() > limit + 1 {
                 page.pop();
+            }
+        };
+        match search.as_deref().filter(|search| !search.is_empty()) {
+            None => connections.read().keys().filter(|id| **id > after).copied().for_each(note),
+            // Looking at each takes a while, in which nobody waits for the table.
+            Some(search) => {
+                let all = connections.opened_ones();
+                all.iter()
+                    .filter(|found| found.id > after && is_about(found, search))
+                    .for_each(|found| note(found.id));
             }
         }
         let mut ids = page.into_sorted_vec();
@@ -107,6 +120,16 @@ fn find(admin: &Admin, id: &str) -> Result<std::sync::Arc<Connection>, ApiError>
         let words = format!("no connection {id} is there");
         ApiError::new(StatusCode::NOT_FOUND, "no-such-connection", words)
     })
+}
+
+fn is_about(connection: &Connection, search: &str) -> bool {
+    match search.parse::<u64>() {
+        Ok(number) => connection.id == number || u64::from(connection.remote.port()) == number,
+        Err(_) => {
+            connection.remote.to_string().contains(search)
+                || connection.encoding().name().contains(search)
+        }
+    }
 }
 
 fn view(connection: &Connection) -> ConnectionView {

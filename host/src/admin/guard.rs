@@ -5,8 +5,6 @@
 //! ask from another origin, and not under a name that was pointed at loopback (DNS
 //! rebinding).
 
-use std::net::IpAddr;
-
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::uri::Authority;
@@ -17,6 +15,7 @@ use axum::response::Response;
 use super::Admin;
 use super::error::ApiError;
 use crate::middleware::stats::By;
+use crate::origin::is_loopback;
 
 /// Turns away what a browser asks for a page of somebody else.
 ///
@@ -84,12 +83,6 @@ fn check_origin(headers: &HeaderMap, is_open: bool) -> Result<(), ApiError> {
         Some(Some(origin)) if origin.eq_ignore_ascii_case(host.as_str()) => Ok(()),
         Some(_) => forbidden("pages of other origins may not ask"),
     }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    host.eq_ignore_ascii_case("localhost")
-        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -7,14 +7,17 @@
 
 mod body;
 mod connections;
+mod console;
 mod engine;
 mod error;
 mod guard;
 mod plugins;
 mod pubsub;
 mod router;
+mod server;
 mod stats;
 pub mod tokens;
+mod top;
 mod trace;
 pub mod view;
 
@@ -41,16 +44,39 @@ pub struct Admin {
     config: Arc<AdminConfig>,
     services: Services,
     engine: Arc<EngineSwaps>,
+    doors: Arc<Doors>,
+    census: top::Census,
     /// Turns true when the server ends; set by the listener.
     ending: watch::Receiver<bool>,
 }
 
 impl Admin {
     /// The API of a server of these parts.
-    pub fn new(config: AdminConfig, services: Services, engine: Arc<EngineSwaps>) -> Admin {
+    pub fn new(
+        config: AdminConfig,
+        services: Services,
+        engine: Arc<EngineSwaps>,
+        doors: Doors,
+    ) -> Admin {
         let (_never, ending) = watch::channel(false);
-        Admin { config: Arc::new(config), services, engine, ending }
+        Admin {
+            config: Arc::new(config),
+            services,
+            engine,
+            doors: Arc::new(doors),
+            census: top::Census::default(),
+            ending,
+        }
     }
+}
+
+/// Where clients connect to, as URLs.
+#[derive(Debug, Clone)]
+pub struct Doors {
+    /// The WebSocket.
+    pub websocket: String,
+    /// The door for Redis clients; none: it is shut.
+    pub resp: Option<String>,
 }
 
 /// The listener of the admin API.

@@ -8,7 +8,9 @@ use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, delete, get, post};
 
 use super::error::ApiError;
-use super::{Admin, connections, engine, guard, plugins, pubsub, stats, trace};
+use super::{
+    Admin, connections, console, engine, guard, plugins, pubsub, server, stats, top, trace,
+};
 
 /// A route. Those that anybody may ask without a token get a table of their own.
 pub struct Route {
@@ -41,6 +43,8 @@ pub fn routes() -> Vec<Route> {
         route(Method::GET, "/v1/pubsub/channels", get(pubsub::channels)),
         route(Method::GET, "/v1/pubsub/numsub", get(pubsub::subscribers)),
         route(Method::GET, "/v1/pubsub/numpat", get(pubsub::patterns)),
+        route(Method::GET, "/v1/pubsub/top", get(top::show)),
+        route(Method::GET, "/v1/server", get(server::show)),
         route(Method::GET, "/v1/stats", get(stats::show)),
         route(Method::GET, "/v1/trace", get(trace::stream)),
         route(Method::GET, "/v1/openapi.json", get(openapi)),
@@ -67,6 +71,9 @@ pub fn router(admin: Admin) -> Router {
             ApiError::new(status, "wrong-method", "see /v1/openapi.json for what is here")
         })
         .layer(from_fn_with_state(admin.clone(), guard::keep_out_other_origins))
+        // A page that says nothing of this server: whoever follows a link to it may
+        // have it.
+        .merge(console::routes())
         .with_state(admin)
 }
 

@@ -222,6 +222,26 @@ pub enum Name {
     },
 }
 
+/// The channels that the most listen to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct TopView {
+    pub channels: Vec<SubscribersView>,
+    /// How many channels have subscribers; none: the engine cannot be asked now.
+    pub count: Option<u64>,
+    pub is_whole: bool,
+    pub counted_ms: u64,
+}
+
+/// The server as a whole.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct ServerView {
+    pub version: String,
+    pub websocket: String,
+    pub resp: Option<String>,
+}
+
 /// What the server counts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]

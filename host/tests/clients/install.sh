@@ -1,5 +1,5 @@
 #!/bin/sh
-# Gets the WebSocket clients that host/tests/it/clients.rs runs, into .tools/ of
+# Gets what tests run beside the server, such as WebSocket clients, into .tools/ of
 # the repository, and the packages of examples/node-host into its node_modules/;
 # git ignores both. Does nothing when they are there already; fails, and says so,
 # when they cannot be had.
@@ -60,6 +60,17 @@ if [ "$(cat .tools/redis-python/installed 2>/dev/null)" != "redis $redis_python"
     echo "redis $redis_python" >.tools/redis-python/installed
 fi
 
+# What drives the browser in host/tests/console. It brings none of its own.
+playwright=1.65.1
+
+if [ "$(cat .tools/browser/installed 2>/dev/null)" != "playwright-core $playwright" ]; then
+    command -v node >/dev/null || { echo "install.sh: there is no node (20 or later)" >&2; exit 1; }
+    npm install --prefix .tools/browser --no-save --no-audit --no-fund --loglevel=error \
+        "playwright-core@$playwright" ||
+        { echo "install.sh: npm cannot install playwright-core@$playwright" >&2; exit 1; }
+    echo "playwright-core $playwright" >.tools/browser/installed
+fi
+
 # Has the packages of a program that is not there installed.
 need() {
     program=$1
@@ -84,6 +95,9 @@ done
 # certificates.
 need nats-server nats-server
 need openssl openssl
+
+# A browser for the console, with letters to draw.
+need chromium chromium fonts-dejavu-core
 
 # What counts instructions.
 need valgrind valgrind

@@ -804,6 +804,8 @@ async fn answers_are_as_documented() -> Result<()> {
         ("/v1/engine", "Engine"),
         ("/v1/connections", "Connections"),
         ("/v1/connections/1", "Connection"),
+        ("/v1/pubsub/top", "Top"),
+        ("/v1/server", "Server"),
         ("/v1/stats", "Stats"),
     ] {
         check(&openapi, &schema(name), &operator.get(path)?).context(path)?;

@@ -1,0 +1,82 @@
+// The admin API: asking it, and the token for it, which this tab keeps and no other.
+
+import { ask as askInDialog, h } from "./dom.js";
+
+const TOKEN = "switchyard.admin-token";
+
+/** What went wrong, in words. */
+export class ApiError extends Error {
+  constructor(status, { code, message, step } = {}) {
+    super(message ?? `the server answered ${status}`);
+    Object.assign(this, { status, code, step });
+  }
+
+  /** One sentence, with the step that failed where there is one. */
+  get words() {
+    return this.step ? `${this.message} (step ${this.step})` : this.message;
+  }
+}
+
+let asking = null;
+
+/** Asks whoever sits there for a token. Several requests ask once. */
+function askForToken(why) {
+  asking ??= askInDialog({
+    title: "A token is required",
+    words: `${why}. It is kept in this tab until it is closed.`,
+    fields: [h("label", {}, "Token ", h("input", { name: "token", type: "password", required: true, autocomplete: "off" }))],
+    action: "Sign in",
+  }).then((fields) => {
+    asking = null;
+    if (fields) sessionStorage.setItem(TOKEN, fields.token);
+    return fields !== null;
+  });
+  return asking;
+}
+
+/** The response to a request that succeeded. */
+export async function request(method, path, { body, type, signal } = {}) {
+  const headers = {};
+  const token = sessionStorage.getItem(TOKEN);
+  if (token) headers.Authorization = `Bearer ${token}`;
+  if (type) headers["Content-Type"] = type;
+  let response;
+  try {
+    response = await fetch(path, { method, headers, body, signal, cache: "no-store" });
+  } catch (problem) {
+    if (problem.name === "AbortError") throw problem;
+    throw new ApiError(0, { code: "unreachable", message: "the server does not answer" });
+  }
+  if (response.ok) return response;
+  const error = new ApiError(response.status, await response.json().catch(() => ({})));
+  if (response.status === 401) {
+    // Another request may have been given one meanwhile.
+    const isOld = token !== sessionStorage.getItem(TOKEN);
+    if (isOld || (await askForToken(error.message))) return request(method, path, { body, type, signal });
+  }
+  throw error;
+}
+
+const json = (response) => response.json();
+export const get = (path, options) => request("GET", path, options).then(json);
+export const post = (path, value = {}) =>
+  request("POST", path, { body: JSON.stringify(value), type: "application/json" }).then(json);
+export const remove = (path) => request("DELETE", path).then(json);
+
+/** Offers a component, with settings where they are given. */
+export async function offer(path, file, config) {
+  if (!config) return request("POST", path, { body: file, type: "application/wasm" }).then(json);
+  return post(path, { wasm: await base64(file), config });
+}
+
+function base64(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
+    reader.onerror = () => reject(new ApiError(0, { message: `${file.name} cannot be read` }));
+    reader.readAsDataURL(file);
+  });
+}
+
+/** What an error says, whatever it is. */
+export const words = (error) => error.words ?? error.message ?? String(error);

@@ -1,0 +1,110 @@
+// Who is connected, and sending one away.
+
+import { get, remove, words } from "./api.js";
+import { Table, ago, announce, ask, byId, bytes, count, h, name, say } from "./dom.js";
+
+/** How many are shown; a search finds others. */
+const SHOWN = 100;
+
+let follow = () => {};
+
+const table = new Table({
+  caption: "Connections",
+  empty: "Nobody is here who matches.",
+  key: (connection) => connection.id,
+  columns: [
+    { title: "Id", cell: (connection) => details(connection) },
+    { title: "Door", cell: (connection) => connection.door },
+    { title: "Address", cell: (connection) => h("code", {}, connection.address) },
+    { title: "Since", cell: (connection) => ago(connection.opened_ms) },
+    { title: "Channels", className: "number", cell: (connection) => count(connection.channels + connection.shard_channels) },
+    { title: "Patterns", className: "number", cell: (connection) => count(connection.patterns) },
+    { title: "Waiting", className: "number", cell: (connection) => bytes(connection.outbox_bytes) },
+  ],
+});
+
+const details = ({ id }) =>
+  h("button", { type: "button", className: "link", onclick: () => open(id), "aria-label": `Details of connection ${id}` }, `#${id}`);
+
+export function prepare(followConnection) {
+  follow = followConnection;
+  byId("connections").append(table.element);
+  const form = byId("connections-search");
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.text.addEventListener("input", () => look().catch((error) => say(byId("connections-count"), words(error))));
+}
+
+export async function look() {
+  const search = byId("connections-search").text.value.trim().replace(/^#/, "").toLowerCase();
+  const found = await get(`/v1/connections?${new URLSearchParams({ limit: SHOWN, search })}`);
+  // Another letter was typed meanwhile, and asked for.
+  if (search !== byId("connections-search").text.value.trim().replace(/^#/, "").toLowerCase()) return;
+  table.show(found.connections);
+  const more = found.next_after === null ? "" : "the first ";
+  say(byId("connections-count"), `${more}${count(found.connections.length)} of ${count(found.count)} shown`);
+}
+
+async function open(id) {
+  let connection;
+  try {
+    connection = await get(`/v1/connections/${id}`);
+  } catch (error) {
+    return announce(words(error));
+  }
+  const { names } = connection;
+  const list = (title, names, total) =>
+    total === 0
+      ? null
+      : h(
+          "div",
+          {},
+          h("h3", {}, `${title} (${count(total)})`),
+          h("ul", { className: "chips" }, names.slice(0, 200).map((one) => h("li", {}, h("code", {}, name(one))))),
+          total > 200 ? h("p", { className: "muted" }, `and ${count(total - 200)} more`) : null,
+        );
+  const pairs = [
+    ["Door", connection.door],
+    ["Address", connection.address],
+    ["Since", ago(connection.opened_ms)],
+    ["Waits to be sent", bytes(connection.outbox_bytes)],
+  ];
+  const said = h("p", { className: "outcome bad", hidden: true });
+  const send = async () => {
+    const sure = await ask({
+      title: `Close connection ${id}?`,
+      words: "Its client is told that an operator sent it away (4105).",
+      action: "Close it",
+      danger: true,
+    });
+    if (!sure) return;
+    try {
+      await remove(`/v1/connections/${id}`);
+      announce(`Connection ${id} was sent away.`);
+      dialog.close();
+      await look();
+    } catch (error) {
+      say(said, words(error));
+      said.hidden = false;
+    }
+  };
+  const dialog = h(
+    "dialog",
+    { "aria-labelledby": "connection-title", className: "wide" },
+    h("h2", { id: "connection-title" }, `Connection #${id}`),
+    said,
+    h("dl", { className: "facts small" }, pairs.map(([title, text]) => h("div", {}, h("dt", {}, title), h("dd", {}, text)))),
+    list("Channels", names.channels, connection.channels),
+    list("Patterns", names.patterns, connection.patterns),
+    list("Shard channels", names.shard_channels, connection.shard_channels),
+    h(
+      "div",
+      { className: "row end" },
+      h("button", { type: "button", className: "danger", onclick: send }, "Close connection"),
+      h("button", { type: "button", onclick: () => (dialog.close(), follow(id)) }, "Trace"),
+      h("button", { type: "button", className: "primary", autofocus: true, onclick: () => dialog.close() }, "Done"),
+    ),
+  );
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
+}

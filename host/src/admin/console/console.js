@@ -1,0 +1,103 @@
+// The console: which view is shown, and asking the server once a second while
+// somebody looks.
+
+import { get, words } from "./api.js";
+import * as channels from "./channels.js";
+import * as client from "./client.js";
+import * as connections from "./connections.js";
+import { byId, say } from "./dom.js";
+import * as overview from "./overview.js";
+import * as plugins from "./plugins.js";
+import * as trace from "./trace.js";
+
+const EVERY_MS = 1_000;
+/** Between readings that are nearer than this, a second's worth cannot be told. */
+const APART_MS = 500;
+
+const views = { overview, plugins, connections, channels, trace, client };
+const start = "overview";
+
+let current = start;
+let before = null;
+let timer = null;
+let asking = false;
+let again = false;
+
+function state(kind, text) {
+  const element = byId("state");
+  element.className = `state ${kind}`;
+  say(element.querySelector(".words"), text);
+}
+
+/** Asks for what is shown everywhere, and for what the view in front shows. */
+async function poll() {
+  clearTimeout(timer);
+  if (asking) {
+    again = true;
+    return;
+  }
+  asking = true;
+  again = false;
+  try {
+    const [stats, chain] = await Promise.all([get("/v1/stats"), get("/v1/plugins")]);
+    // Curves are drawn by the server's own clock: how long the answer took does not matter.
+    const reading = { at: stats.uptime_ms, stats, plugins: chain };
+    if (before && reading.at < before.at) {
+      // It was started again: counts begin anew, and this page may be an old one.
+      if (stats.version !== before.stats.version) location.reload();
+      overview.forget();
+      before = null;
+    }
+    plugins.update(reading);
+    if (!before || reading.at - before.at >= APART_MS) {
+      overview.update(reading, before);
+      before = reading;
+    }
+    await views[current].look?.();
+    state("good", `live, ${stats.version}`);
+  } catch (error) {
+    state("bad", words(error));
+  }
+  asking = false;
+  if (document.hidden) state("", "paused");
+  else timer = setTimeout(poll, again ? 0 : EVERY_MS);
+}
+
+function show() {
+  const wanted = location.hash.slice(1);
+  current = wanted in views ? wanted : start;
+  for (const view of Object.keys(views)) byId(`view-${view}`).hidden = view !== current;
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === `#${current}`) {
+      link.setAttribute("aria-current", "page");
+      link.scrollIntoView({ block: "nearest", inline: "nearest" });
+    } else {
+      link.removeAttribute("aria-current");
+    }
+  }
+  document.title = `${byId(`title-${current}`).textContent} · Switchyard`;
+  window.scrollTo(0, 0);
+  poll();
+}
+
+function go(view) {
+  location.hash = view;
+}
+
+overview.prepare();
+plugins.prepare(poll);
+connections.prepare((id) => (go("trace"), trace.follow("connection", id)));
+channels.prepare(
+  (channel) => (go("client"), client.listenTo(channel)),
+  (channel) => (go("trace"), trace.follow("channel", channel)),
+);
+trace.prepare();
+client.prepare();
+
+window.addEventListener("hashchange", show);
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) return poll();
+  clearTimeout(timer);
+  if (!asking) state("", "paused");
+});
+show();

@@ -1,0 +1,283 @@
+// Uses the console as a person does, in a real Chromium without a window. The first
+// word is the name of what is to be done, the second the console's URL, the rest is
+// said at each. It ends with 0 only if all of it came to pass and the browser had
+// nothing to complain about.
+"use strict";
+
+const assert = require("node:assert");
+const fs = require("node:fs");
+const path = require("node:path");
+const { chromium } = require("playwright-core");
+
+/** The server is on this machine; what takes longer does not come. */
+const PATIENCE_MS = 15_000;
+/** All of it together. */
+const LIFE_MS = 120_000;
+
+function browserProgram() {
+  const folders = (process.env.PATH ?? "").split(path.delimiter);
+  const found = folders.map((folder) => path.join(folder, "chromium")).find((file) => fs.existsSync(file));
+  assert(found, "there is no chromium; run host/tests/clients/install.sh");
+  return found;
+}
+
+/** Waits until a text is somewhere in an element. */
+const says = (element, text) => element.filter({ hasText: text }).first().waitFor({ timeout: PATIENCE_MS });
+
+const view = (page, name) => page.getByRole("navigation").getByRole("link", { name }).click();
+const card = (page, slot) => page.locator(`.card[data-slot="${slot}"]`);
+const outcome = (page, slot) => card(page, slot).locator(".outcome");
+const file = (name, from) => ({ name, mimeType: "application/wasm", buffer: fs.readFileSync(from) });
+
+/** How a swap is reported: what for what, and for how long messages waited. */
+async function pauseOf(outcome, verb) {
+  await says(outcome, verb);
+  const text = await outcome.innerText();
+  const pause = /Messages waited ([\d.]+) (µs|ms|s)\./.exec(text);
+  assert(pause && Number(pause[1]) > 0, `no pause in: ${text}`);
+  return text;
+}
+
+/** Drops a file on an element, as if it had been dragged there. */
+async function drop(page, element, name, from) {
+  const bytes = fs.readFileSync(from).toString("base64");
+  const transfer = await page.evaluateHandle(
+    ([name, bytes]) => {
+      const transfer = new DataTransfer();
+      const content = Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0));
+      transfer.items.add(new File([content], name, { type: "application/wasm" }));
+      return transfer;
+    },
+    [name, bytes],
+  );
+  for (const kind of ["dragenter", "dragover", "drop"]) await element.dispatchEvent(kind, { dataTransfer: transfer });
+}
+
+const scenarios = {
+  /** Curves move, and what happens is in the figures. */
+  async overview(page) {
+    await says(page.locator("#state"), "live");
+    for (const title of ["Connections", "Commands", "Bytes", "Swap pauses"]) {
+      await page.locator(".plot", { hasText: title }).first().locator("canvas").waitFor();
+    }
+    const connections = page.getByRole("img", { name: /^Connections: 2/ });
+    await connections.waitFor({ timeout: PATIENCE_MS });
+    const drawn = await connections.evaluate((canvas) => {
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      return data.some((value) => value !== 0);
+    });
+    assert(drawn, "nothing was drawn");
+    await says(page.locator("#changes"), "10-probe was added");
+    await view(page, "Connections");
+    await says(page.locator("#connections-count"), "2 of 2 shown");
+    await page.getByLabel("Search").fill("no such address");
+    await says(page.locator("#connections"), "Nobody is here who matches");
+    await page.getByLabel("Search").fill("");
+    await page.getByRole("button", { name: "Details of connection" }).first().click();
+    const dialog = page.getByRole("dialog");
+    await says(dialog, "watched.*");
+    await dialog.getByRole("button", { name: "Close connection" }).click();
+    await page.getByRole("dialog").last().getByRole("button", { name: "Close it" }).click();
+    await says(page.locator("#connections-count"), "1 of 1 shown");
+    await view(page, "Channels");
+    await says(page.locator("#channels tr", { hasText: "busy" }), "1");
+  },
+
+  /** The page asks no more while nobody sees it. */
+  async hidden(page) {
+    // The page's clock goes only where it is told to.
+    await page.clock.install();
+    await page.reload();
+    await says(page.locator("#state"), "live");
+    let asked = 0;
+    page.on("request", () => (asked += 1));
+    const next = page.waitForResponse("**/v1/plugins");
+    await page.clock.runFor(1_000);
+    await next;
+    const setHidden = (hidden) =>
+      page.evaluate((hidden) => {
+        Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+      }, hidden);
+    await setHidden(true);
+    await says(page.locator("#state"), "paused");
+    const before = asked;
+    await page.clock.runFor(60_000);
+    await page.evaluate(() => fetch("/console/icon.svg"));
+    assert.strictEqual(asked, before + 1, "it asked nothing but for what it was told to just now");
+    await setHidden(false);
+    await says(page.locator("#state"), "live");
+  },
+
+  /** Subscribes, publishes, and sees the message arrive. */
+  async client(page) {
+    await view(page, "Client");
+    await says(page.locator("#client-state"), /connected to ws:.* as #\d+/);
+    await page.getByLabel("Channel or pattern", { exact: true }).fill("user.*");
+    await page.getByRole("button", { name: "Subscribe", exact: true }).click();
+    await says(page.locator("#client-names li"), "user.*");
+    await page.getByLabel("Channel", { exact: true }).fill("user.ü");
+    await page.getByLabel("Payload").fill("grüße <b>🦀</b>");
+    await page.getByRole("button", { name: "Publish", exact: true }).click();
+    await says(page.locator("#client-published"), "delivered 1 time");
+    const message = page.locator("#client-log li").first();
+    await says(message, "grüße <b>🦀</b>");
+    await says(message, "by user.*");
+    await page.getByRole("button", { name: "Unsubscribe from user.*" }).click();
+    await page.locator("#client-names li").waitFor({ state: "detached" });
+    await page.getByRole("button", { name: "Publish", exact: true }).click();
+    await says(page.locator("#client-published"), "delivered 0 times");
+    assert.strictEqual(await page.locator("#client-log li").count(), 1, "it listens no more");
+    await page.locator("#view-client summary").click();
+    await page.getByLabel("Token or password").fill("secret");
+    await page.getByRole("button", { name: "Authenticate" }).click();
+    await says(page.locator("#client-log li"), "NOAUTH");
+    await page.getByRole("button", { name: "Disconnect" }).click();
+    await says(page.locator("#client-state"), "closed (1000");
+  },
+
+  /** Swaps by the file button and by dropping, and sees what became of it. */
+  async plugins(page, [second, garbage, engine]) {
+    await view(page, "Plugins");
+    const probe = card(page, "10-probe");
+    await says(probe, "running");
+    const first = await probe.locator(".head .version").getAttribute("title");
+
+    await page.getByLabel("Swap 10-probe for a file").setInputFiles(file("second.wasm", second));
+    const said = await pauseOf(outcome(page, "10-probe"), "Swapped");
+    assert(said.includes("from probe@") && said.includes("to probe@"), said);
+    const version = probe.locator(`.head .version:not([title="${first}"])`);
+    await version.waitFor({ timeout: PATIENCE_MS });
+
+    await drop(page, probe, "garbage.wasm", garbage);
+    await says(outcome(page, "10-probe"), "Refused at the step compile: not a WebAssembly file.");
+    await says(outcome(page, "10-probe"), "The version in use stays.");
+
+    await probe.getByRole("button", { name: "Roll back" }).click();
+    await pauseOf(outcome(page, "10-probe"), "Rolled back");
+    await probe.locator(`.head .version[title="${first}"]`).waitFor({ timeout: PATIENCE_MS });
+
+    // A second one, dropped on the empty place.
+    await drop(page, page.locator(".card.place"), "other.wasm", second);
+    const dialog = page.getByRole("dialog");
+    assert.strictEqual(await dialog.getByLabel("Slot").inputValue(), "20-other");
+    await dialog.getByRole("button", { name: "Add" }).click();
+    await says(card(page, "20-other"), "running");
+    const order = () => page.locator(".card.plugin h2").allInnerTexts();
+    assert.deepStrictEqual(await order(), ["probe", "other"]);
+    await page.getByRole("button", { name: "Move 20-other up" }).press("Enter");
+    await page.locator('.card.plugin:first-child h2:text("other")').waitFor({ timeout: PATIENCE_MS });
+    assert.deepStrictEqual(await order(), ["other", "probe"]);
+    await page.locator(".card.plugin").first().getByRole("button", { name: "Remove" }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Remove" }).click();
+    await page.locator('.card.plugin h2:text("other")').waitFor({ state: "detached" });
+
+    const core = page.locator(".card.engine");
+    await page.getByLabel("Swap the engine for a file").setInputFiles(file("engine.wasm", engine));
+    await pauseOf(core.locator(".outcome"), "Swapped");
+    await core.getByRole("button", { name: "Roll back" }).click();
+    await pauseOf(core.locator(".outcome"), "Rolled back");
+  },
+
+  /** Sees what a plugin says of a message that passes. */
+  async trace(page) {
+    await view(page, "Trace");
+    await page.getByRole("textbox", { name: "Channel or glob" }).fill("seen.*");
+    await page.getByRole("button", { name: "Follow" }).click();
+    await says(page.locator("#trace-state"), "following");
+    await view(page, "Client");
+    await says(page.locator("#client-state"), /as #\d+/);
+    for (const channel of ["unseen.a", "seen.a"]) {
+      await page.getByLabel("Channel", { exact: true }).fill(channel);
+      await page.getByRole("button", { name: "Publish", exact: true }).click();
+      await says(page.locator("#client-published"), "delivered 0 times");
+    }
+    await view(page, "Trace");
+    const line = page.locator("#trace-lines tbody tr", { hasText: "on-publish" });
+    await says(line, "seen.a");
+    await says(line, "replace");
+    assert.strictEqual(await page.locator("#trace-lines", { hasText: "unseen" }).count(), 0);
+    await page.getByRole("button", { name: "Stop" }).click();
+    await says(page.locator("#trace-state"), "stopped");
+  },
+
+  /** Where a token is asked for, the page asks for it. */
+  async token(page, [token]) {
+    const dialog = page.getByRole("dialog");
+    await says(dialog, "A token is required");
+    await dialog.getByLabel("Token").fill("not the right one at all");
+    await dialog.getByRole("button", { name: "Sign in" }).click();
+    await says(page.getByRole("dialog"), "the token is not known");
+    await page.getByRole("dialog").getByLabel("Token").fill(token);
+    await page.getByRole("dialog").getByRole("button", { name: "Sign in" }).click();
+    await says(page.locator("#state"), "live");
+    const kept = await page.evaluate(() => [Object.values(sessionStorage), Object.values(localStorage), document.cookie]);
+    assert.deepStrictEqual(kept, [[token], [], ""]);
+    await page.reload();
+    await says(page.locator("#state"), "live");
+  },
+
+  /** Nothing is wider than the page, and every control has a name. */
+  async shapes(page) {
+    for (const [width, scheme] of [[1280, "light"], [390, "dark"]]) {
+      await page.setViewportSize({ width, height: 844 });
+      await page.emulateMedia({ colorScheme: scheme });
+      for (const name of ["Overview", "Plugins", "Connections", "Channels", "Trace", "Client"]) {
+        await view(page, name);
+        await page.getByRole("heading", { level: 1 }).waitFor();
+        const { wide, nameless } = await page.evaluate(() => {
+          const controls = [...document.querySelectorAll("button, input, select, textarea")];
+          const isNamed = (control) =>
+            control.getAttribute("aria-label") || control.textContent.trim() || control.labels?.[0]?.textContent.trim();
+          return {
+            wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+            nameless: controls.filter((control) => !isNamed(control)).map((control) => control.outerHTML),
+          };
+        });
+        assert(wide <= 0, `${name} at ${width} is ${wide} pixels too wide`);
+        assert.deepStrictEqual(nameless, [], `${name} has controls without a name`);
+      }
+    }
+  },
+};
+
+async function main() {
+  const [what, url, ...words] = process.argv.slice(2);
+  const scenario = scenarios[what];
+  assert(scenario, `there is no ${what}`);
+  setTimeout(() => {
+    console.error(`${what} is not over after ${LIFE_MS} ms`);
+    process.exit(1);
+  }, LIFE_MS).unref();
+  const browser = await chromium.launch({
+    executablePath: browserProgram(),
+    args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+  });
+  try {
+    const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
+    page.setDefaultTimeout(PATIENCE_MS);
+    const complaints = [];
+    // A refusal is shown in the page, and the browser notes it besides.
+    const isRefusal = (text) => /^Failed to load resource: .* (401|409|422) /.test(text);
+    page.on("console", (said) => {
+      if (["error", "warning"].includes(said.type()) && !isRefusal(said.text())) complaints.push(said.text());
+    });
+    page.on("pageerror", (error) => complaints.push(String(error)));
+    await page.goto(url);
+    try {
+      await scenario(page, words);
+    } catch (problem) {
+      console.error(`the page shows:\n${await page.locator("body").innerText()}`);
+      console.error(`the browser says: ${complaints.join("\n")}`);
+      throw problem;
+    }
+    assert.deepStrictEqual(complaints, [], "the browser complains");
+  } finally {
+    await browser.close();
+  }
+}
+
+main().catch((problem) => {
+  console.error(problem);
+  process.exit(1);
+});

@@ -2,12 +2,15 @@
 # make build       leaves the server at target/release/switchyard
 # make release     leaves an archive to install from in target/dist/
 # make components  leaves the engine and the plugins in target/components/
+# make languages   leaves an example in Rust, JavaScript and Python in target/components/languages/
 # make test        everything there is to test, real clients included
 # make check       format and lints, as errors
 # make fuzz        ten minutes of random inputs for each codec, or FUZZ_SECONDS=n
+# make wit-reference  leaves the contract's comments as a page: docs/plugins/reference.md
 # make node-host   the same engine component in a host written in JavaScript
 # make bench       what the sandbox costs: native and component engine side by side
 # make bench-peers the server beside Redis, NATS, Bun and Node; takes an hour
+# make bench-languages what a plugin costs in Rust, JavaScript and Python
 # make bench-swaps how long swaps hold messages up
 
 CARGO ?= cargo
@@ -15,11 +18,13 @@ WASM := wasm32-wasip2
 # Plugins that ship, and components that only tests need.
 PLUGINS := acl jwt-auth redact
 FOR_TESTS := probe stranger snoop bad-engine onlooker
+# One plugin, for comparison in all languages.
+IN_RUST := emoji
 BUILT := target/$(WASM)/component
 OUT := target/components
 RUN := target/run/plugins
 
-.PHONY: run build release components toolchain tools test check fuzz bench bench-peers bench-swaps node-host
+.PHONY: run build release components languages toolchain tools test check fuzz bench bench-languages bench-peers bench-swaps node-host wit-reference
 
 run: build $(RUN)/10-acl.toml $(RUN)/20-redact.toml
 	@cp $(OUT)/acl.wasm $(RUN)/10-acl.wasm
@@ -44,11 +49,16 @@ release: build
 # The engine by itself: plugins use its library, and must not export what it does.
 components: toolchain
 	$(CARGO) build --profile component --target $(WASM) --package guest-core --features component
-	@mkdir -p $(OUT)/test
+	@mkdir -p $(OUT)/test $(OUT)/languages
 	@name=guest-core; $(call place,$(OUT))
-	$(CARGO) build --profile component --target $(WASM) $(addprefix --package ,$(PLUGINS) $(FOR_TESTS))
+	$(CARGO) build --profile component --target $(WASM) $(addprefix --package ,$(PLUGINS) $(FOR_TESTS) $(IN_RUST))
 	@for name in $(PLUGINS); do $(call place,$(OUT)); done
 	@for name in $(FOR_TESTS); do $(call place,$(OUT)/test); done
+	@for name in $(IN_RUST); do $(call place,$(OUT)/languages); done
+
+# The same in other languages.
+languages: components tools
+	@sh examples/languages/build.sh $(OUT)/languages
 
 # Only what changed is replaced, so that nothing is built or swapped for it.
 place = built=$(BUILT)/$$(echo $$name | tr - _).wasm; \
@@ -60,7 +70,7 @@ toolchain:
 tools:
 	@sh host/tests/clients/install.sh
 
-test: components tools
+test: components tools languages
 	$(CARGO) test --release --workspace
 
 check: components
@@ -79,6 +89,9 @@ RUN_SECONDS ?= 2
 RUNS ?= 5
 LOAD := target/release/load --seconds $(RUN_SECONDS) --runs $(RUNS) --write bench/RESULTS.md
 
+bench-languages: languages
+	$(CARGO) run --release --package bench --bin languages
+
 bench-peers: build
 	@sh bench/peers/install.sh
 	$(CARGO) build --release --package bench --bin load
@@ -88,6 +101,9 @@ bench-peers: build
 bench-swaps: build
 	$(CARGO) build --release --package bench --bin load
 	ulimit -n 20000 && target/release/load --swap plugin && target/release/load --swap engine --swaps 100
+
+wit-reference:
+	$(CARGO) run --release --package wit-reference
 
 node-host: components tools
 	@cd examples/node-host && npm --silent start

@@ -687,6 +687,21 @@ impl Config {
     }
 }
 
+impl Config {
+    /// What a config file with this text says. What it names is not read.
+    ///
+    /// # Errors
+    ///
+    /// As `load`.
+    pub fn from_text(text: &str, path: &Path) -> Result<Config, ConfigError> {
+        let raw = parse(text).map_err(|problem| ConfigError::Malformed {
+            path: path.to_owned(),
+            problem: problem.to_string().trim_end().to_owned(),
+        })?;
+        raw.check()
+    }
+}
+
 impl ClusterConfig {
     /// Reads what stands in files, and the password, which the environment
     /// overrides.

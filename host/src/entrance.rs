@@ -192,6 +192,13 @@ impl Entrance {
         }
     }
 
+    /// Takes a connection that was not made by a listener.
+    pub async fn take<S: Stream>(self, stream: S, remote: SocketAddr, protocol: Protocol) {
+        let handshakes = Arc::new(Semaphore::new(1));
+        let permit = handshakes.acquire_owned().await.expect("it is never closed");
+        self.serve(stream, Peer { remote, subject: None }, protocol, permit).await;
+    }
+
     /// Shakes hands for TLS before anything is said.
     async fn serve_tls(
         self,
@@ -466,7 +473,7 @@ impl Entrance {
 }
 
 /// What carries a connection.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 
 /// Sets what a socket needs. False: it is gone.

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
             Ok(false) => ExitCode::FAILURE,
             Err(error) => {
                 eprintln!("switchyard: {error}");
-                ExitCode::FAILURE
+                ExitCode::from(if error.is_usage() { USAGE } else { 1 })
             }
         },
         Command::Plugin(Plugins::Operate(command)) => code(operator::plugin(command)),

@@ -189,7 +189,7 @@ fn doors(live: &Live, http: &TcpListener, resp: Option<&TcpListener>) -> io::Res
 }
 
 /// Loads certificates, engine and plugins.
-fn prepare(config: &Config) -> anyhow::Result<(Live, Services, Arc<EngineSwaps>)> {
+pub(crate) fn prepare(config: &Config) -> anyhow::Result<(Live, Services, Arc<EngineSwaps>)> {
     let live = Live::new(config.clone()).context("cannot use a certificate")?;
     let wasm = Wasm::new().map_err(|error| anyhow::anyhow!("cannot set up Wasmtime: {error:#}"))?;
     let code = EngineCode::load(&wasm, &config.engine)?;
@@ -317,7 +317,7 @@ impl Reader {
 
 /// Pings connections that say nothing, closes those that do not answer, and
 /// looks after what only time changes.
-async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) {
+pub(crate) async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) {
     let websocket = &config.websocket;
     let shortest = websocket.ping_interval.min(websocket.pong_time).min(config.outbox.soft_time);
     let mut ticks = tokio::time::interval(

@@ -1,19 +1,58 @@
 //! For who writes a plugin: what can be known of it without a server.
 
+pub mod new;
+
 pub mod check;
 
+pub mod conversation;
+mod indoors;
+pub mod play;
+
+use std::io::{self, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use thiserror::Error;
+
+use crate::config::LogFormat;
+use crate::log::{self, Log};
+use new::{Language, NewError};
+use play::{Play, PlayError};
 
 /// What can be done with the file of a plugin.
 #[derive(Debug, Subcommand)]
 pub enum AuthorCommand {
+    /// Writes a project for a new plugin, which builds as it is: source, settings, a
+    /// conversation to test it with, and a README with the commands.
+    New(NewArgs),
     /// Says what a plugin exports and imports, and whether the server would take it.
     ///
     /// Settings are read from NAME.toml beside it, as the server does. Ends with 1
     /// when the server would refuse it.
     Check(CheckArgs),
+    /// Plays a conversation that is written in a text file, without a server: says
+    /// what its clients say, and compares what comes.
+    ///
+    /// The plugin is loaded as the server loads it, with the settings in NAME.toml
+    /// beside it, into a server without listeners. docs/plugins/testing.md explains
+    /// how conversations are written. Ends with 1 when something else comes.
+    Test(TestArgs),
+}
+
+/// The flags of `switchyard plugin new`.
+#[derive(Debug, Args)]
+pub struct NewArgs {
+    /// What the plugin is called: lower-case letters, digits and hyphens.
+    pub name: String,
+
+    /// What it is written in.
+    #[arg(long)]
+    pub lang: Language,
+
+    /// The folder to write, which must be empty or not there [default: NAME].
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
 }
 
 /// The flags of `switchyard plugin check`.
@@ -28,21 +67,125 @@ pub struct CheckArgs {
     pub json: bool,
 }
 
+/// The flags of `switchyard plugin test`.
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// The component.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// The conversation.
+    #[arg(value_name = "CONVERSATION")]
+    pub conversation: PathBuf,
+
+    /// The plugin's settings and limits, in TOML [default: NAME.toml beside it].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Another plugin of the chain, with NAME.toml beside it; may be given several
+    /// times. The chain is in the order of the files' names, as in a plugin directory.
+    #[arg(long, value_name = "FILE")]
+    pub with: Vec<PathBuf>,
+
+    /// How long what must come is waited for, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    pub patience_ms: u64,
+
+    /// What is logged, such as `debug` or `plugin=trace`.
+    #[arg(long, value_name = "FILTER", default_value = "warn,plugin=info")]
+    pub log: String,
+
+    /// Prints one JSON object instead of lines for people.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Why something could not be done at all.
+#[derive(Debug, Error)]
+pub enum AuthorError {
+    /// There is no project.
+    #[error(transparent)]
+    New(#[from] NewError),
+    /// No conversation was played.
+    #[error(transparent)]
+    Play(#[from] PlayError),
+    /// `--log` is no filter.
+    #[error("{0}")]
+    Log(String),
+    /// There is no thread to be had.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl AuthorError {
+    /// Whether what was asked for makes no sense.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            AuthorError::New(error) => error.is_usage(),
+            AuthorError::Play(error) => error.is_usage(),
+            AuthorError::Log(_) => true,
+            AuthorError::Io(_) => false,
+        }
+    }
+}
+
 impl AuthorCommand {
     /// Does it, and prints what there is to say. Whether all is well.
     ///
     /// # Errors
     ///
-    /// There is no thread to be had.
-    pub fn run(&self) -> std::io::Result<bool> {
-        let AuthorCommand::Check(CheckArgs { file, json }) = self;
-        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-        let _entered = runtime.enter();
-        let report = check::check(file);
-        match json {
-            true => println!("{}", report.json()),
-            false => println!("{}", report.text()),
+    /// It could not be done at all.
+    pub fn run(&self) -> Result<bool, AuthorError> {
+        match self {
+            AuthorCommand::New(args) => new(args),
+            AuthorCommand::Check(args) => check(args),
+            AuthorCommand::Test(args) => test(args),
         }
-        Ok(report.refused.is_none())
     }
+}
+
+fn new(NewArgs { name, lang, dir }: &NewArgs) -> Result<bool, AuthorError> {
+    let folder = dir.clone().unwrap_or_else(|| PathBuf::from(name));
+    new::new(name, *lang, &folder)?;
+    say(&format!("{} is written; its README.md says how to go on", folder.display()));
+    Ok(true)
+}
+
+fn check(CheckArgs { file, json }: &CheckArgs) -> Result<bool, AuthorError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let _entered = runtime.enter();
+    let report = check::check(file);
+    match json {
+        true => say(&report.json().to_string()),
+        false => say(&report.text()),
+    }
+    Ok(report.refused.is_none())
+}
+
+fn test(args: &TestArgs) -> Result<bool, AuthorError> {
+    let TestArgs { file, conversation, config, with, patience_ms, log, json } = args;
+    Log::start(log::parse(log).map_err(AuthorError::Log)?, LogFormat::Text);
+    let play = Play {
+        plugin: file,
+        config: config.as_deref(),
+        with,
+        conversation,
+        patience: Duration::from_millis(*patience_ms),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let played = runtime.block_on(play.run());
+    // What a plugin does on a timer is not waited for.
+    runtime.shutdown_background();
+    match (&played, json) {
+        (Ok(played), true) => say(&played.json().to_string()),
+        (Ok(played), false) => say(&played.text()),
+        (Err(error), true) => say(&error.json().to_string()),
+        (Err(_), false) => {}
+    }
+    Ok(played?.passed())
+}
+
+/// What `| head` does not take is not missed.
+fn say(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
 }

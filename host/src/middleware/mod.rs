@@ -344,8 +344,12 @@ impl Middleware {
             };
             let file = files.config.file.clone();
             match self.place(&mut changes, files, placing) {
-                Ok(_) => error!(%from, file = %file.display(),
-                    "a parked plugin was rolled back; its file still holds what was parked"),
+                Ok(placed) => {
+                    let swap = placed.expect("a forced change is made");
+                    error!(plugin = swap.to.as_deref().unwrap_or_default(), %from,
+                        pause_us = swap.pause.as_micros() as u64, file = %file.display(),
+                        "a parked plugin was rolled back; its file still holds what was parked");
+                }
                 Err(error) => error!(plugin = error.plugin, %from, step = error.step,
                     problem = error.problem, "a parked plugin stays: no version could be put back"),
             }

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Gets what tests run beside the server, such as WebSocket clients, into .tools/ of
-# the repository, and the packages of examples/node-host into its node_modules/;
-# git ignores both. Does nothing when they are there already; fails, and says so,
+# Gets what tests run beside the server, such as WebSocket clients, and what plugins in
+# other languages are built with, into .tools/ of the repository, and the packages of
+# examples/node-host into its node_modules/; git ignores both. Does nothing when they
+# are there already; fails, and says so,
 # when they cannot be had.
 #
 # This does not install programs: node and python3 must be there.
@@ -69,6 +70,36 @@ if [ "$(cat .tools/browser/installed 2>/dev/null)" != "playwright-core $playwrig
         "playwright-core@$playwright" ||
         { echo "install.sh: npm cannot install playwright-core@$playwright" >&2; exit 1; }
     echo "playwright-core $playwright" >.tools/browser/installed
+fi
+
+# What plugins in JavaScript and Python are built with, at the versions that
+# `switchyard plugin new` writes, kept so that the projects of the tests get them from
+# here: npm's cache, and pip's wheels.
+templates=host/src/authors/templates
+qjs=$(sed -n 's/.*"componentize-qjs": "\(.*\)".*/\1/p' $templates/js/package.json)
+componentize_py=$(cat $templates/python/requirements.txt)
+
+if [ "$(cat .tools/plugins/js 2>/dev/null)" != "componentize-qjs $qjs" ]; then
+    command -v node >/dev/null || { echo "install.sh: there is no node (20 or later)" >&2; exit 1; }
+    rm -rf .tools/plugins/npm
+    mkdir -p .tools/plugins/npm
+    npm install --cache .tools/plugins/npm-cache --prefix .tools/plugins/npm --no-save --no-audit \
+        --no-fund --loglevel=error "componentize-qjs@$qjs" ||
+        { echo "install.sh: npm cannot install componentize-qjs@$qjs" >&2; exit 1; }
+    echo "componentize-qjs $qjs" >.tools/plugins/js
+fi
+
+if [ "$(cat .tools/plugins/python 2>/dev/null)" != "$componentize_py" ]; then
+    command -v python3 >/dev/null || { echo "install.sh: there is no python3" >&2; exit 1; }
+    mkdir -p .tools/plugins
+    python3 -m pip download --quiet --disable-pip-version-check --dest .tools/plugins/wheels \
+        "$componentize_py" ||
+        { echo "install.sh: pip cannot download $componentize_py" >&2; exit 1; }
+    { python3 -m venv .tools/plugins/venv &&
+        .tools/plugins/venv/bin/python -m pip install --quiet --disable-pip-version-check \
+            --no-index --find-links .tools/plugins/wheels "$componentize_py"; } ||
+        { echo "install.sh: pip cannot install $componentize_py" >&2; exit 1; }
+    echo "$componentize_py" >.tools/plugins/python
 fi
 
 # Has the packages of a program that is not there installed.

@@ -10,10 +10,14 @@ mod transcript;
 
 mod authors;
 mod clients;
+mod guide;
 mod hostile;
+mod languages;
 mod lifecycle;
 mod node_host;
 mod order;
+mod plugin_test;
+mod projects;
 mod security;
 mod tls;
 

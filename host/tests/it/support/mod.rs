@@ -6,28 +6,15 @@ pub mod components;
 pub mod node_host;
 pub mod process;
 pub mod server;
+#[allow(dead_code, reason = "only `tests/it` builds plugins")]
+pub mod toolchains;
 pub mod websocket;
 
-use std::fmt::Display;
 use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 
-/// How long a test waits for what must come. Generous: the machine may be busy,
-/// and only a failing test pays it.
-pub const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What `future` gives, or a failure that says `what` did not come in time.
-pub async fn within<T>(
-    limit: Duration,
-    what: impl Display,
-    future: impl Future<Output = T>,
-) -> Result<T> {
-    tokio::time::timeout(limit, future)
-        .await
-        .map_err(|_| anyhow!("waited {limit:?} in vain for {what}"))
-}
+pub use switchyard::authors::conversation::client::{PATIENCE, within};
 
 /// The names of the files in a folder, without their endings, in order: for tests
 /// that play files, to see that none is left out.

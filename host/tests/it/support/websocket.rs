@@ -4,161 +4,17 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail, ensure};
-use futures_util::{SinkExt, StreamExt};
-use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
-use tokio_tungstenite::tungstenite::{self, Message};
+
+#[allow(unused_imports, reason = "`tests/redis` shows messages")]
+pub use switchyard::authors::conversation::client::describe;
+pub use switchyard::authors::conversation::client::{Close, Upgrade};
 
 use super::{PATIENCE, within};
 
-/// What the upgrade request asks for.
-#[derive(Debug, Clone)]
-pub struct Upgrade {
-    /// Path and query.
-    pub path: String,
-    /// The sub-protocols offered, in order.
-    pub subprotocols: Vec<String>,
-    /// Further headers.
-    pub headers: Vec<(String, String)>,
-}
-
-impl Default for Upgrade {
-    fn default() -> Upgrade {
-        Upgrade { path: "/ws".to_owned(), subprotocols: Vec::new(), headers: Vec::new() }
-    }
-}
-
-/// An answer to an upgrade request that is not 101.
-#[derive(Debug)]
-pub struct Refused {
-    /// The HTTP status.
-    pub status: u16,
-    /// The body, as far as it came with the head.
-    pub body: String,
-}
-
-/// The code of a Close frame, if it has a body, and its reason.
-pub type Close = (Option<u16>, String);
-
-/// A client made of tokio-tungstenite. It answers pings whenever it reads.
-pub struct Client {
-    stream: WebSocketStream<TcpStream>,
-    /// The sub-protocol the server chose.
-    pub subprotocol: Option<String>,
-    /// The id of the last command of [`Client::call`].
-    last_id: u64,
-}
-
-impl Client {
-    /// Sends an upgrade request, and gives a client if it is accepted.
-    pub async fn connect(
-        address: SocketAddr,
-        upgrade: &Upgrade,
-    ) -> Result<std::result::Result<Client, Refused>> {
-        let mut request = format!("ws://{address}{}", upgrade.path).into_client_request()?;
-        if !upgrade.subprotocols.is_empty() {
-            let value = HeaderValue::from_str(&upgrade.subprotocols.join(", "))?;
-            request.headers_mut().insert("sec-websocket-protocol", value);
-        }
-        for (name, value) in &upgrade.headers {
-            let name = HeaderName::from_bytes(name.as_bytes())?;
-            request.headers_mut().append(name, HeaderValue::from_str(value)?);
-        }
-        let answer = within(PATIENCE, "the answer to an upgrade request", async {
-            let stream = TcpStream::connect(address).await?;
-            tokio_tungstenite::client_async(request, stream).await
-        })
-        .await?;
-        match answer {
-            Ok((stream, response)) => {
-                let subprotocol = response.headers().get("sec-websocket-protocol");
-                let subprotocol = subprotocol.map(|name| name.to_str().map(str::to_owned));
-                Ok(Ok(Client { stream, subprotocol: subprotocol.transpose()?, last_id: 0 }))
-            }
-            Err(tungstenite::Error::Http(response)) => Ok(Err(Refused {
-                status: response.status().as_u16(),
-                body: String::from_utf8_lossy(response.body().as_deref().unwrap_or_default())
-                    .into_owned(),
-            })),
-            Err(problem) => Err(problem).context("the upgrade failed"),
-        }
-    }
-
-    /// Sends a message.
-    pub async fn send(&mut self, message: Message) -> Result<()> {
-        within(PATIENCE, "the server to take a message", self.stream.send(message)).await??;
-        Ok(())
-    }
-
-    /// The next message, of whatever kind but a ping.
-    pub async fn next(&mut self) -> Result<Message> {
-        within(PATIENCE, "a message", async {
-            loop {
-                match self.stream.next().await {
-                    Some(Ok(Message::Ping(_))) => {}
-                    Some(Ok(message)) => return Ok(message),
-                    Some(Err(problem)) => return Err(problem).context("the connection broke"),
-                    None => bail!("the connection ended without a Close"),
-                }
-            }
-        })
-        .await?
-    }
-
-    /// The next message, which must be JSON text.
-    pub async fn next_json(&mut self) -> Result<Value> {
-        match self.next().await? {
-            Message::Text(text) => serde_json::from_str(&text).context("the text is not JSON"),
-            other => bail!("expected JSON text, but {} came", describe(&other)),
-        }
-    }
-
-    /// Sends `["VERB", …]` with an id, and gives what follows the id of its
-    /// answer, which must come before anything else.
-    pub async fn call(&mut self, command: Value) -> Result<Value> {
-        self.last_id += 1;
-        let Value::Array(mut parts) = command else { bail!("a command is an array") };
-        parts.insert(0, self.last_id.into());
-        self.send(Message::text(Value::Array(parts).to_string())).await?;
-        let Value::Array(mut answer) = self.next_json().await? else {
-            bail!("the answer is not an array")
-        };
-        ensure!(answer.first() == Some(&self.last_id.into()), "not the answer: {answer:?}");
-        answer.remove(0);
-        Ok(Value::Array(answer))
-    }
-
-    /// The Close that must come next, and the end of the connection after it.
-    pub async fn next_close(&mut self) -> Result<Close> {
-        let close = match self.next().await? {
-            Message::Close(None) => (None, String::new()),
-            Message::Close(Some(frame)) => (Some(frame.code.into()), frame.reason.to_string()),
-            other => bail!("expected a Close, but {} came", describe(&other)),
-        };
-        match within(PATIENCE, "the end after a Close", self.stream.next()).await? {
-            None | Some(Err(tungstenite::Error::ConnectionClosed)) => Ok(close),
-            Some(Ok(message)) => bail!("{} came after the Close", describe(&message)),
-            Some(Err(problem)) => Err(problem).context("the connection broke after its Close"),
-        }
-    }
-}
-
-/// A message as a failing test shows it.
-pub fn describe(message: &Message) -> String {
-    match message {
-        Message::Text(text) => format!("the text {text}"),
-        Message::Binary(bytes) => format!("the binary {}", bytes.escape_ascii()),
-        Message::Close(None) => "a Close without a code".to_owned(),
-        Message::Close(Some(frame)) => {
-            format!("Close {} ({})", u16::from(frame.code), frame.reason)
-        }
-        other => format!("{other:?}"),
-    }
-}
+/// A client made of tokio-tungstenite.
+pub type Client = switchyard::authors::conversation::client::Client<TcpStream>;
 
 /// How a frame says how long it is.
 #[derive(Debug, Clone, Copy)]

@@ -1,0 +1,303 @@
+//! How a conversation is written.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use thiserror::Error;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+
+use super::client::Upgrade;
+use super::pattern::Pattern;
+
+/// A conversation that can be played.
+#[derive(Debug, Default)]
+pub struct Conversation {
+    /// Lines for the server's config file.
+    pub config: String,
+    /// Plugins that it has.
+    pub plugins: Vec<Cast>,
+    /// What happens, in order.
+    pub steps: Vec<Step>,
+}
+
+/// A plugin of the server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cast {
+    /// The line that says so.
+    pub line: usize,
+    /// Its slot.
+    pub slot: String,
+    /// Its component, as whoever plays understands it.
+    pub component: String,
+    /// Its settings.
+    pub settings: Value,
+}
+
+/// What is done before the next line is looked at.
+#[derive(Debug)]
+pub struct Step {
+    /// Its lines, each with its number.
+    pub lines: Vec<(usize, String)>,
+    /// What is done.
+    pub deed: Deed,
+}
+
+/// What is done in a step.
+#[derive(Debug)]
+pub enum Deed {
+    /// A client connects.
+    Connect {
+        /// What it is called from here on.
+        name: String,
+        /// What it asks for.
+        upgrade: Upgrade,
+        /// What must come of it.
+        outcome: Outcome,
+    },
+    /// A client says something.
+    Send {
+        /// Which one.
+        name: String,
+        /// What it says.
+        message: Message,
+    },
+    /// A client must hear something.
+    Expect {
+        /// Which one.
+        name: String,
+        /// What it must hear.
+        what: Expected,
+    },
+}
+
+/// What must come of an upgrade.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is accepted; with this sub-protocol, where one is named, or `none`.
+    Accepted(Option<String>),
+    /// It is refused with this status, and words that are in the body.
+    Refused(String, String),
+}
+
+/// What a client must hear.
+#[derive(Debug)]
+pub enum Expected {
+    /// Texts that match, in any order.
+    Texts(Vec<Pattern>),
+    /// Bytes, in binary frames that may begin and end anywhere.
+    Bytes(Vec<u8>),
+    /// A pong.
+    Pong(Vec<u8>),
+    /// A Close with this code or `none`, and these words among its own.
+    Close(String, String),
+    /// Nothing.
+    Nothing,
+}
+
+/// A line that makes no sense.
+#[derive(Debug, Error)]
+#[error("line {line}: {problem}: {text}")]
+pub struct SyntaxError {
+    /// Its number.
+    pub line: usize,
+    /// What stands there.
+    pub text: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl Conversation {
+    /// Reads a conversation.
+    ///
+    /// # Errors
+    ///
+    /// The first line that makes no sense.
+    pub fn parse(text: &str) -> Result<Conversation, SyntaxError> {
+        let mut conversation = Conversation::default();
+        for (at, text) in text.lines().enumerate() {
+            if text.trim().is_empty() || text.starts_with('#') {
+                continue;
+            }
+            let number = at + 1;
+            conversation.take(number, text).map_err(|problem| SyntaxError {
+                line: number,
+                text: text.to_owned(),
+                problem: format!("{problem:#}"),
+            })?;
+        }
+        Ok(conversation)
+    }
+
+    fn take(&mut self, number: usize, text: &str) -> Result<()> {
+        if let Some((what, rest)) =
+            text.split_once(": ").filter(|(what, _)| matches!(*what, "config" | "plugin"))
+        {
+            ensure!(self.steps.is_empty(), "`{what}:` stands before all else");
+            if what == "config" {
+                self.config.push_str(rest);
+                self.config.push('\n');
+            } else {
+                self.plugins.push(cast(number, rest)?);
+            }
+            return Ok(());
+        }
+        let lines = vec![(number, text.to_owned())];
+        if let Some(words) = text.strip_prefix("connect ") {
+            let deed = connect(words)?;
+            self.steps.push(Step { lines, deed });
+            return Ok(());
+        }
+        let at = text.find(['<', '>']).context("neither `<` nor `>`")?;
+        let (name, rest) = text.split_at(at);
+        let is_name = !name.is_empty() && !name.contains(char::is_whitespace);
+        ensure!(is_name, "a client's name stands before `<` or `>`, without spaces");
+        let (kind, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+        if kind == "<&"
+            && let Some(step) = self.steps.last_mut()
+            && let Some((before, _)) = step.lines.last()
+            && before + 1 == number
+            && let Deed::Expect { name: other, what: Expected::Texts(patterns) } = &mut step.deed
+            && other == name
+            && step.lines.iter().all(|(_, text)| text.get(at..).is_some_and(is_any_order))
+        {
+            patterns.push(Pattern::parse(rest)?);
+            step.lines.extend(lines);
+            return Ok(());
+        }
+        let name = name.to_owned();
+        let send = |name, message| Deed::Send { name, message };
+        let expect = |name, what| Deed::Expect { name, what };
+        let deed = match kind {
+            ">" => send(name, Message::text(rest)),
+            ">binary" => send(name, Message::binary(bytes(rest)?)),
+            ">ping" => send(name, Message::Ping(bytes(rest)?.into())),
+            ">close" => send(name, Message::Close(close_frame(rest)?)),
+            "<" | "<&" => expect(name, Expected::Texts(vec![Pattern::parse(rest)?])),
+            "<binary" => expect(name, Expected::Bytes(bytes(rest)?)),
+            "<pong" => expect(name, Expected::Pong(bytes(rest)?)),
+            "<close" => {
+                let (code, words) = rest.split_once(' ').unwrap_or((rest, ""));
+                let is_code = code == "none" || code.parse::<u16>().is_ok();
+                ensure!(is_code, "a Close has a code, or `none`");
+                expect(name, Expected::Close(code.to_owned(), words.to_owned()))
+            }
+            "<nothing" => expect(name, Expected::Nothing),
+            _ => bail!("no such kind of line: `{kind}`"),
+        };
+        self.steps.push(Step { lines, deed });
+        Ok(())
+    }
+}
+
+fn is_any_order(text: &str) -> bool {
+    text.starts_with("<& ")
+}
+
+fn cast(line: usize, text: &str) -> Result<Cast> {
+    let mut words = text.splitn(3, ' ');
+    let (Some(slot), Some(component)) = (words.next(), words.next()) else {
+        bail!("a plugin has a name and a component")
+    };
+    let settings = serde_json::from_str(words.next().unwrap_or("{}"));
+    let settings: Value = settings.context("the settings are not JSON")?;
+    ensure!(settings.is_object(), "settings are a JSON object");
+    Ok(Cast { line, slot: slot.to_owned(), component: component.to_owned(), settings })
+}
+
+fn connect(line: &str) -> Result<Deed> {
+    let (line, outcome) = match line.split_once(" -> ") {
+        Some((line, outcome)) => (line, Some(outcome)),
+        None => (line, None),
+    };
+    let mut words = line.split(' ');
+    let name = words.next().filter(|name| !name.is_empty()).context("a client has a name")?;
+    let path = words.next().context("the path is missing")?.to_owned();
+    ensure!(path.starts_with('/'), "a path begins with `/`");
+    let mut upgrade = Upgrade { path, ..Upgrade::default() };
+    for word in words {
+        match word.split_once('=') {
+            Some(("subprotocols", list)) => {
+                upgrade.subprotocols = list.split(',').map(str::to_owned).collect();
+            }
+            Some(("header", header)) => {
+                let (name, value) = header.split_once(':').context("a header has a value")?;
+                upgrade.headers.push((name.to_owned(), value.to_owned()));
+            }
+            _ => bail!("no such word: `{word}`"),
+        }
+    }
+    let outcome = match outcome.map(|outcome| (outcome, outcome.strip_prefix("http "))) {
+        None => Outcome::Accepted(None),
+        Some((chosen, None)) => Outcome::Accepted(Some(chosen.to_owned())),
+        Some((_, Some(refused))) => {
+            let (status, words) = refused.split_once(' ').unwrap_or((refused, ""));
+            Outcome::Refused(status.to_owned(), words.to_owned())
+        }
+    };
+    Ok(Deed::Connect { name: name.to_owned(), upgrade, outcome })
+}
+
+/// Bytes in hex, or the UTF-8 of a JSON string.
+fn bytes(text: &str) -> Result<Vec<u8>> {
+    if text.starts_with('"') {
+        return Ok(serde_json::from_str::<String>(text)?.into_bytes());
+    }
+    ensure!(text.len().is_multiple_of(2) && text.is_ascii(), "not hex");
+    let digits = (0..text.len()).step_by(2).filter_map(|at| text.get(at..at + 2));
+    digits.map(|pair| u8::from_str_radix(pair, 16).context("not hex")).collect()
+}
+
+fn close_frame(text: &str) -> Result<Option<CloseFrame>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let (code, reason) = text.split_once(' ').unwrap_or((text, ""));
+    let code: u16 = code.parse().context("a Close has a number for a code")?;
+    Ok(Some(CloseFrame { code: code.into(), reason: reason.into() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_makes_no_sense_is_found_with_its_line() {
+        for (text, line, says) in [
+            ("alice> x\nbob [1]\n", 2, "neither"),
+            ("# fine\n\nalice? [1]<\n", 3, "no such kind"),
+            ("alice< [1,", 1, "value is missing"),
+            ("alice<& [1]\nalice<& [1\n", 2, ""),
+            ("> x", 1, "name"),
+            ("the two> x", 1, "without spaces"),
+            ("alice>binary 0", 1, "not hex"),
+            ("alice>binary zz", 1, "not hex"),
+            ("alice>shout x", 1, "no such kind of line: `>shout`"),
+            ("alice<close bye", 1, "code"),
+            ("alice>close bye", 1, "code"),
+            ("connect alice", 1, "path is missing"),
+            ("connect alice ws", 1, "begins with `/`"),
+            ("connect alice /ws x=y", 1, "no such word: `x=y`"),
+            ("connect alice /ws header=x", 1, "value"),
+            ("alice> x\nconfig: limits.name_bytes_max = 8", 2, "before all else"),
+            ("plugin: acl", 1, "a name and a component"),
+            ("plugin: 10-acl acl {", 1, "not JSON"),
+            ("plugin: 10-acl acl []", 1, "object"),
+        ] {
+            let error = Conversation::parse(text).expect_err(text);
+            assert_eq!(error.line, line, "{text}: {error}");
+            assert!(error.to_string().contains(says), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn adjacent_lines_in_any_order_are_one_step() -> Result<()> {
+        let text = "a<& 1\na<& 2\n\na<& 3\nb<& 4\nb< 5\nb<& 6\n";
+        let steps = Conversation::parse(text)?.steps;
+        let lines: Vec<Vec<usize>> = steps
+            .iter()
+            .map(|step| step.lines.iter().map(|(number, _)| *number).collect())
+            .collect();
+        assert_eq!(lines, [vec![1, 2], vec![4], vec![5], vec![6], vec![7]]);
+        Ok(())
+    }
+}

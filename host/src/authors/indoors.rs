@@ -1,0 +1,111 @@
+//! A server without listeners: the same entrance, sessions, chain and engine, whose
+//! clients come through memory.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use tokio::io::DuplexStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::config::Config;
+use crate::entrance::{Entrance, Protocol};
+use crate::middleware::changes::{ChangeError, Offer};
+use crate::middleware::stats::{By, Failure};
+use crate::server;
+use crate::session::Services;
+
+/// How many bytes are under way to or from one client; more wait.
+const PIPE_BYTES: usize = 64 << 10;
+
+/// A running server that nobody reaches but through `dial`.
+pub struct Indoors {
+    entrance: Entrance,
+    services: Services,
+    clients: AtomicU16,
+    /// While it is there, the server is not ending.
+    _ending: watch::Sender<bool>,
+    all_served: mpsc::Receiver<()>,
+    keeping: JoinHandle<()>,
+}
+
+impl Indoors {
+    /// Loads the engine, as a server does before it listens. Must be called within a
+    /// runtime.
+    ///
+    /// # Errors
+    ///
+    /// It is refused.
+    pub fn open(config: Config) -> anyhow::Result<Indoors> {
+        let (live, services, _) = server::prepare(&config)?;
+        let config = Arc::new(config);
+        let (served, all_served) = mpsc::channel(1);
+        let (ending, is_ending) = watch::channel(false);
+        let keeping = tokio::spawn(server::keep_alive(config.clone(), services.hub.clone()));
+        let entrance =
+            Entrance::new(config, Arc::new(live), services.clone(), None, is_ending, served);
+        Ok(Indoors {
+            entrance,
+            services,
+            clients: AtomicU16::new(1),
+            _ending: ending,
+            all_served,
+            keeping,
+        })
+    }
+
+    /// Puts a plugin into the chain, from this file and with this beside it. Blocks
+    /// while it is compiled.
+    ///
+    /// # Errors
+    ///
+    /// It is refused.
+    pub fn load(
+        &self,
+        slot: &str,
+        file: &Path,
+        wasm: Vec<u8>,
+        toml: Option<String>,
+    ) -> Result<(), ChangeError> {
+        let offer = Offer { wasm: wasm.into(), file: Some(file.to_owned()), toml };
+        self.services.middleware.load(slot, offer, &By::Local).map(drop)
+    }
+
+    /// A way for one more client to speak HTTP and WebSocket.
+    pub fn dial(&self) -> DuplexStream {
+        let (theirs, ours) = tokio::io::duplex(PIPE_BYTES);
+        // Of no meaning but to be told apart.
+        let port = self.clients.fetch_add(1, Ordering::Relaxed);
+        let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        tokio::spawn(self.entrance.clone().take(ours, remote, Protocol::Http));
+        theirs
+    }
+
+    /// What the plugins' names are, with their versions, in their order.
+    pub fn plugins(&self) -> Vec<String> {
+        let chain = self.services.middleware.chain();
+        chain.plugins().iter().map(|plugin| plugin.identity.to_string()).collect()
+    }
+
+    /// Calls that ended an instance, of all plugins.
+    pub fn failures(&self) -> Vec<Failure> {
+        failures(&self.services)
+    }
+
+    /// Waits until all clients that went are gone, and gives what failed until then.
+    pub async fn close(self, patience: Duration) -> Vec<Failure> {
+        let Indoors { entrance, services, mut all_served, keeping, .. } = self;
+        drop(entrance);
+        let _ = tokio::time::timeout(patience, all_served.recv()).await;
+        keeping.abort();
+        failures(&services)
+    }
+}
+
+fn failures(services: &Services) -> Vec<Failure> {
+    let chain = services.middleware.chain();
+    chain.plugins().iter().flat_map(|plugin| plugin.stats.failures()).collect()
+}

@@ -1,0 +1,213 @@
+//! A project for a new plugin that builds as it is.
+//!
+//! What is written stands in `templates/` and looks as it will, but for its
+//! `{{names}}`. The contract goes with it, so that the project needs nothing of this
+//! repository.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use thiserror::Error;
+
+/// The files of these names, from a folder beside this file.
+macro_rules! embedded {
+    ($folder:literal: $($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!($folder, $name)))),*]
+    };
+}
+
+/// A file's name and what is in it.
+type File = (&'static str, &'static str);
+
+/// The contract, file by file.
+pub const CONTRACT: &[File] = embedded!(
+    "../../../wit/":
+    "access.wit",
+    "admission.wit",
+    "attributes.wit",
+    "counters.wit",
+    "deliveries.wit",
+    "engine.wit",
+    "lifecycle.wit",
+    "log.wit",
+    "messages.wit",
+    "snapshot.wit",
+    "types.wit",
+    "worlds.wit",
+);
+
+/// Where a project keeps the contract.
+const CONTRACT_FOLDER: &str = "wit/deps/switchyard-pubsub";
+
+/// What every project has, whatever its language.
+const COMMON: &[File] =
+    embedded!("templates/common/": "hooks.wit", "plugin.toml", "conversation.txt", "README.md");
+const RUST: &[File] = embedded!("templates/rust/": "Cargo.toml.in", "src/lib.rs", "gitignore");
+const JS: &[File] = embedded!("templates/js/": "package.json", "plugin.js", "utf8.js", "gitignore");
+const PYTHON: &[File] =
+    embedded!("templates/python/": "requirements.txt", "plugin.py", "gitignore");
+
+/// The version of wit-bindgen that a Rust project is pinned to: the one that the
+/// plugins that ship are built with, which a test sees to.
+const WIT_BINDGEN: &str = "0.61.1";
+
+const RUST_BUILD: &str = "    rustup target add wasm32-wasip2
+    cargo build --release --target wasm32-wasip2
+    cp target/wasm32-wasip2/release/plugin.wasm {{name}}.wasm";
+const JS_BUILD: &str = "    npm install
+    npm run build";
+const PYTHON_BUILD: &str = "    python3 -m venv .venv
+    .venv/bin/pip install -r requirements.txt
+    .venv/bin/componentize-py --wit-path wit --world hooks componentize --stub-wasi plugin -o {{name}}.wasm";
+
+/// How long a plugin's name may be.
+const NAME_BYTES_MAX: usize = 64;
+
+/// What a plugin is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Language {
+    /// Rust, built by cargo
+    Rust,
+    /// JavaScript, built by npm
+    Js,
+    /// Python, built by pip
+    Python,
+}
+
+/// Why there is no project.
+#[derive(Debug, Error)]
+pub enum NewError {
+    /// A plugin may not be called so.
+    #[error(
+        "\"{0}\" is no name for a plugin: it has lower-case letters, digits and single hyphens, \
+         begins with a letter, does not end with a hyphen, and has {NAME_BYTES_MAX} characters \
+         at most"
+    )]
+    Name(String),
+    /// There is something already.
+    #[error("{} is there already, and nothing is overwritten", .0.display())]
+    Exists(PathBuf),
+    /// The operating system says no.
+    #[error("cannot write {}: {source}", .path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl NewError {
+    /// Whether what was asked for cannot be had anywhere.
+    pub fn is_usage(&self) -> bool {
+        !matches!(self, NewError::Write { .. })
+    }
+}
+
+/// Writes a project for a plugin of this name into a folder, which must be empty or
+/// not there.
+///
+/// # Errors
+///
+/// The name is none, there is something already, or it cannot be written; then what
+/// was written before stays.
+pub fn new(name: &str, language: Language, folder: &Path) -> Result<(), NewError> {
+    if !is_name(name) {
+        return Err(NewError::Name(name.to_owned()));
+    }
+    match std::fs::read_dir(folder).map(|mut entries| entries.next().is_none()) {
+        Ok(true) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) if !folder.exists() => {
+            return Err(NewError::Write { path: folder.to_owned(), source });
+        }
+        // What is no folder is there already, too.
+        Ok(false) | Err(_) => return Err(NewError::Exists(folder.to_owned())),
+    }
+    let (files, source, build) = match language {
+        Language::Rust => (RUST, "src/lib.rs", RUST_BUILD),
+        Language::Js => (JS, "plugin.js", JS_BUILD),
+        Language::Python => (PYTHON, "plugin.py", PYTHON_BUILD),
+    };
+    let fill = |text: &str| {
+        text.replace("{{build}}", build)
+            .replace("{{source}}", source)
+            .replace("{{wit-bindgen}}", WIT_BINDGEN)
+            .replace("{{name}}", name)
+    };
+    for (file, text) in COMMON.iter().chain(files) {
+        let place = match *file {
+            "hooks.wit" => "wit/hooks.wit".to_owned(),
+            "plugin.toml" => format!("{name}.toml"),
+            // Under their own names they would mean something here.
+            "Cargo.toml.in" => "Cargo.toml".to_owned(),
+            "gitignore" => ".gitignore".to_owned(),
+            file => file.to_owned(),
+        };
+        write(folder.join(place), &fill(text))?;
+    }
+    for (file, text) in CONTRACT {
+        write(folder.join(CONTRACT_FOLDER).join(file), text)?;
+    }
+    Ok(())
+}
+
+/// What is a name in all three languages, as a file, and in the contract's own.
+fn is_name(name: &str) -> bool {
+    name.len() <= NAME_BYTES_MAX
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.split('-').all(|word| {
+            !word.is_empty() && word.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
+        })
+}
+
+fn write(path: PathBuf, text: &str) -> Result<(), NewError> {
+    let written = match path.parent() {
+        Some(folder) => std::fs::create_dir_all(folder),
+        None => Ok(()),
+    };
+    let written = written.and_then(|()| {
+        let mut file = std::fs::File::create_new(&path)?;
+        io::Write::write_all(&mut file, text.as_bytes())
+    });
+    written.map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => NewError::Exists(path),
+        _ => NewError::Write { path, source },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_names_everywhere() {
+        for name in ["greeter", "a", "rate-limit-2", "x2"] {
+            assert!(is_name(name), "{name}");
+        }
+        let long = "a".repeat(NAME_BYTES_MAX + 1);
+        let wrong = ["", "-a", "a-", "a--b", "2a", "A", "a_b", "a.b", "../a", "a/b", "ä", &long];
+        for name in wrong {
+            assert!(!is_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn all_of_the_contract_is_embedded() -> io::Result<()> {
+        let mut files: Vec<_> = std::fs::read_dir("../wit")?
+            .map(|entry| entry.map(|entry| entry.file_name().into_string().unwrap_or_default()))
+            .collect::<Result<_, _>>()?;
+        files.sort();
+        assert_eq!(files, CONTRACT.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+        Ok(())
+    }
+
+    #[test]
+    fn wit_bindgen_is_the_one_that_is_used_here() -> io::Result<()> {
+        let lock = std::fs::read_to_string("../Cargo.lock")?;
+        let own = format!("name = \"wit-bindgen\"\nversion = \"{WIT_BINDGEN}\"\n");
+        assert!(lock.contains(&own), "Cargo.lock has another version than {WIT_BINDGEN}");
+        Ok(())
+    }
+}

@@ -1,0 +1,293 @@
+//! `switchyard plugin test`: plays a conversation with plugins, on a server without
+//! listeners, and tells step by step what came.
+//!
+//! It ends at the first difference: what comes behind one means little.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+use thiserror::Error;
+
+use super::conversation::notation::{Conversation, Step, SyntaxError};
+use super::conversation::stage::Stage;
+use super::indoors::Indoors;
+use crate::config::{Config, ConfigError};
+use crate::middleware::changes::ChangeError;
+use crate::middleware::stats::Failure;
+
+/// What is played, and with what.
+#[derive(Debug)]
+pub struct Play<'a> {
+    /// The plugin's component.
+    pub plugin: &'a Path,
+    /// Its settings; none: what stands beside it.
+    pub config: Option<&'a Path>,
+    /// Further plugins, with what stands beside them.
+    pub with: &'a [PathBuf],
+    /// The conversation.
+    pub conversation: &'a Path,
+    /// How long what must come is waited for.
+    pub patience: Duration,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Played {
+    /// The plugins, in the order of the chain.
+    pub plugins: Vec<String>,
+    /// Every step of the conversation.
+    pub steps: Vec<PlayedStep>,
+    /// What was wrong after the last step.
+    pub at_end: Option<String>,
+}
+
+/// What came of a step.
+#[derive(Debug)]
+pub struct PlayedStep {
+    /// Its lines, each with its number.
+    pub lines: Vec<(usize, String)>,
+    /// How it went.
+    pub outcome: Outcome,
+}
+
+/// How a step went.
+#[derive(Debug)]
+pub enum Outcome {
+    /// As it should. What came.
+    Passed(Vec<String>),
+    /// Otherwise.
+    Failed(String),
+    /// It was not its turn any more.
+    NotPlayed,
+}
+
+/// Why a conversation was not played.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the messages say what they are")]
+pub enum PlayError {
+    #[error("cannot read {}: {source}", .path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("{}: {error}", .path.display())]
+    Syntax { path: PathBuf, error: SyntaxError },
+    #[error("a plugin is a file NAME.wasm, and {} is not", .0.display())]
+    NotAPlugin(PathBuf),
+    #[error("the conversation's config: {0}")]
+    Config(#[from] ConfigError),
+    #[error("the conversation's config: there are no other nodes in a test, nor a cluster.url")]
+    Cluster,
+    #[error("{0}")]
+    Slot(ChangeError),
+    #[error("the server would refuse it: {0}")]
+    Refused(ChangeError),
+    #[error("{0:#}")]
+    Server(anyhow::Error),
+}
+
+impl PlayError {
+    /// Whether what was asked for makes no sense.
+    pub fn is_usage(&self) -> bool {
+        !matches!(self, PlayError::Refused(_) | PlayError::Server(_))
+    }
+
+    /// For programs: nothing was played.
+    pub fn json(&self) -> serde_json::Value {
+        let line = match self {
+            PlayError::Syntax { error, .. } => Some(error.line),
+            _ => None,
+        };
+        json!({"passed": false, "error": self.to_string(), "line": line})
+    }
+}
+
+/// A plugin's files.
+struct Cast {
+    slot: String,
+    file: PathBuf,
+    wasm: Vec<u8>,
+    toml: Option<String>,
+}
+
+impl Play<'_> {
+    /// Plays it. Must be called within a runtime.
+    ///
+    /// # Errors
+    ///
+    /// It was not played.
+    pub async fn run(&self) -> Result<Played, PlayError> {
+        let path = self.conversation;
+        let conversation = Conversation::parse(&read_text(path)?)
+            .map_err(|error| PlayError::Syntax { path: path.to_owned(), error })?;
+        let mut config = Config::from_text(&conversation.config, path)?;
+        if config.cluster.is_some() {
+            return Err(PlayError::Cluster);
+        }
+        // The plugins are those that are named, and nothing is read again.
+        config.plugins.directory = None;
+        let cast = self.cast(&conversation)?;
+        let indoors = Indoors::open(config).map_err(PlayError::Server)?;
+        for Cast { slot, file, wasm, toml } in cast {
+            indoors.load(&slot, &file, wasm, toml).map_err(|error| match error {
+                ChangeError::Refused(_) => PlayError::Refused(error),
+                error => PlayError::Slot(error),
+            })?;
+        }
+        Ok(self.play(conversation.steps, indoors).await)
+    }
+
+    /// The files of all plugins.
+    fn cast(&self, conversation: &Conversation) -> Result<Vec<Cast>, PlayError> {
+        let mut cast = vec![files_of(self.plugin, self.config)?];
+        for file in self.with {
+            cast.push(files_of(file, None)?);
+        }
+        let folder = self.conversation.parent().unwrap_or(Path::new(""));
+        for plugin in &conversation.plugins {
+            let file = folder.join(&plugin.component);
+            let settings = toml::Value::try_from(&plugin.settings);
+            let settings = settings.map_err(|problem| PlayError::Syntax {
+                path: self.conversation.to_owned(),
+                error: SyntaxError {
+                    line: plugin.line,
+                    text: plugin.settings.to_string(),
+                    problem: format!("settings that cannot be written as TOML: {problem}"),
+                },
+            })?;
+            let table = toml::Table::from_iter([("settings".to_owned(), settings)]);
+            let toml = Some(table.to_string());
+            cast.push(Cast { slot: plugin.slot.clone(), wasm: read(&file)?, file, toml });
+        }
+        Ok(cast)
+    }
+
+    async fn play(&self, steps: Vec<Step>, indoors: Indoors) -> Played {
+        let mut played = Played { plugins: indoors.plugins(), ..Played::default() };
+        let mut is_over = false;
+        let dial = async || io::Result::Ok(indoors.dial());
+        let mut stage = Stage::new("localhost".to_owned(), self.patience, dial);
+        for Step { lines, deed } in steps {
+            if is_over {
+                played.steps.push(PlayedStep { lines, outcome: Outcome::NotPlayed });
+                continue;
+            }
+            let acted = stage.act(&deed).await.map_err(|problem| format!("{problem:#}"));
+            let outcome = match (acted, failure(&indoors.failures())) {
+                (Ok(came), None) => Outcome::Passed(came),
+                (Ok(_), Some(failure)) => Outcome::Failed(failure),
+                (Err(problem), None) => Outcome::Failed(problem),
+                (Err(problem), Some(failure)) => Outcome::Failed(format!("{problem}; {failure}")),
+            };
+            is_over = matches!(outcome, Outcome::Failed(_));
+            played.steps.push(PlayedStep { lines, outcome });
+        }
+        if !is_over {
+            let left = stage.clear().await.err().map(|problem| format!("{problem:#}"));
+            let failures = indoors.close(self.patience).await;
+            played.at_end = left.or(failure(&failures));
+        }
+        played
+    }
+}
+
+/// What failed first, in words.
+fn failure(failures: &[Failure]) -> Option<String> {
+    let Failure { plugin, step, problem, .. } = failures.first()?;
+    Some(format!("the plugin {plugin} failed in {step}: {problem}"))
+}
+
+/// A plugin's component and what stands beside it, or in `config`.
+fn files_of(file: &Path, config: Option<&Path>) -> Result<Cast, PlayError> {
+    let slot = file
+        .file_stem()
+        .and_then(|stem| stem.to_str())
+        .filter(|_| file.extension().is_some_and(|extension| extension == "wasm"))
+        .ok_or_else(|| PlayError::NotAPlugin(file.to_owned()))?;
+    let beside = file.with_extension("toml");
+    let toml = match config {
+        Some(config) => Some(read_text(config)?),
+        None if beside.exists() => Some(read_text(&beside)?),
+        None => None,
+    };
+    Ok(Cast { slot: slot.to_owned(), wasm: read(file)?, file: file.to_owned(), toml })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, PlayError> {
+    std::fs::read(path).map_err(|source| PlayError::Unreadable { path: path.to_owned(), source })
+}
+
+fn read_text(path: &Path) -> Result<String, PlayError> {
+    std::fs::read_to_string(path)
+        .map_err(|source| PlayError::Unreadable { path: path.to_owned(), source })
+}
+
+impl Played {
+    /// Whether all was as it should be.
+    pub fn passed(&self) -> bool {
+        self.at_end.is_none() && !self.steps.iter().any(|step| step.outcome.is_failed())
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut lines = vec![format!("plugins: {}", self.plugins.join(", "))];
+        let not_played =
+            self.steps.iter().filter(|step| matches!(step.outcome, Outcome::NotPlayed)).count();
+        for PlayedStep { lines: said, outcome } in &self.steps {
+            let mark = match outcome {
+                Outcome::Passed(_) => "ok",
+                Outcome::Failed(_) => "FAILED",
+                Outcome::NotPlayed => continue,
+            };
+            lines.extend(said.iter().map(|(number, text)| format!("{mark:6} {number:4}: {text}")));
+            match outcome {
+                // What was expected to the letter is not repeated.
+                Outcome::Passed(came) => lines.extend(
+                    came.iter()
+                        .filter(|came| !said.iter().any(|(_, text)| text.ends_with(*came)))
+                        .map(|came| format!("{:12} came: {came}", "")),
+                ),
+                Outcome::Failed(problem) => lines.push(format!("{:12} {problem}", "")),
+                Outcome::NotPlayed => {}
+            }
+        }
+        if let Some(problem) = &self.at_end {
+            lines.push(format!("FAILED at the end: {problem}"));
+        }
+        lines.push(match (self.passed(), not_played) {
+            (true, _) => format!("all {} steps as expected", self.steps.len()),
+            (false, 0) => "it went otherwise".to_owned(),
+            (false, left) => format!("it went otherwise, and {left} steps were not played"),
+        });
+        lines.join("\n")
+    }
+
+    /// For programs.
+    pub fn json(&self) -> serde_json::Value {
+        let steps = self.steps.iter().map(|PlayedStep { lines, outcome }| {
+            let (outcome, came, problem) = match outcome {
+                Outcome::Passed(came) => ("passed", came.as_slice(), None),
+                Outcome::Failed(problem) => ("failed", &[][..], Some(problem)),
+                Outcome::NotPlayed => ("not played", &[][..], None),
+            };
+            json!({
+                "line": lines.first().map(|(number, _)| number),
+                "text": lines.iter().map(|(_, text)| text).collect::<Vec<_>>(),
+                "outcome": outcome,
+                "came": came,
+                "problem": problem,
+            })
+        });
+        json!({
+            "passed": self.passed(),
+            "plugins": self.plugins,
+            "steps": steps.collect::<Vec<_>>(),
+            "at_end": self.at_end,
+        })
+    }
+}
+
+impl Outcome {
+    fn is_failed(&self) -> bool {
+        matches!(self, Outcome::Failed(_))
+    }
+}

@@ -1,0 +1,38 @@
+"""{{name}}: a plugin of Switchyard."""
+
+import json
+
+from componentize_py_types import Err
+from wit_world import exports
+from wit_world.exports.messages import PublishVerdict_Reject, PublishVerdict_Replace
+from wit_world.imports.log import Level, log
+from wit_world.imports.types import Publication, Refusal
+
+ending = b""
+
+
+class Lifecycle(exports.Lifecycle):
+    def init(self, settings: str) -> None:
+        """Called once, before anything else, with what stands under [settings] in
+        {{name}}.toml. An Err refuses the plugin, and says why."""
+        global ending
+        text = json.loads(settings).get("ending")
+        if not isinstance(text, str):
+            raise Err("`ending` must be a string in the settings")
+        ending = text.encode()
+        log(Level.INFO, f"it starts with the ending {text!r}")
+
+
+class Messages(exports.Messages):
+    def on_publish(self, connection, publications):
+        """One verdict for each publication, in order. This is where to go on: besides
+        Replace and Reject there are PublishVerdict_Continue(), which lets it pass as
+        it is, and PublishVerdict_Absorb."""
+        return [verdict(publication) for publication in publications]
+
+
+def verdict(publication):
+    if not publication.payload:
+        return PublishVerdict_Reject(Refusal("EMPTY", "there is nothing in it"))
+    changed = publication.payload + ending
+    return PublishVerdict_Replace(Publication(publication.channel, changed))

@@ -1,0 +1,57 @@
+//! {{name}}: a plugin of Switchyard.
+
+use std::sync::OnceLock;
+
+use serde::Deserialize;
+
+use bindings::exports::switchyard::pubsub::lifecycle;
+use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict};
+use bindings::switchyard::pubsub::log::{Level, log};
+use bindings::switchyard::pubsub::types::{ConnectionId, Publication, Refusal};
+
+mod bindings {
+    wit_bindgen::generate!({ path: "wit", world: "hooks", generate_all });
+    use super::Plugin;
+    export!(Plugin);
+}
+
+/// What stands under `[settings]` in {{name}}.toml.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    ending: String,
+}
+
+static SETTINGS: OnceLock<Settings> = OnceLock::new();
+
+struct Plugin;
+
+impl lifecycle::Guest for Plugin {
+    /// Called once, before anything else. An error refuses the plugin, and says why.
+    fn init(settings: String) -> Result<(), String> {
+        let settings = serde_json::from_str(&settings).map_err(|problem| problem.to_string())?;
+        log(Level::Info, &format!("it starts with {settings:?}"));
+        SETTINGS.get_or_init(|| settings);
+        Ok(())
+    }
+}
+
+impl messages::Guest for Plugin {
+    /// One verdict for each publication, in order. This is where to go on: besides
+    /// `Replace` and `Reject` there are `Continue`, which lets it pass as it is, and
+    /// `Absorb`.
+    fn on_publish(_connection: ConnectionId, publications: Vec<Publication>) -> Vec<PublishVerdict> {
+        let settings = SETTINGS.get().expect("`init` is called first");
+        let verdict = |Publication { channel, mut payload }: Publication| {
+            if payload.is_empty() {
+                return PublishVerdict::Reject(Refusal {
+                    code: "EMPTY".to_owned(),
+                    message: "there is nothing in it".to_owned(),
+                });
+            }
+            payload.extend(settings.ending.as_bytes());
+            PublishVerdict::Replace(Publication { channel, payload })
+        };
+        publications.into_iter().map(verdict).collect()
+    }
+}

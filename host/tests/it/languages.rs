@@ -1,0 +1,49 @@
+//! The plugin that there is in three languages, held to one conversation.
+//!
+//! `make languages` builds them. Compiling the one in Python takes the server a while.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use crate::support::admin::Done;
+use crate::support::components;
+
+fn check(component: &str) -> Result<()> {
+    let folder = components::directory()?;
+    let plugin = components::path(folder.path(), "emoji");
+    components::write_atomically(&plugin, &components::built(component)?)?;
+    let conversation =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/languages/emoji.txt");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    command.args(["plugin", "test"]).args([&plugin, &conversation]);
+    let done = Done::of(command.output()?)?;
+    ensure!(done.code == Some(0), "{done:?}");
+    ensure!(done.stdout.contains("steps as expected"), "{done:?}");
+    Ok(())
+}
+
+#[test]
+fn the_example_in_rust() -> Result<()> {
+    check("languages/emoji")
+}
+
+#[test]
+fn the_example_in_javascript() -> Result<()> {
+    check("languages/emoji-js")
+}
+
+#[test]
+fn the_example_in_python() -> Result<()> {
+    check("languages/emoji-python")
+}
+
+#[test]
+fn the_example_shares_its_utf8_with_new_projects() -> Result<()> {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let read = |path: &str| std::fs::read_to_string(repository.join(path));
+    let template = read("host/src/authors/templates/js/utf8.js")?;
+    assert_eq!(read("examples/languages/js/utf8.js")?, template);
+    Ok(())
+}

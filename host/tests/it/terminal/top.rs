@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{in_a_terminal, outcome, switchyard};
 use crate::support::process::Process;
+use crate::support::server::Launch;
 
 const TOKEN: &str = "0123456789abcdef";
 
@@ -104,17 +105,21 @@ async fn programs_read_what_was_said_and_how_fast_it_grows() -> Result<()> {
     Ok(())
 }
 
+/// What is on the screen before it is given back.
+fn shown(lines: &[String]) -> String {
+    let sent = lines.join("\n");
+    let (shown, _) = sent.rsplit_once("\u{1b}[?1049l").unwrap_or((&sent, ""));
+    let mut terminal = vt100::Parser::new(24, 80, 0);
+    terminal.process(shown.as_bytes());
+    terminal.screen().contents()
+}
+
 #[tokio::test]
 async fn a_person_sees_it_all_on_a_small_screen() -> Result<()> {
     let url = admin_api().await?;
     let mut run = in_a_terminal(&top(&url, &["--count", "3"]))?;
     let (lines, _) = outcome(Process::start("top", &mut run)?, 0).await?;
-    let sent = lines.join("\n");
-    // What is shown before it gives the screen back.
-    let (shown, _) = sent.rsplit_once("\u{1b}[?1049l").unwrap_or((&sent, ""));
-    let mut terminal = vt100::Parser::new(24, 80, 0);
-    terminal.process(shown.as_bytes());
-    let screen = terminal.screen().contents();
+    let screen = shown(&lines);
     for expected in [
         "switchyard 9.9.9",
         "connections 3 (resp 1, websocket 2)",
@@ -132,6 +137,29 @@ async fn a_person_sees_it_all_on_a_small_screen() -> Result<()> {
     let rates = screen.lines().nth(3).unwrap_or_default();
     assert!(rates.split_whitespace().next().is_some_and(|rate| rate.len() >= 9), "{screen}");
     Ok(())
+}
+
+/// What a server really says is understood.
+#[tokio::test]
+async fn it_shows_a_server() -> Result<()> {
+    let server = Launch::default().start().await?;
+    let mut client = server.client().await?;
+    client.call(json!(["SUBSCRIBE", "a", "b"])).await?;
+    let mut run = switchyard(&["top", "--interval", "0.1", "--count", "2", "--admin"]);
+    run.arg(server.admin_url().await?).env_remove("SWITCHYARD_ADMIN_TOKEN");
+    let mut screen = in_a_terminal(&run)?;
+    let (lines, _) = outcome(Process::start("top", &mut run)?, 0).await?;
+    let look: Value = serde_json::from_str(lines.last().context("there are two looks")?)?;
+    assert_eq!(look["stats"]["connections"], 1);
+    assert_eq!(look["stats"]["channels"], 2);
+    assert_eq!(look["plugins"], json!([]));
+    let (lines, _) = outcome(Process::start("top", &mut screen)?, 0).await?;
+    let shown = shown(&lines);
+    for expected in [env!("CARGO_PKG_VERSION"), "connections 1 (websocket/json 1)", "channels 2"] {
+        assert!(shown.contains(expected), "{expected}:\n{shown}");
+    }
+    drop(client);
+    server.stop().await
 }
 
 #[tokio::test]

@@ -154,8 +154,13 @@ impl Server {
         }
         reading.abort();
         drop(watching);
-        // Newcomers are turned away with a reason, and /readyz is answered.
+        // Newcomers are turned away with a reason, and /readyz is answered. Redis'
+        // clients know only one that makes them come back: that nobody listens.
         live.begin_draining();
+        for resp in accepting.drain(1..) {
+            resp.abort();
+            let _it_listens_no_more = resp.await;
+        }
         let shutdown = live.config().shutdown;
         let connections = services.hub.connections();
         info!(connections = connections.count(), "the server is ending");

@@ -516,7 +516,9 @@ pub fn unwelcome(reason: &CloseReason) -> Bytes {
     let text = match reason {
         CloseReason::OverCapacity => errors::TOO_MANY_CONNECTIONS.to_vec(),
         CloseReason::OverAddressCapacity => format!("ERR {}", reason.text()).into_bytes(),
-        CloseReason::Draining => format!("UNAVAILABLE {}", reason.text()).into_bytes(),
+        // A Redis that shuts down says nothing either; clients take an error for an
+        // answer, and do not come back.
+        CloseReason::Draining => return Bytes::new(),
         CloseReason::Unauthorised(why) => format!("NOAUTH {why}").into_bytes(),
         CloseReason::Unavailable(why) => format!("UNAVAILABLE {why}").into_bytes(),
         other => format!("NOPERM {}", other.text()).into_bytes(),

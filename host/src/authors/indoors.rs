@@ -46,7 +46,7 @@ impl Indoors {
         let (ending, is_ending) = watch::channel(false);
         let keeping = tokio::spawn(server::keep_alive(config.clone(), services.hub.clone()));
         let entrance =
-            Entrance::new(config, Arc::new(live), services.clone(), None, is_ending, served);
+            Entrance::new(config, Arc::new(live), services.clone(), None, None, is_ending, served);
         Ok(Indoors {
             entrance,
             services,

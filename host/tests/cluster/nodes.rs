@@ -26,6 +26,7 @@ pub struct Options {
     /// Further lines of the table `[cluster]`, and further tables.
     pub config: String,
     pub plugins: Option<PathBuf>,
+    pub environment: Vec<(String, String)>,
 }
 
 impl Node {
@@ -45,7 +46,11 @@ impl Node {
     }
 
     async fn launch(config: String, options: &Options) -> Result<Node> {
-        let launch = Launch { plugins: options.plugins.clone(), ..Launch::with_config(&config) };
+        let launch = Launch {
+            plugins: options.plugins.clone(),
+            environment: options.environment.clone(),
+            ..Launch::with_config(&config)
+        };
         let server = launch.start().await?;
         let (http, resp) = (server.address().await?, server.resp_address().await?);
         Ok(Node { server, http, resp })

@@ -21,9 +21,16 @@ async fn passwords(kind: Kind, extra: &[&str], user: &str) -> Result<()> {
         let config = format!("{user}password_file = {file:?}\n[log]\nfilter = \"trace\"\n");
         Ok(Options { config, ..Options::default() })
     };
-    let right = options(PASSWORD)?;
-    let (one, two) =
-        tokio::try_join!(Node::start(&backplane, &right), Node::start(&backplane, &right))?;
+    let in_a_file = options(PASSWORD)?;
+    let in_the_environment = Options {
+        config: format!("{user}\n[log]\nfilter = \"trace\"\n"),
+        environment: vec![("SWITCHYARD_CLUSTER_PASSWORD".to_owned(), PASSWORD.to_owned())],
+        ..Options::default()
+    };
+    let (one, two) = tokio::try_join!(
+        Node::start(&backplane, &in_a_file),
+        Node::start(&backplane, &in_the_environment),
+    )?;
     let mut listener = Listener::start(one.client().await?, &["news"], &[]).await?;
     two.publish("news", &payload("two", 1)).await?;
     listener.expect(1).await?;
@@ -62,11 +69,12 @@ async fn a_password_on_the_command_line_is_refused_and_not_repeated() -> Result<
     Ok(())
 }
 
-/// An authority and a server's certificate by it, made by OpenSSL.
+/// An authority, and certificates by it for a server and for nodes, made by OpenSSL.
 struct Certificates {
     authority: PathBuf,
-    certificate: PathBuf,
-    key: PathBuf,
+    /// With their keys.
+    server: [PathBuf; 2],
+    node: [PathBuf; 2],
 }
 
 impl Certificates {
@@ -81,19 +89,25 @@ impl Certificates {
         openssl(
             "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tests -keyout ca.key -out ca.pem",
         )?;
-        openssl("req -newkey rsa:2048 -nodes -subj /CN=server -keyout server.key -out server.csr")?;
-        openssl(
-            "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem",
-        )?;
-        let [authority, certificate, key] =
-            ["ca.pem", "server.pem", "server.key"].map(|name| home.join(name));
-        Ok(Certificates { authority, certificate, key })
+        let signed = |name: &str| -> Result<[PathBuf; 2]> {
+            openssl(&format!(
+                "req -newkey rsa:2048 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"
+            ))?;
+            openssl(&format!(
+                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+                 -extfile names -out {name}.pem"
+            ))?;
+            Ok(["pem", "key"].map(|kind| home.join(format!("{name}.{kind}"))))
+        };
+        let (server, node) = (signed("server")?, signed("node")?);
+        Ok(Certificates { authority: home.join("ca.pem"), server, node })
     }
 }
 
 async fn tls(kind: Kind) -> Result<()> {
     let home = tempfile::tempdir()?;
-    let Certificates { authority, certificate, key } = Certificates::make(home.path())?;
+    let Certificates { authority, server: [certificate, key], node } =
+        Certificates::make(home.path())?;
     let [certificate, key, ca] =
         [&certificate, &key, &authority].map(|path| path.display().to_string());
     let extra = match kind {
@@ -103,7 +117,7 @@ async fn tls(kind: Kind) -> Result<()> {
             "--tls-port",
             "{port}",
             "--tls-auth-clients",
-            "no",
+            "yes",
             "--tls-cert-file",
             &certificate,
             "--tls-key-file",
@@ -111,12 +125,18 @@ async fn tls(kind: Kind) -> Result<()> {
             "--tls-ca-cert-file",
             &ca,
         ],
-        Kind::Nats => vec!["--tls", "--tlscert", &certificate, "--tlskey", &key],
+        Kind::Nats => {
+            vec!["--tlsverify", "--tlscert", &certificate, "--tlskey", &key, "--tlscacert", &ca]
+        }
     };
     let backplane = Backplane::start_with(kind, &extra).await?;
     let scheme = if kind == Kind::Redis { "rediss" } else { "tls" };
     let url = format!("{scheme}://{}", backplane.address);
-    let options = Options { config: format!("ca_file = {authority:?}\n"), ..Options::default() };
+    let trusting = format!("ca_file = {authority:?}\n");
+    let [node_certificate, node_key] = &node;
+    let known =
+        format!("client_cert_file = {node_certificate:?}\nclient_key_file = {node_key:?}\n");
+    let options = Options { config: trusting.clone() + &known, ..Options::default() };
     let (one, two) = tokio::try_join!(
         Node::start_with_url(&url, &options),
         Node::start_with_url(&url, &options),
@@ -124,10 +144,14 @@ async fn tls(kind: Kind) -> Result<()> {
     let mut listener = Listener::start(one.client().await?, &["news"], &["*"]).await?;
     two.publish("news", &payload("two", 1)).await?;
     listener.expect(2).await?;
-    // One that does not trust it does not speak to it.
-    let config = "connect_timeout_ms = 500\n".to_owned();
-    let stranger = Node::start_with_url(&url, &Options { config, ..Options::default() }).await?;
-    ensure!(stranger.health().await?.0 == 503, "a stranger's certificate was trusted");
+    // One that does not trust it does not speak to it, and one that does not show who
+    // it is is not spoken to.
+    for (what, config) in [("is trusted", known), ("trusts", trusting)] {
+        let config = "connect_timeout_ms = 500\n".to_owned() + &config;
+        let stranger =
+            Node::start_with_url(&url, &Options { config, ..Options::default() }).await?;
+        ensure!(stranger.health().await?.0 == 503, "a node that nothing is known of {what}");
+    }
     Ok(())
 }
 

@@ -37,6 +37,8 @@ pub struct Launch {
     pub plugins: Option<PathBuf>,
     /// Further files beside the config file.
     pub files: Vec<(String, String)>,
+    /// What its environment has besides ours.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for Launch {
@@ -46,6 +48,7 @@ impl Default for Launch {
             config: String::new(),
             plugins: None,
             files: Vec::new(),
+            environment: Vec::new(),
         }
     }
 }
@@ -81,7 +84,9 @@ impl Launch {
             std::fs::write(&file, &self.config).context("cannot write the config file")?;
             words.extend(["--config".into(), file.into()]);
         }
-        let server = Server::run(&words, home)?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+        command.args(words).envs(self.environment);
+        let server = Server::start(command, home)?;
         server.url().await?;
         Ok(server)
     }

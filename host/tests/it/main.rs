@@ -6,7 +6,9 @@
 
 mod support;
 
+mod tokens;
 mod transcript;
+
 
 mod authors;
 mod clients;
@@ -26,6 +28,7 @@ mod slow_consumer;
 mod swap;
 mod swap_under_load;
 mod traps;
+
 
 mod admin;
 mod parity;

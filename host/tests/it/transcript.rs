@@ -15,6 +15,10 @@
 //!                                           also header=Name:value
 //! connect bob /ws subprotocols=a,b -> b     the sub-protocol that must be chosen, or `none`
 //! connect bob /nope -> http 404 some words  the refusal that must come, and words of its body
+//! connect bob /ws "header=Name: value"      quotes around a word with spaces
+//!
+//! swap 10-acl {"rules": []}                 puts another build of a plugin in its place, with
+//!                                           these settings, and waits until it is there
 //!
 //! alice> [1,"PING"]                         sends the rest of the line as text
 //! alice>binary 00ff                         sends a binary frame, in hex or as a JSON string
@@ -37,6 +41,9 @@
 //! a file it is asked for everyone who is still connected, and the server must
 //! end in good order.
 //!
+//! `<<HS256 {"sub":"alice","exp":"now+60"}>>` is a token wherever it stands
+//! (`tokens` says what else can be put in).
+//!
 //! What is expected is JSON, compared by structure, with these besides: `*` is
 //! any value, `*string`, `*number` and `*digits` (a string of digits) any such,
 //! `~"words"` a string that contains the words, `...` at the end of an array or
@@ -54,6 +61,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use crate::support::server::{Engine, Launch, Server};
 use crate::support::websocket::{Client, Upgrade, describe};
 use crate::support::{components, file_stems};
+use crate::tokens;
 
 /// Hands the names of all files to a macro: those that any host of the engine
 /// plays, and those about what only the server has.
@@ -87,7 +95,15 @@ macro_rules! transcripts {
                 verbs,
                 whole_or_not_at_all,
             ],
-            server_only: [plugin_acl, resp_over_websocket, subprotocols],
+            server_only: [
+                plugin_acl,
+                plugin_jwt_auth,
+                plugin_jwt_auth_claims,
+                plugin_jwt_auth_jwks,
+                plugin_jwt_auth_keys,
+                resp_over_websocket,
+                subprotocols,
+            ],
         }
     };
 }
@@ -95,7 +111,7 @@ pub(crate) use transcripts;
 
 /// Each file, as two tests.
 macro_rules! play_all {
-    (anywhere: [$($name:ident),* $(,)?], server_only: [$($more:ident),*],) => {
+    (anywhere: [$($name:ident),* $(,)?], server_only: [$($more:ident),* $(,)?],) => {
         const NAMES: &[&str] = &[$(stringify!($name),)* $(stringify!($more)),*];
 
         play_all! { $($name)* $($more)* }
@@ -132,19 +148,31 @@ fn folder() -> PathBuf {
 /// Plays one file of `tests/transcripts/`.
 pub async fn play(name: &str, engine: Engine) -> Result<()> {
     let file = folder().join(name).with_extension("txt");
-    let text = std::fs::read_to_string(&file)?;
-    let mut lines = text
-        .lines()
-        .enumerate()
-        .map(|(at, text)| Line { number: at + 1, text })
-        .filter(|line| !line.text.is_empty() && !line.text.starts_with('#'))
-        .peekable();
-    let mut stage = Stage::set(&mut lines, engine).await?;
+    play_text(&format!("{name}.txt"), &std::fs::read_to_string(&file)?, engine, &[]).await
+}
+
+/// Plays a conversation with these plugins, each by its name and its TOML file;
+/// the component is what follows the number in the name.
+pub async fn play_text(
+    place: &str,
+    text: &str,
+    engine: Engine,
+    plugins: &[(&str, &str)],
+) -> Result<()> {
+    let numbered = text.lines().enumerate().map(|(at, text)| (at + 1, text));
+    let meant = numbered.filter(|(_, text)| !text.is_empty() && !text.starts_with('#'));
+    let filled = meant.map(|(number, text)| {
+        let filled = tokens::fill(text).with_context(|| format!("{place}:{number}"));
+        filled.map(|text| (number, text))
+    });
+    let filled = filled.collect::<Result<Vec<_>>>()?;
+    let mut lines = filled.iter().map(|(number, text)| Line { number: *number, text }).peekable();
+    let mut stage = Stage::set(&mut lines, engine, plugins).await?;
     while let Some(line) = lines.next() {
-        let place = format!("{name}.txt:{}: {}", line.number, line.text);
+        let place = format!("{place}:{}: {}", line.number, line.text);
         stage.act(line, &mut lines).await.context(place)?;
     }
-    stage.clear().await.with_context(|| format!("{name}.txt: at the end"))
+    stage.clear().await.with_context(|| format!("{place}: at the end"))
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -165,7 +193,9 @@ struct Stage {
     clients: BTreeMap<String, Actor>,
     /// Makes the questions of `alice<nothing` differ from what a file says.
     questions: u64,
-    _plugins: tempfile::TempDir,
+    plugins: tempfile::TempDir,
+    /// How often a plugin was swapped.
+    swaps: usize,
 }
 
 impl Stage {
@@ -173,9 +203,17 @@ impl Stage {
     async fn set<'a>(
         lines: &mut Peekable<impl Iterator<Item = Line<'a>>>,
         engine: Engine,
+        configured: &[(&str, &str)],
     ) -> Result<Stage> {
         let plugins = components::directory()?;
         let mut launch = Launch { engine, ..Launch::default() };
+        for (name, toml) in configured {
+            let (_, component) = name.split_once('-').context("a name such as 10-acl")?;
+            let file = |kind: &str| plugins.path().join(name).with_extension(kind);
+            components::write_atomically(&file("toml"), toml.as_bytes())?;
+            components::write_atomically(&file("wasm"), &components::built(component)?)?;
+            launch.plugins = Some(plugins.path().to_owned());
+        }
         while let Some((what, rest)) = lines
             .peek()
             .and_then(|line| line.text.split_once(": "))
@@ -197,7 +235,7 @@ impl Stage {
             lines.next();
         }
         let server = launch.start().await?;
-        Ok(Stage { server, clients: BTreeMap::new(), questions: 0, _plugins: plugins })
+        Ok(Stage { server, clients: BTreeMap::new(), questions: 0, plugins, swaps: 0 })
     }
 
     async fn act<'a>(
@@ -207,6 +245,9 @@ impl Stage {
     ) -> Result<()> {
         if let Some(words) = line.text.strip_prefix("connect ") {
             return self.connect(words).await;
+        }
+        if let Some(words) = line.text.strip_prefix("swap ") {
+            return self.swap(words).await;
         }
         let at = line.text.find(['<', '>']).context("neither `<` nor `>`")?;
         let (name, rest) = line.text.split_at(at);
@@ -266,7 +307,13 @@ impl Stage {
 
     async fn connect(&mut self, line: &str) -> Result<()> {
         let (line, outcome) = line.split_once(" -> ").unwrap_or((line, ""));
-        let mut words = line.split(' ');
+        // What stands between quotes is one word.
+        let parts = line.split('"').enumerate();
+        let words = parts.flat_map(|(at, part)| match at % 2 {
+            0 => part.split(' ').collect(),
+            _ => vec![part],
+        });
+        let mut words = words.filter(|word| !word.is_empty());
         let name = words.next().context("a client has a name")?;
         let path = words.next().context("the path is missing")?.to_owned();
         let mut upgrade = Upgrade { path, ..Upgrade::default() };
@@ -277,7 +324,7 @@ impl Stage {
                 }
                 Some(("header", header)) => {
                     let (name, value) = header.split_once(':').context("a header has a value")?;
-                    upgrade.headers.push((name.to_owned(), value.to_owned()));
+                    upgrade.headers.push((name.to_owned(), value.trim().to_owned()));
                 }
                 _ => bail!("no such word: {word}"),
             }
@@ -304,6 +351,18 @@ impl Stage {
             (Ok(_), Some(_)) => bail!("it was accepted"),
             (Err(refused), None) => bail!("it was refused with HTTP {}", refused.status),
         }
+    }
+
+    async fn swap(&mut self, words: &str) -> Result<()> {
+        let (name, settings) = words.split_once(' ').context("a plugin and its settings")?;
+        self.server.wait_for_log("changes of files are watched").await?;
+        self.swaps += 1;
+        let in_place = std::fs::read(components::path(self.plugins.path(), name))?;
+        let successor = components::rehashed(in_place, self.swaps as u32);
+        let settings = serde_json::from_str(settings)?;
+        components::install(self.plugins.path(), name, &successor, &settings)?;
+        self.server.wait_for_logs("a plugin was swapped", self.swaps).await?;
+        Ok(())
     }
 
     /// Fails if anything has come for this client.

@@ -101,6 +101,8 @@ macro_rules! transcripts {
                 plugin_jwt_auth_claims,
                 plugin_jwt_auth_jwks,
                 plugin_jwt_auth_keys,
+                plugin_rate_limit,
+                plugin_rate_limit_swap,
                 resp_over_websocket,
                 subprotocols,
             ],

@@ -103,6 +103,7 @@ macro_rules! transcripts {
                 plugin_jwt_auth_keys,
                 plugin_rate_limit,
                 plugin_rate_limit_swap,
+                plugin_redact,
                 resp_over_websocket,
                 subprotocols,
             ],

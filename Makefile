@@ -13,7 +13,7 @@
 CARGO ?= cargo
 WASM := wasm32-wasip2
 # Plugins that ship, and components that only tests need.
-PLUGINS := acl jwt-auth rate-limit redact
+PLUGINS := acl jwt-auth rate-limit redact validate
 FOR_TESTS := probe stranger snoop bad-engine onlooker
 BUILT := target/$(WASM)/component
 OUT := target/components

@@ -104,6 +104,7 @@ macro_rules! transcripts {
                 plugin_rate_limit,
                 plugin_rate_limit_swap,
                 plugin_redact,
+                plugin_validate,
                 resp_over_websocket,
                 subprotocols,
             ],

@@ -29,6 +29,7 @@ mod swap;
 mod swap_under_load;
 mod traps;
 
+mod plugin_costs;
 
 mod admin;
 mod parity;

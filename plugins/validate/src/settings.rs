@@ -192,7 +192,7 @@ mod tests {
         let leads_to = |reference: &str| json!({"items": {"$ref": reference}});
         check(leads_to("https://example.com/a.json"), "the schema", "https://example.com/a.json");
         check(leads_to("file:///etc/passwd"), "the schema", "file:///etc/passwd");
-        check(leads_to("#/$defs/item"), "the schema", "#/$defs/item");
+        check(leads_to("#/$defs/item"), "the schema", "/$defs/item");
         check(json!({"$schema": "https://example.com/mine"}), "the schema", "example.com/mine");
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }

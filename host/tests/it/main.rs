@@ -9,6 +9,8 @@ mod support;
 mod tokens;
 mod transcript;
 
+mod cookbook;
+mod plugin_costs;
 
 mod authors;
 mod clients;
@@ -28,8 +30,6 @@ mod slow_consumer;
 mod swap;
 mod swap_under_load;
 mod traps;
-
-mod plugin_costs;
 
 mod admin;
 mod parity;

@@ -38,6 +38,8 @@ pub enum CloseReason {
     Idle,
     /// A middleware that must be asked cannot answer now.
     Unavailable(String),
+    /// A middleware does not want the client now: it comes too often.
+    Limited(String),
     /// No sign of life for the time allowed after a ping.
     PingTimeout,
     /// The outbox passed its hard limit, or its soft limit for too long.
@@ -82,6 +84,7 @@ impl CloseReason {
             CloseReason::OverAddressCapacity => 4103,
             CloseReason::Flood => 4104,
             CloseReason::Operator => 4105,
+            CloseReason::Limited(_) => 4106,
             CloseReason::Idle => 4203,
             CloseReason::PingTimeout => 4201,
             CloseReason::SlowConsumer { .. } => 4202,
@@ -111,7 +114,7 @@ impl CloseReason {
             CloseReason::Draining => "the server is shutting down and takes nobody in".into(),
             CloseReason::Flood => "over limits.commands_per_second_max for too long".into(),
             CloseReason::Idle => "nothing said within resp.idle_timeout_ms".into(),
-            CloseReason::Unavailable(why) => why.into(),
+            CloseReason::Unavailable(why) | CloseReason::Limited(why) => why.into(),
             CloseReason::PingTimeout => {
                 "no answer to a ping within websocket.pong_timeout_ms".into()
             }
@@ -143,6 +146,7 @@ impl CloseReason {
             CloseReason::Flood => "flood",
             CloseReason::Idle => "idle",
             CloseReason::Unavailable(_) => "unavailable",
+            CloseReason::Limited(_) => "limited",
             CloseReason::PingTimeout => "ping_timeout",
             CloseReason::SlowConsumer { .. } => "slow_consumer",
         }

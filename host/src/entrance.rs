@@ -28,7 +28,7 @@ use crate::hub::connections::Connection;
 use crate::hub::encoding::Encoding;
 use crate::log;
 use crate::middleware::bindings::{Client, Door as ClientDoor};
-use crate::protocol::command::{NOAUTH, Refusal, UNAVAILABLE};
+use crate::protocol::command::{LIMIT, NOAUTH, Refusal, UNAVAILABLE};
 use crate::protocol::resp::RequestLimits;
 use crate::protocol::websocket;
 use crate::session::{Framing, Services, Session};
@@ -509,6 +509,7 @@ fn unwanted(refusal: &Refusal) -> CloseReason {
     match &*refusal.code {
         NOAUTH => CloseReason::Unauthorised(why),
         UNAVAILABLE => CloseReason::Unavailable(why),
+        LIMIT => CloseReason::Limited(why),
         _ => CloseReason::Forbidden(why),
     }
 }

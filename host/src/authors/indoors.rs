@@ -74,6 +74,18 @@ impl Indoors {
         self.services.middleware.load(slot, offer, &By::Local).map(drop)
     }
 
+    /// Puts new instances in the place of a plugin's, with other settings; answers
+    /// what it is called then.
+    ///
+    /// # Errors
+    ///
+    /// There is no such plugin, or it refuses the settings.
+    pub fn swap(&self, slot: &str, settings: &serde_json::Value) -> anyhow::Result<String> {
+        let beside = Some(super::play::beside(settings)?);
+        let swap = self.services.middleware.reload(slot, beside, &By::Local)?;
+        Ok(swap.to.as_deref().unwrap_or_default().to_owned())
+    }
+
     /// A way for one more client to speak HTTP and WebSocket.
     pub fn dial(&self) -> DuplexStream {
         let (theirs, ours) = tokio::io::duplex(PIPE_BYTES);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 use thiserror::Error;
 
-use super::conversation::notation::{Conversation, Step, SyntaxError};
+use super::conversation::notation::{Conversation, Deed, Step, SyntaxError};
 use super::conversation::stage::Stage;
 use super::indoors::Indoors;
 use crate::config::{Config, ConfigError};
@@ -145,8 +145,7 @@ impl Play<'_> {
         let folder = self.conversation.parent().unwrap_or(Path::new(""));
         for plugin in &conversation.plugins {
             let file = folder.join(&plugin.component);
-            let settings = toml::Value::try_from(&plugin.settings);
-            let settings = settings.map_err(|problem| PlayError::Syntax {
+            let toml = beside(&plugin.settings).map_err(|problem| PlayError::Syntax {
                 path: self.conversation.to_owned(),
                 error: SyntaxError {
                     line: plugin.line,
@@ -154,8 +153,7 @@ impl Play<'_> {
                     problem: format!("settings that cannot be written as TOML: {problem}"),
                 },
             })?;
-            let table = toml::Table::from_iter([("settings".to_owned(), settings)]);
-            let toml = Some(table.to_string());
+            let toml = Some(toml);
             cast.push(Cast { slot: plugin.slot.clone(), wasm: read(&file)?, file, toml });
         }
         Ok(cast)
@@ -171,7 +169,13 @@ impl Play<'_> {
                 played.steps.push(PlayedStep { lines, outcome: Outcome::NotPlayed });
                 continue;
             }
-            let acted = stage.act(&deed).await.map_err(|problem| format!("{problem:#}"));
+            let acted = match &deed {
+                Deed::Swap { slot, settings } => indoors
+                    .swap(slot, settings)
+                    .map(|swapped| vec![swapped])
+                    .map_err(|problem| problem.to_string()),
+                deed => stage.act(deed).await.map_err(|problem| format!("{problem:#}")),
+            };
             let outcome = match (acted, failure(&indoors.failures())) {
                 (Ok(came), None) => Outcome::Passed(came),
                 (Ok(_), Some(failure)) => Outcome::Failed(failure),
@@ -188,6 +192,12 @@ impl Play<'_> {
         }
         played
     }
+}
+
+/// What stands beside a plugin that has these settings.
+pub fn beside(settings: &serde_json::Value) -> Result<String, toml::ser::Error> {
+    let settings = toml::Value::try_from(settings)?;
+    Ok(toml::Table::from_iter([("settings".to_owned(), settings)]).to_string())
 }
 
 /// What failed first, in words.

@@ -6,7 +6,11 @@
 
 mod support;
 
+mod tokens;
 mod transcript;
+
+mod cookbook;
+mod plugin_costs;
 
 mod authors;
 mod clients;

@@ -14,7 +14,7 @@ use crate::{clients, order, transcript};
 /// its middleware being a JavaScript function, and no sub-protocol `resp`;
 /// tests/node_host/ has what is left of those files.
 macro_rules! play_on_node {
-    (anywhere: [$($name:ident),* $(,)?], server_only: [$($more:ident),*],) => {
+    (anywhere: [$($name:ident),* $(,)?], server_only: [$($more:ident),* $(,)?],) => {
         $(#[tokio::test]
         async fn $name() -> Result<()> {
             transcript::play(stringify!($name), Engine::Node).await

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -21,7 +21,8 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::components;
 use crate::support::server::{Launch, Server};
-use crate::support::websocket::Client;
+use crate::support::websocket::{Client, Upgrade};
+use crate::tokens;
 
 /// Clients that nobody reads from any more do not hold up the end.
 const CONFIG: &str = "shutdown.timeout_ms = 100";
@@ -38,6 +39,17 @@ const ENGINE_PACE: Duration = Duration::from_millis(500);
 const ENGINE_AIM: Duration = Duration::from_millis(50);
 /// What a pause may never take, however busy the machine is.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Each of the chain, one after the other.
+const CHAIN_PACE: Duration = Duration::from_millis(100);
+/// How often each of it is swapped.
+const CHAIN_SWAPS: u32 = 8;
+/// How many unanswered messages one connection has under way at full speed.
+const UNANSWERED_MAX: usize = 16;
+/// What stands behind the number of the last message.
+const END: &str = "end";
+/// How often one user may publish while all that happens.
+const NOISY_MESSAGES: usize = 100;
 
 const SHARDS: usize = 2;
 /// What the engine holds besides the channels on which messages flow.
@@ -108,7 +120,7 @@ async fn the_engine_is_swapped_with_100_000_subscriptions() -> Result<()> {
     );
     let server = Launch::with_config(&config).start().await?;
     server.wait_for_log("changes of files are watched").await?;
-    let mut talkers = talkers(&server, duration()?).await?;
+    let mut talkers = talkers(&server, Rhythm::paced()?, "", |_| Ok("/ws".to_owned())).await?;
     for talker in &mut talkers {
         talker.hold_many().await?;
     }
@@ -129,6 +141,97 @@ async fn the_engine_is_swapped_with_100_000_subscriptions() -> Result<()> {
     check_held(&mut server.client().await?).await?;
     for talker in &mut talkers {
         talker.still_holds_many().await?;
+    }
+    server.stop().await
+}
+
+/// The plugins that ship, in a chain, while each is replaced again and again: who
+/// was logged in stays so, what must be masked is masked in every message, and
+/// nobody gets a limit anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_is_swapped_and_what_it_knows_is_kept() -> Result<()> {
+    let _alone = ALONE.lock().await;
+    let chain = [
+        (
+            "05-jwt-auth",
+            json!({
+                "keys": [{"algorithm": "HS256", "secret": tokens::SECRET}],
+                "without_token": "refuse",
+            }),
+        ),
+        (
+            "10-acl",
+            json!({"rules": [
+                // Who lost its user could not publish on its own channel any more.
+                {"users": ["@authenticated"], "subscribe": ["live.*"], "publish": ["live.{sub}.m"]},
+                {"roles": ["guest"], "subscribe": ["hall"], "publish": ["hall"]},
+            ]}),
+        ),
+        (
+            "15-rate-limit",
+            json!({"limits": [
+                {"name": "all", "of": "publishes", "per": "user", "rate": 1_000_000},
+                {"name": "noisy", "of": "publishes", "per": "user", "users": ["noisy"],
+                 "rate": NOISY_MESSAGES, "every_ms": 86_400_000},
+            ]}),
+        ),
+        (
+            "20-redact",
+            json!({"rules": [{"channels": ["live.*"], "regex": "secret", "action": "mask"}]}),
+        ),
+    ];
+    let directory = components::directory()?;
+    let mut builds = Vec::new();
+    for (name, settings) in &chain {
+        let component = components::built(name.get(3..).context("a number and a name")?)?;
+        let two = [0, 1].map(|salt| components::rehashed(component.clone(), salt));
+        components::install(directory.path(), name, &two[1], settings)?;
+        builds.push((components::path(directory.path(), name), two));
+    }
+    let plugins = Some(directory.path().to_owned());
+    let server = Launch { plugins, ..Launch::with_config(CONFIG) }.start().await?;
+    server.wait_for_log("changes of files are watched").await?;
+
+    let path = |claims: Value| -> Result<String> {
+        Ok(format!("/ws?token={}", tokens::token("HS256", None, &claims)?))
+    };
+    let path_of = |number: usize| path(json!({"sub": number.to_string(), "exp": "now+600"}));
+    let rhythm = Rhythm::Fast { swaps: CHAIN_SWAPS * chain.len() as u32 };
+    let talkers = talkers(&server, rhythm, "secret", path_of).await?;
+    let passed = AtomicU32::new(0);
+    let refused = AtomicU32::new(0);
+    let guest = |name: &str| path(json!({"sub": name, "roles": ["guest"], "exp": "now+600"}));
+    let noise = make_noise(connect(&server, guest("noisy")?).await?, &passed, &refused);
+    let arrivals = arrive(&server, guest("newcomer")?);
+    let swaps = Arc::new(Swaps::default());
+    let swapping = swap(&server, &swaps, CHAIN_PACE, "a plugin was swapped", |generation| {
+        let turn = generation as usize - 1;
+        let (file, builds) = builds.get(turn % chain.len()).context("one of the chain")?;
+        let build = builds.get(turn / chain.len() % 2).context("one of two")?;
+        components::write_atomically(file, build)
+    });
+    let talkers = tokio::select! {
+        talked = talk(talkers, &swaps) => talked?,
+        failed = swapping => match failed? {},
+        failed = noise => match failed.context("the noisy one")? {},
+        failed = arrivals => match failed.context("a newcomer")? {},
+    };
+    check_agreement(&talkers)?;
+    for talker in &talkers {
+        let (end, masked) = talker.own().split_last().context("it said nothing")?;
+        ensure!(end == END && masked.iter().all(|tail| tail == "***"), "something passed unmasked");
+    }
+    let (passed, refused) = (passed.into_inner(), refused.into_inner());
+    println!("of the noisy one {passed} messages passed and {refused} were refused");
+    ensure!(passed as usize == NOISY_MESSAGES && refused > 0, "{passed} of its messages passed");
+    let log = server.log();
+    for (name, _) in &chain {
+        let name = name.get(3..).unwrap_or_default();
+        let of_it = |line: &&str| line.contains(&format!("plugin={name}@"));
+        let swaps = log.lines().filter(|line| line.contains("a plugin was swapped")).filter(of_it);
+        let swaps: Vec<_> = swaps.collect();
+        ensure!(swaps.len() >= CHAIN_SWAPS as usize, "{name}: {} swaps", swaps.len());
+        Pauses::of(&swaps.join("\n"), "a plugin was swapped")?.print(name, PLUGIN_AIM)?;
     }
     server.stop().await
 }
@@ -155,7 +258,7 @@ async fn plugin_load(settings: &Value) -> Result<Load> {
     let server = Launch { plugins, ..Launch::with_config(CONFIG) }.start().await?;
     server.wait_for_log("changes of files are watched").await?;
 
-    let talkers = talkers(&server, duration()?).await?;
+    let talkers = talkers(&server, Rhythm::paced()?, "", |_| Ok("/ws".to_owned())).await?;
     let swaps = Arc::new(Swaps::default());
     let file = components::path(directory.path(), "probe");
     let swapping = swap(&server, &swaps, PLUGIN_PACE, "a plugin was swapped", |generation| {
@@ -204,14 +307,43 @@ async fn swap(
 struct Talker {
     number: usize,
     client: Client,
-    /// How many messages it publishes, and receives of each it listens to.
-    messages: usize,
+    rhythm: Rhythm,
+    /// What it says behind the number of each message.
+    says: &'static str,
+    /// Whether it has published its last message.
+    has_ended: bool,
     published: Vec<Published>,
     answered: usize,
     /// The longest time that it waited for an answer.
     wait: Duration,
     /// For each channel, what was behind the number in each message.
     heard: BTreeMap<String, Vec<String>>,
+}
+
+/// How fast one publishes, and when it ends.
+#[derive(Clone, Copy)]
+enum Rhythm {
+    /// So many messages, at the pace that is everyone's.
+    Paced { messages: usize },
+    /// As fast as it is answered, until there were so many swaps; its last message
+    /// says that it is.
+    Fast { swaps: u32 },
+}
+
+impl Rhythm {
+    fn paced() -> Result<Rhythm> {
+        let seconds = duration()?.as_secs() as usize;
+        Ok(Rhythm::Paced { messages: MESSAGES_PER_SECOND * seconds / CONNECTIONS })
+    }
+
+    fn ticks(self) -> Duration {
+        match self {
+            Rhythm::Paced { .. } => {
+                Duration::from_secs(1) * CONNECTIONS as u32 / MESSAGES_PER_SECOND as u32
+            }
+            Rhythm::Fast { .. } => Duration::from_millis(1),
+        }
+    }
 }
 
 /// A message on its way: the first and the last generation that may have treated
@@ -234,27 +366,74 @@ fn held(number: usize, index: usize) -> String {
     format!("held.{number}.{index}")
 }
 
-async fn talkers(server: &Server, duration: Duration) -> Result<Vec<Talker>> {
-    let messages = MESSAGES_PER_SECOND * duration.as_secs() as usize / CONNECTIONS;
+async fn talkers(
+    server: &Server,
+    rhythm: Rhythm,
+    says: &'static str,
+    path_of: impl Fn(usize) -> Result<String>,
+) -> Result<Vec<Talker>> {
     let mut talkers = Vec::new();
     for number in 0..CONNECTIONS {
-        let mut client = server.client().await?;
+        let mut client = connect(server, path_of(number)?).await?;
         for channel in (number..number + 3).map(channel) {
             client.call(json!(["SUBSCRIBE", channel])).await?;
         }
         let answer = client.call(json!(["PSUBSCRIBE", pattern(number + 3)])).await?;
         ensure!(answer == json!(["OK", 4]), "answered {answer}");
         let heard = (number..number + 4).map(|number| (channel(number), Vec::new())).collect();
-        let (published, wait) = (Vec::new(), Duration::ZERO);
-        talkers.push(Talker { number, client, messages, published, answered: 0, wait, heard });
+        let (published, answered, wait) = (Vec::new(), 0, Duration::ZERO);
+        let has_ended = false;
+        talkers.push(Talker {
+            number,
+            client,
+            rhythm,
+            says,
+            has_ended,
+            published,
+            answered,
+            wait,
+            heard,
+        });
     }
     Ok(talkers)
+}
+
+async fn connect(server: &Server, path: String) -> Result<Client> {
+    let upgrade = Upgrade { path, ..Upgrade::default() };
+    let refused = |refused| anyhow!("the upgrade was refused: {refused:?}");
+    Client::connect(server.address().await?, &upgrade).await?.map_err(refused)
+}
+
+/// Publishes all the time, and counts what passes.
+async fn make_noise(
+    mut client: Client,
+    passed: &AtomicU32,
+    refused: &AtomicU32,
+) -> Result<Infallible> {
+    let mut ticks = tokio::time::interval(Duration::from_millis(1));
+    loop {
+        ticks.tick().await;
+        let answer = client.call(json!(["PUBLISH", "hall", "x"])).await?;
+        let is_limited = answer.pointer("/1/code") == Some(&json!("LIMIT"));
+        ensure!(is_limited || answer.get(0) == Some(&json!("OK")), "answered {answer}");
+        if is_limited { refused } else { passed }.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Comes, listens and goes, again and again.
+async fn arrive(server: &Server, path: String) -> Result<Infallible> {
+    let mut ticks = tokio::time::interval(Duration::from_millis(10));
+    loop {
+        ticks.tick().await;
+        let mut client = connect(server, path.clone()).await?;
+        let answer = client.call(json!(["PSUBSCRIBE", "hal[l]"])).await?;
+        ensure!(answer == json!(["OK", 1]), "answered {answer}");
+    }
 }
 
 /// Has all of them publish and listen until each has heard everything.
 async fn talk(talkers: Vec<Talker>, swaps: &Arc<Swaps>) -> Result<Vec<Talker>> {
     let began = Instant::now();
-    let messages: usize = talkers.iter().map(|talker| talker.messages).sum();
     let mut talking = JoinSet::new();
     for talker in talkers {
         let number = talker.number;
@@ -269,6 +448,7 @@ async fn talk(talkers: Vec<Talker>, swaps: &Arc<Swaps>) -> Result<Vec<Talker>> {
         talkers.push(talked??);
     }
     talkers.sort_by_key(|talker: &Talker| talker.number);
+    let messages: usize = talkers.iter().map(|talker| talker.published.len()).sum();
     let per_second = messages as f64 / began.elapsed().as_secs_f64();
     let wait = talkers.iter().map(|talker| talker.wait).max().unwrap_or_default();
     println!(
@@ -280,11 +460,14 @@ async fn talk(talkers: Vec<Talker>, swaps: &Arc<Swaps>) -> Result<Vec<Talker>> {
 
 impl Talker {
     async fn talk(mut self, swaps: Arc<Swaps>) -> Result<Talker> {
-        let pace = Duration::from_secs(1) * CONNECTIONS as u32 / MESSAGES_PER_SECOND as u32;
-        let mut ticks = tokio::time::interval(pace);
+        let mut ticks = tokio::time::interval(self.rhythm.ticks());
         while !self.is_done() {
+            let may_go_on = match self.rhythm {
+                Rhythm::Paced { .. } => true,
+                Rhythm::Fast { .. } => self.published.len() - self.answered < UNANSWERED_MAX,
+            };
             tokio::select! {
-                _ = ticks.tick(), if self.published.len() < self.messages => {
+                _ = ticks.tick(), if !self.has_ended && may_go_on => {
                     self.publish(&swaps).await?;
                 }
                 said = self.client.next_json() => self.take(&said?, &swaps)?,
@@ -296,15 +479,29 @@ impl Talker {
     }
 
     fn is_done(&self) -> bool {
-        self.answered == self.messages
-            && self.heard.values().all(|tails| tails.len() == self.messages)
+        let is_complete = |tails: &Vec<String>| match self.rhythm {
+            Rhythm::Paced { messages } => tails.len() == messages,
+            Rhythm::Fast { .. } => tails.last().is_some_and(|tail| tail == END),
+        };
+        self.has_ended
+            && self.answered == self.published.len()
+            && self.heard.values().all(is_complete)
     }
 
     async fn publish(&mut self, swaps: &Swaps) -> Result<()> {
         let message = self.published.len();
         let first = swaps.done.load(Ordering::SeqCst);
         self.published.push(Published { at: Instant::now(), first, last: None });
-        let command = json!([message, "PUBLISH", channel(self.number), message.to_string()]);
+        let tail = match self.rhythm {
+            Rhythm::Fast { swaps: all } if first >= all => END,
+            _ => self.says,
+        };
+        self.has_ended = match self.rhythm {
+            Rhythm::Paced { messages } => message + 1 == messages,
+            Rhythm::Fast { .. } => tail == END,
+        };
+        let payload = format!("{message}{tail}");
+        let command = json!([message, "PUBLISH", channel(self.number), payload]);
         self.client.send(Message::text(command.to_string())).await
     }
 
@@ -470,10 +667,14 @@ impl Pauses {
     }
 
     fn check(&self, what: &str, aim: Duration, pace: Duration) -> Result<()> {
-        println!("{what}: {self} (aim: {aim:?})");
         // A tenth of what the pace asks for: the machine may be busy.
         let swaps_min = duration()?.div_duration_f64(pace) / 10.0;
         ensure!(self.0.len() as f64 >= swaps_min, "there were only {} swaps", self.0.len());
+        self.print(what, aim)
+    }
+
+    fn print(&self, what: &str, aim: Duration) -> Result<()> {
+        println!("{what}: {self} (aim: {aim:?})");
         ensure!(self.0.last() < Some(&PAUSE_MAX), "a pause was too long: {self}");
         Ok(())
     }

@@ -5,17 +5,20 @@
 //! docs/plugins/testing.md explains how the files are written. A plugin's component
 //! is one of those that `make components` builds, such as `acl` or `test/probe`. At
 //! the end of a file nothing may be left for anyone who is still connected, and the
-//! server must end in good order.
+//! server must end in good order. `<<HS256 {"sub":"alice","exp":"now+60"}>>` is a token
+//! wherever it stands (`tokens` says what else can be put in).
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use switchyard::authors::conversation::notation::Conversation;
+use serde_json::Value;
+use switchyard::authors::conversation::notation::{Conversation, Deed};
 use switchyard::authors::conversation::stage::Stage;
 use tokio::net::TcpStream;
 
-use crate::support::server::{Engine, Launch};
+use crate::support::server::{Engine, Launch, Server};
 use crate::support::{PATIENCE, components, file_stems};
+use crate::tokens;
 
 /// Hands the names of all files to a macro: those that any host of the engine
 /// plays, and those about what only the server has.
@@ -49,7 +52,19 @@ macro_rules! transcripts {
                 verbs,
                 whole_or_not_at_all,
             ],
-            server_only: [plugin_acl, resp_over_websocket, subprotocols],
+            server_only: [
+                plugin_acl,
+                plugin_jwt_auth,
+                plugin_jwt_auth_claims,
+                plugin_jwt_auth_jwks,
+                plugin_jwt_auth_keys,
+                plugin_rate_limit,
+                plugin_rate_limit_swap,
+                plugin_redact,
+                plugin_validate,
+                resp_over_websocket,
+                subprotocols,
+            ],
         }
     };
 }
@@ -57,7 +72,7 @@ pub(crate) use transcripts;
 
 /// Each file, as two tests.
 macro_rules! play_all {
-    (anywhere: [$($name:ident),* $(,)?], server_only: [$($more:ident),*],) => {
+    (anywhere: [$($name:ident),* $(,)?], server_only: [$($more:ident),* $(,)?],) => {
         const NAMES: &[&str] = &[$(stringify!($name),)* $(stringify!($more)),*];
 
         play_all! { $($name)* $($more)* }
@@ -94,9 +109,32 @@ fn folder() -> PathBuf {
 /// Plays one file of `tests/transcripts/`.
 pub async fn play(name: &str, engine: Engine) -> Result<()> {
     let file = folder().join(name).with_extension("txt");
-    let conversation = Conversation::parse(&std::fs::read_to_string(&file)?)?;
+    play_text(&format!("{name}.txt"), &std::fs::read_to_string(&file)?, engine, &[]).await
+}
+
+/// Plays a conversation with these plugins, each by its name and its TOML file;
+/// the component is what follows the number in the name.
+pub async fn play_text(
+    place: &str,
+    text: &str,
+    engine: Engine,
+    configured: &[(&str, &str)],
+) -> Result<()> {
+    let filled = text.lines().map(|line| match line.starts_with('#') {
+        true => Ok(line.to_owned()),
+        false => tokens::fill(line),
+    });
+    let text = filled.collect::<Result<Vec<_>>>().context(place.to_owned())?.join("\n");
+    let conversation = Conversation::parse(&text).context(place.to_owned())?;
     let plugins = components::directory()?;
     let mut launch = Launch { engine, config: conversation.config, ..Launch::default() };
+    for (name, toml) in configured {
+        let (_, component) = name.split_once('-').context("a name such as 10-acl")?;
+        let file = |kind: &str| plugins.path().join(name).with_extension(kind);
+        components::write_atomically(&file("toml"), toml.as_bytes())?;
+        components::write_atomically(&file("wasm"), &components::built(component)?)?;
+        launch.plugins = Some(plugins.path().to_owned());
+    }
     for plugin in &conversation.plugins {
         let component = components::built(&plugin.component)?;
         components::install(plugins.path(), &plugin.slot, &component, &plugin.settings)?;
@@ -106,13 +144,37 @@ pub async fn play(name: &str, engine: Engine) -> Result<()> {
     let address = server.address().await?;
     let dial = async || TcpStream::connect(address).await;
     let mut stage = Stage::new(address.to_string(), PATIENCE, dial);
+    let mut swaps = 0;
     for step in &conversation.steps {
-        stage.act(&step.deed).await.with_context(|| {
+        let acted = match &step.deed {
+            Deed::Swap { slot, settings } => {
+                swaps += 1;
+                swap(&server, plugins.path(), slot, settings, swaps).await
+            }
+            deed => stage.act(deed).await.map(drop),
+        };
+        acted.with_context(|| {
             let lines = step.lines.iter().map(|(number, text)| format!("{number}: {text}"));
-            format!("{name}.txt:{}", lines.collect::<Vec<_>>().join("\n"))
+            format!("{place}:{}", lines.collect::<Vec<_>>().join("\n"))
         })?;
     }
     // So that the server need not wait for their answers to its Close.
-    stage.clear().await.with_context(|| format!("{name}.txt: at the end"))?;
+    stage.clear().await.with_context(|| format!("{place}: at the end"))?;
     server.stop().await
+}
+
+/// Puts another build of a plugin in its place; so many were swapped then.
+async fn swap(
+    server: &Server,
+    plugins: &Path,
+    slot: &str,
+    settings: &Value,
+    swaps: usize,
+) -> Result<()> {
+    server.wait_for_log("changes of files are watched").await?;
+    let in_place = std::fs::read(components::path(plugins, slot))?;
+    let successor = components::rehashed(in_place, swaps as u32);
+    components::install(plugins, slot, &successor, settings)?;
+    server.wait_for_logs("a plugin was swapped", swaps).await?;
+    Ok(())
 }

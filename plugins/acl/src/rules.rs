@@ -12,6 +12,7 @@ use std::cell::OnceCell;
 use plugin_kit::budget::{Budget, TooCostly};
 use plugin_kit::cover::Cover;
 use plugin_kit::glob::Glob;
+use plugin_kit::who::Who;
 
 use crate::pattern::RulePattern;
 use crate::subject::Subject;
@@ -25,30 +26,6 @@ pub enum Effect {
     Allow,
     /// No, whatever later rules say.
     Deny,
-}
-
-/// Which users a rule speaks of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Who {
-    /// Everyone, known or not.
-    Anyone,
-    /// Everyone who is known.
-    Authenticated,
-    /// Everyone who is not.
-    Anonymous,
-    /// The user of this name.
-    User(String),
-}
-
-impl Who {
-    fn is(&self, user: Option<&str>) -> bool {
-        match self {
-            Self::Anyone => true,
-            Self::Authenticated => user.is_some(),
-            Self::Anonymous => user.is_none(),
-            Self::User(name) => user == Some(name),
-        }
-    }
 }
 
 /// One rule.

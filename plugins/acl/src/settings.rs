@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use plugin_kit::settings;
+use plugin_kit::who::{self, Who};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::acl::Acl;
 use crate::pattern::RulePattern;
-use crate::rules::{Effect, Rule, Who};
+use crate::rules::{Effect, Rule};
 use crate::tokens::Tokens;
 
 #[derive(Default, Deserialize)]
@@ -46,7 +47,7 @@ pub fn read(settings: &str) -> Result<Acl, String> {
         if token.is_empty() {
             return Err(format!("tokens: the token of `{user}` is empty"));
         }
-        read_user_name(user).map_err(|error| format!("tokens: {error}"))?;
+        who::read_user_name(user).map_err(|error| format!("tokens: {error}"))?;
     }
     let read = |rule, _| read_rule(rule, &raw.attributes);
     Ok(Acl {
@@ -73,7 +74,7 @@ fn read_rule(raw: RawRule, attributes: &[String]) -> Result<Rule, String> {
     if raw.subscribe.is_empty() && raw.publish.is_empty() {
         return Err("names no channels; give it `subscribe`, `publish` or both".to_owned());
     }
-    let users = users.iter().map(|text| read_who(text));
+    let users = users.iter().map(|text| Who::read(text));
     let patterns = |texts: Vec<String>| {
         texts.iter().map(|text| RulePattern::parse(text, attributes)).collect()
     };
@@ -84,28 +85,6 @@ fn read_rule(raw: RawRule, attributes: &[String]) -> Result<Rule, String> {
         subscribe: patterns(raw.subscribe),
         publish: patterns(raw.publish),
     })
-}
-
-fn read_who(text: &str) -> Result<Who, String> {
-    match text {
-        "*" => Ok(Who::Anyone),
-        "@authenticated" => Ok(Who::Authenticated),
-        "@anonymous" => Ok(Who::Anonymous),
-        name => read_user_name(name).map(Who::User),
-    }
-}
-
-fn read_user_name(name: &str) -> Result<String, String> {
-    match name {
-        "" => Err("the name of a user is empty".to_owned()),
-        "anonymous" | "authenticated" => Err(format!(
-            "`{name}` would be a user of that name; the word for connections is \"@{name}\"",
-        )),
-        _ if name == "*" || name.starts_with('@') => Err(format!(
-            "`{name}` is no user; known words are \"*\", \"@authenticated\" and \"@anonymous\"",
-        )),
-        name => Ok(name.to_owned()),
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What several of the plugins that ship need, and none is about: globs taken
-//! apart, where a client shows a token, how settings are read.
+//! apart, where a client shows a token, whom a rule speaks of, how settings are
+//! read.
 //!
 //! It knows nothing of the contract, so that it is tested natively and a plugin
 //! may be built on another version of it.
@@ -9,6 +10,7 @@ pub mod settings;
 pub mod address;
 pub mod credentials;
 pub mod notes;
+pub mod who;
 
 pub mod cover;
 pub mod glob;

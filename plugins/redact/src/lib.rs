@@ -1,5 +1,5 @@
-//! A plugin of Switchyard: masks or rejects what must not be published, by rules
-//! in its settings. `README.md` says what they may be.
+//! A plugin of Switchyard: masks, rejects or drops what must not be published, by
+//! rules in its settings. `README.md` says what they may be.
 //!
 //! Here stands the glue between the contract and the modules below, which know
 //! nothing of it and are tested natively. The plugin keeps nothing but its
@@ -52,6 +52,7 @@ impl messages::Guest for Plugin {
                 Outcome::Changed(payload) => {
                     PublishVerdict::Replace(Publication { channel, payload })
                 }
+                Outcome::Dropped => PublishVerdict::Absorb(0),
                 Outcome::Rejected { code, message } => {
                     PublishVerdict::Reject(Refusal { code: code.to_owned(), message })
                 }

@@ -41,6 +41,8 @@ pub enum Action {
     Remove,
     /// Refuses the publication, in these words.
     Reject(String),
+    /// Lets the publication vanish.
+    Drop,
 }
 
 /// What becomes of a payload.
@@ -50,6 +52,8 @@ pub enum Outcome {
     Unchanged,
     /// This takes its place.
     Changed(Vec<u8>),
+    /// It goes to nobody, and its publisher is told just that.
+    Dropped,
     /// It is refused.
     Rejected {
         /// A word for programs.
@@ -65,7 +69,7 @@ const GROWTH_FACTOR_MAX: usize = 4;
 /// ... and so many bytes, so that the factor does not bind small ones.
 const GROWTH_BYTES_MAX: usize = 4096;
 
-/// Applies the rules in order. The first that rejects ends it. A payload that
+/// Applies the rules in order. The first that rejects or drops ends it. A payload that
 /// comes out as it went in is `Unchanged`.
 pub fn apply(rules: &[Rule], channel: &str, payload: &[u8]) -> Outcome {
     let bytes_max =
@@ -79,7 +83,8 @@ pub fn apply(rules: &[Rule], channel: &str, payload: &[u8]) -> Outcome {
             Action::Reject(message) if rule.target.is_in(current) => {
                 return Outcome::Rejected { code: "REJECTED", message: message.clone() };
             }
-            Action::Reject(_) => continue,
+            Action::Drop if rule.target.is_in(current) => return Outcome::Dropped,
+            Action::Reject(_) | Action::Drop => continue,
         };
         if spans.is_empty() {
             continue;
@@ -230,6 +235,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_dropped_is_not_looked_at_again() {
+        let settings = r#"{"rules": [
+            {"channels": ["chat.*"], "regex": "one", "action": "mask", "with": "spam"},
+            {"channels": ["chat.*"], "regex": "spam", "action": "drop"},
+            {"channels": ["chat.*"], "regex": "spam", "action": "reject"},
+            {"channels": ["*"], "pointer": "/draft", "action": "drop"}
+        ]}"#;
+        let check = |channel, payload: &str, expected| {
+            assert_eq!(
+                apply_settings(settings, channel, payload.as_bytes()),
+                expected,
+                "{payload}"
+            );
+        };
+        check("chat.a", "spam", Outcome::Dropped);
+        check("chat.a", "one", Outcome::Dropped);
+        check("news", "spam", Outcome::Unchanged);
+        check("news", r#"{"draft": null}"#, Outcome::Dropped);
+        check("news", r#"{"draft": null"#, Outcome::Unchanged);
+    }
+
+    #[test]
     fn what_comes_out_as_it_went_in_is_unchanged() {
         let settings = r#"{"rules": [
             {"channels": ["*"], "regex": "\\*+", "action": "mask"},
@@ -247,10 +274,10 @@ mod tests {
         let check = |payload: &str, fits: bool| {
             let found = apply_settings(settings, "a", payload.as_bytes());
             let expected = payload.replace('a', "----------").into_bytes();
-            match found {
-                Outcome::Changed(changed) => assert!(fits && changed == expected),
-                Outcome::Rejected { code, .. } => assert!(!fits && code == "TOOLARGE"),
-                Outcome::Unchanged => panic!("unchanged"),
+            match &found {
+                Outcome::Changed(changed) => assert!(fits && *changed == expected),
+                Outcome::Rejected { code, .. } => assert!(!fits && *code == "TOOLARGE"),
+                Outcome::Unchanged | Outcome::Dropped => panic!("{found:?}"),
             }
         };
         check(&"a".repeat(400), true);

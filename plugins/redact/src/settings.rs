@@ -1,6 +1,7 @@
 //! From what the operator wrote to what holds; the only place that says no to
 //! it, and says where and what would be right.
 
+use plugin_kit::settings;
 use regex::bytes::Regex;
 use serde::Deserialize;
 use serde_json::Value;
@@ -10,6 +11,9 @@ use crate::rules::{Action, Rule, Target};
 
 /// What stands in place of what is masked when the settings do not say.
 const MASK: &str = "***";
+
+/// How many rules there may be: each takes its time with every payload.
+const RULES_MAX: usize = 1000;
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -34,20 +38,16 @@ enum RawAction {
     Mask,
     Remove,
     Reject,
+    Drop,
 }
 
 /// Reads the settings, a JSON object. An error is one line for the operator.
 pub fn read(settings: &str) -> Result<Vec<Rule>, String> {
-    // By way of a value: what reads text directly ends its words with a line
-    // and column of a document that the operator never sees.
-    let settings: Value = serde_json::from_str(settings).map_err(|error| error.to_string())?;
-    let raw = RawSettings::deserialize(settings).map_err(|error| error.to_string())?;
-    let rules = (1..).zip(raw.rules).map(|(number, rule)| {
-        let raw = RawRule::deserialize(rule).map_err(|error| error.to_string());
-        let rule = raw.and_then(|raw| read_rule(raw, number));
-        rule.map_err(|error| format!("rule {number}: {error}"))
-    });
-    rules.collect()
+    let raw: RawSettings = settings::read(settings)?;
+    if raw.rules.len() > RULES_MAX {
+        return Err(format!("there are {} rules; {RULES_MAX} are the most", raw.rules.len()));
+    }
+    settings::read_each("rule", raw.rules, read_rule)
 }
 
 fn read_rule(raw: RawRule, number: usize) -> Result<Rule, String> {
@@ -81,6 +81,7 @@ fn read_rule(raw: RawRule, number: usize) -> Result<Rule, String> {
             return Err("the pointer leads to all of the payload; \"reject\" it".to_owned());
         }
         (RawAction::Remove, Target::Value(_)) => Action::Remove,
+        (RawAction::Drop, _) => Action::Drop,
         (RawAction::Reject, _) => {
             let message = raw.message;
             Action::Reject(message.unwrap_or_else(|| format!("payload matches rule {number}")))
@@ -109,6 +110,7 @@ mod tests {
             r#"{"channels": ["a", "b*"], "regex": "x", "action": "mask", "with": ""}"#,
             r#"{"channels": ["*"], "regex": "^$", "action": "reject", "message": "empty"}"#,
             r#"{"channels": ["*"], "pointer": "/a", "action": "remove"}"#,
+            r#"{"channels": ["*"], "pointer": "", "action": "drop"}"#,
             r#"{"channels": ["*"], "pointer": "", "action": "mask"}"#,
         ] {
             if let Err(error) = read(&format!(r#"{{"rules": [{rule}]}}"#)) {
@@ -145,7 +147,7 @@ mod tests {
         );
         check_rule(
             r#""regex": "x", "action": "hide""#,
-            "unknown variant `hide`, expected one of `mask`, `remove`, `reject`",
+            "unknown variant `hide`, expected one of `mask`, `remove`, `reject`, `drop`",
         );
         let either = "give it either a `regex` or a `pointer`";
         check_rule(r#""action": "mask""#, either);
@@ -158,6 +160,13 @@ mod tests {
             r#""regex": "x", "action": "mask", "message": "y""#,
             "`message` goes with the action \"reject\" only",
         );
+        check_rule(
+            r#""regex": "x", "action": "drop", "message": "y""#,
+            "`message` goes with the action \"reject\" only",
+        );
+        let many = vec![r#"{"channels": ["*"], "regex": "x", "action": "drop"}"#; 1001].join(",");
+        let many = format!(r#"{{"rules": [{many}]}}"#);
+        check(&many, "there are 1001 rules; 1000 are the most");
         check_rule(
             r#""regex": "x", "action": "remove""#,
             "\"remove\" takes a `pointer`; mask the text with \"\"",

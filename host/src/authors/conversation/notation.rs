@@ -54,6 +54,13 @@ pub enum Deed {
         /// What must come of it.
         outcome: Outcome,
     },
+    /// A plugin is swapped for one with other settings.
+    Swap {
+        /// Its slot.
+        slot: String,
+        /// The settings.
+        settings: Value,
+    },
     /// A client says something.
     Send {
         /// Which one.
@@ -147,6 +154,12 @@ impl Conversation {
             self.steps.push(Step { lines, deed });
             return Ok(());
         }
+        if let Some(words) = text.strip_prefix("swap ") {
+            let (slot, settings) = words.split_once(' ').context("a plugin and its settings")?;
+            let deed = Deed::Swap { slot: slot.to_owned(), settings: settings_in(settings)? };
+            self.steps.push(Step { lines, deed });
+            return Ok(());
+        }
         let at = text.find(['<', '>']).context("neither `<` nor `>`")?;
         let (name, rest) = text.split_at(at);
         let is_name = !name.is_empty() && !name.contains(char::is_whitespace);
@@ -198,10 +211,14 @@ fn cast(line: usize, text: &str) -> Result<Cast> {
     let (Some(slot), Some(component)) = (words.next(), words.next()) else {
         bail!("a plugin has a name and a component")
     };
-    let settings = serde_json::from_str(words.next().unwrap_or("{}"));
-    let settings: Value = settings.context("the settings are not JSON")?;
-    ensure!(settings.is_object(), "settings are a JSON object");
+    let settings = settings_in(words.next().unwrap_or("{}"))?;
     Ok(Cast { line, slot: slot.to_owned(), component: component.to_owned(), settings })
+}
+
+fn settings_in(text: &str) -> Result<Value> {
+    let settings: Value = serde_json::from_str(text).context("the settings are not JSON")?;
+    ensure!(settings.is_object(), "settings are a JSON object");
+    Ok(settings)
 }
 
 fn connect(line: &str) -> Result<Deed> {
@@ -209,8 +226,14 @@ fn connect(line: &str) -> Result<Deed> {
         Some((line, outcome)) => (line, Some(outcome)),
         None => (line, None),
     };
-    let mut words = line.split(' ');
-    let name = words.next().filter(|name| !name.is_empty()).context("a client has a name")?;
+    // What stands between quotes is one word.
+    let parts = line.split('"').enumerate();
+    let words = parts.flat_map(|(at, part)| match at % 2 {
+        0 => part.split(' ').collect(),
+        _ => vec![part],
+    });
+    let mut words = words.filter(|word| !word.is_empty());
+    let name = words.next().context("a client has a name")?;
     let path = words.next().context("the path is missing")?.to_owned();
     ensure!(path.starts_with('/'), "a path begins with `/`");
     let mut upgrade = Upgrade { path, ..Upgrade::default() };
@@ -221,7 +244,7 @@ fn connect(line: &str) -> Result<Deed> {
             }
             Some(("header", header)) => {
                 let (name, value) = header.split_once(':').context("a header has a value")?;
-                upgrade.headers.push((name.to_owned(), value.to_owned()));
+                upgrade.headers.push((name.to_owned(), value.trim().to_owned()));
             }
             _ => bail!("no such word: `{word}`"),
         }
@@ -282,6 +305,8 @@ mod tests {
             ("plugin: acl", 1, "a name and a component"),
             ("plugin: 10-acl acl {", 1, "not JSON"),
             ("plugin: 10-acl acl []", 1, "object"),
+            ("swap 10-acl", 1, "its settings"),
+            ("swap 10-acl []", 1, "object"),
         ] {
             let error = Conversation::parse(text).expect_err(text);
             assert_eq!(error.line, line, "{text}: {error}");

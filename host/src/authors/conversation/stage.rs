@@ -40,7 +40,7 @@ where
         Stage { dial, authority, patience, actors: BTreeMap::new(), questions: 0 }
     }
 
-    /// Does what a step says, and tells what came.
+    /// Does what a step says, unless it is a swap, and tells what came.
     ///
     /// # Errors
     ///
@@ -53,6 +53,7 @@ where
                 Ok(Vec::new())
             }
             Deed::Expect { name, what } => self.expect(name, what).await,
+            Deed::Swap { .. } => bail!("a swap is not for clients to make"),
         }
     }
 

@@ -521,6 +521,7 @@ pub fn unwelcome(reason: &CloseReason) -> Bytes {
         CloseReason::Draining => return Bytes::new(),
         CloseReason::Unauthorised(why) => format!("NOAUTH {why}").into_bytes(),
         CloseReason::Unavailable(why) => format!("UNAVAILABLE {why}").into_bytes(),
+        CloseReason::Limited(why) => format!("LIMIT {why}").into_bytes(),
         other => format!("NOPERM {}", other.text()).into_bytes(),
     };
     ReplyWriter::new(&mut out, RespVersion::Resp2).error(&text);

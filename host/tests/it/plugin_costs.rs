@@ -1,0 +1,143 @@
+//! What the plugins that ship take of a processor, measured by the server, in the
+//! component that ships. Their READMEs quote it:
+//!
+//! ```text
+//! cargo test --release -p switchyard --test it -- plugin_costs --nocapture --test-threads 1
+//! ```
+//!
+//! What is held to is that no call fails: the server's default budget is enough
+//! for each, or the budget that the plugin's README asks for.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::support::admin::Operator;
+use crate::support::components;
+use crate::support::server::Launch;
+use crate::tokens;
+
+/// How many calls are measured.
+const CALLS: u64 = 200;
+
+/// How many publications a burst holds.
+const BURST: usize = 64;
+
+/// Asks a plugin the same again and again, and prints how long its hook took.
+async fn cost(what: &str, plugin: &str, config: &Value, hook: &str, asked: &[Value]) -> Result<()> {
+    let directory = components::directory()?;
+    components::configure(directory.path(), plugin, config)?;
+    let component = components::built(plugin)?;
+    components::write_atomically(&components::path(directory.path(), plugin), &component)?;
+    let plugins = Some(directory.path().to_owned());
+    let server = Launch { plugins, ..Launch::default() }.start().await?;
+    let mut client = server.client().await?;
+    for _ in 0..CALLS {
+        // In one frame, so that the plugin is shown them at once.
+        let numbered = asked.iter().enumerate().map(|(number, command)| {
+            let mut parts = command.as_array().cloned().unwrap_or_default();
+            parts.insert(0, number.into());
+            Value::Array(parts)
+        });
+        let frame = Value::Array(numbered.collect());
+        client.send(tokio_tungstenite::tungstenite::Message::text(frame.to_string())).await?;
+        for number in 0..asked.len() {
+            let answer = client.next_json().await?;
+            let start = [answer.get(0), answer.get(1)];
+            ensure!(start == [Some(&json!(number)), Some(&json!("OK"))], "answered {answer}");
+        }
+    }
+    let shown = Operator::of(&server).await?.get(&format!("/v1/plugins/{plugin}"))?;
+    let hooks = shown["stats"].as_array().context("no stats")?;
+    let stats = hooks.iter().find(|stats| stats["hook"] == hook).context("no such hook")?;
+    ensure!(stats["faults"] == 0, "it failed: {shown}");
+    let number = |value: &Value| value.as_f64().context("no number");
+    let calls = number(&stats["time"]["count"])?;
+    ensure!(calls >= CALLS as f64, "there were {calls} calls: {shown}");
+    let mean_us = number(&stats["time"]["sum_us"])? / calls;
+    let items = number(&stats["items"])? / calls;
+    drop(client);
+    let memory = shown["memory_bytes"].get(0).and_then(Value::as_u64).unwrap_or_default();
+    println!(
+        "{what}: {mean_us:.1} us a call, {:.2} us an item ({items:.0} a call), 99 % within {} us, \
+         {} KiB",
+        mean_us / items,
+        stats["time"]["p99_us"],
+        memory >> 10,
+    );
+    server.stop().await
+}
+
+fn burst(command: &Value) -> Vec<Value> {
+    vec![command.clone(); BURST]
+}
+
+#[tokio::test]
+async fn of_a_token() -> Result<()> {
+    for (algorithm, key) in [
+        ("HS256", json!({"algorithm": "HS256", "secret": tokens::SECRET})),
+        ("EdDSA", json!({"algorithm": "EdDSA", "pem": tokens::public("ed25519")?})),
+        ("RS256", json!({"algorithm": "RS256", "pem": tokens::public("rsa")?})),
+        ("ES256", json!({"algorithm": "ES256", "pem": tokens::public("p256")?})),
+    ] {
+        let claims = json!({"sub": "alice", "exp": "now+600", "subscribe": ["news.*"]});
+        let token = tokens::token(algorithm, None, &claims)?;
+        let config = json!({"settings": {"keys": [key], "without_token": "allow"}});
+        let asked = [json!(["AUTH", token])];
+        cost(algorithm, "jwt-auth", &config, "on-authenticate", &asked).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn of_a_limit() -> Result<()> {
+    let limit = |name: &str, per: &str| {
+        let plenty = 1_000_000_000;
+        json!({"name": name, "of": "publishes", "per": per, "rate": plenty})
+    };
+    let one = json!([limit("a", "connection")]);
+    let three = json!([
+        limit("a", "connection"),
+        limit("b", "address"),
+        {"name": "c", "of": "bytes", "per": "address", "rate": 1_000_000_000, "except_roles": ["x"]},
+    ]);
+    let publish = json!(["PUBLISH", "a", "x".repeat(100)]);
+    for (what, limits) in [("one limit", one), ("three limits", three)] {
+        let config = json!({"settings": {"limits": limits}});
+        let single = std::slice::from_ref(&publish);
+        cost(&format!("{what}, alone"), "rate-limit", &config, "on-access", single).await?;
+        let burst = burst(&publish);
+        cost(&format!("{what}, a burst"), "rate-limit", &config, "on-access", &burst).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn of_a_schema() -> Result<()> {
+    let schema = json!({
+        "type": "object",
+        "required": ["id", "items"],
+        "additionalProperties": false,
+        "properties": {
+            "id": {"type": "string", "pattern": "^[0-9]{4,10}$"},
+            "mail": {"type": "string", "format": "email"},
+            "items": {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/item"}},
+        },
+        "$defs": {"item": {
+            "type": "object",
+            "required": ["sum"],
+            "properties": {"sum": {"type": "number", "minimum": 0}, "name": {"type": "string"}},
+        }},
+    });
+    let rules = json!([{"name": "order", "channels": ["*"], "schema": schema}]);
+    let config = json!({"settings": {"rules": rules}});
+    let order = |items: usize| {
+        let items = vec![json!({"sum": 1.5, "name": "a thing of some kind"}); items];
+        let order = json!({"id": "123456", "mail": "alice@example.com", "items": items});
+        json!(["PUBLISH", "orders", order.to_string()])
+    };
+    for (what, items) in [("100 bytes", 1), ("60 KiB", 1_400)] {
+        cost(&format!("{what}, alone"), "validate", &config, "on-publish", &[order(items)]).await?;
+    }
+    let burst = burst(&order(1));
+    cost("100 bytes, a burst", "validate", &config, "on-publish", &burst).await
+}

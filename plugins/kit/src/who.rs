@@ -1,0 +1,59 @@
+//! Whom a rule in the settings speaks of: by the user's name, or by one of the
+//! words that stand for many.
+
+/// Which users a rule speaks of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Everyone, known or not.
+    Anyone,
+    /// Everyone who is known.
+    Authenticated,
+    /// Everyone who is not.
+    Anonymous,
+    /// The user of this name.
+    User(String),
+}
+
+impl Who {
+    /// Reads one.
+    ///
+    /// # Errors
+    ///
+    /// It is neither a name nor a known word.
+    pub fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "*" => Ok(Self::Anyone),
+            "@authenticated" => Ok(Self::Authenticated),
+            "@anonymous" => Ok(Self::Anonymous),
+            name => read_user_name(name).map(Self::User),
+        }
+    }
+
+    /// Whether it speaks of this user; none: of a connection without one.
+    pub fn is(&self, user: Option<&str>) -> bool {
+        match self {
+            Self::Anyone => true,
+            Self::Authenticated => user.is_some(),
+            Self::Anonymous => user.is_none(),
+            Self::User(name) => user == Some(name),
+        }
+    }
+}
+
+/// Reads the name of a user.
+///
+/// # Errors
+///
+/// It is none, or could be taken for one of the words.
+pub fn read_user_name(name: &str) -> Result<String, String> {
+    match name {
+        "" => Err("the name of a user is empty".to_owned()),
+        "anonymous" | "authenticated" => Err(format!(
+            "`{name}` would be a user of that name; the word for connections is \"@{name}\"",
+        )),
+        _ if name == "*" || name.starts_with('@') => Err(format!(
+            "`{name}` is no user; known words are \"*\", \"@authenticated\" and \"@anonymous\"",
+        )),
+        name => Ok(name.to_owned()),
+    }
+}

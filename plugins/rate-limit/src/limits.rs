@@ -1,0 +1,422 @@
+//! Which buckets of tokens an action draws from, and what is said when one holds
+//! too few.
+//!
+//! One call of the plugin may hold many actions of one connection. What they want
+//! of each bucket is summed and taken at once, which nearly always succeeds; when
+//! it does not, each is tried by itself in its order, so that the first ones pass
+//! as far as the tokens go.
+
+use std::fmt::Write;
+
+use plugin_kit::who::Who;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+/// How long a user's name may be that stands in a key as it is.
+const USER_BYTES_MAX: usize = 128;
+
+/// One limit: a bucket of tokens for each whom it counts.
+#[derive(Clone, Debug)]
+pub struct Limit {
+    /// What it is called.
+    pub name: String,
+    /// What costs tokens.
+    pub of: Of,
+    /// For whom there is a bucket each.
+    pub per: Per,
+    /// How many tokens flow into a bucket ...
+    pub rate: u64,
+    /// ... in each of so many milliseconds.
+    pub every_ms: u64,
+    /// How many it holds when it is full.
+    pub burst: u64,
+    /// Globs: only what is published there. None: everything.
+    pub channels: Option<Vec<String>>,
+    /// Which users it holds for.
+    pub users: Vec<Who>,
+    /// Which of those: who has one of these roles. Empty: all of them.
+    pub roles: Vec<String>,
+    /// For which of those it does not hold.
+    pub except_users: Vec<Who>,
+    /// For which roles it does not hold.
+    pub except_roles: Vec<String>,
+}
+
+/// What a limit counts.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Of {
+    /// Connections that are made.
+    Connects,
+    /// Channels and patterns that are begun to be listened to.
+    Subscribes,
+    /// Messages.
+    Publishes,
+    /// The bytes of their payloads.
+    Bytes,
+}
+
+/// For whom a limit counts.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Per {
+    /// Each connection.
+    Connection,
+    /// Each user, over all connections.
+    User,
+    /// Each address, over all connections.
+    Address,
+}
+
+/// What becomes of what cannot be counted because there is no room.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenFull {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It passes.
+    Allow,
+}
+
+/// Who does something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subject {
+    /// Which connection.
+    pub connection: u64,
+    /// The user that it belongs to.
+    pub user: Option<String>,
+    /// The user's roles.
+    pub roles: Vec<String>,
+    /// What stands for the address that it came from.
+    pub address: Option<String>,
+}
+
+/// One thing that somebody wants to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked<'a> {
+    /// To connect.
+    Connect,
+    /// To listen to a channel or a pattern.
+    Subscribe,
+    /// To publish.
+    Publish {
+        /// On this channel.
+        channel: &'a str,
+        /// So many bytes.
+        bytes: u64,
+    },
+}
+
+/// The bucket of a limit for one subject.
+#[derive(Clone, Debug)]
+pub struct Bucket<'a> {
+    /// The limit.
+    pub limit: &'a Limit,
+    /// What it is known by.
+    pub key: String,
+}
+
+/// Tokens wanted out of one bucket.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw<'a> {
+    /// Which.
+    pub bucket: &'a Bucket<'a>,
+    /// How many.
+    pub tokens: u64,
+}
+
+/// One bucket holds too few.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// Its place in the list.
+    pub position: usize,
+    /// In how many milliseconds it holds enough; none: never.
+    pub retry_ms: Option<u64>,
+}
+
+/// There is no room for one more bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// Why something was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// A word for programs.
+    pub code: &'static str,
+    /// A line for people.
+    pub message: String,
+}
+
+/// Whether each of these may be done. `take` takes tokens out of all buckets of a
+/// list, or out of none.
+pub fn decide(
+    limits: &[Limit],
+    when_full: WhenFull,
+    subject: &Subject,
+    asked: &[Asked<'_>],
+    mut take: impl FnMut(&[Draw<'_>]) -> Result<Result<(), Shortage>, Full>,
+) -> Vec<Result<(), Refused>> {
+    let buckets: Vec<_> = limits.iter().filter_map(|limit| limit.bucket_of(subject)).collect();
+    let mut take = |draws: &[Draw<'_>]| match draws {
+        [] => Ok(()),
+        draws => match take(draws) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(shortage)) => Err(Refused::short(draws, shortage)),
+            Err(Full) if when_full == WhenFull::Allow => Ok(()),
+            Err(Full) => Err(Refused {
+                code: "UNAVAILABLE",
+                message: "too many clients are being counted; try again later".to_owned(),
+            }),
+        },
+    };
+    let passes = |_: &Asked<'_>| Ok(());
+    if asked.len() > 1 && take(&draws(&buckets, asked)).is_ok() {
+        return asked.iter().map(passes).collect();
+    }
+    asked.iter().map(|one| take(&draws(&buckets, std::slice::from_ref(one)))).collect()
+}
+
+/// What these want of the buckets together.
+fn draws<'a>(buckets: &'a [Bucket<'a>], asked: &[Asked<'_>]) -> Vec<Draw<'a>> {
+    let draw = |bucket: &'a Bucket<'a>| {
+        let tokens = asked.iter().map(|asked| bucket.limit.tokens_for(asked));
+        Draw { bucket, tokens: tokens.fold(0, u64::saturating_add) }
+    };
+    buckets.iter().map(draw).filter(|draw| draw.tokens > 0).collect()
+}
+
+impl Limit {
+    /// The bucket that this subject draws from; none when the limit does not
+    /// concern it.
+    fn bucket_of(&self, subject: &Subject) -> Option<Bucket<'_>> {
+        let user = subject.user.as_deref();
+        let has_one = |roles: &[String]| roles.iter().any(|role| subject.roles.contains(role));
+        let is_concerned = self.users.iter().any(|who| who.is(user))
+            && (self.roles.is_empty() || has_one(&self.roles))
+            && !self.except_users.iter().any(|who| who.is(user))
+            && !has_one(&self.except_roles);
+        if !is_concerned {
+            return None;
+        }
+        let name = &self.name;
+        let key = match self.per {
+            Per::Connection => format!("{name}/connection/{}", subject.connection),
+            Per::User => match user? {
+                long if long.len() > USER_BYTES_MAX => format!("{name}/sha256/{}", hash(long)),
+                user => format!("{name}/user/{user}"),
+            },
+            Per::Address => format!("{name}/address/{}", subject.address.as_deref()?),
+        };
+        Some(Bucket { limit: self, key })
+    }
+
+    fn tokens_for(&self, asked: &Asked<'_>) -> u64 {
+        match (self.of, *asked) {
+            (Of::Connects, Asked::Connect) | (Of::Subscribes, Asked::Subscribe) => 1,
+            (Of::Publishes, Asked::Publish { channel, .. }) if self.looks_at(channel) => 1,
+            (Of::Bytes, Asked::Publish { channel, bytes }) if self.looks_at(channel) => bytes,
+            _ => 0,
+        }
+    }
+
+    fn looks_at(&self, channel: &str) -> bool {
+        let matches =
+            |glob: &String| guest_core::glob::matches(glob.as_bytes(), channel.as_bytes());
+        self.channels.as_ref().is_none_or(|channels| channels.iter().any(matches))
+    }
+}
+
+impl Refused {
+    fn short(draws: &[Draw<'_>], Shortage { position, retry_ms }: Shortage) -> Self {
+        // The list is that of the buckets that were asked.
+        let Some(Draw { bucket: Bucket { limit, .. }, tokens }) = draws.get(position) else {
+            return Self { code: "LIMIT", message: "over a limit".to_owned() };
+        };
+        let Limit { name, rate, every_ms, burst, .. } = limit;
+        let what = match limit.of {
+            Of::Connects => "connections",
+            Of::Subscribes => "subscriptions",
+            Of::Publishes => "messages",
+            Of::Bytes => "bytes",
+        };
+        let per = match limit.per {
+            Per::Connection => "a connection",
+            Per::User => "a user",
+            Per::Address => "an address",
+        };
+        match retry_ms {
+            Some(retry_ms) => Self {
+                code: "LIMIT",
+                // A Close frame has room for its first hundred bytes or so.
+                message: format!(
+                    "over limit {name}; come back in {retry_ms} ms ({rate} {what} in {every_ms} ms \
+                     for {per})"
+                ),
+            },
+            None => Self {
+                code: "TOOLARGE",
+                message: format!(
+                    "over limit {name}: {tokens} {what} at once, and {burst} are the most for {per}"
+                ),
+            },
+        }
+    }
+}
+
+fn hash(text: &str) -> String {
+    Sha256::digest(text).iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::settings;
+
+    /// Buckets into which nothing flows.
+    #[derive(Default)]
+    struct Buckets {
+        taken: BTreeMap<String, u64>,
+        takes: usize,
+    }
+
+    impl Buckets {
+        fn take(&mut self, draws: &[Draw<'_>]) -> Result<Result<(), Shortage>, Full> {
+            self.takes += 1;
+            let left = |draw: &Draw<'_>| {
+                draw.bucket.limit.burst - self.taken.get(&draw.bucket.key).unwrap_or(&0)
+            };
+            if let Some(position) = draws.iter().position(|draw| left(draw) < draw.tokens) {
+                let may_come =
+                    draws.get(position).map(|draw| draw.bucket.limit.burst >= draw.tokens);
+                let retry_ms = (may_come == Some(true)).then_some(7);
+                return Ok(Err(Shortage { position, retry_ms }));
+            }
+            for draw in draws {
+                *self.taken.entry(draw.bucket.key.clone()).or_default() += draw.tokens;
+            }
+            Ok(Ok(()))
+        }
+
+        fn decide(
+            &mut self,
+            settings: &str,
+            subject: &Subject,
+            asked: &[Asked<'_>],
+        ) -> Vec<Result<(), String>> {
+            let limits = match settings::read(settings) {
+                Ok(settings) => settings.limits,
+                Err(error) => panic!("{settings}: {error}"),
+            };
+            let decisions =
+                decide(&limits, WhenFull::Refuse, subject, asked, |draws| self.take(draws));
+            let words = |refused: Refused| format!("{} {}", refused.code, refused.message);
+            decisions.into_iter().map(|decision| decision.map_err(words)).collect()
+        }
+    }
+
+    fn subject(connection: u64, user: Option<&str>, roles: &[&str]) -> Subject {
+        Subject {
+            connection,
+            user: user.map(str::to_owned),
+            roles: roles.iter().map(|role| role.to_string()).collect(),
+            address: Some("192.0.2.1".to_owned()),
+        }
+    }
+
+    const MESSAGE: Asked<'_> = Asked::Publish { channel: "chat.a", bytes: 1 };
+
+    #[test]
+    fn the_first_pass_as_far_as_the_tokens_go() {
+        let settings = r#"{"limits": [
+            {"name": "few", "of": "publishes", "per": "connection", "rate": 3}
+        ]}"#;
+        let mut buckets = Buckets::default();
+        let refused = "LIMIT over limit few; come back in 7 ms (3 messages in 1000 ms for a \
+                       connection)";
+        let alice = subject(1, Some("alice"), &[]);
+        let found = buckets.decide(settings, &alice, &[MESSAGE, MESSAGE]);
+        assert_eq!((found, buckets.takes), (vec![Ok(()), Ok(())], 1));
+        let found = buckets.decide(settings, &alice, &[Asked::Subscribe, MESSAGE, MESSAGE]);
+        assert_eq!(found, [Ok(()), Ok(()), Err(refused.to_owned())]);
+        let found = buckets.decide(settings, &subject(2, Some("alice"), &[]), &[MESSAGE]);
+        assert_eq!(found, [Ok(())]);
+    }
+
+    #[test]
+    fn a_refused_action_costs_no_other_limit() {
+        let settings = r#"{"limits": [
+            {"name": "messages", "of": "publishes", "per": "connection", "rate": 3},
+            {"name": "bytes", "of": "bytes", "per": "address", "rate": 10, "burst": 100}
+        ]}"#;
+        let mut buckets = Buckets::default();
+        let publish = |bytes| Asked::Publish { channel: "a", bytes };
+        let too_large = "TOOLARGE over limit bytes: 101 bytes at once, and 100 are the most for an \
+                         address";
+        let over = "LIMIT over limit bytes; come back in 7 ms (10 bytes in 1000 ms for an address)";
+        let nobody = subject(1, None, &[]);
+        let asked = [publish(101), publish(60), publish(60), publish(40), publish(0)];
+        let found = buckets.decide(settings, &nobody, &asked);
+        let expected = [Err(too_large.to_owned()), Ok(()), Err(over.to_owned()), Ok(()), Ok(())];
+        assert_eq!(found, expected);
+        let taken: Vec<_> = buckets.taken.into_iter().collect();
+        let expected = [("bytes/address/192.0.2.1", 100), ("messages/connection/1", 3)];
+        assert_eq!(taken, expected.map(|(key, tokens)| (key.to_owned(), tokens)));
+    }
+
+    #[test]
+    fn a_limit_holds_for_whom_it_names() {
+        let key = |limit: &str, subject: &Subject| {
+            let settings = format!(
+                r#"{{"limits": [{{"name": "n", "of": "publishes", "rate": 1, {limit}}}]}}"#
+            );
+            let mut buckets = Buckets::default();
+            buckets.decide(&settings, subject, &[MESSAGE]);
+            buckets.taken.into_keys().next()
+        };
+        let check = |limit: &str, subject: &Subject, expected: Option<&str>| {
+            assert_eq!(key(limit, subject).as_deref(), expected, "{limit} {subject:?}");
+        };
+        let nobody = subject(1, None, &[]);
+        let alice = subject(2, Some("alice"), &["editor"]);
+        let (of_1, of_2) = (Some("n/connection/1"), Some("n/connection/2"));
+        check(r#""per": "user""#, &nobody, None);
+        check(r#""per": "user""#, &alice, Some("n/user/alice"));
+        check(r#""per": "connection", "users": ["@anonymous"]"#, &nobody, of_1);
+        check(r#""per": "connection", "users": ["@anonymous"]"#, &alice, None);
+        check(r#""per": "connection", "except_users": ["alice"]"#, &alice, None);
+        check(r#""per": "connection", "except_users": ["alice"]"#, &nobody, of_1);
+        check(r#""per": "connection", "except_roles": ["admin", "editor"]"#, &alice, None);
+        check(r#""per": "connection", "roles": ["editor"]"#, &alice, of_2);
+        check(r#""per": "connection", "roles": ["editor"]"#, &nobody, None);
+        check(r#""per": "connection", "channels": ["chat.*"]"#, &alice, of_2);
+        check(r#""per": "connection", "channels": ["news"]"#, &alice, None);
+        let unplaced = Subject { address: None, ..alice.clone() };
+        check(r#""per": "address""#, &alice, Some("n/address/192.0.2.1"));
+        check(r#""per": "address""#, &unplaced, None);
+        // A key is never too long for the host.
+        let long = "é".repeat(100);
+        let long = key(r#""per": "user""#, &subject(1, Some(&long), &[]));
+        assert!(long.is_some_and(|key| key.starts_with("n/sha256/") && key.len() == 73));
+    }
+
+    #[test]
+    fn what_cannot_be_counted_is_refused_or_not() {
+        let settings = r#"{"limits": [
+            {"name": "few", "of": "connects", "per": "address", "rate": 3}
+        ]}"#;
+        let limits = settings::read(settings).map(|settings| settings.limits).unwrap_or_default();
+        let decide = |when_full| {
+            let asked = &[Asked::Connect];
+            let found = decide(&limits, when_full, &subject(1, None, &[]), asked, |_| Err(Full));
+            found.into_iter().next().and_then(|decision| decision.err()).map(|refused| refused.code)
+        };
+        assert_eq!(decide(WhenFull::Refuse), Some("UNAVAILABLE"));
+        assert_eq!(decide(WhenFull::Allow), None);
+    }
+}

@@ -1,0 +1,57 @@
+//! A plugin of Switchyard: what is published must fit a JSON Schema, by rules in
+//! its settings. `README.md` says what they may be.
+//!
+//! Here stands the glue between the contract and the modules below, which know
+//! nothing of it and are tested natively. The plugin keeps nothing but its
+//! settings.
+
+pub mod rules;
+pub mod settings;
+
+use std::sync::OnceLock;
+
+use bindings::exports::switchyard::pubsub::lifecycle;
+use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict};
+use bindings::switchyard::pubsub::types::{ConnectionId, Publication, Refusal};
+use rules::Rules;
+
+#[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
+mod bindings {
+    wit_bindgen::generate!({ path: "../../wit", world: "transformer" });
+
+    #[cfg(target_family = "wasm")]
+    export!(Plugin with_types_in self);
+    #[cfg(target_family = "wasm")]
+    use super::Plugin;
+}
+
+static RULES: OnceLock<Rules> = OnceLock::new();
+
+struct Plugin;
+
+impl lifecycle::Guest for Plugin {
+    fn init(settings: String) -> Result<(), String> {
+        let rules = settings::read(&settings)?;
+        RULES.get_or_init(|| rules);
+        Ok(())
+    }
+}
+
+impl messages::Guest for Plugin {
+    fn on_publish(
+        _connection: ConnectionId,
+        publications: Vec<Publication>,
+    ) -> Vec<PublishVerdict> {
+        let rules = RULES.get().expect("the host calls `init` before all else");
+        let verdict = |publication: &Publication| match rules
+            .check(&publication.channel, &publication.payload)
+        {
+            Ok(()) => PublishVerdict::Continue,
+            Err(refused) => PublishVerdict::Reject(Refusal {
+                code: refused.code.to_owned(),
+                message: refused.message,
+            }),
+        };
+        publications.iter().map(verdict).collect()
+    }
+}

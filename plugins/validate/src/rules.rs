@@ -1,0 +1,242 @@
+//! Whether a payload fits the schemas of its channel.
+//!
+//! A payload is parsed once, and only when a rule looks at its channel. How large
+//! and how deep it may be is known before a schema is asked: what that costs grows
+//! with both.
+
+use jsonschema::Validator;
+use serde_json::Value;
+
+/// The settings, ready for use.
+#[derive(Debug)]
+pub struct Rules {
+    /// All must be kept that look at a channel.
+    pub rules: Vec<Rule>,
+    /// What becomes of what is published where no rule looks.
+    pub unmatched: Unmatched,
+    /// How large a payload may be that is checked.
+    pub payload_bytes_max: usize,
+    /// How deep arrays and objects may stand in one another.
+    pub depth_max: usize,
+}
+
+/// What becomes of what is published where no rule looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unmatched {
+    /// It passes.
+    #[default]
+    Allow,
+    /// It is refused.
+    Reject,
+}
+
+/// One schema, and where it holds.
+#[derive(Debug)]
+pub struct Rule {
+    /// What it is called.
+    pub name: String,
+    /// Globs: it holds on channels that match one.
+    pub channels: Vec<String>,
+    /// What must fit.
+    pub schema: Validator,
+}
+
+/// Why something was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// A word for programs.
+    pub code: &'static str,
+    /// A line for people.
+    pub message: String,
+}
+
+impl Rules {
+    /// Whether this may be published here.
+    ///
+    /// # Errors
+    ///
+    /// It does not fit: says where and why.
+    pub fn check(&self, channel: &str, payload: &[u8]) -> Result<(), Refused> {
+        let mut rules = self.rules.iter().filter(|rule| rule.looks_at(channel)).peekable();
+        if rules.peek().is_none() {
+            return match self.unmatched {
+                Unmatched::Allow => Ok(()),
+                Unmatched::Reject => {
+                    Err(Refused::rejected("no schema is known for this channel".to_owned()))
+                }
+            };
+        }
+        if payload.len() > self.payload_bytes_max {
+            return Err(Refused {
+                code: "TOOLARGE",
+                message: format!(
+                    "the payload has {} bytes; what is checked may have {}",
+                    payload.len(),
+                    self.payload_bytes_max
+                ),
+            });
+        }
+        let document: Value = serde_json::from_slice(payload)
+            .map_err(|error| Refused::rejected(format!("not JSON: {error}")))?;
+        if !is_within(&document, self.depth_max) {
+            let message = format!("the JSON is more than {} levels deep", self.depth_max);
+            return Err(Refused::rejected(message));
+        }
+        rules.try_for_each(|rule| rule.check(&document))
+    }
+}
+
+impl Rule {
+    fn looks_at(&self, channel: &str) -> bool {
+        let matches =
+            |glob: &String| guest_core::glob::matches(glob.as_bytes(), channel.as_bytes());
+        self.channels.iter().any(matches)
+    }
+
+    fn check(&self, document: &Value) -> Result<(), Refused> {
+        self.schema.validate(document).map_err(|error| {
+            let path = error.instance_path().to_string();
+            let at = if path.is_empty() { "the payload" } else { &path };
+            // Without the value itself: its publisher knows it, and it may be long.
+            Refused::rejected(format!("{at}: {} (schema {})", error.masked(), self.name))
+        })
+    }
+}
+
+impl Refused {
+    fn rejected(message: String) -> Self {
+        Self { code: "REJECTED", message }
+    }
+}
+
+/// Whether arrays and objects stand no deeper in one another. What was parsed is
+/// at most 128 deep.
+fn is_within(value: &Value, depth: usize) -> bool {
+    let is_within = |member: &Value| is_within(member, depth - 1);
+    match value {
+        Value::Array(_) | Value::Object(_) if depth == 0 => false,
+        Value::Array(members) => members.iter().all(is_within),
+        Value::Object(members) => members.values().all(is_within),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::settings;
+
+    fn check(settings: &Value, channel: &str, payload: &str, expected: Result<(), &str>) {
+        let rules = match settings::read(&settings.to_string()) {
+            Ok(rules) => rules,
+            Err(error) => panic!("{settings}: {error}"),
+        };
+        let found = rules.check(channel, payload.as_bytes());
+        let found = found.map_err(|Refused { code, message }| format!("{code} {message}"));
+        assert_eq!(found, expected.map_err(str::to_owned), "{channel} {payload}");
+    }
+
+    fn orders() -> Value {
+        json!({"rules": [{
+            "name": "order",
+            "channels": ["orders", "orders.*"],
+            "schema": {
+                "type": "object",
+                "required": ["id", "items"],
+                "additionalProperties": false,
+                "properties": {
+                    "id": {"type": "string", "pattern": "^[0-9]{4}$"},
+                    "mail": {"type": "string", "format": "email"},
+                    "items": {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/item"}},
+                },
+                "$defs": {"item": {
+                    "type": "object",
+                    "required": ["sum"],
+                    "properties": {"sum": {"type": "number", "exclusiveMinimum": 0}},
+                }},
+            },
+        }]})
+    }
+
+    #[test]
+    fn a_payload_fits_or_is_told_where_it_does_not() {
+        let orders = orders();
+        let check = |payload: Value, expected| {
+            check(&orders, "orders.eu", &payload.to_string(), expected);
+        };
+        check(json!({"id": "0001", "items": [{"sum": 1.5}]}), Ok(()));
+        check(
+            json!({"id": "0001", "items": [{"sum": 1}, {"sum": "x"}]}),
+            Err("REJECTED /items/1/sum: value is not of type \"number\" (schema order)"),
+        );
+        check(
+            json!({"id": "0001", "items": [{"sum": 0}]}),
+            Err("REJECTED /items/0/sum: value is less than or equal to the minimum of 0 (schema \
+                 order)"),
+        );
+        check(
+            json!({"id": "1", "items": [{"sum": 1}]}),
+            Err("REJECTED /id: value does not match \"^[0-9]{4}$\" (schema order)"),
+        );
+        check(
+            json!({"id": "0001", "mail": "me", "items": [{"sum": 1}]}),
+            Err("REJECTED /mail: value is not a \"email\" (schema order)"),
+        );
+        check(
+            json!({"id": "0001"}),
+            Err("REJECTED the payload: \"items\" is a required property (schema order)"),
+        );
+    }
+
+    #[test]
+    fn only_json_of_some_size_and_depth_is_checked() {
+        let mut settings = orders();
+        settings["payload_bytes_max"] = 40.into();
+        settings["depth_max"] = 2.into();
+        let ok = r#"{"id":"0001","items":[]}"#;
+        check(&settings, "news", "no JSON, and nobody asks for any, however long it is", Ok(()));
+        let why = "REJECTED not JSON: expected ident at line 1 column 2";
+        check(&settings, "orders", "no JSON", Err(why));
+        let why = "REJECTED /items: value has less than 1 item (schema order)";
+        check(&settings, "orders", ok, Err(why));
+        let why = "REJECTED the JSON is more than 2 levels deep";
+        check(&settings, "orders", "[[[]]]", Err(why));
+        let why = "TOOLARGE the payload has 41 bytes; what is checked may have 40";
+        check(&settings, "orders", &format!("{ok:41}"), Err(why));
+        let deep = format!("{}{}", "[".repeat(1000), "]".repeat(1000));
+        let roomy = json!({"rules": [{"name": "a", "channels": ["*"], "schema": true}]});
+        let why = "REJECTED not JSON: recursion limit exceeded at line 1 column 128";
+        check(&roomy, "a", &deep, Err(why));
+    }
+
+    #[test]
+    fn every_rule_that_looks_must_be_kept() {
+        let settings = json!({
+            "unmatched": "reject",
+            "rules": [
+                {"name": "all", "channels": ["a.*"], "schema": {"type": "object"}},
+                {"name": "some", "channels": ["a.b"], "schema": "{\"required\": [\"x\"]}"},
+            ],
+        });
+        check(&settings, "a.a", "{}", Ok(()));
+        check(&settings, "a.b", r#"{"x": null}"#, Ok(()));
+        let why = "REJECTED the payload: \"x\" is a required property (schema some)";
+        check(&settings, "a.b", "{}", Err(why));
+        let why = "REJECTED the payload: value is not of type \"object\" (schema all)";
+        check(&settings, "a.b", "[]", Err(why));
+        check(&settings, "c", "{}", Err("REJECTED no schema is known for this channel"));
+    }
+
+    /// A regex that takes exponential time elsewhere.
+    #[test]
+    fn patterns_take_linear_time() {
+        let schema = json!({"type": "string", "pattern": "^(a+)+$"});
+        let settings = json!({"rules": [{"name": "a", "channels": ["*"], "schema": schema}]});
+        let payload = format!("\"{}!\"", "a".repeat(50_000));
+        let why = "REJECTED the payload: value does not match \"^(a+)+$\" (schema a)";
+        check(&settings, "a", &payload, Err(why));
+    }
+}

@@ -26,6 +26,7 @@ mod reload;
 
 mod containment;
 mod engine_faults;
+mod outside;
 mod slow_consumer;
 mod swap;
 mod swap_under_load;

@@ -16,7 +16,7 @@
 CARGO ?= cargo
 WASM := wasm32-wasip2
 # Plugins that ship, and components that only tests need.
-PLUGINS := acl jwt-auth redact
+PLUGINS := acl jwt-auth redact webhook-auth
 FOR_TESTS := asker probe stranger snoop bad-engine onlooker
 # One plugin, for comparison in all languages.
 IN_RUST := emoji

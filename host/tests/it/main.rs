@@ -31,6 +31,7 @@ mod slow_consumer;
 mod swap;
 mod swap_under_load;
 mod traps;
+mod webhook_auth;
 
 mod admin;
 mod parity;

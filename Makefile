@@ -16,8 +16,8 @@
 CARGO ?= cargo
 WASM := wasm32-wasip2
 # Plugins that ship, and components that only tests need.
-PLUGINS := acl jwt-auth rate-limit redact validate
-FOR_TESTS := probe stranger snoop bad-engine onlooker
+PLUGINS := acl jwt-auth rate-limit redact validate webhook-auth
+FOR_TESTS := asker probe stranger snoop bad-engine onlooker
 # One plugin, for comparison in all languages.
 IN_RUST := emoji
 BUILT := target/$(WASM)/component

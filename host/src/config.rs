@@ -18,6 +18,7 @@ use crate::cli::ServeArgs;
 use crate::networks::Network;
 use crate::origin::Origins;
 use crate::outbox::OutboxLimits;
+use crate::wasm::outside::OutsideLimits;
 
 /// What the server does, checked.
 #[derive(Debug, Clone)]
@@ -244,6 +245,8 @@ pub struct PluginLimits {
     pub strikes_window: Duration,
     /// What becomes of it when it is parked.
     pub on_park: OnPark,
+    /// What it may have of the outside world, where it may ask anybody.
+    pub outside: OutsideLimits,
 }
 
 /// Whom the server lets operate it.
@@ -596,6 +599,12 @@ raw_table!(RawPlugins {
     strikes_max: u64 = 10,
     strikes_window_ms: u64 = 60_000,
     on_park: OnPark = OnPark::Stay,
+    /// A client waits for it, and thinks of the server what it thinks of that.
+    http_timeout_ms: u64 = 2_000,
+    http_response_bytes_max: u64 = 64 << 10,
+    http_requests_max: u64 = 4,
+    /// Each is an instance and a thread.
+    http_calls_max: u64 = 32,
     rebuild_backoff_ms: u64 = 100,
     rebuild_backoff_max_ms: u64 = 10_000,
 });
@@ -997,6 +1006,24 @@ impl RawConfig {
                     strikes_max: count("plugins.strikes_max", plugins.strikes_max, STRIKES)?,
                     strikes_window: millis("plugins.strikes_window_ms", plugins.strikes_window_ms)?,
                     on_park: plugins.on_park,
+                    outside: OutsideLimits {
+                        time: http_time("plugins.http_timeout_ms", plugins.http_timeout_ms)?,
+                        response_bytes_max: bytes(
+                            "plugins.http_response_bytes_max",
+                            plugins.http_response_bytes_max,
+                            HTTP_RESPONSE_BYTES,
+                        )?,
+                        requests_max: count(
+                            "plugins.http_requests_max",
+                            plugins.http_requests_max,
+                            HTTP_REQUESTS,
+                        )?,
+                        calls_max: count(
+                            "plugins.http_calls_max",
+                            plugins.http_calls_max,
+                            HTTP_CALLS,
+                        )?,
+                    },
                 },
                 rebuild_backoff: millis("plugins.rebuild_backoff_ms", plugins.rebuild_backoff_ms)?,
                 rebuild_backoff_max: millis(
@@ -1268,6 +1295,9 @@ pub(crate) const CORE_INSTANCES: RangeInclusive<u64> = 1..=1_000;
 pub(crate) const RESOURCES: RangeInclusive<u64> = 1..=1_000_000;
 pub(crate) const RETURNED_BYTES: RangeInclusive<u64> = 1 << 10..=1 << 30;
 pub(crate) const STRIKES: RangeInclusive<u64> = 1..=10_000;
+pub(crate) const HTTP_RESPONSE_BYTES: RangeInclusive<u64> = 1..=16 << 20;
+pub(crate) const HTTP_REQUESTS: RangeInclusive<u64> = 1..=100;
+pub(crate) const HTTP_CALLS: RangeInclusive<u64> = 1..=512;
 
 fn address(key: &'static str, value: &str) -> Result<SocketAddr, ConfigError> {
     let value = value
@@ -1283,6 +1313,12 @@ fn address(key: &'static str, value: &str) -> Result<SocketAddr, ConfigError> {
 /// A time from one millisecond to one day. Zero never means "unlimited".
 pub(crate) fn millis(key: &'static str, value: u64) -> Result<Duration, ConfigError> {
     count(key, value, 1..=86_400_000).map(|_| Duration::from_millis(value))
+}
+
+/// A time that a client may wait for what a plugin asks the outside world: shorter
+/// than that in which a WebSocket must give a sign of life.
+pub(crate) fn http_time(key: &'static str, value: u64) -> Result<Duration, ConfigError> {
+    count(key, value, 1..=30_000).map(|_| Duration::from_millis(value))
 }
 
 pub(crate) fn bytes(

@@ -28,6 +28,7 @@ use crate::hub::connections::Connection;
 use crate::hub::encoding::Encoding;
 use crate::log;
 use crate::middleware::bindings::{Client, Door as ClientDoor};
+use crate::middleware::chain::{Step, Walk};
 use crate::protocol::command::{LIMIT, NOAUTH, Refusal, UNAVAILABLE};
 use crate::protocol::resp::RequestLimits;
 use crate::protocol::websocket;
@@ -248,10 +249,9 @@ impl Entrance {
             Protocol::Http => {
                 let mut is_ending = self.is_ending.clone();
                 let opened = tokio::select! {
-                    opened = self.open_websocket(stream, &peer) => opened,
+                    opened = self.open_websocket(stream, &peer, handshaking) => opened,
                     _ = is_ending.wait_for(|is_ending| *is_ending) => None,
                 };
-                drop(handshaking);
                 let (stream, connection, upgrade) = match opened {
                     Some(Ok(opened)) => opened,
                     Some(Err((stream, reason))) => {
@@ -277,7 +277,12 @@ impl Entrance {
             }
             Protocol::Resp => {
                 drop(handshaking);
-                let connection = match self.admit_resp(&peer) {
+                let mut is_ending = self.is_ending.clone();
+                let admitted = tokio::select! {
+                    admitted = self.admit_resp(&peer) => admitted,
+                    _ = is_ending.wait_for(|is_ending| *is_ending) => Err(CloseReason::Draining),
+                };
+                let connection = match admitted {
                     Ok(connection) => connection,
                     Err(reason) => {
                         let words = resp::unwelcome(&reason);
@@ -345,6 +350,7 @@ impl Entrance {
         &self,
         mut stream: S,
         peer: &Peer,
+        handshaking: OwnedSemaphorePermit,
     ) -> Option<Result<(S, Arc<Connection>, Upgrade), (S, CloseReason)>> {
         let http = &self.config.http;
         let remote = peer.remote;
@@ -392,9 +398,11 @@ impl Entrance {
             Subprotocol::Json | Subprotocol::NotAsked => Encoding::Json,
             Subprotocol::Resp => Resp::first_encoding(Transport::Frames),
         };
+        // Others may shake hands while a plugin asks the outside world.
+        drop(handshaking);
         // Asked before the upgrade is answered; told after it, because a browser
         // shows its page a close code, and of a refused upgrade nothing.
-        let admitted = self.admit(&client, peer, encoding);
+        let admitted = self.admit(client, peer, encoding).await;
         let accepted = upgrade.accept(&mut stream).await;
         match (admitted, accepted) {
             (Ok(connection), Ok(())) => Some(Ok((stream, connection, upgrade))),
@@ -407,23 +415,45 @@ impl Entrance {
         }
     }
 
-    fn admit_resp(&self, peer: &Peer) -> Result<Arc<Connection>, CloseReason> {
+    async fn admit_resp(&self, peer: &Peer) -> Result<Arc<Connection>, CloseReason> {
         let client = Client {
             door: ClientDoor::Resp,
             remote: peer.remote.to_string(),
             path: String::new(),
             headers: Vec::new(),
         };
-        self.admit(&client, peer, Resp::first_encoding(Transport::Stream))
+        self.admit(client, peer, Resp::first_encoding(Transport::Stream)).await
     }
 
-    /// Asks the chain whether this client may connect.
-    fn admit(
+    /// Asks the chain whether this client may connect. Dropped, it was not let in.
+    async fn admit(
+        &self,
+        client: Client,
+        peer: &Peer,
+        encoding: Encoding,
+    ) -> Result<Arc<Connection>, CloseReason> {
+        let mut walk = Walk::default();
+        let (connection, step) = self.add(&client, peer, encoding, &mut walk)?;
+        let admitted = match step {
+            Step::Settled(settled) => settled.map(|()| connection),
+            Step::Outside(plugin) => {
+                let middleware = self.services.middleware.clone();
+                middleware.admit(connection, client, walk, plugin).await
+            }
+        };
+        admitted.map_err(|refusal| unwanted(&refusal))
+    }
+
+    /// Gives a client an id, and asks the plugins about it as far as they answer
+    /// here. One that is refused is forgotten again.
+    #[allow(clippy::type_complexity, reason = "the connection, and what came of asking")]
+    fn add(
         &self,
         client: &Client,
         peer: &Peer,
         encoding: Encoding,
-    ) -> Result<Arc<Connection>, CloseReason> {
+        walk: &mut Walk,
+    ) -> Result<(Arc<Connection>, Step<Result<(), Refusal>>), CloseReason> {
         if self.live.is_draining() {
             return Err(CloseReason::Draining);
         }
@@ -442,13 +472,12 @@ impl Entrance {
             let why = "the certificate's subject is over limits.attributes_bytes_max";
             return Err(CloseReason::Forbidden(why.to_owned()));
         }
-        match chain.connect(connection.id, client) {
-            Ok(()) => Ok(connection),
-            Err(refusal) => {
-                connections.remove(connection.id);
-                Err(unwanted(&refusal))
-            }
+        let step = chain.connect(connection.id, client, walk);
+        if let Step::Settled(Err(_)) = &step {
+            chain.let_go(connection.id, walk);
+            connections.remove(connection.id);
         }
+        Ok((connection, step))
     }
 
     async fn turn_away<S: Stream>(

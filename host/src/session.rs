@@ -20,7 +20,7 @@ use crate::hub::connections::Connection;
 use crate::limits::{LiveLimits, Pace, Rate};
 use crate::log;
 use crate::middleware::Middleware;
-use crate::middleware::chain::{Action, Chain, Fate};
+use crate::middleware::chain::{Action, Chain, Fate, Step, Walk};
 use crate::protocol::command::{
     Bytestring, Command, Credentials, Greeting, Kind, LIMIT, ListenVerb, NOPERM, Publication,
     Refusal, Reply, Request, TOOLARGE, Tag,
@@ -85,7 +85,19 @@ pub struct Session {
     pending: Vec<Request<'static>>,
     /// A SUBSCRIBE that waits for the backplane. What came behind it is pending.
     joining: Option<Joining>,
+    /// Credentials that a plugin asks the outside world about. What came behind
+    /// them is pending.
+    authenticating: Option<Box<Authenticating>>,
     is_over: bool,
+}
+
+/// Credentials that are looked into elsewhere.
+struct Authenticating {
+    /// Of the command to answer; none: the door answers.
+    tag: Option<Tag>,
+    asking: Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send>>,
+    /// None: the wait is not over.
+    answer: Option<Result<(), Refusal>>,
 }
 
 /// A SUBSCRIBE that was let through and waits until the backplane listens to its
@@ -137,6 +149,7 @@ impl Session {
             rate: Rate::default(),
             pending: Vec::new(),
             joining: None,
+            authenticating: None,
             is_over: false,
         }
     }
@@ -163,7 +176,12 @@ impl Session {
 
     /// Whether commands wait for the next turn.
     pub fn has_pending(&self) -> bool {
-        !self.pending.is_empty() || self.joining.is_some()
+        !self.pending.is_empty() || self.is_waiting()
+    }
+
+    /// Whether a command is not answered yet: those behind it come after it.
+    fn is_waiting(&self) -> bool {
+        self.joining.is_some() || self.authenticating.is_some()
     }
 
     /// Waits until the next turn is of use.
@@ -173,6 +191,11 @@ impl Session {
         {
             ready!(waiting.as_mut().poll(context));
             joining.waiting = None;
+        }
+        if let Some(authenticating) = &mut self.authenticating
+            && authenticating.answer.is_none()
+        {
+            authenticating.answer = Some(ready!(authenticating.asking.as_mut().poll(context)));
         }
         Poll::Ready(())
     }
@@ -185,7 +208,16 @@ impl Session {
                 write.write(tag, &Reply::Refused(&refusal), &mut self.replies);
             }
         }
-        if self.joining.is_some() {
+        let is_settled = |authenticating: &mut Box<Authenticating>| {
+            authenticating.tag.is_some() && authenticating.answer.is_some()
+        };
+        if let Some(authenticating) = self.authenticating.take_if(is_settled)
+            && let Authenticating { tag: Some(tag), answer: Some(answer), .. } = *authenticating
+        {
+            let reply = answer.as_ref().map_or_else(Reply::Refused, |()| Reply::Ok);
+            write.write(tag, &reply, &mut self.replies);
+        }
+        if self.is_waiting() {
             return None;
         }
         let pending = std::mem::take(&mut self.pending);
@@ -275,7 +307,7 @@ impl Session {
                     Ok(command) => {
                         let is_listing = command.is_listing();
                         self.carry_out(&chain, request.tag, command, &write);
-                        if self.joining.is_some() || is_listing && self.is_turn_over() {
+                        if self.is_waiting() || is_listing && self.is_turn_over() {
                             break;
                         }
                     }
@@ -293,7 +325,7 @@ impl Session {
             // A peeked request is not lost: it goes before the rest.
             let peeked: Vec<Request<'a>> = burst.collect();
             services.stats.carried_out(commands);
-            if !peeked.is_empty() || self.joining.is_some() {
+            if !peeked.is_empty() || self.is_waiting() {
                 let rest = peeked.into_iter().chain(requests);
                 self.pending = rest.map(Request::into_owned).collect();
                 break;
@@ -308,25 +340,45 @@ impl Session {
         self.services.middleware.chain().has_admission()
     }
 
-    /// Shows credentials to the chain.
-    ///
-    /// # Errors
-    ///
-    /// A plugin refuses them, or none knows them.
-    pub fn authenticate(&self, credentials: &Credentials) -> Result<(), Refusal> {
-        self.check_credentials(&self.services.middleware.chain(), credentials)
+    /// Shows credentials to the chain. An error: a plugin refuses them, or none knows
+    /// them. None: a plugin asks the outside world; until `authenticated` has the
+    /// answer, something is pending.
+    pub fn authenticate(&mut self, credentials: Credentials) -> Option<Result<(), Refusal>> {
+        let services = self.services.clone();
+        self.check_credentials(&services.middleware.chain(), credentials, None)
     }
 
-    fn check_credentials(&self, chain: &Chain, credentials: &Credentials) -> Result<(), Refusal> {
+    /// What came of credentials that were waited for, once.
+    pub fn authenticated(&mut self) -> Option<Result<(), Refusal>> {
+        let is_settled =
+            |waiting: &mut Box<Authenticating>| waiting.tag.is_none() && waiting.answer.is_some();
+        self.authenticating.take_if(is_settled)?.answer
+    }
+
+    fn check_credentials(
+        &mut self,
+        chain: &Chain,
+        credentials: Credentials,
+        tag: Option<Tag>,
+    ) -> Option<Result<(), Refusal>> {
         let bytes = credentials.secret.len() + credentials.user.as_ref().map_or(0, String::len);
         if bytes > CREDENTIALS_BYTES_MAX {
-            return Err(Refusal::new(
+            return Some(Err(Refusal::new(
                 TOOLARGE,
                 format!("credentials of {bytes} bytes; there may be {CREDENTIALS_BYTES_MAX}"),
-            ));
+            )));
         }
         self.connection.keep_attributes();
-        chain.authenticate(self.connection.id, credentials)
+        let (id, mut walk) = (self.connection.id, Walk::default());
+        match chain.authenticate(id, &credentials, &mut walk) {
+            Step::Settled(settled) => Some(settled),
+            Step::Outside(plugin) => {
+                let middleware = self.services.middleware.clone();
+                let asking = Box::pin(middleware.authenticate(id, credentials, walk, plugin));
+                self.authenticating = Some(Box::new(Authenticating { tag, asking, answer: None }));
+                None
+            }
+        }
     }
 
     /// Ends all subscriptions of a kind without a word.
@@ -386,9 +438,14 @@ impl Session {
                 write.write(tag, &Reply::Pong(text.as_deref()), &mut self.replies);
                 Ok(())
             }
-            Command::Authenticate(credentials) => self
-                .check_credentials(chain, &credentials)
-                .map(|()| write.write(tag, &Reply::Ok, &mut self.replies)),
+            Command::Authenticate(credentials) => {
+                match self.check_credentials(chain, credentials, Some(tag)) {
+                    Some(settled) => {
+                        settled.map(|()| write.write(tag, &Reply::Ok, &mut self.replies))
+                    }
+                    None => Ok(()),
+                }
+            }
             Command::Hello => {
                 write.write(tag, &Reply::Hello(&self.greeting()), &mut self.replies);
                 Ok(())

@@ -32,6 +32,10 @@ pub struct Report {
     pub hooks: Option<Hooks>,
     /// What holds when it cannot answer.
     pub policy: Option<TrapPolicy>,
+    /// What it imports to ask the outside world with, where it does.
+    pub asks_with: Option<String>,
+    /// Whom it may ask, by what stands beside it.
+    pub may_ask: Vec<String>,
     /// Whether `init` was called, with the settings beside it.
     pub was_initialised: bool,
     /// The step that failed and why; none: the server would take it.
@@ -70,6 +74,8 @@ fn look(file: &Path, report: &mut Report) -> Result<(), (&'static str, String)> 
         .next();
     let compiled = CompiledPlugin::link(&engine, &component)?;
     report.hooks = Some(compiled.hooks());
+    report.asks_with = compiled.outside().map(str::to_owned);
+    report.may_ask = plugin.http_allow.iter().map(ToString::to_string).collect();
     let surroundings = Surroundings {
         connections: Connections::new(1, config.outbox, config.limits.attributes_bytes_max),
         runtime: Handle::current(),
@@ -109,6 +115,20 @@ impl Report {
         if self.refused.is_none() && !self.was_initialised {
             say("settings", "none beside it, and it does not start without".to_owned());
         }
+        if let Some(import) = &self.asks_with {
+            say(
+                "asks",
+                match self.may_ask.is_empty() {
+                    true => format!(
+                        "the outside world, by {import}: it needs http_allow = [\"https://HOST\"] \
+                     in its .toml"
+                    ),
+                    false => {
+                        format!("{}, in on-connect and on-authenticate", self.may_ask.join(", "))
+                    }
+                },
+            );
+        }
         self.imports.iter().for_each(|name| say("imports", name.clone()));
         self.exports.iter().for_each(|name| say("exports", name.clone()));
         lines.join("\n")
@@ -126,6 +146,8 @@ impl Report {
             "hooks": self.hook_names(),
             "policy": self.policy_name(),
             "initialised": self.was_initialised,
+            "asks_with": self.asks_with,
+            "may_ask": self.may_ask,
             "imports": self.imports,
             "exports": self.exports,
         })

@@ -37,7 +37,7 @@ impl CompiledEngine {
         config: &EngineConfig,
     ) -> Result<CompiledEngine, (&'static str, String)> {
         let component = wasm.compile(bytes).map_err(|problem| ("compile", problem))?;
-        wasm.check_imports(&component, &[]).map_err(|problem| ("link", problem))?;
+        wasm.check_imports(&component, &[], &[]).map_err(|problem| ("link", problem))?;
         let linker = wasm.linker().map_err(|error| ("link", wasm::describe(&error)))?;
         let instance_pre =
             linker.instantiate_pre(&component).map_err(|error| ("link", wasm::describe(&error)))?;

@@ -16,6 +16,7 @@ use super::counters::{Count, CounterSpace, Taking, Withdrawal};
 use crate::close::clip;
 use crate::hub::connections::{ConnectionId, Connections};
 use crate::protocol::command::{Credentials, Publication, REJECTED, Refusal};
+use crate::wasm::outside::{self, Leave};
 use crate::wasm::{self, ComponentLog, Limits, StoreState, Wasm};
 use generated::exports::switchyard::pubsub as exports;
 use generated::switchyard::pubsub as imports;
@@ -44,6 +45,7 @@ const LENT: &[&str] = &["attributes", "counters", "log"];
 pub struct CompiledPlugin {
     wasm: Wasm,
     instance_pre: InstancePre<StoreState>,
+    outside: Option<String>,
     lifecycle: exports::lifecycle::GuestIndices,
     admission: Option<exports::admission::GuestIndices>,
     access: Option<exports::access::GuestIndices>,
@@ -120,9 +122,13 @@ impl CompiledPlugin {
         component: &Component,
     ) -> Result<CompiledPlugin, (&'static str, String)> {
         let link = |problem| ("link", problem);
-        wasm.check_imports(component, LENT).map_err(link)?;
+        wasm.check_imports(component, LENT, outside::INTERFACES).map_err(link)?;
+        let outside = outside_import(&wasm.interfaces(component).0);
         let mut linker = wasm.linker().map_err(|error| link(wasm::describe(&error)))?;
         add_lent(&mut linker).map_err(|error| link(wasm::describe(&error)))?;
+        if outside.is_some() {
+            outside::add_to_linker(&mut linker).map_err(|error| link(wasm::describe(&error)))?;
+        }
         let pre =
             linker.instantiate_pre(component).map_err(|error| link(wasm::describe(&error)))?;
         let lifecycle = exports::lifecycle::GuestIndices::new(&pre).map_err(|_| {
@@ -165,7 +171,13 @@ impl CompiledPlugin {
             deliveries: optional!(deliveries),
             snapshot: optional!(snapshot),
             instance_pre: pre,
+            outside,
         })
+    }
+
+    /// What it imports to ask the outside world with; none: it does not.
+    pub fn outside(&self) -> Option<&str> {
+        self.outside.as_deref()
     }
 
     /// Which hooks it has.
@@ -215,6 +227,12 @@ impl CompiledPlugin {
 }
 
 impl Instance {
+    /// Lets it ask the outside world in the calls that follow, or not any more.
+    /// While it is let, calls wait on their thread.
+    pub fn set_leave(&mut self, leave: Option<Leave>) {
+        self.store.data_mut().set_leave(leave);
+    }
+
     /// What its memories hold together.
     pub fn memory_bytes(&self) -> usize {
         self.store.data().memory_bytes()
@@ -384,6 +402,12 @@ impl Instance {
         };
         Ok(verdicts.into_iter().map(own).collect())
     }
+}
+
+/// Of what a component imports, what it asks the outside world with.
+fn outside_import(imports: &[String]) -> Option<String> {
+    let mut wanted = outside::INTERFACES.iter();
+    wanted.find_map(|wanted| imports.iter().find(|name| name.starts_with(wanted))).cloned()
 }
 
 /// A name as plugins see it. Names that are not UTF-8 are refused before a

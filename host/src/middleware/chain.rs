@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use super::bindings::{Client, Hooks};
 use super::plugin::{Plugin, TrapPolicy};
-use super::stats::{Hook, Verdict};
+use super::stats::{Hook, PluginStats, Verdict};
 use super::trace::{Sight, Tracer};
 use crate::hub::connections::ConnectionId;
 use crate::protocol::command::{Credentials, NOAUTH};
@@ -198,82 +198,74 @@ impl Chain {
         self.any.deliveries
     }
 
-    /// May this client connect? When one says no, those that said yes before are
-    /// told that it is gone.
-    ///
-    /// # Errors
-    ///
-    /// The first refusal.
-    pub fn connect(&self, connection: ConnectionId, client: &Client) -> Result<(), Refusal> {
-        for (position, plugin) in self.with(|hooks| hooks.admission).enumerate() {
+    /// May this client connect? Asks those that the walk has not met, as far as they
+    /// answer here. When one says no, `let_go` is to be called.
+    pub fn connect(
+        &self,
+        connection: ConnectionId,
+        client: &Client,
+        walk: &mut Walk,
+    ) -> Step<Result<(), Refusal>> {
+        for plugin in self.with(|hooks| hooks.admission) {
+            if walk.is_past(plugin, connection) {
+                continue;
+            }
+            if plugin.asking().is_some() {
+                return Step::Outside(plugin.clone());
+            }
             let (answer, _) = plugin.call(Hook::OnConnect, 1, connection, |instance| {
                 instance.on_connect(connection, client)
             });
-            let verdict = match &answer {
-                Some(Ok(())) => Verdict::Pass,
-                Some(Err(_)) => Verdict::Reject,
-                None => failed(plugin),
-            };
-            plugin.stats.of(Hook::OnConnect).said(verdict, 1);
-            let refusal = match (answer, plugin.policy) {
-                (Some(Ok(())), _) | (None, TrapPolicy::Open) => continue,
-                (Some(Err(refusal)), _) => plugin.signed(refusal),
-                (None, TrapPolicy::Closed) => plugin.unavailable(),
-            };
-            for earlier in self.with(|hooks| hooks.admission).take(position) {
-                earlier.call(Hook::OnDisconnect, 1, connection, |instance| {
-                    instance.on_disconnect(connection)
-                });
+            let answer = answer.ok_or_else(|| plugin.unavailable());
+            if let Err(refusal) = may_connect(plugin, answer) {
+                return Step::Settled(Err(refusal));
             }
-            return Err(refusal);
+            walk.meet(plugin);
         }
-        Ok(())
+        Step::Settled(Ok(()))
     }
 
-    /// Are these credentials good?
-    ///
-    /// # Errors
-    ///
-    /// The first refusal; also when no plugin knows the credentials.
+    /// Tells those that let a client in, of whom one refused it in the end, that it
+    /// is gone.
+    pub fn let_go(&self, connection: ConnectionId, walk: &Walk) {
+        for plugin in self.with(|hooks| hooks.admission).filter(|plugin| walk.has_met(plugin)) {
+            plugin.call(Hook::OnDisconnect, 1, connection, |instance| {
+                instance.on_disconnect(connection)
+            });
+        }
+    }
+
+    /// Are these credentials good? Asks those that the walk has not met, as far as
+    /// they answer here. A refusal also when no plugin knows the credentials.
     pub fn authenticate(
         &self,
         connection: ConnectionId,
         credentials: &Credentials,
-    ) -> Result<(), Refusal> {
+        walk: &mut Walk,
+    ) -> Step<Result<(), Refusal>> {
         if !self.any.admission {
-            return Err(Refusal::new(
+            return Step::Settled(Err(Refusal::new(
                 NOAUTH,
                 "no authentication plugin is in the chain, so there is nothing to authenticate for",
-            ));
+            )));
         }
         for plugin in self.with(|hooks| hooks.admission) {
+            if walk.has_met(plugin) {
+                continue;
+            }
+            if plugin.asking().is_some() {
+                return Step::Outside(plugin.clone());
+            }
             let (answer, took) = plugin.call(Hook::OnAuthenticate, 1, connection, |instance| {
                 instance.on_authenticate(connection, credentials)
             });
-            let verdict = match &answer {
-                Some(Ok(true)) => Verdict::Pass,
-                Some(Ok(false)) => Verdict::Abstain,
-                Some(Err(_)) => Verdict::Reject,
-                None => failed(plugin),
-            };
-            plugin.stats.of(Hook::OnAuthenticate).said(verdict, 1);
-            if let Some(tracer) = self.tracer() {
-                let refusal = match &answer {
-                    Some(Err(refusal)) => Some(refusal),
-                    _ => None,
-                };
-                let seen = Seen { action: "authenticate", verdict, refusal, ..Seen::default() };
-                let call = Call { plugin, hook: Hook::OnAuthenticate, connection, took, items: 1 };
-                tracer.show(&call.sight(seen));
+            let answer = answer.ok_or_else(|| plugin.unavailable());
+            if let Some(settled) = are_good(self.tracer(), plugin, connection, answer, took) {
+                return Step::Settled(settled);
             }
-            match (answer, plugin.policy) {
-                (Some(Ok(true)), _) => return Ok(()),
-                (Some(Ok(false)), _) | (None, TrapPolicy::Open) => {}
-                (Some(Err(refusal)), _) => return Err(plugin.signed(refusal)),
-                (None, TrapPolicy::Closed) => return Err(plugin.unavailable()),
-            }
+            walk.meet(plugin);
         }
-        Err(Refusal::new(NOAUTH, "no plugin knows these credentials"))
+        Step::Settled(Err(Refusal::new(NOAUTH, "no plugin knows these credentials")))
     }
 
     /// Tells those that let the connection in that it is gone.
@@ -516,6 +508,96 @@ impl Chain {
 
     fn with(&self, wanted: impl Fn(Hooks) -> bool) -> impl Iterator<Item = &Arc<Plugin>> {
         self.plugins.iter().filter(move |plugin| wanted(plugin.hooks()))
+    }
+}
+
+/// How far a chain, which may change meanwhile, has been asked about one client.
+#[derive(Default)]
+pub struct Walk {
+    /// What is counted of their slots: it stays the same when they are swapped or
+    /// moved.
+    met: Vec<Arc<PluginStats>>,
+}
+
+/// What came of asking the chain.
+pub enum Step<T> {
+    /// This.
+    Settled(T),
+    /// The next is a plugin that asks the outside world: it is to be asked while the
+    /// chain is not held, and met, before the chain is asked about the rest.
+    Outside(Arc<Plugin>),
+}
+
+impl Walk {
+    /// The plugin was asked, and has nothing against going on.
+    pub fn meet(&mut self, plugin: &Plugin) {
+        self.met.push(plugin.stats.clone());
+    }
+
+    fn has_met(&self, plugin: &Plugin) -> bool {
+        self.met.iter().any(|met| Arc::ptr_eq(met, &plugin.stats))
+    }
+
+    /// Whether it was met, or came when the connection had its id already: it will
+    /// not be told of the connection's end either.
+    fn is_past(&self, plugin: &Plugin, connection: ConnectionId) -> bool {
+        !self.met.is_empty() && (self.has_met(plugin) || !plugin.admitted(connection))
+    }
+}
+
+/// What one plugin makes of a client that wants to connect. The outer error: it
+/// could not answer.
+///
+/// # Errors
+///
+/// It is refused.
+pub fn may_connect(
+    plugin: &Plugin,
+    answer: Result<Result<(), Refusal>, Refusal>,
+) -> Result<(), Refusal> {
+    let verdict = match &answer {
+        Ok(Ok(())) => Verdict::Pass,
+        Ok(Err(_)) => Verdict::Reject,
+        Err(_) => failed(plugin),
+    };
+    plugin.stats.of(Hook::OnConnect).said(verdict, 1);
+    match (answer, plugin.policy) {
+        (Ok(Ok(())), _) | (Err(_), TrapPolicy::Open) => Ok(()),
+        (Ok(Err(refusal)), _) => Err(plugin.signed(refusal)),
+        (Err(unavailable), TrapPolicy::Closed) => Err(unavailable),
+    }
+}
+
+/// What one plugin makes of credentials; none: the next is to be asked. The outer
+/// error: it could not answer.
+pub fn are_good(
+    tracer: Option<&Tracer>,
+    plugin: &Plugin,
+    connection: ConnectionId,
+    answer: Result<Result<bool, Refusal>, Refusal>,
+    took: Duration,
+) -> Option<Result<(), Refusal>> {
+    let verdict = match &answer {
+        Ok(Ok(true)) => Verdict::Pass,
+        Ok(Ok(false)) => Verdict::Abstain,
+        Ok(Err(_)) => Verdict::Reject,
+        Err(_) => failed(plugin),
+    };
+    plugin.stats.of(Hook::OnAuthenticate).said(verdict, 1);
+    if let Some(tracer) = tracer {
+        let refusal = match &answer {
+            Ok(Err(refusal)) => Some(refusal),
+            _ => None,
+        };
+        let seen = Seen { action: "authenticate", verdict, refusal, ..Seen::default() };
+        let call = Call { plugin, hook: Hook::OnAuthenticate, connection, took, items: 1 };
+        tracer.show(&call.sight(seen));
+    }
+    match (answer, plugin.policy) {
+        (Ok(Ok(true)), _) => Some(Ok(())),
+        (Ok(Ok(false)), _) | (Err(_), TrapPolicy::Open) => None,
+        (Ok(Err(refusal)), _) => Some(Err(plugin.signed(refusal))),
+        (Err(unavailable), TrapPolicy::Closed) => Some(Err(unavailable)),
     }
 }
 

@@ -16,6 +16,7 @@ use super::PluginError;
 use super::plugin::TrapPolicy;
 use crate::config::{self, ConfigError, OnPark, PluginLimits};
 use crate::wasm;
+use crate::wasm::outside::{Destination, OutsideLimits};
 
 /// How a plugin is configured.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +37,8 @@ pub struct PluginConfig {
     pub counters: String,
     /// What it may take.
     pub limits: PluginLimits,
+    /// Whom it may ask when a client connects or authenticates.
+    pub http_allow: Vec<Destination>,
     /// What `init` is given, a JSON object.
     pub settings: String,
 }
@@ -75,6 +78,11 @@ struct RawPlugin {
     strikes_max: Option<u64>,
     strikes_window_ms: Option<u64>,
     on_park: Option<OnPark>,
+    http_allow: Vec<String>,
+    http_timeout_ms: Option<u64>,
+    http_response_bytes_max: Option<u64>,
+    http_requests_max: Option<u64>,
+    http_calls_max: Option<u64>,
     settings: toml::Table,
 }
 
@@ -304,10 +312,50 @@ impl RawPlugin {
                     defaults.strikes_window,
                 )?,
                 on_park: self.on_park.unwrap_or(defaults.on_park),
+                outside: OutsideLimits {
+                    time: match self.http_timeout_ms {
+                        None => defaults.outside.time,
+                        Some(value) => config::http_time("http_timeout_ms", value)?,
+                    },
+                    response_bytes_max: count(
+                        "http_response_bytes_max",
+                        self.http_response_bytes_max,
+                        config::HTTP_RESPONSE_BYTES,
+                        defaults.outside.response_bytes_max,
+                    )?,
+                    requests_max: count(
+                        "http_requests_max",
+                        self.http_requests_max,
+                        config::HTTP_REQUESTS,
+                        defaults.outside.requests_max,
+                    )?,
+                    calls_max: count(
+                        "http_calls_max",
+                        self.http_calls_max,
+                        config::HTTP_CALLS,
+                        defaults.outside.calls_max,
+                    )?,
+                },
             },
+            http_allow: self
+                .http_allow
+                .iter()
+                .map(|text| destination(text))
+                .collect::<Result<_, _>>()?,
             settings: json(toml::Value::Table(self.settings)).to_string(),
         })
     }
+}
+
+/// A host that a plugin may ask.
+fn destination(text: &str) -> Result<Destination, ConfigError> {
+    Destination::parse(text).ok_or_else(|| ConfigError::OutOfRange {
+        key: "http_allow",
+        value: format!("\"{text}\""),
+        expected: "a scheme and one host by name, such as \"https://id.example.com\" or \
+                   \"http://127.0.0.1:9000\", without path or wildcard"
+            .to_owned(),
+    })
 }
 
 /// The slot's name without the number in front that orders it.

@@ -7,11 +7,13 @@
 //! fails before that leaves the old one where it is. The version that was replaced
 //! stays compiled, and comes back if its successor is parked and says so.
 
+mod admission;
 pub mod bindings;
 pub mod chain;
 pub mod changes;
 pub mod counters;
 pub mod directory;
+pub mod outside;
 pub mod plugin;
 pub mod stats;
 pub mod trace;

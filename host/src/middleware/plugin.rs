@@ -21,6 +21,7 @@ use super::PluginError;
 use super::bindings::{CompiledPlugin, Fault, Hooks, Instance, Lent};
 use super::counters::CounterSpace;
 use super::directory::PluginConfig;
+use super::outside::Asking;
 use super::stats::{Failure, Hook, PluginStats};
 use crate::hub::connections::{ConnectionId, Connections};
 use crate::protocol::command::{Refusal, UNAVAILABLE};
@@ -105,6 +106,8 @@ pub struct Plugin {
     first_connection: AtomicU64,
     compiled: Arc<CompiledPlugin>,
     instances: Box<[Mutex<InstanceState>]>,
+    /// What it has besides, where it may ask the outside world.
+    asking: Option<Asking>,
     /// How many of them are missing.
     missing: AtomicUsize,
     is_parked: AtomicBool,
@@ -139,6 +142,15 @@ impl Plugin {
             true => TrapPolicy::Closed,
             false => TrapPolicy::Open,
         };
+        let asking =
+            Asking::new(&compiled, &config, &surroundings.runtime).map_err(|(step, problem)| {
+                PluginError {
+                    plugin: config.name.clone(),
+                    file: config.file.clone(),
+                    step,
+                    problem,
+                }
+            })?;
         let mut failed = Ok(());
         let plugin = Arc::new_cyclic(|own| {
             let mut plugin = Plugin {
@@ -147,6 +159,7 @@ impl Plugin {
                 first_connection: AtomicU64::new(ConnectionId::MAX),
                 compiled,
                 instances: Box::default(),
+                asking,
                 missing: AtomicUsize::new(0),
                 is_parked: AtomicBool::new(false),
                 failures: Mutex::default(),
@@ -162,6 +175,11 @@ impl Plugin {
                 Ok(instances) => plugin.instances = instances,
                 Err(error) => failed = Err(error),
             }
+            if failed.is_ok()
+                && let Some(asking) = &plugin.asking
+            {
+                failed = plugin.build().map(|instance| asking.put(Box::new(instance)));
+            }
             plugin
         });
         failed.map(|()| plugin)
@@ -175,6 +193,12 @@ impl Plugin {
     /// Which hooks it has.
     pub fn hooks(&self) -> Hooks {
         self.compiled.hooks()
+    }
+
+    /// What it has where it may ask the outside world when a client connects or
+    /// authenticates; it is to be asked there, and not here.
+    pub fn asking(&self) -> Option<&Asking> {
+        self.asking.as_ref()
     }
 
     /// Has the instance that serves this connection answer. None: it cannot, and
@@ -244,7 +268,8 @@ impl Plugin {
             let state = state.try_lock_for(patience)?;
             state.instance.as_ref().map(|instance| instance.memory_bytes())
         };
-        self.instances.iter().map(of).collect()
+        let asking = self.asking.as_ref().map(Asking::memory_bytes).unwrap_or_default();
+        self.instances.iter().map(of).chain(asking.into_iter().map(Some)).collect()
     }
 
     /// How it is.
@@ -271,6 +296,12 @@ impl Plugin {
                 format!("the plugin {} cannot answer now", self.config.name),
             )
         }
+    }
+
+    /// The same, with a reason.
+    pub fn unavailable_because(&self, reason: &str) -> Refusal {
+        let unavailable = self.unavailable();
+        Refusal { message: format!("{}: {reason}", unavailable.message).into(), ..unavailable }
     }
 
     /// Marks a refusal as this plugin's.
@@ -362,7 +393,7 @@ impl Plugin {
         Ok(Mutex::new(InstanceState { instance, failures_in_a_row: 0, failed_at: None }))
     }
 
-    fn build(&self) -> Result<Instance, PluginError> {
+    pub(super) fn build(&self) -> Result<Instance, PluginError> {
         let limits = Limits {
             memory_bytes_max: self.config.limits.memory_bytes_max,
             log_lines_per_second_max: self.config.limits.log_lines_per_second_max,
@@ -401,15 +432,8 @@ impl Plugin {
         if state.instance.take().is_some() {
             self.missing.fetch_add(1, Ordering::Relaxed);
         }
-        self.stats.failed(Failure {
-            at: SystemTime::now(),
-            plugin: self.identity.clone(),
-            step: fault.hook,
-            problem: fault.problem.clone(),
-            file: None,
-        });
         let now = Instant::now();
-        if self.strike(now, number, fault) {
+        if self.strike(now, Some(number), fault) {
             return;
         }
         let long_ago = |at: Instant| now - at > 2 * self.surroundings.rebuild_backoff_max;
@@ -434,8 +458,28 @@ impl Plugin {
         self.rebuild_after(wait, number);
     }
 
+    /// An instance that asks the outside world failed, and is gone. There will be
+    /// another when it is needed.
+    pub(super) fn failed_outside(&self, fault: &Fault) {
+        if !self.strike(Instant::now(), None, fault) {
+            warn!(
+                plugin = %self.identity, hook = fault.hook, problem = fault.problem,
+                policy = ?self.policy, "a plugin failed when it asked the outside world"
+            );
+        } else if let Some(asking) = &self.asking {
+            asking.clear();
+        }
+    }
+
     /// Counts a failure. Whether it was one too many: then it is parked.
-    fn strike(&self, now: Instant, number: usize, fault: &Fault) -> bool {
+    fn strike(&self, now: Instant, number: Option<usize>, fault: &Fault) -> bool {
+        self.stats.failed(Failure {
+            at: SystemTime::now(),
+            plugin: self.identity.clone(),
+            step: fault.hook,
+            problem: fault.problem.clone(),
+            file: None,
+        });
         let limits = &self.config.limits;
         let mut failures = self.failures.lock();
         failures.last = Some(fault.clone());

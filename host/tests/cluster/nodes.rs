@@ -1,5 +1,6 @@
 //! Several servers as one.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -26,7 +27,7 @@ pub struct Options {
     /// Further lines of the table `[cluster]`, and further tables.
     pub config: String,
     pub plugins: Option<PathBuf>,
-    pub environment: Vec<(String, String)>,
+    pub environment: Vec<(String, OsString)>,
 }
 
 impl Node {

@@ -24,7 +24,7 @@ async fn passwords(kind: Kind, extra: &[&str], user: &str) -> Result<()> {
     let in_a_file = options(PASSWORD)?;
     let in_the_environment = Options {
         config: format!("{user}\n[log]\nfilter = \"trace\"\n"),
-        environment: vec![("SWITCHYARD_CLUSTER_PASSWORD".to_owned(), PASSWORD.to_owned())],
+        environment: vec![("SWITCHYARD_CLUSTER_PASSWORD".to_owned(), PASSWORD.into())],
         ..Options::default()
     };
     let (one, two) = tokio::try_join!(

@@ -40,6 +40,20 @@ async fn a_plugin_is_checked_as_the_server_would() -> Result<()> {
     ensure!(names("imports").contains("switchyard:pubsub/counters@0.1.0"), "{report}");
     ensure!(names("exports").contains("switchyard:pubsub/lifecycle@0.1.0"), "{report}");
 
+    // Whom a plugin would ask is said, whether it may or not.
+    let asker = components::built("test/asker")?;
+    let grants = json!({"http_allow": ["https://id.example.com:443", "http://[::1]:8080"]});
+    for (beside, may_ask) in [
+        (json!({"http_allow": []}), json!([])),
+        (grants, json!(["https://id.example.com", "http://[::1]:8080"])),
+    ] {
+        let (_, report) = check(&asker, Some(&beside)).await?;
+        let asks_with = report.get("asks_with").and_then(Value::as_str).unwrap_or_default();
+        ensure!(asks_with.starts_with("wasi:http/outgoing-handler@0.2"), "{report}");
+        assert_eq!(report.get("may_ask"), Some(&may_ask), "{report}");
+        assert_eq!(report.get("accepted"), Some(&json!(may_ask != json!([]))), "{report}");
+    }
+
     let (status, report) = check(&components::built("redact")?, None).await?;
     ensure!(status == Some(0), "{report}");
     ensure!(report.get("hooks") == Some(&json!(["messages"])), "{report}");
@@ -57,6 +71,7 @@ async fn what_the_server_would_refuse_is_refused_with_the_reason() -> Result<()>
         (half, None, "compile", ""),
         (components::built("test/snoop")?, None, "link", "wasi:sockets/"),
         (stranger, None, "link", "@0.2.0"),
+        (components::built("test/asker")?, None, "link", "wasi:http/outgoing-handler@"),
         (components::built("guest-core")?, None, "link", "lifecycle"),
         (probe.clone(), Some(refusing), "init", "told to refuse"),
         (probe.clone(), Some(json!({"core_instances_max": 1})), "instantiate", "instance"),

@@ -30,10 +30,12 @@ mod reload;
 
 mod containment;
 mod engine_faults;
+mod outside;
 mod slow_consumer;
 mod swap;
 mod swap_under_load;
 mod traps;
+mod webhook_auth;
 
 mod admin;
 mod parity;

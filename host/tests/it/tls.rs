@@ -21,13 +21,15 @@ use crate::support::server::{Launch, Server};
 use crate::support::{PATIENCE, within};
 
 /// Somebody who signs certificates.
-struct Authority {
-    pem: String,
+pub struct Authority {
+    /// Its own certificate.
+    pub pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Result<Authority> {
+    /// Whom nobody trusts yet.
+    pub fn new() -> Result<Authority> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -38,7 +40,7 @@ impl Authority {
     }
 
     /// A certificate of this name for 127.0.0.1, and its key.
-    fn sign(&self, name: &str) -> Result<(String, String)> {
+    pub fn sign(&self, name: &str) -> Result<(String, String)> {
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()])?;
         params.use_authority_key_identifier_extension = true;
         params.distinguished_name = rcgen::DistinguishedName::new();

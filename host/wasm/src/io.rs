@@ -2,9 +2,10 @@
 //!
 //! `wasmtime-wasi` answers synchronous streams and polls by blocking on a tokio
 //! runtime, which panics on a thread that already serves one. No stream that a
-//! component is given here ever has to wait, so each future is polled once
-//! instead. One that is not ready (a sleep, say) is a trap: a component on the
-//! path of a message must not wait.
+//! component is given on the path of a message ever has to wait, so each future is
+//! polled once instead. One that is not ready (a sleep, say) is a trap: a component
+//! there must not wait. One that was given leave to ask the outside world waits on
+//! the thread that it has for itself.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -20,11 +21,13 @@ use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, DynPollable, StreamErro
 use wasmtime_wasi::random::WasiRandom;
 
 use super::StoreState;
+use super::outside::Leave;
 
 /// Links what `WASI_GRANTED` promises.
 pub fn add_to_linker(linker: &mut Linker<StoreState>) -> Result<(), wasmtime::Error> {
     type S = StoreState;
-    let inline: fn(&mut S) -> Inline<'_> = |state| Inline(&mut state.table);
+    let inline: fn(&mut S) -> Inline<'_> =
+        |state| Inline { table: &mut state.table, leave: state.outside.leave() };
     io::error::add_to_linker::<S, HasErrors>(linker, |state| &mut state.table)?;
     poll::add_to_linker::<S, HasInline>(linker, inline)?;
     streams::add_to_linker::<S, HasInline>(linker, inline)?;
@@ -60,38 +63,50 @@ impl HasData for HasInline {
     type Data<'a> = Inline<'a>;
 }
 
-/// The resources of a store, whose futures are polled once.
-struct Inline<'a>(&'a mut ResourceTable);
+/// The resources of a store, whose futures are polled once, or waited for where
+/// there is leave to.
+struct Inline<'a> {
+    table: &'a mut ResourceTable,
+    leave: Option<&'a Leave>,
+}
 
-/// The result of a future that is ready; a trap when it is not.
-fn now<F: Future>(future: F) -> Result<F::Output, wasmtime::Error> {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(output) => Ok(output),
-        Poll::Pending => Err(wasmtime::format_err!("it tried to wait, which no plugin may")),
+/// The result of a future that is ready, or that may be waited for; a trap when it
+/// is neither.
+fn now<F: Future>(leave: Option<&Leave>, future: F) -> Result<F::Output, wasmtime::Error> {
+    let mut future = pin!(future);
+    match (future.as_mut().poll(&mut Context::from_waker(Waker::noop())), leave) {
+        (Poll::Ready(output), _) => Ok(output),
+        (Poll::Pending, Some(leave)) => leave.wait(future),
+        (Poll::Pending, None) => {
+            Err(wasmtime::format_err!("it tried to wait, which no plugin may"))
+        }
     }
 }
 
-fn stream_now<T>(future: impl Future<Output = StreamResult<T>>) -> StreamResult<T> {
-    now(future).map_err(StreamError::Trap)?
+fn stream_now<T>(
+    leave: Option<&Leave>,
+    future: impl Future<Output = StreamResult<T>>,
+) -> StreamResult<T> {
+    now(leave, future).map_err(StreamError::Trap)?
 }
 
 impl poll::Host for Inline<'_> {
     fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> wasmtime::Result<Vec<u32>> {
-        now(async_poll::Host::poll(self.0, pollables))?
+        now(self.leave, async_poll::Host::poll(self.table, pollables))?
     }
 }
 
 impl poll::HostPollable for Inline<'_> {
     fn ready(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<bool> {
-        now(async_poll::HostPollable::ready(self.0, pollable))?
+        now(self.leave, async_poll::HostPollable::ready(self.table, pollable))?
     }
 
     fn block(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
-        now(async_poll::HostPollable::block(self.0, pollable))?
+        now(self.leave, async_poll::HostPollable::block(self.table, pollable))?
     }
 
     fn drop(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
-        async_poll::HostPollable::drop(self.0, pollable)
+        async_poll::HostPollable::drop(self.table, pollable)
     }
 }
 
@@ -100,21 +115,21 @@ impl streams::Host for Inline<'_> {
         &mut self,
         error: StreamError,
     ) -> wasmtime::Result<streams::StreamError> {
-        Ok(async_streams::Host::convert_stream_error(self.0, error)?.into())
+        Ok(async_streams::Host::convert_stream_error(self.table, error)?.into())
     }
 }
 
 impl streams::HostOutputStream for Inline<'_> {
     fn drop(&mut self, stream: Resource<DynOutputStream>) -> wasmtime::Result<()> {
-        now(async_streams::HostOutputStream::drop(self.0, stream))?
+        now(self.leave, async_streams::HostOutputStream::drop(self.table, stream))?
     }
 
     fn check_write(&mut self, stream: Resource<DynOutputStream>) -> StreamResult<u64> {
-        async_streams::HostOutputStream::check_write(self.0, stream)
+        async_streams::HostOutputStream::check_write(self.table, stream)
     }
 
     fn write(&mut self, stream: Resource<DynOutputStream>, bytes: Vec<u8>) -> StreamResult<()> {
-        async_streams::HostOutputStream::write(self.0, stream, bytes)
+        async_streams::HostOutputStream::write(self.table, stream, bytes)
     }
 
     fn blocking_write_and_flush(
@@ -122,7 +137,10 @@ impl streams::HostOutputStream for Inline<'_> {
         stream: Resource<DynOutputStream>,
         bytes: Vec<u8>,
     ) -> StreamResult<()> {
-        stream_now(async_streams::HostOutputStream::blocking_write_and_flush(self.0, stream, bytes))
+        stream_now(
+            self.leave,
+            async_streams::HostOutputStream::blocking_write_and_flush(self.table, stream, bytes),
+        )
     }
 
     fn blocking_write_zeroes_and_flush(
@@ -130,28 +148,31 @@ impl streams::HostOutputStream for Inline<'_> {
         stream: Resource<DynOutputStream>,
         len: u64,
     ) -> StreamResult<()> {
-        stream_now(async_streams::HostOutputStream::blocking_write_zeroes_and_flush(
-            self.0, stream, len,
-        ))
+        stream_now(
+            self.leave,
+            async_streams::HostOutputStream::blocking_write_zeroes_and_flush(
+                self.table, stream, len,
+            ),
+        )
     }
 
     fn subscribe(
         &mut self,
         stream: Resource<DynOutputStream>,
     ) -> wasmtime::Result<Resource<DynPollable>> {
-        async_streams::HostOutputStream::subscribe(self.0, stream)
+        async_streams::HostOutputStream::subscribe(self.table, stream)
     }
 
     fn write_zeroes(&mut self, stream: Resource<DynOutputStream>, len: u64) -> StreamResult<()> {
-        async_streams::HostOutputStream::write_zeroes(self.0, stream, len)
+        async_streams::HostOutputStream::write_zeroes(self.table, stream, len)
     }
 
     fn flush(&mut self, stream: Resource<DynOutputStream>) -> StreamResult<()> {
-        async_streams::HostOutputStream::flush(self.0, stream)
+        async_streams::HostOutputStream::flush(self.table, stream)
     }
 
     fn blocking_flush(&mut self, stream: Resource<DynOutputStream>) -> StreamResult<()> {
-        stream_now(async_streams::HostOutputStream::blocking_flush(self.0, stream))
+        stream_now(self.leave, async_streams::HostOutputStream::blocking_flush(self.table, stream))
     }
 
     fn splice(
@@ -160,7 +181,7 @@ impl streams::HostOutputStream for Inline<'_> {
         from: Resource<DynInputStream>,
         len: u64,
     ) -> StreamResult<u64> {
-        async_streams::HostOutputStream::splice(self.0, into, from, len)
+        async_streams::HostOutputStream::splice(self.table, into, from, len)
     }
 
     fn blocking_splice(
@@ -169,17 +190,20 @@ impl streams::HostOutputStream for Inline<'_> {
         from: Resource<DynInputStream>,
         len: u64,
     ) -> StreamResult<u64> {
-        stream_now(async_streams::HostOutputStream::blocking_splice(self.0, into, from, len))
+        stream_now(
+            self.leave,
+            async_streams::HostOutputStream::blocking_splice(self.table, into, from, len),
+        )
     }
 }
 
 impl streams::HostInputStream for Inline<'_> {
     fn drop(&mut self, stream: Resource<DynInputStream>) -> wasmtime::Result<()> {
-        now(async_streams::HostInputStream::drop(self.0, stream))?
+        now(self.leave, async_streams::HostInputStream::drop(self.table, stream))?
     }
 
     fn read(&mut self, stream: Resource<DynInputStream>, len: u64) -> StreamResult<Vec<u8>> {
-        async_streams::HostInputStream::read(self.0, stream, len)
+        async_streams::HostInputStream::read(self.table, stream, len)
     }
 
     fn blocking_read(
@@ -187,21 +211,27 @@ impl streams::HostInputStream for Inline<'_> {
         stream: Resource<DynInputStream>,
         len: u64,
     ) -> StreamResult<Vec<u8>> {
-        stream_now(async_streams::HostInputStream::blocking_read(self.0, stream, len))
+        stream_now(
+            self.leave,
+            async_streams::HostInputStream::blocking_read(self.table, stream, len),
+        )
     }
 
     fn skip(&mut self, stream: Resource<DynInputStream>, len: u64) -> StreamResult<u64> {
-        async_streams::HostInputStream::skip(self.0, stream, len)
+        async_streams::HostInputStream::skip(self.table, stream, len)
     }
 
     fn blocking_skip(&mut self, stream: Resource<DynInputStream>, len: u64) -> StreamResult<u64> {
-        stream_now(async_streams::HostInputStream::blocking_skip(self.0, stream, len))
+        stream_now(
+            self.leave,
+            async_streams::HostInputStream::blocking_skip(self.table, stream, len),
+        )
     }
 
     fn subscribe(
         &mut self,
         stream: Resource<DynInputStream>,
     ) -> wasmtime::Result<Resource<DynPollable>> {
-        async_streams::HostInputStream::subscribe(self.0, stream)
+        async_streams::HostInputStream::subscribe(self.table, stream)
     }
 }

@@ -11,6 +11,7 @@
 mod io;
 mod log;
 mod metadata;
+pub mod outside;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use thiserror::Error;
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{Config, Engine, ResourceLimiter, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use outside::{Leave, Outside};
 
 pub use log::ComponentLog;
 pub use metadata::own_version;
@@ -71,6 +74,7 @@ pub struct StoreState {
     table: ResourceTable,
     limiter: Limiter,
     budget: Budget,
+    outside: Outside,
     /// Where its lines go.
     pub log: Arc<ComponentLog>,
     lent: Box<dyn Any + Send>,
@@ -97,6 +101,12 @@ impl StoreState {
     /// What its memories hold together.
     pub fn memory_bytes(&self) -> usize {
         self.limiter.memory_bytes
+    }
+
+    /// Lets it ask the outside world from now on, or not any more. While it is let,
+    /// calls wait on their thread, which must not be one that serves a runtime.
+    pub fn set_leave(&mut self, leave: Option<Leave>) {
+        self.outside.set_leave(leave);
     }
 }
 
@@ -159,14 +169,19 @@ impl Wasm {
         Component::new(&self.engine, bytes).map_err(|error| describe(&error))
     }
 
-    /// Checks that the component imports nothing but an empty WASI and the
-    /// interfaces of the contract that are lent to it, and that it was built
-    /// for the contract that this host serves.
+    /// Checks that the component imports nothing but an empty WASI, the interfaces
+    /// of the contract that are lent to it and those of `also`, and that it was
+    /// built for the contract that this host serves.
     ///
     /// # Errors
     ///
     /// Names the first import or export that is not granted, or both versions.
-    pub fn check_imports(&self, component: &Component, lent: &[&str]) -> Result<(), String> {
+    pub fn check_imports(
+        &self,
+        component: &Component,
+        lent: &[&str],
+        also: &[&str],
+    ) -> Result<(), String> {
         let component_type = component.component_type();
         let exports = component_type.exports(&self.engine).map(|(name, _)| name);
         let imports = || component_type.imports(&self.engine).map(|(name, _)| name);
@@ -189,7 +204,10 @@ impl Wasm {
                     of_ours == "/types"
                         || lent.iter().any(|lent| of_ours.strip_prefix('/') == Some(lent))
                 }
-                None => WASI_GRANTED.iter().any(|package| interface.starts_with(package)),
+                None => {
+                    also.contains(&interface)
+                        || WASI_GRANTED.iter().any(|package| interface.starts_with(package))
+                }
             };
             if !granted {
                 return Err(format!(
@@ -247,6 +265,7 @@ impl Wasm {
                 table,
                 limiter,
                 budget: Budget { limit: limits.call_budget, seen_at: None },
+                outside: Outside::default(),
                 log,
                 lent,
             },

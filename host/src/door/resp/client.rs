@@ -17,33 +17,70 @@ impl Resp {
             _ => return self.error(session, errors::SYNTAX),
         };
         match self.authenticate(user, secret, session) {
+            Some(answer) => self.finish_auth(answer, session),
+            None => self.wait_for(Waiting::Auth),
+        }
+    }
+
+    fn finish_auth(&self, answer: Result<(), Vec<u8>>, session: &mut Session) {
+        match answer {
             Ok(()) => self.ok(session),
             Err(text) => self.error(session, &text),
+        }
+    }
+
+    fn wait_for(&mut self, command: Waiting) {
+        let is_skipped = self.skip == Skip::This;
+        self.authenticating = Some(Authenticating { command, is_skipped });
+    }
+
+    /// Answers what waited for what came of its credentials, if that is known.
+    pub(super) fn finish_authenticating(&mut self, session: &mut Session) {
+        let Some(answer) = session.authenticated() else { return };
+        let Some(Authenticating { command, is_skipped }) = self.authenticating.take() else {
+            return;
+        };
+        let answer = answer.map_err(|refusal| authentication_error(&refusal));
+        // Nothing was carried out since, so all else is as it was.
+        if is_skipped {
+            self.skip = Skip::This;
+        }
+        match command {
+            Waiting::Auth => self.finish_auth(answer, session),
+            Waiting::Hello { version, name } => {
+                self.finish_hello(answer, version, name, session);
+            }
+        }
+        if is_skipped {
+            self.skip = Skip::None;
         }
     }
 
     /// Without a plugin that authenticates, as a Redis without a password: its
     /// default user is let in with whatever it says. Plugins are shown a secret of
     /// that user as a lone one, for in Redis the two are the same.
+    ///
+    /// None: it is waited for.
     fn authenticate(
         &self,
         user: Option<&[u8]>,
         secret: &[u8],
         session: &mut Session,
-    ) -> Result<(), Vec<u8>> {
+    ) -> Option<Result<(), Vec<u8>>> {
         if !session.has_authentication() {
-            return match user {
+            return Some(match user {
                 None => Err(errors::AUTHENTICATION_NOT_CONFIGURED.to_vec()),
                 Some(b"default") => Ok(()),
                 Some(_) => Err(errors::WRONG_CREDENTIALS.to_vec()),
-            };
+            });
         }
-        let text = |bytes: &[u8]| {
-            String::from_utf8(bytes.to_vec()).map_err(|_| errors::WRONG_CREDENTIALS.to_vec())
-        };
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec());
         let user = user.filter(|user| *user != b"default");
-        let credentials = Credentials { user: user.map(text).transpose()?, secret: text(secret)? };
-        session.authenticate(&credentials).map_err(|refusal| authentication_error(&refusal))
+        let (Ok(user), Ok(secret)) = (user.map(text).transpose(), text(secret)) else {
+            return Some(Err(errors::WRONG_CREDENTIALS.to_vec()));
+        };
+        let answer = session.authenticate(Credentials { user, secret })?;
+        Some(answer.map_err(|refusal| authentication_error(&refusal)))
     }
 
     /// HELLO [version [AUTH user password] [SETNAME name]]: nothing of it holds
@@ -81,13 +118,29 @@ impl Resp {
                 return self.error(session, &errors::hello_option(option));
             }
         }
-        if let Some((user, secret)) = credentials
-            && let Err(text) = self.authenticate(Some(user), secret, session)
-        {
+        let name = name.map(<[u8]>::to_vec);
+        let answer = match credentials {
+            None => Some(Ok(())),
+            Some((user, secret)) => self.authenticate(Some(user), secret, session),
+        };
+        match answer {
+            Some(answer) => self.finish_hello(answer, version, name, session),
+            None => self.wait_for(Waiting::Hello { version, name }),
+        }
+    }
+
+    fn finish_hello(
+        &mut self,
+        answer: Result<(), Vec<u8>>,
+        version: RespVersion,
+        name: Option<Vec<u8>>,
+        session: &mut Session,
+    ) {
+        if let Err(text) = answer {
             return self.error(session, &text);
         }
         if let Some(name) = name {
-            self.name = name.to_vec();
+            self.name = name;
         }
         self.set_version(version, session);
         let id = session.connection.id;
@@ -226,6 +279,18 @@ impl Resp {
             String::from_utf8_lossy(version),
         )
     }
+}
+
+/// A command that waits for what comes of its credentials.
+pub(super) struct Authenticating {
+    command: Waiting,
+    /// Whether CLIENT REPLY SKIP came before it.
+    is_skipped: bool,
+}
+
+enum Waiting {
+    Auth,
+    Hello { version: RespVersion, name: Option<Vec<u8>> },
 }
 
 /// Which connections CLIENT LIST is asked for.

@@ -45,6 +45,8 @@ pub struct Resp {
     name: Vec<u8>,
     library: [Vec<u8>; 2],
     info: info::ServerInfo,
+    /// An AUTH or HELLO that waits for what comes of its credentials.
+    authenticating: Option<client::Authenticating>,
 }
 
 /// What carries the bytes.
@@ -93,6 +95,7 @@ impl Resp {
             name: Vec::new(),
             library: Default::default(),
             info,
+            authenticating: None,
         }
     }
 
@@ -167,6 +170,7 @@ impl Resp {
     }
 
     fn resume(&mut self, session: &mut Session) -> Flow {
+        self.finish_authenticating(session);
         match session.has_pending().then(|| session.resume(self.spelling())).flatten() {
             Some(reason) => Flow::Close(reason),
             None => Flow::Continue,

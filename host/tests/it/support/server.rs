@@ -37,8 +37,8 @@ pub struct Launch {
     pub plugins: Option<PathBuf>,
     /// Further files beside the config file.
     pub files: Vec<(String, String)>,
-    /// What its environment has besides ours.
-    pub environment: Vec<(String, String)>,
+    /// What its environment says besides.
+    pub environment: Vec<(String, OsString)>,
 }
 
 impl Default for Launch {
@@ -84,9 +84,7 @@ impl Launch {
             std::fs::write(&file, &self.config).context("cannot write the config file")?;
             words.extend(["--config".into(), file.into()]);
         }
-        let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
-        command.args(words).envs(self.environment);
-        let server = Server::start(command, home)?;
+        let server = Server::run(&words, &self.environment, home)?;
         server.url().await?;
         Ok(server)
     }
@@ -103,12 +101,16 @@ impl Server {
     /// may not come up at all.
     pub fn run_with(words: &[&str]) -> Result<Server> {
         let home = tempfile::tempdir().context("cannot make a home for the server")?;
-        Server::run(&words.iter().map(Into::into).collect::<Vec<_>>(), home)
+        Server::run(&words.iter().map(Into::into).collect::<Vec<_>>(), &[], home)
     }
 
-    fn run(words: &[OsString], home: TempDir) -> Result<Server> {
+    fn run(
+        words: &[OsString],
+        environment: &[(String, OsString)],
+        home: TempDir,
+    ) -> Result<Server> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
-        command.args(words);
+        command.args(words).envs(environment.iter().map(|(key, value)| (key, value)));
         Server::start(command, home)
     }
 

@@ -1,0 +1,102 @@
+//! Asking the chain about a client, slot by slot, where a plugin asks the outside
+//! world.
+//!
+//! The chain is held for the plugins that answer here, and not while one waits. So
+//! it may be another when it is asked again: whoever was met is not met again,
+//! swapped or moved, and whoever came later is not asked about this client.
+
+use std::sync::Arc;
+
+use super::Middleware;
+use super::bindings::Client;
+use super::chain::{self, Step, Walk};
+use super::plugin::Plugin;
+use super::stats::Hook;
+use crate::hub::connections::{Connection, ConnectionId};
+use crate::protocol::command::{Credentials, Refusal};
+
+impl Middleware {
+    /// Asks this plugin, and those that are left, whether the client may connect.
+    /// Dropped, or when one of them refuses, the connection is forgotten, and
+    /// those that let it in are told that it is gone.
+    ///
+    /// # Errors
+    ///
+    /// The first refusal.
+    pub async fn admit(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+        client: Client,
+        walk: Walk,
+        mut plugin: Arc<Plugin>,
+    ) -> Result<Arc<Connection>, Refusal> {
+        let id = connection.id;
+        let client = Arc::new(client);
+        let mut arrival = Arrival { middleware: self.clone(), connection: Some(connection), walk };
+        loop {
+            let asked = client.clone();
+            let (answer, _) = plugin
+                .ask_outside(Hook::OnConnect, move |instance| instance.on_connect(id, &asked))
+                .await;
+            chain::may_connect(&plugin, answer)?;
+            arrival.walk.meet(&plugin);
+            let step = self.chain().connect(id, &client, &mut arrival.walk);
+            match step {
+                Step::Outside(next) => plugin = next,
+                Step::Settled(settled) => {
+                    settled?;
+                    return Ok(arrival.connection.take().expect("it is taken once"));
+                }
+            }
+        }
+    }
+
+    /// Asks this plugin, and those that are left, whether the credentials are good.
+    ///
+    /// # Errors
+    ///
+    /// The first refusal; also when no plugin knows the credentials.
+    pub async fn authenticate(
+        self: Arc<Self>,
+        connection: ConnectionId,
+        credentials: Credentials,
+        mut walk: Walk,
+        mut plugin: Arc<Plugin>,
+    ) -> Result<(), Refusal> {
+        let credentials = Arc::new(credentials);
+        loop {
+            let asked = credentials.clone();
+            let (answer, took) = plugin
+                .ask_outside(Hook::OnAuthenticate, move |instance| {
+                    instance.on_authenticate(connection, &asked)
+                })
+                .await;
+            let tracer = Some(&**self.tracer()).filter(|tracer| tracer.is_used());
+            if let Some(settled) = chain::are_good(tracer, &plugin, connection, answer, took) {
+                return settled;
+            }
+            walk.meet(&plugin);
+            let step = self.chain().authenticate(connection, &credentials, &mut walk);
+            match step {
+                Step::Outside(next) => plugin = next,
+                Step::Settled(settled) => return settled,
+            }
+        }
+    }
+}
+
+/// A client that is not in yet.
+struct Arrival {
+    middleware: Arc<Middleware>,
+    connection: Option<Arc<Connection>>,
+    walk: Walk,
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.middleware.chain().let_go(connection.id, &self.walk);
+            self.middleware.surroundings.connections.remove(connection.id);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! For tests: a plugin that asks an HTTP server wherever it is told to, and says
+//! what came of it.
+//!
+//! It asks for the URL behind `ask=` in the path of a client that connects, for the
+//! secret of AUTH, for the name of a channel that is published on and for a
+//! payload, where they are URLs. `N*URL` asks N times. Two words are no URLs:
+//! `sleep` waits for a minute, and `spin` for ever.
+
+use std::hint::black_box;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use bindings::exports::switchyard::pubsub::access::{self, Action};
+use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials};
+use bindings::exports::switchyard::pubsub::lifecycle;
+use bindings::exports::switchyard::pubsub::messages::{self, Publication, PublishVerdict};
+use bindings::switchyard::pubsub::attributes;
+use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
+use plugin_ask::Url;
+use serde::Deserialize;
+
+#[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
+mod bindings {
+    wit_bindgen::generate!({
+        path: "../../../../wit",
+        inline: "
+            package switchyard:tests;
+            world asker {
+                include switchyard:pubsub/gatekeeper@0.1.0;
+                include switchyard:pubsub/transformer@0.1.0;
+            }
+        ",
+        world: "switchyard:tests/asker",
+        generate_all,
+    });
+
+    #[cfg(target_family = "wasm")]
+    export!(Asker with_types_in self);
+    #[cfg(target_family = "wasm")]
+    use super::Asker;
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Settings {
+    /// Stands before what it says.
+    name: String,
+    /// Asked by `init`, which refuses with what came of it.
+    init: Option<String>,
+}
+
+static SETTINGS: OnceLock<Settings> = OnceLock::new();
+
+struct Asker;
+
+/// What came of asking, in words; none: it is nothing to ask for.
+fn ask(what: &str) -> Option<Result<String, String>> {
+    match what {
+        "sleep" => std::thread::sleep(Duration::from_secs(60)),
+        "spin" => loop {
+            black_box(());
+        },
+        _ => {}
+    }
+    let (times, url) = match what.split_once('*') {
+        Some((times, url)) => (times.parse().ok()?, url),
+        None => (1, what),
+    };
+    let url = Url::parse(url)?;
+    let mut said = Ok(String::new());
+    for _ in 0..times {
+        said = plugin_ask::get(&url, &[])
+            .map_err(|error| error.to_string())
+            .map(|answer| format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body)));
+        if said.is_err() {
+            break;
+        }
+    }
+    let name = SETTINGS.get().map(|settings| settings.name.as_str()).unwrap_or_default();
+    Some(said.map(|said| format!("{name}{said}")).map_err(|said| format!("{name}{said}")))
+}
+
+fn unavailable(message: String) -> Refusal {
+    Refusal { code: "UNAVAILABLE".to_owned(), message }
+}
+
+fn admit(connection: ConnectionId, what: &str) -> Result<bool, Refusal> {
+    match ask(what) {
+        None => Ok(false),
+        Some(Ok(said)) if said.contains("200 ") => {
+            let noted = attributes::set(connection, "said", Some(&said));
+            noted.map(|()| true).map_err(|_| unavailable("no room".to_owned()))
+        }
+        Some(Ok(said)) => Err(Refusal { code: "NOPERM".to_owned(), message: said }),
+        Some(Err(error)) => Err(unavailable(error)),
+    }
+}
+
+impl lifecycle::Guest for Asker {
+    fn init(settings: String) -> Result<(), String> {
+        let settings: Settings =
+            serde_json::from_str(&settings).map_err(|error| error.to_string())?;
+        let init = settings.init.clone();
+        SETTINGS.get_or_init(|| settings);
+        match init.as_deref().and_then(ask) {
+            None => Ok(()),
+            Some(Ok(said) | Err(said)) => Err(said),
+        }
+    }
+}
+
+impl admission::Guest for Asker {
+    fn on_connect(connection: ConnectionId, client: Client) -> Result<(), Refusal> {
+        match client.path.split_once("ask=") {
+            Some((_, what)) => admit(connection, what).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    fn on_authenticate(
+        connection: ConnectionId,
+        credentials: Credentials,
+    ) -> Result<bool, Refusal> {
+        admit(connection, &credentials.secret)
+    }
+
+    fn on_disconnect(_connection: ConnectionId) {}
+}
+
+impl access::Guest for Asker {
+    fn on_access(_connection: ConnectionId, actions: Vec<Action>) -> Vec<Option<Refusal>> {
+        let decide = |action: &Action| {
+            let Action::Publish(intent) = action else { return None };
+            ask(&intent.channel).map(|(Ok(said) | Err(said))| unavailable(said))
+        };
+        actions.iter().map(decide).collect()
+    }
+}
+
+impl messages::Guest for Asker {
+    /// A payload `said` becomes what was noted of the connection.
+    fn on_publish(connection: ConnectionId, publications: Vec<Publication>) -> Vec<PublishVerdict> {
+        let decide = |Publication { channel, payload }: Publication| {
+            let said = match payload.as_slice() {
+                b"said" => attributes::get(connection, "said"),
+                url => ask(&String::from_utf8_lossy(url)).map(|(Ok(said) | Err(said))| said),
+            };
+            match said {
+                None => PublishVerdict::Continue,
+                Some(said) => {
+                    PublishVerdict::Replace(Publication { channel, payload: said.into_bytes() })
+                }
+            }
+        };
+        publications.into_iter().map(decide).collect()
+    }
+}

@@ -1,0 +1,216 @@
+//! The plugin `webhook-auth`, before `acl`, with a service that knows two users.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::http_service::{Answer, Asked, HttpService, answer};
+use crate::support::server::{Launch, Server};
+use crate::support::websocket::{Client, Close, Upgrade};
+use crate::support::{PATIENCE, components, within};
+
+/// Whom a cookie, a secret or a path speaks for.
+fn judge(asked: &Asked) -> Answer {
+    let question: Value = serde_json::from_str(&asked.body).unwrap_or_default();
+    let word = |key| question.pointer(key).and_then(Value::as_str).unwrap_or_default();
+    let shown = match word("/event") {
+        "connect" => word("/headers/cookie"),
+        _ => word("/secret"),
+    };
+    let ann = json!({"user": "ann", "roles": ["writer"], "attributes": {"tenant": "acme"}});
+    match shown {
+        "ann" => answer(200, ann.to_string()),
+        "bob" => answer(200, json!({"user": "bob"}).to_string()),
+        "" => answer(200, "{}"),
+        "expired" => answer(401, json!({"message": "log in again"}).to_string()),
+        "mallory" => answer(403, ""),
+        _ => answer(500, "a stack trace"),
+    }
+}
+
+async fn service() -> Result<HttpService> {
+    HttpService::start(|asked| async move { judge(&asked) }).await
+}
+
+/// The plugin, and `acl`, which lets users do what is in their tenant's channels.
+fn directory_with(service: &HttpService, settings: Value) -> Result<TempDir> {
+    let directory = components::directory()?;
+    let mut all = json!({
+        "url": service.url("/switchyard?v=1"),
+        "headers": {"authorization": "Bearer our own"},
+    });
+    if let (Some(all), Value::Object(settings)) = (all.as_object_mut(), settings) {
+        all.extend(settings);
+    }
+    let beside = json!({"http_allow": [service.origin()], "settings": all});
+    components::configure(directory.path(), "05-webhook-auth", &beside)?;
+    let plugin = components::built("webhook-auth")?;
+    components::write_atomically(&components::path(directory.path(), "05-webhook-auth"), &plugin)?;
+    let rules = json!({
+        "attributes": ["tenant"],
+        "rules": [
+            {"roles": ["writer"], "publish": ["{tenant}.*"], "subscribe": ["{tenant}.*"]},
+            {"users": ["bob"], "subscribe": ["bob"]},
+        ],
+    });
+    components::install(directory.path(), "10-acl", &components::built("acl")?, &rules)?;
+    Ok(directory)
+}
+
+async fn start(directory: &TempDir) -> Result<Server> {
+    let plugins = Some(directory.path().to_owned());
+    Launch { plugins, ..Launch::with_config("shutdown.timeout_ms = 100\n") }.start().await
+}
+
+async fn connect(server: &Server, cookie: &str) -> Result<Client> {
+    let headers = vec![
+        ("cookie".to_owned(), cookie.to_owned()),
+        ("x-private".to_owned(), "not for the service".to_owned()),
+    ];
+    let upgrade = Upgrade { path: "/ws?a=b".to_owned(), headers, ..Upgrade::default() };
+    let client = Client::connect(server.address().await?, &upgrade).await?;
+    client.map_err(|refused| anyhow::anyhow!("HTTP {}", refused.status))
+}
+
+async fn close_of(server: &Server, cookie: &str) -> Result<Close> {
+    connect(server, cookie).await?.next_close().await
+}
+
+fn has_code(answer: &Value, code: &str) -> Result<()> {
+    ensure!(answer.pointer("/1/code") == Some(&json!(code)), "{answer} is not {code}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_is_who_the_service_says_it_is() -> Result<()> {
+    let service = service().await?;
+    let directory = directory_with(&service, json!({}))?;
+    let server = start(&directory).await?;
+    let mut ann = connect(&server, "ann").await?;
+    assert_eq!(ann.call(json!(["SUBSCRIBE", "acme.a"])).await?, json!(["OK", 1]));
+    has_code(&ann.call(json!(["SUBSCRIBE", "other.a"])).await?, "NOPERM")?;
+
+    let asked = service.asked().first().cloned().context("it was asked")?;
+    assert_eq!(asked.path, "/switchyard?v=1");
+    let header = |name| asked.headers.get(name).and_then(|value| value.to_str().ok());
+    assert_eq!(header("authorization"), Some("Bearer our own"));
+    assert_eq!(header("content-type"), Some("application/json"));
+    assert_eq!(header("host"), Some(service.address.to_string().as_str()));
+    let question: Value = serde_json::from_str(&asked.body)?;
+    let word = |key| question.pointer(key).and_then(Value::as_str).unwrap_or_default();
+    assert_eq!(
+        (word("/event"), word("/protocol"), word("/path")),
+        ("connect", "websocket", "/ws?a=b")
+    );
+    ensure!(word("/address").starts_with("127.0.0.1:"), "{question}");
+    assert_eq!(question.get("headers"), Some(&json!({"cookie": "ann"})), "{question}");
+    ensure!(question.get("connection").is_some_and(Value::is_u64), "{question}");
+
+    // Who is known to nobody may do nothing but say who it is.
+    let mut client = connect(&server, "").await?;
+    has_code(&client.call(json!(["SUBSCRIBE", "acme.a"])).await?, "NOAUTH")?;
+    assert_eq!(client.call(json!(["AUTH", "name", "ann"])).await?, json!(["OK", "OK"]));
+    assert_eq!(client.call(json!(["PUBLISH", "acme.a", "x"])).await?, json!(["OK", 1]));
+    // Another user has nothing of the one before, not even after what fails.
+    assert_eq!(client.call(json!(["AUTH", "bob"])).await?, json!(["OK", "OK"]));
+    for (secret, code) in [("expired", "NOAUTH"), ("mallory", "NOPERM"), ("?", "UNAVAILABLE")] {
+        has_code(&client.call(json!(["AUTH", secret])).await?, code)?;
+        has_code(&client.call(json!(["PUBLISH", "acme.a", "x"])).await?, "NOPERM")?;
+        assert_eq!(client.call(json!(["SUBSCRIBE", "bob"])).await?, json!(["OK", 1]));
+    }
+    server.stop().await
+}
+
+#[tokio::test]
+async fn who_is_refused_is_told_why() -> Result<()> {
+    let service = service().await?;
+    let directory = directory_with(&service, json!({}))?;
+    let server = start(&directory).await?;
+    for (cookie, code, says) in [
+        ("expired", 4001, "log in again"),
+        ("mallory", 4003, "you are not wanted"),
+        ("?", 4102, "it answered 500"),
+    ] {
+        let (closed, reason) = close_of(&server, cookie).await?;
+        ensure!(closed == Some(code), "{cookie}: {closed:?} {reason}");
+        ensure!(reason.contains("webhook-auth@") && reason.contains(says), "{reason}");
+    }
+    server.stop().await
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_lets_nobody_in() -> Result<()> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    drop(listener);
+    let service = service().await?;
+    let settings = json!({"url": format!("http://{address}/")});
+    let directory = directory_with(&service, settings.clone())?;
+    let server = start(&directory).await?;
+    // Not granted, to begin with.
+    let (closed, reason) = close_of(&server, "ann").await?;
+    ensure!(closed == Some(4102) && reason.contains("not in http_allow"), "{reason}");
+    let beside = json!({"http_allow": [format!("http://{address}")], "settings": settings});
+    components::configure(directory.path(), "05-webhook-auth", &beside)?;
+    server.wait_for_log("a plugin was swapped").await?;
+    let (closed, reason) = close_of(&server, "ann").await?;
+    ensure!(closed == Some(4102) && reason.contains("refused the connection"), "{reason}");
+    server.stop().await
+}
+
+#[tokio::test]
+async fn good_answers_are_remembered_for_the_same_question() -> Result<()> {
+    let service = service().await?;
+    let settings = json!({"cache_s": 3_600, "at_connect": "never"});
+    let directory = directory_with(&service, settings)?;
+    let server = start(&directory).await?;
+    let mut client = server.client().await?;
+    assert!(service.asked().is_empty(), "it was asked at connect");
+    for (secret, asked) in [("ann", 1), ("ann", 1), ("bob", 2), ("ann", 2)] {
+        assert_eq!(client.call(json!(["AUTH", secret])).await?, json!(["OK", "OK"]));
+        assert_eq!(service.asked().len(), asked, "{secret}");
+    }
+    let mut other = server.client().await?;
+    assert_eq!(other.call(json!(["AUTH", "ann"])).await?, json!(["OK", "OK"]));
+    assert_eq!(service.asked().len(), 2);
+    // A remembered answer is noted like any other.
+    assert_eq!(other.call(json!(["PUBLISH", "acme.a", "x"])).await?, json!(["OK", 0]));
+    // Refusals are not.
+    for asked in [3, 4] {
+        has_code(&client.call(json!(["AUTH", "mallory"])).await?, "NOPERM")?;
+        assert_eq!(service.asked().len(), asked);
+    }
+    server.stop().await
+}
+
+#[tokio::test]
+async fn redis_clients_say_who_they_are() -> Result<()> {
+    let service = service().await?;
+    let directory = directory_with(&service, json!({}))?;
+    let server = start(&directory).await?;
+    let mut client = TcpStream::connect(server.resp_address().await?).await?;
+    let mut converse = async |says: &str, begins: &str| -> Result<()> {
+        client.write_all(says.as_bytes()).await?;
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") {
+            line.push(within(PATIENCE, "a line", client.read_u8()).await??);
+        }
+        ensure!(line.starts_with(begins.as_bytes()), "{} came", line.escape_ascii());
+        Ok(())
+    };
+    converse("PUBLISH acme.a x\r\n", "-NOAUTH ").await?;
+    converse("AUTH mallory\r\n", "-").await?;
+    converse("AUTH ann ann\r\n", "+OK\r\n").await?;
+    converse("PUBLISH acme.a x\r\n", ":0\r\n").await?;
+    let questions: Vec<Value> = service
+        .asked()
+        .iter()
+        .map(|asked| serde_json::from_str(&asked.body))
+        .collect::<Result<_, _>>()?;
+    let users: Vec<&Value> = questions.iter().filter_map(|asked| asked.get("user")).collect();
+    assert_eq!(users, [&Value::Null, &json!("ann")]);
+    ensure!(questions.iter().all(|asked| asked.get("protocol") == Some(&json!("resp"))));
+    server.stop().await
+}

@@ -1,0 +1,257 @@
+//! What a component may ask of the outside world, and when.
+//!
+//! A component that imports `wasi:http` is linked like any other; what counts is
+//! the leave that its store holds during a call. Without one, requests are denied
+//! and nothing may wait, as on the path of messages. With one, requests go to the
+//! hosts that were granted by name and to no other, and the call may wait for them,
+//! up to a moment. Such calls block their thread, so each has one of its own.
+
+mod destination;
+mod send;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use wasmtime::StoreContextMut;
+use wasmtime::component::{Linker, Resource};
+use wasmtime_wasi_http::p2::bindings::LinkOptions;
+use wasmtime_wasi_http::p2::bindings::http::{outgoing_handler, types};
+use wasmtime_wasi_http::p2::types::{HostFutureIncomingResponse, HostOutgoingRequest};
+use wasmtime_wasi_http::{
+    Error, RequestOptions, WasiBody, WasiHttp, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
+    WasiHttpView,
+};
+
+use crate::StoreState;
+pub use destination::Destination;
+
+/// How long a call may go on waiting after all its requests have timed out: what a
+/// plugin needs to say what it makes of that. Whoever waits longer is ended.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// How much of an outgoing body is taken at once.
+const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
+
+/// What may be asked, of whom.
+pub struct Grant {
+    destinations: Vec<Destination>,
+    limits: OutsideLimits,
+    connector: Option<tokio_rustls::TlsConnector>,
+    runtime: Handle,
+}
+
+/// How much of the outside world one call may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutsideLimits {
+    /// How long it may take, from the moment when the call is wanted.
+    pub time: Duration,
+    /// How long the body of one answer may be.
+    pub response_bytes_max: usize,
+    /// How many requests it may make.
+    pub requests_max: usize,
+    /// How many calls may be under way at once.
+    pub calls_max: usize,
+}
+
+impl Grant {
+    /// Leave to ask these hosts and no other. Requests are carried out on `runtime`.
+    ///
+    /// # Errors
+    ///
+    /// One of them is to be asked over TLS, and the system trusts nobody.
+    pub fn new(
+        destinations: Vec<Destination>,
+        limits: OutsideLimits,
+        runtime: Handle,
+    ) -> Result<Grant, String> {
+        let connector = match destinations.iter().any(|destination| destination.is_tls) {
+            true => Some(send::tls_connector()?),
+            false => None,
+        };
+        Ok(Grant { destinations, limits, connector, runtime })
+    }
+
+    /// How much of the outside world one call may have.
+    pub fn limits(&self) -> &OutsideLimits {
+        &self.limits
+    }
+
+    /// Where requests are carried out.
+    pub fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+}
+
+/// A grant, for one call.
+pub struct Leave {
+    grant: Arc<Grant>,
+    until: Instant,
+    requests_left: usize,
+}
+
+impl Leave {
+    /// Leave to make requests that have ended at this moment.
+    pub fn new(grant: Arc<Grant>, until: Instant) -> Leave {
+        let requests_left = grant.limits.requests_max;
+        Leave { grant, until, requests_left }
+    }
+
+    /// Waits on this thread, but not for longer than the call may.
+    pub(crate) fn wait<F: Future>(&self, future: F) -> Result<F::Output, wasmtime::Error> {
+        let waiting = async { tokio::time::timeout_at(self.until + GRACE, future).await };
+        self.grant.runtime.block_on(waiting).map_err(|_| {
+            wasmtime::format_err!(
+                "it went on waiting after the {} ms that it had for the outside world",
+                self.grant.limits.time.as_millis()
+            )
+        })
+    }
+}
+
+/// What a store keeps for `wasi:http`.
+pub(crate) struct Outside {
+    context: WasiHttpCtx,
+    hooks: Hooks,
+}
+
+struct Hooks {
+    leave: Option<Leave>,
+}
+
+impl Default for Outside {
+    fn default() -> Outside {
+        Outside { context: WasiHttpCtx::new(), hooks: Hooks { leave: None } }
+    }
+}
+
+impl Outside {
+    pub fn leave(&self) -> Option<&Leave> {
+        self.hooks.leave.as_ref()
+    }
+
+    pub fn set_leave(&mut self, leave: Option<Leave>) {
+        self.hooks.leave = leave;
+    }
+}
+
+impl WasiHttpView for StoreState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            hooks: &mut self.outside.hooks,
+            table: &mut self.table,
+            ctx: &mut self.outside.context,
+        }
+    }
+}
+
+/// The interfaces that a grant is for.
+pub const INTERFACES: &[&str] = &["wasi:http/outgoing-handler", "wasi:http/types"];
+
+/// Links `INTERFACES`.
+///
+/// # Errors
+///
+/// Two interfaces of a name: a fault of this function.
+pub fn add_to_linker(linker: &mut Linker<StoreState>) -> Result<(), wasmtime::Error> {
+    let options = LinkOptions::default();
+    types::add_to_linker::<_, WasiHttp>(linker, &(&options).into(), StoreState::http)?;
+    // By hand, because what ends a body early has a code, too, and is not found by
+    // what is linked here otherwise.
+    linker.allow_shadowing(true);
+    linker.instance(TYPES)?.func_wrap(
+        "http-error-code",
+        |store: StoreContextMut<'_, StoreState>, (error,): (Resource<types::IoError>,)| {
+            let error = store.data().table.get(&error)?;
+            let code = error.downcast_ref::<types::ErrorCode>().cloned();
+            Ok((code.or_else(|| error.downcast_ref().map(code_of_body)),))
+        },
+    )?;
+    linker.allow_shadowing(false);
+    let mut outgoing_handler = linker.instance(OUTGOING_HANDLER)?;
+    // By hand, because it is denied at once where nothing may wait, not even for
+    // being denied.
+    outgoing_handler.func_wrap("handle", |mut store: StoreContextMut<'_, StoreState>, asked| {
+        let (request, options): (Resource<HostOutgoingRequest>, _) = asked;
+        let state = store.data_mut();
+        if state.outside.leave().is_none() {
+            state.table.delete(request)?;
+            return Ok((Err(types::ErrorCode::HttpRequestDenied),));
+        }
+        let options: Option<Resource<RequestOptions>> = options;
+        let mut view = state.http();
+        let future: Result<Resource<HostFutureIncomingResponse>, _> =
+            match outgoing_handler::Host::handle(&mut view, request, options) {
+                Ok(future) => Ok(future),
+                Err(error) => Err(error.downcast()?),
+            };
+        Ok((future,))
+    })
+}
+
+/// As the linked version of WASI calls it; those before it are the same to a linker.
+const OUTGOING_HANDLER: &str = "wasi:http/outgoing-handler@0.2.12";
+const TYPES: &str = "wasi:http/types@0.2.12";
+
+/// Why the body of an answer ended early: what `send` has for reasons.
+fn code_of_body(error: &Error) -> types::ErrorCode {
+    use types::ErrorCode;
+    match error {
+        Error::HttpResponseBodySize(size) => ErrorCode::HttpResponseBodySize(*size),
+        Error::HttpResponseTimeout => ErrorCode::HttpResponseTimeout,
+        Error::ConnectionReadTimeout => ErrorCode::ConnectionReadTimeout,
+        Error::HttpResponseIncomplete => ErrorCode::HttpResponseIncomplete,
+        _ => ErrorCode::HttpProtocolError,
+    }
+}
+
+type Sending = dyn Future<
+        Output = Result<
+            (Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>),
+            Error,
+        >,
+    > + Send;
+
+impl Hooks {
+    /// Who is asked, if that is granted.
+    fn admit(
+        &mut self,
+        request: &Request<WasiBody>,
+    ) -> Result<(Arc<Grant>, Destination, Instant), Error> {
+        let leave = self.leave.as_mut().ok_or(Error::HttpRequestDenied)?;
+        let uri = request.uri();
+        let is_tls = uri.scheme() == Some(&http::uri::Scheme::HTTPS);
+        let destination = uri
+            .authority()
+            .and_then(|authority| Destination::new(is_tls, authority.as_str()))
+            .filter(|destination| leave.grant.destinations.contains(destination))
+            .ok_or(Error::HttpRequestDenied)?;
+        if *request.method() == Method::CONNECT {
+            return Err(Error::HttpRequestMethodInvalid);
+        }
+        leave.requests_left =
+            leave.requests_left.checked_sub(1).ok_or(Error::ConnectionLimitReached)?;
+        Ok((leave.grant.clone(), destination, leave.until))
+    }
+}
+
+impl WasiHttpHooks for Hooks {
+    fn send_request(
+        &mut self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Box<Sending> {
+        let admitted = self.admit(&request);
+        Box::new(async move {
+            let (grant, destination, until) = admitted?;
+            send::send(&grant, &destination, until, request, options.unwrap_or_default()).await
+        })
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK_BYTES_MAX
+    }
+}

@@ -1,0 +1,131 @@
+//! What the service answers, and what is made of it.
+
+use std::collections::BTreeMap;
+
+use plugin_kit::notes::{ROLES, USER};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Whom a connection belongs to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Granted {
+    /// The user; none: let in, and known to nobody.
+    pub user: Option<String>,
+    /// The user's roles.
+    pub roles: Vec<String>,
+    /// What else is noted.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// Why a client is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// As clients are told.
+    pub code: &'static str,
+    /// In words.
+    pub message: String,
+}
+
+impl Refused {
+    /// The service could not be asked, or what it said makes no sense.
+    pub fn unavailable(problem: &str) -> Refused {
+        let message = format!("the service that knows the users: {problem}");
+        Refused { code: "UNAVAILABLE", message }
+    }
+}
+
+#[derive(Deserialize)]
+struct RawGranted {
+    user: Option<String>,
+    #[serde(default)]
+    roles: Vec<String>,
+    #[serde(default)]
+    attributes: BTreeMap<String, Value>,
+}
+
+/// Makes sense of an answer.
+///
+/// # Errors
+///
+/// 401 and 403 refuse, and so does all that is not 200 with what belongs to it.
+pub fn read(status: u16, body: &[u8]) -> Result<Granted, Refused> {
+    match status {
+        200 => read_granted(body).map_err(|problem| Refused::unavailable(&problem)),
+        401 => Err(Refused { code: "NOAUTH", message: message(body, "you are not known") }),
+        403 => Err(Refused { code: "NOPERM", message: message(body, "you are not wanted") }),
+        other => Err(Refused::unavailable(&format!("it answered {other}"))),
+    }
+}
+
+fn read_granted(body: &[u8]) -> Result<Granted, String> {
+    let raw: RawGranted = serde_json::from_slice(body)
+        .map_err(|error| format!("its answer is not what it should be: {error}"))?;
+    let attributes = raw.attributes.into_iter().map(|(key, value)| {
+        // What others say of the connection is not the service's.
+        if matches!(key.as_str(), "" | USER | ROLES | "webhook-auth") || key.starts_with("tls.") {
+            return Err(format!("its answer has an attribute {key:?}, which is not its to set"));
+        }
+        let value = match value {
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        Ok((key, value))
+    });
+    Ok(Granted {
+        user: raw.user.filter(|user| !user.is_empty()),
+        roles: raw.roles,
+        attributes: attributes.collect::<Result<_, _>>()?,
+    })
+}
+
+/// What the service would have its client told.
+fn message(body: &[u8], otherwise: &str) -> String {
+    #[derive(Deserialize)]
+    struct RawRefused {
+        message: String,
+    }
+    let said = serde_json::from_slice(body).map(|RawRefused { message }| message);
+    said.ok().filter(|message| !message.is_empty()).unwrap_or_else(|| otherwise.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_says_whom_a_connection_belongs_to() {
+        let granted = |body: &str| read(200, body.as_bytes()).expect(body);
+        assert_eq!(granted("{}"), Granted::default());
+        assert_eq!(granted(r#"{"user": ""}"#).user, None);
+        let ann = granted(
+            r#"{"user": "ann", "roles": ["a"], "attributes": {"tenant": "x", "age": 7}, "more": 1}"#,
+        );
+        assert_eq!((ann.user.as_deref(), ann.roles.len()), (Some("ann"), 1));
+        let attributes: Vec<_> =
+            ann.attributes.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(attributes, [("age", "7"), ("tenant", "x")]);
+    }
+
+    #[test]
+    fn all_else_refuses() {
+        let check = |status, body: &str, code: &str, says: &str| {
+            let refused = read(status, body.as_bytes()).expect_err(body);
+            assert!(refused.code == code && refused.message.contains(says), "{refused:?}");
+        };
+        check(401, "", "NOAUTH", "you are not known");
+        check(401, r#"{"message": "expired"}"#, "NOAUTH", "expired");
+        check(403, r#"{"message": ""}"#, "NOPERM", "you are not wanted");
+        check(403, "<html>", "NOPERM", "you are not wanted");
+        for status in [201, 204, 302, 404, 500] {
+            check(status, "{}", "UNAVAILABLE", &format!("it answered {status}"));
+        }
+        check(200, "", "UNAVAILABLE", "not what it should be");
+        check(200, "[]", "UNAVAILABLE", "not what it should be");
+        check(200, r#"{"user": 7}"#, "UNAVAILABLE", "not what it should be");
+        check(200, r#"{"roles": "admin"}"#, "UNAVAILABLE", "not what it should be");
+        for key in ["user", "roles", "tls.subject", "webhook-auth", ""] {
+            let body = format!(r#"{{"attributes": {{"{key}": "x"}}}}"#);
+            check(200, &body, "UNAVAILABLE", "not its to set");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! A plugin of Switchyard: who a connection belongs to, by asking an HTTP service.
+//! `README.md` says what the settings may be, what is asked and what is answered.
+//!
+//! Here stands the glue between the contract and the modules below, which know
+//! nothing of it and are tested natively. Who a connection belongs to is noted on
+//! the connection, so that a successor knows it too.
+
+pub mod settings;
+
+pub mod answer;
+pub mod question;
+
+pub mod cache;
+
+use std::cell::RefCell;
+use std::sync::OnceLock;
+
+use answer::{Granted, Refused};
+use bindings::exports::switchyard::pubsub::access::{self, Action};
+use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials, Protocol};
+use bindings::exports::switchyard::pubsub::lifecycle;
+use bindings::switchyard::pubsub::attributes;
+use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
+use cache::Cache;
+use plugin_kit::notes::{ROLES, USER, note_of_roles};
+use question::{Noted, Question};
+use settings::Settings;
+
+#[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
+mod bindings {
+    wit_bindgen::generate!({ path: "../../wit", world: "gatekeeper" });
+
+    #[cfg(target_family = "wasm")]
+    export!(Plugin with_types_in self);
+    #[cfg(target_family = "wasm")]
+    use super::Plugin;
+}
+
+/// The note of what this plugin itself must remember of a connection.
+const OWN: &str = "webhook-auth";
+
+static SETTINGS: OnceLock<Settings> = OnceLock::new();
+
+thread_local! {
+    /// What the service said lately.
+    static CACHE: RefCell<Option<Cache>> = const { RefCell::new(None) };
+}
+
+fn settings() -> &'static Settings {
+    SETTINGS.get().expect("the host calls `init` before all else")
+}
+
+/// Asks the service, or remembers what it said.
+fn ask(question: &Question<'_>) -> Result<Granted, Refused> {
+    let settings = settings();
+    let key = question.key();
+    let known = CACHE.with_borrow_mut(|cache| cache.as_mut()?.get(&key));
+    if let Some(granted) = known {
+        return Ok(granted);
+    }
+    let body = question.body();
+    let answered = plugin_ask::post(&settings.url, &settings.headers, body.as_bytes());
+    let granted = match answered {
+        Ok(answer) => answer::read(answer.status, &answer.body)?,
+        Err(problem) => return Err(Refused::unavailable(&problem.to_string())),
+    };
+    CACHE.with_borrow_mut(|cache| {
+        if let Some(cache) = cache {
+            cache.put(key, granted.clone());
+        }
+    });
+    Ok(granted)
+}
+
+fn noted(connection: ConnectionId) -> Noted {
+    attributes::get(connection, OWN).map(|note| Noted::read(&note)).unwrap_or_default()
+}
+
+fn note(connection: ConnectionId, key: &str, value: Option<&str>) -> Result<(), Refusal> {
+    attributes::set(connection, key, value).map_err(|_full| Refusal {
+        code: "LIMIT".to_owned(),
+        message: "there is no room to note what is known of you".to_owned(),
+    })
+}
+
+/// Notes whom the connection belongs to, in place of what was noted before. The
+/// user comes last: where there is no room for all, it belongs to nobody.
+fn pin(connection: ConnectionId, granted: &Granted, mut own: Noted) -> Result<(), Refusal> {
+    note(connection, USER, None)?;
+    for key in &own.attributes {
+        note(connection, key, None)?;
+    }
+    own.attributes = granted.attributes.keys().cloned().collect();
+    note(connection, OWN, Some(&own.write()))?;
+    let roles = (!granted.roles.is_empty()).then(|| note_of_roles(&granted.roles));
+    note(connection, ROLES, roles.as_deref())?;
+    for (key, value) in &granted.attributes {
+        note(connection, key, Some(value))?;
+    }
+    note(connection, USER, granted.user.as_deref())
+}
+
+impl From<Refused> for Refusal {
+    fn from(Refused { code, message }: Refused) -> Self {
+        Self { code: code.to_owned(), message }
+    }
+}
+
+struct Plugin;
+
+impl lifecycle::Guest for Plugin {
+    fn init(settings: String) -> Result<(), String> {
+        let settings = settings::read(&settings)?;
+        CACHE.set(settings.cache());
+        SETTINGS.get_or_init(|| settings);
+        Ok(())
+    }
+}
+
+impl admission::Guest for Plugin {
+    fn on_connect(connection: ConnectionId, client: Client) -> Result<(), Refusal> {
+        let settings = settings();
+        let protocol = match client.protocol {
+            Protocol::Websocket => "websocket",
+            Protocol::Resp => "resp",
+        };
+        let own = Noted {
+            protocol: protocol.to_owned(),
+            address: client.remote.clone(),
+            attributes: Vec::new(),
+        };
+        if !settings.asks_at_connect(client.protocol == Protocol::Websocket) {
+            return note(connection, OWN, Some(&own.write()));
+        }
+        let granted = ask(&Question::Connect {
+            connection,
+            client: &own,
+            path: &client.path,
+            headers: &settings.passed(&client.headers),
+        })?;
+        pin(connection, &granted, own)
+    }
+
+    fn on_authenticate(
+        connection: ConnectionId,
+        Credentials { user, secret }: Credentials,
+    ) -> Result<bool, Refusal> {
+        if !settings().takes_auth {
+            return Ok(false);
+        }
+        let own = noted(connection);
+        let granted = ask(&Question::Authenticate {
+            connection,
+            client: &own,
+            user: user.as_deref(),
+            secret: &secret,
+        })?;
+        if granted.user.is_none() {
+            return Err(Refused::unavailable("its answer names no user").into());
+        }
+        pin(connection, &granted, own).map(|()| true)
+    }
+
+    fn on_disconnect(_connection: ConnectionId) {}
+}
+
+impl access::Guest for Plugin {
+    fn on_access(connection: ConnectionId, actions: Vec<Action>) -> Vec<Option<Refusal>> {
+        let is_known = || attributes::get(connection, USER).is_some_and(|user| !user.is_empty());
+        let refused = settings().requires_user && !is_known();
+        let refusal =
+            || Refusal { code: "NOAUTH".to_owned(), message: "say who you are first".to_owned() };
+        actions.iter().map(|_| refused.then(refusal)).collect()
+    }
+}

@@ -287,7 +287,7 @@ mod tests {
     fn what_makes_no_sense_is_found_with_its_line() {
         for (text, line, says) in [
             ("alice> x\nbob [1]\n", 2, "neither"),
-            ("# fine\n\nalice? [1]<\n", 3, "no such kind"),
+            ("# fine\n\nalice? [1]<\n", 3, "without spaces"),
             ("alice< [1,", 1, "value is missing"),
             ("alice<& [1]\nalice<& [1\n", 2, ""),
             ("> x", 1, "name"),

@@ -193,10 +193,10 @@ alice< [3,"ERR",{"code":"TOOLARGE",...}]
 #[test]
 fn settings_are_those_that_were_named() -> Result<()> {
     let conversation =
-        "a> [1,\"PUBLISH\",\"a\",\"secret\"]\na< [1,\"ERR\",{\"code\":\"NO\",...}]\n";
+        "a> [1,\"PUBLISH\",\"a\",\"secret\"]\na< [1,\"ERR\",{\"message\":~\"not that\",...}]\n";
     let rehearsal = Rehearsal::of(conversation)?.with("redact", "redact", &masking())?;
     let rejecting = json!({"settings": {"rules": [
-        {"channels": ["*"], "regex": "secret", "action": "reject", "code": "NO"},
+        {"channels": ["*"], "regex": "secret", "action": "reject", "message": "not that"},
     ]}});
     components::configure(rehearsal.path(), "other", &rejecting)?;
     let play = ["./redact.wasm", "./talk.txt", "--config", "./other.toml"];

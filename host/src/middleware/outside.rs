@@ -25,7 +25,7 @@ pub struct Asking {
     grant: Arc<Grant>,
     turns: Arc<Semaphore>,
     /// The one that was used last is used next: it remembers most.
-    idle: Mutex<Vec<Box<Instance>>>,
+    idle: Mutex<Vec<Instance>>,
 }
 
 impl Asking {
@@ -63,7 +63,7 @@ impl Asking {
     }
 
     /// One more that can be asked.
-    pub fn put(&self, instance: Box<Instance>) {
+    pub fn put(&self, instance: Instance) {
         self.idle.lock().push(instance);
     }
 
@@ -74,7 +74,7 @@ impl Asking {
 
     /// What the memories of those that wait to be asked hold.
     pub fn memory_bytes(&self) -> Vec<usize> {
-        self.idle.lock().iter().map(|instance| instance.memory_bytes()).collect()
+        self.idle.lock().iter().map(Instance::memory_bytes).collect()
     }
 }
 
@@ -128,7 +128,7 @@ impl Plugin {
         let Some(asking) = self.asking() else { return (None, Duration::ZERO) };
         let _entered = asking.grant.runtime().enter();
         let idle = asking.idle.lock().pop();
-        let mut instance = match idle.map_or_else(|| self.build().map(Box::new), Ok) {
+        let mut instance = match idle.map_or_else(|| self.build(), Ok) {
             Ok(instance) => instance,
             Err(error) => {
                 self.failed_outside(&Fault { hook: error.step, problem: error.problem });

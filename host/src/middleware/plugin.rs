@@ -178,7 +178,7 @@ impl Plugin {
             if failed.is_ok()
                 && let Some(asking) = &plugin.asking
             {
-                failed = plugin.build().map(|instance| asking.put(Box::new(instance)));
+                failed = plugin.build().map(|instance| asking.put(instance));
             }
             plugin
         });

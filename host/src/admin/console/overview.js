@@ -76,7 +76,6 @@ const facts = FACTS.map(([title, value]) => ({ value, title, element: h("dd", {}
 
 export function prepare() {
   byId("facts").append(...facts.map(({ title, element }) => h("div", {}, h("dt", {}, title), element)));
-  pauses.element.classList.add("whole");
   byId("plots").append(...Object.values(plots).map((plot) => plot.element), pauses.element);
   byId("changes").append(changes.element);
 }

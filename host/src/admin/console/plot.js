@@ -75,20 +75,28 @@ class Figure {
   /** Lines for zero, half and all. */
   grid({ context, width, colour }, max) {
     context.lineWidth = 1;
-    context.textBaseline = "bottom";
-    context.textAlign = "left";
+    context.strokeStyle = colour("--line");
     for (const part of [0, 0.5, 1]) {
       const y = Math.round(this.y(max * part, max)) + 0.5;
-      context.strokeStyle = colour("--line");
       context.beginPath();
       context.moveTo(0, y);
       context.lineTo(width, y);
       context.stroke();
-      if (part > 0) {
-        context.fillStyle = colour("--muted");
-        context.textBaseline = part === 1 ? "top" : "bottom";
-        context.fillText(this.format(max * part), 2, part === 1 ? y + 3 : y - 2);
-      }
+    }
+  }
+
+  /** What the lines stand for, over the curves and with a rim, so that it can be read there. */
+  scale({ context, colour }, max) {
+    context.lineWidth = 3;
+    context.lineJoin = "round";
+    context.textAlign = "left";
+    context.strokeStyle = colour("--surface");
+    context.fillStyle = colour("--muted");
+    for (const part of [0.5, 1]) {
+      const y = Math.round(this.y(max * part, max)) + (part === 1 ? 3.5 : -1.5);
+      context.textBaseline = part === 1 ? "top" : "bottom";
+      context.strokeText(this.format(max * part), 2, y);
+      context.fillText(this.format(max * part), 2, y);
     }
   }
 
@@ -174,6 +182,7 @@ export class Plot extends Figure {
     const max = nice(highest, this.base);
     this.grid(begun, max);
     context.fillStyle = colour("--muted");
+    context.textAlign = "left";
     context.textBaseline = "bottom";
     const seconds = Math.round(this.window / 1_000);
     context.fillText(seconds === 120 ? "2 min ago" : `${seconds} s ago`, 2, HEIGHT);
@@ -183,6 +192,7 @@ export class Plot extends Figure {
       context.strokeStyle = context.fillStyle = colour(`--series-${(index % COLOURS) + 1}`);
       this.curve(context, width, max, key);
     }
+    this.scale(begun, max);
     if (looked && this.at !== null) {
       const x = this.x(looked.at, width);
       context.strokeStyle = colour("--muted");
@@ -287,5 +297,6 @@ export class Bars extends Figure {
       context.fill();
     }
     context.globalAlpha = 1;
+    this.scale(begun, max);
   }
 }

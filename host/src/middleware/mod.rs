@@ -348,7 +348,7 @@ impl Middleware {
             match self.place(&mut changes, files, placing) {
                 Ok(placed) => {
                     let swap = placed.expect("a forced change is made");
-                    error!(plugin = swap.to.as_deref().unwrap_or_default(), %from,
+                    error!(plugin = %swap.to.as_deref().unwrap_or_default(), %from,
                         pause_us = swap.pause.as_micros() as u64, file = %file.display(),
                         "a parked plugin was rolled back; its file still holds what was parked");
                 }

@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 
 /// How long a client that connects waits for what must come. Generous: the machine
 /// may be busy, and only who waits in vain pays it.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What `future` gives, or a failure that says `what` did not come in time.
 ///

@@ -47,23 +47,24 @@ async fn cost(what: &str, plugin: &str, config: &Value, hook: &str, asked: &[Val
         }
     }
     let shown = Operator::of(&server).await?.get(&format!("/v1/plugins/{plugin}"))?;
-    let hooks = shown["stats"].as_array().context("no stats")?;
-    let stats = hooks.iter().find(|stats| stats["hook"] == hook).context("no such hook")?;
-    ensure!(stats["faults"] == 0, "it failed: {shown}");
-    let number = |value: &Value| value.as_f64().context("no number");
-    let calls = number(&stats["time"]["count"])?;
+    let hooks = shown.get("stats").and_then(Value::as_array).context("no stats")?;
+    let is_meant = |stats: &&Value| stats.get("hook") == Some(&json!(hook));
+    let stats = hooks.iter().find(is_meant).context("no such hook")?;
+    let number = |path: &str| stats.pointer(path).and_then(Value::as_f64).context("no number");
+    ensure!(number("/faults")? == 0.0, "it failed: {shown}");
+    let calls = number("/time/count")?;
     ensure!(calls >= CALLS as f64, "there were {calls} calls: {shown}");
-    let mean_us = number(&stats["time"]["sum_us"])? / calls;
-    let items = number(&stats["items"])? / calls;
-    drop(client);
-    let memory = shown["memory_bytes"].get(0).and_then(Value::as_u64).unwrap_or_default();
+    let mean_us = number("/time/sum_us")? / calls;
+    let items = number("/items")? / calls;
+    let p99_us = number("/time/p99_us")?;
+    let memory = shown.pointer("/memory_bytes/0").and_then(Value::as_u64).unwrap_or_default();
     println!(
-        "{what}: {mean_us:.1} us a call, {:.2} us an item ({items:.0} a call), 99 % within {} us, \
-         {} KiB",
+        "{what}: {mean_us:.1} us a call, {:.2} us an item ({items:.0} a call), 99 % within \
+         {p99_us:.0} us, {} KiB",
         mean_us / items,
-        stats["time"]["p99_us"],
         memory >> 10,
     );
+    drop(client);
     server.stop().await
 }
 

@@ -23,10 +23,10 @@ macro_rules! key {
 
 /// A token with these claims. A claim such as `"now+60"` is a time.
 pub fn token(algorithm: &str, kid: Option<&str>, claims: &Value) -> Result<String> {
-    let mut header = json!({"typ": "JWT", "alg": algorithm});
-    if let Some(kid) = kid {
-        header["kid"] = kid.into();
-    }
+    let header = match kid {
+        Some(kid) => json!({"typ": "JWT", "alg": algorithm, "kid": kid}),
+        None => json!({"typ": "JWT", "alg": algorithm}),
+    };
     let part = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());
     let signed = format!("{}.{}", part(&header), part(&with_times(claims.clone())?));
     let signature = sign(algorithm, signed.as_bytes())?;

@@ -32,6 +32,7 @@ mod swap_under_load;
 mod traps;
 
 mod admin;
+mod monitoring;
 mod parity;
 
 mod terminal;

@@ -13,7 +13,7 @@ use crate::terminal::health::HealthArgs;
 use crate::terminal::publish::PubArgs;
 use crate::terminal::subscribe::SubArgs;
 use crate::terminal::top::TopArgs;
-use operate::{ConnectionsArgs, EngineCommand, PluginCommand, PubsubCommand};
+use operate::{ConnectionsArgs, EngineCommand, LogArgs, PluginCommand, PubsubCommand};
 
 /// A Pub/Sub server for WebSocket and Redis clients whose logic is made of
 /// WebAssembly components that are replaced while it runs.
@@ -46,6 +46,10 @@ pub enum Command {
     /// What is listened to, on a running server or on all its nodes.
     #[command(subcommand)]
     Pubsub(PubsubCommand),
+    /// Shows what a running server logs, or changes it.
+    ///
+    /// It holds until the server's config file says otherwise, or it is restarted.
+    Log(LogArgs),
 
     /// Listens to channels and patterns of a running server, and prints what is
     /// published.

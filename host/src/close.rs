@@ -131,24 +131,51 @@ impl CloseReason {
 
     /// A stable word for logs and metrics.
     pub fn label(&self) -> &'static str {
+        let label = CloseReason::LABELS.get(self.place());
+        label.expect("there is one for each reason")
+    }
+
+    /// The labels of all reasons.
+    pub const LABELS: [&str; 17] = [
+        "quit",
+        "peer",
+        "shutting_down",
+        "operator",
+        "violation",
+        "unauthorised",
+        "forbidden",
+        "bad_frames",
+        "over_capacity",
+        "over_address_capacity",
+        "draining",
+        "flood",
+        "idle",
+        "unavailable",
+        "ping_timeout",
+        "slow_consumer",
+        "limited",
+    ];
+
+    /// Where its label stands among all.
+    pub fn place(&self) -> usize {
         match self {
-            CloseReason::Quit => "quit",
-            CloseReason::Peer(_) => "peer",
-            CloseReason::ShuttingDown => "shutting_down",
-            CloseReason::Operator => "operator",
-            CloseReason::Violation(_) => "violation",
-            CloseReason::Unauthorised(_) => "unauthorised",
-            CloseReason::Forbidden(_) => "forbidden",
-            CloseReason::BadFrames => "bad_frames",
-            CloseReason::OverCapacity => "over_capacity",
-            CloseReason::OverAddressCapacity => "over_address_capacity",
-            CloseReason::Draining => "draining",
-            CloseReason::Flood => "flood",
-            CloseReason::Idle => "idle",
-            CloseReason::Unavailable(_) => "unavailable",
-            CloseReason::Limited(_) => "limited",
-            CloseReason::PingTimeout => "ping_timeout",
-            CloseReason::SlowConsumer { .. } => "slow_consumer",
+            CloseReason::Quit => 0,
+            CloseReason::Peer(_) => 1,
+            CloseReason::ShuttingDown => 2,
+            CloseReason::Operator => 3,
+            CloseReason::Violation(_) => 4,
+            CloseReason::Unauthorised(_) => 5,
+            CloseReason::Forbidden(_) => 6,
+            CloseReason::BadFrames => 7,
+            CloseReason::OverCapacity => 8,
+            CloseReason::OverAddressCapacity => 9,
+            CloseReason::Draining => 10,
+            CloseReason::Flood => 11,
+            CloseReason::Idle => 12,
+            CloseReason::Unavailable(_) => 13,
+            CloseReason::PingTimeout => 14,
+            CloseReason::SlowConsumer { .. } => 15,
+            CloseReason::Limited(_) => 16,
         }
     }
 }

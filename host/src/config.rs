@@ -39,6 +39,8 @@ pub struct Config {
     pub plugins: PluginsConfig,
     /// Whom the server lets operate it.
     pub admin: AdminConfig,
+    /// How it is found out how the server is.
+    pub health: HealthConfig,
     /// How the server ends.
     pub shutdown: ShutdownConfig,
     /// Whether addresses other than loopback may be listened on while no plugin
@@ -54,6 +56,15 @@ pub struct Config {
     pub log_connections: Vec<u64>,
     /// Every key with its value, for telling what changed.
     pub written: serde_json::Value,
+}
+
+/// How it is found out how the server is.
+#[derive(Debug, Clone, Copy)]
+pub struct HealthConfig {
+    /// How long what was found holds.
+    pub reuse_time: Duration,
+    /// How long finding out may take.
+    pub time: Duration,
 }
 
 /// How the server ends.
@@ -470,6 +481,7 @@ struct RawConfig {
     plugins: RawPlugins,
     admin: RawAdmin,
     cluster: RawCluster,
+    health: RawHealth,
     shutdown: RawShutdown,
     log: RawLog,
 }
@@ -647,6 +659,13 @@ raw_table!(RawCluster {
     incoming_bytes_max: u64 = 64 << 20,
     nats_pending_max: u64 = 65_536,
     ask_timeout_ms: u64 = 1_000,
+});
+
+raw_table!(RawHealth {
+    /// So that asking often costs nothing.
+    reuse_ms: u64 = 1_000,
+    /// What most who ask wait for.
+    timeout_ms: u64 = 1_000,
 });
 
 raw_table!(RawShutdown {
@@ -833,6 +852,7 @@ impl RawConfig {
             plugins,
             admin,
             cluster,
+            health,
             shutdown,
             log,
         } = self;
@@ -1032,6 +1052,10 @@ impl RawConfig {
                 )?,
             },
             admin: admin.check()?,
+            health: HealthConfig {
+                reuse_time: millis("health.reuse_ms", health.reuse_ms)?,
+                time: millis("health.timeout_ms", health.timeout_ms)?,
+            },
             shutdown: ShutdownConfig {
                 time: millis("shutdown.timeout_ms", shutdown.timeout_ms)?,
                 drain_time_max: millis("shutdown.drain_ms", shutdown.drain_ms)?,

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -24,6 +24,7 @@ use crate::door::resp::{self, FramedResp, Resp, Transport};
 use crate::door::websocket::WebSocket;
 use crate::door::{self, Door};
 use crate::handshake::{self, Asked, Subprotocol, Upgrade};
+use crate::health::Health;
 use crate::hub::connections::Connection;
 use crate::hub::encoding::Encoding;
 use crate::log;
@@ -33,11 +34,13 @@ use crate::protocol::command::{LIMIT, NOAUTH, Refusal, UNAVAILABLE};
 use crate::protocol::resp::RequestLimits;
 use crate::protocol::websocket;
 use crate::session::{Framing, Services, Session};
-use crate::stats::count;
+use crate::stats::{self, Refused, Stats, count};
 use crate::tls::{self, Tls, TlsError};
 
 /// How long to wait before accepting again after it failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long it is not said again that newcomers wait.
+const SAID_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// How long a client may take to take an answer that ends its connection.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
@@ -53,6 +56,15 @@ pub enum Protocol {
     Resp,
 }
 
+impl From<Protocol> for stats::Door {
+    fn from(protocol: Protocol) -> stats::Door {
+        match protocol {
+            Protocol::Http => stats::Door::Http,
+            Protocol::Resp => stats::Door::Resp,
+        }
+    }
+}
+
 /// What of the entrance changes while it is used.
 pub struct Live {
     config: RwLock<Arc<Config>>,
@@ -60,6 +72,8 @@ pub struct Live {
     pub http_tls: Option<Tls>,
     /// The certificate of the door for Redis clients.
     pub resp_tls: Option<Tls>,
+    /// How many handshakes may be under way at each door.
+    pub handshakes_max: usize,
     is_draining: AtomicBool,
 }
 
@@ -74,6 +88,7 @@ impl Live {
         Ok(Live {
             http_tls: config.http.tls.as_ref().map(Tls::load).transpose()?,
             resp_tls: resp_tls.map(Tls::load).transpose()?,
+            handshakes_max: config.http.handshakes_max,
             config: RwLock::new(Arc::new(config)),
             is_draining: AtomicBool::new(false),
         })
@@ -94,7 +109,16 @@ impl Live {
         self.is_draining.store(true, Ordering::SeqCst);
     }
 
-    fn is_draining(&self) -> bool {
+    /// The doors that are open, and whether they speak TLS.
+    pub fn doors(&self) -> Vec<(stats::Door, bool)> {
+        let http = (stats::Door::Http, self.http_tls.is_some());
+        let resp = (stats::Door::Resp, self.resp_tls.is_some());
+        let has_resp = self.config.read().resp.is_some();
+        std::iter::once(http).chain(has_resp.then_some(resp)).collect()
+    }
+
+    /// Whether nobody is let in any more.
+    pub fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::SeqCst)
     }
 }
@@ -106,11 +130,32 @@ struct Peer {
     subject: Option<String>,
 }
 
+/// A handshake that is under way, for as long as this is there.
+struct Handshaking {
+    stats: Arc<Stats>,
+    protocol: Protocol,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Handshaking {
+    fn new(stats: &Arc<Stats>, protocol: Protocol, permit: OwnedSemaphorePermit) -> Handshaking {
+        stats.handshake_began(protocol.into());
+        Handshaking { stats: stats.clone(), protocol, _permit: permit }
+    }
+}
+
+impl Drop for Handshaking {
+    fn drop(&mut self) {
+        self.stats.handshake_ended(self.protocol.into());
+    }
+}
+
 /// Lets clients in.
 #[derive(Clone)]
 pub struct Entrance {
     config: Arc<Config>,
     services: Services,
+    health: Arc<Health>,
     resp_limits: RequestLimits,
     resp_info: ServerInfo,
     live: Arc<Live>,
@@ -127,8 +172,7 @@ impl Entrance {
     /// says so, handshakes end.
     pub fn new(
         config: Arc<Config>,
-        live: Arc<Live>,
-        services: Services,
+        health: Arc<Health>,
         resp: Option<&TcpListener>,
         admin: Option<SocketAddr>,
         is_ending: watch::Receiver<bool>,
@@ -147,9 +191,10 @@ impl Entrance {
             },
             resp_info: ServerInfo::new(&config, port, request_bytes_max),
             config,
-            live,
-            services,
+            live: health.live().clone(),
+            services: health.services().clone(),
             console_port: admin.filter(|admin| is_local(*admin)).map(|admin| admin.port()),
+            health,
             is_ending,
             served,
         }
@@ -158,11 +203,29 @@ impl Entrance {
     /// Takes connections until it is dropped.
     pub async fn accept(self, listener: TcpListener, protocol: Protocol) {
         // One for each listener, so that one door cannot be held shut at another.
-        let handshakes = Arc::new(Semaphore::new(self.config.http.handshakes_max));
+        let handshakes_max = self.config.http.handshakes_max;
+        let handshakes = Arc::new(Semaphore::new(handshakes_max));
+        let mut said_at: Option<Instant> = None;
         loop {
-            let permit = handshakes.clone().acquire_owned().await.expect("it is never closed");
+            let permit = match handshakes.clone().try_acquire_owned() {
+                Ok(permit) => permit,
+                Err(_) => {
+                    self.services.stats.waits_for_handshakes(protocol.into());
+                    if said_at.is_none_or(|at| at.elapsed() > SAID_AGAIN_AFTER) {
+                        said_at = Some(Instant::now());
+                        let (door, max) = (stats::Door::from(protocol), handshakes_max);
+                        warn!(
+                            door = door.name(),
+                            "newcomers wait: as many handshakes are under way as \
+                             http.handshakes_max allows, which is {max}"
+                        );
+                    }
+                    handshakes.clone().acquire_owned().await.expect("it is never closed")
+                }
+            };
             match listener.accept().await {
                 Ok((stream, remote)) => {
+                    let handshaking = Handshaking::new(&self.services.stats, protocol, permit);
                     let tls = match protocol {
                         Protocol::Http => &self.live.http_tls,
                         Protocol::Resp => &self.live.resp_tls,
@@ -173,13 +236,13 @@ impl Entrance {
                             let peer = Peer { remote, subject: None };
                             tokio::spawn(async move {
                                 if prepare(&stream, remote, protocol) {
-                                    entrance.serve(stream, peer, protocol, permit).await;
+                                    entrance.serve(stream, peer, protocol, handshaking).await;
                                 }
                             });
                         }
                         Some(acceptor) => {
                             let serving =
-                                entrance.serve_tls(acceptor, stream, remote, protocol, permit);
+                                entrance.serve_tls(acceptor, stream, remote, protocol, handshaking);
                             tokio::spawn(serving);
                         }
                     }
@@ -197,7 +260,8 @@ impl Entrance {
     pub async fn take<S: Stream>(self, stream: S, remote: SocketAddr, protocol: Protocol) {
         let handshakes = Arc::new(Semaphore::new(1));
         let permit = handshakes.acquire_owned().await.expect("it is never closed");
-        self.serve(stream, Peer { remote, subject: None }, protocol, permit).await;
+        let handshaking = Handshaking::new(&self.services.stats, protocol, permit);
+        self.serve(stream, Peer { remote, subject: None }, protocol, handshaking).await;
     }
 
     /// Shakes hands for TLS before anything is said.
@@ -207,7 +271,7 @@ impl Entrance {
         stream: TcpStream,
         remote: SocketAddr,
         protocol: Protocol,
-        handshaking: OwnedSemaphorePermit,
+        handshaking: Handshaking,
     ) {
         if !prepare(&stream, remote, protocol) {
             return;
@@ -227,11 +291,11 @@ impl Entrance {
                 self.serve(stream, Peer { remote, subject }, protocol, handshaking).await;
             }
             Ok(Err(error)) => {
-                count(&self.services.stats.rejected_connections);
+                self.services.stats.refused(protocol.into(), Refused::Tls);
                 debug!(%remote, %error, "no TLS handshake");
             }
             Err(_) => {
-                count(&self.services.stats.rejected_connections);
+                self.services.stats.refused(protocol.into(), Refused::TlsTimeout);
                 debug!(%remote, "TLS handshake timed out");
             }
         }
@@ -242,7 +306,7 @@ impl Entrance {
         stream: S,
         peer: Peer,
         protocol: Protocol,
-        handshaking: OwnedSemaphorePermit,
+        handshaking: Handshaking,
     ) {
         let remote = peer.remote;
         match protocol {
@@ -256,7 +320,7 @@ impl Entrance {
                     Some(Ok(opened)) => opened,
                     Some(Err((stream, reason))) => {
                         let words = websocket::close(&reason);
-                        return self.turn_away(stream, remote, &reason, words).await;
+                        return self.turn_away(stream, remote, protocol, &reason, words).await;
                     }
                     None => return,
                 };
@@ -286,7 +350,7 @@ impl Entrance {
                     Ok(connection) => connection,
                     Err(reason) => {
                         let words = resp::unwelcome(&reason);
-                        return self.turn_away(stream, remote, &reason, words).await;
+                        return self.turn_away(stream, remote, protocol, &reason, words).await;
                     }
                 };
                 let door = self.resp(Transport::Stream);
@@ -319,7 +383,10 @@ impl Entrance {
         if live.is_draining() || *is_ending.borrow() {
             door::farewell(&connection, CloseReason::ShuttingDown);
         }
-        count(&stats.connections);
+        stats.accepted(match connection.encoding().is_framed() {
+            true => stats::Door::Http,
+            false => stats::Door::Resp,
+        });
         let session = Session::new(connection, services, framing);
         let close_time = config.websocket.close_time;
         let open = OpenConnection::new(stream, came_behind, session, door, close_time);
@@ -327,9 +394,12 @@ impl Entrance {
             if log::is_followed(id) {
                 info!(target: log::FOLLOWED, connection = id, ?end, "connection ended");
             }
+            match &end {
+                End::Closed(reason) => stats.closed(reason),
+                End::Gone(_) => count(&stats.lost),
+            }
             match end {
                 End::Closed(reason @ CloseReason::SlowConsumer { outbox_bytes }) => {
-                    count(&stats.outbox_overflows);
                     let reason = reason.label();
                     warn!(connection = id, outbox_bytes, reason, "connection closed");
                 }
@@ -350,15 +420,19 @@ impl Entrance {
         &self,
         mut stream: S,
         peer: &Peer,
-        handshaking: OwnedSemaphorePermit,
+        handshaking: Handshaking,
     ) -> Option<Result<(S, Arc<Connection>, Upgrade), (S, CloseReason)>> {
         let http = &self.config.http;
         let remote = peer.remote;
-        let is_draining = self.live.is_draining();
-        let ailment = || self.services.ailment();
-        let shaking = handshake::read(&mut stream, http.request_bytes_max, is_draining, ailment);
+        let shaking = handshake::read(&mut stream, http.request_bytes_max);
         let upgrade = match tokio::time::timeout(http.handshake_time, shaking).await {
             Ok(Ok(Asked::Upgrade(upgrade))) => *upgrade,
+            Ok(Ok(Asked::Health(question))) => {
+                let report = self.health.report().await;
+                let answering = handshake::answer_health(&mut stream, question, &report);
+                let _ = tokio::time::timeout(ANSWER_TIME, answering).await;
+                return None;
+            }
             Ok(Ok(Asked::Answered(status))) => {
                 debug!(%remote, %status, "request answered");
                 return None;
@@ -368,6 +442,7 @@ impl Entrance {
                 return None;
             }
             Err(_) => {
+                self.services.stats.refused(stats::Door::Http, Refused::HandshakeTimeout);
                 debug!(%remote, "handshake timed out");
                 let answering = handshake::answer_timeout(&mut stream);
                 let _ = tokio::time::timeout(ANSWER_TIME, answering).await;
@@ -378,7 +453,7 @@ impl Entrance {
         let origins = &self.live.config().http.origins;
         let console_port = self.console_port.filter(|_| is_local(remote));
         if let Some(origin) = origins.refused(request.headers(), console_port) {
-            count(&self.services.stats.rejected_connections);
+            self.services.stats.refused(stats::Door::Http, Refused::Origin);
             debug!(%remote, origin, "a page of a foreign origin was refused");
             let answering = handshake::answer_foreign(&mut stream, &origin);
             let _ = tokio::time::timeout(ANSWER_TIME, answering).await;
@@ -484,10 +559,11 @@ impl Entrance {
         &self,
         mut stream: S,
         remote: SocketAddr,
+        protocol: Protocol,
         reason: &CloseReason,
         words: Bytes,
     ) {
-        count(&self.services.stats.rejected_connections);
+        self.services.stats.refused(protocol.into(), reason.into());
         debug!(%remote, reason = reason.label(), why = %reason.text(), "connection turned away");
         let telling = async {
             stream.write_all(&words).await?;

@@ -19,6 +19,7 @@ use tungstenite::http::header::{
 };
 
 use crate::close::clip;
+use crate::health::{Report, Status};
 use crate::protocol::json;
 
 /// Where the WebSocket is.
@@ -28,8 +29,19 @@ pub const WEBSOCKET_PATH: &str = "/ws";
 pub enum Asked {
     /// An upgrade, which the server can answer with `accept`.
     Upgrade(Box<Upgrade>),
+    /// How the server is, which `answer_health` answers.
+    Health(Question),
     /// Something that has been answered; the connection ends.
     Answered(StatusCode),
+}
+
+/// What can be asked about the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// `/healthz`: whether it does its work.
+    Healthy,
+    /// `/readyz`: whether newcomers should come.
+    Ready,
 }
 
 /// A request for a WebSocket that this server can serve.
@@ -66,9 +78,8 @@ impl Subprotocol {
     }
 }
 
-/// Reads one request. Answers it unless it is an upgrade. `ailment` is asked for
-/// `/healthz`, and for `/readyz` of a server that is not draining: what keeps the
-/// server from its work, if anything does.
+/// Reads one request. Answers it unless it is an upgrade, or is about how the server
+/// is.
 ///
 /// # Errors
 ///
@@ -76,8 +87,6 @@ impl Subprotocol {
 pub async fn read<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     request_bytes_max: usize,
-    is_draining: bool,
-    ailment: impl FnOnce() -> Option<&'static str>,
 ) -> io::Result<Asked> {
     let mut bytes = Vec::with_capacity(1 << 10);
     let (length, request) = loop {
@@ -107,16 +116,8 @@ pub async fn read<S: AsyncRead + AsyncWrite + Unpin>(
     match request.uri().path() {
         WEBSOCKET_PATH => {}
         "/" => return answer(stream, StatusCode::OK, HTML, TRY_PAGE).await,
-        "/readyz" if is_draining => {
-            let why = "draining\n";
-            return answer(stream, StatusCode::SERVICE_UNAVAILABLE, TEXT, why).await;
-        }
-        "/healthz" | "/readyz" => {
-            return match ailment() {
-                None => answer(stream, StatusCode::OK, TEXT, "ok\n").await,
-                Some(why) => answer(stream, StatusCode::SERVICE_UNAVAILABLE, TEXT, why).await,
-            };
-        }
+        "/healthz" => return Ok(Asked::Health(Question::Healthy)),
+        "/readyz" => return Ok(Asked::Health(Question::Ready)),
         _ => {
             let why = "not found; the WebSocket is at /ws\n";
             return answer(stream, StatusCode::NOT_FOUND, TEXT, why).await;
@@ -205,6 +206,26 @@ pub async fn answer<S: AsyncWrite + Unpin>(
     stream.write_all(body.as_bytes()).await?;
     stream.shutdown().await?;
     Ok(Asked::Answered(status))
+}
+
+/// Answers how the server is, and ends the connection.
+///
+/// # Errors
+///
+/// The stream broke.
+pub async fn answer_health<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    question: Question,
+    report: &Report,
+) -> io::Result<Asked> {
+    if question == Question::Ready && report.is_draining {
+        return answer(stream, StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n").await;
+    }
+    let status = match report.status() {
+        Status::Ok | Status::Degraded => StatusCode::OK,
+        Status::Ill => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    answer(stream, status, TEXT, &report.text()).await
 }
 
 /// Answers that pages of this origin may not open a WebSocket, and ends the

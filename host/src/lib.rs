@@ -28,6 +28,8 @@ mod session;
 mod stats;
 
 mod admin;
+mod health;
+mod metrics;
 
 pub mod hub;
 pub mod outbox;

@@ -12,7 +12,7 @@ use tracing::info;
 
 use switchyard::cli::{Cli, Command, Plugins, ServeArgs};
 use switchyard::config::{Config, ConfigError};
-use switchyard::log::{self, Log};
+use switchyard::log::Log;
 use switchyard::operator::{self, OperatorError};
 use switchyard::reload::Reloading;
 use switchyard::server::{Order, Server};
@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         Command::Engine(command) => code(operator::engine(command)),
         Command::Connections(args) => code(operator::connections(&args)),
         Command::Pubsub(command) => code(operator::pubsub(command)),
+        Command::Log(args) => code(operator::log(&args)),
         Command::Sub(args) => terminal::run(terminal::subscribe::run(args)),
         Command::Pub(args) => terminal::run(terminal::publish::run(args)),
         Command::Top(args) => terminal::run(terminal::top::run(args)),
@@ -69,15 +70,14 @@ fn code(done: Result<(), OperatorError>) -> ExitCode {
 }
 
 fn serve(args: &ServeArgs) -> ExitCode {
-    let checked = Config::load(args).map_err(anyhow::Error::from).and_then(|config| {
-        let filter = log::parse(&config.log_filter).map_err(anyhow::Error::msg)?;
-        Ok((config, filter))
+    let started = Config::load(args).map_err(anyhow::Error::from).and_then(|config| {
+        let log = Log::start(&config.log_filter, config.log_format).map_err(anyhow::Error::msg)?;
+        Ok((config, log))
     });
-    let (config, filter) = match checked {
-        Ok(checked) => checked,
+    let (config, log) = match started {
+        Ok(started) => started,
         Err(error) => return complain(&error, USAGE),
     };
-    let log = Log::start(filter, config.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -15,7 +15,7 @@ pub struct Reloading {
     /// What was said on the command line, which overrides the file again.
     pub args: ServeArgs,
     /// The log, whose filter may change.
-    pub log: Log,
+    pub log: &'static Log,
 }
 
 /// What begins like this holds as soon as it is read.
@@ -62,11 +62,18 @@ pub fn reload(reloading: &Reloading, live: &Live, services: &Services) {
             restart.push(key);
         }
     }
-    if let Err(problem) = reloading.log.set_filter(&new.log_filter) {
+    // What the admin API said of the log holds until the file says otherwise.
+    let filtered = match new.log_filter == old.log_filter {
+        true => Ok(()),
+        false => reloading.log.set_filter(&new.log_filter),
+    };
+    if let Err(problem) = filtered {
         error!(problem, "the configuration was not taken: the one in use stays");
         return;
     }
-    log::follow(&new.log_connections);
+    if new.log_connections != old.log_connections {
+        log::follow(&new.log_connections);
+    }
     services.limits.set(&new.limits);
     services.hub.connections().set_limits(&new.limits, new.outbox);
     live.set_config(new);

@@ -21,6 +21,7 @@ use crate::engine::EngineCode;
 use crate::engine_swap::EngineSwaps;
 use crate::entrance::{Entrance, Live, Protocol, is_local};
 use crate::handshake::WEBSOCKET_PATH;
+use crate::health::Health;
 use crate::hub::Hub;
 use crate::hub::connections::{Connections, Pulse};
 use crate::limits::LiveLimits;
@@ -39,6 +40,7 @@ pub struct Server {
     config: Config,
     live: Arc<Live>,
     services: Services,
+    health: Arc<Health>,
     engine: Arc<EngineSwaps>,
     http: TcpListener,
     resp: Option<TcpListener>,
@@ -65,6 +67,8 @@ impl Server {
     /// nobody decides who may, or an address cannot be bound.
     pub async fn start(config: Config) -> anyhow::Result<Server> {
         let (live, services, engine) = prepare(&config)?;
+        let live = Arc::new(live);
+        let health = Health::new(services.clone(), live.clone(), config.health);
         let http = bind(config.http.listen).await?;
         let resp = match &config.resp {
             Some(resp) => Some(bind(resp.listen).await?),
@@ -78,6 +82,8 @@ impl Server {
                     services.clone(),
                     engine.clone(),
                     doors(&live, &http, resp.as_ref())?,
+                    live.clone(),
+                    health.clone(),
                 ),
             )),
             None => None,
@@ -89,8 +95,7 @@ impl Server {
             // It goes on looking, and the node serves who is there.
             backplane.ready(cluster.connect_time).await;
         }
-        let live = Arc::new(live);
-        Ok(Server { config, live, services, engine, http, resp, admin, linking })
+        Ok(Server { config, live, services, health, engine, http, resp, admin, linking })
     }
 
     /// Loads all that `start` loads, and binds nothing.
@@ -120,15 +125,14 @@ impl Server {
     /// Serves until it is told to end, and then ends in good order: everyone is
     /// told, and has a while to take what was queued.
     pub async fn run(self, mut orders: mpsc::UnboundedReceiver<Order>, reloading: Reloading) {
-        let Server { config, live, services, engine, http, resp, admin, linking } = self;
+        let Server { config, live, services, health, engine, http, resp, admin, linking } = self;
         let config_file = reloading.args.config.clone();
         let config = Arc::new(config);
         let (served, mut all_served) = mpsc::channel::<()>(1);
         let (ending, is_ending) = watch::channel(false);
         let entrance = Entrance::new(
             config.clone(),
-            live.clone(),
-            services.clone(),
+            health,
             resp.as_ref(),
             admin.as_ref().and_then(|admin| admin.local_addr().ok()),
             is_ending,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::backplane::{Admission, Backplane, Hold, State};
+use crate::backplane::{Admission, Backplane, Hold};
 use crate::close::CloseReason;
 use crate::hub::Hub;
 use crate::hub::connections::Connection;
@@ -22,8 +22,8 @@ use crate::log;
 use crate::middleware::Middleware;
 use crate::middleware::chain::{Action, Chain, Fate, Step, Walk};
 use crate::protocol::command::{
-    Bytestring, Command, Credentials, Greeting, Kind, LIMIT, ListenVerb, NOPERM, Publication,
-    Refusal, Reply, Request, TOOLARGE, Tag,
+    Bytestring, Command, Credentials, Ending, Greeting, Kind, LIMIT, ListenVerb, NOPERM,
+    Publication, Refusal, Reply, Request, Space, TOOLARGE, Tag, Verb,
 };
 use crate::protocol::websocket;
 use crate::stats::Stats;
@@ -55,20 +55,6 @@ pub struct Services {
     pub limits: Arc<LiveLimits>,
     /// What lies between this node and others; none: it is alone.
     pub backplane: Option<Arc<Backplane>>,
-}
-
-impl Services {
-    /// What keeps the node from its work, if anything does.
-    pub fn ailment(&self) -> Option<&'static str> {
-        if self.hub.tend() > 0 {
-            return Some("the engine cannot be asked\n");
-        }
-        match self.backplane.as_ref()?.state() {
-            State::Ready => None,
-            State::Restoring => Some("the backplane is being told what is listened to\n"),
-            State::Away => Some("the backplane is away\n"),
-        }
-    }
 }
 
 /// One client's commands.
@@ -128,6 +114,9 @@ pub trait WriteReply {
     /// has none.
     fn write(&self, tag: Tag, reply: &Reply<'_>, output: &mut Vec<u8>);
 }
+
+/// What a publication is answered and counted by.
+type Asked = (Tag, Space);
 
 /// A publication of a burst, on its way to a reply.
 enum Pending<'a> {
@@ -204,9 +193,8 @@ impl Session {
     pub fn resume(&mut self, write: impl WriteReply) -> Option<CloseReason> {
         if let Some(joining) = self.joining.take_if(|joining| joining.waiting.is_none()) {
             let Joining { tag, kind, names, waiting: _, _hold } = joining;
-            if let Err(refusal) = self.listen(tag, kind, &names, &write) {
-                write.write(tag, &Reply::Refused(&refusal), &mut self.replies);
-            }
+            let listens = self.listen(tag, kind, &names, &write);
+            self.is_done(ListenVerb::Subscribe(kind).into(), tag, listens, &write);
         }
         let is_settled = |authenticating: &mut Box<Authenticating>| {
             authenticating.tag.is_some() && authenticating.answer.is_some()
@@ -240,7 +228,8 @@ impl Session {
         let paced = requests.map(|request| {
             let pace = rate.spend(meter);
             if let Some(connection) = followed {
-                follow(connection, request.command.as_ref().map_or("(none)", Command::verb), pace);
+                let verb = request.command.as_ref().map_or(Verb::None, Command::verb);
+                follow(connection, verb.name(), pace);
             }
             if pace == Pace::Fine {
                 return request;
@@ -291,15 +280,13 @@ impl Session {
             let services = self.services.clone();
             let chain = services.middleware.chain();
             let mut burst = requests.by_ref().take(BURST_MAX).peekable();
-            let mut commands = 0;
             while let Some(request) = burst.next() {
-                commands += 1;
                 match request.command {
                     Ok(Command::Publish(first)) => {
-                        commands +=
-                            self.publish(&chain, (request.tag, first), &mut burst, &write) - 1;
+                        self.publish(&chain, (request.tag, first), &mut burst, &write);
                     }
                     Ok(Command::Quit) => {
+                        services.stats.carried_out(Verb::Quit, Ending::Ok, 1);
                         write.write(request.tag, &Reply::Ok, &mut self.replies);
                         self.flush();
                         return Some(CloseReason::Quit);
@@ -312,6 +299,7 @@ impl Session {
                         }
                     }
                     Err(refusal) => {
+                        services.stats.carried_out(Verb::None, (&refusal).into(), 1);
                         write.write(request.tag, &Reply::Refused(&refusal), &mut self.replies);
                     }
                 }
@@ -324,7 +312,6 @@ impl Session {
             }
             // A peeked request is not lost: it goes before the rest.
             let peeked: Vec<Request<'a>> = burst.collect();
-            services.stats.carried_out(commands);
             if !peeked.is_empty() || self.is_waiting() {
                 let rest = peeked.into_iter().chain(requests);
                 self.pending = rest.map(Request::into_owned).collect();
@@ -409,6 +396,7 @@ impl Session {
         write: &impl WriteReply,
     ) {
         let hub = self.services.hub.clone();
+        let verb = command.verb();
         let done = self.check_names(&command).and_then(|()| match command {
             Command::Subscribe(kind, names) => self.subscribe(chain, tag, kind, &names, write),
             Command::Unsubscribe(kind, names) => {
@@ -452,9 +440,28 @@ impl Session {
             }
             Command::Publish(_) | Command::Quit => unreachable!("`execute` sees to these"),
         });
-        if let Err(refusal) = done {
-            write.write(tag, &Reply::Refused(&refusal), &mut self.replies);
+        // One that waits is not done.
+        if self.joining.is_none() {
+            self.is_done(verb, tag, done, write);
         }
+    }
+
+    /// Counts a command, and answers it if it was refused.
+    fn is_done(
+        &mut self,
+        verb: Verb,
+        tag: Tag,
+        done: Result<(), Refusal>,
+        write: &impl WriteReply,
+    ) {
+        let ending = match done {
+            Ok(()) => Ending::Ok,
+            Err(refusal) => {
+                write.write(tag, &Reply::Refused(&refusal), &mut self.replies);
+                Ending::from(&refusal)
+            }
+        };
+        self.services.stats.carried_out(verb, ending, 1);
     }
 
     fn subscribe(
@@ -515,19 +522,20 @@ impl Session {
         Ok(())
     }
 
-    /// Publishes `first` and all publications that follow it; answers how many.
+    /// Publishes `first` and all publications that follow it.
     fn publish<'a>(
         &mut self,
         chain: &Chain,
         first: (Tag, Publication<'a>),
         burst: &mut Peekable<impl Iterator<Item = Request<'a>>>,
         write: &impl WriteReply,
-    ) -> u64 {
-        let mut pending = vec![(first.0, self.check_publication(chain, first.1))];
+    ) {
+        let mut pending = vec![((first.0, first.1.space), self.check_publication(chain, first.1))];
         while let Some(Request { tag, command: Ok(Command::Publish(publication)) }) =
             burst.next_if(|request| matches!(request.command, Ok(Command::Publish(_))))
         {
-            pending.push((tag, self.check_publication(chain, publication)));
+            let asked = (tag, publication.space);
+            pending.push((asked, self.check_publication(chain, publication)));
         }
         self.ask_access(chain, &mut pending);
         let (mut places, mut forwarded) = self.ask_messages(chain, &mut pending);
@@ -541,9 +549,11 @@ impl Session {
         let connection = self.connection.clone();
         let framing = self.framing;
         let replies = &mut self.replies;
+        let stats = &self.services.stats;
+        let mut published = [0; 2];
         let mut settle =
             |until: usize, outcome: Option<Result<u64, Refusal>>, replies: &mut Vec<u8>| {
-                for (place, (tag, pending)) in unanswered.by_ref() {
+                for (place, ((tag, space), pending)) in unanswered.by_ref() {
                     let outcome = match pending {
                         Pending::Settled(outcome) => outcome,
                         Pending::Forwarded | Pending::Open(_) => match &outcome {
@@ -551,9 +561,20 @@ impl Session {
                             None => continue,
                         },
                     };
+                    let [channels, shard_channels] = &mut published;
+                    let (verb, published) = match space {
+                        Space::Channels => (Verb::Publish, channels),
+                        Space::ShardChannels => (Verb::Spublish, shard_channels),
+                    };
                     match outcome {
-                        Ok(receivers) => write.write(*tag, &Reply::Published(*receivers), replies),
-                        Err(refusal) => write.write(*tag, &Reply::Refused(refusal), replies),
+                        Ok(receivers) => {
+                            *published += 1;
+                            write.write(*tag, &Reply::Published(*receivers), replies);
+                        }
+                        Err(refusal) => {
+                            stats.carried_out(verb, refusal.into(), 1);
+                            write.write(*tag, &Reply::Refused(refusal), replies);
+                        }
                     }
                     if place == until {
                         break;
@@ -579,6 +600,11 @@ impl Session {
             }
         });
         settle(usize::MAX, None, replies);
+        for (verb, count) in [Verb::Publish, Verb::Spublish].into_iter().zip(published) {
+            if count > 0 {
+                stats.carried_out(verb, Ending::Ok, count);
+            }
+        }
         if let Some(backplane) = &backplane {
             for (publication, admission) in forwarded.into_iter().zip(admitted) {
                 if admission == Admission::Forward {
@@ -586,7 +612,6 @@ impl Session {
                 }
             }
         }
-        pending.len() as u64
     }
 
     /// Asks the backplane about what goes on to the hub; answers what becomes of
@@ -594,7 +619,7 @@ impl Session {
     fn admit<'a>(
         &self,
         backplane: &Backplane,
-        pending: &mut [(Tag, Pending<'a>)],
+        pending: &mut [(Asked, Pending<'a>)],
         places: &mut Vec<usize>,
         forwarded: &mut Vec<Publication<'a>>,
     ) -> Vec<Admission> {
@@ -630,7 +655,7 @@ impl Session {
         admitted
     }
 
-    fn ask_access(&self, chain: &Chain, pending: &mut [(Tag, Pending<'_>)]) {
+    fn ask_access(&self, chain: &Chain, pending: &mut [(Asked, Pending<'_>)]) {
         let mut asked = Vec::new();
         let mut actions = Vec::new();
         for (place, (_, pending)) in pending.iter().enumerate() {
@@ -654,7 +679,7 @@ impl Session {
     fn ask_messages<'a>(
         &self,
         chain: &Chain,
-        pending: &mut [(Tag, Pending<'a>)],
+        pending: &mut [(Asked, Pending<'a>)],
     ) -> (Vec<usize>, Vec<Publication<'a>>) {
         let mut places = Vec::new();
         let mut open = Vec::new();

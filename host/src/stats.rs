@@ -1,61 +1,348 @@
 //! What is counted while the server runs.
+//!
+//! What is counted for each message or each read has a set of counters for each of
+//! a few threads, lest they take the same cache lines from one another; what is
+//! counted once a connection has one. All are relaxed atomics, read one by one: a
+//! reading is of about one moment. It knows nothing of how they are shown.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::array;
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Instant, SystemTime};
+
+use crate::close::CloseReason;
+use crate::protocol::command::{Ending, Verb};
 
 /// Counters since the server began.
 pub struct Stats {
     /// When it began.
     pub started: Instant,
-    /// Connections that were let in.
-    pub connections: AtomicU64,
-    /// Connections that were turned away.
-    pub rejected_connections: AtomicU64,
+    /// The same, by the clock on the wall.
+    pub started_at: SystemTime,
     /// Connections closed because their outbox was full.
     pub outbox_overflows: AtomicU64,
-    commands: AtomicU64,
+    /// What waited in those outboxes, in bytes.
+    pub outbox_overflow_bytes: AtomicU64,
+    /// Connections that broke, or ended without a word.
+    pub lost: AtomicU64,
+    doors: [DoorStats; Door::ALL.len()],
+    closed: [AtomicU64; CloseReason::LABELS.len()],
+    lanes: Box<[Lane]>,
+}
+
+/// What is counted at a door.
+#[derive(Default)]
+struct DoorStats {
+    accepted: AtomicU64,
+    handshakes: AtomicU64,
+    handshake_waits: AtomicU64,
+    refused: [AtomicU64; Refused::ALL.len()],
+}
+
+/// What one thread counts, and others that got the same number.
+#[repr(align(128))]
+struct Lane {
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
+    commands: [[AtomicU64; Ending::ALL.len()]; Verb::ALL.len()],
+}
+
+/// Which way a connection comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// HTTP and WebSocket.
+    Http,
+    /// Redis clients.
+    Resp,
+}
+
+impl Door {
+    /// All.
+    pub const ALL: [Door; 2] = [Door::Http, Door::Resp];
+
+    /// A stable word for metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Door::Http => "http",
+            Door::Resp => "resp",
+        }
+    }
+}
+
+/// Why a connection was turned away before it was one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "their names say what they are")]
+pub enum Refused {
+    OverCapacity,
+    OverAddressCapacity,
+    Draining,
+    Unauthorised,
+    Forbidden,
+    Unavailable,
+    /// A page of another origin.
+    Origin,
+    /// The request took too long.
+    HandshakeTimeout,
+    /// No TLS handshake came about.
+    Tls,
+    TlsTimeout,
+}
+
+impl Refused {
+    /// All, in the order in which they are counted.
+    pub const ALL: [Refused; 10] = [
+        Refused::OverCapacity,
+        Refused::OverAddressCapacity,
+        Refused::Draining,
+        Refused::Unauthorised,
+        Refused::Forbidden,
+        Refused::Unavailable,
+        Refused::Origin,
+        Refused::HandshakeTimeout,
+        Refused::Tls,
+        Refused::TlsTimeout,
+    ];
+
+    /// A stable word for metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Refused::OverCapacity => "over_capacity",
+            Refused::OverAddressCapacity => "over_address_capacity",
+            Refused::Draining => "draining",
+            Refused::Unauthorised => "unauthorised",
+            Refused::Forbidden => "forbidden",
+            Refused::Unavailable => "unavailable",
+            Refused::Origin => "origin",
+            Refused::HandshakeTimeout => "handshake_timeout",
+            Refused::Tls => "tls",
+            Refused::TlsTimeout => "tls_timeout",
+        }
+    }
+}
+
+impl From<&CloseReason> for Refused {
+    /// Of the reasons for which nobody is let in.
+    fn from(reason: &CloseReason) -> Refused {
+        match reason {
+            CloseReason::OverCapacity => Refused::OverCapacity,
+            CloseReason::OverAddressCapacity => Refused::OverAddressCapacity,
+            CloseReason::Draining => Refused::Draining,
+            CloseReason::Unauthorised(_) => Refused::Unauthorised,
+            CloseReason::Unavailable(_) => Refused::Unavailable,
+            _ => Refused::Forbidden,
+        }
+    }
+}
+
+/// More threads than this share lanes.
+const LANES_MAX: usize = 64;
+
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// Which number this thread has among those that count.
+    static NUMBER: Cell<usize> = Cell::new(THREADS.fetch_add(1, Ordering::Relaxed));
 }
 
 impl Default for Stats {
     fn default() -> Stats {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let lanes = threads.next_power_of_two().min(LANES_MAX);
         Stats {
             started: Instant::now(),
-            connections: AtomicU64::new(0),
-            rejected_connections: AtomicU64::new(0),
+            started_at: SystemTime::now(),
             outbox_overflows: AtomicU64::new(0),
-            commands: AtomicU64::new(0),
+            outbox_overflow_bytes: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            doors: Default::default(),
+            closed: [const { AtomicU64::new(0) }; CloseReason::LABELS.len()],
+            lanes: (0..lanes).map(|_| Lane::default()).collect(),
+        }
+    }
+}
+
+impl Default for Lane {
+    fn default() -> Lane {
+        Lane {
             bytes_read: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
+            commands: array::from_fn(|_| array::from_fn(|_| AtomicU64::new(0))),
         }
     }
 }
 
 impl Stats {
-    /// So many commands were carried out.
-    pub fn carried_out(&self, commands: u64) {
-        self.commands.fetch_add(commands, Ordering::Relaxed);
+    /// A connection was let in.
+    pub fn accepted(&self, door: Door) {
+        count(&self.door(door).accepted);
+    }
+
+    /// As many handshakes are under way as there may be: newcomers wait.
+    pub fn waits_for_handshakes(&self, door: Door) {
+        count(&self.door(door).handshake_waits);
+    }
+
+    /// A handshake has begun.
+    pub fn handshake_began(&self, door: Door) {
+        count(&self.door(door).handshakes);
+    }
+
+    /// A handshake has ended, one way or the other.
+    pub fn handshake_ended(&self, door: Door) {
+        self.door(door).handshakes.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Handshakes that are under way at this door, and how often newcomers had to
+    /// wait for them.
+    pub fn handshakes(&self, door: Door) -> [u64; 2] {
+        let DoorStats { handshakes, handshake_waits, .. } = self.door(door);
+        [handshakes, handshake_waits].map(load)
+    }
+
+    /// A connection was turned away.
+    pub fn refused(&self, door: Door, why: Refused) {
+        if let Some(counter) = self.door(door).refused.get(why as usize) {
+            count(counter);
+        }
+    }
+
+    /// A connection was closed.
+    pub fn closed(&self, reason: &CloseReason) {
+        if let Some(counter) = self.closed.get(reason.place()) {
+            count(counter);
+        }
+        if let CloseReason::SlowConsumer { outbox_bytes } = reason {
+            count(&self.outbox_overflows);
+            self.outbox_overflow_bytes.fetch_add(*outbox_bytes as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// So many commands of this verb ended so.
+    pub fn carried_out(&self, verb: Verb, ending: Ending, commands: u64) {
+        let counter = |lane: &Lane| -> Option<u64> {
+            let counter = lane.commands.get(verb as usize)?.get(ending as usize)?;
+            Some(counter.fetch_add(commands, Ordering::Relaxed))
+        };
+        self.lane().and_then(counter);
     }
 
     /// So many bytes came from a client.
     pub fn read(&self, bytes: usize) {
-        self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(lane) = self.lane() {
+            lane.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
     }
 
     /// So many bytes went to a client.
     pub fn wrote(&self, bytes: usize) {
-        self.bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(lane) = self.lane() {
+            lane.bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
     }
 
     /// Commands carried out, bytes read and bytes written.
     pub fn totals(&self) -> [u64; 3] {
-        [&self.commands, &self.bytes_read, &self.bytes_written]
-            .map(|counter| counter.load(Ordering::Relaxed))
+        let bytes = |of: fn(&Lane) -> &AtomicU64| self.lanes.iter().map(of).map(load).sum();
+        [
+            self.commands().map(|(_, _, count)| count).sum(),
+            bytes(|lane| &lane.bytes_read),
+            bytes(|lane| &lane.bytes_written),
+        ]
+    }
+
+    /// How many commands of each verb ended how.
+    pub fn commands(&self) -> impl Iterator<Item = (Verb, Ending, u64)> {
+        let of = |verb: Verb, ending: Ending| {
+            let of_lane = |lane: &Lane| {
+                let counter = lane.commands.get(verb as usize)?.get(ending as usize);
+                counter.map(load)
+            };
+            self.lanes.iter().filter_map(of_lane).sum()
+        };
+        Verb::ALL.into_iter().flat_map(move |verb| {
+            Ending::ALL.into_iter().map(move |ending| (verb, ending, of(verb, ending)))
+        })
+    }
+
+    /// Connections that were let in, by this door.
+    pub fn accepted_by(&self, door: Door) -> u64 {
+        load(&self.door(door).accepted)
+    }
+
+    /// Connections that were let in.
+    pub fn accepted_in_all(&self) -> u64 {
+        Door::ALL.into_iter().map(|door| self.accepted_by(door)).sum()
+    }
+
+    /// Connections that were turned away at this door, and why.
+    pub fn refused_by(&self, door: Door) -> impl Iterator<Item = (Refused, u64)> {
+        Refused::ALL.into_iter().zip(self.door(door).refused.iter().map(load))
+    }
+
+    /// Connections that were turned away.
+    pub fn refused_in_all(&self) -> u64 {
+        Door::ALL.into_iter().flat_map(|door| self.refused_by(door)).map(|(_, count)| count).sum()
+    }
+
+    /// Connections that were closed, by the label of the reason.
+    pub fn closed_by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        CloseReason::LABELS.into_iter().zip(self.closed.iter().map(load))
+    }
+
+    fn door(&self, door: Door) -> &DoorStats {
+        let stats = self.doors.get(door as usize);
+        stats.expect("there is one for each door")
+    }
+
+    fn lane(&self) -> Option<&Lane> {
+        // There is a power of two of them.
+        self.lanes.get(NUMBER.get() & (self.lanes.len() - 1))
     }
 }
 
 /// One more of something.
 pub fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// What was counted so far.
+pub fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_threads_count_is_one_sum() {
+        let stats = Stats::default();
+        std::thread::scope(|scope| {
+            for _ in 0..5 {
+                scope.spawn(|| {
+                    stats.carried_out(Verb::Publish, Ending::Ok, 3);
+                    stats.carried_out(Verb::Ping, Ending::Limit, 1);
+                    stats.read(10);
+                    stats.wrote(100);
+                });
+            }
+        });
+        assert_eq!(stats.totals(), [20, 50, 500]);
+        let counted: Vec<_> = stats.commands().filter(|(_, _, count)| *count > 0).collect();
+        assert_eq!(counted, [(Verb::Publish, Ending::Ok, 15), (Verb::Ping, Ending::Limit, 5)]);
+    }
+
+    #[test]
+    fn every_count_is_under_its_own_name() {
+        let stats = Stats::default();
+        for why in Refused::ALL {
+            stats.refused(Door::Resp, why);
+        }
+        assert!(stats.refused_by(Door::Resp).all(|(_, count)| count == 1));
+        assert_eq!((stats.refused_in_all(), stats.accepted_in_all()), (10, 0));
+        stats.closed(&CloseReason::SlowConsumer { outbox_bytes: 7 });
+        let closed: Vec<_> = stats.closed_by_reason().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(closed, [("slow_consumer", 1)]);
+        assert_eq!(load(&stats.outbox_overflow_bytes), 7);
+    }
 }

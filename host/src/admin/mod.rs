@@ -11,6 +11,9 @@ mod console;
 mod engine;
 mod error;
 mod guard;
+mod health;
+mod log;
+mod metrics;
 mod plugins;
 mod pubsub;
 mod router;
@@ -35,6 +38,8 @@ use tracing::{debug, warn};
 
 use crate::config::AdminConfig;
 use crate::engine_swap::EngineSwaps;
+use crate::entrance::Live;
+use crate::health::Health;
 use crate::session::Services;
 use error::ApiError;
 
@@ -46,6 +51,8 @@ pub struct Admin {
     engine: Arc<EngineSwaps>,
     doors: Arc<Doors>,
     census: top::Census,
+    live: Arc<Live>,
+    health: Arc<Health>,
     /// Turns true when the server ends; set by the listener.
     ending: watch::Receiver<bool>,
 }
@@ -57,6 +64,8 @@ impl Admin {
         services: Services,
         engine: Arc<EngineSwaps>,
         doors: Doors,
+        live: Arc<Live>,
+        health: Arc<Health>,
     ) -> Admin {
         let (_never, ending) = watch::channel(false);
         Admin {
@@ -65,6 +74,8 @@ impl Admin {
             engine,
             doors: Arc::new(doors),
             census: top::Census::default(),
+            live,
+            health,
             ending,
         }
     }

@@ -5,11 +5,12 @@ use axum::Router;
 use axum::http::{Method, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::{MethodRouter, delete, get, post, put};
 
 use super::error::ApiError;
 use super::{
-    Admin, connections, console, engine, guard, plugins, pubsub, server, stats, top, trace,
+    Admin, connections, console, engine, guard, health, log, metrics, plugins, pubsub, server,
+    stats, top, trace,
 };
 
 /// A route. Those that anybody may ask without a token get a table of their own.
@@ -47,7 +48,19 @@ pub fn routes() -> Vec<Route> {
         route(Method::GET, "/v1/server", get(server::show)),
         route(Method::GET, "/v1/stats", get(stats::show)),
         route(Method::GET, "/v1/trace", get(trace::stream)),
+        route(Method::GET, "/v1/log", get(log::show)),
+        route(Method::PUT, "/v1/log", put(log::change)),
+        route(Method::GET, "/metrics", get(metrics::scrape)),
         route(Method::GET, "/v1/openapi.json", get(openapi)),
+    ]
+}
+
+/// The routes that ask for none: who looks after processes asks them.
+fn open_routes() -> Vec<Route> {
+    let route = |method, path, handler| Route { method, path, handler };
+    vec![
+        route(Method::GET, "/healthz", get(health::healthy)),
+        route(Method::GET, "/readyz", get(health::ready)),
     ]
 }
 
@@ -57,7 +70,9 @@ pub fn router(admin: Admin) -> Router {
         .into_iter()
         .fold(Router::new(), |router, route| router.route(route.path, route.handler))
         .route_layer(from_fn_with_state(admin.clone(), guard::ask_for_token));
-    Router::new()
+    open_routes()
+        .into_iter()
+        .fold(Router::new(), |router, route| router.route(route.path, route.handler))
         .merge(guarded)
         .fallback(|| async {
             ApiError::new(
@@ -107,8 +122,11 @@ mod tests {
                     .map(move |method| format!("{} {path}", method.to_uppercase()))
             })
             .collect();
-        let served: BTreeSet<String> =
-            routes().iter().map(|route| format!("{} {}", route.method, route.path)).collect();
+        let served: BTreeSet<String> = routes()
+            .iter()
+            .chain(&open_routes())
+            .map(|route| format!("{} {}", route.method, route.path))
+            .collect();
         assert_eq!(documented, served);
     }
 }

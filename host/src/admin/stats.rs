@@ -1,7 +1,5 @@
 //! What the server counts.
 
-use std::sync::atomic::Ordering;
-
 use axum::Json;
 use axum::extract::State;
 
@@ -9,6 +7,7 @@ use super::error::ApiError;
 use super::view::{HistogramView, StatsView, SwapView};
 use super::{Admin, blocking};
 use crate::protocol::command::Space;
+use crate::stats::load;
 
 /// `GET /v1/stats`
 pub async fn show(State(admin): State<Admin>) -> Result<Json<StatsView>, ApiError> {
@@ -24,10 +23,12 @@ fn read(admin: &Admin) -> StatsView {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_ms: stats.started.elapsed().as_millis() as u64,
         connections: hub.connections().count(),
-        connections_total: stats.connections.load(Ordering::Relaxed),
-        connections_rejected: stats.rejected_connections.load(Ordering::Relaxed),
-        outbox_overflows: stats.outbox_overflows.load(Ordering::Relaxed),
+        connections_total: stats.accepted_in_all(),
+        connections_rejected: stats.refused_in_all(),
+        outbox_overflows: load(&stats.outbox_overflows),
         commands,
+        publications: hub.stats().publications(),
+        deliveries: hub.stats().deliveries(),
         bytes_read,
         bytes_written,
         channels: hub.channel_count(Space::Channels).ok(),
@@ -36,7 +37,7 @@ fn read(admin: &Admin) -> StatsView {
         engine: hub.engine_version(),
         plugins: middleware.chain().plugins().len(),
         traces: middleware.tracer().count(),
-        swap_pauses: HistogramView::new(&middleware.swaps().pauses.read()),
+        swap_pauses: HistogramView::new(&middleware.swaps().pauses()),
         swaps: middleware.swaps().last().iter().map(SwapView::from).collect(),
     }
 }

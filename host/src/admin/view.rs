@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
+use crate::health::Status;
 use crate::middleware::plugin::TrapPolicy;
 use crate::middleware::stats::{Deed, Failure, HistogramReading, Hook, Swap, Verdict};
 
@@ -253,6 +254,8 @@ pub struct StatsView {
     pub connections_rejected: u64,
     pub outbox_overflows: u64,
     pub commands: u64,
+    pub publications: u64,
+    pub deliveries: u64,
     pub bytes_read: u64,
     pub bytes_written: u64,
     /// None: the engine cannot be asked now.
@@ -264,6 +267,55 @@ pub struct StatsView {
     pub traces: usize,
     pub swap_pauses: HistogramView,
     pub swaps: Vec<SwapView>,
+}
+
+/// What is logged.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct LogView {
+    pub filter: String,
+    pub format: String,
+    pub followed: Vec<u64>,
+    pub lines_lost: u64,
+}
+
+/// What is to be logged; what is absent stays.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct LogBody {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub follow: Vec<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unfollow: Vec<u64>,
+}
+
+/// How the server is, part by part.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct HealthView {
+    pub status: Status,
+    pub ready: bool,
+    pub draining: bool,
+    pub problems: Vec<String>,
+    pub age_ms: u64,
+    pub took_us: u64,
+    pub shards: Vec<PartView>,
+    pub plugins: Vec<PartView>,
+    pub backplane: Option<PartView>,
+    pub log: PartView,
+}
+
+/// How one part is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct PartView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot: Option<String>,
+    pub status: Status,
+    pub problem: Option<String>,
 }
 
 /// One line of a trace.

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::entrance::{Entrance, Protocol};
+use crate::health::Health;
 use crate::middleware::changes::{ChangeError, Offer};
 use crate::middleware::stats::{By, Failure};
 use crate::server;
@@ -41,12 +42,12 @@ impl Indoors {
     /// It is refused.
     pub fn open(config: Config) -> anyhow::Result<Indoors> {
         let (live, services, _) = server::prepare(&config)?;
+        let health = Health::new(services.clone(), Arc::new(live), config.health);
         let config = Arc::new(config);
         let (served, all_served) = mpsc::channel(1);
         let (ending, is_ending) = watch::channel(false);
         let keeping = tokio::spawn(server::keep_alive(config.clone(), services.hub.clone()));
-        let entrance =
-            Entrance::new(config, Arc::new(live), services.clone(), None, None, is_ending, served);
+        let entrance = Entrance::new(config, health, None, None, is_ending, served);
         Ok(Indoors {
             entrance,
             services,

@@ -16,7 +16,7 @@ use clap::{Args, Subcommand};
 use thiserror::Error;
 
 use crate::config::LogFormat;
-use crate::log::{self, Log};
+use crate::log::Log;
 use new::{Language, NewError};
 use play::{Play, PlayError};
 
@@ -164,7 +164,7 @@ fn check(CheckArgs { file, json }: &CheckArgs) -> Result<bool, AuthorError> {
 
 fn test(args: &TestArgs) -> Result<bool, AuthorError> {
     let TestArgs { file, conversation, config, with, patience_ms, log, json } = args;
-    Log::start(log::parse(log).map_err(AuthorError::Log)?, LogFormat::Text);
+    Log::start(log, LogFormat::Text).map_err(AuthorError::Log)?;
     let play = Play {
         plugin: file,
         config: config.as_deref(),

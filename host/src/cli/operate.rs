@@ -239,3 +239,24 @@ pub struct ConnectionsArgs {
     #[command(flatten)]
     pub admin: AdminArgs,
 }
+
+/// What is to be logged.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// A level, or levels for targets, such as `debug` or
+    /// `info,plugin=debug,switchyard::entrance=debug` [default: as it is].
+    #[arg(value_name = "FILTER")]
+    pub filter: Option<String>,
+
+    /// Logs what this connection does, whatever the filter says; may be given more
+    /// than once. `switchyard connections` lists the ids.
+    #[arg(long, value_name = "ID")]
+    pub follow: Vec<u64>,
+
+    /// Does not any more.
+    #[arg(long, value_name = "ID")]
+    pub unfollow: Vec<u64>,
+
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}

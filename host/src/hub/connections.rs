@@ -266,21 +266,41 @@ impl Connections {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(CloseReason::OverAddressCapacity);
         }
-        let connection = Arc::new(Connection {
-            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let connection =
+            Arc::new(self.make(id, encoding, remote, limits.outbox, is_address_counted));
+        connection.heard_at(self.now_ms());
+        self.table.write().insert(connection.id, connection.clone());
+        Ok(connection)
+    }
+
+    /// A connection that is in no table: nobody sees it, it counts for nothing, and
+    /// what is published reaches it only from who has it.
+    pub fn unseen(&self, encoding: Encoding) -> Connection {
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        self.make(ConnectionId::MAX, encoding, nowhere, self.limits.read().outbox, false)
+    }
+
+    fn make(
+        &self,
+        id: ConnectionId,
+        encoding: Encoding,
+        remote: SocketAddr,
+        outbox: OutboxLimits,
+        is_address_counted: bool,
+    ) -> Connection {
+        Connection {
+            id,
             remote,
             opened: Instant::now(),
-            outbox: Outbox::new(limits.outbox),
+            outbox: Outbox::new(outbox),
             encoding: AtomicU8::new(encoding.index()),
             subscriptions: Mutex::default(),
             attributes: Mutex::default(),
             attributes_bytes_max: self.attributes_bytes_max,
             liveness: Liveness::default(),
             is_address_counted,
-        });
-        connection.heard_at(self.now_ms());
-        self.table.write().insert(connection.id, connection.clone());
-        Ok(connection)
+        }
     }
 
     /// Forgets a connection, which listens to nothing any more.

@@ -26,15 +26,16 @@ pub enum Encoding {
     FramedResp3,
 }
 
-const ENCODINGS: [Encoding; 5] = [
-    Encoding::Json,
-    Encoding::Resp2,
-    Encoding::Resp3,
-    Encoding::FramedResp2,
-    Encoding::FramedResp3,
-];
-
 impl Encoding {
+    /// All, in the order of their places in tables.
+    pub const ALL: [Encoding; 5] = [
+        Encoding::Json,
+        Encoding::Resp2,
+        Encoding::Resp3,
+        Encoding::FramedResp2,
+        Encoding::FramedResp3,
+    ];
+
     /// Whether there is a WebSocket under it.
     pub fn is_framed(self) -> bool {
         !matches!(self, Encoding::Resp2 | Encoding::Resp3)
@@ -58,7 +59,7 @@ impl Encoding {
 
     /// The one at this place.
     pub fn from_index(index: u8) -> Encoding {
-        ENCODINGS.get(usize::from(index)).copied().expect("only `index` makes indices")
+        Encoding::ALL.get(usize::from(index)).copied().expect("only `index` makes indices")
     }
 }
 
@@ -68,7 +69,7 @@ pub struct Push<'a> {
     pattern: Option<&'a [u8]>,
     channel: &'a [u8],
     payload: &'a [u8],
-    encoded: [Option<Bytes>; ENCODINGS.len()],
+    encoded: [Option<Bytes>; Encoding::ALL.len()],
 }
 
 impl<'a> Push<'a> {
@@ -79,7 +80,7 @@ impl<'a> Push<'a> {
         channel: &'a [u8],
         payload: &'a [u8],
     ) -> Push<'a> {
-        Push { space, pattern, channel, payload, encoded: [const { None }; ENCODINGS.len()] }
+        Push { space, pattern, channel, payload, encoded: [const { None }; Encoding::ALL.len()] }
     }
 
     /// The bytes for connections of this kind.

@@ -13,7 +13,9 @@
 
 pub mod connections;
 pub mod encoding;
+pub mod probe;
 mod shard;
+pub mod stats;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,11 +32,13 @@ use crate::protocol::command::{Bytestring, Kind, Publication, Refusal, Space, UN
 use connections::{Connection, ConnectionId, Connections};
 use encoding::Push;
 use shard::{FanOutRange, Shard, Told};
+use stats::{EngineCall, HubStats};
 
 /// Who listens to what, and how they are reached.
 pub struct Hub {
     /// Those of channels and patterns, then as many of shard channels.
     shards: Box<[Mutex<Shard>]>,
+    stats: HubStats,
     spread: usize,
     connections: Arc<Connections>,
     /// The engine in use.
@@ -86,11 +90,15 @@ impl Hub {
         config: &EngineConfig,
         connections: Arc<Connections>,
     ) -> Result<Hub, String> {
+        let stats = HubStats::new(2 * config.shards);
         let shards = (0..2 * config.shards)
-            .map(|number| Shard::new(number, config, code.clone()).map(Mutex::new))
+            .map(|number| {
+                Shard::new(number, config, code.clone(), stats.of(number)).map(Mutex::new)
+            })
             .collect::<Result<_, _>>()?;
         Ok(Hub {
             shards,
+            stats,
             spread: config.shards,
             connections,
             code: Mutex::new(code),
@@ -238,6 +246,7 @@ impl Hub {
         }
         let mut changes = self.ask_deliveries(chain, publisher, publications, &guards, &routed);
         let table = self.connections.read();
+        let (mut delivered, mut deliveries_made) = (0, 0);
         for (index, (publication, routed)) in publications.iter().zip(&routed).enumerate() {
             let change = changes.as_mut().and_then(|changes| changes.get_mut(index)?.take());
             let (only, payload) = match change {
@@ -267,6 +276,8 @@ impl Hub {
                 };
                 own |= ids.binary_search(&publisher).is_ok();
             }
+            delivered += 1;
+            deliveries_made += deliveries as u64;
             counted(index, Ok(deliveries as u64), own);
             let payload = payload.as_deref().unwrap_or(&publication.payload);
             for (pattern, ids) in shard.groups(range) {
@@ -277,6 +288,10 @@ impl Hub {
                     }
                 }
             }
+        }
+        // Whichever shard counts them: it is held.
+        if let Some((_, shard)) = guards.first() {
+            shard.stats.delivered(delivered, deliveries_made);
         }
     }
 
@@ -330,7 +345,8 @@ impl Hub {
     pub fn channels(&self, space: Space, matching: Option<&[u8]>) -> Result<Names, Unavailable> {
         let mut all: Vec<Vec<u8>> = Vec::new();
         for shard in self.shards_of(space) {
-            let names = shard.lock().ask(self, |engine| engine.channels(matching))?;
+            let names =
+                shard.lock().ask(self, EngineCall::Channels, |engine| engine.channels(matching))?;
             all.extend(names.iter().map(<[u8]>::to_vec));
         }
         all.sort_unstable();
@@ -354,7 +370,9 @@ impl Hub {
                 let Some(shard) = self.shards.get(self.shard_of(space, channel)) else {
                     return Ok(0);
                 };
-                let counts = shard.lock().ask(self, |engine| engine.subscriber_counts(&name))?;
+                let counts = shard.lock().ask(self, EngineCall::SubscriberCounts, |engine| {
+                    engine.subscriber_counts(&name)
+                })?;
                 Ok(counts.first().copied().unwrap_or(0))
             })
             .collect()
@@ -367,7 +385,9 @@ impl Hub {
     /// The engine is not available.
     pub fn channel_count(&self, space: Space) -> Result<u64, Unavailable> {
         self.shards_of(space)
-            .map(|shard| shard.lock().ask(self, |engine| engine.channel_count()))
+            .map(|shard| {
+                shard.lock().ask(self, EngineCall::ChannelCount, |engine| engine.channel_count())
+            })
             .sum()
     }
 
@@ -378,7 +398,7 @@ impl Hub {
     /// The engine is not available.
     pub fn pattern_count(&self) -> Result<u64, Unavailable> {
         let Some(shard) = self.shards.first() else { return Ok(0) };
-        shard.lock().ask(self, |engine| engine.pattern_count())
+        shard.lock().ask(self, EngineCall::PatternCount, |engine| engine.pattern_count())
     }
 
     /// Tries again what was given up, and answers how many shards have no engine
@@ -450,6 +470,11 @@ impl Hub {
             }
             std::thread::sleep(BETWEEN_SLICES);
         }
+    }
+
+    /// What is counted of it.
+    pub fn stats(&self) -> &HubStats {
+        &self.stats
     }
 
     /// How many shards the channels are spread over.

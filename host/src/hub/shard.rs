@@ -9,12 +9,14 @@
 
 use std::collections::VecDeque;
 use std::ops::{Bound, Range};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use guest_core::{FanOuts, Names};
 use tracing::{error, info, warn};
 
 use super::connections::{Connection, ConnectionId};
+use super::stats::{EngineCall, ShardStats};
 use super::{Hub, Unavailable, place};
 use crate::config::EngineConfig;
 use crate::engine::{Engine, EngineCode, EngineFault, Outcome};
@@ -40,6 +42,8 @@ pub struct Shard {
     faults: VecDeque<Instant>,
     given_up_until: Option<Instant>,
     config: EngineConfig,
+    /// What is counted of it.
+    pub stats: Arc<ShardStats>,
     /// Kept to be used again.
     names: Names,
     fan_outs: FanOuts,
@@ -78,7 +82,12 @@ pub struct FanOutRange {
 
 impl Shard {
     /// A shard with a fresh engine.
-    pub fn new(number: usize, config: &EngineConfig, code: EngineCode) -> Result<Shard, String> {
+    pub fn new(
+        number: usize,
+        config: &EngineConfig,
+        code: EngineCode,
+        stats: Arc<ShardStats>,
+    ) -> Result<Shard, String> {
         Ok(Shard {
             number,
             engine: Some(code.instantiate()?),
@@ -88,6 +97,7 @@ impl Shard {
             faults: VecDeque::new(),
             given_up_until: None,
             config: config.clone(),
+            stats,
             names: Names::new(),
             fan_outs: FanOuts::default(),
         })
@@ -98,10 +108,15 @@ impl Shard {
     pub fn ask<T>(
         &mut self,
         hub: &Hub,
+        call: EngineCall,
         mut question: impl FnMut(&mut dyn Engine) -> Outcome<T>,
     ) -> Result<T, Unavailable> {
         for _ in 0..2 {
-            match question(self.ready(hub)?) {
+            let engine = self.ready(hub)?;
+            let started = Instant::now();
+            let answer = question(engine);
+            self.stats.called(call, started.elapsed());
+            match answer {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => {
                     self.failed(&fault);
@@ -123,10 +138,11 @@ impl Shard {
         names: &Names,
     ) -> Result<(), Unavailable> {
         if kind == Kind::Pattern {
-            let ids = self.ask(hub, |engine| engine.psubscribe(connection, names))?;
+            let ids = self
+                .ask(hub, EngineCall::Psubscribe, |engine| engine.psubscribe(connection, names))?;
             learn(&mut self.patterns, names, &ids);
         } else {
-            self.ask(hub, |engine| engine.subscribe(connection, names))?;
+            self.ask(hub, EngineCall::Subscribe, |engine| engine.subscribe(connection, names))?;
         }
         self.tell_successor(|Successor { engine, patterns }| {
             subscribe(&mut **engine, patterns, connection, kind, names)
@@ -137,11 +153,15 @@ impl Shard {
     /// Ends subscriptions. An engine that cannot be asked will be rebuilt without
     /// them, because the ground state has them no more.
     pub fn unsubscribe(&mut self, hub: &Hub, connection: ConnectionId, kind: Kind, names: &Names) {
+        let call = match kind {
+            Kind::Pattern => EngineCall::Punsubscribe,
+            Kind::Channel | Kind::Shard => EngineCall::Unsubscribe,
+        };
         let leave = |engine: &mut dyn Engine| match kind {
             Kind::Pattern => engine.punsubscribe(connection, names),
             Kind::Channel | Kind::Shard => engine.unsubscribe(connection, names),
         };
-        let _rebuilt_without_them = self.ask(hub, leave);
+        let _rebuilt_without_them = self.ask(hub, call, leave);
         self.tell_successor(|successor| leave(&mut *successor.engine));
     }
 
@@ -157,7 +177,7 @@ impl Shard {
         let mut fan_outs = std::mem::take(&mut self.fan_outs);
         names.clear();
         channels.for_each(|channel| names.push(channel));
-        let routed = self.ask(hub, |engine| engine.route(&names, &mut fan_outs));
+        let routed = self.ask(hub, EngineCall::Route, |engine| engine.route(&names, &mut fan_outs));
         let ranges = routed.map(|()| ranges(names.len(), &fan_outs));
         self.names = names;
         self.fan_outs = fan_outs;
@@ -187,6 +207,7 @@ impl Shard {
     /// built from the ground state.
     pub fn discard(&mut self) {
         self.engine = None;
+        self.stats.is_down();
         if self.successor.is_some() {
             let problem = "a command was undone while it was told who listens".to_owned();
             self.successor =
@@ -257,6 +278,7 @@ impl Shard {
         self.code = code.clone();
         self.faults.clear();
         self.given_up_until = None;
+        self.stats.is_up();
         self.engine.replace(engine)
     }
 
@@ -298,7 +320,9 @@ impl Shard {
             Ok((engine, patterns)) => {
                 self.engine = Some(engine);
                 self.patterns = patterns;
-                let pause_us = started.elapsed().as_micros() as u64;
+                let pause = started.elapsed();
+                self.stats.rebuilt(pause);
+                let pause_us = pause.as_micros() as u64;
                 info!(shard = self.number, pause_us, "the engine was rebuilt");
                 Ok(())
             }
@@ -311,6 +335,7 @@ impl Shard {
 
     fn failed(&mut self, fault: &EngineFault) {
         self.engine = None;
+        self.stats.failed(fault);
         let now = Instant::now();
         self.faults.push_back(now);
         while self.faults.front().is_some_and(|at| now - *at > self.config.rebuild_window) {

@@ -151,6 +151,11 @@ impl Middleware {
         self.chain.read()
     }
 
+    /// The same, if it can be had within this time.
+    pub fn chain_within(&self, time: Duration) -> Option<RwLockReadGuard<'_, Chain>> {
+        self.chain.try_read_for(time)
+    }
+
     /// Has the next `rescan` read all files again, also those that look as they did.
     pub fn look_again(&self) {
         self.changes.lock().seen.values_mut().for_each(Fingerprint::forget);

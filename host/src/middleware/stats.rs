@@ -6,6 +6,7 @@
 
 use std::array;
 use std::collections::VecDeque;
+use std::iter::Sum;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -176,6 +177,17 @@ impl HistogramReading {
     }
 }
 
+impl Sum for HistogramReading {
+    fn sum<I: Iterator<Item = HistogramReading>>(readings: I) -> HistogramReading {
+        let none = HistogramReading { counts: [0; BUCKETS + 1], sum: Duration::ZERO };
+        readings.fold(none, |mut all, one| {
+            all.counts.iter_mut().zip(one.counts).for_each(|(all, one)| *all += one);
+            all.sum += one.sum;
+            all
+        })
+    }
+}
+
 /// What is counted of one hook of a plugin.
 #[derive(Default)]
 pub struct HookStats {
@@ -330,7 +342,7 @@ impl By {
     }
 }
 
-/// What a change of the chain or of the engine did.
+/// What a change of the chain or of the engine did. Counted by its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Deed {
@@ -348,6 +360,32 @@ pub enum Deed {
     EngineSwapped,
     /// The engine before came back.
     EngineRolledBack,
+}
+
+impl Deed {
+    /// All, in the order in which they are counted.
+    pub const ALL: [Deed; 7] = [
+        Deed::Added,
+        Deed::Swapped,
+        Deed::RolledBack,
+        Deed::Moved,
+        Deed::Removed,
+        Deed::EngineSwapped,
+        Deed::EngineRolledBack,
+    ];
+
+    /// A stable word for metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Deed::Added => "added",
+            Deed::Swapped => "swapped",
+            Deed::RolledBack => "rolled-back",
+            Deed::Moved => "moved",
+            Deed::Removed => "removed",
+            Deed::EngineSwapped => "engine-swapped",
+            Deed::EngineRolledBack => "engine-rolled-back",
+        }
+    }
 }
 
 /// One change, as it is logged and kept.
@@ -376,19 +414,30 @@ const SWAPS_MAX: usize = 64;
 #[derive(Default)]
 pub struct Swaps {
     last: Mutex<VecDeque<Swap>>,
-    /// The pauses.
-    pub pauses: Histogram,
+    pauses: [Histogram; Deed::ALL.len()],
 }
 
 impl Swaps {
     /// Keeps a change.
     pub fn record(&self, swap: Swap) {
-        self.pauses.record(swap.pause);
+        if let Some(pauses) = self.pauses.get(swap.deed as usize) {
+            pauses.record(swap.pause);
+        }
         let mut last = self.last.lock();
         if last.len() == SWAPS_MAX {
             last.pop_front();
         }
         last.push_back(swap);
+    }
+
+    /// The pauses of all changes.
+    pub fn pauses(&self) -> HistogramReading {
+        self.pauses_by_deed().map(|(_, pauses)| pauses).sum()
+    }
+
+    /// The pauses of each kind of change.
+    pub fn pauses_by_deed(&self) -> impl Iterator<Item = (Deed, HistogramReading)> {
+        Deed::ALL.into_iter().zip(self.pauses.iter().map(Histogram::read))
     }
 
     /// The last changes, the latest last.

@@ -85,6 +85,7 @@ fn describe(view: &ErrorView) -> String {
 pub enum Method {
     Get,
     Post,
+    Put,
     Delete,
 }
 
@@ -166,6 +167,7 @@ impl Api {
         let name = match method {
             Method::Get => "GET",
             Method::Post => "POST",
+            Method::Put => "PUT",
             Method::Delete => "DELETE",
         };
         let mut request = Request::builder().method(name).uri(format!("{}{path}", self.url));
@@ -174,7 +176,7 @@ impl Api {
         }
         let bad = |_| OperatorError::BadUrl(self.url.clone());
         let sent = match (method, body) {
-            (Method::Post, body) => {
+            (Method::Post | Method::Put, body) => {
                 let request = request.header(header::CONTENT_TYPE, "application/json");
                 self.agent.run(request.body(body.unwrap_or_default()).map_err(bad)?)
             }

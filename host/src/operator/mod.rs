@@ -13,12 +13,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::admin::view::{
-    ChannelsView, ConnectionView, ConnectionsView, CountsView, EngineView, MoveBody, OfferBody,
-    PatternsView, PluginView, PluginsView, ReloadBody, SwapView, TraceLine,
+    ChannelsView, ConnectionView, ConnectionsView, CountsView, EngineView, LogBody, LogView,
+    MoveBody, OfferBody, PatternsView, PluginView, PluginsView, ReloadBody, SwapView, TraceLine,
 };
 use crate::cli::operate::{
-    AdminArgs, ComponentArgs, ConnectionsArgs, EngineCommand, NodesArgs, PlaceArgs, PluginCommand,
-    PubsubCommand, WantedArgs,
+    AdminArgs, ComponentArgs, ConnectionsArgs, EngineCommand, LogArgs, NodesArgs, PlaceArgs,
+    PluginCommand, PubsubCommand, WantedArgs,
 };
 pub use api::OperatorError;
 use api::{Api, Method};
@@ -137,6 +137,23 @@ pub fn pubsub(command: PubsubCommand) -> Result<(), OperatorError> {
             get(&admin, &path, |patterns: &PatternsView| show::patterns(patterns))
         }
     }
+}
+
+/// Shows what is logged, or changes it.
+///
+/// # Errors
+///
+/// There is no server, or it refused.
+pub fn log(args: &LogArgs) -> Result<(), OperatorError> {
+    let LogArgs { filter, follow, unfollow, admin } = args;
+    if filter.is_none() && follow.is_empty() && unfollow.is_empty() {
+        return get(admin, "/v1/log", |log: &LogView| show::log(log));
+    }
+    let body =
+        LogBody { filter: filter.clone(), follow: follow.clone(), unfollow: unfollow.clone() };
+    let body = serde_json::to_vec(&body).expect("it is JSON");
+    let answer = Api::new(&admin.admin)?.ask(Method::Put, "/v1/log", Some(body))?;
+    print(admin, &answer, |log: &LogView| show::log(log))
 }
 
 fn get<T: DeserializeOwned>(

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::admin::view::{
     ChannelsView, ConnectionView, ConnectionsView, CountsView, EngineView, FailureView,
-    HistogramView, HookView, Name, NamesView, NodesView, PatternsView, PluginView, PluginsView,
-    SightView, State, SwapView, unix_ms,
+    HistogramView, HookView, LogView, Name, NamesView, NodesView, PatternsView, PluginView,
+    PluginsView, SightView, State, SwapView, unix_ms,
 };
 use crate::middleware::plugin::TrapPolicy;
 use crate::middleware::stats::Deed;
@@ -234,6 +234,17 @@ pub fn connection(view: &ConnectionView) -> String {
         let _never_fails = writeln!(text, "{kind:16} {count}: {}", names.join(" "));
     }
     text
+}
+
+/// What is logged.
+pub fn log(view: &LogView) -> String {
+    let followed: Vec<String> = view.followed.iter().map(u64::to_string).collect();
+    list([
+        ("filter", view.filter.clone()),
+        ("format", view.format.clone()),
+        ("followed", followed.join(" ")),
+        ("lines lost", view.lines_lost.to_string()),
+    ])
 }
 
 /// What a plugin said of one item.

@@ -71,24 +71,20 @@ impl Command<'_> {
         matches!(self, Command::Channels(..) | Command::SubscriberCounts(..))
     }
 
-    /// What it is called, for logs.
-    pub fn verb(&self) -> &'static str {
+    /// What it is called, for logs and counters.
+    pub fn verb(&self) -> Verb {
         match self {
-            Command::Subscribe(Kind::Channel, _) => "SUBSCRIBE",
-            Command::Subscribe(Kind::Pattern, _) => "PSUBSCRIBE",
-            Command::Subscribe(Kind::Shard, _) => "SSUBSCRIBE",
-            Command::Unsubscribe(Kind::Channel, _) => "UNSUBSCRIBE",
-            Command::Unsubscribe(Kind::Pattern, _) => "PUNSUBSCRIBE",
-            Command::Unsubscribe(Kind::Shard, _) => "SUNSUBSCRIBE",
-            Command::Publish(Publication { space: Space::Channels, .. }) => "PUBLISH",
-            Command::Publish(Publication { space: Space::ShardChannels, .. }) => "SPUBLISH",
+            Command::Subscribe(kind, _) => ListenVerb::Subscribe(*kind).into(),
+            Command::Unsubscribe(kind, _) => ListenVerb::Unsubscribe(*kind).into(),
+            Command::Publish(Publication { space: Space::Channels, .. }) => Verb::Publish,
+            Command::Publish(Publication { space: Space::ShardChannels, .. }) => Verb::Spublish,
             Command::Channels(..) | Command::SubscriberCounts(..) | Command::PatternCount => {
-                "PUBSUB"
+                Verb::Pubsub
             }
-            Command::Ping(_) => "PING",
-            Command::Authenticate(_) => "AUTH",
-            Command::Hello => "HELLO",
-            Command::Quit => "QUIT",
+            Command::Ping(_) => Verb::Ping,
+            Command::Authenticate(_) => Verb::Auth,
+            Command::Hello => Verb::Hello,
+            Command::Quit => Verb::Quit,
         }
     }
 
@@ -116,6 +112,172 @@ impl Command<'_> {
             Command::Hello => Command::Hello,
             Command::Quit => Command::Quit,
         }
+    }
+}
+
+/// What a command is called, for logs and counters: those of all doors, without
+/// their sub-commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "they are Redis' verbs")]
+pub enum Verb {
+    Subscribe,
+    Psubscribe,
+    Ssubscribe,
+    Unsubscribe,
+    Punsubscribe,
+    Sunsubscribe,
+    Publish,
+    Spublish,
+    Pubsub,
+    Ping,
+    Echo,
+    Auth,
+    Hello,
+    Reset,
+    Select,
+    Client,
+    Command,
+    Config,
+    Info,
+    Quit,
+    /// What was no command, or came too fast to be looked at.
+    None,
+}
+
+impl Verb {
+    /// All, in the order in which they are counted.
+    pub const ALL: [Verb; 21] = [
+        Verb::Subscribe,
+        Verb::Psubscribe,
+        Verb::Ssubscribe,
+        Verb::Unsubscribe,
+        Verb::Punsubscribe,
+        Verb::Sunsubscribe,
+        Verb::Publish,
+        Verb::Spublish,
+        Verb::Pubsub,
+        Verb::Ping,
+        Verb::Echo,
+        Verb::Auth,
+        Verb::Hello,
+        Verb::Reset,
+        Verb::Select,
+        Verb::Client,
+        Verb::Command,
+        Verb::Config,
+        Verb::Info,
+        Verb::Quit,
+        Verb::None,
+    ];
+
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verb::Subscribe => "SUBSCRIBE",
+            Verb::Psubscribe => "PSUBSCRIBE",
+            Verb::Ssubscribe => "SSUBSCRIBE",
+            Verb::Unsubscribe => "UNSUBSCRIBE",
+            Verb::Punsubscribe => "PUNSUBSCRIBE",
+            Verb::Sunsubscribe => "SUNSUBSCRIBE",
+            Verb::Publish => "PUBLISH",
+            Verb::Spublish => "SPUBLISH",
+            Verb::Pubsub => "PUBSUB",
+            Verb::Ping => "PING",
+            Verb::Echo => "ECHO",
+            Verb::Auth => "AUTH",
+            Verb::Hello => "HELLO",
+            Verb::Reset => "RESET",
+            Verb::Select => "SELECT",
+            Verb::Client => "CLIENT",
+            Verb::Command => "COMMAND",
+            Verb::Config => "CONFIG",
+            Verb::Info => "INFO",
+            Verb::Quit => "QUIT",
+            Verb::None => "(none)",
+        }
+    }
+}
+
+/// How a command ended, for counters. Codes that plugins make up are one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "they are the codes of refusals")]
+pub enum Ending {
+    Ok,
+    BadFrame,
+    Unknown,
+    Arity,
+    BadValue,
+    TooLarge,
+    Limit,
+    NoAuth,
+    NoPerm,
+    Rejected,
+    Unavailable,
+    /// Redis' word for all that has no other.
+    Err,
+    Other,
+}
+
+impl Ending {
+    /// All, in the order in which they are counted.
+    pub const ALL: [Ending; 13] = [
+        Ending::Ok,
+        Ending::BadFrame,
+        Ending::Unknown,
+        Ending::Arity,
+        Ending::BadValue,
+        Ending::TooLarge,
+        Ending::Limit,
+        Ending::NoAuth,
+        Ending::NoPerm,
+        Ending::Rejected,
+        Ending::Unavailable,
+        Ending::Err,
+        Ending::Other,
+    ];
+
+    /// That of what was refused with this code.
+    pub fn of(code: &str) -> Ending {
+        match code {
+            BADFRAME => Ending::BadFrame,
+            UNKNOWN => Ending::Unknown,
+            ARITY => Ending::Arity,
+            BADVALUE => Ending::BadValue,
+            TOOLARGE => Ending::TooLarge,
+            LIMIT => Ending::Limit,
+            // The second is Redis'.
+            NOAUTH | "WRONGPASS" => Ending::NoAuth,
+            NOPERM => Ending::NoPerm,
+            REJECTED => Ending::Rejected,
+            UNAVAILABLE => Ending::Unavailable,
+            "ERR" => Ending::Err,
+            _ => Ending::Other,
+        }
+    }
+
+    /// A stable word for metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Ending::Ok => "ok",
+            Ending::BadFrame => "badframe",
+            Ending::Unknown => "unknown",
+            Ending::Arity => "arity",
+            Ending::BadValue => "badvalue",
+            Ending::TooLarge => "toolarge",
+            Ending::Limit => "limit",
+            Ending::NoAuth => "noauth",
+            Ending::NoPerm => "noperm",
+            Ending::Rejected => "rejected",
+            Ending::Unavailable => "unavailable",
+            Ending::Err => "err",
+            Ending::Other => "other",
+        }
+    }
+}
+
+impl From<&Refusal> for Ending {
+    fn from(refusal: &Refusal) -> Ending {
+        Ending::of(&refusal.code)
     }
 }
 
@@ -202,6 +364,19 @@ pub enum ListenVerb {
     Subscribe(Kind),
     /// The connection no longer listens.
     Unsubscribe(Kind),
+}
+
+impl From<ListenVerb> for Verb {
+    fn from(verb: ListenVerb) -> Verb {
+        match verb {
+            ListenVerb::Subscribe(Kind::Channel) => Verb::Subscribe,
+            ListenVerb::Subscribe(Kind::Pattern) => Verb::Psubscribe,
+            ListenVerb::Subscribe(Kind::Shard) => Verb::Ssubscribe,
+            ListenVerb::Unsubscribe(Kind::Channel) => Verb::Unsubscribe,
+            ListenVerb::Unsubscribe(Kind::Pattern) => Verb::Punsubscribe,
+            ListenVerb::Unsubscribe(Kind::Shard) => Verb::Sunsubscribe,
+        }
+    }
 }
 
 /// What HELLO answers.

@@ -132,3 +132,6 @@ need chromium chromium fonts-dejavu-core
 
 # What counts instructions.
 need valgrind valgrind
+
+# What reads metrics, alert rules and their tests.
+need promtool prometheus

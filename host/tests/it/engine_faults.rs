@@ -25,7 +25,8 @@ async fn bad_engine(config: &str) -> Result<(Server, TempDir)> {
     let home = components::directory()?;
     let file = home.path().join("engine.wasm");
     components::write_atomically(&file, &components::built("test/bad-engine")?)?;
-    let config = format!("engine.file = {file:?}\nshutdown.timeout_ms = 100\n{config}");
+    let config =
+        format!("engine.file = {file:?}\nshutdown.timeout_ms = 100\nhealth.reuse_ms = 1\n{config}");
     let server = Launch::with_config(&config).start().await?;
     server.wait_for_log("changes of files are watched").await?;
     Ok((server, home))

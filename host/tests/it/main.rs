@@ -38,6 +38,7 @@ mod traps;
 mod webhook_auth;
 
 mod admin;
+mod monitoring;
 mod parity;
 
 mod terminal;

@@ -3,8 +3,10 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 
+use crate::support::admin::Operator;
 use crate::support::components::{self, write_atomically};
 use crate::support::server::{Launch, Server};
+use crate::support::{PATIENCE, within};
 
 fn write(server: &Server, config: &str) -> Result<()> {
     write_atomically(&server.home().join("switchyard.toml"), config.as_bytes())
@@ -68,6 +70,62 @@ async fn the_log_changes_while_it_runs_and_a_connection_is_followed() -> Result<
     server.wait_for_log("log.filter").await?;
     drop(server.client().await?);
     server.wait_for_log("connection opened").await?;
+    server.stop().await
+}
+
+#[tokio::test]
+async fn the_log_is_changed_by_who_operates() -> Result<()> {
+    let server = Launch::with_config("limits.name_bytes_max = 5").start().await?;
+    let operator = Operator::of(&server).await?;
+    let as_it_was = operator.get("/v1/log")?;
+    let expected = json!({"filter": "info", "format": "text", "followed": [], "lines_lost": 0});
+    assert_eq!(as_it_was, expected);
+    let mut client = server.client().await?;
+    let hello = client.call(json!(["HELLO"])).await?;
+    let id = hello.pointer("/1/connection").and_then(|id| id.as_str()).unwrap_or_default();
+
+    let said = operator.json(&["log", "--follow", id])?;
+    assert_eq!(said["followed"], json!([id.parse::<u64>()?]));
+    client.call(json!(["PUBSUB", "NUMPAT"])).await?;
+    let line = server.wait_for_log("PUBSUB").await?;
+    ensure!(line.contains(&format!("connection={id} ")), "{line}");
+
+    let said = operator.say(&["log", "debug"])?;
+    ensure!(said.contains("debug") && said.contains(id), "{said}");
+    let line = server.wait_for_log("the log was changed").await?;
+    ensure!(line.contains("by=local"), "{line}");
+    drop(server.client().await?);
+    server.wait_for_log("connection opened").await?;
+
+    // What makes no sense changes nothing.
+    let done = operator.run(&["log", "switchyard=loud", "--unfollow", id])?;
+    ensure!(done.code == Some(1) && done.stderr.contains("switchyard=loud"), "{done:?}");
+    let many: Vec<u64> = (1..=1_001).collect();
+    let (status, said) = operator.ask("PUT", "/v1/log", Some(&json!({"follow": many})))?;
+    assert_eq!(status, 400, "{said}");
+    let debugging = operator.get("/v1/log")?;
+    assert_eq!(debugging["followed"], json!([id.parse::<u64>()?]));
+    assert_eq!(debugging["filter"], json!("debug"));
+
+    // A file that says nothing of it leaves it; one that does has its way.
+    write(&server, "limits.name_bytes_max = 6")?;
+    server.wait_for_log("limits.name_bytes_max").await?;
+    assert_eq!(operator.get("/v1/log")?, debugging);
+    write(&server, "log.filter = 'warn'\nlog.connections = [77]")?;
+    within(PATIENCE, "the file's filter", async {
+        while operator.get("/v1/log")?["filter"] != json!("warn") {
+            tokio::task::yield_now().await;
+        }
+        anyhow::Ok(())
+    })
+    .await??;
+    within(PATIENCE, "the file's connections", async {
+        while operator.get("/v1/log")?["followed"] != json!([77]) {
+            tokio::task::yield_now().await;
+        }
+        anyhow::Ok(())
+    })
+    .await??;
     server.stop().await
 }
 

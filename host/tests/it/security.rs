@@ -174,6 +174,45 @@ async fn a_connection_too_many_from_one_address_is_closed_with_4103() -> Result<
 }
 
 #[tokio::test]
+async fn one_connection_too_many_is_told_so_at_both_doors() -> Result<()> {
+    let server = Launch::with_config("limits.connections_max = 1").start().await?;
+    let mut only = server.client().await?;
+    let (code, reason) = server.client().await?.next_close().await?;
+    assert_eq!(code, Some(4101));
+    ensure!(reason.contains("limits.connections_max"), "{reason}");
+    let said = ask(server.resp_address().await?, "PING\r\n").await?;
+    assert_eq!(said, "-ERR max number of clients reached\r\n");
+    assert_eq!(only.call(json!(["PING"])).await?, json!(["OK", "PONG"]));
+    server.stop().await
+}
+
+/// Who shakes hands holds a place, and gives it up in time.
+#[tokio::test]
+async fn handshakes_beyond_their_limit_wait() -> Result<()> {
+    const TIME: Duration = Duration::from_millis(400);
+    let config =
+        format!("http.handshakes_max = 1\nhttp.handshake_timeout_ms = {}", TIME.as_millis());
+    let server = Launch::with_config(&config).start().await?;
+    let address = server.address().await?;
+    let began = Instant::now();
+    let mut silent = TcpStream::connect(address).await?;
+    // It has the only place by now: the next one waits.
+    let line = server.wait_for_log("newcomers wait").await?;
+    ensure!(line.contains("WARN") && line.contains("door=\"http\""), "{line}");
+    ensure!(line.contains("http.handshakes_max allows, which is 1"), "{line}");
+    let mut second = connect(address, &[]).await??;
+    ensure!(began.elapsed() >= TIME, "let in after {:?}", began.elapsed());
+    assert_eq!(second.call(json!(["PING"])).await?, json!(["OK", "PONG"]));
+    let mut said = String::new();
+    within(PATIENCE, "an answer", silent.read_to_string(&mut said)).await??;
+    ensure!(said.starts_with("HTTP/1.1 408"), "{said}");
+    // The other door has places of its own, and gives them up before it says a word.
+    let _silent = TcpStream::connect(address).await?;
+    assert_eq!(ask(server.resp_address().await?, "PING\r\n").await?, "+PONG\r\n");
+    server.stop().await
+}
+
+#[tokio::test]
 async fn commands_that_come_too_fast_are_refused_and_a_flood_is_closed() -> Result<()> {
     let config = "limits.commands_per_second_max = 20";
     let server = Launch::with_config(config).start().await?;

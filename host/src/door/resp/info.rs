@@ -126,11 +126,11 @@ impl Resp {
             "stats" => {
                 let [commands, read, written] = stats.totals();
                 vec![
-                    ("total_connections_received", load(&stats.connections)),
+                    ("total_connections_received", stats.accepted_in_all().to_string()),
                     ("total_commands_processed", commands.to_string()),
                     ("total_net_input_bytes", read.to_string()),
                     ("total_net_output_bytes", written.to_string()),
-                    ("rejected_connections", load(&stats.rejected_connections)),
+                    ("rejected_connections", stats.refused_in_all().to_string()),
                     ("client_output_buffer_limit_disconnections", load(&stats.outbox_overflows)),
                     ("pubsub_channels", channels(Space::Channels)),
                     ("pubsub_patterns", hub.pattern_count().unwrap_or(0).to_string()),

@@ -10,6 +10,7 @@ pub mod info;
 mod reply;
 
 use std::borrow::Cow;
+use std::cell::Cell;
 
 use bytes::Bytes;
 
@@ -17,7 +18,7 @@ use super::websocket::Subprotocol;
 use super::{Door, Taken};
 use crate::close::{CloseReason, ProtocolViolation};
 use crate::hub::encoding::Encoding;
-use crate::protocol::command::{Command, Kind, Publication, Request, Space, Tag};
+use crate::protocol::command::{Command, Ending, Kind, Publication, Request, Space, Tag, Verb};
 use crate::protocol::resp::commands::{self, CommandId, CommandSpec};
 use crate::protocol::resp::{
     Arguments, Authentication, Burst, Outcome, ProtocolError, ReplyWriter, RequestLimits,
@@ -47,6 +48,8 @@ pub struct Resp {
     info: info::ServerInfo,
     /// An AUTH or HELLO that waits for what comes of its credentials.
     authenticating: Option<client::Authenticating>,
+    /// How the command that is carried out ended, as far as it has.
+    ending: Cell<Ending>,
 }
 
 /// What carries the bytes.
@@ -96,6 +99,7 @@ impl Resp {
             library: Default::default(),
             info,
             authenticating: None,
+            ending: Cell::new(Ending::Ok),
         }
     }
 
@@ -209,11 +213,13 @@ impl Resp {
         if self.skip == Skip::Next {
             self.skip = Skip::This;
         }
+        self.ending.set(Ending::Ok);
         let flow = match commands::lookup(arguments) {
             Err(error) => {
                 if !self.is_too_fast("(none)", session) {
                     self.error(session, &error.text());
                 }
+                self.is_done(Verb::None, session);
                 Flow::Continue
             }
             Ok(spec)
@@ -222,6 +228,7 @@ impl Resp {
                 if !self.is_too_fast(spec.name, session) {
                     self.error(session, &errors::not_while_subscribed(spec.name));
                 }
+                self.is_done(verb(spec.id), session);
                 Flow::Continue
             }
             Ok(spec) => self.run(spec, arguments, session),
@@ -254,6 +261,7 @@ impl Resp {
             CommandId::PubsubChannels | CommandId::PubsubShardchannels if arguments.len() > 3 => {
                 let word = |place| arguments.get(place).unwrap_or_default();
                 self.error(session, &errors::wrong_subcommand_arity(word(0), word(1)));
+                self.is_done(Verb::Pubsub, session);
                 return Flow::Continue;
             }
             CommandId::PubsubChannels => Command::Channels(Space::Channels, matching()),
@@ -265,7 +273,11 @@ impl Resp {
                 Command::Ping(arguments.get(1).map(Cow::Borrowed))
             }
             CommandId::Quit => Command::Quit,
-            _ => return self.run_own(spec, arguments, session),
+            id => {
+                self.run_own(spec, arguments, session);
+                self.is_done(verb(id), session);
+                return Flow::Continue;
+            }
         };
         // A PING of a subscriber in RESP2 is answered like a message.
         let spelling = self.spelling().while_subscribed(self.is_subscribed_in_resp2(session));
@@ -277,16 +289,10 @@ impl Resp {
     }
 
     /// What the session has no word for: what is between the client and its door.
-    fn run_own(
-        &mut self,
-        spec: &CommandSpec,
-        arguments: Arguments<'_>,
-        session: &mut Session,
-    ) -> Flow {
+    fn run_own(&mut self, spec: &CommandSpec, arguments: Arguments<'_>, session: &mut Session) {
         if self.is_too_fast(spec.name, session) {
-            return Flow::Continue;
+            return;
         }
-        session.services.stats.carried_out(1);
         match spec.id {
             CommandId::Ping => self.error(session, &errors::wrong_arity(spec.name)),
             CommandId::Echo => {
@@ -329,7 +335,11 @@ impl Resp {
             CommandId::CommandHelp => self.help(session, "command", help::COMMAND),
             _ => self.error(session, errors::SYNTAX),
         }
-        Flow::Continue
+    }
+
+    /// Counts a command that did not get to the session.
+    fn is_done(&self, verb: Verb, session: &Session) {
+        session.services.stats.carried_out(verb, self.ending.get(), 1);
     }
 
     /// Counts a command that does not get to the session. True: it came too fast,
@@ -404,6 +414,8 @@ impl Resp {
     }
 
     fn error(&self, session: &mut Session, text: &[u8]) {
+        let code = text.split(|byte| *byte == b' ').next().unwrap_or_default();
+        self.ending.set(Ending::of(std::str::from_utf8(code).unwrap_or_default()));
         self.reply(session, |reply| reply.error(text));
     }
 
@@ -426,6 +438,56 @@ impl Resp {
     fn set_version(&mut self, version: RespVersion, session: &Session) {
         self.version = version;
         session.connection.set_encoding(encoding(self.transport, version));
+    }
+}
+
+/// What a command is counted as.
+fn verb(id: CommandId) -> Verb {
+    match id {
+        CommandId::Auth => Verb::Auth,
+        CommandId::ClientGetname
+        | CommandId::ClientHelp
+        | CommandId::ClientId
+        | CommandId::ClientInfo
+        | CommandId::ClientList
+        | CommandId::ClientNoEvict
+        | CommandId::ClientNoTouch
+        | CommandId::ClientReply
+        | CommandId::ClientSetinfo
+        | CommandId::ClientSetname => Verb::Client,
+        CommandId::Command
+        | CommandId::CommandCount
+        | CommandId::CommandDocs
+        | CommandId::CommandHelp
+        | CommandId::CommandInfo
+        | CommandId::CommandList => Verb::Command,
+        CommandId::ConfigGet
+        | CommandId::ConfigHelp
+        | CommandId::ConfigResetstat
+        | CommandId::ConfigRewrite
+        | CommandId::ConfigSet => Verb::Config,
+        CommandId::Container => Verb::None,
+        CommandId::Echo => Verb::Echo,
+        CommandId::Hello => Verb::Hello,
+        CommandId::Info => Verb::Info,
+        CommandId::Ping => Verb::Ping,
+        CommandId::Psubscribe => Verb::Psubscribe,
+        CommandId::Publish => Verb::Publish,
+        CommandId::PubsubChannels
+        | CommandId::PubsubHelp
+        | CommandId::PubsubNumpat
+        | CommandId::PubsubNumsub
+        | CommandId::PubsubShardchannels
+        | CommandId::PubsubShardnumsub => Verb::Pubsub,
+        CommandId::Punsubscribe => Verb::Punsubscribe,
+        CommandId::Quit => Verb::Quit,
+        CommandId::Reset => Verb::Reset,
+        CommandId::Select => Verb::Select,
+        CommandId::Spublish => Verb::Spublish,
+        CommandId::Ssubscribe => Verb::Ssubscribe,
+        CommandId::Subscribe => Verb::Subscribe,
+        CommandId::Sunsubscribe => Verb::Sunsubscribe,
+        CommandId::Unsubscribe => Verb::Unsubscribe,
     }
 }
 

@@ -1,0 +1,60 @@
+//! What is logged, and changing it.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use tracing::info;
+
+use super::Admin;
+use super::body::JsonBody;
+use super::error::ApiError;
+use super::view::{LogBody, LogView};
+use crate::config::LogFormat;
+use crate::log::{self, FOLLOWED_MAX, Log};
+use crate::middleware::stats::By;
+
+/// `GET /v1/log`
+pub async fn show(State(_): State<Admin>) -> Result<Json<LogView>, ApiError> {
+    Ok(Json(view(current()?)))
+}
+
+/// `PUT /v1/log`
+pub async fn change(
+    State(_): State<Admin>,
+    Extension(by): Extension<By>,
+    JsonBody(LogBody { filter, follow, unfollow }): JsonBody<LogBody>,
+) -> Result<Json<LogView>, ApiError> {
+    let log = current()?;
+    // All of it or nothing: the filter may be none.
+    if let Some(filter) = &filter {
+        log::parse(filter).map_err(ApiError::bad_request)?;
+    }
+    if !log::change_followed(&follow, &unfollow) {
+        let words = format!("{FOLLOWED_MAX} connections may be followed at once");
+        return Err(ApiError::bad_request(words));
+    }
+    if let Some(filter) = &filter {
+        log.set_filter(filter).map_err(ApiError::bad_request)?;
+    }
+    let view = view(log);
+    info!(filter = view.filter, followed = ?view.followed, by = %by.name(), "the log was changed");
+    Ok(Json(view))
+}
+
+fn current() -> Result<&'static Log, ApiError> {
+    let none = || ApiError::new(StatusCode::CONFLICT, "no-log", "nothing is logged here");
+    Log::current().ok_or_else(none)
+}
+
+fn view(log: &Log) -> LogView {
+    LogView {
+        filter: log.filter(),
+        format: match log.format() {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+        .to_owned(),
+        followed: log::followed(),
+        lines_lost: log::lost(),
+    }
+}

@@ -1,0 +1,293 @@
+//! How the server is, and which part of it is ill.
+//!
+//! The engine is tried by a message that goes the way of all messages: into each
+//! shard, through its engine, into the outbox of a connection that nobody sees.
+//! Nobody else receives it, and no plugin is asked about it, because what a plugin
+//! says of a stranger is no illness; plugins and backplane say themselves how they
+//! are. What was found holds for `health.reuse_ms`, so that asking often costs
+//! nothing, and is waited for no longer than `health.timeout_ms`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use crate::backplane::State as BackplaneState;
+use crate::config::HealthConfig;
+use crate::entrance::Live;
+use crate::log;
+use crate::middleware::plugin::{self, TrapPolicy};
+use crate::session::Services;
+
+/// How a part is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// It does what it is there for.
+    Ok,
+    /// It does not, and the server serves without it.
+    Degraded,
+    /// It does not, and clients are refused for it.
+    Ill,
+}
+
+/// How the server is at a moment.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Each shard, in the order of their numbers; the second half is of shard
+    /// channels.
+    pub shards: Arc<[Finding]>,
+    /// How old that is.
+    pub age: Duration,
+    /// How long it took.
+    pub took: Duration,
+    /// Each plugin, in the order of the chain, by its slot.
+    pub plugins: Vec<(String, Finding)>,
+    /// None: the node is alone.
+    pub backplane: Option<Finding>,
+    /// Whether what is logged is written.
+    pub log: Finding,
+    /// Whether the server is ending.
+    pub is_draining: bool,
+}
+
+/// How a part is, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How it is.
+    pub status: Status,
+    /// What is wrong; none: nothing.
+    pub problem: Option<String>,
+}
+
+impl Finding {
+    const OK: Finding = Finding { status: Status::Ok, problem: None };
+
+    fn degraded(problem: impl Into<String>) -> Finding {
+        Finding { status: Status::Degraded, problem: Some(problem.into()) }
+    }
+
+    fn ill(problem: impl Into<String>) -> Finding {
+        Finding { status: Status::Ill, problem: Some(problem.into()) }
+    }
+}
+
+impl Report {
+    /// How the whole is: as its worst part.
+    pub fn status(&self) -> Status {
+        self.findings().map(|finding| finding.status).max().unwrap_or(Status::Ok)
+    }
+
+    /// Whether newcomers should be sent here.
+    pub fn is_ready(&self) -> bool {
+        !self.is_draining && self.status() != Status::Ill
+    }
+
+    /// What is wrong, the worst first.
+    pub fn problems(&self) -> Vec<String> {
+        let mut wrong: Vec<&Finding> = self.findings().collect();
+        wrong.sort_by_key(|finding| std::cmp::Reverse(finding.status));
+        let mut problems: Vec<String> =
+            wrong.into_iter().filter_map(|finding| finding.problem.clone()).collect();
+        // Shards that are ill of the same.
+        problems.dedup();
+        problems
+    }
+
+    /// The same in a few lines for people.
+    pub fn text(&self) -> String {
+        let problems = self.problems();
+        let words = match self.status() {
+            Status::Ok => "ok",
+            Status::Degraded => "ok, but",
+            Status::Ill => "ill",
+        };
+        if problems.is_empty() {
+            return format!("{words}\n");
+        }
+        format!("{words}: {}\n", problems.join("; "))
+    }
+
+    fn findings(&self) -> impl Iterator<Item = &Finding> {
+        let plugins = self.plugins.iter().map(|(_, finding)| finding);
+        self.shards.iter().chain(plugins).chain(&self.backplane).chain([&self.log])
+    }
+}
+
+/// Knows how the server is.
+pub struct Health {
+    services: Services,
+    live: Arc<Live>,
+    config: HealthConfig,
+    /// Who comes while it is asked waits for the answer to that.
+    last: Mutex<Option<Probed>>,
+    /// Whether a message is under way.
+    is_probing: Arc<AtomicBool>,
+}
+
+/// What a message found, and when.
+#[derive(Clone)]
+struct Probed {
+    at: Instant,
+    took: Duration,
+    shards: Arc<[Finding]>,
+}
+
+impl Health {
+    /// Of a server of these parts. Nothing is asked yet.
+    pub fn new(services: Services, live: Arc<Live>, config: HealthConfig) -> Arc<Health> {
+        let is_probing = Arc::default();
+        Arc::new(Health { services, live, config, last: Mutex::new(None), is_probing })
+    }
+
+    /// What it looks at.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// Whether the server is ending, for instance.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// How the server is.
+    pub async fn report(&self) -> Report {
+        let Probed { at, took, shards } = self.probed().await;
+        Report {
+            shards,
+            age: at.elapsed(),
+            took,
+            plugins: self.plugins(),
+            backplane: self.services.backplane.as_ref().map(|backplane| match backplane.state() {
+                BackplaneState::Ready => Finding::OK,
+                BackplaneState::Restoring => {
+                    Finding::ill("the backplane is being told what is listened to")
+                }
+                BackplaneState::Away => Finding::ill("the backplane is away"),
+            }),
+            log: match log::is_written() {
+                true => Finding::OK,
+                false => Finding::degraded("the log cannot be written"),
+            },
+            is_draining: self.live.is_draining(),
+        }
+    }
+
+    fn plugins(&self) -> Vec<(String, Finding)> {
+        let Some(chain) = self.services.middleware.chain_within(Duration::ZERO) else {
+            // It is being changed: those of a moment ago are gone or about to.
+            return Vec::new();
+        };
+        let plugins = chain.plugins().to_vec();
+        drop(chain);
+        let finding = |plugin: &Arc<plugin::Plugin>| {
+            let slot = plugin.slot();
+            let finding = match (plugin.state(), plugin.policy) {
+                (plugin::State::Running, _) => Finding::OK,
+                (plugin::State::Rebuilding { .. }, _) => {
+                    Finding::degraded(format!("the plugin {slot} failed and is rebuilt"))
+                }
+                (plugin::State::Parked { .. }, TrapPolicy::Open) => Finding::degraded(format!(
+                    "the plugin {slot} failed too often, is parked, and is skipped"
+                )),
+                (plugin::State::Parked { .. }, TrapPolicy::Closed) => Finding::ill(format!(
+                    "the plugin {slot} failed too often, is parked, and what it guards is refused"
+                )),
+            };
+            (slot, finding)
+        };
+        plugins.iter().map(finding).collect()
+    }
+
+    async fn probed(&self) -> Probed {
+        let mut last = self.last.lock().await;
+        if let Some(last) = &*last
+            && last.at.elapsed() < self.config.reuse_time
+        {
+            return last.clone();
+        }
+        let began = Instant::now();
+        let shards = self.probe().await;
+        let probed = Probed { at: Instant::now(), took: began.elapsed(), shards };
+        *last = Some(probed.clone());
+        probed
+    }
+
+    async fn probe(&self) -> Arc<[Finding]> {
+        let all = |finding: Finding| vec![finding; 2 * self.services.hub.spread()].into();
+        let patience = self.config.time;
+        let ms = patience.as_millis();
+        // One that does not come back holds one thread, and not one a second.
+        if self.is_probing.swap(true, Ordering::AcqRel) {
+            return all(Finding::ill(format!("the engine has not answered for more than {ms} ms")));
+        }
+        let (services, is_probing) = (self.services.clone(), self.is_probing.clone());
+        let probing = tokio::task::spawn_blocking(move || {
+            let _done = Done(is_probing);
+            // Half of the time is for waiting, so that it can be said for whom.
+            let until = Instant::now() + patience / 2;
+            let is_chain_free = services.middleware.chain_within(patience / 2).is_some();
+            (is_chain_free, services.hub.probe(until))
+        });
+        match tokio::time::timeout(patience, probing).await {
+            Ok(Ok((true, shards))) => shards
+                .into_iter()
+                .map(|found| {
+                    found.map_or_else(|fault| Finding::ill(fault.words()), |()| Finding::OK)
+                })
+                .collect(),
+            Ok(Ok((false, _))) => {
+                all(Finding::ill(format!("the plugins have been held for more than {} ms", ms / 2)))
+            }
+            Ok(Err(_)) => all(Finding::ill("asking the engine failed; the log says how")),
+            Err(_) => all(Finding::ill(format!("the engine does not answer within {ms} ms"))),
+        }
+    }
+}
+
+/// Says that a message is not under way any more, however that ended.
+struct Done(Arc<AtomicBool>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        Report {
+            shards: [Finding::OK, Finding::OK].into(),
+            age: Duration::ZERO,
+            took: Duration::ZERO,
+            plugins: vec![("10-acl".to_owned(), Finding::OK)],
+            backplane: None,
+            log: Finding::OK,
+            is_draining: false,
+        }
+    }
+
+    #[test]
+    fn the_whole_is_as_its_worst_part_and_says_so() {
+        let mut report = report();
+        assert_eq!((report.status(), report.is_ready()), (Status::Ok, true));
+        assert_eq!(report.text(), "ok\n");
+        report.log = Finding::degraded("no log");
+        assert_eq!((report.status(), report.is_ready()), (Status::Degraded, true));
+        assert_eq!(report.text(), "ok, but: no log\n");
+        report.shards = [Finding::ill("engine"), Finding::ill("engine")].into();
+        assert_eq!((report.status(), report.is_ready()), (Status::Ill, false));
+        assert_eq!(report.text(), "ill: engine; no log\n");
+    }
+
+    #[test]
+    fn who_ends_is_well_but_not_ready() {
+        let report = Report { is_draining: true, ..report() };
+        assert_eq!((report.status(), report.is_ready()), (Status::Ok, false));
+    }
+}

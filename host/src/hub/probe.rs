@@ -1,0 +1,120 @@
+//! A message that tries a shard: it goes the way of all messages, and only a
+//! connection that nobody sees receives it.
+//!
+//! The shard is held from the subscription to its end, so that no client can listen
+//! to the channel or find it listed. The backplane is not told.
+
+use std::collections::VecDeque;
+use std::task::{Context, Waker};
+use std::time::Instant;
+
+use guest_core::Names;
+use parking_lot::Mutex;
+
+use super::connections::Connection;
+use super::encoding::{Encoding, Push};
+use super::shard::Shard;
+use super::{Hub, Unavailable, place};
+use crate::outbox::{Taken, Written};
+use crate::protocol::command::{Kind, Space};
+
+/// What a message says that tries a shard.
+const PAYLOAD: &[u8] = b"probe";
+
+/// Why a message did not come through a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeFault {
+    /// The shard was held for too long.
+    Busy,
+    /// The engine cannot be asked.
+    Unavailable,
+    /// It was not delivered.
+    Lost,
+}
+
+impl ProbeFault {
+    /// In words.
+    pub fn words(self) -> &'static str {
+        match self {
+            ProbeFault::Busy => "the engine is busy for too long",
+            ProbeFault::Unavailable => "the engine cannot be asked",
+            ProbeFault::Lost => "the engine does not deliver what is published",
+        }
+    }
+}
+
+impl From<Unavailable> for ProbeFault {
+    fn from(_: Unavailable) -> ProbeFault {
+        ProbeFault::Unavailable
+    }
+}
+
+impl Hub {
+    /// Tries each shard, in the order of their numbers. Shards are waited for until
+    /// then, all together. Blocks: not to be called on a thread that serves
+    /// connections.
+    pub fn probe(&self, until: Instant) -> Vec<Result<(), ProbeFault>> {
+        let probe = self.connections.unseen(Encoding::Json);
+        let of = |(number, shard): (usize, &Mutex<Shard>)| {
+            let space = match number < self.spread {
+                true => Space::Channels,
+                false => Space::ShardChannels,
+            };
+            let channel = self.channel_of(number);
+            // The engine may have failed and been rebuilt between the two steps.
+            match self.probe_shard(shard, until, &probe, space, &channel) {
+                Err(ProbeFault::Lost) => self.probe_shard(shard, until, &probe, space, &channel),
+                done => done,
+            }
+        };
+        self.shards.iter().enumerate().map(of).collect()
+    }
+
+    fn probe_shard(
+        &self,
+        shard: &Mutex<Shard>,
+        until: Instant,
+        probe: &Connection,
+        space: Space,
+        channel: &[u8],
+    ) -> Result<(), ProbeFault> {
+        let kind = match space {
+            Space::Channels => Kind::Channel,
+            Space::ShardChannels => Kind::Shard,
+        };
+        let names: Names = [channel].into_iter().collect();
+        let mut shard = shard.try_lock_until(until).ok_or(ProbeFault::Busy)?;
+        shard.subscribe(self, probe.id, kind, &names)?;
+        let routed = shard.route(self, std::iter::once(channel));
+        let mut push = Push::new(space, None, channel, PAYLOAD);
+        let expected = push.encoded(probe.encoding());
+        for range in routed.iter().flatten() {
+            let own = |(pattern, ids): &(Option<&[u8]>, &[u64])| {
+                pattern.is_none() && ids.contains(&probe.id)
+            };
+            if shard.groups(range).any(|group| own(&group)) {
+                probe.outbox.push(expected.clone());
+            }
+        }
+        shard.unsubscribe(self, probe.id, kind, &names);
+        drop(shard);
+        routed?;
+        let mut chunks = VecDeque::new();
+        let context = Context::from_waker(Waker::noop());
+        let taken = probe.outbox.take(Written::default(), &mut chunks, &context);
+        let written = Written { bytes: expected.len(), chunks: 1 };
+        probe.outbox.take(written, &mut VecDeque::new(), &context);
+        match chunks.iter().eq([&expected]) && matches!(taken, Taken::Open { .. }) {
+            true => Ok(()),
+            false => Err(ProbeFault::Lost),
+        }
+    }
+
+    /// A channel that belongs to this shard, and to no client.
+    fn channel_of(&self, number: usize) -> Vec<u8> {
+        (0_u32..)
+            .map(|salt| format!("__switchyard:probe:{salt}").into_bytes())
+            .find(|name| place(name, self.spread) == number % self.spread)
+            .expect("a hash spreads names over all shards")
+    }
+}

@@ -1,0 +1,175 @@
+//! What is counted of the shards and their engines.
+//!
+//! Each shard counts for itself while its lock is held, so that nobody else writes
+//! there; whoever reads takes no lock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::engine::EngineFault;
+use crate::middleware::stats::{Histogram, HistogramReading};
+use crate::stats::{count, load};
+
+/// A function of an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the contract documents them")]
+pub enum EngineCall {
+    Subscribe,
+    Unsubscribe,
+    Psubscribe,
+    Punsubscribe,
+    Route,
+    Channels,
+    SubscriberCounts,
+    ChannelCount,
+    PatternCount,
+    /// Making a fresh one.
+    Instantiate,
+}
+
+impl EngineCall {
+    /// All, in the order in which they are counted.
+    pub const ALL: [EngineCall; 10] = [
+        EngineCall::Subscribe,
+        EngineCall::Unsubscribe,
+        EngineCall::Psubscribe,
+        EngineCall::Punsubscribe,
+        EngineCall::Route,
+        EngineCall::Channels,
+        EngineCall::SubscriberCounts,
+        EngineCall::ChannelCount,
+        EngineCall::PatternCount,
+        EngineCall::Instantiate,
+    ];
+
+    /// What the contract calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            EngineCall::Subscribe => "subscribe",
+            EngineCall::Unsubscribe => "unsubscribe",
+            EngineCall::Psubscribe => "psubscribe",
+            EngineCall::Punsubscribe => "punsubscribe",
+            EngineCall::Route => "route",
+            EngineCall::Channels => "channels",
+            EngineCall::SubscriberCounts => "subscriber-counts",
+            EngineCall::ChannelCount => "channel-count",
+            EngineCall::PatternCount => "pattern-count",
+            EngineCall::Instantiate => "instantiate",
+        }
+    }
+}
+
+/// What is counted of one function.
+#[derive(Default)]
+struct CallStats {
+    time: Histogram,
+    faults: AtomicU64,
+}
+
+/// What is counted of one shard.
+pub struct ShardStats {
+    calls: [CallStats; EngineCall::ALL.len()],
+    publications: AtomicU64,
+    deliveries: AtomicU64,
+    rebuilds: Histogram,
+    is_up: AtomicBool,
+}
+
+impl Default for ShardStats {
+    fn default() -> ShardStats {
+        ShardStats {
+            calls: Default::default(),
+            publications: AtomicU64::new(0),
+            deliveries: AtomicU64::new(0),
+            rebuilds: Histogram::default(),
+            is_up: AtomicBool::new(true),
+        }
+    }
+}
+
+impl ShardStats {
+    /// Its engine was asked this, and took so long.
+    pub fn called(&self, call: EngineCall, time: Duration) {
+        if let Some(calls) = self.calls.get(call as usize) {
+            calls.time.record(time);
+        }
+    }
+
+    /// Its engine failed, and is not there any more.
+    pub fn failed(&self, fault: &EngineFault) {
+        self.is_up.store(false, Ordering::Relaxed);
+        let calls = EngineCall::ALL.into_iter().zip(&self.calls);
+        for (_, calls) in calls.filter(|(call, _)| call.name() == fault.call) {
+            count(&calls.faults);
+        }
+    }
+
+    /// It has an engine that was told what holds, which took so long.
+    pub fn rebuilt(&self, time: Duration) {
+        self.rebuilds.record(time);
+        self.is_up();
+    }
+
+    /// It has an engine.
+    pub fn is_up(&self) {
+        self.is_up.store(true, Ordering::Relaxed);
+    }
+
+    /// It has no engine now.
+    pub fn is_down(&self) {
+        self.is_up.store(false, Ordering::Relaxed);
+    }
+
+    /// So many publications made so many deliveries.
+    pub fn delivered(&self, publications: u64, deliveries: u64) {
+        self.publications.fetch_add(publications, Ordering::Relaxed);
+        self.deliveries.fetch_add(deliveries, Ordering::Relaxed);
+    }
+}
+
+/// What is counted of all shards.
+pub struct HubStats {
+    shards: Box<[Arc<ShardStats>]>,
+}
+
+impl HubStats {
+    /// Of so many shards.
+    pub fn new(shards: usize) -> HubStats {
+        HubStats { shards: (0..shards).map(|_| Arc::default()).collect() }
+    }
+
+    /// That of one shard.
+    pub fn of(&self, number: usize) -> Arc<ShardStats> {
+        self.shards.get(number).cloned().unwrap_or_default()
+    }
+
+    /// Publications that were delivered, to whoever listened.
+    pub fn publications(&self) -> u64 {
+        self.shards.iter().map(|shard| load(&shard.publications)).sum()
+    }
+
+    /// Deliveries that they made.
+    pub fn deliveries(&self) -> u64 {
+        self.shards.iter().map(|shard| load(&shard.deliveries)).sum()
+    }
+
+    /// How long calls of each function took, and how many of them failed.
+    pub fn calls(&self) -> impl Iterator<Item = (EngineCall, HistogramReading, u64)> {
+        EngineCall::ALL.into_iter().map(|call| {
+            let of = || self.shards.iter().filter_map(move |shard| shard.calls.get(call as usize));
+            let time = of().map(|calls| calls.time.read()).sum();
+            (call, time, of().map(|calls| load(&calls.faults)).sum())
+        })
+    }
+
+    /// How long it took to rebuild engines.
+    pub fn rebuilds(&self) -> HistogramReading {
+        self.shards.iter().map(|shard| shard.rebuilds.read()).sum()
+    }
+
+    /// Of each shard, whether it has an engine.
+    pub fn shards_up(&self) -> impl Iterator<Item = bool> {
+        self.shards.iter().map(|shard| shard.is_up.load(Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,494 @@
+//! What the server counts, as Prometheus reads it.
+//!
+//! Nothing is counted here: each scrape reads what is counted where it happens, and
+//! looks at each connection once. Names and units follow Prometheus' conventions;
+//! docs/monitoring.md says what they mean. It knows neither HTTP nor who asks.
+
+mod page;
+mod process;
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
+use prometheus_client::registry::Registry;
+
+use crate::backplane::{Backplane, State as BackplaneState};
+use crate::hub::connections::Connections;
+use crate::hub::encoding::Encoding;
+use crate::log;
+use crate::middleware::plugin;
+use crate::middleware::stats::Hook;
+use crate::middleware::{Middleware, plugin::Plugin};
+use crate::protocol::command::{Ending, Kind, Space};
+use crate::session::Services;
+use crate::stats::{Door, Stats, load};
+use page::{NONE, Page};
+
+/// How a scrape is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus' text format, which everybody reads.
+    Prometheus,
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+}
+
+impl Format {
+    /// What `Content-Type` calls it.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Format::Prometheus => prometheus_text::CONTENT_TYPE,
+            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// What metrics are read from.
+#[derive(Clone)]
+pub struct Metrics {
+    /// What is counted.
+    pub services: Services,
+    /// The doors that are open, and whether they speak TLS.
+    pub doors: Vec<(Door, bool)>,
+    /// How many handshakes may be under way at each.
+    pub handshakes_max: usize,
+    /// Whether the server is ending.
+    pub is_draining: bool,
+}
+
+impl Metrics {
+    /// All of them, as of now. Blocks: instances of plugins and engines are waited
+    /// for, as long as a call of theirs may take.
+    pub fn scrape(&self, format: Format) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self.clone()));
+        let mut written = String::new();
+        match format {
+            Format::Prometheus => prometheus_text::encode(&mut written, &registry),
+            Format::OpenMetrics => text::encode(&mut written, &registry),
+        }
+        .expect("a string takes all that is written");
+        written
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Metrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page(&mut encoder);
+        let Services { hub, middleware, stats, limits, backplane } = &self.services;
+        page.gauges(
+            "switchyard_build_info",
+            "Which version this is: always 1.",
+            [([("version", env!("CARGO_PKG_VERSION"))], 1.0)],
+        )?;
+        page.gauge(
+            "switchyard_draining",
+            "Whether the server is ending and lets nobody in: 1.",
+            f64::from(u8::from(self.is_draining)),
+        )?;
+        self.doors(&mut page, stats)?;
+        page.gauge(
+            "switchyard_connections_limit",
+            "How many connections there may be at once.",
+            limits.connections_max() as f64,
+        )?;
+        connections(&mut page, hub.connections())?;
+        commands(&mut page, stats)?;
+        self.hub(&mut page)?;
+        plugins(&mut page, middleware)?;
+        if let Some(backplane) = backplane {
+            write_backplane(&mut page, backplane)?;
+        }
+        page.counters(
+            "switchyard_log_lines_lost",
+            "Lines of the log that could not be written.",
+            [(NONE, log::lost())],
+        )?;
+        process::write(&mut page, stats.started_at)
+    }
+}
+
+impl Metrics {
+    fn doors(&self, page: &mut Page<'_, '_>, stats: &Stats) -> fmt::Result {
+        let tls = |is_tls: &bool| if *is_tls { "true" } else { "false" };
+        page.counters(
+            "switchyard_connections_accepted",
+            "Connections that were let in, by door.",
+            self.doors.iter().map(|(door, is_tls)| {
+                ([("door", door.name()), ("tls", tls(is_tls))], stats.accepted_by(*door))
+            }),
+        )?;
+        page.counters(
+            "switchyard_connections_refused",
+            "Connections that were turned away, by door and reason.",
+            self.doors.iter().flat_map(|(door, _)| {
+                stats
+                    .refused_by(*door)
+                    .map(|(why, count)| ([("door", door.name()), ("reason", why.name())], count))
+            }),
+        )?;
+        page.gauges(
+            "switchyard_handshakes",
+            "Handshakes that are under way, by door.",
+            self.doors.iter().map(|(door, _)| {
+                let [under_way, _] = stats.handshakes(*door);
+                ([("door", door.name())], under_way as f64)
+            }),
+        )?;
+        page.gauge(
+            "switchyard_handshakes_limit",
+            "How many handshakes may be under way at each door.",
+            self.handshakes_max as f64,
+        )?;
+        page.counters(
+            "switchyard_handshake_waits",
+            "How often newcomers had to wait because so many were under way.",
+            self.doors.iter().map(|(door, _)| {
+                let [_, waits] = stats.handshakes(*door);
+                ([("door", door.name())], waits)
+            }),
+        )?;
+        let lost = [("lost", load(&stats.lost))];
+        page.counters(
+            "switchyard_connections_closed",
+            "Connections that ended, by reason; lost: without a word.",
+            stats
+                .closed_by_reason()
+                .chain(lost)
+                .map(|(reason, count)| ([("reason", reason)], count)),
+        )
+    }
+
+    fn hub(&self, page: &mut Page<'_, '_>) -> fmt::Result {
+        let hub = &self.services.hub;
+        let stats = hub.stats();
+        page.counters(
+            "switchyard_publications",
+            "Publications that were delivered to whoever listened on this node.",
+            [(NONE, stats.publications())],
+        )?;
+        page.counters(
+            "switchyard_deliveries",
+            "Deliveries that publications made: one for each channel or pattern of a connection \
+             that matched.",
+            [(NONE, stats.deliveries())],
+        )?;
+        let channels = [("channels", Space::Channels), ("shard_channels", Space::ShardChannels)];
+        page.gauges(
+            "switchyard_channels",
+            "Channels that somebody listens to, by name space; absent while the engine cannot \
+             be asked.",
+            channels.into_iter().filter_map(|(name, space)| {
+                Some(([("space", name)], hub.channel_count(space).ok()? as f64))
+            }),
+        )?;
+        page.gauges(
+            "switchyard_patterns",
+            "Distinct patterns that somebody listens to; absent while the engine cannot be asked.",
+            hub.pattern_count().ok().map(|count| (NONE, count as f64)),
+        )?;
+        page.gauges(
+            "switchyard_engine_info",
+            "Which engine is in use: always 1.",
+            [([("version", hub.engine_version())], 1.0)],
+        )?;
+        page.gauges(
+            "switchyard_engine_shard_up",
+            "Whether a shard has an engine: 1, or 0 until it is rebuilt.",
+            stats
+                .shards_up()
+                .enumerate()
+                .map(|(number, is_up)| ([("shard", number as u64)], f64::from(u8::from(is_up)))),
+        )?;
+        let calls: Vec<_> = stats.calls().collect();
+        page.histograms(
+            "switchyard_engine_call_seconds",
+            "How long calls of the engine took, by function.",
+            calls
+                .iter()
+                .filter(|(_, time, _)| time.count() > 0)
+                .map(|(call, time, _)| ([("call", call.name())], *time)),
+        )?;
+        page.counters(
+            "switchyard_engine_faults",
+            "Calls of the engine that trapped or overran their budget, by function.",
+            calls.iter().map(|(call, _, faults)| ([("call", call.name())], *faults)),
+        )?;
+        page.histograms(
+            "switchyard_engine_rebuild_seconds",
+            "How long it took to rebuild the engine of a shard after it failed.",
+            [(NONE, stats.rebuilds())],
+        )
+    }
+}
+
+/// Looks at each connection once.
+fn connections(page: &mut Page<'_, '_>, connections: &Connections) -> fmt::Result {
+    let mut by_encoding = [0_u64; Encoding::ALL.len()];
+    let mut subscriptions = [0_u64; 3];
+    let (mut outbox_bytes, mut largest) = (0_u64, 0_u64);
+    for connection in connections.opened_ones() {
+        if let Some(count) = by_encoding.get_mut(usize::from(connection.encoding().index())) {
+            *count += 1;
+        }
+        let held = connection.subscriptions();
+        let kinds = [Kind::Channel, Kind::Pattern, Kind::Shard];
+        for (count, kind) in subscriptions.iter_mut().zip(kinds) {
+            *count += held.of(kind).len() as u64;
+        }
+        drop(held);
+        let bytes = connection.outbox.bytes() as u64;
+        outbox_bytes += bytes;
+        largest = largest.max(bytes);
+    }
+    page.gauges(
+        "switchyard_connections",
+        "Connections that are open, by protocol.",
+        Encoding::ALL
+            .into_iter()
+            .zip(by_encoding)
+            .map(|(encoding, count)| ([("protocol", encoding.name())], count as f64)),
+    )?;
+    page.gauges(
+        "switchyard_subscriptions",
+        "What connections listen to, by kind: one for each name of each connection.",
+        ["channel", "pattern", "shard_channel"]
+            .into_iter()
+            .zip(subscriptions)
+            .map(|(kind, count)| ([("kind", kind)], count as f64)),
+    )?;
+    page.gauge(
+        "switchyard_outbox_bytes",
+        "What waits to be sent to all connections.",
+        outbox_bytes as f64,
+    )?;
+    page.gauge(
+        "switchyard_outbox_largest_bytes",
+        "What waits to be sent to the connection with the most.",
+        largest as f64,
+    )
+}
+
+fn commands(page: &mut Page<'_, '_>, stats: &Stats) -> fmt::Result {
+    page.counters(
+        "switchyard_outbox_overflows",
+        "Connections that were closed because too much waited for them.",
+        [(NONE, load(&stats.outbox_overflows))],
+    )?;
+    page.counters(
+        "switchyard_outbox_overflow_bytes",
+        "What waited for them, and was dropped.",
+        [(NONE, load(&stats.outbox_overflow_bytes))],
+    )?;
+    // Of what never happens there are many.
+    let is_shown = |(_, outcome, count): &(_, Ending, u64)| *count > 0 || *outcome == Ending::Ok;
+    page.counters(
+        "switchyard_commands",
+        "Commands, by verb and result; the verb (none) is what was no command or came too fast.",
+        stats.commands().filter(is_shown).map(|(verb, outcome, count)| {
+            ([("verb", verb.name()), ("result", outcome.name())], count)
+        }),
+    )?;
+    let [_, read, written] = stats.totals();
+    page.counters(
+        "switchyard_received_bytes",
+        "Bytes that came from clients, without handshakes and TLS.",
+        [(NONE, read)],
+    )?;
+    page.counters(
+        "switchyard_sent_bytes",
+        "Bytes that went to clients, without handshakes and TLS.",
+        [(NONE, written)],
+    )
+}
+
+/// A plugin and its slot.
+struct Slot {
+    slot: String,
+    plugin: std::sync::Arc<Plugin>,
+}
+
+impl Slot {
+    /// What was counted of the hooks that were called.
+    fn hooks(&self) -> impl Iterator<Item = Hook> {
+        let stats = &self.plugin.stats;
+        Hook::ALL.into_iter().filter(move |hook| {
+            let stats = stats.of(*hook);
+            let [calls, _, faults] = stats.totals();
+            calls + faults > 0 || stats.verdicts().any(|(_, count)| count > 0)
+        })
+    }
+}
+
+fn plugins(page: &mut Page<'_, '_>, middleware: &Middleware) -> fmt::Result {
+    let plugins = middleware.chain().plugins().to_vec();
+    let slots: Vec<Slot> =
+        plugins.into_iter().map(|plugin| Slot { slot: plugin.slot(), plugin }).collect();
+    let by_hook = || {
+        slots.iter().flat_map(|slot| slot.hooks().map(move |hook| (slot, hook))).map(
+            |(slot, hook)| {
+                ([("slot", slot.slot.as_str()), ("hook", hook.name())], slot.plugin.stats.of(hook))
+            },
+        )
+    };
+    page.gauges(
+        "switchyard_plugin_info",
+        "Which plugin is in a slot: always 1.",
+        slots.iter().map(|Slot { slot, plugin }| {
+            let config = &plugin.config;
+            let labels = [
+                ("slot", slot.as_str()),
+                ("name", config.name.as_str()),
+                ("version", config.version.as_str()),
+            ];
+            (labels, 1.0)
+        }),
+    )?;
+    page.gauges(
+        "switchyard_plugin_state",
+        "How a plugin is: 1 for the state that it is in.",
+        slots.iter().flat_map(|Slot { slot, plugin }| {
+            let now = match plugin.state() {
+                plugin::State::Running => "running",
+                plugin::State::Rebuilding { .. } => "rebuilding",
+                plugin::State::Parked { .. } => "parked",
+            };
+            ["running", "rebuilding", "parked"].map(|state| {
+                ([("slot", slot.as_str()), ("state", state)], f64::from(u8::from(state == now)))
+            })
+        }),
+    )?;
+    page.gauges(
+        "switchyard_plugin_memory_bytes",
+        "What the memories of a plugin's instances hold.",
+        slots.iter().map(|Slot { slot, plugin }| {
+            let bytes: usize = plugin.memory_bytes().into_iter().flatten().sum();
+            ([("slot", slot.as_str())], bytes as f64)
+        }),
+    )?;
+    page.counters(
+        "switchyard_plugin_rebuilds",
+        "How often an instance of a plugin was built again after a failure.",
+        slots
+            .iter()
+            .map(|Slot { slot, plugin }| ([("slot", slot.as_str())], plugin.stats.rebuilds())),
+    )?;
+    page.histograms(
+        "switchyard_plugin_call_seconds",
+        "How long calls of a plugin's hooks took.",
+        by_hook().map(|(labels, stats)| (labels, stats.time.read())),
+    )?;
+    page.counters(
+        "switchyard_plugin_items",
+        "What a plugin's hooks were asked about: one call takes a list.",
+        by_hook().map(|(labels, stats)| {
+            let [_, items, _] = stats.totals();
+            (labels, items)
+        }),
+    )?;
+    page.counters(
+        "switchyard_plugin_verdicts",
+        "What a plugin's hooks said, or its policy in their place.",
+        by_hook().flat_map(|([slot, hook], stats)| {
+            stats
+                .verdicts()
+                .map(move |(verdict, count)| ([slot, hook, ("verdict", verdict.name())], count))
+        }),
+    )?;
+    page.counters(
+        "switchyard_plugin_faults",
+        "Calls of a plugin's hooks that trapped, overran their budget or broke the contract.",
+        by_hook().map(|(labels, stats)| {
+            let [_, _, faults] = stats.totals();
+            (labels, faults)
+        }),
+    )?;
+    page.gauge(
+        "switchyard_plugins_refused",
+        "Files in the plugin directory that were refused, and are not in use.",
+        middleware.refused().len() as f64,
+    )?;
+    page.histograms(
+        "switchyard_swap_pause_seconds",
+        "For how long a change of the chain or of the engine held messages up, by what it did.",
+        middleware.swaps().pauses_by_deed().map(|(deed, pauses)| ([("kind", deed.name())], pauses)),
+    )?;
+    page.gauge(
+        "switchyard_traces",
+        "How many look at single messages.",
+        middleware.tracer().count() as f64,
+    )
+}
+
+fn write_backplane(page: &mut Page<'_, '_>, backplane: &Backplane) -> fmt::Result {
+    let now = backplane.state();
+    page.gauges(
+        "switchyard_backplane_state",
+        "How this node stands to the backplane: 1 for the state that it is in.",
+        [BackplaneState::Away, BackplaneState::Restoring, BackplaneState::Ready]
+            .map(|state| ([("state", state.label())], f64::from(u8::from(state == now)))),
+    )?;
+    page.gauge(
+        "switchyard_backplane_waiting_publications",
+        "Publications that wait to be sent to the backplane.",
+        backplane.waiting() as f64,
+    )?;
+    for (name, value) in backplane.stats().all() {
+        page.counters(&format!("switchyard_{name}"), backplane_help(name), [(NONE, value)])?;
+    }
+    Ok(())
+}
+
+/// What a counter of the backplane counts.
+fn backplane_help(name: &str) -> &'static str {
+    match name {
+        "backplane_sent" => "Publications that the backplane has.",
+        "backplane_unsent_away" => {
+            "Publications accepted for this node alone while the backplane was away."
+        }
+        "backplane_unsent_full" => {
+            "Publications accepted for this node alone because too much waited for the backplane."
+        }
+        "backplane_unsent_refused" => "Publications that the backplane would not take.",
+        "backplane_uncertain" => {
+            "Publications under way when the connection broke, which the backplane has or not."
+        }
+        "backplane_refused" => "Publications refused to their publishers for want of a backplane.",
+        "backplane_received" => "Messages that came from other nodes.",
+        "backplane_echoes" => "Own messages and further copies that came back and were dropped.",
+        "backplane_oversized" => "Messages from other nodes over the limits of this one.",
+        "backplane_unmapped" => "Messages on subjects that no channel is written as.",
+        "backplane_undelivered" => {
+            "Messages from other nodes that a plugin or a failing engine kept from delivery."
+        }
+        "backplane_overrun" => "Messages that were dropped because they were not taken in time.",
+        "backplane_joined" => "Names that were listened to on the backplane, each time.",
+        "backplane_left" => "Names that were given up on the backplane.",
+        "backplane_unlistenable" => "Names that cannot be listened to on this backplane.",
+        "backplane_late_joins" => {
+            "Subscriptions acknowledged before the backplane had confirmed them."
+        }
+        "backplane_reconnects" => "How often the backplane came back.",
+        _ => "A count of the backplane.",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backplane::BackplaneStats;
+
+    #[test]
+    fn every_counter_of_the_backplane_is_explained() {
+        for (name, _) in BackplaneStats::default().all() {
+            assert_ne!(backplane_help(name), backplane_help("no such counter"), "{name}");
+        }
+    }
+}

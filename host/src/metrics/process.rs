@@ -1,0 +1,59 @@
+//! The process, under the names that Prometheus' own libraries use.
+//!
+//! Linux says it in `/proc`; what is not there is left out. The crates that read it
+//! want features of `rustix` or the size of a page; what is asked for here needs
+//! neither.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::page::{NONE, Page};
+
+/// Writes what is known of the process, which began at `started`.
+pub fn write(page: &mut Page<'_, '_>, started: SystemTime) -> fmt::Result {
+    let began = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    page.gauge(
+        "process_start_time_seconds",
+        "When the process began, in seconds since 1970.",
+        began.as_secs_f64(),
+    )?;
+    let cpu = clock_gettime(ClockId::ProcessCPUTime);
+    page.counters(
+        "process_cpu_seconds",
+        "Processor time that the process has taken.",
+        [(NONE, cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9)],
+    )?;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.split_whitespace().next()?.parse::<f64>().ok()
+    };
+    for (name, help, value) in [
+        ("process_resident_memory_bytes", "Memory that the process holds.", "VmRSS"),
+        ("process_virtual_memory_bytes", "Addresses that the process has taken.", "VmSize"),
+    ] {
+        // The kernel's kB are of 1024 bytes.
+        page.gauges(name, help, field(value).map(|kibibytes| (NONE, kibibytes * 1024.0)))?;
+    }
+    page.gauges(
+        "process_threads",
+        "Threads of the process.",
+        field("Threads").map(|threads| (NONE, threads)),
+    )?;
+    // One of them is what they are counted with.
+    let open = std::fs::read_dir("/proc/self/fd").ok().map(|open| open.count() as f64 - 1.0);
+    page.gauges("process_open_fds", "Open files and sockets.", open.map(|open| (NONE, open)))?;
+    page.gauges(
+        "process_max_fds",
+        "How many files and sockets may be open.",
+        max_fds().map(|max| (NONE, max)),
+    )
+}
+
+fn max_fds() -> Option<f64> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}

@@ -297,8 +297,11 @@ impl Middleware {
         };
         let from = current.as_ref().map(|old| old.identity.clone());
         let before = match records.remove(&slot).zip(current.as_ref()) {
-            // Nobody is brought back to what was parked.
-            Some((record, old)) if old.is_parked() => record.before,
+            // Nobody is brought back to what was parked; and what was before that may be
+            // what comes back now.
+            Some((record, old)) if old.is_parked() => {
+                record.before.filter(|_| !placing.is_rollback)
+            }
             Some((record, old)) => Some(Version {
                 config: old.config_now(),
                 identity: old.identity.clone(),

@@ -202,8 +202,8 @@ impl Session {
         if let Some(authenticating) = self.authenticating.take_if(is_settled)
             && let Authenticating { tag: Some(tag), answer: Some(answer), .. } = *authenticating
         {
-            let reply = answer.as_ref().map_or_else(Reply::Refused, |()| Reply::Ok);
-            write.write(tag, &reply, &mut self.replies);
+            let done = answer.map(|()| write.write(tag, &Reply::Ok, &mut self.replies));
+            self.is_done(Verb::Auth, tag, done, &write);
         }
         if self.is_waiting() {
             return None;
@@ -441,7 +441,7 @@ impl Session {
             Command::Publish(_) | Command::Quit => unreachable!("`execute` sees to these"),
         });
         // One that waits is not done.
-        if self.joining.is_none() {
+        if !self.is_waiting() {
             self.is_done(verb, tag, done, write);
         }
     }

@@ -78,6 +78,8 @@ pub enum Refused {
     Draining,
     Unauthorised,
     Forbidden,
+    /// A plugin's limit.
+    Limited,
     Unavailable,
     /// A page of another origin.
     Origin,
@@ -90,12 +92,13 @@ pub enum Refused {
 
 impl Refused {
     /// All, in the order in which they are counted.
-    pub const ALL: [Refused; 10] = [
+    pub const ALL: [Refused; 11] = [
         Refused::OverCapacity,
         Refused::OverAddressCapacity,
         Refused::Draining,
         Refused::Unauthorised,
         Refused::Forbidden,
+        Refused::Limited,
         Refused::Unavailable,
         Refused::Origin,
         Refused::HandshakeTimeout,
@@ -111,6 +114,7 @@ impl Refused {
             Refused::Draining => "draining",
             Refused::Unauthorised => "unauthorised",
             Refused::Forbidden => "forbidden",
+            Refused::Limited => "limited",
             Refused::Unavailable => "unavailable",
             Refused::Origin => "origin",
             Refused::HandshakeTimeout => "handshake_timeout",
@@ -128,6 +132,7 @@ impl From<&CloseReason> for Refused {
             CloseReason::OverAddressCapacity => Refused::OverAddressCapacity,
             CloseReason::Draining => Refused::Draining,
             CloseReason::Unauthorised(_) => Refused::Unauthorised,
+            CloseReason::Limited(_) => Refused::Limited,
             CloseReason::Unavailable(_) => Refused::Unavailable,
             _ => Refused::Forbidden,
         }
@@ -339,7 +344,7 @@ mod tests {
             stats.refused(Door::Resp, why);
         }
         assert!(stats.refused_by(Door::Resp).all(|(_, count)| count == 1));
-        assert_eq!((stats.refused_in_all(), stats.accepted_in_all()), (10, 0));
+        assert_eq!((stats.refused_in_all(), stats.accepted_in_all()), (11, 0));
         stats.closed(&CloseReason::SlowConsumer { outbox_bytes: 7 });
         let closed: Vec<_> = stats.closed_by_reason().filter(|(_, count)| *count > 0).collect();
         assert_eq!(closed, [("slow_consumer", 1)]);

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::support::admin::Operator;
 use crate::support::http_service::{Answer, HttpService, answer, in_pieces};
 use crate::support::server::{Launch, Server};
 use crate::support::websocket::{Client, Close, Upgrade};
@@ -519,5 +520,19 @@ async fn redis_clients_wait_in_order() -> Result<()> {
         error.push(within(PATIENCE, "an error", client.read_u8()).await??);
     }
     converse(&mut client, "CLIENT GETNAME\r\n", "$2\r\nme\r\n").await?;
+
+    // Each is counted once, and as what it was answered.
+    let mut other = connect(&server, &ok).await?;
+    is_refused(&other.call(json!(["AUTH", service.url("/forbidden")])).await?, "NOPERM", "")?;
+    let operator = Operator::of(&server).await?;
+    let head = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\n", operator.authority());
+    let (_, _, metrics) = operator.exchange(&head, b"")?;
+    for (verb, result, count) in
+        [("AUTH", "ok", 2), ("AUTH", "err", 1), ("AUTH", "noperm", 1), ("HELLO", "ok", 1)]
+    {
+        let series =
+            format!("switchyard_commands_total{{verb=\"{verb}\",result=\"{result}\"}} {count}\n");
+        ensure!(metrics.contains(&series), "no {series} in:\n{metrics}");
+    }
     server.stop().await
 }

@@ -2,7 +2,7 @@
 
 use super::{REDIS_VERSION, ReplyMode, Resp, Skip, Transport};
 use crate::hub::connections::Connection;
-use crate::protocol::command::{Credentials, Kind};
+use crate::protocol::command::{Credentials, Ending, Kind, Verb};
 use crate::protocol::resp::commands::CommandId;
 use crate::protocol::resp::{Arguments, ReplyWriter, RespVersion, errors, parse_integer};
 use crate::session::Session;
@@ -45,12 +45,18 @@ impl Resp {
         if is_skipped {
             self.skip = Skip::This;
         }
-        match command {
-            Waiting::Auth => self.finish_auth(answer, session),
+        self.ending.set(Ending::Ok);
+        let verb = match command {
+            Waiting::Auth => {
+                self.finish_auth(answer, session);
+                Verb::Auth
+            }
             Waiting::Hello { version, name } => {
                 self.finish_hello(answer, version, name, session);
+                Verb::Hello
             }
-        }
+        };
+        self.is_done(verb, session);
         if is_skipped {
             self.skip = Skip::None;
         }

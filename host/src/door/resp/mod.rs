@@ -275,7 +275,10 @@ impl Resp {
             CommandId::Quit => Command::Quit,
             id => {
                 self.run_own(spec, arguments, session);
-                self.is_done(verb(id), session);
+                // One that waits is not done.
+                if self.authenticating.is_none() {
+                    self.is_done(verb(id), session);
+                }
                 return Flow::Continue;
             }
         };

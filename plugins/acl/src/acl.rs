@@ -3,6 +3,7 @@
 
 use plugin_kit::budget::Budget;
 use plugin_kit::credentials;
+use plugin_kit::refused::Refused;
 
 use crate::rules::{Asked, Denial, Rule, SubjectRules};
 use crate::subject::Subject;
@@ -24,15 +25,6 @@ pub struct Acl {
     pub require_token: bool,
     /// The notes that patterns have places for.
     pub attributes: Vec<String>,
-}
-
-/// Why something was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// A word for programs.
-    pub code: &'static str,
-    /// A line for people.
-    pub message: String,
 }
 
 /// Where a connection may show its token.
@@ -110,12 +102,6 @@ impl Access<'_> {
         let decision = self.rules.decide(asked, &mut self.budget);
         let user = self.subject.user.as_deref();
         decision.map_err(|denial| Refused { code: "NOPERM", message: reason(denial, user, asked) })
-    }
-}
-
-impl Refused {
-    fn unknown(message: &str) -> Self {
-        Self { code: "NOAUTH", message: message.to_owned() }
     }
 }
 

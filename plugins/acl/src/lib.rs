@@ -16,13 +16,14 @@ pub mod pattern;
 
 use std::sync::OnceLock;
 
-use acl::{Acl, Door, Refused};
+use acl::{Acl, Door};
 use bindings::exports::switchyard::pubsub::access::{self, Action};
 use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials, Protocol};
 use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::attributes;
 use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
 use plugin_kit::notes::{ROLES, USER, roles_in};
+use plugin_kit::refused::Refused;
 use rules::Asked;
 use subject::Subject;
 

@@ -4,9 +4,8 @@
 use plugin_kit::budget::Budget;
 use plugin_kit::cover::Cover;
 use plugin_kit::glob::Glob;
+use plugin_kit::refused::Refused;
 use serde::{Deserialize, Serialize};
-
-use crate::verify::Refused;
 
 /// What one call may spend on patterns: some milliseconds.
 const CALL_STEPS_MAX: usize = 3 << 19;

@@ -23,8 +23,9 @@ use bindings::switchyard::pubsub::attributes;
 use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
 use grant::{Asked, Grant};
 use plugin_kit::notes::{ROLES, USER, note_of_roles};
+use plugin_kit::refused::Refused;
 use settings::{Settings, WithoutToken};
-use verify::{Identity, Refused};
+use verify::Identity;
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {

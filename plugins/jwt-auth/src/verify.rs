@@ -2,6 +2,7 @@
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Header, Validation};
+use plugin_kit::refused::Refused;
 use serde_json::{Map, Value};
 
 use crate::grant::Grant;
@@ -60,22 +61,6 @@ pub struct Identity {
     pub attributes: Vec<(String, Option<String>)>,
     /// What the token lets it do.
     pub grant: Grant,
-}
-
-/// Why something was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// A word for programs.
-    pub code: &'static str,
-    /// A line for people.
-    pub message: String,
-}
-
-impl Refused {
-    /// It is not known who asks.
-    pub fn unknown(message: impl Into<String>) -> Self {
-        Self { code: "NOAUTH", message: message.into() }
-    }
 }
 
 /// Whether this has the form of a token. Whatever has not is for others.

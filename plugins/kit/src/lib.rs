@@ -10,6 +10,7 @@ pub mod settings;
 pub mod address;
 pub mod credentials;
 pub mod notes;
+pub mod refused;
 pub mod who;
 
 pub mod cover;

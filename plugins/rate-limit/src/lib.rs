@@ -16,8 +16,9 @@ use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials
 use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
 use bindings::switchyard::pubsub::{attributes, counters};
-use limits::{Asked, Draw, Full, Refused, Shortage, Subject};
+use limits::{Asked, Draw, Full, Shortage, Subject};
 use plugin_kit::notes::{ROLES, USER, roles_in};
+use plugin_kit::refused::Refused;
 use settings::Settings;
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]

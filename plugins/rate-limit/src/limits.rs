@@ -8,6 +8,7 @@
 
 use std::fmt::Write;
 
+use plugin_kit::refused::Refused;
 use plugin_kit::who::Who;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -139,15 +140,6 @@ pub struct Shortage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// Why something was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// A word for programs.
-    pub code: &'static str,
-    /// A line for people.
-    pub message: String,
-}
-
 /// Whether each of these may be done. `take` takes tokens out of all buckets of a
 /// list, or out of none.
 pub fn decide(
@@ -162,7 +154,7 @@ pub fn decide(
         [] => Ok(()),
         draws => match take(draws) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(shortage)) => Err(Refused::short(draws, shortage)),
+            Ok(Err(shortage)) => Err(short(draws, shortage)),
             Err(Full) if when_full == WhenFull::Allow => Ok(()),
             Err(Full) => Err(Refused {
                 code: "UNAVAILABLE",
@@ -227,40 +219,38 @@ impl Limit {
     }
 }
 
-impl Refused {
-    fn short(draws: &[Draw<'_>], Shortage { position, retry_ms }: Shortage) -> Self {
-        // The list is that of the buckets that were asked.
-        let Some(Draw { bucket: Bucket { limit, .. }, tokens }) = draws.get(position) else {
-            return Self { code: "LIMIT", message: "over a limit".to_owned() };
-        };
-        let Limit { name, rate, every_ms, burst, .. } = limit;
-        let what = match limit.of {
-            Of::Connects => "connections",
-            Of::Subscribes => "subscriptions",
-            Of::Publishes => "messages",
-            Of::Bytes => "bytes",
-        };
-        let per = match limit.per {
-            Per::Connection => "a connection",
-            Per::User => "a user",
-            Per::Address => "an address",
-        };
-        match retry_ms {
-            Some(retry_ms) => Self {
-                code: "LIMIT",
-                // A Close frame has room for its first hundred bytes or so.
-                message: format!(
-                    "over limit {name}; come back in {retry_ms} ms ({rate} {what} in {every_ms} ms \
-                     for {per})"
-                ),
-            },
-            None => Self {
-                code: "TOOLARGE",
-                message: format!(
-                    "over limit {name}: {tokens} {what} at once, and {burst} are the most for {per}"
-                ),
-            },
-        }
+fn short(draws: &[Draw<'_>], Shortage { position, retry_ms }: Shortage) -> Refused {
+    // The list is that of the buckets that were asked.
+    let Some(Draw { bucket: Bucket { limit, .. }, tokens }) = draws.get(position) else {
+        return Refused { code: "LIMIT", message: "over a limit".to_owned() };
+    };
+    let Limit { name, rate, every_ms, burst, .. } = limit;
+    let what = match limit.of {
+        Of::Connects => "connections",
+        Of::Subscribes => "subscriptions",
+        Of::Publishes => "messages",
+        Of::Bytes => "bytes",
+    };
+    let per = match limit.per {
+        Per::Connection => "a connection",
+        Per::User => "a user",
+        Per::Address => "an address",
+    };
+    match retry_ms {
+        Some(retry_ms) => Refused {
+            code: "LIMIT",
+            // A Close frame has room for its first hundred bytes or so.
+            message: format!(
+                "over limit {name}; come back in {retry_ms} ms ({rate} {what} in {every_ms} ms \
+                 for {per})"
+            ),
+        },
+        None => Refused {
+            code: "TOOLARGE",
+            message: format!(
+                "over limit {name}: {tokens} {what} at once, and {burst} are the most for {per}"
+            ),
+        },
     }
 }
 

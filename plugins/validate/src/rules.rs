@@ -5,6 +5,7 @@
 //! with both.
 
 use jsonschema::Validator;
+use plugin_kit::refused::Refused;
 use serde_json::Value;
 
 /// The settings, ready for use.
@@ -42,15 +43,6 @@ pub struct Rule {
     pub schema: Validator,
 }
 
-/// Why something was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// A word for programs.
-    pub code: &'static str,
-    /// A line for people.
-    pub message: String,
-}
-
 impl Rules {
     /// Whether this may be published here.
     ///
@@ -63,7 +55,7 @@ impl Rules {
             return match self.unmatched {
                 Unmatched::Allow => Ok(()),
                 Unmatched::Reject => {
-                    Err(Refused::rejected("no schema is known for this channel".to_owned()))
+                    Err(rejected("no schema is known for this channel".to_owned()))
                 }
             };
         }
@@ -78,10 +70,10 @@ impl Rules {
             });
         }
         let document: Value = serde_json::from_slice(payload)
-            .map_err(|error| Refused::rejected(format!("not JSON: {error}")))?;
+            .map_err(|error| rejected(format!("not JSON: {error}")))?;
         if !is_within(&document, self.depth_max) {
             let message = format!("the JSON is more than {} levels deep", self.depth_max);
-            return Err(Refused::rejected(message));
+            return Err(rejected(message));
         }
         rules.try_for_each(|rule| rule.check(&document))
     }
@@ -99,15 +91,13 @@ impl Rule {
             let path = error.instance_path().to_string();
             let at = if path.is_empty() { "the payload" } else { &path };
             // Without the value itself: its publisher knows it, and it may be long.
-            Refused::rejected(format!("{at}: {} (schema {})", error.masked(), self.name))
+            rejected(format!("{at}: {} (schema {})", error.masked(), self.name))
         })
     }
 }
 
-impl Refused {
-    fn rejected(message: String) -> Self {
-        Self { code: "REJECTED", message }
-    }
+fn rejected(message: String) -> Refused {
+    Refused { code: "REJECTED", message }
 }
 
 /// Whether arrays and objects stand no deeper in one another. What was parsed is

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use plugin_kit::notes::{ROLES, USER};
+use plugin_kit::refused::Refused;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -17,21 +18,10 @@ pub struct Granted {
     pub attributes: BTreeMap<String, String>,
 }
 
-/// Why a client is refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
-    /// As clients are told.
-    pub code: &'static str,
-    /// In words.
-    pub message: String,
-}
-
-impl Refused {
-    /// The service could not be asked, or what it said makes no sense.
-    pub fn unavailable(problem: &str) -> Refused {
-        let message = format!("the service that knows the users: {problem}");
-        Refused { code: "UNAVAILABLE", message }
-    }
+/// The service could not be asked, or what it said makes no sense.
+pub fn unavailable(problem: &str) -> Refused {
+    let message = format!("the service that knows the users: {problem}");
+    Refused { code: "UNAVAILABLE", message }
 }
 
 #[derive(Deserialize)]
@@ -50,10 +40,10 @@ struct RawGranted {
 /// 401 and 403 refuse, and so does all that is not 200 with what belongs to it.
 pub fn read(status: u16, body: &[u8]) -> Result<Granted, Refused> {
     match status {
-        200 => read_granted(body).map_err(|problem| Refused::unavailable(&problem)),
+        200 => read_granted(body).map_err(|problem| unavailable(&problem)),
         401 => Err(Refused { code: "NOAUTH", message: message(body, "you are not known") }),
         403 => Err(Refused { code: "NOPERM", message: message(body, "you are not wanted") }),
-        other => Err(Refused::unavailable(&format!("it answered {other}"))),
+        other => Err(unavailable(&format!("it answered {other}"))),
     }
 }
 

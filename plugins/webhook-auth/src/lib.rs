@@ -15,7 +15,7 @@ pub mod cache;
 use std::cell::RefCell;
 use std::sync::OnceLock;
 
-use answer::{Granted, Refused};
+use answer::Granted;
 use bindings::exports::switchyard::pubsub::access::{self, Action};
 use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials, Protocol};
 use bindings::exports::switchyard::pubsub::lifecycle;
@@ -23,6 +23,7 @@ use bindings::switchyard::pubsub::attributes;
 use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
 use cache::Cache;
 use plugin_kit::notes::{ROLES, USER, note_of_roles};
+use plugin_kit::refused::Refused;
 use question::{Noted, Question};
 use settings::Settings;
 
@@ -62,7 +63,7 @@ fn ask(question: &Question<'_>) -> Result<Granted, Refused> {
     let answered = plugin_ask::post(&settings.url, &settings.headers, body.as_bytes());
     let granted = match answered {
         Ok(answer) => answer::read(answer.status, &answer.body)?,
-        Err(problem) => return Err(Refused::unavailable(&problem.to_string())),
+        Err(problem) => return Err(answer::unavailable(&problem.to_string())),
     };
     CACHE.with_borrow_mut(|cache| {
         if let Some(cache) = cache {
@@ -156,7 +157,7 @@ impl admission::Guest for Plugin {
             secret: &secret,
         })?;
         if granted.user.is_none() {
-            return Err(Refused::unavailable("its answer names no user").into());
+            return Err(answer::unavailable("its answer names no user").into());
         }
         pin(connection, &granted, own).map(|()| true)
     }

@@ -1,0 +1,17 @@
+//! Why something was refused, before it is put into the contract's words.
+
+/// Why something was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// A word for programs.
+    pub code: &'static str,
+    /// A line for people.
+    pub message: String,
+}
+
+impl Refused {
+    /// It is not known who asks.
+    pub fn unknown(message: impl Into<String>) -> Self {
+        Self { code: "NOAUTH", message: message.into() }
+    }
+}

@@ -5,11 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::backplane::Backplane;
 use crate::client::RespClient;
+use crate::support::raw::get;
 use crate::support::server::{Launch, Server};
 use crate::support::{PATIENCE, within};
 use crate::value::Value;
@@ -74,17 +73,7 @@ impl Node {
 
     /// The answer of `/healthz`: status and text.
     pub async fn health(&self) -> Result<(u16, String)> {
-        let asking = async {
-            let mut stream = TcpStream::connect(self.http).await?;
-            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            anyhow::Ok(answer)
-        };
-        let answer = within(PATIENCE, "/healthz", asking).await??;
-        let (head, body) = answer.split_once("\r\n\r\n").context("an answer has a head")?;
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        Ok((status.context("an answer has a status")?, body.to_owned()))
+        get(self.http, "/healthz").await
     }
 
     /// Waits until `/healthz` answers so.

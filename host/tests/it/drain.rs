@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::support::raw::exchange;
 use crate::support::server::Launch;
 use crate::support::websocket::Client;
-use crate::support::{PATIENCE, within};
 
 const CLIENTS: usize = 2_000;
 /// Long enough for a busy machine to ask questions meanwhile.
@@ -47,14 +46,7 @@ fn histogram(values: &[u64], from: u64, to: u64) -> [usize; BUCKETS] {
 }
 
 async fn get(address: SocketAddr, path: &str) -> Result<String> {
-    within(PATIENCE, "an answer", async {
-        let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        Ok(answer)
-    })
-    .await?
+    exchange(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,11 +7,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::support::admin::Operator;
 use crate::support::components;
+use crate::support::raw::{exchange, get};
 use crate::support::server::{Launch, Server};
 use crate::support::{PATIENCE, within};
 
@@ -68,18 +67,6 @@ fn promtool(words: &[&str], input: &str) -> Result<String> {
     Ok(said)
 }
 
-async fn over_resp(server: &Server, commands: &str) -> Result<String> {
-    within(PATIENCE, "an answer", async {
-        let mut stream = TcpStream::connect(server.resp_address().await?).await?;
-        stream.write_all(commands.as_bytes()).await?;
-        stream.shutdown().await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        Ok(answer)
-    })
-    .await?
-}
-
 #[tokio::test]
 async fn metrics_say_what_was_done() -> Result<()> {
     let plugins = components::directory()?;
@@ -113,8 +100,8 @@ async fn metrics_say_what_was_done() -> Result<()> {
     // It may take a moment until its place is free.
     let said = within(PATIENCE, "room for one more", async {
         loop {
-            let said =
-                over_resp(&server, "ECHO x\r\nNONSENSE\r\nSELECT 7\r\nCLIENT ID\r\n").await?;
+            let commands = "ECHO x\r\nNONSENSE\r\nSELECT 7\r\nCLIENT ID\r\n";
+            let said = exchange(server.resp_address().await?, commands).await?;
             if !said.contains("max number of clients") {
                 break anyhow::Ok(said);
             }
@@ -254,18 +241,7 @@ async fn metrics_are_for_who_has_a_token_and_come_as_open_metrics_too() -> Resul
 
 /// What a path of the listener for clients is answered: status and text.
 async fn ask(server: &Server, path: &str) -> Result<(u16, String)> {
-    let address = server.address().await?;
-    let answer = within(PATIENCE, path, async {
-        let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        anyhow::Ok(answer)
-    })
-    .await??;
-    let (head, body) = answer.split_once("\r\n\r\n").context("an answer has a head")?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Ok((status.context("an answer has a status")?, body.to_owned()))
+    get(server.address().await?, path).await
 }
 
 /// What the admin listener says of how the server is.

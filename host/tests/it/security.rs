@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::components;
+use crate::support::raw::exchange;
 use crate::support::server::{Launch, Server};
 use crate::support::websocket::{Client, Upgrade};
 use crate::support::{PATIENCE, within};
@@ -120,25 +121,13 @@ async fn pages_of_other_sites_are_refused_unless_listed() -> Result<()> {
     let request = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
         Origin: https://evil.org\r\n\r\n";
-    let answer = ask(address, request).await?;
+    let answer = exchange(address, request).await?;
     ensure!(answer.contains("https://evil.org") && answer.contains("http.origins"), "{answer}");
     // A program names no origin. The page to try it with comes without an upgrade.
     connect(address, &[]).await??;
-    let page = ask(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+    let page = exchange(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await?;
     ensure!(page.starts_with("HTTP/1.1 200"), "{page}");
     server.stop().await
-}
-
-async fn ask(address: SocketAddr, request: &str) -> Result<String> {
-    within(PATIENCE, "an answer", async {
-        let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(request.as_bytes()).await?;
-        stream.shutdown().await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        Ok(answer)
-    })
-    .await?
 }
 
 #[tokio::test]
@@ -151,7 +140,7 @@ async fn a_connection_too_many_from_one_address_is_closed_with_4103() -> Result<
     assert_eq!(code, Some(4103));
     ensure!(reason.contains("limits.connections_per_address_max"), "{reason}");
     // It is counted over both doors.
-    let said = ask(server.resp_address().await?, "PING\r\n").await?;
+    let said = exchange(server.resp_address().await?, "PING\r\n").await?;
     ensure!(said.starts_with("-ERR") && said.contains("connections_per_address_max"), "{said}");
     assert_eq!(second.call(json!(["QUIT"])).await?, json!(["OK", "OK"]));
     second.next_close().await?;
@@ -180,7 +169,7 @@ async fn one_connection_too_many_is_told_so_at_both_doors() -> Result<()> {
     let (code, reason) = server.client().await?.next_close().await?;
     assert_eq!(code, Some(4101));
     ensure!(reason.contains("limits.connections_max"), "{reason}");
-    let said = ask(server.resp_address().await?, "PING\r\n").await?;
+    let said = exchange(server.resp_address().await?, "PING\r\n").await?;
     assert_eq!(said, "-ERR max number of clients reached\r\n");
     assert_eq!(only.call(json!(["PING"])).await?, json!(["OK", "PONG"]));
     server.stop().await
@@ -208,7 +197,7 @@ async fn handshakes_beyond_their_limit_wait() -> Result<()> {
     ensure!(said.starts_with("HTTP/1.1 408"), "{said}");
     // The other door has places of its own, and gives them up before it says a word.
     let _silent = TcpStream::connect(address).await?;
-    assert_eq!(ask(server.resp_address().await?, "PING\r\n").await?, "+PONG\r\n");
+    assert_eq!(exchange(server.resp_address().await?, "PING\r\n").await?, "+PONG\r\n");
     server.stop().await
 }
 
@@ -245,7 +234,7 @@ async fn commands_that_come_too_fast_are_refused_and_a_flood_is_closed() -> Resu
 
     // Over RESP, also for what the door answers itself.
     for command in ["PING\r\n", "ECHO x\r\n", "NONSENSE\r\n", "PUBLISH a b\r\n"] {
-        let said = ask(server.resp_address().await?, &command.repeat(60)).await?;
+        let said = exchange(server.resp_address().await?, &command.repeat(60)).await?;
         let lines = said.matches("-LIMIT more than 20 commands per second").count();
         ensure!((20..=40).contains(&lines), "{command:?}: {lines} times in {said}");
     }
@@ -266,7 +255,7 @@ async fn who_listens_to_nothing_and_says_nothing_is_closed_if_told_so() -> Resul
     assert_eq!(said, "+PONG\r\n");
     server.wait_for_log("reason=\"idle\"").await?;
     // Redis does the same: subscribers may be quiet.
-    let receivers = ask(address, "PUBLISH a x\r\n").await?;
+    let receivers = exchange(address, "PUBLISH a x\r\n").await?;
     assert_eq!(receivers, ":1\r\n");
     drop(listener);
     server.stop().await

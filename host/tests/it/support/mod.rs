@@ -7,6 +7,8 @@ pub mod components;
 pub mod http_service;
 pub mod node_host;
 pub mod process;
+#[allow(dead_code, reason = "each test program needs another part of it")]
+pub mod raw;
 pub mod server;
 #[allow(dead_code, reason = "only `tests/it` builds plugins")]
 pub mod toolchains;

@@ -52,13 +52,13 @@ pub(super) async fn send(
         .max_buf_size(HEAD_BYTES_MAX)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(from_hyper)?;
+        .map_err(|error| from_hyper(&error, until))?;
     // Given up with the request: it is aborted when its handle is dropped.
     let driving = wasmtime_wasi::runtime::spawn(timeout_at(until, connection));
     let response = timeout_at(sooner(options.first_byte_timeout), sender.send_request(request))
         .await
         .map_err(|_| Error::HttpResponseTimeout)?
-        .map_err(from_hyper)?;
+        .map_err(|error| from_hyper(&error, until))?;
     let bytes_max = grant.limits.response_bytes_max;
     if response.body().size_hint().lower() > bytes_max as u64 {
         return Err(Error::HttpResponseBodySize(Some(bytes_max as u64)));
@@ -175,8 +175,11 @@ fn from_tls(error: &io::Error) -> Error {
     }
 }
 
-fn from_hyper(error: hyper::Error) -> Error {
-    if error.is_incomplete_message() {
+/// What was to end at this moment may be seen to break off then.
+fn from_hyper(error: &hyper::Error, until: Instant) -> Error {
+    if Instant::now() >= until {
+        Error::HttpResponseTimeout
+    } else if error.is_incomplete_message() {
         Error::HttpResponseIncomplete
     } else if error.is_parse_too_large() {
         Error::HttpResponseHeaderSectionSize(Some(HEAD_BYTES_MAX as u32))
@@ -217,13 +220,10 @@ impl Body for Bounded {
                 let error = Error::HttpResponseBodySize(Some(self.bytes_max as u64));
                 return Poll::Ready(Some(Err(error)));
             }
-            let is_late = Instant::now() >= self.end.deadline();
-            return Poll::Ready(frame.map(|frame| {
-                frame.map_err(|error| match is_late {
-                    true => Error::HttpResponseTimeout,
-                    false => from_hyper(error),
-                })
-            }));
+            let until = self.end.deadline();
+            return Poll::Ready(
+                frame.map(|frame| frame.map_err(|error| from_hyper(&error, until))),
+            );
         }
         if self.end.as_mut().poll(context).is_ready() {
             return Poll::Ready(Some(Err(Error::HttpResponseTimeout)));

@@ -49,14 +49,17 @@ async fn subscriber(node: &Node, channel: &str) -> Result<RespClient> {
     Ok(client)
 }
 
+// Each measurement has a channel of its own: what one node published is still on its way to the
+// others when its own listeners have it, and a listener that another node gets in time hears it.
+
 /// The median and the 99th percentile of the time from PUBLISH to its message.
-async fn latency(from: &Node, to: &Node) -> Result<(Duration, Duration)> {
-    let mut listener = subscriber(to, "latency").await?;
+async fn latency(from: &Node, to: &Node, channel: &str) -> Result<(Duration, Duration)> {
+    let mut listener = subscriber(to, channel).await?;
     let mut publisher = from.client().await?;
     let mut times = Vec::with_capacity(SINGLES);
     for number in 0..SINGLES {
         let began = Instant::now();
-        publisher.command(&["PUBLISH", "latency", &number.to_string()]).await?;
+        publisher.command(&["PUBLISH", channel, &number.to_string()]).await?;
         let came = listener.next().await?;
         times.push(began.elapsed());
         ensure!(came.payload()? == number.to_string().as_bytes(), "{came}");
@@ -69,11 +72,11 @@ async fn latency(from: &Node, to: &Node) -> Result<(Duration, Duration)> {
 
 /// Deliveries a second when so many listen, spread over these nodes, and one
 /// publishes on the first.
-async fn rate(nodes: &[&Node]) -> Result<f64> {
+async fn rate(nodes: &[&Node], channel: &str) -> Result<f64> {
     let mut listening = Vec::new();
     for place in 0..LISTENERS {
         let node = nodes.get(place % nodes.len()).context("there is a node")?;
-        let mut client = subscriber(node, "flood").await?;
+        let mut client = subscriber(node, channel).await?;
         listening.push(tokio::spawn(async move {
             let patience = PATIENCE * 3;
             within(patience, "the flood", client.next_many(FLOOD)).await??;
@@ -82,20 +85,20 @@ async fn rate(nodes: &[&Node]) -> Result<f64> {
     }
     let first = nodes.first().context("there is a node")?;
     let began = Instant::now();
-    flood(first, FLOOD).await?;
+    flood(first, channel, FLOOD).await?;
     for listening in listening {
         listening.await??;
     }
     Ok((FLOOD * LISTENERS) as f64 / began.elapsed().as_secs_f64())
 }
 
-async fn flood(node: &Node, messages: usize) -> Result<()> {
+async fn flood(node: &Node, channel: &str, messages: usize) -> Result<()> {
     let mut publisher = node.client().await?;
     let payload = "x".repeat(100);
     for _ in 0..messages / 100 {
         let mut bytes = Vec::new();
         for _ in 0..100 {
-            bytes.extend(crate::value::command(&["PUBLISH", "flood", &payload]));
+            bytes.extend(crate::value::command(&["PUBLISH", channel, &payload]));
         }
         publisher.send(&bytes).await?;
         publisher.next_many(100).await?;
@@ -111,24 +114,25 @@ async fn cost(kind: Kind) -> Result<()> {
     };
     let (a, b) =
         tokio::try_join!(Node::start(&backplane, &options), Node::start(&backplane, &options),)?;
-    let (local, through) = (latency(&a, &a).await?, latency(&a, &b).await?);
+    let local = latency(&a, &a, "near").await?;
+    let through = latency(&a, &b, "far").await?;
     println!(
         "{kind:?}: from PUBLISH to the message, median and 99th percentile: {local:?} on one node, \
          {through:?} on another"
     );
-    let (one, two) = (rate(&[&a]).await?, rate(&[&a, &b]).await?);
+    let (one, two) = (rate(&[&a], "one").await?, rate(&[&a, &b], "two").await?);
     println!(
         "{kind:?}: deliveries/s to {LISTENERS} listeners: {one:.0} on one node, {two:.0} on two"
     );
 
     // What one message takes of each process: one listener, on the other node.
-    let mut listener = subscriber(&b, "flood").await?;
+    let mut listener = subscriber(&b, "long").await?;
     let pids = [a.server.id(), backplane.pid()?, b.server.id()];
     let before = pids.map(processor);
     let listening = listener.next_many(LONG_FLOOD);
     let began = Instant::now();
     let (published, came) =
-        tokio::join!(flood(&a, LONG_FLOOD), within(PATIENCE * 3, "the flood", listening));
+        tokio::join!(flood(&a, "long", LONG_FLOOD), within(PATIENCE * 3, "the flood", listening));
     published?;
     came??;
     let elapsed = began.elapsed().as_secs_f64();
@@ -195,8 +199,8 @@ async fn cost_without_a_backplane() -> Result<()> {
         ..Options::default()
     })
     .await?;
-    println!("alone: from PUBLISH to the message: {:?}", latency(&node, &node).await?);
-    println!("alone: deliveries/s to {LISTENERS} listeners: {:.0}", rate(&[&node]).await?);
+    println!("alone: from PUBLISH to the message: {:?}", latency(&node, &node, "near").await?);
+    println!("alone: deliveries/s to {LISTENERS} listeners: {:.0}", rate(&[&node], "one").await?);
     let before = memory(node.server.id())?;
     let mut client = node.client().await?;
     subscribe_to_names(&mut client).await?;

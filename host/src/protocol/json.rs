@@ -427,9 +427,22 @@ pub fn write_goaway(reason: &str, reconnect_within_ms: [u64; 2], output: &mut Ve
 
 fn write_bytes(bytes: &[u8], output: &mut Vec<u8>) {
     match std::str::from_utf8(bytes) {
+        // serde_json looks at each byte by itself, for three quarters of what encoding a message
+        // took; this looks at many at once.
+        Ok(text) if !needs_escapes(text.as_bytes()) => {
+            output.push(b'"');
+            output.extend_from_slice(text.as_bytes());
+            output.push(b'"');
+        }
         Ok(text) => write_json(text, output),
         Err(_) => write_json(&json!({ "base64": BASE64.encode(bytes) }), output),
     }
+}
+
+/// Whether a JSON string has another spelling for one of these bytes: RFC 8259, section 7.
+fn needs_escapes(text: &[u8]) -> bool {
+    // Without a way out of the loop, so that it can be vectorised.
+    text.iter().fold(false, |needs, &byte| needs | (byte < 0x20) | (byte == b'"') | (byte == b'\\'))
 }
 
 fn write_json<T: serde::Serialize + ?Sized>(value: &T, output: &mut Vec<u8>) {
@@ -518,6 +531,18 @@ mod tests {
         let tags: Vec<_> = requests.iter().map(|request| request.tag).collect();
         assert_eq!(tags, [Tag::Id(1), Tag::None, Tag::Id(2)]);
         assert!(requests[1].command.is_err());
+    }
+
+    #[test]
+    fn strings_are_spelled_as_serde_json_spells_them() {
+        for byte in 0..=0x7f {
+            for text in [vec![byte], [b"a line of text ", &[byte][..], b" and more"].concat()] {
+                let text = String::from_utf8(text).unwrap();
+                let mut spelled = Vec::new();
+                write_bytes(text.as_bytes(), &mut spelled);
+                assert_eq!(spelled, serde_json::to_vec(&text).unwrap());
+            }
+        }
     }
 
     #[test]

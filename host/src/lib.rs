@@ -19,6 +19,7 @@ mod handshake;
 mod networks;
 mod origin;
 mod tls;
+mod turns;
 
 mod connection;
 mod door;

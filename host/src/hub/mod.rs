@@ -29,6 +29,7 @@ use crate::config::EngineConfig;
 use crate::engine::EngineCode;
 use crate::middleware::chain::{Chain, Delivery};
 use crate::protocol::command::{Bytestring, Kind, Publication, Refusal, Space, UNAVAILABLE};
+use crate::turns;
 use connections::{Connection, ConnectionId, Connections};
 use encoding::Push;
 use shard::{FanOutRange, Shard, Told};
@@ -292,6 +293,9 @@ impl Hub {
         // Whichever shard counts them: it is held.
         if let Some((_, shard)) = guards.first() {
             shard.stats.delivered(delivered, deliveries_made);
+        }
+        if deliveries_made > 0 {
+            turns::wake_nobody_first();
         }
     }
 

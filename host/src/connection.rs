@@ -169,6 +169,8 @@ pub struct OpenConnection<S, D> {
     /// Whether the door has more to do with it than the last turn was long enough
     /// for.
     goes_on: bool,
+    /// Whether the peer will say no more.
+    input_ended: bool,
     session: Session,
     door: D,
     close_time: Duration,
@@ -197,6 +199,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             writer: Writer::default(),
             unfinished: came_behind,
             goes_on: true,
+            input_ended: false,
             session,
             door,
             close_time,
@@ -267,6 +270,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             }
             let read = ready!(self.poll_read(context))?;
             if read == 0 {
+                self.input_ended = true;
                 return Poll::Ready(self.at_end_of_input());
             }
             stats.read(read);
@@ -320,6 +324,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         let goodbye = self.door.goodbye(reason);
         self.writer.finish(&mut self.stream, goodbye).await?;
         self.stream.shutdown().await?;
+        if self.input_ended {
+            return Ok(());
+        }
         // Closing a socket with unread bytes in it resets the connection, and
         // the client may lose what was written last: read until it is done.
         let mut sink = [0; 1024];

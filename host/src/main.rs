@@ -21,6 +21,9 @@ use switchyard::terminal;
 /// The exit code for bad arguments or configuration (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -93,8 +96,9 @@ fn serve(args: &ServeArgs) -> ExitCode {
         };
     }
     let result = runtime.block_on(run(config, Reloading { args: args.clone(), log }));
-    // What still runs was given its time.
-    runtime.shutdown_background();
+    // What still runs was given its time, and ends with the process. Shut down before it, the
+    // runtime would have plugins panic that ask the outside world on threads of their own.
+    std::mem::forget(runtime);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<ConfigError>() => complain(&error, USAGE),

@@ -1,6 +1,7 @@
 # make run         builds everything and starts the server with the example plugins
 # make build       leaves the server at target/release/switchyard
-# make release     leaves an archive to install from in target/dist/
+# make production  leaves one that took longer to build and runs faster in target/production/
+# make release     leaves an archive of that to install from in target/dist/
 # make components  leaves the engine and the plugins in target/components/
 # make languages   leaves an example in Rust, JavaScript and Python in target/components/languages/
 # make test        everything there is to test, real clients included
@@ -24,7 +25,7 @@ BUILT := target/$(WASM)/component
 OUT := target/components
 RUN := target/run/plugins
 
-.PHONY: run build release components languages toolchain tools test check fuzz bench bench-languages bench-peers bench-swaps node-host wit-reference
+.PHONY: run build production release components languages toolchain tools test check fuzz bench bench-languages bench-peers bench-swaps node-host wit-reference
 
 run: build $(RUN)/10-acl.toml $(RUN)/20-redact.toml
 	@cp $(OUT)/acl.wasm $(RUN)/10-acl.wasm
@@ -43,8 +44,12 @@ $(RUN)/%.toml: | examples/plugins/%.toml
 build: components
 	$(CARGO) build --release --package switchyard
 
-release: build
-	@sh packaging/release.sh target/release/switchyard $(OUT) target/dist
+# Slow to build and fast to run.
+production: components
+	$(CARGO) build --profile production --package switchyard
+
+release: production
+	@sh packaging/release.sh target/production/switchyard $(OUT) target/dist
 
 # The engine by itself: plugins use its library, and must not export what it does.
 components: toolchain
@@ -87,20 +92,21 @@ bench: components
 # Short: make bench-peers RUN_SECONDS=0.5 RUNS=3
 RUN_SECONDS ?= 2
 RUNS ?= 5
-LOAD := target/release/load --seconds $(RUN_SECONDS) --runs $(RUNS) --write bench/RESULTS.md
+LOAD := target/release/load --switchyard target/production/switchyard
+PEERS := $(LOAD) --seconds $(RUN_SECONDS) --runs $(RUNS) --write bench/RESULTS.md
 
 bench-languages: languages
 	$(CARGO) run --release --package bench --bin languages
 
-bench-peers: build
+bench-peers: production
 	@sh bench/peers/install.sh
 	$(CARGO) build --release --package bench --bin load
 	@cp bench/RESULTS.head.md bench/RESULTS.md
-	ulimit -n 20000 && taskset -c 1 $(LOAD) --pinned && $(LOAD)
+	ulimit -n 20000 && taskset -c 1 $(PEERS) --pinned && $(PEERS)
 
-bench-swaps: build
+bench-swaps: production
 	$(CARGO) build --release --package bench --bin load
-	ulimit -n 20000 && target/release/load --swap plugin && target/release/load --swap engine --swaps 100
+	ulimit -n 20000 && $(LOAD) --swap plugin && $(LOAD) --swap engine --swaps 100
 
 wit-reference:
 	$(CARGO) run --release --package wit-reference

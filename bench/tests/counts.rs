@@ -3,9 +3,10 @@
 //! callgrind counts them in the program `counts`. It gives a program the same
 //! processor on every machine, and counts the same each time, so that 5 % is a change
 //! and not chance. `counts.txt` holds
-//! what is expected; `SWITCHYARD_RENEW_COUNTS=1 cargo test --release -p bench --test
+//! what is expected; `SWITCHYARD_RENEW_COUNTS=1 cargo test --release --workspace --test
 //! counts` writes it anew, for a change that is worth its cost, and the commit says
-//! why.
+//! why. An incremental build, or one of this package alone, is another program with
+//! other counts.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -3,7 +3,8 @@
 //! Tokio runs the task that was woken last before all that wait, so that two who talk to each
 //! other need not wait for the others. A connection that is run so at once sends the one message
 //! that it has, while those before it in the queue publish more for it: where a hundred speak in
-//! rooms of ten, a third of all sends was for that. So a task that does nothing is woken last.
+//! rooms of ten, a delivery took a fourth more processor time. So a task that does nothing is woken
+//! last.
 
 use std::future::poll_fn;
 use std::sync::{Arc, OnceLock};

@@ -427,8 +427,8 @@ pub fn write_goaway(reason: &str, reconnect_within_ms: [u64; 2], output: &mut Ve
 
 fn write_bytes(bytes: &[u8], output: &mut Vec<u8>) {
     match std::str::from_utf8(bytes) {
-        // serde_json looks at each byte by itself, for three quarters of what encoding a message
-        // took; this looks at many at once.
+        // serde_json looks at each byte by itself, for two fifths of what encoding a message of
+        // 128 bytes took; this looks at many at once.
         Ok(text) if !needs_escapes(text.as_bytes()) => {
             output.push(b'"');
             output.extend_from_slice(text.as_bytes());

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
 
 use crate::fleet::Fleet;
@@ -115,7 +115,9 @@ impl Scenario {
                 fan_out(server, wire, subscribers, in_flight, time)
             }
             Scenario::Rate { subscribers, messages_per_second } => {
-                Ok(rate(server, wire, subscribers, messages_per_second, time)?.0)
+                let (figures, owed) = rate(server, wire, subscribers, messages_per_second, time)?;
+                ensure!(owed.for_good == 0, "the server does not come to an end");
+                Ok(figures)
             }
             Scenario::Rising { subscribers } => rising(server, wire, subscribers, time),
             Scenario::Rooms { rooms } => speak(server, wire, rooms, time),
@@ -330,15 +332,23 @@ fn fan_out(
     Ok(Figures { latency_us: Some(latency), ..figures })
 }
 
-/// Publishes by the clock. Answers also how many deliveries were still owed when the
-/// time was over.
+/// How many deliveries a server owed.
+struct Owed {
+    /// When the time was over.
+    at_end: usize,
+    /// After `DRAIN_MAX`, too: a server that keeps its limits closes who reads too
+    /// slowly.
+    for_good: usize,
+}
+
+/// Publishes by the clock.
 fn rate(
     server: &Server,
     wire: Wire,
     subscribers: usize,
     messages_per_second: usize,
     time: Duration,
-) -> Result<(Figures, usize)> {
+) -> Result<(Figures, Owed)> {
     let mut fleet = Fleet::new(wire)?;
     take_audience(&mut fleet, server, wire, "news", subscribers)?;
     let publisher = fleet.take(wire.connect(server.port)?)?;
@@ -374,7 +384,9 @@ fn rate(
             true => next.saturating_duration_since(now),
             false => Duration::from_millis(100),
         };
-        ensure!(now - stretch.started < time + DRAIN_MAX, "the server does not come to an end");
+        if now - stretch.started >= time + DRAIN_MAX {
+            break;
+        }
         fleet.turn(wait)?;
         let now = Instant::now();
         for &(number, length) in &fleet.came {
@@ -386,8 +398,11 @@ fn rate(
             }
         }
     }
-    let figures = stretch.end(server, messages * subscribers)?;
-    Ok((Figures { latency_us: Some(latency), ..figures }, owed_at_end.unwrap_or(0)))
+    let figures = stretch.end(server, heard)?;
+    let for_good =
+        (messages * subscribers).checked_sub(heard).context("more came than was owed")?;
+    let owed = Owed { at_end: owed_at_end.unwrap_or(for_good), for_good };
+    Ok((Figures { latency_us: Some(latency), ..figures }, owed))
 }
 
 /// How long after its time what was sent by the clock may still arrive.
@@ -405,14 +420,9 @@ fn rising(server: &Server, wire: Wire, subscribers: usize, time: Duration) -> Re
     let mut messages_per_second = 100.0;
     for _ in 0..40 {
         let step = messages_per_second as usize;
-        let (figures, owed) = match rate(server, wire, subscribers, step, time.max(STEP_TIME_MIN)) {
-            Ok(came) => came,
-            // Further behind than that: those who read too slowly were closed.
-            Err(_) if best.is_some() => break,
-            Err(error) => return Err(error),
-        };
+        let (figures, owed) = rate(server, wire, subscribers, step, time.max(STEP_TIME_MIN))?;
         // Behind: a tenth of a second's deliveries or more are missing at the end.
-        if owed > step * subscribers / 10 {
+        if owed.for_good > 0 || owed.at_end > step * subscribers / 10 {
             break;
         }
         best = Some(figures);

@@ -190,9 +190,12 @@ impl Connection {
     }
 }
 
+/// Connections by their ids.
+pub type Table = FxHashMap<ConnectionId, Arc<Connection>>;
+
 /// All connections.
 pub struct Connections {
-    table: RwLock<FxHashMap<ConnectionId, Arc<Connection>>>,
+    table: RwLock<Table>,
     started: Instant,
     next_id: AtomicU64,
     open: AtomicUsize,
@@ -320,7 +323,7 @@ impl Connections {
 
     /// The table, to look up many. No plugin is called and no shard locked
     /// meanwhile.
-    pub fn read(&self) -> impl std::ops::Deref<Target = FxHashMap<ConnectionId, Arc<Connection>>> {
+    pub fn read(&self) -> impl std::ops::Deref<Target = Table> {
         self.table.read()
     }
 

@@ -83,6 +83,16 @@ impl<'a> Push<'a> {
         Push { space, pattern, channel, payload, encoded: [const { None }; Encoding::ALL.len()] }
     }
 
+    /// Whether both go to the same listeners of the same channel.
+    pub fn is_like(&self, other: &Push<'_>) -> bool {
+        (self.space, self.pattern, self.channel) == (other.space, other.pattern, other.channel)
+    }
+
+    /// How long its payload is.
+    pub fn payload_bytes(&self) -> usize {
+        self.payload.len()
+    }
+
     /// The bytes for connections of this kind.
     pub fn encoded(&mut self, encoding: Encoding) -> Bytes {
         let slot = usize::from(encoding.index());

@@ -14,6 +14,7 @@
 pub mod connections;
 pub mod encoding;
 pub mod probe;
+mod run;
 mod shard;
 pub mod stats;
 
@@ -32,6 +33,7 @@ use crate::protocol::command::{Bytestring, Kind, Publication, Refusal, Space, UN
 use crate::turns;
 use connections::{Connection, ConnectionId, Connections};
 use encoding::Push;
+use run::Run;
 use shard::{FanOutRange, Shard, Told};
 use stats::{EngineCall, HubStats};
 
@@ -245,17 +247,18 @@ impl Hub {
                 }
             }
         }
-        let mut changes = self.ask_deliveries(chain, publisher, publications, &guards, &routed);
+        let changes = self.ask_deliveries(chain, publisher, publications, &guards, &routed);
         let table = self.connections.read();
+        let mut run: Option<Run<'_>> = None;
         let (mut delivered, mut deliveries_made) = (0, 0);
         for (index, (publication, routed)) in publications.iter().zip(&routed).enumerate() {
-            let change = changes.as_mut().and_then(|changes| changes.get_mut(index)?.take());
+            let change = changes.as_ref().and_then(|changes| changes.get(index)?.as_ref());
             let (only, payload) = match change {
                 Some(Err(refusal)) => {
-                    counted(index, Err(refusal), false);
+                    counted(index, Err(refusal.clone()), false);
                     continue;
                 }
-                Some(Ok(change)) => (change.recipients, change.payload),
+                Some(Ok(change)) => (change.recipients.as_ref(), change.payload.as_deref()),
                 None => (None, None),
             };
             let (position, range) = match routed {
@@ -266,12 +269,11 @@ impl Hub {
                 }
             };
             let Some((_, shard)) = guards.get(*position) else { continue };
-            let wanted =
-                |id: &ConnectionId| only.as_ref().is_none_or(|only| only.binary_search(id).is_ok());
+            let wanted = |id: &ConnectionId| only.is_none_or(|only| only.binary_search(id).is_ok());
             let mut deliveries = 0;
             let mut own = false;
             for (_, ids) in shard.groups(range) {
-                deliveries += match &only {
+                deliveries += match only {
                     None => ids.len(),
                     Some(_) => ids.iter().filter(|id| wanted(id)).count(),
                 };
@@ -280,16 +282,34 @@ impl Hub {
             delivered += 1;
             deliveries_made += deliveries as u64;
             counted(index, Ok(deliveries as u64), own);
-            let payload = payload.as_deref().unwrap_or(&publication.payload);
+            let payload = payload.unwrap_or(&publication.payload);
             for (pattern, ids) in shard.groups(range) {
                 let mut push = Push::new(publication.space, pattern, &publication.channel, payload);
-                for id in ids.iter().filter(|id| wanted(id)) {
-                    if let Some(connection) = table.get(id) {
-                        connection.outbox.push(push.encoded(connection.encoding()));
+                if only.is_some() {
+                    run.take().into_iter().for_each(|run| run.push(&table));
+                    for id in ids.iter().filter(|id| wanted(id)) {
+                        if let Some(connection) = table.get(id) {
+                            connection.outbox.push(push.encoded(connection.encoding()));
+                        }
                     }
+                    continue;
+                }
+                match &mut run {
+                    Some(run) if run.has_room_for(&push, ids) => run.append(push),
+                    _ => {
+                        let done = run.replace(Run::new(push, ids, publisher));
+                        done.into_iter().for_each(|run| run.push(&table));
+                    }
+                }
+                if own
+                    && ids.binary_search(&publisher).is_ok()
+                    && let (Some(run), Some(connection)) = (&mut run, table.get(&publisher))
+                {
+                    run.push_own(connection);
                 }
             }
         }
+        run.into_iter().for_each(|run| run.push(&table));
         // Whichever shard counts them: it is held.
         if let Some((_, shard)) = guards.first() {
             shard.stats.delivered(delivered, deliveries_made);

@@ -176,9 +176,23 @@ impl Shard {
         let mut names = std::mem::take(&mut self.names);
         let mut fan_outs = std::mem::take(&mut self.fan_outs);
         names.clear();
-        channels.for_each(|channel| names.push(channel));
+        // Channels in a row that are the same are one name.
+        let mut names_of = Vec::new();
+        let mut last = None;
+        for channel in channels {
+            if last.replace(channel) != Some(channel) {
+                names.push(channel);
+            }
+            names_of.push(names.len() - 1);
+        }
         let routed = self.ask(hub, EngineCall::Route, |engine| engine.route(&names, &mut fan_outs));
-        let ranges = routed.map(|()| ranges(names.len(), &fan_outs));
+        let ranges = routed.map(|()| {
+            let ranges = ranges(names.len(), &fan_outs);
+            match names_of.len() == ranges.len() {
+                true => ranges,
+                false => names_of.iter().filter_map(|name| ranges.get(*name).cloned()).collect(),
+            }
+        });
         self.names = names;
         self.fan_outs = fan_outs;
         ranges

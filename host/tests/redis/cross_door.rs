@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
+use guest_core::model::Random;
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
@@ -11,7 +12,7 @@ use crate::client::RespClient;
 use crate::support::components;
 use crate::support::server::{Launch, Server};
 use crate::support::websocket::Client;
-use crate::value::{Shape, Value, ack, message};
+use crate::value::{Shape, Value, ack, command, message};
 
 /// A server with these plugins: names, components and settings.
 async fn server(plugins: &[(&str, &str, Json)]) -> Result<(Server, SocketAddr, TempDir)> {
@@ -124,6 +125,69 @@ async fn hear_all(
     ensure!(resp3.next().await? == push("message", &[b"news", text]));
     ensure!(framed.next().await? == message("pmessage", &[b"*", b"news", text]));
     Ok(())
+}
+
+/// Publications in a row on one channel leave together: nobody may notice, nor the
+/// publisher, who hears each of its own behind the reply to it.
+#[tokio::test]
+async fn a_burst_is_heard_whole_and_in_its_order() -> Result<()> {
+    const BURSTS: usize = 20;
+    const BURST: usize = 60;
+    let mut random = Random::from_environment();
+    let (server, address, _plugins) = server(&[]).await?;
+    let mut publisher = RespClient::connect(address).await?;
+    let mut browser = server.client().await?;
+    let mut twice = server.client().await?;
+    let mut resp2 = RespClient::connect(address).await?;
+    let mut framed = RespClient::connect_framed(&server, 1).await?;
+    publisher.call(&["HELLO", "3"]).await?;
+    publisher.call(&["SUBSCRIBE", "news"]).await?;
+    browser.call(json!(["SUBSCRIBE", "news", "more"])).await?;
+    twice.call(json!(["SUBSCRIBE", "more"])).await?;
+    twice.call(json!(["PSUBSCRIBE", "*o*"])).await?;
+    resp2.command(&["SUBSCRIBE", "news", "more"]).await?;
+    resp2.next_many(2).await?;
+    framed.call(&["PSUBSCRIBE", "n*"]).await?;
+    let mut number = 0;
+    for _ in 0..BURSTS {
+        let mut burst = Vec::new();
+        let mut channel = "news";
+        for _ in 0..BURST {
+            if random.below(10) == 0 {
+                channel = random.pick::<&str>(&["news", "more", "none"]);
+            }
+            // Some too large to leave with others.
+            let length = if random.below(10) == 0 { 20_000 } else { random.index(200) };
+            number += 1;
+            burst.push((channel, format!("{number}:{}", "x".repeat(length))));
+        }
+        let commands = burst.iter().map(|(channel, text)| command(&["PUBLISH", channel, text]));
+        publisher.send(&commands.collect::<Vec<_>>().concat()).await?;
+        for (channel, text) in &burst {
+            let (name, payload) = (channel.as_bytes(), text.as_bytes());
+            let receivers = if *channel == "none" { 2 } else { 4 };
+            ensure!(publisher.next().await? == Value::Integer(receivers), "a reply");
+            if *channel == "news" {
+                ensure!(publisher.next().await? == push("message", &[name, payload]));
+            }
+            if *channel != "more" {
+                ensure!(framed.next().await? == message("pmessage", &[b"n*", name, payload]));
+            }
+            if *channel != "none" {
+                ensure!(browser.next_json().await? == json!(["message", channel, text]));
+                ensure!(resp2.next().await? == message("message", &[name, payload]));
+            }
+            if *channel == "more" {
+                ensure!(twice.next_json().await? == json!(["message", channel, text]));
+            }
+            if *channel != "news" {
+                let patterned = json!(["pmessage", "*o*", channel, text]);
+                ensure!(twice.next_json().await? == patterned);
+            }
+        }
+    }
+    drop((publisher, browser, twice, resp2, framed));
+    server.stop().await
 }
 
 #[tokio::test]

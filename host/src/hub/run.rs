@@ -1,0 +1,76 @@
+//! Publications in a row that go to the same receivers, and leave as one.
+//!
+//! A burst on one channel is the common case of a fast publisher, and what a delivery costs
+//! beside its bytes is the place that it takes in an outbox. So each receiver's outbox is
+//! given the run in one piece.
+
+use bytes::{Bytes, BytesMut};
+
+use super::connections::{Connection, ConnectionId, Table};
+use super::encoding::{Encoding, Push};
+
+/// How many bytes of payloads leave as one. A slow consumer that has had the beginning of a
+/// piece is sent the rest of it before it is closed.
+const PAYLOAD_BYTES_MAX: usize = 16 << 10;
+
+/// One publication, or several.
+pub struct Run<'a> {
+    first: Push<'a>,
+    more: Vec<Push<'a>>,
+    payload_bytes: usize,
+    receivers: &'a [ConnectionId],
+    /// Who gets each by itself, because replies lie between them.
+    publisher: ConnectionId,
+}
+
+impl<'a> Run<'a> {
+    /// A run of one. The receivers rise.
+    pub fn new(push: Push<'a>, receivers: &'a [ConnectionId], publisher: ConnectionId) -> Run<'a> {
+        let payload_bytes = push.payload_bytes();
+        Run { first: push, more: Vec::new(), payload_bytes, receivers, publisher }
+    }
+
+    /// Whether one that goes to these receivers may be appended.
+    pub fn has_room_for(&self, push: &Push<'_>, receivers: &[ConnectionId]) -> bool {
+        self.payload_bytes + push.payload_bytes() <= PAYLOAD_BYTES_MAX
+            && push.is_like(&self.first)
+            && receivers == self.receivers
+    }
+
+    /// Appends one that there is room for.
+    pub fn append(&mut self, push: Push<'a>) {
+        self.payload_bytes += push.payload_bytes();
+        self.more.push(push);
+    }
+
+    /// Gives the publisher the last one, now.
+    pub fn push_own(&mut self, publisher: &Connection) {
+        let last = self.more.last_mut().unwrap_or(&mut self.first);
+        publisher.outbox.push(last.encoded(publisher.encoding()));
+    }
+
+    /// Gives all others the whole.
+    pub fn push(mut self, table: &Table) {
+        let mut encoded = [const { None }; Encoding::ALL.len()];
+        let (receivers, publisher) = (self.receivers, self.publisher);
+        for id in receivers.iter().filter(|id| **id != publisher) {
+            let Some(connection) = table.get(id) else { continue };
+            let encoding = connection.encoding();
+            let Some(slot) = encoded.get_mut(usize::from(encoding.index())) else { continue };
+            connection.outbox.push(slot.get_or_insert_with(|| self.encoded(encoding)).clone());
+        }
+    }
+
+    fn encoded(&mut self, encoding: Encoding) -> Bytes {
+        let first = self.first.encoded(encoding);
+        if self.more.is_empty() {
+            return first;
+        }
+        let mut all = BytesMut::with_capacity(first.len() * (self.more.len() + 1));
+        all.extend_from_slice(&first);
+        for push in &mut self.more {
+            all.extend_from_slice(&push.encoded(encoding));
+        }
+        all.freeze()
+    }
+}

@@ -271,7 +271,7 @@ pub struct AdminConfig {
     pub upload_bytes_max: usize,
     /// How large the body of any other request may be.
     pub body_bytes_max: usize,
-    /// How long a client may take to send a request.
+    /// How long a client may take to send a request, or to take some of the answer.
     pub request_time: Duration,
     /// Connections at once; more wait to be accepted.
     pub connections_max: usize,

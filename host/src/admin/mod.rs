@@ -34,6 +34,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio_io_timeout::TimeoutStream;
 use tracing::{debug, warn};
 
 use crate::config::AdminConfig;
@@ -161,12 +162,15 @@ async fn serve(
     mut ending: watch::Receiver<bool>,
 ) -> hyper::Result<()> {
     let _not_worth_a_word = stream.set_nodelay(true);
+    // One that takes nothing of what it asked for would keep its place for ever.
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(request_time));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // Also the time for which an idle connection is kept.
         .header_read_timeout(request_time)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         served = connection.as_mut() => return served,

@@ -1,5 +1,7 @@
 //! The admin API and the commands that speak to it, at a live server.
 
+use std::io::Write;
+
 use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -365,6 +367,23 @@ async fn what_is_too_large_or_too_slow_is_refused() -> Result<()> {
     let head = head.replace("Transfer-Encoding: chunked", "Content-Length: 9");
     let (status, _, body) = operator.exchange(&head, b"x")?;
     ensure!(status == 408 && body.contains("timeout"), "{status} {body}");
+    server.stop().await
+}
+
+/// There is one place: whoever comes next is answered when the one who takes nothing has
+/// lost it.
+#[tokio::test]
+async fn who_does_not_take_its_answers_is_closed() -> Result<()> {
+    let config = format!("{CONFIG}[admin]\nrequest_timeout_ms = 200\nconnections_max = 1\n");
+    let server = Launch::with_config(&config).start().await?;
+    let operator = Operator::of(&server).await?;
+    let request =
+        format!("GET /v1/openapi.json HTTP/1.1\r\nHost: {}\r\n\r\n", operator.authority());
+    let mut lazy = std::net::TcpStream::connect(operator.authority())?;
+    // Far more answers than sockets take.
+    lazy.write_all(request.repeat(1_000).as_bytes())?;
+    operator.get("/v1/server")?;
+    drop(lazy);
     server.stop().await
 }
 

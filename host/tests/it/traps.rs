@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::support::raw::exchange;
 use crate::support::server::{Launch, Server};
 use crate::support::websocket::{Client, Upgrade};
 use crate::support::{PATIENCE, components};
@@ -179,6 +180,8 @@ async fn a_plugin_decides_who_connects_and_who_they_are() -> Result<()> {
             {"refuse": refuse("NOAUTH", "who are you"), "trigger": "unknown"},
             {"refuse": refuse("NOPERM", "go away"), "trigger": "unwanted"},
             {"refuse": refuse("FULL", "not today"), "trigger": "full"},
+            {"refuse": refuse("LIMIT", "not so fast"), "trigger": "hasty"},
+            {"refuse": refuse("UNAVAILABLE", "later"), "trigger": "early"},
         ],
         "on_authenticate": [
             {"refuse": refuse("NOAUTH", "wrong"), "trigger": "bad"},
@@ -192,6 +195,8 @@ async fn a_plugin_decides_who_connects_and_who_they_are() -> Result<()> {
         ("/ws?unknown", 4001, "who are you"),
         ("/ws?unwanted", 4003, "go away"),
         ("/ws?full", 4003, "not today"),
+        ("/ws?hasty", 4106, "not so fast"),
+        ("/ws?early", 4102, "later"),
     ] {
         let (its_code, reason) = turned_away(&server, path).await?.context("it was let in")?;
         assert_eq!(its_code, code, "{path}: {reason}");
@@ -212,6 +217,25 @@ async fn a_plugin_decides_who_connects_and_who_they_are() -> Result<()> {
         ensure!(client.next_json().await? == json!(["message", "a", payload]));
     }
     server.stop().await
+}
+
+#[tokio::test]
+async fn a_plugin_decides_who_connects_over_tcp() -> Result<()> {
+    for (code, answered) in [
+        ("NOAUTH", "-NOAUTH "),
+        ("NOPERM", "-NOPERM "),
+        ("FULL", "-NOPERM "),
+        ("LIMIT", "-LIMIT "),
+        ("UNAVAILABLE", "-UNAVAILABLE "),
+    ] {
+        let refuse = json!({"refuse": {"code": code, "message": "not now"}});
+        let (server, _directory) = with_probe(&json!({"settings": {"on_connect": refuse}})).await?;
+        let said = exchange(server.resp_address().await?, "").await?;
+        let by = said.strip_prefix(answered).and_then(|said| said.strip_suffix(": not now\r\n"));
+        ensure!(by.is_some_and(is_probe), "{code}: {said:?}");
+        server.stop().await?;
+    }
+    Ok(())
 }
 
 #[tokio::test]

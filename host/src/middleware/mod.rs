@@ -446,9 +446,13 @@ impl Middleware {
         let mut chain = self.chain.write();
         let mut plugins = chain.plugins().to_vec();
         change(&mut plugins)?;
-        *chain = Chain::new(plugins).traced_by(self.tracer.clone());
+        let old =
+            std::mem::replace(&mut *chain, Chain::new(plugins).traced_by(self.tracer.clone()));
+        // Whoever waited may take this thread's processor before the clock is read again.
+        let pause = started.elapsed();
         drop(chain);
-        Ok(started.elapsed())
+        drop(old);
+        Ok(pause)
     }
 
     fn compile(

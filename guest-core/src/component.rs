@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 
 use bindings::exports::switchyard::pubsub::{engine, snapshot};
+use guest_heap as _;
 
 use crate::{ConnectionId, FanOuts, Group, Names, PatternId, Registry, RestoreError};
 

@@ -3,6 +3,7 @@
 
 use bindings::exports::switchyard::pubsub::{access, lifecycle, messages};
 use bindings::switchyard::pubsub::types::{ConnectionId, Publication, Refusal};
+use guest_heap as _;
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {

@@ -3,7 +3,9 @@
 //! read.
 //!
 //! It knows nothing of the contract, so that it is tested natively and a plugin
-//! may be built on another version of it.
+//! may be built on another version of it. A component that links it has `guest-heap`.
+
+use guest_heap as _;
 
 pub mod settings;
 

@@ -1,11 +1,14 @@
 //! The plugin `webhook-auth`, before `acl`, with a service that knows two users.
 
+use std::process::Command;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::support::admin::Done;
 use crate::support::http_service::{Answer, Asked, HttpService, answer};
 use crate::support::server::{Launch, Server};
 use crate::support::websocket::{Client, Close, Upgrade};
@@ -213,4 +216,31 @@ async fn redis_clients_say_who_they_are() -> Result<()> {
     assert_eq!(users, [&Value::Null, &json!("ann")]);
     ensure!(questions.iter().all(|asked| asked.get("protocol") == Some(&json!("resp"))));
     server.stop().await
+}
+
+#[tokio::test]
+async fn a_conversation_without_a_server_asks_the_service_too() -> Result<()> {
+    const CONVERSATION: &str = r#"
+alice> [1,"SUBSCRIBE","acme.a"]
+alice< [1,"ERR",{"code":"NOAUTH",...}]
+alice> [2,"AUTH","mallory"]
+alice< [2,"ERR",{"code":"NOPERM",...}]
+alice> [3,"AUTH","ann"]
+alice< [3,"OK","OK"]
+alice> [4,"SUBSCRIBE","acme.a"]
+alice< [4,"OK",1]
+alice> [5,"SUBSCRIBE","other.a"]
+alice< [5,"ERR",{"code":"NOPERM","by":~"acl@",...}]
+"#;
+    let service = service().await?;
+    let directory = directory_with(&service, json!({"at_connect": "never"}))?;
+    std::fs::write(directory.path().join("talk.txt"), CONVERSATION)?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    command
+        .args(["plugin", "test", "05-webhook-auth.wasm", "talk.txt", "--with", "10-acl.wasm"])
+        .current_dir(directory.path());
+    let done = Done::of(tokio::task::spawn_blocking(move || command.output()).await??)?;
+    ensure!(done.code == Some(0), "{done:?}");
+    assert_eq!(service.asked().len(), 2);
+    Ok(())
 }

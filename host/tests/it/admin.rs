@@ -346,7 +346,7 @@ async fn what_is_refused_leaves_all_as_it_was() -> Result<()> {
 #[tokio::test]
 async fn what_is_too_large_or_too_slow_is_refused() -> Result<()> {
     let config = format!(
-        "{CONFIG}[admin]\nupload_bytes_max = 1024\nbody_bytes_max = 256\nrequest_timeout_ms = 200\n"
+        "{CONFIG}[admin]\nupload_bytes_max = 1024\nbody_bytes_max = 256\nrequest_timeout_ms = 1000\n"
     );
     let server = Launch::with_config(&config).start().await?;
     let operator = Operator::of(&server).await?;

@@ -550,7 +550,7 @@ async fn headers_without_end_are_cut_off() -> Result<()> {
 
 #[tokio::test]
 async fn a_slow_handshake_ends_and_keeps_nobody_out() -> Result<()> {
-    let config = "http.handshake_timeout_ms = 300\nhttp.handshakes_max = 2";
+    let config = "http.handshake_timeout_ms = 1000\nhttp.handshakes_max = 2";
     let server = Launch::with_config(config).start().await?;
     let address = server.address().await?;
     let mut silent = RawClient::dial(address).await?;

@@ -72,6 +72,13 @@ fn code(done: Result<(), OperatorError>) -> ExitCode {
     }
 }
 
+/// How many tasks a thread takes from its own queue before one from that which all share.
+/// More than 256 that are ready at once overflow into the latter, a message for a thousand
+/// subscribers does that, and publishers among them waited for 30 ms with tokio's own choice
+/// (p99 of 1,000 channels with a subscriber each at depth 64; 10 ms with this). With still
+/// smaller ones a delivery takes more processor time: fewer messages meet in a write.
+const GLOBAL_QUEUE_INTERVAL: u32 = 6;
+
 fn serve(args: &ServeArgs) -> ExitCode {
     let started = Config::load(args).map_err(anyhow::Error::from).and_then(|config| {
         let log = Log::start(&config.log_filter, config.log_format).map_err(anyhow::Error::msg)?;
@@ -83,6 +90,7 @@ fn serve(args: &ServeArgs) -> ExitCode {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .global_queue_interval(GLOBAL_QUEUE_INTERVAL)
         .build()
         .expect("threads can be started");
     if args.check {

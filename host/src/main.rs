@@ -72,8 +72,8 @@ fn code(done: Result<(), OperatorError>) -> ExitCode {
     }
 }
 
-/// How many tasks a thread takes from its own queue before one from that which all share.
-/// More than 256 that are ready at once overflow into the latter, a message for a thousand
+/// One task in so many is taken from the queue that all threads share, the others from the
+/// thread's own. More than 256 that are ready at once overflow into the latter, a message for a thousand
 /// subscribers does that, and publishers among them waited for 30 ms with tokio's own choice
 /// (p99 of 1,000 channels with a subscriber each at depth 64; 10 ms with this). With still
 /// smaller ones a delivery takes more processor time: fewer messages meet in a write.

@@ -22,7 +22,7 @@ const STEP: usize = 16;
 const HEAD: usize = 4;
 /// One more than the largest class: blocks of up to 1 KiB are kept.
 const CLASSES: usize = 65;
-/// How many of each class are kept: at most 2 MiB together.
+/// How many of each class are kept: some 2 MiB together at most.
 const KEPT_MAX: u32 = 64;
 /// What all blocks are aligned to.
 const ALIGN: usize = 8;
@@ -105,6 +105,23 @@ impl Heap {
         class * STEP - HEAD
     }
 
+    /// What the system's allocator gives, asked again without anything kept when there was
+    /// no room: what is kept may be what is missing.
+    fn ask_system(&self, question: impl Fn() -> *mut u8) -> *mut u8 {
+        let block = question();
+        if !block.is_null() {
+            return block;
+        }
+        for class in 1..CLASSES {
+            while let Some(kept) = self.take(class) {
+                let layout = Layout::new::<[u8; STEP]>();
+                // SAFETY: it came from there, and the size is not looked at.
+                unsafe { System.dealloc(kept, layout) };
+            }
+        }
+        question()
+    }
+
     fn take(&self, class: usize) -> Option<*mut u8> {
         // SAFETY: one thread, and no reference outlives this function.
         let class = unsafe { &mut (&mut *self.classes.get())[class] };
@@ -127,7 +144,7 @@ impl Heap {
         let usable = unsafe { malloc_usable_size(block.cast()) };
         // It may be larger than was asked for, or than this allocator would have taken.
         let class = (usable + HEAD) / STEP;
-        if class >= CLASSES || Heap::bytes_of(class) < size_of::<Block>() {
+        if class == 0 || class >= CLASSES {
             return false;
         }
         // SAFETY: as in `take`.
@@ -155,13 +172,15 @@ unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(class) = Heap::class_for(layout) else {
             // SAFETY: promised by the caller.
-            return unsafe { System.alloc(layout) };
+            return self.ask_system(|| unsafe { System.alloc(layout) });
         };
         if let Some(block) = self.take(class) {
             return block;
         }
         // SAFETY: the size is not zero, and the alignment a power of two.
-        unsafe { System.alloc(Layout::from_size_align_unchecked(Heap::bytes_of(class), ALIGN)) }
+        self.ask_system(|| unsafe {
+            System.alloc(Layout::from_size_align_unchecked(Heap::bytes_of(class), ALIGN))
+        })
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
@@ -173,9 +192,8 @@ unsafe impl GlobalAlloc for Heap {
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         if Heap::class_for(layout).is_none() {
-            // Fresh memory is zero already.
             // SAFETY: promised by the caller.
-            return unsafe { System.alloc_zeroed(layout) };
+            return self.ask_system(|| unsafe { System.alloc_zeroed(layout) });
         }
         // SAFETY: promised by the caller.
         let block = unsafe { self.alloc(layout) };
@@ -189,7 +207,7 @@ unsafe impl GlobalAlloc for Heap {
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         if Heap::class_for(layout).is_none() {
             // SAFETY: promised by the caller.
-            return unsafe { System.realloc(block, layout, size) };
+            return self.ask_system(|| unsafe { System.realloc(block, layout, size) });
         }
         // SAFETY: it is a block of the system's allocator.
         if size <= unsafe { malloc_usable_size(block.cast()) } {
@@ -312,9 +330,27 @@ mod tests {
         let layout = Layout::from_size_align(100, 1).expect("it is small");
         let used: Vec<Used> = (0..1_000).map(|_| Used::take(&heap, layout, 1, false)).collect();
         used.into_iter().for_each(|used| used.give_back(&heap));
+        assert_eq!(kept(&heap), [KEPT_MAX]);
+    }
+
+    #[test]
+    fn what_is_kept_is_given_back_when_there_is_no_room() {
+        let heap = Heap::new();
+        for size in [1, 20, 1_000] {
+            let layout = Layout::from_size_align(size, 1).expect("it is small");
+            Used::take(&heap, layout, 1, false).give_back(&heap);
+        }
+        assert_eq!(kept(&heap), [1, 1, 1]);
+        let too_large = Layout::from_size_align(isize::MAX as usize - 100, 1).expect("it fits");
+        // SAFETY: the size is not zero.
+        assert!(unsafe { heap.alloc(too_large) }.is_null());
+        assert_eq!(kept(&heap), []);
+    }
+
+    /// How many are kept of each class that has any.
+    fn kept(heap: &Heap) -> Vec<u32> {
         // SAFETY: nobody else looks.
         let classes = unsafe { &*heap.classes.get() };
-        let kept: Vec<u32> = classes.iter().map(|class| class.kept).filter(|n| *n > 0).collect();
-        assert_eq!(kept, [KEPT_MAX]);
+        classes.iter().map(|class| class.kept).filter(|kept| *kept > 0).collect()
     }
 }

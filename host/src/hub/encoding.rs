@@ -88,9 +88,9 @@ impl<'a> Push<'a> {
         (self.space, self.pattern, self.channel) == (other.space, other.pattern, other.channel)
     }
 
-    /// How long its payload is.
-    pub fn payload_bytes(&self) -> usize {
-        self.payload.len()
+    /// How long its names and its payload are.
+    pub fn bytes(&self) -> usize {
+        self.pattern.map_or(0, <[u8]>::len) + self.channel.len() + self.payload.len()
     }
 
     /// The bytes for connections of this kind.

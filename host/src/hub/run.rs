@@ -4,20 +4,20 @@
 //! beside its bytes is the place that it takes in an outbox. So each receiver's outbox is
 //! given the run in one piece.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::connections::{Connection, ConnectionId, Table};
 use super::encoding::{Encoding, Push};
 
-/// How many bytes of payloads leave as one. A slow consumer that has had the beginning of a
-/// piece is sent the rest of it before it is closed.
-const PAYLOAD_BYTES_MAX: usize = 16 << 10;
+/// How many bytes of names and payloads leave as one. A slow consumer that has had the
+/// beginning of a piece is sent the rest of it before it is closed.
+const BYTES_MAX: usize = 16 << 10;
 
 /// One publication, or several.
 pub struct Run<'a> {
     first: Push<'a>,
     more: Vec<Push<'a>>,
-    payload_bytes: usize,
+    bytes: usize,
     receivers: &'a [ConnectionId],
     /// Who gets each by itself, because replies lie between them.
     publisher: ConnectionId,
@@ -26,20 +26,20 @@ pub struct Run<'a> {
 impl<'a> Run<'a> {
     /// A run of one. The receivers rise.
     pub fn new(push: Push<'a>, receivers: &'a [ConnectionId], publisher: ConnectionId) -> Run<'a> {
-        let payload_bytes = push.payload_bytes();
-        Run { first: push, more: Vec::new(), payload_bytes, receivers, publisher }
+        let bytes = push.bytes();
+        Run { first: push, more: Vec::new(), bytes, receivers, publisher }
     }
 
     /// Whether one that goes to these receivers may be appended.
     pub fn has_room_for(&self, push: &Push<'_>, receivers: &[ConnectionId]) -> bool {
-        self.payload_bytes + push.payload_bytes() <= PAYLOAD_BYTES_MAX
+        self.bytes + push.bytes() <= BYTES_MAX
             && push.is_like(&self.first)
             && receivers == self.receivers
     }
 
     /// Appends one that there is room for.
     pub fn append(&mut self, push: Push<'a>) {
-        self.payload_bytes += push.payload_bytes();
+        self.bytes += push.bytes();
         self.more.push(push);
     }
 
@@ -62,15 +62,12 @@ impl<'a> Run<'a> {
     }
 
     fn encoded(&mut self, encoding: Encoding) -> Bytes {
-        let first = self.first.encoded(encoding);
         if self.more.is_empty() {
-            return first;
+            return self.first.encoded(encoding);
         }
-        let mut all = BytesMut::with_capacity(first.len() * (self.more.len() + 1));
-        all.extend_from_slice(&first);
-        for push in &mut self.more {
-            all.extend_from_slice(&push.encoded(encoding));
-        }
-        all.freeze()
+        let mut pieces = vec![self.first.encoded(encoding)];
+        pieces.extend(self.more.iter_mut().map(|push| push.encoded(encoding)));
+        // Of exactly this length: what is reserved beyond it would be counted nowhere.
+        Bytes::from(pieces.concat())
     }
 }

@@ -127,66 +127,84 @@ async fn hear_all(
     Ok(())
 }
 
-/// Publications in a row on one channel leave together: nobody may notice, nor the
-/// publisher, who hears each of its own behind the reply to it.
+/// Publications in a row that go to the same listeners leave together: nobody may notice,
+/// nor the publisher, who hears each of its own behind the reply to it.
 #[tokio::test]
 async fn a_burst_is_heard_whole_and_in_its_order() -> Result<()> {
     const BURSTS: usize = 20;
     const BURST: usize = 60;
+    const FOR_NOBODY: &str = "for nobody";
     let mut random = Random::from_environment();
-    let (server, address, _plugins) = server(&[]).await?;
+    let narrow = json!({"on_deliver": {"narrow": "none", "trigger": FOR_NOBODY}});
+    let (server, address, _plugins) = server(&[("10-probe", "test/probe", narrow)]).await?;
     let mut publisher = RespClient::connect(address).await?;
     let mut browser = server.client().await?;
-    let mut twice = server.client().await?;
     let mut resp2 = RespClient::connect(address).await?;
+    let mut twice = server.client().await?;
     let mut framed = RespClient::connect_framed(&server, 1).await?;
     publisher.call(&["HELLO", "3"]).await?;
-    publisher.call(&["SUBSCRIBE", "news"]).await?;
-    browser.call(json!(["SUBSCRIBE", "news", "more"])).await?;
+    publisher.command(&["SUBSCRIBE", "lists", "news"]).await?;
+    publisher.next_many(2).await?;
+    browser.call(json!(["SUBSCRIBE", "lists", "news", "more"])).await?;
+    resp2.command(&["SUBSCRIBE", "lists", "news", "more"]).await?;
+    resp2.next_many(3).await?;
     twice.call(json!(["SUBSCRIBE", "more"])).await?;
     twice.call(json!(["PSUBSCRIBE", "*o*"])).await?;
-    resp2.command(&["SUBSCRIBE", "news", "more"]).await?;
-    resp2.next_many(2).await?;
     framed.call(&["PSUBSCRIBE", "n*"]).await?;
     let mut number = 0;
     for _ in 0..BURSTS {
         let mut burst = Vec::new();
-        let mut channel = "news";
+        let mut channel = "lists";
         for _ in 0..BURST {
             if random.below(10) == 0 {
-                channel = random.pick::<&str>(&["news", "more", "none"]);
+                // To "lists" and "own", all listen in one way.
+                channel = random.pick::<&str>(&["lists", "news", "more", "none", "own"]);
             }
-            // Some too large to leave with others.
-            let length = if random.below(10) == 0 { 20_000 } else { random.index(200) };
+            // Some too large to leave with others, and some that leave in several pieces.
+            let length = match random.below(20) {
+                0 => 20_000,
+                1..4 => 5_000,
+                _ => random.index(200),
+            };
+            let what = if random.below(10) == 0 { FOR_NOBODY } else { "" };
             number += 1;
-            burst.push((channel, format!("{number}:{}", "x".repeat(length))));
+            burst.push((channel, format!("{number}:{what}{}", "x".repeat(length))));
         }
         let commands = burst.iter().map(|(channel, text)| command(&["PUBLISH", channel, text]));
         publisher.send(&commands.collect::<Vec<_>>().concat()).await?;
         for (channel, text) in &burst {
             let (name, payload) = (channel.as_bytes(), text.as_bytes());
-            let receivers = if *channel == "none" { 2 } else { 4 };
+            let receivers = match *channel {
+                _ if text.contains(FOR_NOBODY) => 0,
+                "lists" => 3,
+                "none" => 2,
+                "own" => 1,
+                _ => 4,
+            };
             ensure!(publisher.next().await? == Value::Integer(receivers), "a reply");
-            if *channel == "news" {
+            if receivers == 0 {
+                continue;
+            }
+            if ["lists", "news"].contains(channel) {
                 ensure!(publisher.next().await? == push("message", &[name, payload]));
             }
-            if *channel != "more" {
-                ensure!(framed.next().await? == message("pmessage", &[b"n*", name, payload]));
-            }
-            if *channel != "none" {
+            if ["lists", "news", "more"].contains(channel) {
                 ensure!(browser.next_json().await? == json!(["message", channel, text]));
                 ensure!(resp2.next().await? == message("message", &[name, payload]));
             }
             if *channel == "more" {
                 ensure!(twice.next_json().await? == json!(["message", channel, text]));
             }
-            if *channel != "news" {
+            if ["more", "none", "own"].contains(channel) {
                 let patterned = json!(["pmessage", "*o*", channel, text]);
                 ensure!(twice.next_json().await? == patterned);
             }
+            if ["news", "none"].contains(channel) {
+                ensure!(framed.next().await? == message("pmessage", &[b"n*", name, payload]));
+            }
         }
     }
-    drop((publisher, browser, twice, resp2, framed));
+    drop((publisher, browser, resp2, twice, framed));
     server.stop().await
 }
 

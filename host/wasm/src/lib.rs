@@ -354,9 +354,9 @@ pub fn arm(store: &mut Store<StoreState>, budget: Duration) {
 }
 
 /// Sees that another thread of the runtime looks after its sockets and timers while this
-/// one is in a call that lasts. The thread that took a task from them takes nobody's place
-/// until it has done it, and where it was the only task, the others are asleep. The second
-/// task wakes one of them; the first alone would wait for this thread.
+/// one is in a call that lasts. A thread that waited for them and got one task carries it
+/// out without waking another to wait in its place. The second task here wakes one; the
+/// first alone would stay with this thread.
 fn let_others_take_over() {
     if let Ok(runtime) = Handle::try_current() {
         runtime.spawn(async {});

@@ -73,10 +73,11 @@ fn code(done: Result<(), OperatorError>) -> ExitCode {
 }
 
 /// One task in so many is taken from the queue that all threads share, the others from the
-/// thread's own. More than 256 that are ready at once overflow into the latter, a message for a thousand
-/// subscribers does that, and publishers among them waited for 30 ms with tokio's own choice
-/// (p99 of 1,000 channels with a subscriber each at depth 64; 10 ms with this). With still
-/// smaller ones a delivery takes more processor time: fewer messages meet in a write.
+/// thread's own. A thread's own holds 256; what a message for a thousand subscribers wakes
+/// beyond that goes to the shared one, and publishers among it waited for 30 ms with tokio's
+/// own choice (p99 of 1,000 channels with a subscriber each at depth 64; 10 ms with this).
+/// With still smaller ones a delivery takes more processor time: fewer messages meet in a
+/// write.
 const GLOBAL_QUEUE_INTERVAL: u32 = 6;
 
 fn serve(args: &ServeArgs) -> ExitCode {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
@@ -225,6 +225,12 @@ impl Entrance {
             };
             match listener.accept().await {
                 Ok((stream, remote)) => {
+                    if !OPTIONS_ARE_INHERITED
+                        && let Err(error) = prepare(SockRef::from(&stream), protocol)
+                    {
+                        debug!(%remote, %error, "connection lost in the handshake");
+                        continue;
+                    }
                     let handshaking = Handshaking::new(&self.services.stats, protocol, permit);
                     let tls = match protocol {
                         Protocol::Http => &self.live.http_tls,
@@ -234,11 +240,7 @@ impl Entrance {
                     match tls.as_ref().map(Tls::acceptor) {
                         None => {
                             let peer = Peer { remote, subject: None };
-                            tokio::spawn(async move {
-                                if prepare(&stream, remote, protocol) {
-                                    entrance.serve(stream, peer, protocol, handshaking).await;
-                                }
-                            });
+                            tokio::spawn(entrance.serve(stream, peer, protocol, handshaking));
                         }
                         Some(acceptor) => {
                             let serving =
@@ -273,9 +275,6 @@ impl Entrance {
         protocol: Protocol,
         handshaking: Handshaking,
     ) {
-        if !prepare(&stream, remote, protocol) {
-            return;
-        }
         let mut is_ending = self.is_ending.clone();
         let shaken = tokio::select! {
             shaken = tokio::time::timeout(
@@ -581,21 +580,43 @@ impl Entrance {
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 
-/// Sets what a socket needs. False: it is gone.
-fn prepare(stream: &TcpStream, remote: SocketAddr, protocol: Protocol) -> bool {
+/// How many connections wait to be accepted, as tokio has it.
+const BACKLOG: u32 = 1024;
+
+/// Listens at a door.
+///
+/// # Errors
+///
+/// The address cannot be bound.
+pub fn listen(address: SocketAddr, protocol: Protocol) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // As tokio's `TcpListener::bind` does: a server that was ended can be started again.
+    if cfg!(not(windows)) {
+        socket.set_reuseaddr(true)?;
+    }
+    prepare(SockRef::from(&socket), protocol)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Whether a connection has the options that its listener had when it came
+/// (`sk_clone_lock` in Linux' net/core/sock.c). Elsewhere each is told.
+const OPTIONS_ARE_INHERITED: bool = cfg!(target_os = "linux");
+
+/// Sets what the sockets of a door need.
+fn prepare(socket: SockRef<'_>, protocol: Protocol) -> io::Result<()> {
     // Replies and messages are written as whole as they can be: nothing is gained
     // by waiting for more.
-    let mut set = stream.set_nodelay(true);
+    socket.set_tcp_nodelay(true)?;
     if protocol == Protocol::Resp {
         // Nothing is said on an idle connection, as in Redis: whether the peer is
         // still there is left to TCP.
-        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME);
-        set = set.and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive));
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_TIME))?;
     }
-    if let Err(error) = &set {
-        debug!(%remote, %error, "connection lost in the handshake");
-    }
-    set.is_ok()
+    Ok(())
 }
 
 /// Whether an address is this machine's own.
@@ -616,5 +637,22 @@ fn unwanted(refusal: &Refusal) -> CloseReason {
         UNAVAILABLE => CloseReason::Unavailable(why),
         LIMIT => CloseReason::Limited(why),
         _ => CloseReason::Forbidden(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn what_came_before_it_was_accepted_has_the_options_of_a_door() -> io::Result<()> {
+        let listener = listen(([127, 0, 0, 1], 0).into(), Protocol::Resp)?;
+        let _client = TcpStream::connect(listener.local_addr()?).await?;
+        let (accepted, _) = listener.accept().await?;
+        let socket = SockRef::from(&accepted);
+        assert!(socket.tcp_nodelay()? && socket.keepalive()?);
+        assert_eq!(socket.tcp_keepalive_time()?, KEEPALIVE_TIME);
+        Ok(())
     }
 }

@@ -19,7 +19,7 @@ use crate::config::{Config, ConfigError, EngineSource};
 use crate::drain::drain;
 use crate::engine::EngineCode;
 use crate::engine_swap::EngineSwaps;
-use crate::entrance::{Entrance, Live, Protocol, is_local};
+use crate::entrance::{self, Entrance, Live, Protocol, is_local};
 use crate::handshake::WEBSOCKET_PATH;
 use crate::health::Health;
 use crate::hub::Hub;
@@ -69,14 +69,20 @@ impl Server {
         let (live, services, engine) = prepare(&config)?;
         let live = Arc::new(live);
         let health = Health::new(services.clone(), live.clone(), config.health);
-        let http = bind(config.http.listen).await?;
+        let listen = |address: SocketAddr, protocol| {
+            let cannot = || format!("cannot listen on {address}");
+            entrance::listen(address, protocol).with_context(cannot)
+        };
+        let http = listen(config.http.listen, Protocol::Http)?;
         let resp = match &config.resp {
-            Some(resp) => Some(bind(resp.listen).await?),
+            Some(resp) => Some(listen(resp.listen, Protocol::Resp)?),
             None => None,
         };
         let admin = match config.admin.listen {
             Some(address) => Some(AdminListener::new(
-                bind(address).await?,
+                TcpListener::bind(address)
+                    .await
+                    .with_context(|| format!("cannot listen on {address}"))?,
                 Admin::new(
                     config.admin.clone(),
                     services.clone(),
@@ -258,10 +264,6 @@ fn check_protection(config: &Config, middleware: &Middleware) -> Result<(), Conf
         }
     }
     Ok(())
-}
-
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
 /// Reads again what changed.

@@ -13,6 +13,7 @@ mod drain;
 pub mod log;
 pub mod reload;
 
+pub mod batch;
 mod close;
 mod entrance;
 mod handshake;

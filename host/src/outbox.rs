@@ -77,21 +77,35 @@ impl Outbox {
     /// with all that waits, and the outbox is closing.
     ///
     /// The writer is woken only when nothing waited: otherwise it has been woken
-    /// already, or waits for its socket and will look again.
+    /// already, or waits for its socket and will look again, or has a turn.
     pub fn push(&self, chunk: Bytes) {
         let mut queue = self.queue.lock();
-        if queue.closing.is_some() {
-            return;
-        }
         let was_idle = queue.bytes == 0;
+        if self.queue_up(&mut queue, chunk) && was_idle {
+            queue.wake();
+        }
+    }
+
+    /// As `push`, for the writer's own task while it has a turn: it is not woken, which
+    /// would only cost it another turn, and must `take` before it waits. Nobody else who
+    /// pushes would wake it until it has.
+    pub fn push_own(&self, chunk: Bytes) {
+        self.queue_up(&mut self.queue.lock(), chunk);
+    }
+
+    /// Whether the chunk is queued. The writer of an outbox that overflows is woken.
+    fn queue_up(&self, queue: &mut Queue, chunk: Bytes) -> bool {
+        if queue.closing.is_some() {
+            return false;
+        }
         queue.bytes += chunk.len() + CHUNK_BYTES;
         queue.chunks.push_back(chunk);
-        if queue.bytes >= self.limits.soft_bytes && self.is_too_full(&mut queue) {
+        if queue.bytes >= self.limits.soft_bytes && self.is_too_full(queue) {
             queue.overflow();
             queue.wake();
-        } else if was_idle {
-            queue.wake();
+            return false;
         }
+        true
     }
 
     /// Lets what is queued be written, then ends. The first reason stays.
@@ -185,6 +199,10 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
     use super::*;
 
     const LIMITS: OutboxLimits = OutboxLimits {
@@ -211,6 +229,33 @@ mod tests {
         let (chunks, taken) = take(&outbox);
         assert_eq!(chunks, ["ab", "c"]);
         assert_eq!(taken, Taken::Closing(CloseReason::Quit));
+    }
+
+    #[test]
+    fn only_others_wake_the_writer_and_only_where_nothing_waited() {
+        struct Count(AtomicUsize);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let wakes = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(wakes.clone());
+        let context = Context::from_waker(&waker);
+        let woken_by = |pushes: &[fn(&Outbox, Bytes)], chunk: &'static [u8]| {
+            let outbox = Outbox::new(LIMITS);
+            for push in pushes {
+                // Looked at and not written: the writer waits for its socket.
+                outbox.take(Written::default(), &mut VecDeque::new(), &context);
+                push(&outbox, Bytes::from_static(chunk));
+            }
+            wakes.0.swap(0, Ordering::Relaxed)
+        };
+        assert_eq!(woken_by(&[Outbox::push], b"a"), 1);
+        assert_eq!(woken_by(&[Outbox::push, Outbox::push], b"a"), 1);
+        assert_eq!(woken_by(&[Outbox::push_own], b"a"), 0);
+        assert_eq!(woken_by(&[Outbox::push_own, Outbox::push], b"a"), 0);
+        assert_eq!(woken_by(&[Outbox::push_own], &[0; LIMITS.bytes_max]), 1, "it overflows");
     }
 
     #[test]

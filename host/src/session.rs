@@ -12,8 +12,10 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use smallvec::smallvec;
 
 use crate::backplane::{Admission, Backplane, Hold};
+use crate::batch::Batch;
 use crate::close::CloseReason;
 use crate::hub::Hub;
 use crate::hub::connections::Connection;
@@ -277,8 +279,8 @@ impl Session {
                 self.pending = requests.map(Request::into_owned).collect();
                 break;
             }
-            let services = self.services.clone();
-            let chain = services.middleware.chain();
+            let middleware = self.services.middleware.clone();
+            let chain = middleware.chain();
             let mut burst = requests.by_ref().take(BURST_MAX).peekable();
             while let Some(request) = burst.next() {
                 match request.command {
@@ -286,7 +288,7 @@ impl Session {
                         self.publish(&chain, (request.tag, first), &mut burst, &write);
                     }
                     Ok(Command::Quit) => {
-                        services.stats.carried_out(Verb::Quit, Ending::Ok, 1);
+                        self.services.stats.carried_out(Verb::Quit, Ending::Ok, 1);
                         write.write(request.tag, &Reply::Ok, &mut self.replies);
                         self.flush();
                         return Some(CloseReason::Quit);
@@ -299,7 +301,7 @@ impl Session {
                         }
                     }
                     Err(refusal) => {
-                        services.stats.carried_out(Verb::None, (&refusal).into(), 1);
+                        self.services.stats.carried_out(Verb::None, (&refusal).into(), 1);
                         write.write(request.tag, &Reply::Refused(&refusal), &mut self.replies);
                     }
                 }
@@ -530,7 +532,8 @@ impl Session {
         burst: &mut Peekable<impl Iterator<Item = Request<'a>>>,
         write: &impl WriteReply,
     ) {
-        let mut pending = vec![((first.0, first.1.space), self.check_publication(chain, first.1))];
+        let mut pending: Batch<(Asked, Pending<'a>)> =
+            smallvec![((first.0, first.1.space), self.check_publication(chain, first.1))];
         while let Some(Request { tag, command: Ok(Command::Publish(publication)) }) =
             burst.next_if(|request| matches!(request.command, Ok(Command::Publish(_))))
         {
@@ -620,8 +623,8 @@ impl Session {
         &self,
         backplane: &Backplane,
         pending: &mut [(Asked, Pending<'a>)],
-        places: &mut Vec<usize>,
-        forwarded: &mut Vec<Publication<'a>>,
+        places: &mut Batch<usize>,
+        forwarded: &mut Batch<Publication<'a>>,
     ) -> Vec<Admission> {
         let mut admitted = Vec::with_capacity(forwarded.len());
         let asked = std::mem::take(places).into_iter().zip(std::mem::take(forwarded));
@@ -656,8 +659,8 @@ impl Session {
     }
 
     fn ask_access(&self, chain: &Chain, pending: &mut [(Asked, Pending<'_>)]) {
-        let mut asked = Vec::new();
-        let mut actions = Vec::new();
+        let mut asked = Batch::new();
+        let mut actions = Batch::new();
         for (place, (_, pending)) in pending.iter().enumerate() {
             if let Pending::Open(publication) = pending
                 && let Ok(channel) = std::str::from_utf8(&publication.channel)
@@ -667,6 +670,7 @@ impl Session {
             }
         }
         let answers = chain.access(self.connection.id, &actions);
+        drop(actions);
         for (place, answer) in asked.into_iter().zip(answers) {
             if let (Some(refusal), Some((_, slot))) = (answer, pending.get_mut(place)) {
                 *slot = Pending::Settled(Err(refusal));
@@ -680,9 +684,9 @@ impl Session {
         &self,
         chain: &Chain,
         pending: &mut [(Asked, Pending<'a>)],
-    ) -> (Vec<usize>, Vec<Publication<'a>>) {
-        let mut places = Vec::new();
-        let mut open = Vec::new();
+    ) -> (Batch<usize>, Batch<Publication<'a>>) {
+        let mut places = Batch::new();
+        let mut open = Batch::new();
         for (place, (_, pending)) in pending.iter_mut().enumerate() {
             if matches!(pending, Pending::Open(_))
                 && let Pending::Open(publication) = std::mem::replace(pending, Pending::Forwarded)
@@ -691,7 +695,7 @@ impl Session {
                 open.push(publication);
             }
         }
-        let mut forwarded = (Vec::new(), Vec::new());
+        let mut forwarded = (Batch::new(), Batch::new());
         for (place, fate) in places.into_iter().zip(chain.publish(self.connection.id, open)) {
             let settled = match fate {
                 Fate::Forward(publication) => match self.check_size(&publication) {
@@ -809,12 +813,13 @@ impl Drop for Session {
     }
 }
 
+/// Queues replies. The connection's own task does, while it has a turn.
 fn queue(connection: &Connection, framing: Framing, replies: &mut Vec<u8>) {
     if replies.is_empty() {
         return;
     }
     let replies = std::mem::take(replies);
-    connection.outbox.push(Bytes::from(match framing {
+    connection.outbox.push_own(Bytes::from(match framing {
         Framing::None => replies,
         Framing::BinaryFrame => websocket::binary_frame(&replies),
     }));

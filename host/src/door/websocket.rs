@@ -61,7 +61,7 @@ impl<P: Subprotocol> WebSocket<P> {
                         Incoming::Message(kind, body) => messages.push((kind, body)),
                         Incoming::Ping(range) => {
                             let pong = websocket::pong(bytes.get(range).unwrap_or_default());
-                            session.connection.outbox.push(pong);
+                            session.connection.outbox.push_own(pong);
                         }
                         Incoming::Pong | Incoming::Fragment => {}
                         Incoming::Close(code) => close = Some(CloseReason::Peer(code)),

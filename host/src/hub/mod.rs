@@ -18,14 +18,17 @@ mod run;
 mod shard;
 pub mod stats;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use guest_core::Names;
 use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::FxHasher;
+use smallvec::smallvec;
 
 use crate::backplane::Interest;
+use crate::batch::Batch;
 use crate::config::EngineConfig;
 use crate::engine::EngineCode;
 use crate::middleware::chain::{Chain, Delivery};
@@ -80,7 +83,7 @@ pub struct EngineSwap {
 /// as long as a slice takes.
 const BETWEEN_SLICES: Duration = Duration::from_millis(1);
 
-type Guards<'a> = Vec<(usize, MutexGuard<'a, Shard>)>;
+type Guards<'a> = Batch<(usize, MutexGuard<'a, Shard>)>;
 
 impl Hub {
     /// A hub with fresh engines.
@@ -218,7 +221,8 @@ impl Hub {
         }
     }
 
-    /// Delivers publications, in their order. `counted` is told of each, with
+    /// Delivers publications, in their order. The publisher's own task does, if it is a
+    /// connection here. `counted` is told of each, with
     /// how many deliveries it makes and whether the publisher is among the
     /// receivers, before the first of them is queued.
     pub fn publish(
@@ -228,13 +232,13 @@ impl Hub {
         publications: &[Publication<'_>],
         mut counted: impl FnMut(usize, Result<u64, Refusal>, bool),
     ) {
-        let shard_of: Vec<usize> = publications
+        let shard_of: Batch<usize> = publications
             .iter()
             .map(|publication| self.shard_of(publication.space, &publication.channel))
             .collect();
         let mut guards = self.lock(shard_of.iter().copied());
-        let mut routed: Vec<Result<(usize, FanOutRange), Unavailable>> =
-            vec![Err(Unavailable); publications.len()];
+        let mut routed: Batch<Result<(usize, FanOutRange), Unavailable>> =
+            smallvec![Err(Unavailable); publications.len()];
         for (position, (number, shard)) in guards.iter_mut().enumerate() {
             let mine = || {
                 shard_of.iter().zip(publications).enumerate().filter(|(_, (of, _))| *of == number)
@@ -250,7 +254,7 @@ impl Hub {
         let changes = self.ask_deliveries(chain, publisher, publications, &guards, &routed);
         let table = self.connections.read();
         let mut run: Option<Run<'_>> = None;
-        let (mut delivered, mut deliveries_made) = (0, 0);
+        let (mut delivered, mut deliveries_made) = (0, 0_u64);
         for (index, (publication, routed)) in publications.iter().zip(&routed).enumerate() {
             let change = changes.as_ref().and_then(|changes| changes.get(index)?.as_ref());
             let (only, payload) = match change {
@@ -269,42 +273,38 @@ impl Hub {
                 }
             };
             let Some((_, shard)) = guards.get(*position) else { continue };
-            let wanted = |id: &ConnectionId| only.is_none_or(|only| only.binary_search(id).is_ok());
-            let mut deliveries = 0;
-            let mut own = false;
-            for (_, ids) in shard.groups(range) {
-                deliveries += match only {
-                    None => ids.len(),
-                    Some(_) => ids.iter().filter(|id| wanted(id)).count(),
-                };
-                own |= ids.binary_search(&publisher).is_ok();
-            }
-            delivered += 1;
-            deliveries_made += deliveries as u64;
-            counted(index, Ok(deliveries as u64), own);
-            let payload = payload.unwrap_or(&publication.payload);
-            for (pattern, ids) in shard.groups(range) {
-                let mut push = Push::new(publication.space, pattern, &publication.channel, payload);
-                if only.is_some() {
-                    run.take().into_iter().for_each(|run| run.push(&table));
-                    for id in ids.iter().filter(|id| wanted(id)) {
-                        if let Some(connection) = table.get(id) {
-                            connection.outbox.push(push.encoded(connection.encoding()));
+            let groups: Batch<_> = shard
+                .groups(range)
+                .map(|(pattern, ids)| {
+                    let ids = match only {
+                        None => Cow::Borrowed(ids),
+                        Some(only) => {
+                            let wanted = |id: &ConnectionId| only.binary_search(id).is_ok();
+                            ids.iter().copied().filter(wanted).collect()
                         }
-                    }
+                    };
+                    let is_own = ids.binary_search(&publisher).is_ok();
+                    (pattern, ids, is_own)
+                })
+                .collect();
+            let deliveries: u64 = groups.iter().map(|(_, ids, _)| ids.len() as u64).sum();
+            delivered += 1;
+            deliveries_made += deliveries;
+            counted(index, Ok(deliveries), groups.iter().any(|(_, _, is_own)| *is_own));
+            let payload = payload.unwrap_or(&publication.payload);
+            for (pattern, ids, is_own) in groups {
+                if ids.is_empty() {
                     continue;
                 }
+                let push = Push::new(publication.space, pattern, &publication.channel, payload);
                 match &mut run {
-                    Some(run) if run.has_room_for(&push, ids) => run.append(push),
+                    Some(run) if run.has_room_for(&push, &ids) => run.append(push),
                     _ => {
                         let done = run.replace(Run::new(push, ids, publisher));
                         done.into_iter().for_each(|run| run.push(&table));
                     }
                 }
-                if own
-                    && ids.binary_search(&publisher).is_ok()
-                    && let (Some(run), Some(connection)) = (&mut run, table.get(&publisher))
-                {
+                if is_own && let (Some(run), Some(connection)) = (&mut run, table.get(&publisher)) {
                     run.push_own(connection);
                 }
             }

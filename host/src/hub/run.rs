@@ -4,6 +4,8 @@
 //! beside its bytes is the place that it takes in an outbox. So each receiver's outbox is
 //! given the run in one piece.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use super::connections::{Connection, ConnectionId, Table};
@@ -18,14 +20,18 @@ pub struct Run<'a> {
     first: Push<'a>,
     more: Vec<Push<'a>>,
     bytes: usize,
-    receivers: &'a [ConnectionId],
+    receivers: Cow<'a, [ConnectionId]>,
     /// Who gets each by itself, because replies lie between them.
     publisher: ConnectionId,
 }
 
 impl<'a> Run<'a> {
     /// A run of one. The receivers rise.
-    pub fn new(push: Push<'a>, receivers: &'a [ConnectionId], publisher: ConnectionId) -> Run<'a> {
+    pub fn new(
+        push: Push<'a>,
+        receivers: Cow<'a, [ConnectionId]>,
+        publisher: ConnectionId,
+    ) -> Run<'a> {
         let bytes = push.bytes();
         Run { first: push, more: Vec::new(), bytes, receivers, publisher }
     }
@@ -34,7 +40,7 @@ impl<'a> Run<'a> {
     pub fn has_room_for(&self, push: &Push<'_>, receivers: &[ConnectionId]) -> bool {
         self.bytes + push.bytes() <= BYTES_MAX
             && push.is_like(&self.first)
-            && receivers == self.receivers
+            && *receivers == *self.receivers
     }
 
     /// Appends one that there is room for.
@@ -43,16 +49,16 @@ impl<'a> Run<'a> {
         self.more.push(push);
     }
 
-    /// Gives the publisher the last one, now.
+    /// Gives the publisher, whose task this is, the last one now.
     pub fn push_own(&mut self, publisher: &Connection) {
         let last = self.more.last_mut().unwrap_or(&mut self.first);
-        publisher.outbox.push(last.encoded(publisher.encoding()));
+        publisher.outbox.push_own(last.encoded(publisher.encoding()));
     }
 
     /// Gives all others the whole.
     pub fn push(mut self, table: &Table) {
         let mut encoded = [const { None }; Encoding::ALL.len()];
-        let (receivers, publisher) = (self.receivers, self.publisher);
+        let (receivers, publisher) = (std::mem::take(&mut self.receivers), self.publisher);
         for id in receivers.iter().filter(|id| **id != publisher) {
             let Some(connection) = table.get(id) else { continue };
             let encoding = connection.encoding();
@@ -69,5 +75,25 @@ impl<'a> Run<'a> {
         pieces.extend(self.more.iter_mut().map(|push| push.encoded(encoding)));
         // Of exactly this length: what is reserved beyond it would be counted nowhere.
         Bytes::from(pieces.concat())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::command::Space;
+
+    #[test]
+    fn a_run_is_of_one_channel_and_the_same_receivers_and_no_longer_than_it_may_be() {
+        let payload = vec![b'x'; BYTES_MAX / 3];
+        let push = |channel| Push::new(Space::Channels, None, channel, &payload);
+        let mut run = Run::new(push(b"news"), Cow::Borrowed(&[1, 2]), 9);
+        assert!(!run.has_room_for(&push(b"olds"), &[1, 2]));
+        assert!(!run.has_room_for(&push(b"news"), &[1]));
+        assert!(run.has_room_for(&push(b"news"), &[1, 2]));
+        run.append(push(b"news"));
+        assert!(!run.has_room_for(&push(b"news"), &[1, 2]), "three names and payloads are over it");
+        let alone = push(b"news").encoded(Encoding::Resp2);
+        assert_eq!(run.encoded(Encoding::Resp2), [&alone[..], &alone[..]].concat());
     }
 }

@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use super::connections::{Connection, ConnectionId};
 use super::stats::{EngineCall, ShardStats};
 use super::{Hub, Unavailable, place};
+use crate::batch::Batch;
 use crate::config::EngineConfig;
 use crate::engine::{Engine, EngineCode, EngineFault, Outcome};
 use crate::protocol::command::Kind;
@@ -44,8 +45,10 @@ pub struct Shard {
     config: EngineConfig,
     /// What is counted of it.
     pub stats: Arc<ShardStats>,
-    /// Kept to be used again.
+    /// Kept to be used again, as those below.
     names: Names,
+    /// Which name each publication's channel is.
+    names_of: Vec<usize>,
     fan_outs: FanOuts,
 }
 
@@ -99,6 +102,7 @@ impl Shard {
             config: config.clone(),
             stats,
             names: Names::new(),
+            names_of: Vec::new(),
             fan_outs: FanOuts::default(),
         })
     }
@@ -172,12 +176,13 @@ impl Shard {
         &mut self,
         hub: &Hub,
         channels: impl Iterator<Item = &'a [u8]>,
-    ) -> Result<Vec<FanOutRange>, Unavailable> {
+    ) -> Result<Batch<FanOutRange>, Unavailable> {
         let mut names = std::mem::take(&mut self.names);
         let mut fan_outs = std::mem::take(&mut self.fan_outs);
         names.clear();
         // Channels in a row that are the same are one name.
-        let mut names_of = Vec::new();
+        let mut names_of = std::mem::take(&mut self.names_of);
+        names_of.clear();
         let mut last = None;
         for channel in channels {
             if last.replace(channel) != Some(channel) {
@@ -194,6 +199,7 @@ impl Shard {
             }
         });
         self.names = names;
+        self.names_of = names_of;
         self.fan_outs = fan_outs;
         ranges
     }
@@ -454,7 +460,7 @@ fn learn(by_id: &mut Vec<Box<[u8]>>, patterns: &Names, ids: &[u32]) {
 
 /// Cuts the groups, which stand in the order of the publications, into one range
 /// for each publication.
-fn ranges(publications: usize, fan_outs: &FanOuts) -> Vec<FanOutRange> {
+fn ranges(publications: usize, fan_outs: &FanOuts) -> Batch<FanOutRange> {
     let mut group = 0;
     let mut first_connection = 0;
     (0..publications)

@@ -7,12 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::smallvec;
 use tracing::Level;
 use wasmtime::Store;
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
 use super::chain::{Action, DeliverVerdict, Delivery, PublishVerdict};
 use super::counters::{Count, CounterSpace, Taking, Withdrawal};
+use crate::batch::Batch;
 use crate::close::clip;
 use crate::hub::connections::{ConnectionId, Connections};
 use crate::protocol::command::{Credentials, Publication, REJECTED, Refusal};
@@ -319,11 +321,11 @@ impl Instance {
         &mut self,
         connection: ConnectionId,
         actions: &[Action<'_>],
-    ) -> Result<Vec<Option<Refusal>>, Fault> {
+    ) -> Result<Batch<Option<Refusal>>, Fault> {
         use exports::access as wit;
         wasm::arm(&mut self.store, self.call_budget);
-        let Some(access) = &self.access else { return Ok(vec![None; actions.len()]) };
-        let asked: Vec<wit::Action<'_>> = actions
+        let Some(access) = &self.access else { return Ok(smallvec![None; actions.len()]) };
+        let asked: Batch<wit::Action<'_>> = actions
             .iter()
             .map(|action| match *action {
                 Action::Subscribe(channel) => wit::Action::Subscribe(channel),
@@ -348,11 +350,11 @@ impl Instance {
         &mut self,
         connection: ConnectionId,
         publications: &[&Publication<'_>],
-    ) -> Result<Vec<PublishVerdict>, Fault> {
+    ) -> Result<Batch<PublishVerdict>, Fault> {
         use exports::messages as wit;
         wasm::arm(&mut self.store, self.call_budget);
-        let Some(messages) = &self.messages else { return Ok(Vec::new()) };
-        let asked: Vec<imports::types::PublicationParam<'_>> = publications
+        let Some(messages) = &self.messages else { return Ok(Batch::new()) };
+        let asked: Batch<imports::types::PublicationParam<'_>> = publications
             .iter()
             .map(|publication| imports::types::PublicationParam {
                 channel: text(&publication.channel),

@@ -9,10 +9,13 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use smallvec::smallvec;
+
 use super::bindings::{Client, Hooks};
 use super::plugin::{Plugin, TrapPolicy};
 use super::stats::{Hook, PluginStats, Verdict};
 use super::trace::{Sight, Tracer};
+use crate::batch::Batch;
 use crate::hub::connections::ConnectionId;
 use crate::protocol::command::{Credentials, NOAUTH};
 pub use crate::protocol::command::{Publication, Refusal, Space};
@@ -281,15 +284,19 @@ impl Chain {
 
     /// May the connection do these things? One answer for each; none: allowed.
     /// An empty list: nobody was asked, and all is allowed.
-    pub fn access(&self, connection: ConnectionId, actions: &[Action<'_>]) -> Vec<Option<Refusal>> {
+    pub fn access(
+        &self,
+        connection: ConnectionId,
+        actions: &[Action<'_>],
+    ) -> Batch<Option<Refusal>> {
         if !self.any.access || actions.is_empty() {
-            return Vec::new();
+            return Batch::new();
         }
-        let mut refusals: Vec<Option<Refusal>> = vec![None; actions.len()];
+        let mut refusals: Batch<Option<Refusal>> = smallvec![None; actions.len()];
         for plugin in self.with(|hooks| hooks.access) {
             // Those that a plugin before refused are not asked about again.
-            let mut open: Vec<&mut Option<Refusal>> = Vec::with_capacity(actions.len());
-            let mut asked = Vec::with_capacity(actions.len());
+            let mut open: Batch<&mut Option<Refusal>> = Batch::with_capacity(actions.len());
+            let mut asked = Batch::with_capacity(actions.len());
             for (refusal, action) in refusals.iter_mut().zip(actions) {
                 if refusal.is_none() {
                     open.push(refusal);
@@ -346,21 +353,24 @@ impl Chain {
     pub fn publish<'a>(
         &self,
         connection: ConnectionId,
-        publications: Vec<Publication<'a>>,
-    ) -> Vec<Fate<'a>> {
-        let mut fates: Vec<Fate<'a>> = publications.into_iter().map(Fate::Forward).collect();
+        publications: Batch<Publication<'a>>,
+    ) -> Batch<Fate<'a>> {
+        let mut fates: Batch<Fate<'a>> = publications.into_iter().map(Fate::Forward).collect();
         if !self.any.messages {
             return fates;
         }
         for plugin in self.with(|hooks| hooks.messages) {
             // Their places, so that the verdicts find their way back.
-            let forwarded = fates.iter().enumerate().filter_map(|(place, fate)| match fate {
-                Fate::Forward(publication) => Some((place, publication)),
-                Fate::Refused(_) | Fate::Absorbed(_) => None,
-            });
-            let (places, asked): (Vec<usize>, Vec<&Publication<'a>>) = forwarded.unzip();
+            let mut places = Batch::with_capacity(fates.len());
+            let mut asked = Batch::with_capacity(fates.len());
+            for (place, fate) in fates.iter().enumerate() {
+                if let Fate::Forward(publication) = fate {
+                    places.push(place);
+                    asked.push(publication);
+                }
+            }
             let mut places = places.into_iter();
-            let mut verdicts = Vec::new();
+            let mut verdicts = Batch::new();
             for asked in chunks(&asked, |publication| publication.payload.len()) {
                 let (answers, took) =
                     plugin.call(Hook::OnPublish, asked.len(), connection, |instance| {
@@ -406,6 +416,7 @@ impl Chain {
                     None => places.for_each(drop),
                 }
             }
+            drop(asked);
             for (place, verdict) in verdicts {
                 if let Some(fate) = fates.get_mut(place) {
                     plugin_says(plugin, verdict, fate);

@@ -14,6 +14,7 @@ use anyhow::{Result, ensure};
 use bench::chain::Bench;
 use bytes::Bytes;
 use guest_core::{FanOuts, Names};
+use switchyard::batch::Batch;
 use switchyard::config::{Config, EngineConfig, EngineSource};
 use switchyard::engine::{Engine, EngineCode};
 use switchyard::hub::encoding::{Encoding, Push};
@@ -47,18 +48,21 @@ fn main() -> Result<()> {
     ensure!(fan_outs.connections.len() == BATCH, "not everyone was found");
     measured_route_component(&mut *component, &names, &mut fan_outs)?;
     ensure!(fan_outs.connections.len() == BATCH, "not everyone was found");
+    measured_route_component_alone(&mut *component, &channel(1), &mut fan_outs)?;
 
     let bench = Bench::new(&wasm)?;
     let chain = bench.chain("test", "onlooker", "{}")?;
     let name = channel(1);
     let action = Action::Publish { channel: &name, payload_bytes: payload.len() };
     measured_hook_access(&chain, bench.connection.id, &vec![action; BATCH])?;
+    measured_hook_access_alone(&chain, bench.connection.id, action)?;
     let publication = Publication {
         space: Space::Channels,
         channel: Cow::Borrowed(name.as_bytes()),
         payload: Cow::Borrowed(payload.as_bytes()),
     };
-    measured_hook_messages(&chain, bench.connection.id, &vec![publication; BATCH])?;
+    measured_hook_messages(&chain, bench.connection.id, &vec![publication.clone(); BATCH])?;
+    measured_hook_messages_alone(&chain, bench.connection.id, &publication)?;
 
     let text = format!("[1,\"PUBLISH\",\"{name}\",\"{payload}\"]");
     measured_decode_json(&text)?;
@@ -109,11 +113,48 @@ fn measured_route_component(
     Ok(())
 }
 
+/// What is a batch only of itself.
+#[inline(never)]
+fn measured_route_component_alone(
+    engine: &mut dyn Engine,
+    name: &str,
+    fan_outs: &mut FanOuts,
+) -> Result<()> {
+    let names = Names::from_iter([name]);
+    for _ in 0..TIMES {
+        engine.route(black_box(&names), fan_outs)?;
+        ensure!(fan_outs.connections.len() == 1, "nobody was found");
+    }
+    Ok(())
+}
+
 #[inline(never)]
 fn measured_hook_access(chain: &Chain, connection: u64, actions: &[Action<'_>]) -> Result<()> {
     for _ in 0..TIMES / BATCH {
         let answers = chain.access(connection, black_box(actions));
         ensure!(answers.len() == BATCH && answers.iter().all(Option::is_none), "refused");
+    }
+    Ok(())
+}
+
+#[inline(never)]
+fn measured_hook_access_alone(chain: &Chain, connection: u64, action: Action<'_>) -> Result<()> {
+    for _ in 0..TIMES {
+        let answers = chain.access(connection, black_box(&[action]));
+        ensure!(answers.len() == 1 && answers.iter().all(Option::is_none), "refused");
+    }
+    Ok(())
+}
+
+#[inline(never)]
+fn measured_hook_messages_alone(
+    chain: &Chain,
+    connection: u64,
+    publication: &Publication<'_>,
+) -> Result<()> {
+    for _ in 0..TIMES {
+        let alone = Batch::from_iter([black_box(publication).clone()]);
+        ensure!(chain.publish(connection, alone).len() == 1, "it was not answered");
     }
     Ok(())
 }
@@ -125,7 +166,7 @@ fn measured_hook_messages(
     publications: &[Publication<'_>],
 ) -> Result<()> {
     for _ in 0..TIMES / BATCH {
-        let fates = chain.publish(connection, black_box(publications).to_vec());
+        let fates = chain.publish(connection, black_box(publications).into());
         ensure!(fates.len() == BATCH, "not all were answered");
     }
     Ok(())

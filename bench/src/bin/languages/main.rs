@@ -125,7 +125,7 @@ fn measure(bench: &Bench, rust: &Chain, other: &Chain, case: &Case) -> Result<Co
     };
     let publications = vec![publication; case.messages_a_call];
     let ask = |chain: &Chain| {
-        let fates = chain.publish(bench.connection.id, publications.clone());
+        let fates = chain.publish(bench.connection.id, publications.as_slice().into());
         let as_meant = |fate: &&Fate<'_>| match fate {
             Fate::Forward(Publication { payload: Cow::Borrowed(_), .. }) => !case.is_changed,
             Fate::Forward(Publication { payload: Cow::Owned(_), .. }) => case.is_changed,

@@ -122,7 +122,7 @@ impl Hooks {
             outcomes.iter().filter(|outcome| **outcome == Outcome::Unchanged).count()
         };
         let by_component = || {
-            let fates = self.redact.publish(self.bench.connection.id, publications.clone());
+            let fates = self.redact.publish(self.bench.connection.id, publications.clone().into());
             let unchanged = |fate: &&Fate<'_>| {
                 matches!(fate, Fate::Forward(Publication { payload: Cow::Borrowed(_), .. }))
             };

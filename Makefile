@@ -12,6 +12,7 @@
 # make bench       what the sandbox costs: native and component engine side by side
 # make bench-peers the server beside Redis, NATS, Bun and Node; takes an hour
 # make bench-languages what a plugin costs in Rust, JavaScript and Python
+# make bench-profile where a server's time goes: SERVER='redis-server' SCENARIO='1→1000, one at a time'
 # make bench-swaps how long swaps hold messages up
 
 CARGO ?= cargo
@@ -25,7 +26,7 @@ BUILT := target/$(WASM)/component
 OUT := target/components
 RUN := target/run/plugins
 
-.PHONY: run build production release components languages toolchain tools test check fuzz bench bench-languages bench-peers bench-swaps node-host wit-reference
+.PHONY: run build production release components languages toolchain tools test check fuzz bench bench-languages bench-peers bench-profile bench-swaps node-host wit-reference
 
 run: build $(RUN)/10-acl.toml $(RUN)/20-redact.toml
 	@cp $(OUT)/acl.wasm $(RUN)/10-acl.wasm
@@ -103,6 +104,15 @@ bench-peers: production
 	$(CARGO) build --release --package bench --bin load
 	@cp bench/RESULTS.head.md bench/RESULTS.md
 	ulimit -n 20000 && taskset -c 1 $(PEERS) --pinned && $(PEERS)
+
+# One server and one scenario, as bench/RESULTS.md names them.
+SERVER ?= switchyard/resp+plugin
+SCENARIO ?= publish, 50 publishers, depth 1, no subscriber
+bench-profile: production
+	@sh bench/peers/install.sh
+	$(CARGO) build --release --package bench --bin load
+	@ulimit -n 20000 && sh bench/profile.sh target/profile \
+		taskset -c 1 $(LOAD) --pinned --runs 1 --seconds 5 --server '$(SERVER)' --scenario '$(SCENARIO)'
 
 bench-swaps: production
 	$(CARGO) build --release --package bench --bin load

@@ -51,6 +51,9 @@ struct Args {
     /// Writes the tables to this file, too.
     #[arg(long)]
     write: Option<PathBuf>,
+    /// Has perf record one run of one server in one scenario into this file.
+    #[arg(long)]
+    profile: Option<PathBuf>,
     /// Instead: swaps this so often under load, and prints the pauses.
     #[arg(long)]
     swap: Option<Part>,
@@ -107,23 +110,41 @@ fn main() -> Result<()> {
     let is_asked = |words: &[String], name: &str| {
         words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
     };
-    let kinds: Vec<Kind> =
-        KINDS.iter().copied().filter(|kind| is_asked(&args.server, kind.name)).collect();
+    let is_kind_asked = |kind: &Kind| match args.profile {
+        None => is_asked(&args.server, kind.name),
+        Some(_) => args.server.iter().any(|word| word == kind.name),
+    };
+    let kinds: Vec<Kind> = KINDS.iter().copied().filter(is_kind_asked).collect();
     ensure!(!kinds.is_empty(), "no server is called so: {:?}", args.server);
     if let Some(part) = args.swap {
         return swap(&args, &places, part);
     }
     let all = if args.quick { QUICK } else { SCENARIOS };
+    let scenarios: Vec<Scenario> =
+        all.iter().copied().filter(|s| is_asked(&args.scenario, &s.name())).collect();
+    if args.profile.is_some() {
+        let asked = (kinds.len(), scenarios.len(), args.runs);
+        ensure!(
+            asked == (1, 1, 1),
+            "--profile is for one server, one scenario and one run, not {asked:?}: {:?}, {:?}",
+            kinds.iter().map(|kind| kind.name).collect::<Vec<_>>(),
+            scenarios.iter().map(|scenario| scenario.name()).collect::<Vec<_>>(),
+        );
+    }
     let mut report = Report::begin(&args.title(), args.write.as_deref())?;
-    for scenario in all.iter().copied().filter(|s| is_asked(&args.scenario, &s.name())) {
+    for scenario in scenarios {
         let mut cells: Vec<Cell> = kinds
             .iter()
             .copied()
             .filter(|kind| scenario.fits(*kind))
             .map(|kind| Cell { kind, runs: Vec::new(), failure: None })
             .collect();
-        for _ in 0..args.runs {
-            for cell in &mut cells {
+        for turn in 0..args.runs {
+            // Who comes first has it harder: each turn begins with another, as far as there
+            // are more servers than turns.
+            let first = turn * cells.len() / args.runs;
+            let (after, before) = cells.split_at_mut(first);
+            for cell in before.iter_mut().chain(after) {
                 match run(&args, &places, scenario, cell.kind) {
                     Ok(figures) => cell.runs.push(figures),
                     // The others still have their turn.
@@ -132,7 +153,7 @@ fn main() -> Result<()> {
             }
         }
         report.scenario(scenario, &cells)?;
-        let ours = cells.iter().find(|cell| cell.kind.name.starts_with("switchyard"));
+        let ours = cells.iter().find(|cell| cell.kind.is_switchyard());
         if let Some(Cell { failure: Some(failure), .. }) = ours {
             anyhow::bail!("{}: {failure}", scenario.name());
         }
@@ -143,7 +164,15 @@ fn main() -> Result<()> {
 fn run(args: &Args, places: &Places, scenario: Scenario, kind: Kind) -> Result<scenarios::Figures> {
     // Fresh for each: what one scenario leaves behind is not paid for by the next.
     let server = Server::start(kind, places, args.pinned.then_some("0"))?;
-    scenario.run(&server, kind.wire, Duration::from_secs_f64(args.seconds))
+    let perf = args.profile.as_deref().map(|file| server.profile(file)).transpose()?;
+    let figures = scenario.run(&server, kind.wire, Duration::from_secs_f64(args.seconds));
+    drop(server);
+    let figures = figures?;
+    if let Some(mut perf) = perf {
+        let status = perf.wait()?;
+        ensure!(status.success(), "perf: {status}");
+    }
+    Ok(figures)
 }
 
 fn swap(args: &Args, places: &Places, part: Part) -> Result<()> {
@@ -169,6 +198,11 @@ impl Args {
             true => "the server on the first core, the load on the second",
             false => "not pinned to cores",
         };
-        format!("{where_}; medians of {} interleaved runs of {} s", self.runs, self.seconds)
+        format!(
+            "{where_}; medians of {} interleaved runs of {} s, or as long as it takes to send {} messages by the clock",
+            self.runs,
+            self.seconds,
+            scenarios::RATE_MESSAGES_MIN
+        )
     }
 }

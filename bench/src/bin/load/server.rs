@@ -138,6 +138,16 @@ impl Server {
         Ok(kibibytes.context("no VmRSS")?.parse::<f64>()? * 1024.0)
     }
 
+    /// Has perf write down where the server's time goes, until the server ends.
+    pub fn profile(&self, file: &Path) -> Result<Child> {
+        Command::new("perf")
+            .args(["record", "--quiet", "--freq=997", "--call-graph=dwarf,8192", "--output"])
+            .arg(file)
+            .args(["--pid", &self.child.id().to_string()])
+            .spawn()
+            .context("cannot start perf")
+    }
+
     fn last_words(&self) -> Option<String> {
         self.log.lock().ok()?.try_iter().last()
     }
@@ -164,6 +174,16 @@ impl Drop for Server {
 }
 
 impl Kind {
+    /// Whether it is ours.
+    pub fn is_switchyard(self) -> bool {
+        matches!(self.program, Program::Switchyard { .. })
+    }
+
+    /// Whether it is there to be compared with Switchyard as it is run.
+    pub fn is_variant(self) -> bool {
+        matches!(self.program, Program::Switchyard { plugins, is_native } if is_native || plugins > 1)
+    }
+
     fn command(self, places: &Places, port: u16, home: &Path) -> Result<Vec<String>> {
         let word = |path: PathBuf| path.to_string_lossy().into_owned();
         let tools = places.root.join(".tools/bench");

@@ -260,6 +260,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             if self.writer.is_congested {
                 return Poll::Pending;
             }
+            if self.session.was_heard() {
+                // Its next turn is behind those whom it woke, whenever the sockets are looked
+                // at: who waited for that would find one that was faster before it.
+                context.waker().wake_by_ref();
+            }
             if self.goes_on {
                 ready!(self.session.poll_turn(context));
                 let mut unfinished = std::mem::take(&mut self.unfinished);

@@ -69,6 +69,8 @@ pub struct Session {
     replies: Vec<u8>,
     turn_began: Instant,
     rate: Rate,
+    /// Whether somebody was sent something since this was last looked at.
+    is_heard: bool,
     /// Commands that the turn was too short for.
     pending: Vec<Request<'static>>,
     /// A SUBSCRIBE that waits for the backplane. What came behind it is pending.
@@ -138,6 +140,7 @@ impl Session {
             replies: Vec::new(),
             turn_began: Instant::now(),
             rate: Rate::default(),
+            is_heard: false,
             pending: Vec::new(),
             joining: None,
             authenticating: None,
@@ -163,6 +166,11 @@ impl Session {
     /// connection is closing.
     pub fn is_turn_over(&self) -> bool {
         self.turn_began.elapsed() > TURN_TIME || self.connection.outbox.is_closing()
+    }
+
+    /// Whether somebody was sent something since this was last asked.
+    pub fn was_heard(&mut self) -> bool {
+        std::mem::take(&mut self.is_heard)
     }
 
     /// Whether commands wait for the next turn.
@@ -584,7 +592,8 @@ impl Session {
                     }
                 }
             };
-        self.services.hub.publish(chain, connection.id, &forwarded, |index, outcome, own| {
+        let hub = &self.services.hub;
+        let is_heard = hub.publish(chain, connection.id, &forwarded, |index, outcome, own| {
             let Some(place) = places.get(index) else { return };
             if outcome.is_err()
                 && let Some(backplane) = &backplane
@@ -603,6 +612,7 @@ impl Session {
             }
         });
         settle(usize::MAX, None, replies);
+        self.is_heard |= is_heard;
         for (verb, count) in [Verb::Publish, Verb::Spublish].into_iter().zip(published) {
             if count > 0 {
                 stats.carried_out(verb, Ending::Ok, count);

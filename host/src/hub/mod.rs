@@ -224,14 +224,15 @@ impl Hub {
     /// Delivers publications, in their order. The publisher's own task does, if it is a
     /// connection here. `counted` is told of each, with
     /// how many deliveries it makes and whether the publisher is among the
-    /// receivers, before the first of them is queued.
+    /// receivers, before the first of them is queued. Answers whether anybody receives
+    /// anything.
     pub fn publish(
         &self,
         chain: &Chain,
         publisher: ConnectionId,
         publications: &[Publication<'_>],
         mut counted: impl FnMut(usize, Result<u64, Refusal>, bool),
-    ) {
+    ) -> bool {
         let shard_of: Batch<usize> = publications
             .iter()
             .map(|publication| self.shard_of(publication.space, &publication.channel))
@@ -314,9 +315,11 @@ impl Hub {
         if let Some((_, shard)) = guards.first() {
             shard.stats.delivered(delivered, deliveries_made);
         }
-        if deliveries_made > 0 {
+        let is_heard = deliveries_made > 0;
+        if is_heard {
             turns::wake_nobody_first();
         }
+        is_heard
     }
 
     /// Shows the chain what is about to be delivered, if it wants to see it.

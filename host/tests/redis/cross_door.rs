@@ -142,11 +142,12 @@ async fn a_burst_is_heard_whole_and_in_its_order() -> Result<()> {
     ]});
     let (server, address, _plugins) = server(&[("10-probe", "test/probe", narrow)]).await?;
     let mut publisher = RespClient::connect(address).await?;
+    // Answered: it has its id before others come.
+    publisher.call(&["HELLO", "3"]).await?;
     let mut browser = server.client().await?;
     let mut resp2 = RespClient::connect(address).await?;
     let mut twice = server.client().await?;
     let mut framed = RespClient::connect_framed(&server, 1).await?;
-    publisher.call(&["HELLO", "3"]).await?;
     publisher.command(&["SUBSCRIBE", "lists", "news"]).await?;
     publisher.next_many(2).await?;
     browser.call(json!(["SUBSCRIBE", "lists", "news", "more"])).await?;

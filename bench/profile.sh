@@ -18,7 +18,7 @@ fi
 "$@" --profile "$file.data"
 for by in dso symbol; do
     perf report --input "$file.data" --no-children --call-graph none --percent-limit 1 --sort $by \
-        --stdio | sed '/^#/d; /^$/d'
+        --stdio | sed '/^#/d; /^$/d; s/[ -]*$//'
     echo
 done
 perf script --input "$file.data" --no-inline 2>/dev/null | $bin/inferno-collapse-perf --quiet |

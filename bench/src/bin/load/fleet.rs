@@ -1,10 +1,10 @@
 //! Many connections in one thread: what is sent is written at once, what comes is
 //! counted. A message costs less here than in any server that it is sent to.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Error, ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use memchr::memmem;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
@@ -96,7 +96,10 @@ impl Fleet {
             }
             loop {
                 match socket.stream.read(&mut self.buffer) {
-                    Ok(0) => bail!("the server closed connection {number}"),
+                    Ok(0) => {
+                        let closed = format!("the server closed connection {number}");
+                        return Err(Error::new(ErrorKind::UnexpectedEof, closed).into());
+                    }
                     Ok(length) => {
                         let mut counted = length;
                         if let Some(uninvited) = self.uninvited
@@ -135,6 +138,14 @@ impl Fleet {
             ensure!(started.elapsed() < SILENCE_MAX, "the server says nothing more");
         }
     }
+}
+
+/// Whether this is what came of a server that closed a connection.
+pub fn is_closed(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Error>().is_some_and(|error| {
+        let kinds = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
+        kinds.contains(&error.kind())
+    })
 }
 
 fn write(stream: &mut TcpStream, bytes: &[u8]) -> Result<usize> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
 
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, is_closed};
 use crate::server::{Kind, Server};
 use crate::wire::{Wire, ask};
 
@@ -121,8 +121,8 @@ impl Scenario {
             Scenario::Rate { subscribers, messages_per_second } => {
                 let pace = Duration::from_secs(1) / u32::try_from(messages_per_second)?;
                 let time = time.max(pace * RATE_MESSAGES_MIN);
-                let rate = Rate { subscribers, messages_per_second, late_max: usize::MAX };
-                let (figures, owed) = rate.run(server, wire, time)?;
+                let (figures, owed) =
+                    rate(server, wire, subscribers, messages_per_second, usize::MAX, time)?;
                 ensure!(owed.for_good == 0, "the server does not come to an end");
                 Ok(figures)
             }
@@ -348,75 +348,73 @@ struct Owed {
     for_good: usize,
 }
 
-/// Publishes by the clock.
-struct Rate {
+/// Publishes by the clock. When more than `late_max` deliveries are owed at the end, they are
+/// not waited for.
+fn rate(
+    server: &Server,
+    wire: Wire,
     subscribers: usize,
     messages_per_second: usize,
-    /// How many deliveries may be owed at the end before it is not waited for them.
     late_max: usize,
-}
-
-impl Rate {
-    fn run(&self, server: &Server, wire: Wire, time: Duration) -> Result<(Figures, Owed)> {
-        let Rate { subscribers, messages_per_second, late_max } = *self;
-        let mut fleet = Fleet::new(wire)?;
-        take_audience(&mut fleet, server, wire, "news", subscribers)?;
-        let publisher = fleet.take(wire.connect(server.port)?)?;
-        let payload = payload();
-        let mut batch = wire.publish("news", &payload);
-        batch.extend_from_slice(wire.after_batch());
-        let message_len = wire.message_len("news", &payload);
-        let mut audience = Audience { message_len, bytes: vec![0; subscribers] };
-        let mut latency = histogram()?;
-        let pace = Duration::from_secs(1) / u32::try_from(messages_per_second)?;
-        let messages = (time.as_nanos() / pace.as_nanos()).max(1) as usize;
-        let mut due = Vec::with_capacity(messages);
-        let mut heard = 0;
-        let mut owed_at_end = None;
-        let stretch = Stretch::begin(server)?;
-        while heard < messages * subscribers {
-            let now = Instant::now();
-            // All that are due by now: a late generator must not make the server look
-            // better.
-            while due.len() < messages {
-                let at = stretch.started + pace * u32::try_from(due.len())?;
-                if at > now {
-                    break;
-                }
-                due.push(at);
-                fleet.send(publisher, &batch)?;
-            }
-            if due.len() == messages && owed_at_end.is_none() && now - stretch.started >= time {
-                owed_at_end = Some(messages * subscribers - heard);
-            }
-            if owed_at_end.is_some_and(|owed| owed > late_max) {
+    time: Duration,
+) -> Result<(Figures, Owed)> {
+    let mut fleet = Fleet::new(wire)?;
+    take_audience(&mut fleet, server, wire, "news", subscribers)?;
+    let publisher = fleet.take(wire.connect(server.port)?)?;
+    let payload = payload();
+    let mut batch = wire.publish("news", &payload);
+    batch.extend_from_slice(wire.after_batch());
+    let message_len = wire.message_len("news", &payload);
+    let mut audience = Audience { message_len, bytes: vec![0; subscribers] };
+    let mut latency = histogram()?;
+    let pace = Duration::from_secs(1) / u32::try_from(messages_per_second)?;
+    let messages = (time.as_nanos() / pace.as_nanos()).max(1) as usize;
+    let mut due = Vec::with_capacity(messages);
+    let mut heard = 0;
+    let mut owed_at_end = None;
+    let stretch = Stretch::begin(server)?;
+    while heard < messages * subscribers {
+        let now = Instant::now();
+        // All that are due by now: a late generator must not make the server look
+        // better.
+        while due.len() < messages {
+            let at = stretch.started + pace * u32::try_from(due.len())?;
+            if at > now {
                 break;
             }
-            let next = stretch.started + pace * u32::try_from(due.len())?;
-            let wait = match due.len() < messages {
-                true => next.saturating_duration_since(now),
-                false => Duration::from_millis(100),
-            };
-            if now - stretch.started >= time + DRAIN_MAX {
-                break;
-            }
-            fleet.turn(wait)?;
-            let now = Instant::now();
-            for &(number, length) in &fleet.came {
-                for message in audience.heard(number, length) {
-                    heard += 1;
-                    if let Some(at) = due.get(message) {
-                        latency.saturating_record(micros(*at, now));
-                    }
+            due.push(at);
+            fleet.send(publisher, &batch)?;
+        }
+        if due.len() == messages && owed_at_end.is_none() && now - stretch.started >= time {
+            owed_at_end = Some(messages * subscribers - heard);
+        }
+        if owed_at_end.is_some_and(|owed| owed > late_max) {
+            break;
+        }
+        let next = stretch.started + pace * u32::try_from(due.len())?;
+        let wait = match due.len() < messages {
+            true => next.saturating_duration_since(now),
+            false => Duration::from_millis(100),
+        };
+        if now - stretch.started >= time + DRAIN_MAX {
+            break;
+        }
+        fleet.turn(wait)?;
+        let now = Instant::now();
+        for &(number, length) in &fleet.came {
+            for message in audience.heard(number, length) {
+                heard += 1;
+                if let Some(at) = due.get(message) {
+                    latency.saturating_record(micros(*at, now));
                 }
             }
         }
-        let figures = stretch.end(server, heard)?;
-        let for_good =
-            (messages * subscribers).checked_sub(heard).context("more came than was owed")?;
-        let owed = Owed { at_end: owed_at_end.unwrap_or(for_good), for_good };
-        Ok((Figures { latency_us: Some(latency), ..figures }, owed))
     }
+    let figures = stretch.end(server, heard)?;
+    let for_good =
+        (messages * subscribers).checked_sub(heard).context("more came than was owed")?;
+    let owed = Owed { at_end: owed_at_end.unwrap_or(for_good), for_good };
+    Ok((Figures { latency_us: Some(latency), ..figures }, owed))
 }
 
 /// How many messages are sent by the clock at least: one that the machine made wait must not
@@ -450,9 +448,13 @@ fn rising(server: &Server, wire: Wire, subscribers: usize, time: Duration) -> Re
             let messages_per_second = step as usize;
             // Behind: a tenth of a second's deliveries or more are missing at the end.
             let late_max = messages_per_second * subscribers / 10;
-            let rate = Rate { subscribers, messages_per_second, late_max };
-            // Who is closed because it reads too slowly is behind, too.
-            let Ok((figures, owed)) = rate.run(server, wire, time) else { break };
+            let (figures, owed) =
+                match rate(server, wire, subscribers, messages_per_second, late_max, time) {
+                    Ok(run) => run,
+                    // Who is closed because it reads too slowly is behind, too.
+                    Err(error) if is_closed(&error) => break,
+                    Err(error) => return Err(error),
+                };
             if owed.for_good > 0 || owed.at_end > late_max || step > RATE_MAX {
                 break;
             }

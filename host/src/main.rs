@@ -79,6 +79,11 @@ fn code(done: Result<(), OperatorError>) -> ExitCode {
 /// With still smaller ones a delivery takes more processor time: fewer messages meet in a
 /// write.
 const GLOBAL_QUEUE_INTERVAL: u32 = 6;
+/// After so many tasks a thread looks at its sockets, if it has not run out of tasks before:
+/// as many as its own queue holds, so that those who have something to say meanwhile come
+/// after those who are owed something. Tokio's 61 let the same few publishers speak again and
+/// again (same scenario: p99 12 ms, 7 ms with this).
+const EVENT_INTERVAL: u32 = 256;
 
 fn serve(args: &ServeArgs) -> ExitCode {
     let started = Config::load(args).map_err(anyhow::Error::from).and_then(|config| {
@@ -92,6 +97,7 @@ fn serve(args: &ServeArgs) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .global_queue_interval(GLOBAL_QUEUE_INTERVAL)
+        .event_interval(EVENT_INTERVAL)
         .build()
         .expect("threads can be started");
     if args.check {

@@ -69,9 +69,9 @@ impl Server {
         let (live, services, engine) = prepare(&config)?;
         let live = Arc::new(live);
         let health = Health::new(services.clone(), live.clone(), config.health);
+        let cannot_listen = |address| move || format!("cannot listen on {address}");
         let listen = |address: SocketAddr, protocol| {
-            let cannot = || format!("cannot listen on {address}");
-            entrance::listen(address, protocol).with_context(cannot)
+            entrance::listen(address, protocol).with_context(cannot_listen(address))
         };
         let http = listen(config.http.listen, Protocol::Http)?;
         let resp = match &config.resp {
@@ -80,9 +80,7 @@ impl Server {
         };
         let admin = match config.admin.listen {
             Some(address) => Some(AdminListener::new(
-                TcpListener::bind(address)
-                    .await
-                    .with_context(|| format!("cannot listen on {address}"))?,
+                TcpListener::bind(address).await.with_context(cannot_listen(address))?,
                 Admin::new(
                     config.admin.clone(),
                     services.clone(),

@@ -222,10 +222,9 @@ impl Hub {
     }
 
     /// Delivers publications, in their order. The publisher's own task does, if it is a
-    /// connection here. `counted` is told of each, with
-    /// how many deliveries it makes and whether the publisher is among the
-    /// receivers, before the first of them is queued. Answers whether anybody receives
-    /// anything.
+    /// connection here. `counted` is told of each, with how many deliveries it makes and
+    /// whether the publisher is among the receivers, before the first of them is queued.
+    /// Answers whether anybody receives anything.
     pub fn publish(
         &self,
         chain: &Chain,

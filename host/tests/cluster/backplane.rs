@@ -3,6 +3,7 @@
 //! They are Debian's `redis-server` and `nats-server`, or what `REDIS_SERVER` and
 //! `NATS_SERVER` name. They keep nothing and listen on a free port of the loopback.
 
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Command;
 
@@ -104,9 +105,32 @@ impl Backplane {
         Ok(())
     }
 
-    /// Has it stop where it is, or go on.
-    pub fn signal(&self, name: &str) -> Result<()> {
-        self.process.as_ref().context("it is away")?.signal(name)
+    /// Has it stop where it is. When this returns, it has: a thread that runs is stopped a
+    /// moment after the signal.
+    pub async fn stand_still(&self) -> Result<()> {
+        self.process.as_ref().context("it is away")?.signal("STOP")?;
+        let threads = format!("/proc/{}/task", self.pid()?);
+        within(PATIENCE, "the backplane to stand still", async {
+            loop {
+                let mut stands_still = true;
+                for thread in fs::read_dir(&threads)? {
+                    let stat = fs::read_to_string(thread?.path().join("stat"))?;
+                    // The state is behind the name, which may hold anything.
+                    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+                    stands_still &= state == Some('T');
+                }
+                if stands_still {
+                    return Ok(());
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await?
+    }
+
+    /// Has it go on after that.
+    pub fn go_on(&self) -> Result<()> {
+        self.process.as_ref().context("it is away")?.signal("CONT")
     }
 
     /// Its process.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use switchyard::config::Config;
@@ -64,6 +65,8 @@ impl Bench {
         files.config.settings = settings.to_owned();
         // One that fails must not pass for one that lets through.
         files.config.policy = Some(TrapPolicy::Closed);
+        // However slow the machine, all of a batch is shown in one call.
+        files.config.limits.call_budget = Duration::from_secs(3_600);
         let compiled = CompiledPlugin::new(&self.wasm, &files.wasm)
             .map_err(|(step, problem)| anyhow::anyhow!("{step}: {name}: {problem}"))?;
         let counters = Counters::new(1).space(name);

@@ -24,8 +24,10 @@ mod turns;
 
 mod connection;
 mod door;
+mod gathering;
 mod limits;
 pub mod protocol;
+mod publish;
 mod session;
 mod stats;
 

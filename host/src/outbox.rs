@@ -86,9 +86,9 @@ impl Outbox {
         }
     }
 
-    /// As `push`, for the writer's own task while it has a turn: it is not woken, which
-    /// would only cost it another turn, and must `take` before it waits. Nobody else who
-    /// pushes would wake it until it has.
+    /// As `push`, for who is the writer's own task or wakes it afterwards: it is not woken,
+    /// which would only cost it another turn, and must `take` before it waits. Nobody else
+    /// who pushes would wake it until it has.
     pub fn push_own(&self, chunk: Bytes) {
         self.queue_up(&mut self.queue.lock(), chunk);
     }
@@ -106,6 +106,11 @@ impl Outbox {
             return false;
         }
         true
+    }
+
+    /// Wakes the writer, after `push_own`.
+    pub fn wake(&self) {
+        self.queue.lock().wake();
     }
 
     /// Lets what is queued be written, then ends. The first reason stays.

@@ -239,6 +239,7 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<(Live, Services, Arc<En
         stats: Arc::default(),
         limits,
         backplane,
+        gatherings: Arc::default(),
     };
     let engine = Arc::new(EngineSwaps::new(
         config.engine.clone(),

@@ -11,23 +11,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use smallvec::smallvec;
 
-use crate::backplane::{Admission, Backplane, Hold};
+use crate::backplane::{Backplane, Hold};
 use crate::batch::Batch;
 use crate::close::CloseReason;
+use crate::gathering::{self, Gatherings, Place};
 use crate::hub::Hub;
 use crate::hub::connections::Connection;
 use crate::limits::{LiveLimits, Pace, Rate};
 use crate::log;
 use crate::middleware::Middleware;
-use crate::middleware::chain::{Action, Chain, Fate, Step, Walk};
+use crate::middleware::chain::{Action, Chain, Step, Walk};
 use crate::protocol::command::{
-    Bytestring, Command, Credentials, Ending, Greeting, Kind, LIMIT, ListenVerb, NOPERM,
-    Publication, Refusal, Reply, Request, Space, TOOLARGE, Tag, Verb,
+    Bytestring, Command, Credentials, Ending, Greeting, Kind, LIMIT, ListenVerb, Publication,
+    Refusal, Reply, Request, TOOLARGE, Tag, Verb,
 };
-use crate::protocol::websocket;
+use crate::publish::{self, Speaker};
 use crate::stats::Stats;
 
 /// How many commands hold the chain at once. More gain little by sharing calls,
@@ -57,6 +57,8 @@ pub struct Services {
     pub limits: Arc<LiveLimits>,
     /// What lies between this node and others; none: it is alone.
     pub backplane: Option<Arc<Backplane>>,
+    /// Where publications of several connections are put together.
+    pub gatherings: Arc<Gatherings>,
 }
 
 /// One client's commands.
@@ -78,6 +80,9 @@ pub struct Session {
     /// Credentials that a plugin asks the outside world about. What came behind
     /// them is pending.
     authenticating: Option<Box<Authenticating>>,
+    /// Publications that wait for those of other connections, and where. What came
+    /// behind them is pending.
+    gathered: Option<Place>,
     is_over: bool,
 }
 
@@ -119,15 +124,16 @@ pub trait WriteReply {
     fn write(&self, tag: Tag, reply: &Reply<'_>, output: &mut Vec<u8>);
 }
 
-/// What a publication is answered and counted by.
-type Asked = (Tag, Space);
+impl<W: WriteReply + ?Sized> WriteReply for &W {
+    fn write(&self, tag: Tag, reply: &Reply<'_>, output: &mut Vec<u8>) {
+        (**self).write(tag, reply, output);
+    }
+}
 
-/// A publication of a burst, on its way to a reply.
-enum Pending<'a> {
-    Open(Publication<'a>),
-    /// Its place among the publications that are forwarded to the hub.
-    Forwarded,
-    Settled(Result<u64, Refusal>),
+impl<W: WriteReply + ?Sized> WriteReply for Box<W> {
+    fn write(&self, tag: Tag, reply: &Reply<'_>, output: &mut Vec<u8>) {
+        (**self).write(tag, reply, output);
+    }
 }
 
 impl Session {
@@ -144,6 +150,7 @@ impl Session {
             pending: Vec::new(),
             joining: None,
             authenticating: None,
+            gathered: None,
             is_over: false,
         }
     }
@@ -180,11 +187,18 @@ impl Session {
 
     /// Whether a command is not answered yet: those behind it come after it.
     fn is_waiting(&self) -> bool {
-        self.joining.is_some() || self.authenticating.is_some()
+        self.joining.is_some() || self.authenticating.is_some() || self.gathered.is_some()
     }
 
-    /// Waits until the next turn is of use.
+    /// Waits until the next turn is of use. The connection's outbox must have this task's
+    /// waker.
     pub fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.gathered.is_some() {
+            if self.connection.is_publishing() {
+                return Poll::Pending;
+            }
+            self.gathered = None;
+        }
         if let Some(joining) = &mut self.joining
             && let Some(waiting) = &mut joining.waiting
         {
@@ -200,7 +214,10 @@ impl Session {
     }
 
     /// Carries out the commands that wait, as `execute` does.
-    pub fn resume(&mut self, write: impl WriteReply) -> Option<CloseReason> {
+    pub fn resume(
+        &mut self,
+        write: impl WriteReply + Copy + Send + 'static,
+    ) -> Option<CloseReason> {
         if let Some(joining) = self.joining.take_if(|joining| joining.waiting.is_none()) {
             let Joining { tag, kind, names, waiting: _, _hold } = joining;
             let listens = self.listen(tag, kind, &names, &write);
@@ -219,17 +236,19 @@ impl Session {
             return None;
         }
         let pending = std::mem::take(&mut self.pending);
-        self.execute_paced(pending.into_iter(), write)
+        self.execute_paced(pending.into_iter(), write, false)
     }
 
     /// Carries out commands and queues their replies. Those that the turn is too
     /// short for wait for the next; those that come too fast are refused, and in
     /// the end the outbox is closed. A reason to close: the client said QUIT, and
-    /// what came after is not carried out.
+    /// what came after is not carried out. `more`: the door has more behind these, which
+    /// should not wait for what others publish.
     pub fn execute<'a>(
         &mut self,
         requests: impl Iterator<Item = Request<'a>>,
-        write: impl WriteReply,
+        write: impl WriteReply + Copy + Send + 'static,
+        more: bool,
     ) -> Option<CloseReason> {
         let meter = self.services.limits.meter(self.turn_began);
         let mut rate = self.rate;
@@ -247,10 +266,10 @@ impl Session {
             is_flood |= pace == Pace::Flood;
             Request { tag: request.tag, command: Err(too_fast(meter.per_second())) }
         });
-        let close = self.execute_paced(paced, write);
+        let close = self.execute_paced(paced, write, more);
         self.rate = rate;
         if is_flood {
-            self.connection.outbox.close(CloseReason::Flood);
+            self.close(CloseReason::Flood);
         }
         close
     }
@@ -268,7 +287,7 @@ impl Session {
             Pace::TooFast => {}
             Pace::Flood => {
                 self.flush();
-                self.connection.outbox.close(CloseReason::Flood);
+                self.close(CloseReason::Flood);
             }
         }
         Err(too_fast(meter.per_second()))
@@ -277,7 +296,8 @@ impl Session {
     fn execute_paced<'a>(
         &mut self,
         requests: impl Iterator<Item = Request<'a>>,
-        write: impl WriteReply,
+        write: impl WriteReply + Copy + Send + 'static,
+        more: bool,
     ) -> Option<CloseReason> {
         let mut requests = requests.peekable();
         let mut is_first = true;
@@ -293,7 +313,7 @@ impl Session {
             while let Some(request) = burst.next() {
                 match request.command {
                     Ok(Command::Publish(first)) => {
-                        self.publish(&chain, (request.tag, first), &mut burst, &write);
+                        self.publish(&chain, (request.tag, first), &mut burst, &write, more);
                     }
                     Ok(Command::Quit) => {
                         self.services.stats.carried_out(Verb::Quit, Ending::Ok, 1);
@@ -387,15 +407,30 @@ impl Session {
     /// the connection is forgotten. Dropping a session ends it, too.
     pub fn end(&mut self) {
         if !std::mem::replace(&mut self.is_over, true) {
+            // What it published is seen before its end.
+            self.publish_gathered();
             self.services.hub.disconnect(&self.connection);
             self.services.middleware.chain().disconnect(self.connection.id);
             self.services.hub.connections().remove(self.connection.id);
         }
     }
 
+    /// Closes the connection behind all replies to what was carried out.
+    pub fn close(&mut self, reason: CloseReason) {
+        self.publish_gathered();
+        self.connection.outbox.close(reason);
+    }
+
+    fn publish_gathered(&mut self) {
+        if let Some(place) = self.gathered.take() {
+            let chain = self.services.middleware.chain();
+            self.services.gatherings.publish(&self.services, &chain, place);
+        }
+    }
+
     /// Queues the replies that there are.
     pub fn flush(&mut self) {
-        queue(&self.connection, self.framing, &mut self.replies);
+        publish::queue(&self.connection, self.framing, &mut self.replies);
     }
 
     fn carry_out(
@@ -485,20 +520,17 @@ impl Session {
         let mut texts = Vec::new();
         if chain.sees_names() {
             for name in names {
-                texts.push(as_text(name)?);
+                texts.push(publish::as_text(name)?);
             }
         }
         self.check_room(kind, names)?;
-        let actions: Vec<Action<'_>> = texts
-            .into_iter()
-            .map(|name| match kind {
-                Kind::Pattern => Action::Psubscribe(name),
-                Kind::Channel | Kind::Shard => Action::Subscribe(name),
-            })
-            .collect();
-        if let Some(refusal) =
-            chain.access(self.connection.id, &actions).into_iter().flatten().next()
-        {
+        let action = |name| match kind {
+            Kind::Pattern => Action::Psubscribe(name),
+            Kind::Channel | Kind::Shard => Action::Subscribe(name),
+        };
+        let id = self.connection.id;
+        let actions: Vec<_> = texts.into_iter().map(|name| (id, action(name))).collect();
+        if let Some(refusal) = chain.access(&actions).into_iter().flatten().next() {
             return Err(refusal);
         }
         if let Some(backplane) = &self.services.backplane {
@@ -532,222 +564,58 @@ impl Session {
         Ok(())
     }
 
-    /// Publishes `first` and all publications that follow it.
+    /// Publishes `first` and all publications that follow it: with those of other connections,
+    /// if they are few and the last that is here.
     fn publish<'a>(
         &mut self,
         chain: &Chain,
         first: (Tag, Publication<'a>),
         burst: &mut Peekable<impl Iterator<Item = Request<'a>>>,
-        write: &impl WriteReply,
+        write: &(impl WriteReply + Copy + Send + 'static),
+        more: bool,
     ) {
-        let mut pending: Batch<(Asked, Pending<'a>)> =
-            smallvec![((first.0, first.1.space), self.check_publication(chain, first.1))];
+        let mut publications: Batch<(Tag, Publication<'a>)> = smallvec![first];
         while let Some(Request { tag, command: Ok(Command::Publish(publication)) }) =
             burst.next_if(|request| matches!(request.command, Ok(Command::Publish(_))))
         {
-            let asked = (tag, publication.space);
-            pending.push((asked, self.check_publication(chain, publication)));
+            publications.push((tag, publication));
         }
-        self.ask_access(chain, &mut pending);
-        let (mut places, mut forwarded) = self.ask_messages(chain, &mut pending);
-        let backplane = self.services.backplane.clone();
-        let mut admitted = match &backplane {
-            None => Vec::new(),
-            Some(backplane) => self.admit(backplane, &mut pending, &mut places, &mut forwarded),
-        };
-
-        let mut unanswered = pending.iter().enumerate();
-        let connection = self.connection.clone();
-        let framing = self.framing;
-        let replies = &mut self.replies;
-        let stats = &self.services.stats;
-        let mut published = [0; 2];
-        let mut settle =
-            |until: usize, outcome: Option<Result<u64, Refusal>>, replies: &mut Vec<u8>| {
-                for (place, ((tag, space), pending)) in unanswered.by_ref() {
-                    let outcome = match pending {
-                        Pending::Settled(outcome) => outcome,
-                        Pending::Forwarded | Pending::Open(_) => match &outcome {
-                            Some(outcome) => outcome,
-                            None => continue,
-                        },
-                    };
-                    let [channels, shard_channels] = &mut published;
-                    let (verb, published) = match space {
-                        Space::Channels => (Verb::Publish, channels),
-                        Space::ShardChannels => (Verb::Spublish, shard_channels),
-                    };
-                    match outcome {
-                        Ok(receivers) => {
-                            *published += 1;
-                            write.write(*tag, &Reply::Published(*receivers), replies);
-                        }
-                        Err(refusal) => {
-                            stats.carried_out(verb, refusal.into(), 1);
-                            write.write(*tag, &Reply::Refused(refusal), replies);
-                        }
-                    }
-                    if place == until {
-                        break;
-                    }
-                }
-            };
-        let hub = &self.services.hub;
-        let is_heard = hub.publish(chain, connection.id, &forwarded, |index, outcome, own| {
-            let Some(place) = places.get(index) else { return };
-            if outcome.is_err()
-                && let Some(backplane) = &backplane
-                && let (Some(admission), Some(refused)) =
-                    (admitted.get_mut(index), forwarded.get(index))
-                && *admission == Admission::Forward
-            {
-                // Nobody else receives what was refused here.
-                backplane.withdraw(refused);
-                *admission = Admission::Stay;
-            }
-            settle(*place, Some(outcome), replies);
-            // Its own copy comes after the reply.
-            if own {
-                queue(&connection, framing, replies);
-            }
-        });
-        settle(usize::MAX, None, replies);
-        self.is_heard |= is_heard;
-        for (verb, count) in [Verb::Publish, Verb::Spublish].into_iter().zip(published) {
-            if count > 0 {
-                stats.carried_out(verb, Ending::Ok, count);
-            }
+        if more || burst.peek().is_some() || !gathering::are_few(&publications) {
+            let speaker = self.speaker(write, publications);
+            return self.publish_alone(chain, speaker);
         }
-        if let Some(backplane) = &backplane {
-            for (publication, admission) in forwarded.into_iter().zip(admitted) {
-                if admission == Admission::Forward {
-                    backplane.forward(publication);
-                }
-            }
+        self.flush();
+        let publications = publications
+            .into_iter()
+            .map(|(tag, publication)| (tag, publication.into_owned()))
+            .collect();
+        let write: Box<dyn WriteReply + Send> = Box::new(*write);
+        let speaker = self.speaker(write, publications);
+        match self.services.gatherings.add(&self.services, speaker) {
+            Ok(place) => self.gathered = Some(place),
+            Err(speaker) => self.publish_alone(chain, speaker),
         }
     }
 
-    /// Asks the backplane about what goes on to the hub; answers what becomes of
-    /// each. What the backplane brings back itself does not go on.
-    fn admit<'a>(
-        &self,
-        backplane: &Backplane,
-        pending: &mut [(Asked, Pending<'a>)],
-        places: &mut Batch<usize>,
-        forwarded: &mut Batch<Publication<'a>>,
-    ) -> Vec<Admission> {
-        let mut admitted = Vec::with_capacity(forwarded.len());
-        let asked = std::mem::take(places).into_iter().zip(std::mem::take(forwarded));
-        for (place, publication) in asked {
-            let settled = match backplane.admit(&publication) {
-                Ok(Admission::Return) => {
-                    let channel = std::slice::from_ref(&publication.channel);
-                    match self.services.hub.subscriber_counts(publication.space, channel) {
-                        Ok(counts) => {
-                            backplane.forward(publication);
-                            Ok(counts.first().copied().unwrap_or(0))
-                        }
-                        Err(unavailable) => {
-                            backplane.withdraw(&publication);
-                            Err(unavailable.into())
-                        }
-                    }
-                }
-                Ok(admission) => {
-                    places.push(place);
-                    forwarded.push(publication);
-                    admitted.push(admission);
-                    continue;
-                }
-                Err(refusal) => Err(refusal),
-            };
-            if let Some((_, slot)) = pending.get_mut(place) {
-                *slot = Pending::Settled(settled);
-            }
-        }
-        admitted
+    fn publish_alone<W: WriteReply>(&mut self, chain: &Chain, mut speaker: Speaker<'_, W>) {
+        let speakers = std::slice::from_mut(&mut speaker);
+        self.is_heard |= publish::publish(&self.services, chain, speakers);
+        self.replies = speaker.replies;
     }
 
-    fn ask_access(&self, chain: &Chain, pending: &mut [(Asked, Pending<'_>)]) {
-        let mut asked = Batch::new();
-        let mut actions = Batch::new();
-        for (place, (_, pending)) in pending.iter().enumerate() {
-            if let Pending::Open(publication) = pending
-                && let Ok(channel) = std::str::from_utf8(&publication.channel)
-            {
-                asked.push(place);
-                actions.push(Action::Publish { channel, payload_bytes: publication.payload.len() });
-            }
+    /// What this connection publishes. It has the replies.
+    fn speaker<'a, W>(
+        &mut self,
+        write: W,
+        publications: Batch<(Tag, Publication<'a>)>,
+    ) -> Speaker<'a, W> {
+        Speaker {
+            connection: self.connection.clone(),
+            framing: self.framing,
+            write,
+            publications,
+            replies: std::mem::take(&mut self.replies),
         }
-        let answers = chain.access(self.connection.id, &actions);
-        drop(actions);
-        for (place, answer) in asked.into_iter().zip(answers) {
-            if let (Some(refusal), Some((_, slot))) = (answer, pending.get_mut(place)) {
-                *slot = Pending::Settled(Err(refusal));
-            }
-        }
-    }
-
-    /// Answers the publications that go on to the hub, with the place of each in
-    /// the burst.
-    fn ask_messages<'a>(
-        &self,
-        chain: &Chain,
-        pending: &mut [(Asked, Pending<'a>)],
-    ) -> (Batch<usize>, Batch<Publication<'a>>) {
-        let mut places = Batch::new();
-        let mut open = Batch::new();
-        for (place, (_, pending)) in pending.iter_mut().enumerate() {
-            if matches!(pending, Pending::Open(_))
-                && let Pending::Open(publication) = std::mem::replace(pending, Pending::Forwarded)
-            {
-                places.push(place);
-                open.push(publication);
-            }
-        }
-        let mut forwarded = (Batch::new(), Batch::new());
-        for (place, fate) in places.into_iter().zip(chain.publish(self.connection.id, open)) {
-            let settled = match fate {
-                Fate::Forward(publication) => match self.check_size(&publication) {
-                    Ok(()) => {
-                        forwarded.0.push(place);
-                        forwarded.1.push(publication);
-                        continue;
-                    }
-                    Err(refusal) => Err(refusal),
-                },
-                Fate::Absorbed(receivers) => Ok(receivers),
-                Fate::Refused(refusal) => Err(refusal),
-            };
-            if let Some((_, slot)) = pending.get_mut(place) {
-                *slot = Pending::Settled(settled);
-            }
-        }
-        forwarded
-    }
-
-    fn check_publication<'a>(&self, chain: &Chain, publication: Publication<'a>) -> Pending<'a> {
-        let checked = self.check_size(&publication).and_then(|()| match chain.sees_names() {
-            true => as_text(&publication.channel).map(|_| ()),
-            false => Ok(()),
-        });
-        match checked {
-            Ok(()) => Pending::Open(publication),
-            Err(refusal) => Pending::Settled(Err(refusal)),
-        }
-    }
-
-    fn check_size(&self, publication: &Publication<'_>) -> Result<(), Refusal> {
-        self.check_name(&publication.channel)?;
-        let (bytes, bytes_max) =
-            (publication.payload.len(), self.services.limits.payload_bytes_max());
-        if bytes > bytes_max {
-            return Err(Refusal::new(
-                TOOLARGE,
-                format!("a payload of {bytes} bytes is over the limit of {bytes_max}"),
-            ));
-        }
-        Ok(())
     }
 
     /// One name that is too long refuses its command, whatever it is.
@@ -766,18 +634,7 @@ impl Session {
                 format!("{} names in one command; there may be {names_max}", names.len()),
             ));
         }
-        names.iter().try_for_each(|name| self.check_name(name))
-    }
-
-    fn check_name(&self, name: &[u8]) -> Result<(), Refusal> {
-        let (bytes, bytes_max) = (name.len(), self.services.limits.name_bytes_max());
-        if bytes > bytes_max {
-            return Err(Refusal::new(
-                TOOLARGE,
-                format!("a name of {bytes} bytes is over the limit of {bytes_max}"),
-            ));
-        }
-        Ok(())
+        names.iter().try_for_each(|name| publish::check_name(&self.services, name))
     }
 
     /// Only this session changes what the connection listens to, so what is true
@@ -823,18 +680,6 @@ impl Drop for Session {
     }
 }
 
-/// Queues replies. The connection's own task does, while it has a turn.
-fn queue(connection: &Connection, framing: Framing, replies: &mut Vec<u8>) {
-    if replies.is_empty() {
-        return;
-    }
-    let replies = std::mem::take(replies);
-    connection.outbox.push_own(Bytes::from(match framing {
-        Framing::None => replies,
-        Framing::BinaryFrame => websocket::binary_frame(&replies),
-    }));
-}
-
 fn too_fast(per_second: u64) -> Refusal {
     Refusal::new(LIMIT, format!("more than {per_second} commands per second"))
 }
@@ -842,10 +687,4 @@ fn too_fast(per_second: u64) -> Refusal {
 fn follow(connection: u64, verb: &'static str, pace: Pace) {
     let is_too_fast = pace != Pace::Fine;
     tracing::info!(target: log::FOLLOWED, connection, verb, is_too_fast, "command");
-}
-
-fn as_text(name: &[u8]) -> Result<&str, Refusal> {
-    std::str::from_utf8(name).map_err(|_| {
-        Refusal::new(NOPERM, "the name is not UTF-8, and a plugin in the chain takes names as text")
-    })
 }

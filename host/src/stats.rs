@@ -301,8 +301,13 @@ impl Stats {
 
     fn lane(&self) -> Option<&Lane> {
         // There is a power of two of them.
-        self.lanes.get(NUMBER.get() & (self.lanes.len() - 1))
+        self.lanes.get(thread_number() & (self.lanes.len() - 1))
     }
+}
+
+/// Which number this thread has among those that count: they are given in turn.
+pub fn thread_number() -> usize {
+    NUMBER.get()
 }
 
 /// One more of something.

@@ -2,7 +2,7 @@
 //! through. What it costs is what any plugin costs before it does something.
 
 use bindings::exports::switchyard::pubsub::{access, lifecycle, messages};
-use bindings::switchyard::pubsub::types::{ConnectionId, Publication, Refusal};
+use bindings::switchyard::pubsub::types::Refusal;
 use guest_heap as _;
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
@@ -32,16 +32,13 @@ impl lifecycle::Guest for Onlooker {
 }
 
 impl access::Guest for Onlooker {
-    fn on_access(_connection: ConnectionId, actions: Vec<access::Action>) -> Vec<Option<Refusal>> {
-        actions.iter().map(|_| None).collect()
+    fn on_access(requests: Vec<access::Request>) -> Vec<Option<Refusal>> {
+        requests.iter().map(|_| None).collect()
     }
 }
 
 impl messages::Guest for Onlooker {
-    fn on_publish(
-        _connection: ConnectionId,
-        publications: Vec<Publication>,
-    ) -> Vec<messages::PublishVerdict> {
-        publications.iter().map(|_| messages::PublishVerdict::Continue).collect()
+    fn on_publish(submissions: Vec<messages::Submission>) -> Vec<messages::PublishVerdict> {
+        submissions.iter().map(|_| messages::PublishVerdict::Continue).collect()
     }
 }

@@ -11,8 +11,8 @@ export const lifecycle = {
 };
 
 export const messages = {
-  onPublish(connection, publications) {
-    return publications.map(verdict);
+  onPublish(submissions) {
+    return submissions.map(({ publication }) => verdict(publication));
   },
 };
 

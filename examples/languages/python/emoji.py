@@ -16,8 +16,8 @@ class Lifecycle(exports.Lifecycle):
 
 
 class Messages(exports.Messages):
-    def on_publish(self, connection, publications):
-        return [verdict(publication) for publication in publications]
+    def on_publish(self, submissions):
+        return [verdict(submission.publication) for submission in submissions]
 
 
 def verdict(publication):

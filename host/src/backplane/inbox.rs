@@ -14,13 +14,14 @@ use tokio::sync::Notify;
 
 use super::BackplaneStats;
 use crate::hub::Hub;
+use crate::hub::connections::ConnectionId;
 use crate::limits::LiveLimits;
 use crate::middleware::Middleware;
 use crate::protocol::command::{Publication, Space};
 use crate::stats::count;
 
 /// Who publishes what comes from elsewhere: no connection of this node.
-const NOBODY: u64 = 0;
+const NOBODY: ConnectionId = 0;
 
 /// How much is delivered at once.
 const BATCH_MAX: usize = 128;
@@ -123,7 +124,7 @@ impl Inbox {
             return false;
         }
         let chain = middleware.chain();
-        let publications: Vec<Publication<'_>> = batch
+        let publications: Vec<(ConnectionId, Publication<'_>)> = batch
             .iter()
             .filter(|message| {
                 // Plugins take names as text.
@@ -133,13 +134,12 @@ impl Inbox {
                 }
                 fits
             })
-            .map(|Incoming { space, channel, payload }| Publication {
-                space: *space,
-                channel: channel.as_ref().into(),
-                payload: payload.as_ref().into(),
+            .map(|Incoming { space, channel, payload }| {
+                let (channel, payload) = (channel.as_ref().into(), payload.as_ref().into());
+                (NOBODY, Publication { space: *space, channel, payload })
             })
             .collect();
-        hub.publish(&chain, NOBODY, &publications, |_, outcome, _| {
+        hub.publish(&chain, &publications, |_, outcome, _| {
             if outcome.is_err() {
                 self.stats.undelivered.fetch_add(1, Ordering::Relaxed);
             }

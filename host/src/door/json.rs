@@ -21,6 +21,7 @@ impl Json {
 }
 
 /// Replies as JSON.
+#[derive(Clone, Copy)]
 struct Spelling;
 
 impl WriteReply for Spelling {
@@ -59,7 +60,7 @@ impl Subprotocol for Json {
                 break;
             }
         }
-        session.execute(requests.into_iter(), Spelling).or(close)
+        session.execute(requests.into_iter(), Spelling, false).or(close)
     }
 
     fn resume(&mut self, session: &mut Session) -> Option<CloseReason> {

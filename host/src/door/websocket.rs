@@ -85,12 +85,11 @@ impl<P: Subprotocol> Door for WebSocket<P> {
         let mut close = self.subprotocol.resume(session);
         loop {
             if let Some(reason) = close {
-                session.connection.outbox.close(reason);
+                session.close(reason);
                 return Taken { bytes: at, is_unfinished: false };
             }
-            let is_unfinished = self.subprotocol.has_pending(session);
-            if is_unfinished || at > 0 && session.is_turn_over() {
-                return Taken { bytes: at, is_unfinished };
+            if self.subprotocol.has_pending(session) || at > 0 && session.is_turn_over() {
+                return Taken { bytes: at, is_unfinished: true };
             }
             let before = at;
             close = self.take_some(bytes, &mut at, session);

@@ -45,6 +45,8 @@ pub struct Connection {
     liveness: Liveness,
     /// Whether its address was counted when it came.
     is_address_counted: bool,
+    /// Whether what it publishes waits for what others publish.
+    is_publishing: AtomicBool,
 }
 
 /// The notes that plugins pinned to a connection.
@@ -184,6 +186,22 @@ impl Connection {
         }
     }
 
+    /// Whether what it publishes waits for what others publish.
+    pub fn is_publishing(&self) -> bool {
+        self.is_publishing.load(Ordering::Acquire)
+    }
+
+    /// What it publishes waits from here on.
+    pub fn begin_publishing(&self) {
+        self.is_publishing.store(true, Ordering::Relaxed);
+    }
+
+    /// It was published: the connection goes on.
+    pub fn end_publishing(&self) {
+        self.is_publishing.store(false, Ordering::Release);
+        self.outbox.wake();
+    }
+
     fn heard_at(&self, now_ms: u64) {
         self.liveness.heard_ms.store(now_ms, Ordering::Relaxed);
         self.liveness.pinged_ms.store(0, Ordering::Relaxed);
@@ -303,6 +321,7 @@ impl Connections {
             attributes_bytes_max: self.attributes_bytes_max,
             liveness: Liveness::default(),
             is_address_counted,
+            is_publishing: AtomicBool::new(false),
         }
     }
 

@@ -221,20 +221,20 @@ impl Hub {
         }
     }
 
-    /// Delivers publications, in their order. The publisher's own task does, if it is a
-    /// connection here. `counted` is told of each, with how many deliveries it makes and
-    /// whether the publisher is among the receivers, before the first of them is queued.
-    /// Answers whether anybody receives anything.
+    /// Delivers publications, in their order. The writers of publishers are not woken for
+    /// what they receive of their own: the caller does that, or is their task. `counted` is
+    /// told of each, with how many deliveries it makes and whether the publisher is among the
+    /// receivers, before the first of them is queued. Answers whether anybody receives
+    /// anything.
     pub fn publish(
         &self,
         chain: &Chain,
-        publisher: ConnectionId,
-        publications: &[Publication<'_>],
+        publications: &[(ConnectionId, Publication<'_>)],
         mut counted: impl FnMut(usize, Result<u64, Refusal>, bool),
     ) -> bool {
         let shard_of: Batch<usize> = publications
             .iter()
-            .map(|publication| self.shard_of(publication.space, &publication.channel))
+            .map(|(_, publication)| self.shard_of(publication.space, &publication.channel))
             .collect();
         let mut guards = self.lock(shard_of.iter().copied());
         let mut routed: Batch<Result<(usize, FanOutRange), Unavailable>> =
@@ -244,18 +244,20 @@ impl Hub {
                 shard_of.iter().zip(publications).enumerate().filter(|(_, (of, _))| *of == number)
             };
             let ranges =
-                shard.route(self, mine().map(|(_, (_, publication))| &*publication.channel));
+                shard.route(self, mine().map(|(_, (_, (_, publication)))| &*publication.channel));
             for ((index, _), range) in mine().zip(ranges.into_iter().flatten()) {
                 if let Some(slot) = routed.get_mut(index) {
                     *slot = Ok((position, range));
                 }
             }
         }
-        let changes = self.ask_deliveries(chain, publisher, publications, &guards, &routed);
+        let changes = self.ask_deliveries(chain, publications, &guards, &routed);
         let table = self.connections.read();
         let mut run: Option<Run<'_>> = None;
         let (mut delivered, mut deliveries_made) = (0, 0_u64);
-        for (index, (publication, routed)) in publications.iter().zip(&routed).enumerate() {
+        for (index, ((publisher, publication), routed)) in
+            publications.iter().zip(&routed).enumerate()
+        {
             let change = changes.as_ref().and_then(|changes| changes.get(index)?.as_ref());
             let (only, payload) = match change {
                 Some(Err(refusal)) => {
@@ -283,13 +285,15 @@ impl Hub {
                             ids.iter().copied().filter(wanted).collect()
                         }
                     };
-                    let is_own = ids.binary_search(&publisher).is_ok();
+                    let is_own = ids.binary_search(publisher).is_ok();
                     (pattern, ids, is_own)
                 })
                 .collect();
             let deliveries: u64 = groups.iter().map(|(_, ids, _)| ids.len() as u64).sum();
             delivered += 1;
             deliveries_made += deliveries;
+            // What came before is before the reply.
+            run.take_if(|run| run.reaches(*publisher)).into_iter().for_each(|run| run.push(&table));
             counted(index, Ok(deliveries), groups.iter().any(|(_, _, is_own)| *is_own));
             let payload = payload.unwrap_or(&publication.payload);
             for (pattern, ids, is_own) in groups {
@@ -297,14 +301,15 @@ impl Hub {
                     continue;
                 }
                 let push = Push::new(publication.space, pattern, &publication.channel, payload);
+                let own = is_own.then_some(*publisher);
                 match &mut run {
-                    Some(run) if run.has_room_for(&push, &ids) => run.append(push),
+                    Some(run) if run.has_room_for(&push, &ids, own) => run.append(push),
                     _ => {
-                        let done = run.replace(Run::new(push, ids, publisher));
+                        let done = run.replace(Run::new(push, ids, own));
                         done.into_iter().for_each(|run| run.push(&table));
                     }
                 }
-                if is_own && let (Some(run), Some(connection)) = (&mut run, table.get(&publisher)) {
+                if is_own && let (Some(run), Some(connection)) = (&mut run, table.get(publisher)) {
                     run.push_own(connection);
                 }
             }
@@ -326,8 +331,7 @@ impl Hub {
     fn ask_deliveries(
         &self,
         chain: &Chain,
-        publisher: ConnectionId,
-        publications: &[Publication<'_>],
+        publications: &[(ConnectionId, Publication<'_>)],
         guards: &Guards<'_>,
         routed: &[Result<(usize, FanOutRange), Unavailable>],
     ) -> Option<Vec<Option<Result<crate::middleware::chain::Change, Refusal>>>> {
@@ -336,7 +340,9 @@ impl Hub {
         }
         let mut indices = Vec::new();
         let mut deliveries = Vec::new();
-        for (index, (publication, routed)) in publications.iter().zip(routed).enumerate() {
+        for (index, ((publisher, publication), routed)) in
+            publications.iter().zip(routed).enumerate()
+        {
             let Ok((position, range)) = routed else { continue };
             let Some((_, shard)) = guards.get(*position) else { continue };
             let mut recipients: Vec<ConnectionId> =
@@ -348,13 +354,14 @@ impl Hub {
             recipients.dedup();
             indices.push(index);
             deliveries.push(Delivery {
+                publisher: *publisher,
                 channel: &publication.channel,
                 payload: publication.payload.as_ref().into(),
                 recipients,
             });
         }
         let mut changes: Vec<_> = publications.iter().map(|_| None).collect();
-        for (index, change) in indices.into_iter().zip(chain.deliver(publisher, deliveries)) {
+        for (index, change) in indices.into_iter().zip(chain.deliver(deliveries)) {
             if let Some(slot) = changes.get_mut(index) {
                 *slot = Some(change);
             }

@@ -21,8 +21,8 @@ pub struct Run<'a> {
     more: Vec<Push<'a>>,
     bytes: usize,
     receivers: Cow<'a, [ConnectionId]>,
-    /// Who gets each by itself, because replies lie between them.
-    publisher: ConnectionId,
+    /// Who publishes and receives: gets each by itself, because replies lie between them.
+    own: Option<ConnectionId>,
 }
 
 impl<'a> Run<'a> {
@@ -30,15 +30,21 @@ impl<'a> Run<'a> {
     pub fn new(
         push: Push<'a>,
         receivers: Cow<'a, [ConnectionId]>,
-        publisher: ConnectionId,
+        own: Option<ConnectionId>,
     ) -> Run<'a> {
         let bytes = push.bytes();
-        Run { first: push, more: Vec::new(), bytes, receivers, publisher }
+        Run { first: push, more: Vec::new(), bytes, receivers, own }
     }
 
-    /// Whether one that goes to these receivers may be appended.
-    pub fn has_room_for(&self, push: &Push<'_>, receivers: &[ConnectionId]) -> bool {
-        self.bytes + push.bytes() <= BYTES_MAX
+    /// Whether one that goes to these receivers may be appended, of whom this one publishes it.
+    pub fn has_room_for(
+        &self,
+        push: &Push<'_>,
+        receivers: &[ConnectionId],
+        own: Option<ConnectionId>,
+    ) -> bool {
+        own == self.own
+            && self.bytes + push.bytes() <= BYTES_MAX
             && push.is_like(&self.first)
             && *receivers == *self.receivers
     }
@@ -49,7 +55,12 @@ impl<'a> Run<'a> {
         self.more.push(push);
     }
 
-    /// Gives the publisher, whose task this is, the last one now.
+    /// Whether this connection waits for the whole.
+    pub fn reaches(&self, connection: ConnectionId) -> bool {
+        self.own != Some(connection) && self.receivers.binary_search(&connection).is_ok()
+    }
+
+    /// Gives the publisher the last one now. Its writer is not woken.
     pub fn push_own(&mut self, publisher: &Connection) {
         let last = self.more.last_mut().unwrap_or(&mut self.first);
         publisher.outbox.push_own(last.encoded(publisher.encoding()));
@@ -58,8 +69,8 @@ impl<'a> Run<'a> {
     /// Gives all others the whole.
     pub fn push(mut self, table: &Table) {
         let mut encoded = [const { None }; Encoding::ALL.len()];
-        let (receivers, publisher) = (std::mem::take(&mut self.receivers), self.publisher);
-        for id in receivers.iter().filter(|id| **id != publisher) {
+        let (receivers, own) = (std::mem::take(&mut self.receivers), self.own);
+        for id in receivers.iter().filter(|id| Some(**id) != own) {
             let Some(connection) = table.get(id) else { continue };
             let encoding = connection.encoding();
             let Some(slot) = encoded.get_mut(usize::from(encoding.index())) else { continue };
@@ -87,12 +98,16 @@ mod tests {
     fn a_run_is_of_one_channel_and_the_same_receivers_and_no_longer_than_it_may_be() {
         let payload = vec![b'x'; BYTES_MAX / 3];
         let push = |channel| Push::new(Space::Channels, None, channel, &payload);
-        let mut run = Run::new(push(b"news"), Cow::Borrowed(&[1, 2]), 9);
-        assert!(!run.has_room_for(&push(b"olds"), &[1, 2]));
-        assert!(!run.has_room_for(&push(b"news"), &[1]));
-        assert!(run.has_room_for(&push(b"news"), &[1, 2]));
+        let mut run = Run::new(push(b"news"), Cow::Borrowed(&[1, 2]), None);
+        assert!(!run.has_room_for(&push(b"olds"), &[1, 2], None));
+        assert!(!run.has_room_for(&push(b"news"), &[1], None));
+        assert!(!run.has_room_for(&push(b"news"), &[1, 2], Some(2)));
+        assert!(run.has_room_for(&push(b"news"), &[1, 2], None));
         run.append(push(b"news"));
-        assert!(!run.has_room_for(&push(b"news"), &[1, 2]), "three names and payloads are over it");
+        assert!(
+            !run.has_room_for(&push(b"news"), &[1, 2], None),
+            "three names and payloads are over it"
+        );
         let alone = push(b"news").encoded(Encoding::Resp2);
         assert_eq!(run.encoded(Encoding::Resp2), [&alone[..], &alone[..]].concat());
     }

@@ -82,7 +82,7 @@ impl fmt::Debug for Metrics {
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page(&mut encoder);
-        let Services { hub, middleware, stats, limits, backplane } = &self.services;
+        let Services { hub, middleware, stats, limits, backplane, .. } = &self.services;
         page.gauges(
             "switchyard_build_info",
             "Which version this is: always 1.",

@@ -12,7 +12,7 @@ use tracing::Level;
 use wasmtime::Store;
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
-use super::chain::{Action, DeliverVerdict, Delivery, PublishVerdict};
+use super::chain::{Action, Asked, DeliverVerdict, Delivery, PublishVerdict};
 use super::counters::{Count, CounterSpace, Taking, Withdrawal};
 use crate::batch::Batch;
 use crate::close::clip;
@@ -316,55 +316,53 @@ impl Instance {
         admission.call_on_disconnect(&mut self.store, connection).map_err(fault("on-disconnect"))
     }
 
-    /// `access.on-access`: one answer for each action.
+    /// `access.on-access`: one answer for each request.
     pub fn on_access(
         &mut self,
-        connection: ConnectionId,
-        actions: &[Action<'_>],
+        asked: &[Asked<Action<'_>>],
     ) -> Result<Batch<Option<Refusal>>, Fault> {
         use exports::access as wit;
         wasm::arm(&mut self.store, self.call_budget);
-        let Some(access) = &self.access else { return Ok(smallvec![None; actions.len()]) };
-        let asked: Batch<wit::Action<'_>> = actions
+        let Some(access) = &self.access else { return Ok(smallvec![None; asked.len()]) };
+        let action = |action| match action {
+            Action::Subscribe(channel) => wit::Action::Subscribe(channel),
+            Action::Psubscribe(pattern) => wit::Action::Psubscribe(pattern),
+            Action::Publish { channel, payload_bytes } => {
+                let payload_bytes = u32::try_from(payload_bytes).unwrap_or(u32::MAX);
+                wit::Action::Publish(wit::PublishIntent { channel, payload_bytes })
+            }
+        };
+        let requests: Batch<wit::Request<'_>> = asked
             .iter()
-            .map(|action| match *action {
-                Action::Subscribe(channel) => wit::Action::Subscribe(channel),
-                Action::Psubscribe(pattern) => wit::Action::Psubscribe(pattern),
-                Action::Publish { channel, payload_bytes } => {
-                    wit::Action::Publish(wit::PublishIntent {
-                        channel,
-                        payload_bytes: u32::try_from(payload_bytes).unwrap_or(u32::MAX),
-                    })
-                }
-            })
+            .map(|asked| wit::Request { connection: asked.connection, action: action(asked.about) })
             .collect();
-        let answers = access
-            .call_on_access(&mut self.store, connection, &asked)
-            .map_err(fault("on-access"))?;
-        expect_count("on-access", answers.len(), actions.len())?;
+        let answers =
+            access.call_on_access(&mut self.store, &requests).map_err(fault("on-access"))?;
+        expect_count("on-access", answers.len(), requests.len())?;
         Ok(answers.into_iter().map(|answer| answer.map(refusal)).collect())
     }
 
-    /// `messages.on-publish`: one verdict for each publication.
+    /// `messages.on-publish`: one verdict for each submission.
     pub fn on_publish(
         &mut self,
-        connection: ConnectionId,
-        publications: &[&Publication<'_>],
+        asked: &[Asked<&Publication<'_>>],
     ) -> Result<Batch<PublishVerdict>, Fault> {
         use exports::messages as wit;
         wasm::arm(&mut self.store, self.call_budget);
         let Some(messages) = &self.messages else { return Ok(Batch::new()) };
-        let asked: Batch<imports::types::PublicationParam<'_>> = publications
+        let submissions: Batch<wit::Submission<'_>> = asked
             .iter()
-            .map(|publication| imports::types::PublicationParam {
-                channel: text(&publication.channel),
-                payload: &publication.payload,
+            .map(|Asked { connection, about: publication, .. }| wit::Submission {
+                connection: *connection,
+                publication: imports::types::PublicationParam {
+                    channel: text(&publication.channel),
+                    payload: &publication.payload,
+                },
             })
             .collect();
-        let verdicts = messages
-            .call_on_publish(&mut self.store, connection, &asked)
-            .map_err(fault("on-publish"))?;
-        expect_count("on-publish", verdicts.len(), publications.len())?;
+        let verdicts =
+            messages.call_on_publish(&mut self.store, &submissions).map_err(fault("on-publish"))?;
+        expect_count("on-publish", verdicts.len(), submissions.len())?;
         let own = |verdict| match verdict {
             wit::PublishVerdict::Continue => PublishVerdict::Continue,
             wit::PublishVerdict::Replace(new) => {
@@ -379,14 +377,14 @@ impl Instance {
     /// `deliveries.on-deliver`: one verdict for each delivery.
     pub fn on_deliver(
         &mut self,
-        deliveries: &[Delivery<'_>],
+        deliveries: &[Asked<Delivery<'_>>],
     ) -> Result<Vec<DeliverVerdict>, Fault> {
         use exports::deliveries as wit;
         wasm::arm(&mut self.store, self.call_budget);
         let Some(hook) = &self.deliveries else { return Ok(Vec::new()) };
         let asked: Vec<wit::Delivery<'_>> = deliveries
             .iter()
-            .map(|delivery| wit::Delivery {
+            .map(|Asked { about: delivery, .. }| wit::Delivery {
                 publication: imports::types::PublicationParam {
                     channel: text(delivery.channel),
                     payload: &delivery.payload,

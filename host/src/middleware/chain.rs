@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use smallvec::smallvec;
 
 use super::bindings::{Client, Hooks};
+use super::call_size::ITEM_WEIGHT;
 use super::plugin::{Plugin, TrapPolicy};
 use super::stats::{Hook, PluginStats, Verdict};
 use super::trace::{Sight, Tracer};
@@ -27,20 +28,56 @@ const CALL_BYTES_MAX: usize = 64 << 10;
 /// How many items it is shown in one call, for the same reason.
 const CALL_ITEMS_MAX: usize = 256;
 
-/// Cuts items into what a plugin is shown in one call each.
-fn chunks<T>(items: &[T], bytes: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
+/// Cuts items into what a plugin is shown in one call each, with what each call weighs: no more
+/// than `weight_max` says then, if it is not a single item.
+fn chunks<T>(
+    items: &[T],
+    bytes: impl Fn(&T) -> usize,
+    weight_max: impl Fn() -> usize,
+) -> impl Iterator<Item = (&[T], usize)> {
     let mut rest = items;
     std::iter::from_fn(move || {
-        let mut sum = 0;
-        let fits = rest.iter().take(CALL_ITEMS_MAX).take_while(|item| {
-            sum += bytes(item);
-            sum <= CALL_BYTES_MAX
-        });
-        let count = fits.count().max(1).min(rest.len());
+        let (mut count, mut sum, mut weight, weight_max) = (0, 0, 0, weight_max());
+        for item in rest.iter().take(CALL_ITEMS_MAX) {
+            let (bytes, more) = (bytes(item), bytes(item) + ITEM_WEIGHT);
+            if count > 0 && (sum + bytes > CALL_BYTES_MAX || weight + more > weight_max) {
+                break;
+            }
+            (count, sum, weight) = (count + 1, sum + bytes, weight + more);
+        }
         let (chunk, after) = rest.split_at(count);
         rest = after;
-        (!chunk.is_empty()).then_some(chunk)
+        (!chunk.is_empty()).then_some((chunk, weight))
     })
+}
+
+/// What a plugin is asked about.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<T> {
+    /// Its place among all that the chain is asked about.
+    place: usize,
+    /// Whose it is.
+    pub connection: ConnectionId,
+    /// What it is.
+    pub about: T,
+}
+
+/// Cuts what a hook is asked about into what each instance is shown in one call, with what it
+/// weighs. What one connection asks about stays in its order.
+fn calls<'a, T>(
+    plugin: &'a Plugin,
+    hook: Hook,
+    asked: &'a mut [Asked<T>],
+    bytes: impl Fn(&T) -> usize + Copy,
+) -> impl Iterator<Item = (&'a [Asked<T>], usize)> {
+    let instance = |asked: &Asked<T>| plugin.instance_of(asked.connection);
+    if !asked.is_sorted_by_key(instance) {
+        asked.sort_by_key(instance);
+    }
+    let bytes = move |asked: &Asked<T>| bytes(&asked.about);
+    asked
+        .chunk_by(move |one, other| instance(one) == instance(other))
+        .flat_map(move |asked| chunks(asked, bytes, move || plugin.call_size(hook).weight_max()))
 }
 
 /// The plugins in their order.
@@ -110,6 +147,8 @@ impl PublishVerdict {
 /// A publication on its way out.
 #[derive(Debug, Clone)]
 pub struct Delivery<'a> {
+    /// Who published it.
+    pub publisher: ConnectionId,
     /// Its channel.
     pub channel: &'a [u8],
     /// The message, as the plugins before left it.
@@ -282,110 +321,110 @@ impl Chain {
         }
     }
 
-    /// May the connection do these things? One answer for each; none: allowed.
+    /// May these connections do these things? One answer for each; none: allowed.
     /// An empty list: nobody was asked, and all is allowed.
-    pub fn access(
-        &self,
-        connection: ConnectionId,
-        actions: &[Action<'_>],
-    ) -> Batch<Option<Refusal>> {
+    pub fn access(&self, actions: &[(ConnectionId, Action<'_>)]) -> Batch<Option<Refusal>> {
         if !self.any.access || actions.is_empty() {
             return Batch::new();
         }
         let mut refusals: Batch<Option<Refusal>> = smallvec![None; actions.len()];
         for plugin in self.with(|hooks| hooks.access) {
             // Those that a plugin before refused are not asked about again.
-            let mut open: Batch<&mut Option<Refusal>> = Batch::with_capacity(actions.len());
-            let mut asked = Batch::with_capacity(actions.len());
-            for (refusal, action) in refusals.iter_mut().zip(actions) {
-                if refusal.is_none() {
-                    open.push(refusal);
-                    asked.push(*action);
-                }
-            }
-            if asked.is_empty() {
-                break;
-            }
-            let mut open = open.into_iter();
-            for asked in chunks(&asked, Action::bytes) {
+            let open = refusals.iter().zip(actions).enumerate();
+            let mut asked: Batch<Asked<Action<'_>>> = Batch::with_capacity(actions.len());
+            asked.extend(
+                open.filter(|(_, (refusal, _))| refusal.is_none())
+                    .map(|(place, (_, &(connection, about)))| Asked { place, connection, about }),
+            );
+            for (asked, weight) in calls(plugin, Hook::OnAccess, &mut asked, Action::bytes) {
+                let Some(Asked { connection, .. }) = asked.first() else { continue };
                 let (answers, took) =
-                    plugin.call(Hook::OnAccess, asked.len(), connection, |instance| {
-                        instance.on_access(connection, asked)
+                    plugin.call(Hook::OnAccess, asked.len(), *connection, |instance| {
+                        instance.on_access(asked)
                     });
                 let verdict = |place: usize| match answers.as_ref().map(|all| all.get(place)) {
                     Some(Some(Some(_))) => Verdict::Reject,
                     Some(_) => Verdict::Pass,
                     None => failed(plugin),
                 };
+                plugin.call_size(Hook::OnAccess).learn(weight, took);
                 plugin.stats.of(Hook::OnAccess).said_all((0..asked.len()).map(verdict));
                 if let Some(tracer) = self.tracer() {
-                    let hook = Hook::OnAccess;
-                    let call = Call { plugin, hook, connection, took, items: asked.len() };
-                    for (place, action) in asked.iter().enumerate() {
+                    let call = Call { plugin, hook: Hook::OnAccess, took, items: asked.len() };
+                    for (place, Asked { connection, about: action, .. }) in asked.iter().enumerate()
+                    {
                         let refusal = answers.as_ref().and_then(|all| all.get(place)?.as_ref());
-                        tracer.show(&call.sight(Seen {
-                            action: action.verb(),
-                            channel: Some(action.name().as_bytes()),
-                            verdict: verdict(place),
-                            refusal,
-                            ..Seen::default()
-                        }));
+                        tracer.show(&call.sight(
+                            *connection,
+                            Seen {
+                                action: action.verb(),
+                                channel: Some(action.name().as_bytes()),
+                                verdict: verdict(place),
+                                refusal,
+                                ..Seen::default()
+                            },
+                        ));
                     }
                 }
-                let slots = open.by_ref().take(asked.len());
-                match answers {
-                    Some(answers) => {
-                        for (slot, answer) in slots.zip(answers) {
-                            *slot = answer.map(|refusal| plugin.signed(refusal));
-                        }
-                    }
+                let refused: Batch<Option<Refusal>> = match answers {
+                    Some(answers) => answers,
                     None if plugin.policy == TrapPolicy::Closed => {
-                        slots.for_each(|slot| *slot = Some(plugin.unavailable()));
+                        smallvec![Some(plugin.unavailable()); asked.len()]
                     }
-                    None => slots.for_each(drop),
+                    None => continue,
+                };
+                for (Asked { place, .. }, refusal) in asked.iter().zip(refused) {
+                    if let (Some(slot), Some(refusal)) = (refusals.get_mut(*place), refusal) {
+                        *slot = Some(plugin.signed(refusal));
+                    }
                 }
             }
         }
         refusals
     }
 
-    /// What becomes of these publications, one fate for each, in order.
+    /// What becomes of what these connections publish, one fate for each, in order.
     pub fn publish<'a>(
         &self,
-        connection: ConnectionId,
-        publications: Batch<Publication<'a>>,
+        publications: Batch<(ConnectionId, Publication<'a>)>,
     ) -> Batch<Fate<'a>> {
-        let mut fates: Batch<Fate<'a>> = publications.into_iter().map(Fate::Forward).collect();
+        let mut fates: Batch<Fate<'a>> = Batch::with_capacity(publications.len());
         if !self.any.messages {
+            fates.extend(
+                publications.into_iter().map(|(_, publication)| Fate::Forward(publication)),
+            );
             return fates;
         }
+        let mut connections: Batch<ConnectionId> = Batch::with_capacity(publications.len());
+        for (connection, publication) in publications {
+            connections.push(connection);
+            fates.push(Fate::Forward(publication));
+        }
         for plugin in self.with(|hooks| hooks.messages) {
-            // Their places, so that the verdicts find their way back.
-            let mut places = Batch::with_capacity(fates.len());
-            let mut asked = Batch::with_capacity(fates.len());
-            for (place, fate) in fates.iter().enumerate() {
-                if let Fate::Forward(publication) = fate {
-                    places.push(place);
-                    asked.push(publication);
+            let mut asked: Batch<Asked<&Publication<'_>>> = Batch::with_capacity(fates.len());
+            for (place, (fate, connection)) in fates.iter().zip(&connections).enumerate() {
+                if let Fate::Forward(about) = fate {
+                    asked.push(Asked { place, connection: *connection, about });
                 }
             }
-            let mut places = places.into_iter();
             let mut verdicts = Batch::new();
-            for asked in chunks(&asked, |publication| publication.payload.len()) {
+            let bytes = |about: &&Publication<'_>| about.payload.len();
+            for (asked, weight) in calls(plugin, Hook::OnPublish, &mut asked, bytes) {
+                let Some(Asked { connection, .. }) = asked.first() else { continue };
                 let (answers, took) =
-                    plugin.call(Hook::OnPublish, asked.len(), connection, |instance| {
-                        instance.on_publish(connection, asked)
+                    plugin.call(Hook::OnPublish, asked.len(), *connection, |instance| {
+                        instance.on_publish(asked)
                     });
                 let verdict = |place: usize| match answers.as_ref().map(|all| all.get(place)) {
                     Some(answer) => answer.map_or(Verdict::Pass, PublishVerdict::kind),
                     None => failed(plugin),
                 };
+                plugin.call_size(Hook::OnPublish).learn(weight, took);
                 plugin.stats.of(Hook::OnPublish).said_all((0..asked.len()).map(verdict));
                 if let Some(tracer) = self.tracer() {
-                    let hook = Hook::OnPublish;
-                    let call = Call { plugin, hook, connection, took, items: asked.len() };
-                    for (place, publication) in asked.iter().enumerate() {
-                        let before = publication.payload.len();
+                    let call = Call { plugin, hook: Hook::OnPublish, took, items: asked.len() };
+                    for (place, Asked { connection, about, .. }) in asked.iter().enumerate() {
+                        let before = about.payload.len();
                         let answer = answers.as_ref().and_then(|all| all.get(place));
                         let (channel_after, after, refusal) = match answer {
                             Some(PublishVerdict::Replace { channel, payload }) => {
@@ -394,26 +433,29 @@ impl Chain {
                             Some(PublishVerdict::Reject(refusal)) => (None, before, Some(refusal)),
                             _ => (None, before, None),
                         };
-                        tracer.show(&call.sight(Seen {
-                            action: "publish",
-                            channel: Some(&publication.channel),
-                            channel_after:
-                                channel_after.filter(|after| **after != *publication.channel),
-                            verdict: verdict(place),
-                            refusal,
-                            bytes: Some((before, after)),
-                            recipients: None,
-                        }));
+                        tracer.show(&call.sight(
+                            *connection,
+                            Seen {
+                                action: "publish",
+                                channel: Some(&about.channel),
+                                channel_after:
+                                    channel_after.filter(|after| **after != *about.channel),
+                                verdict: verdict(place),
+                                refusal,
+                                bytes: Some((before, after)),
+                                recipients: None,
+                            },
+                        ));
                     }
                 }
-                let places = places.by_ref().take(asked.len());
+                let places = asked.iter().map(|asked| asked.place);
                 match answers {
                     Some(answers) => verdicts.extend(places.zip(answers)),
                     None if plugin.policy == TrapPolicy::Closed => {
                         let refusal = || PublishVerdict::Reject(plugin.unavailable());
                         verdicts.extend(places.map(|place| (place, refusal())));
                     }
-                    None => places.for_each(drop),
+                    None => {}
                 }
             }
             drop(asked);
@@ -427,53 +469,54 @@ impl Chain {
     }
 
     /// What becomes of these deliveries, one answer for each, in order. Shards
-    /// are held meanwhile. `publisher` chooses the instance that is asked.
-    pub fn deliver(
-        &self,
-        publisher: ConnectionId,
-        mut deliveries: Vec<Delivery<'_>>,
-    ) -> Vec<Result<Change, Refusal>> {
+    /// are held meanwhile. Their publishers choose the instances that are asked.
+    pub fn deliver(&self, deliveries: Vec<Delivery<'_>>) -> Vec<Result<Change, Refusal>> {
         let mut changes: Vec<Result<Change, Refusal>> =
             deliveries.iter().map(|_| Ok(Change::default())).collect();
-        if deliveries.is_empty() {
-            return changes;
-        }
+        let mut deliveries: Vec<Asked<Delivery<'_>>> = deliveries
+            .into_iter()
+            .enumerate()
+            .map(|(place, about)| Asked { place, connection: about.publisher, about })
+            .collect();
         for plugin in self.with(|hooks| hooks.deliveries) {
             let mut verdicts = Vec::with_capacity(deliveries.len());
-            for asked in chunks(&deliveries, Delivery::bytes) {
+            for (asked, weight) in calls(plugin, Hook::OnDeliver, &mut deliveries, Delivery::bytes)
+            {
+                let Some(Asked { connection, .. }) = asked.first() else { continue };
                 let (answers, took) =
-                    plugin.call(Hook::OnDeliver, asked.len(), publisher, |instance| {
+                    plugin.call(Hook::OnDeliver, asked.len(), *connection, |instance| {
                         instance.on_deliver(asked)
                     });
                 let verdict = |place: usize| match answers.as_ref().map(|all| all.get(place)) {
                     Some(answer) => answer.map_or(Verdict::Pass, DeliverVerdict::kind),
                     None => failed(plugin),
                 };
+                plugin.call_size(Hook::OnDeliver).learn(weight, took);
                 plugin.stats.of(Hook::OnDeliver).said_all((0..asked.len()).map(verdict));
                 if let Some(tracer) = self.tracer() {
-                    let (hook, items) = (Hook::OnDeliver, asked.len());
-                    let call = Call { plugin, hook, connection: publisher, took, items };
-                    for (place, delivery) in asked.iter().enumerate() {
+                    let call = Call { plugin, hook: Hook::OnDeliver, took, items: asked.len() };
+                    for (place, Asked { connection, about, .. }) in asked.iter().enumerate() {
                         let answer = answers.as_ref().and_then(|all| all.get(place));
-                        let (bytes, recipients) =
-                            (delivery.payload.len(), delivery.recipients.len());
+                        let (bytes, recipients) = (about.payload.len(), about.recipients.len());
                         let (bytes_after, recipients_after) = match answer {
                             Some(DeliverVerdict::Replace(payload)) => (payload.len(), recipients),
                             Some(DeliverVerdict::Narrow(only)) => {
-                                let left =
-                                    delivery.recipients.iter().filter(|id| only.contains(id));
+                                let left = about.recipients.iter().filter(|id| only.contains(id));
                                 (bytes, left.count())
                             }
                             _ => (bytes, recipients),
                         };
-                        tracer.show(&call.sight(Seen {
-                            action: "deliver",
-                            channel: Some(delivery.channel),
-                            verdict: verdict(place),
-                            bytes: Some((bytes, bytes_after)),
-                            recipients: Some((recipients, recipients_after)),
-                            ..Seen::default()
-                        }));
+                        tracer.show(&call.sight(
+                            *connection,
+                            Seen {
+                                action: "deliver",
+                                channel: Some(about.channel),
+                                verdict: verdict(place),
+                                bytes: Some((bytes, bytes_after)),
+                                recipients: Some((recipients, recipients_after)),
+                                ..Seen::default()
+                            },
+                        ));
                     }
                 }
                 match answers {
@@ -484,9 +527,10 @@ impl Chain {
                     None => verdicts.extend(asked.iter().map(|_| Ok(DeliverVerdict::Continue))),
                 }
             }
-            for ((delivery, change), verdict) in
-                deliveries.iter_mut().zip(&mut changes).zip(verdicts)
+            for (Asked { place, about: delivery, .. }, verdict) in
+                deliveries.iter_mut().zip(verdicts)
             {
+                let Some(change) = changes.get_mut(*place) else { continue };
                 let verdict = match verdict {
                     Ok(verdict) => verdict,
                     Err(refusal) => {
@@ -601,8 +645,8 @@ pub fn are_good(
             _ => None,
         };
         let seen = Seen { action: "authenticate", verdict, refusal, ..Seen::default() };
-        let call = Call { plugin, hook: Hook::OnAuthenticate, connection, took, items: 1 };
-        tracer.show(&call.sight(seen));
+        let call = Call { plugin, hook: Hook::OnAuthenticate, took, items: 1 };
+        tracer.show(&call.sight(connection, seen));
     }
     match (answer, plugin.policy) {
         (Ok(Ok(true)), _) => Some(Ok(())),
@@ -624,7 +668,6 @@ fn failed(plugin: &Plugin) -> Verdict {
 struct Call<'a> {
     plugin: &'a Plugin,
     hook: Hook,
-    connection: ConnectionId,
     took: Duration,
     items: usize,
 }
@@ -642,10 +685,10 @@ struct Seen<'a> {
 }
 
 impl Call<'_> {
-    fn sight(&self, seen: Seen<'_>) -> Sight {
+    fn sight(&self, connection: ConnectionId, seen: Seen<'_>) -> Sight {
         Sight {
             at: SystemTime::now(),
-            connection: self.connection,
+            connection,
             action: seen.action,
             channel: seen.channel.map(Box::from),
             channel_after: seen.channel_after.map(Box::from),
@@ -682,12 +725,19 @@ mod tests {
 
     #[test]
     fn no_chunk_is_over_its_limits_and_none_is_lost() {
-        let check = |items: &[usize], expected: &[usize]| {
-            let lengths: Vec<_> = chunks(items, |bytes| *bytes).map(<[usize]>::len).collect();
+        let check = |weight_max: usize, items: &[usize], expected: &[usize]| {
+            let lengths: Vec<_> = chunks(items, |bytes| *bytes, || weight_max)
+                .map(|(items, weight)| {
+                    assert_eq!(weight, items.iter().sum::<usize>() + items.len() * ITEM_WEIGHT);
+                    items.len()
+                })
+                .collect();
             assert_eq!(lengths, expected);
         };
-        check(&[], &[]);
-        check(&[CALL_BYTES_MAX + 1, 1, CALL_BYTES_MAX, 0, 1], &[1, 1, 2, 1]);
-        check(&[0; CALL_ITEMS_MAX + 1], &[CALL_ITEMS_MAX, 1]);
+        check(usize::MAX, &[], &[]);
+        check(usize::MAX, &[CALL_BYTES_MAX + 1, 1, CALL_BYTES_MAX, 0, 1], &[1, 1, 2, 1]);
+        check(usize::MAX, &[0; CALL_ITEMS_MAX + 1], &[CALL_ITEMS_MAX, 1]);
+        check(0, &[0, 1], &[1, 1]);
+        check(2 * ITEM_WEIGHT + 10, &[5, 5, 5, 11, 0], &[2, 1, 1, 1]);
     }
 }

@@ -9,6 +9,7 @@
 
 mod admission;
 pub mod bindings;
+mod call_size;
 pub mod chain;
 pub mod changes;
 pub mod counters;

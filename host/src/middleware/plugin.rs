@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 
 use super::PluginError;
 use super::bindings::{CompiledPlugin, Fault, Hooks, Instance, Lent};
+use super::call_size::CallSize;
 use super::counters::CounterSpace;
 use super::directory::PluginConfig;
 use super::outside::Asking;
@@ -101,6 +102,8 @@ pub struct Plugin {
     place: Mutex<(String, PathBuf)>,
     /// What it does when it cannot answer.
     pub policy: TrapPolicy,
+    /// How much each hook is shown in one call.
+    call_sizes: [CallSize; Hook::ALL.len()],
     /// The first connection that its slot was asked about; set while the chain
     /// is held to put it in.
     first_connection: AtomicU64,
@@ -156,6 +159,7 @@ impl Plugin {
             let mut plugin = Plugin {
                 identity: format!("{}@{}", config.name, config.version).into(),
                 policy: config.policy.unwrap_or(default),
+                call_sizes: Hook::ALL.map(|_| CallSize::new(config.limits.call_budget)),
                 first_connection: AtomicU64::new(ConnectionId::MAX),
                 compiled,
                 instances: Box::default(),
@@ -201,6 +205,11 @@ impl Plugin {
         self.asking.as_ref()
     }
 
+    /// The number of the instance that serves this connection.
+    pub fn instance_of(&self, connection: ConnectionId) -> usize {
+        connection as usize % self.instances.len()
+    }
+
     /// Has the instance that serves this connection answer. None: it cannot, and
     /// the policy decides.
     pub fn ask<T>(
@@ -211,7 +220,7 @@ impl Plugin {
         if self.is_parked() {
             return None;
         }
-        let number = connection as usize % self.instances.len();
+        let number = self.instance_of(connection);
         let mut state = self.instances.get(number)?.lock();
         match question(state.instance.as_mut()?) {
             Ok(answer) => Some(answer),
@@ -242,6 +251,12 @@ impl Plugin {
             self.stats.of(hook).called(items, took);
         }
         (answer, took.unwrap_or_default())
+    }
+
+    /// How much a hook is shown in one call.
+    pub fn call_size(&self, hook: Hook) -> &CallSize {
+        let size = self.call_sizes.get(hook as usize);
+        size.expect("there is one for each hook")
     }
 
     /// Its place in the chain.

@@ -40,6 +40,15 @@ pub struct Publication<'a> {
     pub payload: Bytestring<'a>,
 }
 
+impl Publication<'_> {
+    /// The same, with bytes of its own.
+    pub fn into_owned(self) -> Publication<'static> {
+        let Publication { space, channel, payload } = self;
+        let own = |bytes: Bytestring<'_>| Cow::Owned(bytes.into_owned());
+        Publication { space, channel: own(channel), payload: own(payload) }
+    }
+}
+
 /// What a client wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command<'a> {
@@ -95,13 +104,7 @@ impl Command<'_> {
         match self {
             Command::Subscribe(kind, names) => Command::Subscribe(kind, own_all(names)),
             Command::Unsubscribe(kind, names) => Command::Unsubscribe(kind, own_all(names)),
-            Command::Publish(Publication { space, channel, payload }) => {
-                Command::Publish(Publication {
-                    space,
-                    channel: own(channel),
-                    payload: own(payload),
-                })
-            }
+            Command::Publish(publication) => Command::Publish(publication.into_owned()),
             Command::Channels(space, matching) => Command::Channels(space, matching.map(own)),
             Command::SubscriberCounts(space, names) => {
                 Command::SubscriberCounts(space, own_all(names))

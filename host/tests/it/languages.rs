@@ -6,9 +6,12 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
+use serde_json::json;
+use tokio::task::JoinSet;
 
 use crate::support::admin::Done;
 use crate::support::components;
+use crate::support::server::Launch;
 
 fn check(component: &str) -> Result<()> {
     let folder = components::directory()?;
@@ -37,6 +40,35 @@ fn the_example_in_javascript() -> Result<()> {
 #[test]
 fn the_example_in_python() -> Result<()> {
     check("languages/emoji-python")
+}
+
+/// Each message takes it a millisecond, and its budget is ten: what many publish at once must
+/// not be one call.
+#[tokio::test]
+async fn one_that_is_slow_is_not_asked_about_all_that_is_published_at_once() -> Result<()> {
+    let folder = components::directory()?;
+    let plugin = components::path(folder.path(), "emoji");
+    components::write_atomically(&plugin, &components::built("languages/emoji-js")?)?;
+    let launch = Launch { plugins: Some(folder.path().to_owned()), ..Launch::default() };
+    let server = launch.start().await?;
+    let text = format!("{} :wave:", "x".repeat(4 << 10));
+    let mut publishers = JoinSet::new();
+    for _ in 0..32 {
+        let (mut client, text) = (server.client().await?, text.clone());
+        publishers.spawn(async move {
+            for _ in 0..5 {
+                let answer = client.call(json!(["PUBLISH", "a", text])).await?;
+                ensure!(answer == json!(["OK", 0]), "{answer}");
+            }
+            Ok(())
+        });
+    }
+    while let Some(published) = publishers.join_next().await {
+        published??;
+    }
+    let log = server.log();
+    ensure!(!log.contains("a plugin failed"), "{log}");
+    server.stop().await
 }
 
 #[test]

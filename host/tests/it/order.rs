@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::support::components;
+use crate::support::raw::exchange;
 use crate::support::server::{Engine, Launch};
-use crate::support::websocket::Client;
+use crate::support::websocket::{Client, Frame, TEXT};
 
 const PUBLISHERS: usize = 4;
 /// How many each publisher publishes, in turn on each of the channels.
@@ -106,4 +108,91 @@ async fn all_see_one_order_with_the_component_engine() -> Result<()> {
 #[tokio::test]
 async fn all_see_one_order_with_the_native_engine() -> Result<()> {
     check(Engine::Native).await
+}
+
+/// How many speak at once, and how often each does.
+const SPEAKERS: usize = 24;
+const ROUNDS: usize = 50;
+
+/// Publishes where it may and where it may not, in turn.
+async fn speak(mut client: Client, speaker: usize) -> Result<()> {
+    for round in 0..ROUNDS {
+        let payload = format!("{speaker}:{round}");
+        let answer = client.call(json!(["PUBLISH", "hall", payload])).await?;
+        ensure!(answer == json!(["OK", 1]), "{payload} is answered {answer}");
+        let answer = client.call(json!(["PUBLISH", "vault", payload])).await?;
+        let code = answer.pointer("/1/code");
+        ensure!(code == Some(&json!("NOPERM")), "{payload} is answered {answer}");
+    }
+    Ok(())
+}
+
+/// Who publishes and says no more, and goes in the same breath, is answered first.
+#[tokio::test]
+async fn who_leaves_with_the_last_word_is_answered() -> Result<()> {
+    let server = Launch::default().start().await?;
+    let mut listener = server.client().await?;
+    listener.call(json!(["SUBSCRIBE", "hall"])).await?;
+    for round in 0..20 {
+        let says = "PUBLISH hall resp\r\n";
+        let answer = exchange(server.resp_address().await?, says).await?;
+        ensure!(answer == ":1\r\n", "round {round}: {answer:?}");
+        let mut leaving = server.raw_client().await?;
+        let words = Frame::new(TEXT, r#"[1,"PUBLISH","hall","json"]"#).bytes();
+        leaving.send([words, Frame::close(3000, "").bytes()].concat()).await?;
+        let answer = leaving.next_frame().await?.context("it is answered")?;
+        ensure!(answer.payload == br#"[1,"OK",1]"#, "round {round}: {answer:?}");
+        ensure!(leaving.next_close().await?.0 == Some(3000));
+        for said in ["resp", "json"] {
+            ensure!(listener.next_json().await? == json!(["message", "hall", said]));
+        }
+    }
+    server.stop().await
+}
+
+/// Plugins are asked about what several connections publish in one call. Each has the answers
+/// to its own, and what is noted of one is not taken for another's.
+#[tokio::test]
+async fn those_who_speak_at_once_are_told_apart() -> Result<()> {
+    let plugins = components::directory()?;
+    let mut notes = vec![json!("allow")];
+    for speaker in 0..SPEAKERS {
+        let (user, secret) = (format!("user-{speaker}"), format!("secret-{speaker}."));
+        notes.push(json!({"note": {"key": "user", "value": user}, "trigger": secret}));
+    }
+    let settings = json!({
+        "on_authenticate": notes,
+        "on_access": {"refuse": {"code": "NOPERM", "message": "no"}, "channels": ["vault"]},
+        "on_publish": {"show": "user"},
+    });
+    components::configure(plugins.path(), "probe", &json!({"instances": 2, "settings": settings}))?;
+    let probe = components::built("test/probe")?;
+    components::write_atomically(&components::path(plugins.path(), "probe"), &probe)?;
+    let launch = Launch { plugins: Some(plugins.path().to_owned()), ..Launch::default() };
+    let server = launch.start().await?;
+
+    let mut listener = server.client().await?;
+    listener.call(json!(["SUBSCRIBE", "hall"])).await?;
+    listener.call(json!(["PSUBSCRIBE", "v*"])).await?;
+    let mut speakers = JoinSet::new();
+    for speaker in 0..SPEAKERS {
+        let mut client = server.client().await?;
+        client.call(json!(["AUTH", format!("secret-{speaker}.")])).await?;
+        speakers.spawn(speak(client, speaker));
+    }
+    let mut heard = BTreeMap::new();
+    for _ in 0..SPEAKERS * ROUNDS {
+        let push = listener.next_json().await?;
+        let payload = push.pointer("/2").and_then(Value::as_str).context("it has a payload")?;
+        let (speaker, said) = payload.split_once(':').context("it says who speaks")?;
+        heard.entry(speaker.parse::<usize>()?).or_insert_with(Vec::new).push(said.to_owned());
+    }
+    while let Some(spoken) = speakers.join_next().await {
+        spoken??;
+    }
+    for (speaker, said) in heard {
+        let expected: Vec<_> = (0..ROUNDS).map(|round| format!("{round}:user-{speaker}")).collect();
+        assert_eq!(said, expected, "what {speaker} said");
+    }
+    server.stop().await
 }

@@ -17,7 +17,7 @@ pub mod pattern;
 use std::sync::OnceLock;
 
 use acl::{Acl, Door};
-use bindings::exports::switchyard::pubsub::access::{self, Action};
+use bindings::exports::switchyard::pubsub::access::{self, Action, Request};
 use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials, Protocol};
 use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::attributes;
@@ -110,16 +110,21 @@ impl admission::Guest for Plugin {
 }
 
 impl access::Guest for Plugin {
-    fn on_access(connection: ConnectionId, actions: Vec<Action>) -> Vec<Option<Refusal>> {
-        let subject = subject_of(connection);
-        let mut access = acl().access_of(&subject);
-        let decisions = actions.iter().map(|action| {
-            access.decide(match action {
-                Action::Subscribe(channel) => Asked::Subscribe(channel),
-                Action::Psubscribe(pattern) => Asked::Psubscribe(pattern),
-                Action::Publish(intent) => Asked::Publish(&intent.channel),
-            })
-        });
-        decisions.map(|decision| decision.err().map(Refusal::from)).collect()
+    fn on_access(requests: Vec<Request>) -> Vec<Option<Refusal>> {
+        let mut refusals = Vec::with_capacity(requests.len());
+        for requests in requests.chunk_by(|one, other| one.connection == other.connection) {
+            let Some(Request { connection, .. }) = requests.first() else { continue };
+            let subject = subject_of(*connection);
+            let mut access = acl().access_of(&subject);
+            refusals.extend(requests.iter().map(|request| {
+                let decision = access.decide(match &request.action {
+                    Action::Subscribe(channel) => Asked::Subscribe(channel),
+                    Action::Psubscribe(pattern) => Asked::Psubscribe(pattern),
+                    Action::Publish(intent) => Asked::Publish(&intent.channel),
+                });
+                decision.err().map(Refusal::from)
+            }));
+        }
+        refusals
     }
 }

@@ -16,7 +16,7 @@ pub mod grant;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bindings::exports::switchyard::pubsub::access::{self, Action};
+use bindings::exports::switchyard::pubsub::access::{self, Action, Request};
 use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials, Protocol};
 use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::attributes;
@@ -122,33 +122,42 @@ impl admission::Guest for Plugin {
 }
 
 impl access::Guest for Plugin {
-    fn on_access(connection: ConnectionId, actions: Vec<Action>) -> Vec<Option<Refusal>> {
-        let grant = attributes::get(connection, GRANT).map(|note| Grant::from_note(&note));
-        let refuse_all = |why: &str| {
-            let refusal = || Some(Refusal::from(Refused::unknown(why)));
-            actions.iter().map(|_| refusal()).collect()
-        };
-        let grant = match grant {
-            Some(Some(grant)) => grant,
-            Some(None) => return refuse_all("what was noted of your token cannot be read"),
-            None if settings().without_token != WithoutToken::Allow && !is_known(connection) => {
-                return refuse_all("say who you are first: AUTH and your token");
-            }
-            None => return actions.iter().map(|_| None).collect(),
-        };
-        if grant.has_ended(now(), settings().leeway_s) {
-            return refuse_all("your token expired; AUTH with a new one");
-        }
-        let mut access = grant.access();
-        let decisions = actions.iter().map(|action| {
-            access.decide(match action {
-                Action::Subscribe(channel) => Asked::Subscribe(channel),
-                Action::Psubscribe(pattern) => Asked::Psubscribe(pattern),
-                Action::Publish(intent) => Asked::Publish(&intent.channel),
-            })
-        });
-        decisions.map(|decision| decision.err().map(Refusal::from)).collect()
+    fn on_access(requests: Vec<Request>) -> Vec<Option<Refusal>> {
+        requests
+            .chunk_by(|one, other| one.connection == other.connection)
+            .flat_map(decide)
+            .collect()
     }
+}
+
+/// One answer for each request; all are of one connection.
+fn decide(requests: &[Request]) -> Vec<Option<Refusal>> {
+    let Some(&Request { connection, .. }) = requests.first() else { return Vec::new() };
+    let grant = attributes::get(connection, GRANT).map(|note| Grant::from_note(&note));
+    let refuse_all = |why: &str| {
+        let refusal = || Some(Refusal::from(Refused::unknown(why)));
+        requests.iter().map(|_| refusal()).collect()
+    };
+    let grant = match grant {
+        Some(Some(grant)) => grant,
+        Some(None) => return refuse_all("what was noted of your token cannot be read"),
+        None if settings().without_token != WithoutToken::Allow && !is_known(connection) => {
+            return refuse_all("say who you are first: AUTH and your token");
+        }
+        None => return requests.iter().map(|_| None).collect(),
+    };
+    if grant.has_ended(now(), settings().leeway_s) {
+        return refuse_all("your token expired; AUTH with a new one");
+    }
+    let mut access = grant.access();
+    let decisions = requests.iter().map(|request| {
+        access.decide(match &request.action {
+            Action::Subscribe(channel) => Asked::Subscribe(channel),
+            Action::Psubscribe(pattern) => Asked::Psubscribe(pattern),
+            Action::Publish(intent) => Asked::Publish(&intent.channel),
+        })
+    });
+    decisions.map(|decision| decision.err().map(Refusal::from)).collect()
 }
 
 /// In seconds since 1970, as tokens count.

@@ -11,7 +11,7 @@ pub mod settings;
 
 use std::sync::OnceLock;
 
-use bindings::exports::switchyard::pubsub::access::{self, Action};
+use bindings::exports::switchyard::pubsub::access::{self, Action, Request};
 use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials};
 use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
@@ -75,6 +75,15 @@ fn take(draws: &[Draw<'_>]) -> Result<Result<(), Shortage>, Full> {
     }
 }
 
+fn asked_for(request: &Request) -> Asked<'_> {
+    match &request.action {
+        Action::Subscribe(_) | Action::Psubscribe(_) => Asked::Subscribe,
+        Action::Publish(intent) => {
+            Asked::Publish { channel: &intent.channel, bytes: intent.payload_bytes.into() }
+        }
+    }
+}
+
 fn decide(subject: &Subject, asked: &[Asked<'_>]) -> Vec<Option<Refusal>> {
     let Settings { limits, when_full, .. } = settings();
     let decisions = limits::decide(limits, *when_full, subject, asked, take);
@@ -119,13 +128,12 @@ impl admission::Guest for Plugin {
 }
 
 impl access::Guest for Plugin {
-    fn on_access(connection: ConnectionId, actions: Vec<Action>) -> Vec<Option<Refusal>> {
-        let asked = actions.iter().map(|action| match action {
-            Action::Subscribe(_) | Action::Psubscribe(_) => Asked::Subscribe,
-            Action::Publish(intent) => {
-                Asked::Publish { channel: &intent.channel, bytes: intent.payload_bytes.into() }
-            }
+    fn on_access(requests: Vec<Request>) -> Vec<Option<Refusal>> {
+        let of_one = requests.chunk_by(|one, other| one.connection == other.connection);
+        let decisions = of_one.filter_map(|requests| {
+            let subject = subject_of(requests.first()?.connection);
+            Some(decide(&subject, &requests.iter().map(asked_for).collect::<Vec<_>>()))
         });
-        decide(&subject_of(connection), &asked.collect::<Vec<_>>())
+        decisions.flatten().collect()
     }
 }

@@ -1,7 +1,7 @@
 //! Which buckets of tokens an action draws from, and what is said when one holds
 //! too few.
 //!
-//! One call of the plugin may hold many actions of one connection. What they want
+//! What is asked at once may be many actions of one connection. What they want
 //! of each bucket is summed and taken at once, which nearly always succeeds; when
 //! it does not, each is tried by itself in its order, so that the first ones pass
 //! as far as the tokens go.

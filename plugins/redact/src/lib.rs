@@ -13,8 +13,8 @@ pub mod json;
 use std::sync::OnceLock;
 
 use bindings::exports::switchyard::pubsub::lifecycle;
-use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict};
-use bindings::switchyard::pubsub::types::{ConnectionId, Publication, Refusal};
+use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict, Submission};
+use bindings::switchyard::pubsub::types::{Publication, Refusal};
 use rules::{Outcome, Rule};
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
@@ -40,13 +40,10 @@ impl lifecycle::Guest for Plugin {
 }
 
 impl messages::Guest for Plugin {
-    fn on_publish(
-        _connection: ConnectionId,
-        publications: Vec<Publication>,
-    ) -> Vec<PublishVerdict> {
+    fn on_publish(submissions: Vec<Submission>) -> Vec<PublishVerdict> {
         let rules = RULES.get().expect("the host calls `init` before all else");
-        let verdict = |publication: Publication| {
-            let Publication { channel, payload } = publication;
+        let verdict = |submission: Submission| {
+            let Publication { channel, payload } = submission.publication;
             match rules::apply(rules, &channel, &payload) {
                 Outcome::Unchanged => PublishVerdict::Continue,
                 Outcome::Changed(payload) => {
@@ -58,6 +55,6 @@ impl messages::Guest for Plugin {
                 }
             }
         };
-        publications.into_iter().map(verdict).collect()
+        submissions.into_iter().map(verdict).collect()
     }
 }

@@ -11,8 +11,8 @@ pub mod settings;
 use std::sync::OnceLock;
 
 use bindings::exports::switchyard::pubsub::lifecycle;
-use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict};
-use bindings::switchyard::pubsub::types::{ConnectionId, Publication, Refusal};
+use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict, Submission};
+use bindings::switchyard::pubsub::types::Refusal;
 use rules::Rules;
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
@@ -38,12 +38,9 @@ impl lifecycle::Guest for Plugin {
 }
 
 impl messages::Guest for Plugin {
-    fn on_publish(
-        _connection: ConnectionId,
-        publications: Vec<Publication>,
-    ) -> Vec<PublishVerdict> {
+    fn on_publish(submissions: Vec<Submission>) -> Vec<PublishVerdict> {
         let rules = RULES.get().expect("the host calls `init` before all else");
-        let verdict = |publication: &Publication| match rules
+        let verdict = |Submission { publication, .. }: &Submission| match rules
             .check(&publication.channel, &publication.payload)
         {
             Ok(()) => PublishVerdict::Continue,
@@ -52,6 +49,6 @@ impl messages::Guest for Plugin {
                 message: refused.message,
             }),
         };
-        publications.iter().map(verdict).collect()
+        submissions.iter().map(verdict).collect()
     }
 }

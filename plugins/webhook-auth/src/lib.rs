@@ -16,7 +16,7 @@ use std::cell::RefCell;
 use std::sync::OnceLock;
 
 use answer::Granted;
-use bindings::exports::switchyard::pubsub::access::{self, Action};
+use bindings::exports::switchyard::pubsub::access::{self, Request};
 use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials, Protocol};
 use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::attributes;
@@ -166,11 +166,17 @@ impl admission::Guest for Plugin {
 }
 
 impl access::Guest for Plugin {
-    fn on_access(connection: ConnectionId, actions: Vec<Action>) -> Vec<Option<Refusal>> {
-        let is_known = || attributes::get(connection, USER).is_some_and(|user| !user.is_empty());
-        let refused = settings().requires_user && !is_known();
+    fn on_access(requests: Vec<Request>) -> Vec<Option<Refusal>> {
+        let is_known =
+            |connection| attributes::get(connection, USER).is_some_and(|user| !user.is_empty());
         let refusal =
             || Refusal { code: "NOAUTH".to_owned(), message: "say who you are first".to_owned() };
-        actions.iter().map(|_| refused.then(refusal)).collect()
+        let of_one = requests.chunk_by(|one, other| one.connection == other.connection);
+        let decisions = of_one.flat_map(|requests| {
+            let connection = requests.first().map(|request| request.connection);
+            let is_refused = settings().requires_user && !connection.is_some_and(is_known);
+            requests.iter().map(move |_| is_refused.then(refusal))
+        });
+        decisions.collect()
     }
 }

@@ -28,6 +28,8 @@ use switchyard::wasm::Wasm;
 const TIMES: usize = 1_920;
 /// How many names one call is about.
 const BATCH: usize = 64;
+/// After how many calls a plugin is shown a whole batch.
+const UNTIL_TRUSTED: usize = 100;
 /// How many channels have a subscriber.
 const CHANNELS: usize = 10_000;
 
@@ -53,16 +55,23 @@ fn main() -> Result<()> {
     let bench = Bench::new(&wasm)?;
     let chain = bench.chain("test", "onlooker", "{}")?;
     let name = channel(1);
-    let action = Action::Publish { channel: &name, payload_bytes: payload.len() };
-    measured_hook_access(&chain, bench.connection.id, &vec![action; BATCH])?;
-    measured_hook_access_alone(&chain, bench.connection.id, action)?;
+    let id = bench.connection.id;
+    let action = (id, Action::Publish { channel: &name, payload_bytes: payload.len() });
+    let actions = vec![action; BATCH];
+    // A new plugin is shown little at first.
+    (0..UNTIL_TRUSTED).for_each(|_| drop(chain.access(&actions)));
+    measured_hook_access(&chain, &actions)?;
+    measured_hook_access_alone(&chain, action)?;
     let publication = Publication {
         space: Space::Channels,
         channel: Cow::Borrowed(name.as_bytes()),
         payload: Cow::Borrowed(payload.as_bytes()),
     };
-    measured_hook_messages(&chain, bench.connection.id, &vec![publication.clone(); BATCH])?;
-    measured_hook_messages_alone(&chain, bench.connection.id, &publication)?;
+    let publication = (id, publication);
+    let publications = vec![publication.clone(); BATCH];
+    (0..UNTIL_TRUSTED).for_each(|_| drop(chain.publish(publications.as_slice().into())));
+    measured_hook_messages(&chain, &publications)?;
+    measured_hook_messages_alone(&chain, &publication)?;
 
     let text = format!("[1,\"PUBLISH\",\"{name}\",\"{payload}\"]");
     measured_decode_json(&text)?;
@@ -129,44 +138,36 @@ fn measured_route_component_alone(
 }
 
 #[inline(never)]
-fn measured_hook_access(chain: &Chain, connection: u64, actions: &[Action<'_>]) -> Result<()> {
+fn measured_hook_access(chain: &Chain, actions: &[(u64, Action<'_>)]) -> Result<()> {
     for _ in 0..TIMES / BATCH {
-        let answers = chain.access(connection, black_box(actions));
+        let answers = chain.access(black_box(actions));
         ensure!(answers.len() == BATCH && answers.iter().all(Option::is_none), "refused");
     }
     Ok(())
 }
 
 #[inline(never)]
-fn measured_hook_access_alone(chain: &Chain, connection: u64, action: Action<'_>) -> Result<()> {
+fn measured_hook_access_alone(chain: &Chain, action: (u64, Action<'_>)) -> Result<()> {
     for _ in 0..TIMES {
-        let answers = chain.access(connection, black_box(&[action]));
+        let answers = chain.access(black_box(&[action]));
         ensure!(answers.len() == 1 && answers.iter().all(Option::is_none), "refused");
     }
     Ok(())
 }
 
 #[inline(never)]
-fn measured_hook_messages_alone(
-    chain: &Chain,
-    connection: u64,
-    publication: &Publication<'_>,
-) -> Result<()> {
+fn measured_hook_messages_alone(chain: &Chain, publication: &(u64, Publication<'_>)) -> Result<()> {
     for _ in 0..TIMES {
         let alone = Batch::from_iter([black_box(publication).clone()]);
-        ensure!(chain.publish(connection, alone).len() == 1, "it was not answered");
+        ensure!(chain.publish(alone).len() == 1, "it was not answered");
     }
     Ok(())
 }
 
 #[inline(never)]
-fn measured_hook_messages(
-    chain: &Chain,
-    connection: u64,
-    publications: &[Publication<'_>],
-) -> Result<()> {
+fn measured_hook_messages(chain: &Chain, publications: &[(u64, Publication<'_>)]) -> Result<()> {
     for _ in 0..TIMES / BATCH {
-        let fates = chain.publish(connection, black_box(publications).into());
+        let fates = chain.publish(black_box(publications).into());
         ensure!(fates.len() == BATCH, "not all were answered");
     }
     Ok(())

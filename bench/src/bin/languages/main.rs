@@ -123,9 +123,9 @@ fn measure(bench: &Bench, rust: &Chain, other: &Chain, case: &Case) -> Result<Co
         channel: Cow::Borrowed(CHANNEL.as_bytes()),
         payload: Cow::Borrowed(case.payload.as_bytes()),
     };
-    let publications = vec![publication; case.messages_a_call];
+    let publications = vec![(bench.connection.id, publication); case.messages_a_call];
     let ask = |chain: &Chain| {
-        let fates = chain.publish(bench.connection.id, publications.as_slice().into());
+        let fates = chain.publish(publications.as_slice().into());
         let as_meant = |fate: &&Fate<'_>| match fate {
             Fate::Forward(Publication { payload: Cow::Borrowed(_), .. }) => !case.is_changed,
             Fate::Forward(Publication { payload: Cow::Owned(_), .. }) => case.is_changed,

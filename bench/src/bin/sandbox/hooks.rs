@@ -86,7 +86,7 @@ impl Hooks {
 
     fn measure_access(&self, native: &Acl, names_a_call: usize) -> Result<Comparison> {
         let action = Action::Publish { channel: CHANNEL, payload_bytes: PAYLOAD.len() };
-        let actions = vec![action; names_a_call];
+        let actions = vec![(self.bench.connection.id, action); names_a_call];
         // As the component does it, which asks the host who the user is.
         let natively = || {
             let user = self.bench.connection.attribute("user");
@@ -97,11 +97,12 @@ impl Hooks {
                 Action::Psubscribe(pattern) => access.decide(Asked::Psubscribe(pattern)),
                 Action::Publish { channel, .. } => access.decide(Asked::Publish(channel)),
             };
-            let decisions: Vec<_> = actions.iter().map(|action| decide(action).err()).collect();
+            let decisions: Vec<_> =
+                actions.iter().map(|(_, action)| decide(action).err()).collect();
             decisions.iter().filter(|refused| refused.is_none()).count()
         };
         let by_component = || {
-            let decisions = self.acl.access(self.bench.connection.id, &actions);
+            let decisions = self.acl.access(&actions);
             decisions.iter().filter(|refused| refused.is_none()).count()
         };
         compare_hook(names_a_call, natively, by_component)
@@ -113,16 +114,17 @@ impl Hooks {
             channel: Cow::Borrowed(CHANNEL.as_bytes()),
             payload: Cow::Borrowed(PAYLOAD.as_bytes()),
         };
-        let publications = vec![publication; names_a_call];
+        let publications = vec![(self.bench.connection.id, publication); names_a_call];
         let natively = || {
             let asked = publications.clone();
-            let apply =
-                |asked: &Publication<'_>| redact::rules::apply(native, CHANNEL, &asked.payload);
+            let apply = |(_, asked): &(_, Publication<'_>)| {
+                redact::rules::apply(native, CHANNEL, &asked.payload)
+            };
             let outcomes: Vec<Outcome> = asked.iter().map(apply).collect();
             outcomes.iter().filter(|outcome| **outcome == Outcome::Unchanged).count()
         };
         let by_component = || {
-            let fates = self.redact.publish(self.bench.connection.id, publications.clone().into());
+            let fates = self.redact.publish(publications.clone().into());
             let unchanged = |fate: &&Fate<'_>| {
                 matches!(fate, Fate::Forward(Publication { payload: Cow::Borrowed(_), .. }))
             };

@@ -1,8 +1,8 @@
 //! Writes 👍 for `:+1:`, and so on, in what is published.
 
 use bindings::exports::switchyard::pubsub::lifecycle;
-use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict};
-use bindings::switchyard::pubsub::types::{ConnectionId, Publication};
+use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict, Submission};
+use bindings::switchyard::pubsub::types::Publication;
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
@@ -26,11 +26,8 @@ impl lifecycle::Guest for Plugin {
 }
 
 impl messages::Guest for Plugin {
-    fn on_publish(
-        _connection: ConnectionId,
-        publications: Vec<Publication>,
-    ) -> Vec<PublishVerdict> {
-        publications.into_iter().map(verdict).collect()
+    fn on_publish(submissions: Vec<Submission>) -> Vec<PublishVerdict> {
+        submissions.into_iter().map(|submission| verdict(submission.publication)).collect()
     }
 }
 

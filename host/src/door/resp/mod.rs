@@ -159,7 +159,7 @@ impl Resp {
                 done = end;
                 continue;
             }
-            self.publish(&mut publications, session);
+            self.publish(&mut publications, session, true);
             if session.has_pending() {
                 return (done, Flow::Continue);
             }
@@ -169,7 +169,7 @@ impl Resp {
                 return (done, flow);
             }
         }
-        self.publish(&mut publications, session);
+        self.publish(&mut publications, session, false);
         (burst.consumed(), Flow::Continue)
     }
 
@@ -203,9 +203,9 @@ impl Resp {
         Some(Request { tag: Tag::InOrder, command })
     }
 
-    fn publish(&self, publications: &mut Vec<Request<'_>>, session: &mut Session) {
+    fn publish(&self, publications: &mut Vec<Request<'_>>, session: &mut Session, more: bool) {
         if !publications.is_empty() {
-            session.execute(publications.drain(..), self.spelling());
+            session.execute(publications.drain(..), self.spelling(), more);
         }
     }
 
@@ -285,7 +285,7 @@ impl Resp {
         // A PING of a subscriber in RESP2 is answered like a message.
         let spelling = self.spelling().while_subscribed(self.is_subscribed_in_resp2(session));
         let request = Request { tag: Tag::InOrder, command: Ok(command) };
-        match session.execute(std::iter::once(request), spelling) {
+        match session.execute(std::iter::once(request), spelling, true) {
             Some(reason) => Flow::Close(reason),
             None => Flow::Continue,
         }
@@ -507,7 +507,7 @@ impl Door for Resp {
     fn take_in(&mut self, bytes: &mut [u8], session: &mut Session) -> Taken {
         let (taken, flow) = self.take_requests(bytes, session);
         if let Flow::Close(reason) = flow {
-            session.connection.outbox.close(reason);
+            session.close(reason);
         }
         taken
     }

@@ -24,11 +24,12 @@ class Lifecycle(exports.Lifecycle):
 
 
 class Messages(exports.Messages):
-    def on_publish(self, connection, publications):
-        """One verdict for each publication, in order. This is where to go on: besides
+    def on_publish(self, submissions):
+        """One verdict for each submission, in order: a publication, and the
+        connection that it is from. This is where to go on: besides
         Replace and Reject there are PublishVerdict_Continue(), which lets it pass as
         it is, and PublishVerdict_Absorb."""
-        return [verdict(publication) for publication in publications]
+        return [verdict(submission.publication) for submission in submissions]
 
 
 def verdict(publication):

@@ -10,10 +10,12 @@ use std::hint::black_box;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use bindings::exports::switchyard::pubsub::access::{self, Action};
+use bindings::exports::switchyard::pubsub::access::{self, Action, Request};
 use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials};
 use bindings::exports::switchyard::pubsub::lifecycle;
-use bindings::exports::switchyard::pubsub::messages::{self, Publication, PublishVerdict};
+use bindings::exports::switchyard::pubsub::messages::{
+    self, Publication, PublishVerdict, Submission,
+};
 use bindings::switchyard::pubsub::attributes;
 use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
 use plugin_ask::Url;
@@ -128,19 +130,20 @@ impl admission::Guest for Asker {
 }
 
 impl access::Guest for Asker {
-    fn on_access(_connection: ConnectionId, actions: Vec<Action>) -> Vec<Option<Refusal>> {
-        let decide = |action: &Action| {
-            let Action::Publish(intent) = action else { return None };
+    fn on_access(requests: Vec<Request>) -> Vec<Option<Refusal>> {
+        let decide = |request: &Request| {
+            let Action::Publish(intent) = &request.action else { return None };
             ask(&intent.channel).map(|(Ok(said) | Err(said))| unavailable(said))
         };
-        actions.iter().map(decide).collect()
+        requests.iter().map(decide).collect()
     }
 }
 
 impl messages::Guest for Asker {
     /// A payload `said` becomes what was noted of the connection.
-    fn on_publish(connection: ConnectionId, publications: Vec<Publication>) -> Vec<PublishVerdict> {
-        let decide = |Publication { channel, payload }: Publication| {
+    fn on_publish(submissions: Vec<Submission>) -> Vec<PublishVerdict> {
+        let decide = |Submission { connection, publication }: Submission| {
+            let Publication { channel, payload } = publication;
             let said = match payload.as_slice() {
                 b"said" => attributes::get(connection, "said"),
                 url => ask(&String::from_utf8_lossy(url)).map(|(Ok(said) | Err(said))| said),
@@ -152,6 +155,6 @@ impl messages::Guest for Asker {
                 }
             }
         };
-        publications.into_iter().map(decide).collect()
+        submissions.into_iter().map(decide).collect()
     }
 }

@@ -9,11 +9,11 @@ use std::cell::Cell;
 use std::hint::black_box;
 use std::sync::OnceLock;
 
-use bindings::exports::switchyard::pubsub::access::{self, Action as Asked};
+use bindings::exports::switchyard::pubsub::access::{self, Action as Asked, Request};
 use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials};
 use bindings::exports::switchyard::pubsub::deliveries::{self, DeliverVerdict, Delivery};
 use bindings::exports::switchyard::pubsub::lifecycle;
-use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict};
+use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict, Submission};
 use bindings::exports::switchyard::pubsub::snapshot::{self, RestoreError};
 use bindings::switchyard::pubsub::types::{ConnectionId, Publication, Refusal};
 use bindings::switchyard::pubsub::{attributes, counters, log};
@@ -99,10 +99,10 @@ fn admit<'a>(
 }
 
 impl access::Guest for Probe {
-    fn on_access(_connection: ConnectionId, asked: Vec<Asked>) -> Vec<Option<Refusal>> {
+    fn on_access(requests: Vec<Request>) -> Vec<Option<Refusal>> {
         let mut one_too_few = false;
-        let decide = |asked: &Asked| {
-            let name = match asked {
+        let decide = |request: &Request| {
+            let name = match &request.action {
                 Asked::Subscribe(name) | Asked::Psubscribe(name) => name,
                 Asked::Publish(intent) => &intent.channel,
             };
@@ -115,7 +115,7 @@ impl access::Guest for Probe {
             }
             None
         };
-        let mut decisions: Vec<_> = asked.iter().map(decide).collect();
+        let mut decisions: Vec<_> = requests.iter().map(decide).collect();
         if one_too_few {
             decisions.pop();
         }
@@ -124,9 +124,9 @@ impl access::Guest for Probe {
 }
 
 impl messages::Guest for Probe {
-    fn on_publish(connection: ConnectionId, publications: Vec<Publication>) -> Vec<PublishVerdict> {
+    fn on_publish(submissions: Vec<Submission>) -> Vec<PublishVerdict> {
         let mut one_too_few = false;
-        let decide = |publication: Publication| {
+        let decide = |Submission { connection, publication }: Submission| {
             let Publication { mut channel, mut payload } = publication.clone();
             for action in settings().on_publish.on(&publication.channel, &publication.payload) {
                 match action {
@@ -148,7 +148,7 @@ impl messages::Guest for Probe {
                 false => PublishVerdict::Replace(Publication { channel, payload }),
             }
         };
-        let mut verdicts: Vec<_> = publications.into_iter().map(decide).collect();
+        let mut verdicts: Vec<_> = submissions.into_iter().map(decide).collect();
         if one_too_few {
             verdicts.pop();
         }

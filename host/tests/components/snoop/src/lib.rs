@@ -4,7 +4,6 @@
 use std::net::TcpStream;
 
 use bindings::exports::switchyard::pubsub::{lifecycle, messages};
-use bindings::switchyard::pubsub::types::{ConnectionId, Publication};
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
@@ -26,11 +25,8 @@ impl lifecycle::Guest for Snoop {
 }
 
 impl messages::Guest for Snoop {
-    fn on_publish(
-        _connection: ConnectionId,
-        publications: Vec<Publication>,
-    ) -> Vec<messages::PublishVerdict> {
-        let verdicts = publications.iter().map(|_| messages::PublishVerdict::Continue);
+    fn on_publish(submissions: Vec<messages::Submission>) -> Vec<messages::PublishVerdict> {
+        let verdicts = submissions.iter().map(|_| messages::PublishVerdict::Continue);
         verdicts.collect()
     }
 }

@@ -5,9 +5,9 @@ use std::sync::OnceLock;
 use serde::Deserialize;
 
 use bindings::exports::switchyard::pubsub::lifecycle;
-use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict};
+use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict, Submission};
 use bindings::switchyard::pubsub::log::{Level, log};
-use bindings::switchyard::pubsub::types::{ConnectionId, Publication, Refusal};
+use bindings::switchyard::pubsub::types::{Publication, Refusal};
 
 mod bindings {
     wit_bindgen::generate!({ path: "wit", world: "hooks", generate_all });
@@ -37,12 +37,13 @@ impl lifecycle::Guest for Plugin {
 }
 
 impl messages::Guest for Plugin {
-    /// One verdict for each publication, in order. This is where to go on: besides
-    /// `Replace` and `Reject` there are `Continue`, which lets it pass as it is, and
-    /// `Absorb`.
-    fn on_publish(_connection: ConnectionId, publications: Vec<Publication>) -> Vec<PublishVerdict> {
+    /// One verdict for each submission, in order: a publication, and the connection that
+    /// it is from. This is where to go on: besides `Replace` and `Reject` there are
+    /// `Continue`, which lets it pass as it is, and `Absorb`.
+    fn on_publish(submissions: Vec<Submission>) -> Vec<PublishVerdict> {
         let settings = SETTINGS.get().expect("`init` is called first");
-        let verdict = |Publication { channel, mut payload }: Publication| {
+        let verdict = |submission: Submission| {
+            let Publication { channel, mut payload } = submission.publication;
             if payload.is_empty() {
                 return PublishVerdict::Reject(Refusal {
                     code: "EMPTY".to_owned(),
@@ -52,6 +53,6 @@ impl messages::Guest for Plugin {
             payload.extend(settings.ending.as_bytes());
             PublishVerdict::Replace(Publication { channel, payload })
         };
-        publications.into_iter().map(verdict).collect()
+        submissions.into_iter().map(verdict).collect()
     }
 }

@@ -1,0 +1,369 @@
+//! Publications of several connections that are there at once, gathered to be published
+//! together.
+//!
+//! A connection that publishes one message and waits for the reply would have plugins and
+//! engine called for that message alone, and a call costs more than what it is asked. So what
+//! connections of one thread publish in few is put together until all of them that the thread
+//! knows to have something to say have said it, and then goes on at once. Nobody waits for
+//! others longer than that.
+
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+use crate::middleware::chain::Chain;
+use crate::protocol::command::{Publication, Tag};
+use crate::publish::{self, Speaker};
+use crate::session::{Services, WriteReply};
+use crate::stats::thread_number;
+use crate::turns;
+
+/// How many publications of one connection are few: more share calls as they are.
+const FEW: usize = 8;
+/// How many bytes of names and payloads they may have, for they are copied.
+const FEW_BYTES_MAX: usize = 16 << 10;
+/// How many are put together: as many as a burst of one connection may have.
+const GATHERED_MAX: usize = 128;
+/// How long it may take to publish them. Where it takes longer, fewer are put together: those
+/// who come first wait for those who come last.
+const TIME_MAX: Duration = Duration::from_millis(2);
+
+/// Who waits for others to be published with.
+type Waiting = Speaker<'static, Box<dyn WriteReply + Send>>;
+
+/// Where publications are put together: in as many places as there are cores, each for a
+/// thread.
+pub struct Gatherings {
+    places: Box<[Gathering]>,
+}
+
+#[derive(Default)]
+struct Gathering {
+    gathered: Mutex<Gathered>,
+    /// Held while what was gathered is published.
+    publishing: Mutex<()>,
+}
+
+struct Gathered {
+    speakers: Speakers,
+    /// How many publications they have.
+    publications: usize,
+    /// How many they may have.
+    room: usize,
+}
+
+impl Default for Gathered {
+    fn default() -> Gathered {
+        Gathered { speakers: Speakers::default(), publications: 0, room: GATHERED_MAX }
+    }
+}
+
+/// Those who wait: whatever becomes of it, they go on when this is dropped.
+#[derive(Default)]
+struct Speakers(Vec<Waiting>);
+
+impl Drop for Speakers {
+    fn drop(&mut self) {
+        for Speaker { connection, framing, mut replies, .. } in self.0.drain(..) {
+            publish::queue(&connection, framing, &mut replies);
+            connection.end_publishing();
+        }
+    }
+}
+
+impl Default for Gatherings {
+    fn default() -> Gatherings {
+        let threads = available_parallelism().map_or(1, usize::from);
+        Gatherings { places: (0..threads).map(|_| Gathering::default()).collect() }
+    }
+}
+
+impl Gathered {
+    /// What was gathered took so long to publish.
+    fn learn(&mut self, took: Duration) {
+        self.room = match took > TIME_MAX {
+            true => (self.room / 2).max(1),
+            false => (self.room * 2).min(GATHERED_MAX),
+        };
+    }
+}
+
+/// Where something was put.
+#[derive(Debug, Clone, Copy)]
+pub struct Place(usize);
+
+/// Whether these are so few that others should be waited for.
+pub fn are_few(publications: &[(Tag, Publication<'_>)]) -> bool {
+    let bytes = |(_, publication): &(Tag, Publication<'_>)| {
+        publication.channel.len() + publication.payload.len()
+    };
+    publications.len() <= FEW && publications.iter().map(bytes).sum::<usize>() <= FEW_BYTES_MAX
+}
+
+impl Gatherings {
+    /// Puts what a connection publishes to what others do. Until it is published the
+    /// connection `is_publishing`; then the writer of its outbox is woken.
+    ///
+    /// # Errors
+    ///
+    /// So much is there already, or there is no runtime to go on in: the caller publishes.
+    #[expect(clippy::result_large_err, reason = "it is handed back as it came")]
+    pub fn add(&self, services: &Services, speaker: Waiting) -> Result<Place, Waiting> {
+        let number = thread_number() % self.places.len();
+        let Some(place) = self.places.get(number) else { return Err(speaker) };
+        let mut gathered = place.gathered.lock();
+        if gathered.publications + speaker.publications.len() > gathered.room {
+            return Err(speaker);
+        }
+        if gathered.speakers.0.is_empty() {
+            let Ok(runtime) = Handle::try_current() else { return Err(speaker) };
+            let services = services.clone();
+            runtime.spawn(async move {
+                let chain = services.middleware.chain();
+                services.gatherings.publish(&services, &chain, Place(number));
+            });
+            // It runs behind those who have something to say.
+            turns::wake_nobody_first();
+        }
+        speaker.connection.begin_publishing();
+        gathered.publications += speaker.publications.len();
+        gathered.speakers.0.push(speaker);
+        Ok(Place(number))
+    }
+
+    /// Publishes what was put there. What is being published there already is published when
+    /// this returns, too. The chain is taken before, lest one who waits for it be waited for.
+    pub fn publish(&self, services: &Services, chain: &Chain, place: Place) {
+        let Some(Gathering { gathered, publishing }) = self.places.get(place.0) else { return };
+        let _in_turn = publishing.lock();
+        let mut speakers = {
+            let mut gathered = gathered.lock();
+            gathered.publications = 0;
+            // The next will be about as many.
+            let next = Speakers(Vec::with_capacity(gathered.speakers.0.len()));
+            std::mem::replace(&mut gathered.speakers, next)
+        };
+        if speakers.0.is_empty() {
+            return;
+        }
+        let began = Instant::now();
+        let is_heard = publish::publish(services, chain, &mut speakers.0);
+        gathered.lock().learn(began.elapsed());
+        drop(speakers);
+        if is_heard {
+            turns::wake_nobody_first();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::future::poll_fn;
+    use std::sync::Arc;
+    use std::task::{Context, Poll, Waker};
+
+    use anyhow::{Context as _, Result};
+
+    use super::*;
+    use crate::config::{Config, EngineSource};
+    use crate::hub::connections::Connection;
+    use crate::hub::encoding::Encoding;
+    use crate::hub::stats::EngineCall;
+    use crate::outbox::Written;
+    use crate::protocol::command::{Command, Kind, Reply, Request, Space};
+    use crate::server;
+    use crate::session::{Framing, Session};
+
+    /// Spells how many received it.
+    #[derive(Clone, Copy)]
+    struct Plain;
+
+    impl WriteReply for Plain {
+        fn write(&self, _: Tag, reply: &Reply<'_>, output: &mut Vec<u8>) {
+            match reply {
+                Reply::Published(receivers) => output.extend(format!("{receivers};").bytes()),
+                other => output.extend(format!("{other:?};").bytes()),
+            }
+        }
+    }
+
+    fn services() -> Result<Services> {
+        let mut config = Config::default();
+        config.engine.source = EngineSource::Native;
+        config.engine.shards = 1;
+        Ok(server::prepare(&config)?.1)
+    }
+
+    fn connection(services: &Services) -> Result<Arc<Connection>> {
+        let added = services.hub.connections().add(Encoding::Resp2, ([127, 0, 0, 1], 1).into());
+        added.ok().context("there is room")
+    }
+
+    fn session(services: &Services) -> Result<Session> {
+        Ok(Session::new(connection(services)?, services.clone(), Framing::None))
+    }
+
+    /// One that hears what is published on `news`.
+    fn listener(services: &Services) -> Result<Arc<Connection>> {
+        let listener = connection(services)?;
+        listen(services, &listener)?;
+        Ok(listener)
+    }
+
+    fn listen(services: &Services, connection: &Connection) -> Result<()> {
+        let names = [b"news".as_slice().into()];
+        let listens = services.hub.subscribe(connection, Kind::Channel, &names, |_, _| {});
+        listens.ok().context("the engine is there")
+    }
+
+    fn say(session: &mut Session, payloads: &[&str]) {
+        let publication = |payload: &&str| Request {
+            tag: Tag::InOrder,
+            command: Ok(Command::Publish(Publication {
+                space: Space::Channels,
+                channel: b"news".to_vec().into(),
+                payload: payload.as_bytes().to_vec().into(),
+            })),
+        };
+        assert!(session.execute(payloads.iter().map(publication), Plain, false).is_none());
+    }
+
+    /// What an outbox has.
+    fn waiting(connection: &Connection, context: &Context<'_>) -> String {
+        let mut chunks = VecDeque::new();
+        connection.outbox.take(Written::default(), &mut chunks, context);
+        let bytes = chunks.iter().flat_map(|chunk| chunk.iter()).copied().collect();
+        String::from_utf8(bytes).expect("it is text")
+    }
+
+    fn heard(listener: &Connection) -> Vec<String> {
+        let text = waiting(listener, &Context::from_waker(Waker::noop()));
+        text.lines()
+            .filter(|line| line.starts_with('m'))
+            .skip(1)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Waits until it is published, as the connection's task does.
+    async fn replies(session: &mut Session) -> String {
+        let mut replies = String::new();
+        poll_fn(|context| {
+            replies += &waiting(&session.connection, context);
+            session.poll_turn(context)
+        })
+        .await;
+        replies + &waiting(&session.connection, &Context::from_waker(Waker::noop()))
+    }
+
+    fn is_waiting(session: &mut Session) -> bool {
+        session.poll_turn(&mut Context::from_waker(Waker::noop())) == Poll::Pending
+    }
+
+    fn calls_of_the_engine(services: &Services) -> u64 {
+        let calls = services.hub.stats().calls().find(|(call, _, _)| *call == EngineCall::Route);
+        calls.map_or(0, |(_, time, _)| time.count())
+    }
+
+    #[tokio::test]
+    async fn what_is_said_at_once_is_one_call_and_everyone_has_a_reply() -> Result<()> {
+        let services = services()?;
+        let listener = listener(&services)?;
+        let mut sessions = [session(&services)?, session(&services)?, session(&services)?];
+        say(&mut sessions[0], &["ma"]);
+        say(&mut sessions[1], &["mb", "mc"]);
+        say(&mut sessions[2], &["md"]);
+        assert_eq!(calls_of_the_engine(&services), 0);
+        let mut answers = Vec::new();
+        for session in &mut sessions {
+            assert!(session.has_pending());
+            answers.push(replies(session).await);
+            assert!(!session.has_pending());
+        }
+        assert_eq!(answers, ["1;", "1;1;", "1;"]);
+        assert_eq!(calls_of_the_engine(&services), 1);
+        assert_eq!(heard(&listener), ["ma", "mb", "mc", "md"]);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn who_listens_has_the_reply_before_its_own() -> Result<()> {
+        let services = services()?;
+        let mut sessions = [session(&services)?, session(&services)?];
+        for Session { connection, .. } in &sessions {
+            listen(&services, connection)?;
+        }
+        say(&mut sessions[0], &["ma", "mb"]);
+        say(&mut sessions[1], &["mc"]);
+        let of = |payload: &str| {
+            format!("*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n${}\r\n{payload}\r\n", payload.len())
+        };
+        let (ma, mb, mc) = (of("ma"), of("mb"), of("mc"));
+        assert_eq!(replies(&mut sessions[0]).await, format!("2;{ma}2;{mb}{mc}"));
+        assert_eq!(replies(&mut sessions[1]).await, format!("{ma}{mb}2;{mc}"));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn where_publishing_takes_long_fewer_wait() {
+        let mut gathered = Gathered::default();
+        (0..20).for_each(|_| gathered.learn(TIME_MAX * 2));
+        assert_eq!(gathered.room, 1);
+        (0..20).for_each(|_| gathered.learn(TIME_MAX));
+        assert_eq!(gathered.room, GATHERED_MAX);
+    }
+
+    #[tokio::test]
+    async fn who_leaves_is_published_first_and_takes_the_others_along() -> Result<()> {
+        let services = services()?;
+        let listener = listener(&services)?;
+        let (mut leaving, mut staying) = (session(&services)?, session(&services)?);
+        say(&mut staying, &["ma"]);
+        say(&mut leaving, &["mb"]);
+        assert!(is_waiting(&mut leaving));
+        drop(leaving);
+        assert_eq!(heard(&listener), ["ma", "mb"]);
+        assert!(!is_waiting(&mut staying));
+        assert_eq!(replies(&mut staying).await, "1;");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_who_says_much_or_finds_no_room() -> Result<()> {
+        let services = services()?;
+        let mut talkative = session(&services)?;
+        say(&mut talkative, &["m"; FEW + 1]);
+        assert!(!talkative.has_pending());
+        say(&mut talkative, &[&"m".repeat(FEW_BYTES_MAX)]);
+        assert!(!talkative.has_pending());
+
+        let listener = listener(&services)?;
+        let mut sessions = Vec::new();
+        for _ in 0..GATHERED_MAX + 2 {
+            let mut session = session(&services)?;
+            say(&mut session, &["m"]);
+            sessions.push(session);
+        }
+        let at_once = sessions.iter().filter(|session| !session.has_pending()).count();
+        assert_eq!((at_once, heard(&listener).len()), (2, 2));
+        for session in &mut sessions {
+            assert_eq!(replies(session).await, "1;");
+        }
+        assert_eq!(heard(&listener).len(), GATHERED_MAX);
+        Ok(())
+    }
+
+    #[test]
+    fn without_a_runtime_nobody_waits() -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let services = runtime.block_on(async { services() })?;
+        let mut session = session(&services)?;
+        say(&mut session, &["m"]);
+        assert!(!session.has_pending());
+        Ok(())
+    }
+}

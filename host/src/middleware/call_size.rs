@@ -1,0 +1,134 @@
+//! How much a plugin is shown in one call, so that the call ends well within its budget.
+//!
+//! What many connections publish at once is one call, and its budget is that of a call. A
+//! plugin that needs a millisecond for each message would pass it for no fault of its own, so
+//! it is shown the less at once the longer it takes.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What an item weighs besides its bytes.
+pub const ITEM_WEIGHT: usize = 64;
+/// How much of the budget a call should take: there is room for what costs more than what
+/// came before, and for the clock, which also runs while others run.
+const BUDGET_SHARE: u64 = 8;
+/// How much the first call is shown: a few short messages.
+const FIRST_WEIGHT: u64 = 1024;
+/// How much a call counts among those before it: one part of so many.
+const MEMORY: u64 = 8;
+/// How much slower than those before it a call counts at most, if it was within its budget:
+/// others may have run meanwhile.
+const SLOWER_MAX: u64 = 2;
+const PICOS: u64 = 1_000;
+
+/// What has been learnt of one hook of one plugin. Calls count by what they weigh, so that what
+/// any call costs is not taken for the price of a message.
+#[derive(Debug)]
+pub struct CallSize {
+    /// How long a call should take, in picoseconds.
+    target: u64,
+    /// What the last calls took, in picoseconds, and weighed. Who learns at the same time may
+    /// undo what the other has learnt.
+    took: AtomicU64,
+    weight: AtomicU64,
+}
+
+impl CallSize {
+    /// Nothing has been learnt. Calls may take this long.
+    pub fn new(budget: Duration) -> CallSize {
+        let target = picos(budget) / BUDGET_SHARE;
+        CallSize { target, took: AtomicU64::new(target), weight: AtomicU64::new(FIRST_WEIGHT) }
+    }
+
+    /// How much the next call should be shown at most.
+    pub fn weight_max(&self) -> usize {
+        usize::try_from(self.target / self.each()).unwrap_or(usize::MAX)
+    }
+
+    /// A call was shown so much, and took so long; zero: nobody was there to be called.
+    pub fn learn(&self, weight: usize, took: Duration) {
+        if took.is_zero() {
+            return;
+        }
+        let (weight, mut took) = ((weight as u64).max(1), picos(took));
+        if took <= self.target.saturating_mul(BUDGET_SHARE) {
+            took = took.min(self.each().saturating_mul(SLOWER_MAX).saturating_mul(weight));
+        }
+        let add = |sum: &AtomicU64, one: u64| {
+            let before = sum.load(Ordering::Relaxed);
+            sum.store((before - before / MEMORY).saturating_add(one), Ordering::Relaxed);
+        };
+        add(&self.took, took);
+        add(&self.weight, weight);
+    }
+
+    /// What a unit of weight takes, in picoseconds.
+    fn each(&self) -> u64 {
+        let (took, weight) =
+            (self.took.load(Ordering::Relaxed), self.weight.load(Ordering::Relaxed));
+        (took / weight.max(1)).max(1)
+    }
+}
+
+fn picos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).saturating_mul(PICOS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUDGET: Duration = Duration::from_millis(10);
+    /// More than any call may be shown.
+    const ALL: usize = 256 * ITEM_WEIGHT + (64 << 10);
+
+    fn ask(size: &CallSize, waiting: usize, nanos_a_call: u64, nanos_each: u64) {
+        let weight = size.weight_max().clamp(1, waiting);
+        size.learn(weight, Duration::from_nanos(nanos_a_call + nanos_each * weight as u64));
+    }
+
+    #[test]
+    fn who_is_quick_is_shown_all_and_who_is_slow_little() {
+        let learnt = |nanos_each: u64| {
+            let size = CallSize::new(BUDGET);
+            (0..100).for_each(|_| ask(&size, ALL, 1_000, nanos_each));
+            size.weight_max()
+        };
+        assert!(learnt(2) > ALL, "two of three limits never met");
+        let slow = learnt(250);
+        assert!((4_000..6_000).contains(&slow), "{slow}: 1.25 ms are 5,000 times 250 ns");
+    }
+
+    #[test]
+    fn one_message_at_a_time_says_little_of_many() {
+        let size = CallSize::new(BUDGET);
+        (0..100).for_each(|_| ask(&size, 164, 5_000, 5));
+        assert!(size.weight_max() > 20_000, "{}", size.weight_max());
+    }
+
+    #[test]
+    fn a_call_that_was_held_up_counts_little_and_one_that_failed_counts() {
+        let size = CallSize::new(BUDGET);
+        (0..100).for_each(|_| ask(&size, ALL, 1_000, 3));
+        let before = size.weight_max();
+        size.learn(1_000, Duration::ZERO);
+        assert_eq!(size.weight_max(), before);
+        size.learn(1_000, BUDGET);
+        assert!(size.weight_max() > before / 2);
+        size.learn(1_000, 2 * BUDGET);
+        assert!(size.weight_max() < before / 4, "{before}, {}", size.weight_max());
+    }
+
+    #[test]
+    fn no_number_is_too_large_or_too_small() {
+        for budget in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
+            let size = CallSize::new(budget);
+            for took in [Duration::ZERO, Duration::MAX, Duration::from_nanos(1)] {
+                for weight in [0, 1, usize::MAX] {
+                    (0..100).for_each(|_| size.learn(weight, took));
+                    let _any = size.weight_max();
+                }
+            }
+        }
+    }
+}

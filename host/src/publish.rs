@@ -1,0 +1,320 @@
+//! Publications on their way from those who publish to the hub.
+//!
+//! What is there at once goes through the chain and the engine together, whoever it is from:
+//! what a call into a component costs is shared by all that it is asked about. Everyone's
+//! publications stay in their order.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::backplane::{Admission, Backplane};
+use crate::batch::Batch;
+use crate::hub::connections::{Connection, ConnectionId};
+use crate::middleware::chain::{Action, Chain, Fate};
+use crate::protocol::command::{
+    Ending, NOPERM, Publication, Refusal, Reply, Space, TOOLARGE, Tag, Verb,
+};
+use crate::protocol::websocket;
+use crate::session::{Framing, Services, WriteReply};
+
+/// What one connection publishes at once.
+pub struct Speaker<'a, W> {
+    /// Who publishes.
+    pub connection: Arc<Connection>,
+    /// What its replies are wrapped in.
+    pub framing: Framing,
+    /// How its replies are spelled.
+    pub write: W,
+    /// What it publishes, and what each is answered by.
+    pub publications: Batch<(Tag, Publication<'a>)>,
+    /// Replies that are not queued yet.
+    pub replies: Vec<u8>,
+}
+
+/// A publication on its way to a reply.
+struct Underway<'a> {
+    /// Whose it is: a place among the speakers.
+    speaker: usize,
+    connection: ConnectionId,
+    tag: Tag,
+    space: Space,
+    pending: Pending<'a>,
+}
+
+/// How far it has come.
+enum Pending<'a> {
+    Open(Publication<'a>),
+    /// It goes on to the hub.
+    Forwarded,
+    Settled(Result<u64, Refusal>),
+}
+
+/// What goes on to the hub, and the place of each among all that was asked.
+#[derive(Default)]
+struct Forwarded<'a> {
+    places: Batch<usize>,
+    publications: Batch<(ConnectionId, Publication<'a>)>,
+}
+
+/// Publishes all that the speakers have to publish, and spells their replies. Those that
+/// must come before a message are queued, the others are left in `replies`. The speakers'
+/// writers are not woken. Answers whether anybody was sent anything.
+pub fn publish<'a, W: WriteReply>(
+    services: &Services,
+    chain: &Chain,
+    speakers: &mut [Speaker<'a, W>],
+) -> bool {
+    let mut asked = Batch::new();
+    for (place, speaker) in speakers.iter_mut().enumerate() {
+        let connection = speaker.connection.id;
+        asked.extend(std::mem::take(&mut speaker.publications).into_iter().map(
+            |(tag, publication)| Underway {
+                speaker: place,
+                connection,
+                tag,
+                space: publication.space,
+                pending: check(services, chain, publication),
+            },
+        ));
+    }
+    ask_access(chain, &mut asked);
+    let mut forwarded = ask_messages(services, chain, &mut asked);
+    let backplane = services.backplane.as_ref();
+    let mut admitted = match backplane {
+        None => Vec::new(),
+        Some(backplane) => admit(services, backplane, &mut asked, &mut forwarded),
+    };
+
+    let mut unanswered = asked.iter().enumerate();
+    let mut published = [0; 2];
+    let mut settle =
+        |until: usize, outcome: Option<Result<u64, Refusal>>, speakers: &mut [Speaker<'a, W>]| {
+            for (place, asked) in unanswered.by_ref() {
+                let outcome = match &asked.pending {
+                    Pending::Settled(outcome) => outcome,
+                    Pending::Forwarded | Pending::Open(_) => match &outcome {
+                        Some(outcome) => outcome,
+                        None => continue,
+                    },
+                };
+                let Some(Speaker { write, replies, .. }) = speakers.get_mut(asked.speaker) else {
+                    continue;
+                };
+                let [channels, shard_channels] = &mut published;
+                let (verb, published) = match asked.space {
+                    Space::Channels => (Verb::Publish, channels),
+                    Space::ShardChannels => (Verb::Spublish, shard_channels),
+                };
+                match outcome {
+                    Ok(receivers) => {
+                        *published += 1;
+                        write.write(asked.tag, &Reply::Published(*receivers), replies);
+                    }
+                    Err(refusal) => {
+                        services.stats.carried_out(verb, refusal.into(), 1);
+                        write.write(asked.tag, &Reply::Refused(refusal), replies);
+                    }
+                }
+                if place == until {
+                    break;
+                }
+            }
+        };
+    let Forwarded { places, publications } = forwarded;
+    let is_heard = services.hub.publish(chain, &publications, |index, outcome, own| {
+        let Some(place) = places.get(index) else { return };
+        if outcome.is_err()
+            && let Some(backplane) = backplane
+            && let (Some(admission), Some((_, refused))) =
+                (admitted.get_mut(index), publications.get(index))
+            && *admission == Admission::Forward
+        {
+            // Nobody else receives what was refused here.
+            backplane.withdraw(refused);
+            *admission = Admission::Stay;
+        }
+        settle(*place, Some(outcome), speakers);
+        // Its own copy comes after the reply.
+        if own
+            && let Some(speaker) =
+                asked.get(*place).and_then(|asked| speakers.get_mut(asked.speaker))
+        {
+            queue(&speaker.connection, speaker.framing, &mut speaker.replies);
+        }
+    });
+    settle(usize::MAX, None, speakers);
+    for (verb, count) in [Verb::Publish, Verb::Spublish].into_iter().zip(published) {
+        if count > 0 {
+            services.stats.carried_out(verb, Ending::Ok, count);
+        }
+    }
+    if let Some(backplane) = backplane {
+        for ((_, publication), admission) in publications.into_iter().zip(admitted) {
+            if admission == Admission::Forward {
+                backplane.forward(publication);
+            }
+        }
+    }
+    is_heard
+}
+
+/// Asks the backplane about what goes on to the hub; answers what becomes of each. What the
+/// backplane brings back itself does not go on.
+fn admit<'a>(
+    services: &Services,
+    backplane: &Backplane,
+    asked: &mut [Underway<'a>],
+    forwarded: &mut Forwarded<'a>,
+) -> Vec<Admission> {
+    let mut admitted = Vec::with_capacity(forwarded.places.len());
+    let Forwarded { places, publications } = std::mem::take(forwarded);
+    for (place, (connection, publication)) in places.into_iter().zip(publications) {
+        let settled = match backplane.admit(&publication) {
+            Ok(Admission::Return) => {
+                let channel = std::slice::from_ref(&publication.channel);
+                match services.hub.subscriber_counts(publication.space, channel) {
+                    Ok(counts) => {
+                        backplane.forward(publication);
+                        Ok(counts.first().copied().unwrap_or(0))
+                    }
+                    Err(unavailable) => {
+                        backplane.withdraw(&publication);
+                        Err(unavailable.into())
+                    }
+                }
+            }
+            Ok(admission) => {
+                forwarded.places.push(place);
+                forwarded.publications.push((connection, publication));
+                admitted.push(admission);
+                continue;
+            }
+            Err(refusal) => Err(refusal),
+        };
+        if let Some(asked) = asked.get_mut(place) {
+            asked.pending = Pending::Settled(settled);
+        }
+    }
+    admitted
+}
+
+fn ask_access(chain: &Chain, asked: &mut [Underway<'_>]) {
+    let mut places = Batch::new();
+    let mut actions = Batch::new();
+    for (place, asked) in asked.iter().enumerate() {
+        if let Pending::Open(publication) = &asked.pending
+            && let Ok(channel) = std::str::from_utf8(&publication.channel)
+        {
+            let action = Action::Publish { channel, payload_bytes: publication.payload.len() };
+            places.push(place);
+            actions.push((asked.connection, action));
+        }
+    }
+    let answers = chain.access(&actions);
+    drop(actions);
+    for (place, answer) in places.into_iter().zip(answers) {
+        if let (Some(refusal), Some(asked)) = (answer, asked.get_mut(place)) {
+            asked.pending = Pending::Settled(Err(refusal));
+        }
+    }
+}
+
+fn ask_messages<'a>(
+    services: &Services,
+    chain: &Chain,
+    asked: &mut [Underway<'a>],
+) -> Forwarded<'a> {
+    let mut places = Batch::new();
+    let mut open = Batch::new();
+    for (place, asked) in asked.iter_mut().enumerate() {
+        if matches!(asked.pending, Pending::Open(_))
+            && let Pending::Open(publication) =
+                std::mem::replace(&mut asked.pending, Pending::Forwarded)
+        {
+            places.push((place, asked.connection));
+            open.push((asked.connection, publication));
+        }
+    }
+    let mut forwarded = Forwarded::default();
+    for ((place, connection), fate) in places.into_iter().zip(chain.publish(open)) {
+        let settled = match fate {
+            Fate::Forward(publication) => match check_size(services, &publication) {
+                Ok(()) => {
+                    forwarded.places.push(place);
+                    forwarded.publications.push((connection, publication));
+                    continue;
+                }
+                Err(refusal) => Err(refusal),
+            },
+            Fate::Absorbed(receivers) => Ok(receivers),
+            Fate::Refused(refusal) => Err(refusal),
+        };
+        if let Some(asked) = asked.get_mut(place) {
+            asked.pending = Pending::Settled(settled);
+        }
+    }
+    forwarded
+}
+
+fn check<'a>(services: &Services, chain: &Chain, publication: Publication<'a>) -> Pending<'a> {
+    let checked = check_size(services, &publication).and_then(|()| match chain.sees_names() {
+        true => as_text(&publication.channel).map(|_| ()),
+        false => Ok(()),
+    });
+    match checked {
+        Ok(()) => Pending::Open(publication),
+        Err(refusal) => Pending::Settled(Err(refusal)),
+    }
+}
+
+fn check_size(services: &Services, publication: &Publication<'_>) -> Result<(), Refusal> {
+    check_name(services, &publication.channel)?;
+    let (bytes, bytes_max) = (publication.payload.len(), services.limits.payload_bytes_max());
+    if bytes > bytes_max {
+        return Err(Refusal::new(
+            TOOLARGE,
+            format!("a payload of {bytes} bytes is over the limit of {bytes_max}"),
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a name is no longer than it may be.
+///
+/// # Errors
+///
+/// It is; the refusal says so.
+pub fn check_name(services: &Services, name: &[u8]) -> Result<(), Refusal> {
+    let (bytes, bytes_max) = (name.len(), services.limits.name_bytes_max());
+    if bytes > bytes_max {
+        return Err(Refusal::new(
+            TOOLARGE,
+            format!("a name of {bytes} bytes is over the limit of {bytes_max}"),
+        ));
+    }
+    Ok(())
+}
+
+/// A name as plugins take it.
+///
+/// # Errors
+///
+/// It is no text; the refusal says so.
+pub fn as_text(name: &[u8]) -> Result<&str, Refusal> {
+    std::str::from_utf8(name).map_err(|_| {
+        Refusal::new(NOPERM, "the name is not UTF-8, and a plugin in the chain takes names as text")
+    })
+}
+
+/// Queues replies. The writer is not woken: it has a turn, or is woken afterwards.
+pub fn queue(connection: &Connection, framing: Framing, replies: &mut Vec<u8>) {
+    if replies.is_empty() {
+        return;
+    }
+    let replies = std::mem::take(replies);
+    connection.outbox.push_own(Bytes::from(match framing {
+        Framing::None => replies,
+        Framing::BinaryFrame => websocket::binary_frame(&replies),
+    }));
+}

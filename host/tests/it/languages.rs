@@ -5,13 +5,15 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::support::admin::Done;
 use crate::support::components;
-use crate::support::server::Launch;
+use crate::support::server::{Launch, Server};
+use crate::support::websocket::{Frame, TEXT};
 
 fn check(component: &str) -> Result<()> {
     let folder = components::directory()?;
@@ -42,15 +44,41 @@ fn the_example_in_python() -> Result<()> {
     check("languages/emoji-python")
 }
 
+/// A server with the one that is slow where it changes something: in JavaScript.
+async fn slow_server(folder: &TempDir) -> Result<Server> {
+    let plugin = components::path(folder.path(), "emoji");
+    components::write_atomically(&plugin, &components::built("languages/emoji-js")?)?;
+    let launch = Launch { plugins: Some(folder.path().to_owned()), ..Launch::default() };
+    launch.start().await
+}
+
+/// What comes in one read is more than is carried out together, and takes longer than a turn:
+/// the rest has its own, and is not left until the client says more.
+#[tokio::test]
+async fn what_a_turn_is_too_short_for_is_answered_all_the_same() -> Result<()> {
+    const FRAMES: usize = 150;
+    let folder = components::directory()?;
+    let server = slow_server(&folder).await?;
+    let text = format!("{} :wave:", "x".repeat(380));
+    let frame = |id: usize| {
+        let command = json!([id, "PUBLISH", "a", text]);
+        Frame::new(TEXT, command.to_string()).bytes()
+    };
+    let mut client = server.raw_client().await?;
+    client.send((0..FRAMES).flat_map(frame).collect::<Vec<u8>>()).await?;
+    for id in 0..FRAMES {
+        let answer = client.next_frame().await?.context("it is answered")?;
+        ensure!(answer.payload == format!("[{id},\"OK\",0]").as_bytes(), "{id}: {answer:?}");
+    }
+    server.stop().await
+}
+
 /// Each message takes it a millisecond, and its budget is ten: what many publish at once must
 /// not be one call.
 #[tokio::test]
 async fn one_that_is_slow_is_not_asked_about_all_that_is_published_at_once() -> Result<()> {
     let folder = components::directory()?;
-    let plugin = components::path(folder.path(), "emoji");
-    components::write_atomically(&plugin, &components::built("languages/emoji-js")?)?;
-    let launch = Launch { plugins: Some(folder.path().to_owned()), ..Launch::default() };
-    let server = launch.start().await?;
+    let server = slow_server(&folder).await?;
     let text = format!("{} :wave:", "x".repeat(4 << 10));
     let mut publishers = JoinSet::new();
     for _ in 0..32 {

@@ -3,16 +3,17 @@
 //! publishes arrives in its order, across channels as well.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::components;
 use crate::support::raw::exchange;
 use crate::support::server::{Engine, Launch};
 use crate::support::websocket::{Client, Frame, TEXT};
+use crate::support::{PATIENCE, components};
 
 const PUBLISHERS: usize = 4;
 /// How many each publisher publishes, in turn on each of the channels.
@@ -193,6 +194,52 @@ async fn those_who_speak_at_once_are_told_apart() -> Result<()> {
     for (speaker, said) in heard {
         let expected: Vec<_> = (0..ROUNDS).map(|round| format!("{round}:user-{speaker}")).collect();
         assert_eq!(said, expected, "what {speaker} said");
+    }
+    server.stop().await
+}
+
+/// What one says makes the plugin fail: who speaks at the same moment may share the answer, and
+/// everyone has one.
+#[tokio::test]
+async fn a_call_that_fails_is_answered_to_all_who_are_in_it() -> Result<()> {
+    let plugins = components::directory()?;
+    let config = json!({
+        "policy": "closed",
+        "strikes_max": 1000,
+        "settings": {"on_publish": {"panic": true, "trigger": "bad"}},
+    });
+    components::configure(plugins.path(), "probe", &config)?;
+    let probe = components::built("test/probe")?;
+    components::write_atomically(&components::path(plugins.path(), "probe"), &probe)?;
+    let backoff = "plugins.rebuild_backoff_ms = 1\nplugins.rebuild_backoff_max_ms = 1\n";
+    let plugins_of = Some(plugins.path().to_owned());
+    let server = Launch { plugins: plugins_of, ..Launch::with_config(backoff) }.start().await?;
+    // Nobody is let in while the plugin is missing.
+    let mut last = server.client().await?;
+    let mut clients = Vec::new();
+    for _ in 0..SPEAKERS {
+        clients.push(server.client().await?);
+    }
+    let mut speakers = JoinSet::new();
+    for (speaker, mut client) in clients.into_iter().enumerate() {
+        speakers.spawn(async move {
+            for round in 0..ROUNDS {
+                let is_bad = speaker == 0 && round % 10 == 0;
+                let payload = if is_bad { "bad" } else { "good" };
+                let answer = client.call(json!(["PUBLISH", "hall", payload])).await?;
+                let is_refused = answer.pointer("/1/code") == Some(&json!("UNAVAILABLE"));
+                let is_fine = !is_bad && answer == json!(["OK", 0]);
+                ensure!(is_refused || is_fine, "{payload} is answered {answer}");
+            }
+            Ok(())
+        });
+    }
+    while let Some(spoken) = speakers.join_next().await {
+        spoken??;
+    }
+    let began = Instant::now();
+    while last.call(json!(["PUBLISH", "hall", "good"])).await? != json!(["OK", 0]) {
+        ensure!(began.elapsed() < PATIENCE, "it is not back");
     }
     server.stop().await
 }

@@ -114,10 +114,12 @@ impl Gatherings {
         let number = thread_number() % self.places.len();
         let Some(place) = self.places.get(number) else { return Err(speaker) };
         let mut gathered = place.gathered.lock();
-        if gathered.publications + speaker.publications.len() > gathered.room {
+        let is_first = gathered.speakers.0.is_empty();
+        // Who comes first is always taken, or what was learnt would hold for ever.
+        if !is_first && gathered.publications + speaker.publications.len() > gathered.room {
             return Err(speaker);
         }
-        if gathered.speakers.0.is_empty() {
+        if is_first {
             let Ok(runtime) = Handle::try_current() else { return Err(speaker) };
             let services = services.clone();
             runtime.spawn(async move {
@@ -315,6 +317,21 @@ mod tests {
         assert_eq!(gathered.room, 1);
         (0..20).for_each(|_| gathered.learn(TIME_MAX));
         assert_eq!(gathered.room, GATHERED_MAX);
+    }
+
+    #[tokio::test]
+    async fn who_comes_first_is_taken_however_little_room_there_is() -> Result<()> {
+        let services = services()?;
+        for place in &services.gatherings.places {
+            place.gathered.lock().room = 1;
+        }
+        let mut sessions = [session(&services)?, session(&services)?];
+        say(&mut sessions[0], &["ma", "mb"]);
+        say(&mut sessions[1], &["mc"]);
+        assert!(sessions[0].has_pending() && !sessions[1].has_pending());
+        assert_eq!(replies(&mut sessions[0]).await, "0;0;");
+        assert!(services.gatherings.places.iter().any(|place| place.gathered.lock().room == 2));
+        Ok(())
     }
 
     #[tokio::test]

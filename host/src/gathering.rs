@@ -13,10 +13,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use crate::middleware::chain::Chain;
 use crate::protocol::command::{Publication, Tag};
 use crate::publish::{self, Speaker};
-use crate::session::{Services, WriteReply};
+use crate::session::{BURST_MAX, Services, WriteReply};
 use crate::stats::thread_number;
 use crate::turns;
 
@@ -24,8 +23,6 @@ use crate::turns;
 const FEW: usize = 8;
 /// How many bytes of names and payloads they may have, for they are copied.
 const FEW_BYTES_MAX: usize = 16 << 10;
-/// How many are put together: as many as a burst of one connection may have.
-const GATHERED_MAX: usize = 128;
 /// How long it may take to publish them. Where it takes longer, fewer are put together: those
 /// who come first wait for those who come last.
 const TIME_MAX: Duration = Duration::from_millis(2);
@@ -50,13 +47,13 @@ struct Gathered {
     speakers: Speakers,
     /// How many publications they have.
     publications: usize,
-    /// How many they may have.
+    /// How many they may have: at most as many as a burst of one connection.
     room: usize,
 }
 
 impl Default for Gathered {
     fn default() -> Gathered {
-        Gathered { speakers: Speakers::default(), publications: 0, room: GATHERED_MAX }
+        Gathered { speakers: Speakers::default(), publications: 0, room: BURST_MAX }
     }
 }
 
@@ -85,7 +82,7 @@ impl Gathered {
     fn learn(&mut self, took: Duration) {
         self.room = match took > TIME_MAX {
             true => (self.room / 2).max(1),
-            false => (self.room * 2).min(GATHERED_MAX),
+            false => (self.room * 2).min(BURST_MAX),
         };
     }
 }
@@ -122,10 +119,7 @@ impl Gatherings {
         if is_first {
             let Ok(runtime) = Handle::try_current() else { return Err(speaker) };
             let services = services.clone();
-            runtime.spawn(async move {
-                let chain = services.middleware.chain();
-                services.gatherings.publish(&services, &chain, Place(number));
-            });
+            runtime.spawn(async move { services.gatherings.publish(&services, Place(number)) });
             // It runs behind those who have something to say.
             turns::wake_nobody_first();
         }
@@ -136,9 +130,11 @@ impl Gatherings {
     }
 
     /// Publishes what was put there. What is being published there already is published when
-    /// this returns, too. The chain is taken before, lest one who waits for it be waited for.
-    pub fn publish(&self, services: &Services, chain: &Chain, place: Place) {
+    /// this returns, too. The caller does not hold the chain.
+    pub fn publish(&self, services: &Services, place: Place) {
         let Some(Gathering { gathered, publishing }) = self.places.get(place.0) else { return };
+        // Before the turn, lest one who waits for the chain be waited for.
+        let chain = services.middleware.chain();
         let _in_turn = publishing.lock();
         let mut speakers = {
             let mut gathered = gathered.lock();
@@ -151,7 +147,7 @@ impl Gatherings {
             return;
         }
         let began = Instant::now();
-        let is_heard = publish::publish(services, chain, &mut speakers.0);
+        let is_heard = publish::publish(services, &chain, &mut speakers.0);
         gathered.lock().learn(began.elapsed());
         drop(speakers);
         if is_heard {
@@ -310,13 +306,13 @@ mod tests {
         Ok(())
     }
 
-    #[tokio::test]
-    async fn where_publishing_takes_long_fewer_wait() {
+    #[test]
+    fn where_publishing_takes_long_fewer_wait() {
         let mut gathered = Gathered::default();
         (0..20).for_each(|_| gathered.learn(TIME_MAX * 2));
         assert_eq!(gathered.room, 1);
         (0..20).for_each(|_| gathered.learn(TIME_MAX));
-        assert_eq!(gathered.room, GATHERED_MAX);
+        assert_eq!(gathered.room, BURST_MAX);
     }
 
     #[tokio::test]
@@ -360,7 +356,7 @@ mod tests {
 
         let listener = listener(&services)?;
         let mut sessions = Vec::new();
-        for _ in 0..GATHERED_MAX + 2 {
+        for _ in 0..BURST_MAX + 2 {
             let mut session = session(&services)?;
             say(&mut session, &["m"]);
             sessions.push(session);
@@ -370,7 +366,7 @@ mod tests {
         for session in &mut sessions {
             assert_eq!(replies(session).await, "1;");
         }
-        assert_eq!(heard(&listener).len(), GATHERED_MAX);
+        assert_eq!(heard(&listener).len(), BURST_MAX);
         Ok(())
     }
 

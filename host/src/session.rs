@@ -32,7 +32,7 @@ use crate::stats::Stats;
 
 /// How many commands hold the chain at once. More gain little by sharing calls,
 /// and a swap waits for them.
-const BURST_MAX: usize = 128;
+pub const BURST_MAX: usize = 128;
 
 /// How long a connection's commands are carried out before others have a turn.
 const TURN_TIME: Duration = Duration::from_millis(5);
@@ -423,8 +423,7 @@ impl Session {
 
     fn publish_gathered(&mut self) {
         if let Some(place) = self.gathered.take() {
-            let chain = self.services.middleware.chain();
-            self.services.gatherings.publish(&self.services, &chain, place);
+            self.services.gatherings.publish(&self.services, place);
         }
     }
 

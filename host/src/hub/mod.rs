@@ -353,12 +353,9 @@ impl Hub {
             recipients.sort_unstable();
             recipients.dedup();
             indices.push(index);
-            deliveries.push(Delivery {
-                publisher: *publisher,
-                channel: &publication.channel,
-                payload: publication.payload.as_ref().into(),
-                recipients,
-            });
+            let payload = publication.payload.as_ref().into();
+            let delivery = Delivery { channel: &publication.channel, payload, recipients };
+            deliveries.push((*publisher, delivery));
         }
         let mut changes: Vec<_> = publications.iter().map(|_| None).collect();
         for (index, change) in indices.into_iter().zip(chain.deliver(deliveries)) {

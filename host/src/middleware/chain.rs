@@ -39,7 +39,8 @@ fn chunks<T>(
     std::iter::from_fn(move || {
         let (mut count, mut sum, mut weight, weight_max) = (0, 0, 0, weight_max());
         for item in rest.iter().take(CALL_ITEMS_MAX) {
-            let (bytes, more) = (bytes(item), bytes(item) + ITEM_WEIGHT);
+            let bytes = bytes(item);
+            let more = bytes + ITEM_WEIGHT;
             if count > 0 && (sum + bytes > CALL_BYTES_MAX || weight + more > weight_max) {
                 break;
             }
@@ -147,8 +148,6 @@ impl PublishVerdict {
 /// A publication on its way out.
 #[derive(Debug, Clone)]
 pub struct Delivery<'a> {
-    /// Who published it.
-    pub publisher: ConnectionId,
     /// Its channel.
     pub channel: &'a [u8],
     /// The message, as the plugins before left it.
@@ -470,13 +469,16 @@ impl Chain {
 
     /// What becomes of these deliveries, one answer for each, in order. Shards
     /// are held meanwhile. Their publishers choose the instances that are asked.
-    pub fn deliver(&self, deliveries: Vec<Delivery<'_>>) -> Vec<Result<Change, Refusal>> {
+    pub fn deliver(
+        &self,
+        deliveries: Vec<(ConnectionId, Delivery<'_>)>,
+    ) -> Vec<Result<Change, Refusal>> {
         let mut changes: Vec<Result<Change, Refusal>> =
             deliveries.iter().map(|_| Ok(Change::default())).collect();
         let mut deliveries: Vec<Asked<Delivery<'_>>> = deliveries
             .into_iter()
             .enumerate()
-            .map(|(place, about)| Asked { place, connection: about.publisher, about })
+            .map(|(place, (connection, about))| Asked { place, connection, about })
             .collect();
         for plugin in self.with(|hooks| hooks.deliveries) {
             let mut verdicts = Vec::with_capacity(deliveries.len());

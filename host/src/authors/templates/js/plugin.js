@@ -21,9 +21,9 @@ export const lifecycle = {
 
 export const messages = {
   // One verdict for each submission, in order: a publication, and the connection
-  // that it is from. This is where to go on: besides
-  // "replace" and "reject" there are { tag: "continue" }, which lets it pass as it
-  // is, and "absorb". A payload is a Uint8Array; utf8.js makes text of it.
+  // that it is from. This is where to go on: besides "replace" and "reject" there
+  // are { tag: "continue" }, which lets it pass as it is, and "absorb". A payload is
+  // a Uint8Array; utf8.js makes text of it.
   onPublish(submissions) {
     return submissions.map(({ publication: { channel, payload } }) => {
       if (payload.length === 0) {

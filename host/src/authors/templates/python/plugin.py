@@ -25,10 +25,10 @@ class Lifecycle(exports.Lifecycle):
 
 class Messages(exports.Messages):
     def on_publish(self, submissions):
-        """One verdict for each submission, in order: a publication, and the
-        connection that it is from. This is where to go on: besides
-        Replace and Reject there are PublishVerdict_Continue(), which lets it pass as
-        it is, and PublishVerdict_Absorb."""
+        """One verdict for each submission, in order: a publication, and the connection
+        that it is from. This is where to go on: besides Replace and Reject there are
+        PublishVerdict_Continue(), which lets it pass as it is, and
+        PublishVerdict_Absorb."""
         return [verdict(submission.publication) for submission in submissions]
 
 

@@ -101,7 +101,7 @@ bench-languages: languages
 
 bench-peers: production
 	@sh bench/peers/install.sh
-	$(CARGO) build --release --package bench --bin load
+	$(CARGO) build --release --package bench --bin load --bin floor
 	@cp bench/RESULTS.head.md bench/RESULTS.md
 	ulimit -n 20000 && taskset -c 1 $(PEERS) --pinned && $(PEERS)
 
@@ -110,7 +110,7 @@ SERVER ?= switchyard/resp+plugin
 SCENARIO ?= publish, 50 publishers, depth 1, no subscriber
 bench-profile: production
 	@sh bench/peers/install.sh
-	$(CARGO) build --release --package bench --bin load
+	$(CARGO) build --release --package bench --bin load --bin floor
 	@ulimit -n 20000 && sh bench/profile.sh target/profile \
 		taskset -c 1 $(LOAD) --pinned --runs 1 --seconds 5 --server '$(SERVER)' --scenario '$(SCENARIO)'
 

@@ -106,7 +106,9 @@ fn main() -> Result<()> {
     }
     let root = args.root.canonicalize().context("--root")?;
     let switchyard = root.join(&args.switchyard).canonicalize().context("--switchyard")?;
-    let places = Places { root, switchyard };
+    // It is built with the load.
+    let floor = std::env::current_exe()?.with_file_name("floor");
+    let places = Places { root, switchyard, floor };
     let is_asked = |words: &[String], name: &str| {
         words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
     };

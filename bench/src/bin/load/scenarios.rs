@@ -101,6 +101,8 @@ impl Scenario {
     /// Whether it can be run against this kind of server.
     pub fn fits(self, kind: Kind) -> bool {
         match self {
+            Scenario::Publish { .. } | Scenario::FanOut { .. } => true,
+            _ if kind.name == "floor" => false,
             Scenario::Patterns { .. } => kind.is_switchyard() || kind.name == "redis-server",
             // What Switchyard is compared with itself for is not seen here, and they take long.
             Scenario::Rate { .. } | Scenario::Rising { .. } => !kind.is_variant(),

@@ -25,6 +25,7 @@ pub struct Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Program {
     Switchyard { plugins: usize, is_native: bool },
+    Floor,
     Redis,
     Nats,
     Bun,
@@ -44,6 +45,7 @@ pub const KINDS: &[Kind] = &[
     switchyard("switchyard/resp", Wire::Resp, 0),
     switchyard("switchyard/resp+plugin", Wire::Resp, 1),
     native("switchyard/resp native", Wire::Resp),
+    Kind { name: "floor", wire: Wire::Resp, program: Program::Floor },
     Kind { name: "redis-server", wire: Wire::Resp, program: Program::Redis },
     Kind { name: "nats-server", wire: Wire::Nats, program: Program::Nats },
     switchyard("switchyard/ws", Wire::Json, 0),
@@ -72,12 +74,20 @@ pub struct Places {
     pub root: PathBuf,
     /// The server to be measured.
     pub switchyard: PathBuf,
+    /// What answers and does nothing besides.
+    pub floor: PathBuf,
 }
 
 impl Server {
     /// Starts a server and waits until it listens. On these processors, if any are
     /// named.
     pub fn start(kind: Kind, places: &Places, cpus: Option<&str>) -> Result<Server> {
+        // The port that was free a moment ago may be taken: while nobody listens there, who
+        // tries to connect may be given it.
+        Server::try_start(kind, places, cpus).or_else(|_| Server::try_start(kind, places, cpus))
+    }
+
+    fn try_start(kind: Kind, places: &Places, cpus: Option<&str>) -> Result<Server> {
         let home = tempfile::tempdir()?;
         let port = free_port()?;
         let words = kind.command(places, port, home.path())?;
@@ -190,6 +200,7 @@ impl Kind {
         let port = port.to_string();
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         Ok(match self.program {
+            Program::Floor => words(&[&word(places.floor.clone()), &port]),
             Program::Redis => words(&[
                 "redis-server",
                 "--bind",

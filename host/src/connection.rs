@@ -1,5 +1,5 @@
 //! A connection's bytes: to its door on the way in, from its outbox on the way
-//! out, in one task.
+//! out, in one task, as far as others do not write for it ([flush](crate::flush)).
 //!
 //! Bytes are read into a buffer that the connections of a thread share, so that
 //! an idle connection holds none; what is left of an unfinished command is kept.
@@ -7,7 +7,6 @@
 //! the bytes mean.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -15,20 +14,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+use crate::chunks::{Chunks, Written};
 use crate::close::CloseReason;
 use crate::door::Door;
 use crate::hub::connections::Connections;
-use crate::outbox::{Outbox, Taken, Written};
+use crate::outbox::{Outbox, Taken};
 use crate::session::Session;
 use crate::stats::Stats;
 
 /// How much is read at once.
 const READ_BYTES_MAX: usize = 64 << 10;
-/// How much leaves in one write, where it is not one chunk that is larger.
-const WRITE_BYTES_MAX: usize = 64 << 10;
 /// How much room an unfinished command may keep once it is finished.
 const KEPT_BYTES_MAX: usize = 4 << 10;
 /// How often a connection with much to say is read before others have a turn.
@@ -36,19 +34,17 @@ const READS_IN_A_ROW_MAX: usize = 8;
 
 thread_local! {
     static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES_MAX].into());
-    static WRITE_BUFFER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(WRITE_BYTES_MAX));
 }
 
 /// Writes what an outbox gives.
 #[derive(Default)]
 pub struct Writer {
-    chunks: VecDeque<Bytes>,
-    /// Whether part of the first chunk has been written.
-    is_within_chunk: bool,
+    chunks: Chunks,
     /// What the outbox has not been told of.
     written: Written,
-    /// Whether so much waits that the connection should not be read from.
-    is_congested: bool,
+    /// Whether the connection should not be read from now: so much waits, or another task
+    /// writes to it.
+    is_held_up: bool,
     /// Whether the socket takes no more.
     is_blocked: bool,
     /// Whether a blocked socket took something since this was last looked at: its
@@ -69,12 +65,14 @@ impl Writer {
         loop {
             let written = std::mem::take(&mut self.written);
             match outbox.take(written, &mut self.chunks, context) {
-                Taken::Open { is_congested } => self.is_congested = is_congested,
+                Taken::Open { is_congested } => self.is_held_up = is_congested,
+                Taken::Busy => {
+                    self.is_held_up = true;
+                    return Poll::Pending;
+                }
                 Taken::Closing(reason) => {
                     if matches!(reason, CloseReason::SlowConsumer { .. }) {
-                        // What is begun must be ended, or the Close frame is not
-                        // seen.
-                        self.chunks.truncate(usize::from(self.is_within_chunk));
+                        self.chunks.keep_begun();
                     }
                     return Poll::Ready(Ok(reason));
                 }
@@ -105,7 +103,7 @@ impl Writer {
         last: Bytes,
     ) -> io::Result<()> {
         if !last.is_empty() {
-            self.chunks.push_back(last);
+            self.chunks.push(last);
         }
         while !self.chunks.is_empty() {
             poll_fn(|context| self.poll_write(Pin::new(&mut *stream), context)).await?;
@@ -113,50 +111,12 @@ impl Writer {
         stream.flush().await
     }
 
-    /// Small chunks are put together before they are written: to copy them is
-    /// cheaper than a vectored write, which for sockets takes the long way through
-    /// the file system (8 % of what a delivery cost), and pays for each slice.
     fn poll_write<S: AsyncWrite>(
         &mut self,
         stream: Pin<&mut S>,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<Written>> {
-        let Some(first) = self.chunks.front() else {
-            return Poll::Ready(Ok(Written::default()));
-        };
-        let written = if self.chunks.len() == 1 || first.len() >= WRITE_BYTES_MAX {
-            ready!(stream.poll_write(context, first))?
-        } else {
-            let written = WRITE_BUFFER.with_borrow_mut(|buffer| {
-                buffer.clear();
-                for chunk in &self.chunks {
-                    let room = WRITE_BYTES_MAX - buffer.len();
-                    buffer.extend_from_slice(chunk.get(..room).unwrap_or(chunk));
-                    if chunk.len() >= room {
-                        break;
-                    }
-                }
-                stream.poll_write(context, buffer)
-            });
-            ready!(written)?
-        };
-        if written == 0 {
-            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-        }
-        let mut left = written;
-        let waiting = self.chunks.len();
-        while let Some(first) = self.chunks.front_mut()
-            && left > 0
-        {
-            let step = left.min(first.len());
-            first.advance(step);
-            left -= step;
-            self.is_within_chunk = !first.is_empty();
-            if first.is_empty() {
-                self.chunks.pop_front();
-            }
-        }
-        Poll::Ready(Ok(Written { bytes: written, chunks: waiting - self.chunks.len() }))
+        self.chunks.write(|bytes| stream.poll_write(context, bytes))
     }
 }
 
@@ -221,6 +181,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         async move {
             let end = match poll_fn(|context| self.poll(&connections, &stats, context)).await {
                 Ok(reason) => {
+                    let outbox = &self.session.connection.outbox;
+                    poll_fn(|context| outbox.poll_detach(&mut self.writer.chunks, context)).await;
                     self.session.end();
                     // On the heap: it takes more than all before.
                     let close_time = self.close_time;
@@ -257,7 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             }
             // A client that does not read its replies is not read from. When its
             // socket takes something again, this is looked at again.
-            if self.writer.is_congested {
+            if self.writer.is_held_up {
                 return Poll::Pending;
             }
             if self.session.was_heard() {

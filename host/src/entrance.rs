@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::RwLock;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
@@ -34,6 +34,7 @@ use crate::protocol::command::{LIMIT, NOAUTH, Refusal, UNAVAILABLE};
 use crate::protocol::resp::RequestLimits;
 use crate::protocol::websocket;
 use crate::session::{Framing, Services, Session};
+use crate::socket::{Plain, Stream};
 use crate::stats::{self, Refused, Stats, count};
 use crate::tls::{self, Tls, TlsError};
 
@@ -240,6 +241,7 @@ impl Entrance {
                     match tls.as_ref().map(Tls::acceptor) {
                         None => {
                             let peer = Peer { remote, subject: None };
+                            let stream = Plain::new(stream, self.services.stats.clone());
                             tokio::spawn(entrance.serve(stream, peer, protocol, handshaking));
                         }
                         Some(acceptor) => {
@@ -378,6 +380,7 @@ impl Entrance {
         let id = connection.id;
         debug!(connection = id, remote = %connection.remote, "connection opened");
         connections.opened(&connection);
+        connection.outbox.attach(stream.socket());
         // Whoever began to drain before this does not see the connection.
         if live.is_draining() || *is_ending.borrow() {
             door::farewell(&connection, CloseReason::ShuttingDown);
@@ -575,10 +578,6 @@ impl Entrance {
         let _ = tokio::time::timeout(self.config.websocket.close_time, telling).await;
     }
 }
-
-/// What carries a connection.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 
 /// How many connections wait to be accepted, as tokio has it.
 const BACKLOG: u32 = 1024;

@@ -158,7 +158,6 @@ impl Gatherings {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
     use std::future::poll_fn;
     use std::sync::Arc;
     use std::task::{Context, Poll, Waker};
@@ -166,11 +165,11 @@ mod tests {
     use anyhow::{Context as _, Result};
 
     use super::*;
+    use crate::chunks::{Chunks, Written};
     use crate::config::{Config, EngineSource};
     use crate::hub::connections::Connection;
     use crate::hub::encoding::Encoding;
     use crate::hub::stats::EngineCall;
-    use crate::outbox::Written;
     use crate::protocol::command::{Command, Kind, Reply, Request, Space};
     use crate::server;
     use crate::session::{Framing, Session};
@@ -231,7 +230,7 @@ mod tests {
 
     /// What an outbox has.
     fn waiting(connection: &Connection, context: &Context<'_>) -> String {
-        let mut chunks = VecDeque::new();
+        let mut chunks = Chunks::default();
         connection.outbox.take(Written::default(), &mut chunks, context);
         let bytes = chunks.iter().flat_map(|chunk| chunk.iter()).copied().collect();
         String::from_utf8(bytes).expect("it is text")

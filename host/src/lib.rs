@@ -22,13 +22,16 @@ mod origin;
 mod tls;
 mod turns;
 
+pub mod chunks;
 mod connection;
 mod door;
+mod flush;
 mod gathering;
 mod limits;
 pub mod protocol;
 mod publish;
 mod session;
+mod socket;
 mod stats;
 
 mod admin;

@@ -1,18 +1,21 @@
 //! What waits to be written to one connection.
 //!
 //! A queue of bytes that were encoded elsewhere, bounded in bytes, first in
-//! first out. Many push, one writer takes. Pushing never waits: what does not
-//! fit closes the connection (Redis' `client-output-buffer-limit`), so that a
-//! slow subscriber cannot hold up a publisher. It knows nothing of protocols.
+//! first out. Many push, and one at a time writes: the connection's own task, its
+//! writer, or whoever flushes it while the writer has nothing in hand. Pushing never
+//! waits: what does not fit closes the connection (Redis' `client-output-buffer-limit`),
+//! so that a slow subscriber cannot hold up a publisher. It knows nothing of protocols.
 
-use std::collections::VecDeque;
-use std::task::{Context, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::chunks::{Chunks, Written};
 use crate::close::CloseReason;
+use crate::socket::Socket;
 
 /// How much may wait, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +32,7 @@ pub struct OutboxLimits {
 /// allocation. Counted, as in Redis, so that many small chunks are not free.
 const CHUNK_BYTES: usize = 64;
 
-/// A queue of encoded bytes with one reader.
+/// A queue of encoded bytes.
 pub struct Outbox {
     queue: Mutex<Queue>,
     limits: OutboxLimits,
@@ -37,12 +40,30 @@ pub struct Outbox {
 
 #[derive(Default)]
 struct Queue {
-    chunks: VecDeque<Bytes>,
-    /// What is in `chunks`, and what the writer took and has not written.
+    chunks: Chunks,
+    /// What is in `chunks`, and what was taken and is not written.
     bytes: usize,
     soft_since: Option<Instant>,
     closing: Option<CloseReason>,
     writer: Option<Waker>,
+    /// Where others than the writer may write; none: nowhere.
+    socket: Option<Arc<Socket>>,
+    hands: Hands,
+}
+
+/// In whose hands what was taken is.
+#[derive(Default, PartialEq, Eq)]
+enum Hands {
+    /// All that was taken is written.
+    #[default]
+    Nobodys,
+    /// The writer's, which is woken or waits for its socket.
+    Writers,
+    /// Someone's who flushes.
+    Flushers {
+        /// Whether the writer asked meanwhile, and is to be woken.
+        is_awaited: bool,
+    },
 }
 
 /// What the writer finds after it took what there was.
@@ -53,17 +74,10 @@ pub enum Taken {
         /// Whether so much waits that the connection should not be read from.
         is_congested: bool,
     },
+    /// Someone else is writing; the writer is woken when that is done.
+    Busy,
     /// Nothing comes after this.
     Closing(CloseReason),
-}
-
-/// What a writer has written.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Written {
-    /// How many of the bytes it took.
-    pub bytes: usize,
-    /// How many chunks it wrote the end of.
-    pub chunks: usize,
 }
 
 impl Outbox {
@@ -77,11 +91,75 @@ impl Outbox {
     /// with all that waits, and the outbox is closing.
     ///
     /// The writer is woken only when nothing waited: otherwise it has been woken
-    /// already, or waits for its socket and will look again, or has a turn.
+    /// already, or waits for its socket and will look again, or has a turn, or who
+    /// pushed before has it flushed.
     pub fn push(&self, chunk: Bytes) {
         let mut queue = self.queue.lock();
         let was_idle = queue.bytes == 0;
         if self.queue_up(&mut queue, chunk) && was_idle {
+            queue.wake();
+        }
+    }
+
+    /// As `push`, for who pushes to many. True: the caller has it flushed afterwards
+    /// ([`begin_flush`](Outbox::begin_flush)), instead of a writer that would be woken.
+    #[must_use]
+    pub fn push_to_flush(&self, chunk: Bytes) -> bool {
+        let mut queue = self.queue.lock();
+        let was_idle = queue.bytes == 0;
+        if !self.queue_up(&mut queue, chunk) || !was_idle {
+            return false;
+        }
+        let is_flushed = queue.socket.is_some();
+        if !is_flushed {
+            queue.wake();
+        }
+        is_flushed
+    }
+
+    /// From here on others than the writer may write to this socket.
+    pub fn attach(&self, socket: Option<Arc<Socket>>) {
+        self.queue.lock().socket = socket;
+    }
+
+    /// Nobody else writes from here on: ready when nobody does, and then all that waits is in
+    /// `chunks`. The writer is woken when that is so.
+    pub fn poll_detach(&self, chunks: &mut Chunks, context: &Context<'_>) -> Poll<()> {
+        let mut queue = self.queue.lock();
+        queue.socket = None;
+        if queue.wait_for_flusher(context) {
+            return Poll::Pending;
+        }
+        chunks.append(&mut queue.chunks);
+        Poll::Ready(())
+    }
+
+    /// Takes what waits, into `chunks`, to write it to this socket. None: there is nothing,
+    /// or it is in the writer's hands or someone else's, who see to all of it.
+    pub fn begin_flush(&self, chunks: &mut Chunks) -> Option<Arc<Socket>> {
+        let mut queue = self.queue.lock();
+        let is_free = queue.hands == Hands::Nobodys && queue.closing.is_none();
+        if !is_free || queue.chunks.is_empty() {
+            return None;
+        }
+        let socket = queue.socket.clone()?;
+        chunks.append(&mut queue.chunks);
+        queue.hands = Hands::Flushers { is_awaited: false };
+        Some(socket)
+    }
+
+    /// So much was written after `begin_flush`. What is left of what was taken, and what came
+    /// meanwhile, is the writer's.
+    pub fn end_flush(&self, written: Written, mut left: Chunks) {
+        let mut queue = self.queue.lock();
+        self.settle(&mut queue, written);
+        left.append(&mut queue.chunks);
+        queue.chunks = left;
+        let is_awaited = queue.hands == Hands::Flushers { is_awaited: true };
+        queue.hands = Hands::Nobodys;
+        if is_awaited || !queue.chunks.is_empty() || queue.closing.is_some() {
+            // Nobody else flushes before it has had its turn.
+            queue.hands = Hands::Writers;
             queue.wake();
         }
     }
@@ -99,7 +177,7 @@ impl Outbox {
             return false;
         }
         queue.bytes += chunk.len() + CHUNK_BYTES;
-        queue.chunks.push_back(chunk);
+        queue.chunks.push(chunk);
         if queue.bytes >= self.limits.soft_bytes && self.is_too_full(queue) {
             queue.overflow();
             queue.wake();
@@ -123,30 +201,27 @@ impl Outbox {
     /// Is told what was written since the last time, and moves what waits to the
     /// end of `chunks`. The writer's task is woken when more comes. Both at once,
     /// because it is done for every write.
-    pub fn take(
-        &self,
-        written: Written,
-        chunks: &mut VecDeque<Bytes>,
-        context: &Context<'_>,
-    ) -> Taken {
+    pub fn take(&self, written: Written, chunks: &mut Chunks, context: &Context<'_>) -> Taken {
         let mut queue = self.queue.lock();
-        queue.bytes = queue.bytes.saturating_sub(written.bytes + written.chunks * CHUNK_BYTES);
-        if queue.bytes < self.limits.soft_bytes {
-            queue.soft_since = None;
+        self.settle(&mut queue, written);
+        if queue.wait_for_flusher(context) {
+            return Taken::Busy;
         }
-        if chunks.is_empty() {
-            std::mem::swap(chunks, &mut queue.chunks);
-        } else {
-            chunks.append(&mut queue.chunks);
-        }
+        chunks.append(&mut queue.chunks);
+        queue.hands = if chunks.is_empty() { Hands::Nobodys } else { Hands::Writers };
         match &queue.closing {
             Some(reason) => Taken::Closing(reason.clone()),
             None => {
-                if !queue.writer.as_ref().is_some_and(|writer| writer.will_wake(context.waker())) {
-                    queue.writer = Some(context.waker().clone());
-                }
+                queue.set_writer(context);
                 Taken::Open { is_congested: queue.bytes >= self.limits.soft_bytes }
             }
+        }
+    }
+
+    fn settle(&self, queue: &mut Queue, written: Written) {
+        queue.bytes = queue.bytes.saturating_sub(written.bytes + written.chunks * CHUNK_BYTES);
+        if queue.bytes < self.limits.soft_bytes {
+            queue.soft_since = None;
         }
     }
 
@@ -192,7 +267,21 @@ impl Outbox {
 impl Queue {
     fn overflow(&mut self) {
         self.closing = Some(CloseReason::SlowConsumer { outbox_bytes: self.bytes });
-        self.chunks.clear();
+        self.chunks.keep_begun();
+    }
+
+    fn set_writer(&mut self, context: &Context<'_>) {
+        if !self.writer.as_ref().is_some_and(|writer| writer.will_wake(context.waker())) {
+            self.writer = Some(context.waker().clone());
+        }
+    }
+
+    /// If someone flushes, which is the answer, the writer is woken when that is done.
+    fn wait_for_flusher(&mut self, context: &Context<'_>) -> bool {
+        let Hands::Flushers { is_awaited } = &mut self.hands else { return false };
+        *is_awaited = true;
+        self.set_writer(context);
+        true
     }
 
     fn wake(&mut self) {
@@ -217,10 +306,10 @@ mod tests {
     };
 
     fn take(outbox: &Outbox) -> (Vec<Bytes>, Taken) {
-        let mut chunks = VecDeque::new();
+        let mut chunks = Chunks::default();
         let context = Context::from_waker(Waker::noop());
         let taken = outbox.take(Written::default(), &mut chunks, &context);
-        (chunks.into(), taken)
+        (chunks.iter().cloned().collect(), taken)
     }
 
     #[test]
@@ -251,7 +340,7 @@ mod tests {
             let outbox = Outbox::new(LIMITS);
             for push in pushes {
                 // Looked at and not written: the writer waits for its socket.
-                outbox.take(Written::default(), &mut VecDeque::new(), &context);
+                outbox.take(Written::default(), &mut Chunks::default(), &context);
                 push(&outbox, Bytes::from_static(chunk));
             }
             wakes.0.swap(0, Ordering::Relaxed)
@@ -301,7 +390,7 @@ mod tests {
         assert!(outbox.is_congested());
         let written = Written { bytes: 3, chunks: 1 };
         let context = Context::from_waker(Waker::noop());
-        let taken = outbox.take(written, &mut VecDeque::new(), &context);
+        let taken = outbox.take(written, &mut Chunks::default(), &context);
         assert_eq!(taken, Taken::Open { is_congested: false });
         assert!(outbox.queue.lock().soft_since.is_none());
         assert!(!outbox.is_closing() && !outbox.is_congested());

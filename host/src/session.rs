@@ -409,6 +409,8 @@ impl Session {
         if !std::mem::replace(&mut self.is_over, true) {
             // What it published is seen before its end.
             self.publish_gathered();
+            // Whoever still knows the connection does not keep its socket open.
+            self.connection.outbox.attach(None);
             self.services.hub.disconnect(&self.connection);
             self.services.middleware.chain().disconnect(self.connection.id);
             self.services.hub.connections().remove(self.connection.id);

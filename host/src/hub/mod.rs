@@ -31,6 +31,7 @@ use crate::backplane::Interest;
 use crate::batch::Batch;
 use crate::config::EngineConfig;
 use crate::engine::EngineCode;
+use crate::flush::Unflushed;
 use crate::middleware::chain::{Chain, Delivery};
 use crate::protocol::command::{Bytestring, Kind, Publication, Refusal, Space, UNAVAILABLE};
 use crate::turns;
@@ -254,6 +255,7 @@ impl Hub {
         let changes = self.ask_deliveries(chain, publications, &guards, &routed);
         let table = self.connections.read();
         let mut run: Option<Run<'_>> = None;
+        let mut unflushed = Unflushed::default();
         let (mut delivered, mut deliveries_made) = (0, 0_u64);
         for (index, ((publisher, publication), routed)) in
             publications.iter().zip(&routed).enumerate()
@@ -293,7 +295,9 @@ impl Hub {
             delivered += 1;
             deliveries_made += deliveries;
             // What came before is before the reply.
-            run.take_if(|run| run.reaches(*publisher)).into_iter().for_each(|run| run.push(&table));
+            if let Some(run) = run.take_if(|run| run.reaches(*publisher)) {
+                run.push(&table, &mut unflushed);
+            }
             counted(index, Ok(deliveries), groups.iter().any(|(_, _, is_own)| *is_own));
             let payload = payload.unwrap_or(&publication.payload);
             for (pattern, ids, is_own) in groups {
@@ -305,8 +309,9 @@ impl Hub {
                 match &mut run {
                     Some(run) if run.has_room_for(&push, &ids, own) => run.append(push),
                     _ => {
-                        let done = run.replace(Run::new(push, ids, own));
-                        done.into_iter().for_each(|run| run.push(&table));
+                        if let Some(run) = run.replace(Run::new(push, ids, own)) {
+                            run.push(&table, &mut unflushed);
+                        }
                     }
                 }
                 if is_own && let (Some(run), Some(connection)) = (&mut run, table.get(publisher)) {
@@ -314,13 +319,16 @@ impl Hub {
                 }
             }
         }
-        run.into_iter().for_each(|run| run.push(&table));
+        if let Some(run) = run {
+            run.push(&table, &mut unflushed);
+        }
         // Whichever shard counts them: it is held.
         if let Some((_, shard)) = guards.first() {
             shard.stats.delivered(delivered, deliveries_made);
         }
         let is_heard = deliveries_made > 0;
         if is_heard {
+            drop(unflushed);
             turns::wake_nobody_first();
         }
         is_heard

@@ -4,7 +4,6 @@
 //! The shard is held from the subscription to its end, so that no client can listen
 //! to the channel or find it listed. The backplane is not told.
 
-use std::collections::VecDeque;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
@@ -15,7 +14,8 @@ use super::connections::Connection;
 use super::encoding::{Encoding, Push};
 use super::shard::Shard;
 use super::{Hub, Unavailable, place};
-use crate::outbox::{Taken, Written};
+use crate::chunks::{Chunks, Written};
+use crate::outbox::Taken;
 use crate::protocol::command::{Kind, Space};
 
 /// What a message says that tries a shard.
@@ -99,11 +99,11 @@ impl Hub {
         shard.unsubscribe(self, probe.id, kind, &names);
         drop(shard);
         routed?;
-        let mut chunks = VecDeque::new();
+        let mut chunks = Chunks::default();
         let context = Context::from_waker(Waker::noop());
         let taken = probe.outbox.take(Written::default(), &mut chunks, &context);
         let written = Written { bytes: expected.len(), chunks: 1 };
-        probe.outbox.take(written, &mut VecDeque::new(), &context);
+        probe.outbox.take(written, &mut Chunks::default(), &context);
         match chunks.iter().eq([&expected]) && matches!(taken, Taken::Open { .. }) {
             true => Ok(()),
             false => Err(ProbeFault::Lost),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::connections::{Connection, ConnectionId, Table};
 use super::encoding::{Encoding, Push};
+use crate::flush::Unflushed;
 
 /// How many bytes of names and payloads leave as one. A slow consumer that has had the
 /// beginning of a piece is sent the rest of it before it is closed.
@@ -66,15 +67,20 @@ impl<'a> Run<'a> {
         publisher.outbox.push_own(last.encoded(publisher.encoding()));
     }
 
-    /// Gives all others the whole.
-    pub fn push(mut self, table: &Table) {
+    /// Gives all others the whole, and adds those that are to be flushed then.
+    pub fn push(mut self, table: &Table, unflushed: &mut Unflushed) {
         let mut encoded = [const { None }; Encoding::ALL.len()];
         let (receivers, own) = (std::mem::take(&mut self.receivers), self.own);
         for id in receivers.iter().filter(|id| Some(**id) != own) {
             let Some(connection) = table.get(id) else { continue };
             let encoding = connection.encoding();
             let Some(slot) = encoded.get_mut(usize::from(encoding.index())) else { continue };
-            connection.outbox.push(slot.get_or_insert_with(|| self.encoded(encoding)).clone());
+            let chunk = slot.get_or_insert_with(|| self.encoded(encoding)).clone();
+            // One that is publishing is woken when that is done: not before, because it was asked
+            // after the push.
+            if connection.outbox.push_to_flush(chunk) && !connection.is_publishing() {
+                unflushed.add(connection);
+            }
         }
     }
 

@@ -6,7 +6,6 @@
 //! does.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::hint::black_box;
 use std::task::{Context as TaskContext, Waker};
 
@@ -15,11 +14,12 @@ use bench::chain::Bench;
 use bytes::Bytes;
 use guest_core::{FanOuts, Names};
 use switchyard::batch::Batch;
+use switchyard::chunks::{Chunks, Written};
 use switchyard::config::{Config, EngineConfig, EngineSource};
 use switchyard::engine::{Engine, EngineCode};
 use switchyard::hub::encoding::{Encoding, Push};
 use switchyard::middleware::chain::{Action, Chain, Publication, Space};
-use switchyard::outbox::{Outbox, Written};
+use switchyard::outbox::Outbox;
 use switchyard::protocol::json;
 use switchyard::protocol::resp::{Authentication, Burst, Outcome, RequestLimits, RequestParser};
 use switchyard::wasm::Wasm;
@@ -217,7 +217,7 @@ fn measured_encode_resp(channel: &[u8], payload: &[u8]) {
 fn measured_outbox(chunk: &Bytes) {
     let outbox = Outbox::new(Config::default().outbox);
     let context = TaskContext::from_waker(Waker::noop());
-    let mut chunks = VecDeque::new();
+    let mut chunks = Chunks::default();
     for _ in 0..TIMES {
         outbox.push(black_box(chunk).clone());
         black_box(outbox.take(Written::default(), &mut chunks, &context));

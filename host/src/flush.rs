@@ -1,0 +1,247 @@
+//! Writes what was pushed to many connections, many in one task.
+//!
+//! A connection that only listens would be woken for each message, and its task polled, to
+//! make one write, and between two writes the kernel's code and data would leave the
+//! processor's caches. So who pushes has it written, behind those who are ready now: what they
+//! publish for the same connections leaves in the same write. What a socket does not take at
+//! once is left to its connection's own task.
+
+use std::sync::Arc;
+use std::task::Poll;
+
+use tokio::runtime::Handle;
+
+use crate::chunks::{Chunks, Written};
+use crate::hub::connections::Connection;
+use crate::outbox::Outbox;
+
+/// How many connections one task writes to: other threads take their share of the tasks.
+const CONNECTIONS_MAX: usize = 64;
+/// After how many bytes others have their turn.
+const BYTES_IN_A_ROW_MAX: usize = 1 << 20;
+
+/// Connections that have something to be flushed. Dropping it sees to it, whatever happens.
+#[derive(Default)]
+pub struct Unflushed(Vec<Arc<Connection>>);
+
+impl Unflushed {
+    /// Adds one that nobody else will flush.
+    pub fn add(&mut self, connection: &Arc<Connection>) {
+        self.0.push(connection.clone());
+    }
+}
+
+impl Drop for Unflushed {
+    fn drop(&mut self) {
+        if self.0.is_empty() {
+            return;
+        }
+        let mut rest = std::mem::take(&mut self.0).into_iter();
+        let Ok(runtime) = Handle::try_current() else {
+            return rest.for_each(|connection| connection.outbox.wake());
+        };
+        while rest.len() > 0 {
+            let connections: Vec<_> = rest.by_ref().take(CONNECTIONS_MAX).collect();
+            runtime.spawn(flush_all(connections));
+        }
+    }
+}
+
+async fn flush_all(connections: Vec<Arc<Connection>>) {
+    let mut written = 0;
+    for connection in connections {
+        written += flush(&connection.outbox);
+        if written > BYTES_IN_A_ROW_MAX {
+            written = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Writes what waits, as far as the socket takes it in one write; answers how much.
+fn flush(outbox: &Outbox) -> usize {
+    let mut chunks = Chunks::default();
+    let Some(socket) = outbox.begin_flush(&mut chunks) else { return 0 };
+    let written = match chunks.write(|bytes| socket.try_write(bytes)) {
+        Poll::Ready(Ok(written)) => written,
+        // The connection's own task waits for the socket, or meets the error again.
+        Poll::Pending | Poll::Ready(Err(_)) => Written::default(),
+    };
+    socket.wrote(written.bytes);
+    outbox.end_flush(written, chunks);
+    written.bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll, Wake, Waker};
+    use std::time::Duration;
+
+    use anyhow::Result;
+    use bytes::Bytes;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::close::CloseReason;
+    use crate::outbox::{OutboxLimits, Taken};
+    use crate::socket::{Plain, Stream};
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// An outbox with a socket, the connection that it belongs to, and its other end.
+    struct Bench {
+        outbox: Outbox,
+        /// Closes when it is dropped.
+        _stream: Plain,
+        peer: TcpStream,
+        wakes: Arc<Wakes>,
+    }
+
+    impl Bench {
+        async fn new() -> Result<Bench> {
+            let listener = TcpListener::bind("127.0.0.1:0").await?;
+            let peer = TcpStream::connect(listener.local_addr()?).await?;
+            let (stream, _) = listener.accept().await?;
+            stream.writable().await?;
+            let stream = Plain::new(stream, Arc::default());
+            let limits = OutboxLimits {
+                bytes_max: 32 << 20,
+                soft_bytes: 32 << 20,
+                soft_time: Duration::from_secs(3600),
+            };
+            let outbox = Outbox::new(limits);
+            outbox.attach(stream.socket());
+            Ok(Bench { outbox, _stream: stream, peer, wakes: Arc::default() })
+        }
+
+        /// As the writer, who has written nothing.
+        fn take(&self, chunks: &mut Chunks) -> Taken {
+            let waker = Waker::from(self.wakes.clone());
+            self.outbox.take(Written::default(), chunks, &Context::from_waker(&waker))
+        }
+
+        fn wakes(&self) -> usize {
+            self.wakes.0.swap(0, Ordering::Relaxed)
+        }
+    }
+
+    const OPEN: Taken = Taken::Open { is_congested: false };
+
+    #[tokio::test]
+    async fn what_waits_leaves_without_its_connections_task() -> Result<()> {
+        let mut bench = Bench::new().await?;
+        assert_eq!(bench.take(&mut Chunks::default()), OPEN);
+        assert!(bench.outbox.push_to_flush(Bytes::from_static(b"ab")));
+        // Who pushed first sees to it.
+        assert!(!bench.outbox.push_to_flush(Bytes::from_static(b"c")));
+        flush(&bench.outbox);
+        let mut read = [0; 3];
+        bench.peer.read_exact(&mut read).await?;
+        assert_eq!((&read, bench.outbox.bytes(), bench.wakes()), (b"abc", 0, 0));
+        assert!(bench.outbox.push_to_flush(Bytes::from_static(b"d")), "nothing waits again");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_a_full_socket_does_not_take_is_the_writers() -> Result<()> {
+        let bench = Bench::new().await?;
+        bench.take(&mut Chunks::default());
+        let (chunk, count) = (Bytes::from(vec![b'x'; 1 << 20]), 24);
+        for place in 0..count {
+            assert_eq!(bench.outbox.push_to_flush(chunk.clone()), place == 0);
+        }
+        assert_eq!(bench.wakes(), 0);
+        flush(&bench.outbox);
+        assert_eq!(bench.wakes(), 1);
+        // What is begun is ended, even where all that waits is forgotten.
+        bench.outbox.push(Bytes::from(vec![b'y'; 32 << 20]));
+        assert_eq!(bench.wakes(), 0, "it was woken already");
+        let mut chunks = Chunks::default();
+        let taken = bench.take(&mut chunks);
+        chunks.keep_begun();
+        assert!(matches!(taken, Taken::Closing(CloseReason::SlowConsumer { .. })));
+        let left: Vec<usize> = chunks.iter().map(Bytes::len).collect();
+        assert!(left.iter().all(|left| *left < chunk.len()) && left.len() <= 1, "{left:?}");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn one_at_a_time_writes() -> Result<()> {
+        let bench = Bench::new().await?;
+        let mut flushers = Chunks::default();
+        assert!(bench.outbox.push_to_flush(Bytes::from_static(b"ab")));
+        let socket = bench.outbox.begin_flush(&mut flushers);
+        assert!(socket.is_some());
+        assert!(bench.outbox.begin_flush(&mut Chunks::default()).is_none(), "it is being flushed");
+        let mut writers = Chunks::default();
+        assert_eq!(bench.take(&mut writers), Taken::Busy);
+        assert!(!bench.outbox.push_to_flush(Bytes::from_static(b"c")));
+        assert_eq!((writers.is_empty(), bench.wakes()), (true, 0));
+        bench.outbox.end_flush(Written { bytes: 2, chunks: 1 }, Chunks::default());
+        assert_eq!(bench.wakes(), 1);
+
+        assert_eq!(bench.take(&mut writers), OPEN);
+        assert!(writers.iter().eq(["c"]));
+        bench.outbox.push(Bytes::from_static(b"d"));
+        assert!(bench.outbox.begin_flush(&mut flushers).is_none(), "the writer has some in hand");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_its_turn_has_it_next() -> Result<()> {
+        let bench = Bench::new().await?;
+        let (mut flushers, mut writers) = (Chunks::default(), Chunks::default());
+        assert!(bench.outbox.push_to_flush(Bytes::from_static(b"ab")));
+        assert!(bench.outbox.begin_flush(&mut flushers).is_some());
+        assert_eq!(bench.take(&mut writers), Taken::Busy);
+        bench.outbox.end_flush(Written { bytes: 2, chunks: 1 }, Chunks::default());
+        assert!(bench.outbox.push_to_flush(Bytes::from_static(b"c")));
+        assert!(bench.outbox.begin_flush(&mut flushers).is_none());
+        assert_eq!(bench.take(&mut writers), OPEN);
+        assert!(writers.iter().eq(["c"]));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_is_begun_when_a_connection_ends_is_its_tasks() -> Result<()> {
+        let bench = Bench::new().await?;
+        let waker = Waker::from(bench.wakes.clone());
+        let context = Context::from_waker(&waker);
+        let (mut flushers, mut writers) = (Chunks::default(), Chunks::default());
+        assert!(bench.outbox.push_to_flush(Bytes::from_static(b"abc")));
+        assert!(bench.outbox.begin_flush(&mut flushers).is_some());
+        assert_eq!(bench.outbox.poll_detach(&mut writers, &context), Poll::Pending);
+        let written = match flushers.write(|_| Poll::Ready(Ok(2))) {
+            Poll::Ready(written) => written?,
+            Poll::Pending => Written::default(),
+        };
+        bench.outbox.end_flush(written, flushers);
+        assert_eq!(bench.wakes(), 1);
+        assert_eq!(bench.outbox.poll_detach(&mut writers, &context), Poll::Ready(()));
+        assert!(writers.iter().eq(["c"]));
+        assert!(!bench.outbox.push_to_flush(Bytes::from_static(b"d")));
+        assert!(bench.outbox.begin_flush(&mut Chunks::default()).is_none());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_closing_is_its_writers() -> Result<()> {
+        let bench = Bench::new().await?;
+        assert!(bench.outbox.push_to_flush(Bytes::from_static(b"ab")));
+        bench.outbox.close(CloseReason::Quit);
+        assert!(bench.outbox.begin_flush(&mut Chunks::default()).is_none());
+        let mut chunks = Chunks::default();
+        assert_eq!(bench.take(&mut chunks), Taken::Closing(CloseReason::Quit));
+        assert!(chunks.iter().eq(["ab"]));
+        Ok(())
+    }
+}

@@ -1,0 +1,119 @@
+//! A TCP connection that is read from by its own task only, and written to by others, too.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio_rustls::server::TlsStream;
+
+use crate::stats::Stats;
+
+/// What carries a connection.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Where others than its own task may write what it is owed; none: nowhere.
+    fn socket(&self) -> Option<Arc<Socket>> {
+        None
+    }
+}
+
+/// The way out of a TCP connection.
+pub struct Socket {
+    /// None only while it is dropped.
+    half: Option<OwnedWriteHalf>,
+    stats: Arc<Stats>,
+}
+
+/// A TCP connection whose bytes are those that are spoken.
+pub struct Plain {
+    half: OwnedReadHalf,
+    socket: Arc<Socket>,
+}
+
+impl Plain {
+    /// Takes a connection. What is written to its socket by others is counted here.
+    pub fn new(stream: TcpStream, stats: Arc<Stats>) -> Plain {
+        let (half, out) = stream.into_split();
+        Plain { half, socket: Arc::new(Socket { half: Some(out), stats }) }
+    }
+}
+
+impl Socket {
+    /// Writes what the socket takes now. Pending: it takes nothing, and nobody is woken when
+    /// it does.
+    pub fn try_write(&self, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let Some(half) = &self.half else { return Poll::Ready(Ok(0)) };
+        match half.try_write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            written => Poll::Ready(written),
+        }
+    }
+
+    /// So much was written by others than the connection's own task.
+    pub fn wrote(&self, bytes: usize) {
+        self.stats.wrote(bytes);
+    }
+
+    fn stream(&self) -> Option<&TcpStream> {
+        self.half.as_ref().map(AsRef::as_ref)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // The connection is closed with its other half, and not shut down before.
+        self.half.take().into_iter().for_each(OwnedWriteHalf::forget);
+    }
+}
+
+impl Stream for Plain {
+    fn socket(&self) -> Option<Arc<Socket>> {
+        Some(self.socket.clone())
+    }
+}
+
+impl Stream for TlsStream<TcpStream> {}
+impl Stream for DuplexStream {}
+
+impl AsyncRead for Plain {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.half).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Plain {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let Some(stream) = self.socket.stream() else { return Poll::Ready(Ok(0)) };
+        loop {
+            ready!(stream.poll_write_ready(context))?;
+            if let Poll::Ready(written) = self.socket.try_write(bytes) {
+                return Poll::Ready(written);
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(stream) = self.socket.stream() else { return Poll::Ready(Ok(())) };
+        Poll::Ready(match SockRef::from(stream).shutdown(std::net::Shutdown::Write) {
+            // The peer is gone.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            done => done,
+        })
+    }
+}

@@ -76,8 +76,8 @@ impl<'a> Run<'a> {
             let encoding = connection.encoding();
             let Some(slot) = encoded.get_mut(usize::from(encoding.index())) else { continue };
             let chunk = slot.get_or_insert_with(|| self.encoded(encoding)).clone();
-            // One that is publishing is woken when that is done: not before, because it was asked
-            // after the push.
+            // One that is publishing is woken when that is done. Asked after the push, so that it
+            // finds the chunk then.
             if connection.outbox.push_to_flush(chunk) && !connection.is_publishing() {
                 unflushed.add(connection);
             }

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::env;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
 use std::thread;
@@ -73,13 +73,8 @@ fn serve(port: u16, subscribers: &Subscribers) -> Result<()> {
                 continue;
             }
             let Some(connection) = connections.get_mut(event.token().0) else { continue };
-            loop {
-                let length = match (&*connection.stream).read(&mut buffer) {
-                    Ok(length) => length,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    // Whoever leaves has all it was owed: the load says when it has not.
-                    Err(_) => break,
-                };
+            // Until nothing more is there, or the load has left: it says when it is owed something.
+            while let Ok(length) = (&*connection.stream).read(&mut buffer) {
                 let read = buffer.get(..length).unwrap_or_default();
                 answer(connection, read, subscribers)?;
                 if length < buffer.len() {

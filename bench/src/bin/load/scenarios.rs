@@ -218,21 +218,23 @@ impl Publishing {
         let mut sent_at = vec![Instant::now(); self.publishers];
         let mut next_channel = 0;
         let mut batch = Vec::new();
-        let mut send = |fleet: &mut Fleet, publisher: usize| {
+        let mut send = |fleet: &mut Fleet, post: &mut Post, publisher: usize, now: Instant| {
             batch.clear();
             for _ in 0..self.depth {
                 batch.extend_from_slice(publications.get(next_channel).map_or(&[], Vec::as_slice));
+                post.sent(next_channel, now);
                 next_channel = (next_channel + 1) % self.channels;
             }
             batch.extend_from_slice(wire.after_batch());
             fleet.send(first_publisher + publisher, &batch)
         };
-        let mut latency = histogram()?;
+        let mut answered = histogram()?;
+        let mut post = Post::new(self.channels, self.subscribers, message_len)?;
         let stretch = Stretch::begin(server)?;
         for (publisher, (owed, sent)) in owed.iter_mut().zip(&mut sent_at).enumerate() {
             *owed = reply_len;
             *sent = Instant::now();
-            send(&mut fleet, publisher)?;
+            send(&mut fleet, &mut post, publisher, *sent)?;
         }
         let (mut batches, mut delivered) = (self.publishers, 0);
         let mut under_way = self.publishers;
@@ -244,6 +246,7 @@ impl Publishing {
             for (number, length) in std::mem::take(&mut fleet.came) {
                 let Some(publisher) = number.checked_sub(first_publisher) else {
                     delivered += length;
+                    post.heard(number, length, now);
                     continue;
                 };
                 let (Some(owed), Some(sent)) =
@@ -256,12 +259,12 @@ impl Publishing {
                 if *owed > 0 {
                     continue;
                 }
-                latency.saturating_record(micros(*sent, now));
+                answered.saturating_record(micros(*sent, now));
                 if goes_on {
                     *owed = reply_len;
                     *sent = now;
                     batches += 1;
-                    send(&mut fleet, publisher)?;
+                    send(&mut fleet, &mut post, publisher, now)?;
                 } else {
                     under_way -= 1;
                 }
@@ -269,6 +272,7 @@ impl Publishing {
         }
         ensure!(delivered == all(batches), "{delivered} bytes came, not {}", all(batches));
         let count = batches * self.depth * self.subscribers.max(1);
+        let latency = if self.subscribers > 0 { post.latency } else { answered };
         Ok(Figures { latency_us: Some(latency), ..stretch.end(server, count)? })
     }
 }
@@ -287,6 +291,41 @@ impl Audience {
         let before = *bytes / self.message_len;
         *bytes += length;
         before..*bytes / self.message_len
+    }
+}
+
+/// Messages on channels with so many subscribers each, who are numbered channel by channel:
+/// when they were sent, and how long they took.
+struct Post {
+    subscribers: usize,
+    audience: Audience,
+    sent_at: Vec<Vec<Instant>>,
+    latency: Histogram<u64>,
+}
+
+impl Post {
+    fn new(channels: usize, subscribers: usize, message_len: usize) -> Result<Post> {
+        let audience = Audience { message_len, bytes: vec![0; channels * subscribers] };
+        let sent_at = vec![Vec::new(); channels];
+        Ok(Post { subscribers, audience, sent_at, latency: histogram()? })
+    }
+
+    fn sent(&mut self, channel: usize, at: Instant) {
+        if self.subscribers > 0
+            && let Some(sent_at) = self.sent_at.get_mut(channel)
+        {
+            sent_at.push(at);
+        }
+    }
+
+    /// Counts what came to a subscriber.
+    fn heard(&mut self, number: usize, length: usize, now: Instant) {
+        let Some(sent_at) = self.sent_at.get(number / self.subscribers) else { return };
+        for message in self.audience.heard(number, length) {
+            if let Some(at) = sent_at.get(message) {
+                self.latency.saturating_record(micros(*at, now));
+            }
+        }
     }
 }
 
@@ -503,17 +542,21 @@ fn speak(server: &Server, wire: Wire, rooms: usize, time: Duration) -> Result<Fi
     let reply_len = wire.reply_len(1, MEMBERS);
     let mut owed = vec![reply_len; listeners];
     let batch_of = |speaker: usize| batches.get(speaker / MEMBERS).map_or(&[][..], Vec::as_slice);
+    let mut post = Post::new(rooms, MEMBERS, message_len)?;
     let stretch = Stretch::begin(server)?;
     for speaker in 0..listeners {
+        post.sent(speaker / MEMBERS, Instant::now());
         fleet.send(listeners + speaker, batch_of(speaker))?;
     }
     let (mut said, mut under_way, mut delivered) = (listeners, listeners, 0);
     while under_way > 0 || delivered < said * MEMBERS * message_len {
         fleet.turn_owed()?;
+        let now = Instant::now();
         let goes_on = stretch.started.elapsed() < time;
         for (number, length) in std::mem::take(&mut fleet.came) {
             let Some(speaker) = number.checked_sub(listeners) else {
                 delivered += length;
+                post.heard(number, length, now);
                 continue;
             };
             let Some(owed) = owed.get_mut(speaker) else { continue };
@@ -522,6 +565,7 @@ fn speak(server: &Server, wire: Wire, rooms: usize, time: Duration) -> Result<Fi
             if *owed == 0 && goes_on {
                 *owed = reply_len;
                 said += 1;
+                post.sent(speaker / MEMBERS, now);
                 fleet.send(number, batch_of(speaker))?;
             } else if *owed == 0 {
                 under_way -= 1;
@@ -529,7 +573,7 @@ fn speak(server: &Server, wire: Wire, rooms: usize, time: Duration) -> Result<Fi
         }
     }
     ensure!(delivered == said * MEMBERS * message_len, "{delivered} bytes came");
-    stretch.end(server, said * MEMBERS)
+    Ok(Figures { latency_us: Some(post.latency), ..stretch.end(server, said * MEMBERS)? })
 }
 
 fn idle(server: &Server, wire: Wire, connections: usize) -> Result<Figures> {

@@ -208,6 +208,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         context: &mut Context<'_>,
     ) -> Poll<io::Result<CloseReason>> {
         for _ in 0..READS_IN_A_ROW_MAX {
+            if self.session.was_heard() {
+                // What it said leaves before it is answered: a publisher that is answered first
+                // says more than leaves. It does not wait until sockets are looked at, or it
+                // would find one that was faster before it.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let outbox = &self.session.connection.outbox;
             let written = self.writer.poll(Pin::new(&mut self.stream), outbox, stats, context)?;
             if let Poll::Ready(reason) = written {
@@ -221,11 +228,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             // socket takes something again, this is looked at again.
             if self.writer.is_held_up {
                 return Poll::Pending;
-            }
-            if self.session.was_heard() {
-                // Its next turn is behind those whom it woke, whenever the sockets are looked
-                // at: who waited for that would find one that was faster before it.
-                context.waker().wake_by_ref();
             }
             if self.goes_on {
                 ready!(self.session.poll_turn(context));
@@ -298,6 +300,98 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         // the client may lose what was written last: read until it is done.
         let mut sink = [0; 1024];
         while self.stream.read(&mut sink).await? > 0 {}
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use anyhow::{Context as _, Result};
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::config::{Config, EngineSource};
+    use crate::door::Taken as DoorTaken;
+    use crate::hub::encoding::Encoding;
+    use crate::protocol::command::{Command, Kind, Publication, Reply, Request, Space, Tag};
+    use crate::server;
+    use crate::session::{Framing, WriteReply};
+
+    /// Publishes a burst when it is told anything.
+    struct Publishes;
+
+    /// More than wait for what others publish.
+    const BURST: usize = 20;
+
+    #[derive(Clone, Copy)]
+    struct Dots;
+
+    impl WriteReply for Dots {
+        fn write(&self, _: Tag, _: &Reply<'_>, output: &mut Vec<u8>) {
+            output.push(b'.');
+        }
+    }
+
+    impl Door for Publishes {
+        fn take_in(&mut self, bytes: &mut [u8], session: &mut Session) -> DoorTaken {
+            let request = |_| Request {
+                tag: Tag::InOrder,
+                command: Ok(Command::Publish(Publication {
+                    space: Space::Channels,
+                    channel: b"news".into(),
+                    payload: b"m".into(),
+                })),
+            };
+            let count = if bytes.is_empty() { 0 } else { BURST };
+            session.execute((0..count).map(request), Dots, false);
+            DoorTaken { bytes: bytes.len(), is_unfinished: false }
+        }
+
+        fn end_of_input(&self) -> Option<CloseReason> {
+            None
+        }
+
+        fn goodbye(&self, _: &CloseReason) -> Bytes {
+            Bytes::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_published_leaves_before_the_replies() -> Result<()> {
+        let mut config = Config::default();
+        config.engine.source = EngineSource::Native;
+        let services = server::prepare(&config)?.1;
+        let connections = services.hub.connections().clone();
+        let add = || connections.add(Encoding::Resp2, ([127, 0, 0, 1], 1).into()).ok();
+        let (publisher, listener) = (add().context("full")?, add().context("full")?);
+        let session = Session::new(publisher, services.clone(), Framing::None);
+        let (mut client, stream) = duplex(1024);
+        let mut open = OpenConnection::new(stream, Vec::new(), session, Publishes, Duration::ZERO);
+        // How many replies are there after a turn, before which the client speaks or not.
+        let mut turn = |speaks: bool| {
+            let mut context = Context::from_waker(Waker::noop());
+            if speaks {
+                let spoken = Pin::new(&mut client).poll_write(&mut context, b"go");
+                assert!(spoken.is_ready());
+            }
+            assert!(open.poll(&connections, &services.stats, &mut context).is_pending());
+            let mut bytes = [0; 2 * BURST];
+            let mut replies = ReadBuf::new(&mut bytes);
+            let _ = Pin::new(&mut client).poll_read(&mut context, &mut replies);
+            replies.filled().len()
+        };
+        assert_eq!(turn(true), BURST, "nobody hears it");
+        let listens = services.hub.subscribe(
+            &listener,
+            Kind::Channel,
+            &[b"news".as_slice().into()],
+            |_, _| {},
+        );
+        listens.ok().context("the engine is there")?;
+        assert_eq!(turn(true), 0);
+        assert_eq!(turn(false), BURST);
         Ok(())
     }
 }

@@ -197,6 +197,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_others_may_not_write_is_the_writers() -> Result<()> {
+        let bench = Bench::new().await?;
+        bench.outbox.attach(None);
+        bench.take(&mut Chunks::default());
+        assert!(bench.outbox.push_to_flush(Bytes::from_static(b"ab")));
+        assert_eq!((flush(&bench.outbox), bench.wakes()), (0, 1));
+        let mut chunks = Chunks::default();
+        assert_eq!(bench.take(&mut chunks), OPEN);
+        assert!(chunks.iter().eq(["ab"]));
+        Ok(())
+    }
+
+    #[tokio::test]
     async fn who_waits_for_its_turn_has_it_next() -> Result<()> {
         let bench = Bench::new().await?;
         let (mut flushers, mut writers) = (Chunks::default(), Chunks::default());

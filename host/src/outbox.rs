@@ -95,8 +95,7 @@ impl Outbox {
     /// pushed before has it flushed.
     pub fn push(&self, chunk: Bytes) {
         let mut queue = self.queue.lock();
-        let was_idle = queue.bytes == 0;
-        if self.queue_up(&mut queue, chunk) && was_idle {
+        if self.queue_up(&mut queue, chunk) {
             queue.wake();
         }
     }
@@ -105,16 +104,7 @@ impl Outbox {
     /// ([`begin_flush`](Outbox::begin_flush)), instead of a writer that would be woken.
     #[must_use]
     pub fn push_to_flush(&self, chunk: Bytes) -> bool {
-        let mut queue = self.queue.lock();
-        let was_idle = queue.bytes == 0;
-        if !self.queue_up(&mut queue, chunk) || !was_idle {
-            return false;
-        }
-        let is_flushed = queue.socket.is_some();
-        if !is_flushed {
-            queue.wake();
-        }
-        is_flushed
+        self.queue_up(&mut self.queue.lock(), chunk)
     }
 
     /// From here on others than the writer may write to this socket.
@@ -135,14 +125,17 @@ impl Outbox {
     }
 
     /// Takes what waits, into `chunks`, to write it to this socket. None: there is nothing,
-    /// or it is in the writer's hands or someone else's, who see to all of it.
+    /// or the writer or someone else sees to all of it.
     pub fn begin_flush(&self, chunks: &mut Chunks) -> Option<Arc<Socket>> {
         let mut queue = self.queue.lock();
         let is_free = queue.hands == Hands::Nobodys && queue.closing.is_none();
         if !is_free || queue.chunks.is_empty() {
             return None;
         }
-        let socket = queue.socket.clone()?;
+        let Some(socket) = queue.socket.clone() else {
+            queue.wake();
+            return None;
+        };
         chunks.append(&mut queue.chunks);
         queue.hands = Hands::Flushers { is_awaited: false };
         Some(socket)
@@ -156,11 +149,12 @@ impl Outbox {
         left.append(&mut queue.chunks);
         queue.chunks = left;
         let is_awaited = queue.hands == Hands::Flushers { is_awaited: true };
-        queue.hands = Hands::Nobodys;
         if is_awaited || !queue.chunks.is_empty() || queue.closing.is_some() {
             // Nobody else flushes before it has had its turn.
             queue.hands = Hands::Writers;
             queue.wake();
+        } else {
+            queue.hands = Hands::Nobodys;
         }
     }
 
@@ -171,11 +165,13 @@ impl Outbox {
         self.queue_up(&mut self.queue.lock(), chunk);
     }
 
-    /// Whether the chunk is queued. The writer of an outbox that overflows is woken.
+    /// Whether the chunk is queued where nothing waited: someone must see to it. The writer of
+    /// an outbox that overflows is woken.
     fn queue_up(&self, queue: &mut Queue, chunk: Bytes) -> bool {
         if queue.closing.is_some() {
             return false;
         }
+        let was_idle = queue.bytes == 0;
         queue.bytes += chunk.len() + CHUNK_BYTES;
         queue.chunks.push(chunk);
         if queue.bytes >= self.limits.soft_bytes && self.is_too_full(queue) {
@@ -183,7 +179,7 @@ impl Outbox {
             queue.wake();
             return false;
         }
-        true
+        was_idle
     }
 
     /// Wakes the writer, after `push_own`.

@@ -24,13 +24,15 @@ use crate::hub::connections::Connections;
 use crate::outbox::{Outbox, Taken};
 use crate::session::Session;
 use crate::stats::Stats;
+use crate::turns;
 
 /// How much is read at once.
 const READ_BYTES_MAX: usize = 64 << 10;
 /// How much room an unfinished command may keep once it is finished.
 const KEPT_BYTES_MAX: usize = 4 << 10;
-/// How often a connection with much to say is read before others have a turn.
-const READS_IN_A_ROW_MAX: usize = 8;
+/// How often a connection with much to say is read before all others have had a turn, and the
+/// sockets are looked at.
+const READS_IN_A_ROW_MAX: u8 = 8;
 
 thread_local! {
     static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES_MAX].into());
@@ -129,6 +131,8 @@ pub struct OpenConnection<S, D> {
     /// Whether the door has more to do with it than the last turn was long enough
     /// for.
     goes_on: bool,
+    /// How often there was something to read, or left to do, since there was not.
+    reads_in_a_row: u8,
     /// Whether the peer will say no more.
     input_ended: bool,
     session: Session,
@@ -159,6 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             writer: Writer::default(),
             unfinished: came_behind,
             goes_on: true,
+            reads_in_a_row: 0,
             input_ended: false,
             session,
             door,
@@ -207,11 +212,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         stats: &Stats,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<CloseReason>> {
-        for _ in 0..READS_IN_A_ROW_MAX {
-            if self.session.was_heard() {
-                // What it said leaves before it is answered: a publisher that is answered first
-                // says more than leaves. It does not wait until sockets are looked at, or it
-                // would find one that was faster before it.
+        loop {
+            let was_heard = self.session.was_heard();
+            if self.reads_in_a_row >= READS_IN_A_ROW_MAX {
+                self.reads_in_a_row = 0;
+                turns::wait_for_sockets(context);
+                return Poll::Pending;
+            }
+            if was_heard {
+                // It is answered behind those who write what it said, as far as they are this
+                // thread's: a publisher that is answered first says more than leaves. By the next
+                // look at the sockets one that is faster would be before it.
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -231,13 +242,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             }
             if self.goes_on {
                 ready!(self.session.poll_turn(context));
+                self.reads_in_a_row += 1;
                 let mut unfinished = std::mem::take(&mut self.unfinished);
                 let taken = self.take_in(&mut unfinished);
                 unfinished.drain(..taken);
                 self.unfinished = unfinished;
                 continue;
             }
-            let read = ready!(self.poll_read(context))?;
+            let Poll::Ready(read) = self.poll_read(context)? else {
+                self.reads_in_a_row = 0;
+                return Poll::Pending;
+            };
+            self.reads_in_a_row += 1;
             if read == 0 {
                 self.input_ended = true;
                 return Poll::Ready(self.at_end_of_input());
@@ -245,8 +261,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             stats.read(read);
             connections.heard(&self.session.connection);
         }
-        context.waker().wake_by_ref();
-        Poll::Pending
     }
 
     /// The client will say no more. What it is owed is still written.
@@ -359,7 +373,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_published_leaves_before_the_replies() -> Result<()> {
+    async fn a_burst_that_is_heard_is_answered_in_the_next_turn() -> Result<()> {
         let mut config = Config::default();
         config.engine.source = EngineSource::Native;
         let services = server::prepare(&config)?.1;

@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use crate::chunks::{Chunks, Written};
 use crate::hub::connections::Connection;
 use crate::outbox::Outbox;
+use crate::turns;
 
 /// How many connections one task writes to: other threads take their share of the tasks.
 const CONNECTIONS_MAX: usize = 64;
@@ -53,7 +54,7 @@ async fn flush_all(connections: Vec<Arc<Connection>>) {
         written += flush(&connection.outbox);
         if written > BYTES_IN_A_ROW_MAX {
             written = 0;
-            tokio::task::yield_now().await;
+            turns::wait_for_others().await;
         }
     }
 }
@@ -199,13 +200,19 @@ mod tests {
     #[tokio::test]
     async fn what_others_may_not_write_is_the_writers() -> Result<()> {
         let bench = Bench::new().await?;
-        bench.outbox.attach(None);
         bench.take(&mut Chunks::default());
         assert!(bench.outbox.push_to_flush(Bytes::from_static(b"ab")));
+        bench.outbox.attach(None);
         assert_eq!((flush(&bench.outbox), bench.wakes()), (0, 1));
         let mut chunks = Chunks::default();
         assert_eq!(bench.take(&mut chunks), OPEN);
         assert!(chunks.iter().eq(["ab"]));
+        let written = Written { bytes: 2, chunks: 1 };
+        let context = Context::from_waker(Waker::noop());
+        assert_eq!(bench.outbox.take(written, &mut Chunks::default(), &context), OPEN);
+        bench.take(&mut Chunks::default());
+        assert!(!bench.outbox.push_to_flush(Bytes::from_static(b"c")));
+        assert_eq!(bench.wakes(), 1);
         Ok(())
     }
 

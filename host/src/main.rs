@@ -73,17 +73,18 @@ fn code(done: Result<(), OperatorError>) -> ExitCode {
 }
 
 /// One task in so many is taken from the queue that all threads share, the others from the
-/// thread's own. A thread's own holds 256; what a message for a thousand subscribers wakes
-/// beyond that goes to the shared one, and publishers among it waited for 30 ms with tokio's
-/// own choice (p99 of 1,000 channels with a subscriber each at depth 64; 10 ms with this).
-/// With still smaller ones a delivery takes more processor time: fewer messages meet in a
-/// write.
+/// thread's own. A thread's own holds 256; what is woken beyond that goes to the shared one, and
+/// publishers among it waited for 30 ms with tokio's own choice, 10 ms with this (p99 of the
+/// answers, 1,000 channels with a subscriber each at depth 64, when each subscriber was woken).
+/// With still smaller ones a delivery took more processor time: fewer messages met in a write.
 const GLOBAL_QUEUE_INTERVAL: u32 = 6;
-/// After so many tasks a thread looks at its sockets, if it has not run out of tasks before, as
-/// it mostly has: those who have something to say meanwhile come after those who are owed
-/// something. Of 256, ten rooms of ten took 8 % more processor time for each delivery over RESP,
-/// and a fifth more over WebSocket; tokio's 61 lets the same few publishers speak again and again.
-const EVENT_INTERVAL: u32 = 1024;
+/// After so many turns a thread looks at sockets and timers, if it has not run out of tasks
+/// before, as it mostly has: those who have something to say meanwhile come after those who are
+/// owed something. With 256 ten rooms of ten took 8 % more processor time for each delivery over
+/// RESP, and a fifth more over WebSocket; with tokio's 61 the same few publishers speak again and
+/// again. Who keeps the queue from running out waits for a look by itself
+/// (`READS_IN_A_ROW_MAX`).
+const EVENT_INTERVAL: u32 = 512;
 
 fn serve(args: &ServeArgs) -> ExitCode {
     let started = Config::load(args).map_err(anyhow::Error::from).and_then(|config| {

@@ -104,7 +104,13 @@ impl Outbox {
     /// ([`begin_flush`](Outbox::begin_flush)), instead of a writer that would be woken.
     #[must_use]
     pub fn push_to_flush(&self, chunk: Bytes) -> bool {
-        self.queue_up(&mut self.queue.lock(), chunk)
+        let mut queue = self.queue.lock();
+        let is_due = self.queue_up(&mut queue, chunk);
+        let is_flushed = is_due && queue.socket.is_some();
+        if is_due && !is_flushed {
+            queue.wake();
+        }
+        is_flushed
     }
 
     /// From here on others than the writer may write to this socket.
@@ -133,6 +139,7 @@ impl Outbox {
             return None;
         }
         let Some(socket) = queue.socket.clone() else {
+            // It was detached meanwhile.
             queue.wake();
             return None;
         };

@@ -7,8 +7,9 @@
 //! last.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::Handle;
 
@@ -23,6 +24,26 @@ pub fn wake_nobody_first() {
             waker.wake_by_ref();
         }
     });
+}
+
+/// Lets those who are ready have their turns. (Tokio's `yield_now` waits until the thread has
+/// looked at its sockets, too.)
+pub async fn wait_for_others() {
+    let mut is_behind = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut is_behind, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Has this task wait until the thread has looked at its sockets and timers, which it does when
+/// all who are ready have had their turns, or after many of them.
+pub fn wait_for_sockets(context: &mut Context<'_>) {
+    let _ = pin!(tokio::task::yield_now()).poll(context);
 }
 
 /// Starts the task that does nothing, if there is a runtime for it to run on. Its waker is there

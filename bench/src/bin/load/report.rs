@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::Result;
 use bench::machine;
 use bench::table::thousands;
+use hdrhistogram::Histogram;
 
 use crate::scenarios::{Figures, Scenario};
 use crate::server::Kind;
@@ -34,10 +35,13 @@ impl Cell {
     }
 
     fn latency(&self, quantile: f64) -> String {
-        let value = self.median(|run| {
-            run.latency_us.as_ref().map_or(f64::NAN, |all| all.value_at_quantile(quantile) as f64)
-        });
-        if value.is_nan() { "".to_owned() } else { thousands(value) }
+        self.quantile(|run| run.latency_us.as_ref(), quantile)
+    }
+
+    fn quantile(&self, of: fn(&Figures) -> Option<&Histogram<u64>>, quantile: f64) -> String {
+        let value = self
+            .median(|run| of(run).map_or(f64::NAN, |all| all.value_at_quantile(quantile) as f64));
+        if value.is_nan() { String::new() } else { thousands(value) }
     }
 }
 
@@ -62,9 +66,9 @@ impl Report {
         let counted = scenario.counts();
         self.line(&format!("\n### {}\n", scenario.name()))?;
         self.line(&format!(
-            "| server | {counted}/s | CPU µs each | ÷ redis-server | ÷ bun | p50 µs | p99 µs | p99.9 µs | max µs | bytes each |"
+            "| server | {counted}/s | CPU µs each | ÷ redis-server | ÷ bun | p50 µs | p99 µs | p99.9 µs | max µs | answer p99 µs | bytes each |"
         ))?;
-        self.line("|---|---|---|---|---|---|---|---|---|---|")?;
+        self.line("|---|---|---|---|---|---|---|---|---|---|---|")?;
         let cpu_of =
             |name: &str| cells.iter().find(|cell| cell.kind.name == name).map(Cell::cpu_us);
         let ratio = |cell: &Cell, peer: &str| {
@@ -74,12 +78,15 @@ impl Report {
         };
         for cell in cells {
             if let Some(failure) = &cell.failure {
-                self.line(&format!("| {} | failed: {failure} | | | | | | | | |", cell.kind.name))?;
+                self.line(&format!(
+                    "| {} | failed: {failure} | | | | | | | | | |",
+                    cell.kind.name
+                ))?;
                 continue;
             }
             let bytes = cell.median(|run| run.bytes_each.unwrap_or(f64::NAN));
             self.line(&format!(
-                "| {} | {} | {:.3} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {} | {} | {:.3} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 cell.kind.name,
                 thousands(cell.median(|run| run.count / run.seconds)),
                 cell.cpu_us(),
@@ -89,6 +96,7 @@ impl Report {
                 cell.latency(0.99),
                 cell.latency(0.999),
                 cell.latency(1.0),
+                cell.quantile(|run| run.answer_us.as_ref(), 0.99),
                 if bytes.is_nan() { String::new() } else { thousands(bytes) },
             ))?;
         }

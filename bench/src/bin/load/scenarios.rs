@@ -17,7 +17,7 @@ const PAYLOAD_BYTES: usize = 128;
 #[derive(Clone, Copy, Debug)]
 pub enum Scenario {
     /// So many publishers, each with so many publications under way; channels
-    /// without subscribers, or with one each.
+    /// without subscribers, or with one each. Latency is of answers, or of deliveries.
     Publish { publishers: usize, depth: usize, channels: usize, subscribers: usize },
     /// One publisher; the next batch when everyone has the last.
     FanOut { subscribers: usize, in_flight: usize },
@@ -47,6 +47,8 @@ pub struct Figures {
     pub cpu_seconds: f64,
     /// How long each took, in microseconds; empty where that says nothing.
     pub latency_us: Option<Histogram<u64>>,
+    /// How long publishers waited for their answers, where it is deliveries that are counted.
+    pub answer_us: Option<Histogram<u64>>,
     /// Resident memory for each connection.
     pub bytes_each: Option<f64>,
 }
@@ -272,8 +274,15 @@ impl Publishing {
         }
         ensure!(delivered == all(batches), "{delivered} bytes came, not {}", all(batches));
         let count = batches * self.depth * self.subscribers.max(1);
-        let latency = if self.subscribers > 0 { post.latency } else { answered };
-        Ok(Figures { latency_us: Some(latency), ..stretch.end(server, count)? })
+        let figures = stretch.end(server, count)?;
+        if self.subscribers == 0 {
+            return Ok(Figures { latency_us: Some(answered), ..figures });
+        }
+        Ok(Figures {
+            latency_us: Some(post.latencies(count)?),
+            answer_us: Some(answered),
+            ..figures
+        })
     }
 }
 
@@ -295,7 +304,8 @@ impl Audience {
 }
 
 /// Messages on channels with so many subscribers each, who are numbered channel by channel:
-/// when they were sent, and how long they took.
+/// when they were sent, and how long they took. Of several publishers on one channel it is not
+/// known whose message came first: it is taken for that which was sent first.
 struct Post {
     subscribers: usize,
     audience: Audience,
@@ -327,6 +337,13 @@ impl Post {
             }
         }
     }
+
+    /// What they took, of as many as there must have been.
+    fn latencies(self, count: usize) -> Result<Histogram<u64>> {
+        let known = self.latency.len();
+        ensure!(known == count as u64, "{known} deliveries are known, of {count}");
+        Ok(self.latency)
+    }
 }
 
 fn fan_out(
@@ -345,8 +362,8 @@ fn fan_out(
     let reply_len = wire.reply_len(in_flight, subscribers);
     let message_len = wire.message_len("news", &payload);
     let mut audience = Audience { message_len, bytes: vec![0; subscribers] };
-    let mut latency = histogram()?;
-    let mut round = |latency: &mut Histogram<u64>| -> Result<()> {
+    let (mut latency, mut answered) = (histogram()?, histogram()?);
+    let mut round = |latency: &mut Histogram<u64>, answered: &mut Histogram<u64>| -> Result<()> {
         let (mut replied, mut heard) = (0, 0);
         let sent = Instant::now();
         fleet.send(publisher, &batch)?;
@@ -356,6 +373,9 @@ fn fan_out(
             for &(number, length) in &fleet.came {
                 if number == publisher {
                     replied += length;
+                    if replied >= reply_len {
+                        answered.saturating_record(micros(sent, now));
+                    }
                     continue;
                 }
                 let whole = audience.heard(number, length).len();
@@ -368,16 +388,17 @@ fn fan_out(
         Ok(())
     };
     // The first is not counted: whatever is made once is made then.
-    round(&mut latency)?;
+    round(&mut latency, &mut answered)?;
     latency.reset();
+    answered.reset();
     let stretch = Stretch::begin(server)?;
     let mut rounds = 0;
     while rounds == 0 || stretch.started.elapsed() < time {
-        round(&mut latency)?;
+        round(&mut latency, &mut answered)?;
         rounds += 1;
     }
     let figures = stretch.end(server, rounds * subscribers * in_flight)?;
-    Ok(Figures { latency_us: Some(latency), ..figures })
+    Ok(Figures { latency_us: Some(latency), answer_us: Some(answered), ..figures })
 }
 
 /// How many deliveries a server owed.
@@ -541,9 +562,11 @@ fn speak(server: &Server, wire: Wire, rooms: usize, time: Duration) -> Result<Fi
     let message_len = names.first().map_or(0, |name| wire.message_len(name, &payload));
     let reply_len = wire.reply_len(1, MEMBERS);
     let mut owed = vec![reply_len; listeners];
+    let mut answered = histogram()?;
     let batch_of = |speaker: usize| batches.get(speaker / MEMBERS).map_or(&[][..], Vec::as_slice);
     let mut post = Post::new(rooms, MEMBERS, message_len)?;
     let stretch = Stretch::begin(server)?;
+    let mut sent_at = vec![stretch.started; listeners];
     for speaker in 0..listeners {
         post.sent(speaker / MEMBERS, Instant::now());
         fleet.send(listeners + speaker, batch_of(speaker))?;
@@ -562,18 +585,26 @@ fn speak(server: &Server, wire: Wire, rooms: usize, time: Duration) -> Result<Fi
             let Some(owed) = owed.get_mut(speaker) else { continue };
             ensure!(length <= *owed, "a speaker was told more than it asked");
             *owed -= length;
-            if *owed == 0 && goes_on {
+            if *owed > 0 {
+                continue;
+            }
+            if let Some(sent) = sent_at.get_mut(speaker) {
+                answered.saturating_record(micros(std::mem::replace(sent, now), now));
+            }
+            if goes_on {
                 *owed = reply_len;
                 said += 1;
                 post.sent(speaker / MEMBERS, now);
                 fleet.send(number, batch_of(speaker))?;
-            } else if *owed == 0 {
+            } else {
                 under_way -= 1;
             }
         }
     }
     ensure!(delivered == said * MEMBERS * message_len, "{delivered} bytes came");
-    Ok(Figures { latency_us: Some(post.latency), ..stretch.end(server, said * MEMBERS)? })
+    let figures = stretch.end(server, said * MEMBERS)?;
+    let latency_us = Some(post.latencies(said * MEMBERS)?);
+    Ok(Figures { latency_us, answer_us: Some(answered), ..figures })
 }
 
 fn idle(server: &Server, wire: Wire, connections: usize) -> Result<Figures> {

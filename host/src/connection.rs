@@ -320,18 +320,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Waker;
 
     use anyhow::{Context as _, Result};
-    use tokio::io::duplex;
+    use tokio::io::{DuplexStream, duplex};
 
     use super::*;
     use crate::config::{Config, EngineSource};
     use crate::door::Taken as DoorTaken;
+    use crate::hub::connections::Connection;
     use crate::hub::encoding::Encoding;
     use crate::protocol::command::{Command, Kind, Publication, Reply, Request, Space, Tag};
     use crate::server;
-    use crate::session::{Framing, WriteReply};
+    use crate::session::{Framing, Services, WriteReply};
 
     /// Publishes a burst when it is told anything.
     struct Publishes;
@@ -372,17 +374,78 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_burst_that_is_heard_is_answered_in_the_next_turn() -> Result<()> {
+    /// Has always more to do.
+    struct Endless {
+        turns: usize,
+    }
+
+    impl Door for Endless {
+        fn take_in(&mut self, _: &mut [u8], _: &mut Session) -> DoorTaken {
+            self.turns += 1;
+            DoorTaken { bytes: 0, is_unfinished: true }
+        }
+
+        fn end_of_input(&self) -> Option<CloseReason> {
+            None
+        }
+
+        fn goodbye(&self, _: &CloseReason) -> Bytes {
+            Bytes::new()
+        }
+    }
+
+    fn services() -> Result<Services> {
         let mut config = Config::default();
         config.engine.source = EngineSource::Native;
-        let services = server::prepare(&config)?.1;
+        Ok(server::prepare(&config)?.1)
+    }
+
+    fn connection(services: &Services) -> Result<Arc<Connection>> {
+        let remote = ([127, 0, 0, 1], 1).into();
+        services.hub.connections().add(Encoding::Resp2, remote).ok().context("there is room")
+    }
+
+    fn open<D: Door>(
+        services: &Services,
+        door: D,
+    ) -> Result<(OpenConnection<DuplexStream, D>, DuplexStream)> {
+        let session = Session::new(connection(services)?, services.clone(), Framing::None);
+        let (client, stream) = duplex(1024);
+        Ok((OpenConnection::new(stream, Vec::new(), session, door, Duration::ZERO), client))
+    }
+
+    #[tokio::test]
+    async fn who_never_ends_waits_for_a_look_at_the_sockets() -> Result<()> {
+        let services = services()?;
+        let (mut open, _client) = open(&services, Endless { turns: 0 })?;
         let connections = services.hub.connections().clone();
-        let add = || connections.add(Encoding::Resp2, ([127, 0, 0, 1], 1).into()).ok();
-        let (publisher, listener) = (add().context("full")?, add().context("full")?);
-        let session = Session::new(publisher, services.clone(), Framing::None);
-        let (mut client, stream) = duplex(1024);
-        let mut open = OpenConnection::new(stream, Vec::new(), session, Publishes, Duration::ZERO);
+        let endless = tokio::spawn(poll_fn(move |context| {
+            let before = open.door.turns;
+            assert!(open.poll(&connections, &services.stats, context).is_pending());
+            assert_eq!(open.door.turns - before, usize::from(READS_IN_A_ROW_MAX));
+            if before > 0 { Poll::Ready(()) } else { Poll::Pending }
+        }));
+        // Fewer turns than a thread of tests looks at its sockets after.
+        const OTHERS: usize = 30;
+        let others = Arc::new(AtomicUsize::new(0));
+        let had = others.clone();
+        tokio::spawn(async move {
+            for _ in 0..OTHERS {
+                turns::wait_for_others().await;
+                had.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        endless.await?;
+        assert_eq!(others.load(Ordering::Relaxed), OTHERS, "they are all ready");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_burst_that_is_heard_is_answered_in_the_next_turn() -> Result<()> {
+        let services = services()?;
+        let listener = connection(&services)?;
+        let (mut open, mut client) = open(&services, Publishes)?;
+        let connections = services.hub.connections().clone();
         // How many replies are there after a turn, before which the client speaks or not.
         let mut turn = |speaks: bool| {
             let mut context = Context::from_waker(Waker::noop());

@@ -102,7 +102,7 @@ bench-languages: languages
 bench-peers: production
 	@sh bench/peers/install.sh
 	$(CARGO) build --release --package bench --bin load --bin floor
-	@cp bench/RESULTS.head.md bench/RESULTS.md
+	@{ cat bench/RESULTS.head.md && sh bench/peers/versions.sh; } >bench/RESULTS.md
 	ulimit -n 20000 && taskset -c 1 $(PEERS) --pinned && $(PEERS)
 
 # One server and one scenario, as bench/RESULTS.md names them.

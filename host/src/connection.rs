@@ -335,8 +335,22 @@ mod tests {
     use crate::server;
     use crate::session::{Framing, Services, WriteReply};
 
-    /// Publishes a burst when it is told anything.
-    struct Publishes;
+    /// Does so in each turn.
+    struct Does<F>(F);
+
+    impl<F: FnMut(&mut [u8], &mut Session) -> DoorTaken> Door for Does<F> {
+        fn take_in(&mut self, bytes: &mut [u8], session: &mut Session) -> DoorTaken {
+            (self.0)(bytes, session)
+        }
+
+        fn end_of_input(&self) -> Option<CloseReason> {
+            None
+        }
+
+        fn goodbye(&self, _: &CloseReason) -> Bytes {
+            Bytes::new()
+        }
+    }
 
     /// More than wait for what others publish.
     const BURST: usize = 20;
@@ -350,48 +364,19 @@ mod tests {
         }
     }
 
-    impl Door for Publishes {
-        fn take_in(&mut self, bytes: &mut [u8], session: &mut Session) -> DoorTaken {
-            let request = |_| Request {
-                tag: Tag::InOrder,
-                command: Ok(Command::Publish(Publication {
-                    space: Space::Channels,
-                    channel: b"news".into(),
-                    payload: b"m".into(),
-                })),
-            };
-            let count = if bytes.is_empty() { 0 } else { BURST };
-            session.execute((0..count).map(request), Dots, false);
-            DoorTaken { bytes: bytes.len(), is_unfinished: false }
-        }
-
-        fn end_of_input(&self) -> Option<CloseReason> {
-            None
-        }
-
-        fn goodbye(&self, _: &CloseReason) -> Bytes {
-            Bytes::new()
-        }
-    }
-
-    /// Has always more to do.
-    struct Endless {
-        turns: usize,
-    }
-
-    impl Door for Endless {
-        fn take_in(&mut self, _: &mut [u8], _: &mut Session) -> DoorTaken {
-            self.turns += 1;
-            DoorTaken { bytes: 0, is_unfinished: true }
-        }
-
-        fn end_of_input(&self) -> Option<CloseReason> {
-            None
-        }
-
-        fn goodbye(&self, _: &CloseReason) -> Bytes {
-            Bytes::new()
-        }
+    /// Publishes a burst when it is told anything.
+    fn publishes(bytes: &mut [u8], session: &mut Session) -> DoorTaken {
+        let request = |_| Request {
+            tag: Tag::InOrder,
+            command: Ok(Command::Publish(Publication {
+                space: Space::Channels,
+                channel: b"news".into(),
+                payload: b"m".into(),
+            })),
+        };
+        let count = if bytes.is_empty() { 0 } else { BURST };
+        session.execute((0..count).map(request), Dots, false);
+        DoorTaken { bytes: bytes.len(), is_unfinished: false }
     }
 
     fn services() -> Result<Services> {
@@ -417,12 +402,19 @@ mod tests {
     #[tokio::test]
     async fn who_never_ends_waits_for_a_look_at_the_sockets() -> Result<()> {
         let services = services()?;
-        let (mut open, _client) = open(&services, Endless { turns: 0 })?;
+        let turns = Arc::new(AtomicUsize::new(0));
+        let had = turns.clone();
+        let always_more = Does(move |_: &mut [u8], _: &mut Session| {
+            had.fetch_add(1, Ordering::Relaxed);
+            DoorTaken { bytes: 0, is_unfinished: true }
+        });
+        let (mut open, _client) = open(&services, always_more)?;
         let connections = services.hub.connections().clone();
         let endless = tokio::spawn(poll_fn(move |context| {
-            let before = open.door.turns;
+            let before = turns.load(Ordering::Relaxed);
             assert!(open.poll(&connections, &services.stats, context).is_pending());
-            assert_eq!(open.door.turns - before, usize::from(READS_IN_A_ROW_MAX));
+            let more = turns.load(Ordering::Relaxed) - before;
+            assert_eq!(more, usize::from(READS_IN_A_ROW_MAX));
             if before > 0 { Poll::Ready(()) } else { Poll::Pending }
         }));
         // Fewer turns than a thread of tests looks at its sockets after.
@@ -444,7 +436,7 @@ mod tests {
     async fn a_burst_that_is_heard_is_answered_in_the_next_turn() -> Result<()> {
         let services = services()?;
         let listener = connection(&services)?;
-        let (mut open, mut client) = open(&services, Publishes)?;
+        let (mut open, mut client) = open(&services, Does(publishes))?;
         let connections = services.hub.connections().clone();
         // How many replies are there after a turn, before which the client speaks or not.
         let mut turn = |speaks: bool| {

@@ -328,14 +328,15 @@ impl Post {
         }
     }
 
-    /// Counts what came to a subscriber.
-    fn heard(&mut self, number: usize, length: usize, now: Instant) {
-        let Some(sent_at) = self.sent_at.get(number / self.subscribers) else { return };
-        for message in self.audience.heard(number, length) {
-            if let Some(at) = sent_at.get(message) {
-                self.latency.saturating_record(micros(*at, now));
-            }
+    /// Counts what came to a subscriber, and answers how many messages are whole now that were
+    /// not.
+    fn heard(&mut self, number: usize, length: usize, now: Instant) -> usize {
+        let whole = self.audience.heard(number, length);
+        let sent_at = self.sent_at.get(number / self.subscribers).map_or(&[][..], Vec::as_slice);
+        for at in sent_at.get(whole.clone()).unwrap_or_default() {
+            self.latency.saturating_record(micros(*at, now));
         }
+        whole.len()
     }
 
     /// What they took, of as many as there must have been.
@@ -427,34 +428,33 @@ fn rate(
     let mut batch = wire.publish("news", &payload);
     batch.extend_from_slice(wire.after_batch());
     let message_len = wire.message_len("news", &payload);
-    let mut audience = Audience { message_len, bytes: vec![0; subscribers] };
-    let mut latency = histogram()?;
+    let mut post = Post::new(1, subscribers, message_len)?;
     let pace = Duration::from_secs(1) / u32::try_from(messages_per_second)?;
     let messages = (time.as_nanos() / pace.as_nanos()).max(1) as usize;
-    let mut due = Vec::with_capacity(messages);
-    let mut heard = 0;
+    let (mut sent, mut heard) = (0, 0);
     let mut owed_at_end = None;
     let stretch = Stretch::begin(server)?;
     while heard < messages * subscribers {
         let now = Instant::now();
         // All that are due by now: a late generator must not make the server look
         // better.
-        while due.len() < messages {
-            let at = stretch.started + pace * u32::try_from(due.len())?;
+        while sent < messages {
+            let at = stretch.started + pace * u32::try_from(sent)?;
             if at > now {
                 break;
             }
-            due.push(at);
+            post.sent(0, at);
+            sent += 1;
             fleet.send(publisher, &batch)?;
         }
-        if due.len() == messages && owed_at_end.is_none() && now - stretch.started >= time {
+        if sent == messages && owed_at_end.is_none() && now - stretch.started >= time {
             owed_at_end = Some(messages * subscribers - heard);
         }
         if owed_at_end.is_some_and(|owed| owed > late_max) {
             break;
         }
-        let next = stretch.started + pace * u32::try_from(due.len())?;
-        let wait = match due.len() < messages {
+        let next = stretch.started + pace * u32::try_from(sent)?;
+        let wait = match sent < messages {
             true => next.saturating_duration_since(now),
             false => Duration::from_millis(100),
         };
@@ -464,19 +464,14 @@ fn rate(
         fleet.turn(wait)?;
         let now = Instant::now();
         for &(number, length) in &fleet.came {
-            for message in audience.heard(number, length) {
-                heard += 1;
-                if let Some(at) = due.get(message) {
-                    latency.saturating_record(micros(*at, now));
-                }
-            }
+            heard += post.heard(number, length, now);
         }
     }
     let figures = stretch.end(server, heard)?;
     let for_good =
         (messages * subscribers).checked_sub(heard).context("more came than was owed")?;
     let owed = Owed { at_end: owed_at_end.unwrap_or(for_good), for_good };
-    Ok((Figures { latency_us: Some(latency), ..figures }, owed))
+    Ok((Figures { latency_us: Some(post.latency), ..figures }, owed))
 }
 
 /// How many messages are sent by the clock at least: one that the machine made wait must not

@@ -39,6 +39,7 @@ mod health;
 mod metrics;
 
 pub mod hub;
+pub mod memory;
 pub mod outbox;
 
 pub mod backplane;

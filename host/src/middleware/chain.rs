@@ -353,7 +353,8 @@ impl Chain {
                     for (place, Asked { connection, about: action, .. }) in asked.iter().enumerate()
                     {
                         let refusal = answers.as_ref().and_then(|all| all.get(place)?.as_ref());
-                        tracer.show(&call.sight(
+                        call.show(
+                            tracer,
                             *connection,
                             Seen {
                                 action: action.verb(),
@@ -362,7 +363,7 @@ impl Chain {
                                 refusal,
                                 ..Seen::default()
                             },
-                        ));
+                        );
                     }
                 }
                 let refused: Batch<Option<Refusal>> = match answers {
@@ -432,19 +433,20 @@ impl Chain {
                             Some(PublishVerdict::Reject(refusal)) => (None, before, Some(refusal)),
                             _ => (None, before, None),
                         };
-                        tracer.show(&call.sight(
+                        call.show(
+                            tracer,
                             *connection,
                             Seen {
                                 action: "publish",
                                 channel: Some(&about.channel),
-                                channel_after:
-                                    channel_after.filter(|after| **after != *about.channel),
+                                channel_after: channel_after
+                                    .filter(|after| **after != *about.channel),
                                 verdict: verdict(place),
                                 refusal,
                                 bytes: Some((before, after)),
                                 recipients: None,
                             },
-                        ));
+                        );
                     }
                 }
                 let places = asked.iter().map(|asked| asked.place);
@@ -485,10 +487,16 @@ impl Chain {
             for (asked, weight) in calls(plugin, Hook::OnDeliver, &mut deliveries, Delivery::bytes)
             {
                 let Some(Asked { connection, .. }) = asked.first() else { continue };
-                let (answers, took) =
+                let (mut answers, took) =
                     plugin.call(Hook::OnDeliver, asked.len(), *connection, |instance| {
                         instance.on_deliver(asked)
                     });
+                // Sorted once, for the trace and for the delivery: both look up each recipient.
+                for answer in answers.iter_mut().flatten() {
+                    if let DeliverVerdict::Narrow(only) = answer {
+                        only.sort_unstable();
+                    }
+                }
                 let verdict = |place: usize| match answers.as_ref().map(|all| all.get(place)) {
                     Some(answer) => answer.map_or(Verdict::Pass, DeliverVerdict::kind),
                     None => failed(plugin),
@@ -498,17 +506,22 @@ impl Chain {
                 if let Some(tracer) = self.tracer() {
                     let call = Call { plugin, hook: Hook::OnDeliver, took, items: asked.len() };
                     for (place, Asked { connection, about, .. }) in asked.iter().enumerate() {
+                        // The shards are held: nothing is counted that no trace shows.
+                        if !tracer.is_wanted(*connection, [Some(about.channel), None]) {
+                            continue;
+                        }
                         let answer = answers.as_ref().and_then(|all| all.get(place));
                         let (bytes, recipients) = (about.payload.len(), about.recipients.len());
                         let (bytes_after, recipients_after) = match answer {
                             Some(DeliverVerdict::Replace(payload)) => (payload.len(), recipients),
                             Some(DeliverVerdict::Narrow(only)) => {
-                                let left = about.recipients.iter().filter(|id| only.contains(id));
-                                (bytes, left.count())
+                                let left = |id: &&ConnectionId| only.binary_search(id).is_ok();
+                                (bytes, about.recipients.iter().filter(left).count())
                             }
                             _ => (bytes, recipients),
                         };
-                        tracer.show(&call.sight(
+                        call.show(
+                            tracer,
                             *connection,
                             Seen {
                                 action: "deliver",
@@ -518,7 +531,7 @@ impl Chain {
                                 recipients: Some((recipients, recipients_after)),
                                 ..Seen::default()
                             },
-                        ));
+                        );
                     }
                 }
                 match answers {
@@ -547,8 +560,7 @@ impl Chain {
                         delivery.payload = Cow::Owned(payload.clone());
                         change.payload = Some(payload);
                     }
-                    DeliverVerdict::Narrow(mut only) => {
-                        only.sort_unstable();
+                    DeliverVerdict::Narrow(only) => {
                         delivery.recipients.retain(|id| only.binary_search(id).is_ok());
                         change.recipients = Some(delivery.recipients.clone());
                     }
@@ -648,7 +660,7 @@ pub fn are_good(
         };
         let seen = Seen { action: "authenticate", verdict, refusal, ..Seen::default() };
         let call = Call { plugin, hook: Hook::OnAuthenticate, took, items: 1 };
-        tracer.show(&call.sight(connection, seen));
+        call.show(tracer, connection, seen);
     }
     match (answer, plugin.policy) {
         (Ok(Ok(true)), _) => Some(Ok(())),
@@ -687,6 +699,13 @@ struct Seen<'a> {
 }
 
 impl Call<'_> {
+    /// Shows the item to the traces whose filter matches. Without one nothing is copied.
+    fn show(&self, tracer: &Tracer, connection: ConnectionId, seen: Seen<'_>) {
+        if tracer.is_wanted(connection, [seen.channel, seen.channel_after]) {
+            tracer.show(&self.sight(connection, seen));
+        }
+    }
+
     fn sight(&self, connection: ConnectionId, seen: Seen<'_>) -> Sight {
         Sight {
             at: SystemTime::now(),

@@ -58,10 +58,10 @@ pub enum Wanted {
 }
 
 impl Wanted {
-    fn matches(&self, sight: &Sight) -> bool {
+    fn matches(&self, connection: ConnectionId, channels: [Option<&[u8]>; 2]) -> bool {
         match self {
-            Wanted::Connection(connection) => sight.connection == *connection,
-            Wanted::Channel(pattern) => [&sight.channel, &sight.channel_after]
+            Wanted::Connection(wanted) => connection == *wanted,
+            Wanted::Channel(pattern) => channels
                 .into_iter()
                 .flatten()
                 .any(|channel| glob::matches(pattern.as_bytes(), channel)),
@@ -119,10 +119,20 @@ impl Tracer {
         Some(Looking { sights, dropped, lookout, tracer: self.clone() })
     }
 
+    /// Whether the filter of any trace matches an item of this connection with this channel
+    /// and the channel that replaced it.
+    pub fn is_wanted(&self, connection: ConnectionId, channels: [Option<&[u8]>; 2]) -> bool {
+        let lookouts = self.lookouts.read();
+        lookouts.iter().any(|lookout| lookout.wanted.matches(connection, channels))
+    }
+
     /// Shows a sight to those who want it. Never waits for them.
     pub fn show(&self, sight: &Sight) {
+        let channels = [sight.channel.as_deref(), sight.channel_after.as_deref()];
         for lookout in self.lookouts.read().iter() {
-            if lookout.wanted.matches(sight) && lookout.queue.try_send(sight.clone()).is_err() {
+            if lookout.wanted.matches(sight.connection, channels)
+                && lookout.queue.try_send(sight.clone()).is_err()
+            {
                 lookout.dropped.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -195,6 +205,11 @@ mod tests {
         assert_eq!(news.next().await.expect("it was shown").connection, 2);
         assert_eq!(news.take_dropped(), 1);
         assert_eq!(news.take_dropped(), 0);
+        let is_wanted = |connection, channels: [&str; 2]| {
+            tracer.is_wanted(connection, channels.map(|channel| Some(channel.as_bytes())))
+        };
+        assert!(is_wanted(1, ["a", "b"]) && is_wanted(2, ["a", "news.b"]));
+        assert!(!is_wanted(2, ["a", "b"]) && !tracer.is_wanted(2, [None, None]));
         drop(one);
         assert!(tracer.is_used());
         drop(news);

@@ -14,8 +14,10 @@
 //! that has no bad case. A pattern of p bytes on a name of n costs at most
 //! n * p / 64 + 25 * (n + p) steps: some 70,000 where both are 1 KiB, and not a million.
 
+mod cost;
 mod segment_search;
 
+pub use cost::steps_max;
 use segment_search::Segment;
 
 /// More `*` than this (neighbours count once, and one at the end does not count), and a pattern
@@ -107,8 +109,8 @@ pub fn literal_prefix(pattern: &[u8]) -> Vec<u8> {
 
 /// What every name that a pattern matches begins and ends with. The two do not overlap: such a name
 /// is at least as long as both together.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct LiteralEnds {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LiteralEnds {
     /// The bytes before the first element that is not literal; all of them when there is no such
     /// element.
     pub prefix: Vec<u8>,
@@ -117,7 +119,7 @@ pub(crate) struct LiteralEnds {
 }
 
 /// Takes a pattern's escapes off and cuts it at its first and last element that is not literal.
-pub(crate) fn literal_ends(pattern: &[u8]) -> LiteralEnds {
+pub fn literal_ends(pattern: &[u8]) -> LiteralEnds {
     let mut prefix = None;
     let mut run = Vec::with_capacity(pattern.len());
     let mut rest = pattern;

@@ -87,7 +87,7 @@ impl PartialEq for Name {
 impl Eq for Name {}
 
 /// As `left.cmp(right)`.
-fn compare(left: &[u8], right: &[u8]) -> Ordering {
+pub(crate) fn compare(left: &[u8], right: &[u8]) -> Ordering {
     let (mut left_rest, mut right_rest) = (left, right);
     loop {
         let left_word = take_word(&mut left_rest);

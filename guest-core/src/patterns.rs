@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::name::compare;
 use crate::pattern_index::PatternIndex;
 use crate::subscribers::Subscribers;
 use crate::{ConnectionId, PatternId, glob};
@@ -73,7 +74,8 @@ impl Patterns {
                 matched.push(pattern);
             }
         });
-        matched.sort_unstable_by(|left, right| left.bytes.cmp(&right.bytes));
+        // Many patterns that match may begin alike, and eight bytes at a time are compared sooner.
+        matched.sort_unstable_by(|left, right| compare(&left.bytes, &right.bytes));
     }
 
     /// How many distinct patterns there are.

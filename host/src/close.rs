@@ -1,9 +1,9 @@
 //! Why a connection is closed, and what its client is told.
 //!
 //! A closed catalogue: every end of a connection that the server decides on is
-//! one of these. The range of the code tells a client whether to come back
-//! (4000–4099 no, 4100–4199 after a pause, 4200–4299 at once); 1000–1015 mean
-//! what RFC 6455, section 7.4.1, says.
+//! one of these. The range of the code tells a client what to do next (4000–4099
+//! not again with the same credentials, 4100–4199 again after a pause, 4200–4299
+//! again at once); 1000–1015 mean what RFC 6455, section 7.4.1, says.
 
 use std::borrow::Cow;
 
@@ -22,6 +22,9 @@ pub enum CloseReason {
     Violation(ProtocolViolation),
     /// A middleware does not know the client.
     Unauthorised(String),
+    /// The client's credentials expired: it fetches new ones and connects again at
+    /// once.
+    Expired(String),
     /// A middleware does not want the client.
     Forbidden(String),
     /// Too many frames in a row that are not commands.
@@ -34,6 +37,9 @@ pub enum CloseReason {
     Draining,
     /// It went on sending commands faster than it may.
     Flood,
+    /// Too many attempts to authenticate failed, on this connection or from its
+    /// address.
+    AuthFlood,
     /// It listened to nothing and said nothing for too long.
     Idle,
     /// A middleware that must be asked cannot answer now.
@@ -47,6 +53,10 @@ pub enum CloseReason {
         /// What was waiting to be sent, in bytes.
         outbox_bytes: usize,
     },
+    /// What all connections hold together reached the server's memory bound.
+    OverMemory,
+    /// The server failed to serve the connection.
+    Internal,
 }
 
 /// What a peer did that its protocol does not allow.
@@ -60,6 +70,8 @@ pub enum ProtocolViolation {
     NotUtf8,
     /// A frame or message over the limit.
     TooBig,
+    /// A frame or message over the limit for connections that must authenticate.
+    TooBigBeforeAuth,
     /// Bytes that are no RESP request; the client has been told which.
     Resp,
 }
@@ -74,17 +86,22 @@ impl CloseReason {
             CloseReason::Violation(ProtocolViolation::Frame(_)) => 1002,
             CloseReason::Violation(ProtocolViolation::Unacceptable(_)) => 1003,
             CloseReason::Violation(ProtocolViolation::NotUtf8) => 1007,
-            CloseReason::Violation(ProtocolViolation::TooBig) => 1009,
+            CloseReason::Violation(
+                ProtocolViolation::TooBig | ProtocolViolation::TooBigBeforeAuth,
+            ) => 1009,
+            CloseReason::Internal => 1011,
             CloseReason::Unauthorised(_) => 4001,
+            CloseReason::Expired(_) => 4002,
             CloseReason::Forbidden(_) => 4003,
             CloseReason::Violation(ProtocolViolation::Resp) | CloseReason::BadFrames => 4009,
             CloseReason::Draining => 4100,
             CloseReason::OverCapacity => 4101,
             CloseReason::Unavailable(_) => 4102,
             CloseReason::OverAddressCapacity => 4103,
-            CloseReason::Flood => 4104,
+            CloseReason::Flood | CloseReason::AuthFlood => 4104,
             CloseReason::Operator => 4105,
             CloseReason::Limited(_) => 4106,
+            CloseReason::OverMemory => 4107,
             CloseReason::Idle => 4203,
             CloseReason::PingTimeout => 4201,
             CloseReason::SlowConsumer { .. } => 4202,
@@ -103,9 +120,13 @@ impl CloseReason {
             CloseReason::Violation(ProtocolViolation::TooBig) => {
                 "the frame or message is over websocket.message_bytes_max".into()
             }
+            CloseReason::Violation(ProtocolViolation::TooBigBeforeAuth) => {
+                "the frame or message is too large before AUTH".into()
+            }
             CloseReason::Violation(ProtocolViolation::Resp) => "not a RESP request".into(),
-            CloseReason::Unauthorised(why) => why.into(),
-            CloseReason::Forbidden(why) => why.into(),
+            CloseReason::Unauthorised(why)
+            | CloseReason::Expired(why)
+            | CloseReason::Forbidden(why) => why.into(),
             CloseReason::BadFrames => "too many bad frames in a row".into(),
             CloseReason::OverCapacity => "the server is at limits.connections_max".into(),
             CloseReason::OverAddressCapacity => {
@@ -113,6 +134,12 @@ impl CloseReason {
             }
             CloseReason::Draining => "the server is shutting down and takes nobody in".into(),
             CloseReason::Flood => "over limits.commands_per_second_max for too long".into(),
+            CloseReason::AuthFlood => {
+                "too many failed attempts to authenticate (limits.auth_attempts_per_minute_max)"
+                    .into()
+            }
+            CloseReason::OverMemory => "the server is at its memory bound".into(),
+            CloseReason::Internal => "the server failed to serve the connection".into(),
             CloseReason::Idle => "nothing said within resp.idle_timeout_ms".into(),
             CloseReason::Unavailable(why) | CloseReason::Limited(why) => why.into(),
             CloseReason::PingTimeout => {
@@ -136,7 +163,7 @@ impl CloseReason {
     }
 
     /// The labels of all reasons.
-    pub const LABELS: [&str; 17] = [
+    pub const LABELS: [&str; 21] = [
         "quit",
         "peer",
         "shutting_down",
@@ -154,6 +181,10 @@ impl CloseReason {
         "ping_timeout",
         "slow_consumer",
         "limited",
+        "expired",
+        "auth_flood",
+        "over_memory",
+        "internal",
     ];
 
     /// Where its label stands among all.
@@ -176,6 +207,10 @@ impl CloseReason {
             CloseReason::PingTimeout => 14,
             CloseReason::SlowConsumer { .. } => 15,
             CloseReason::Limited(_) => 16,
+            CloseReason::Expired(_) => 17,
+            CloseReason::AuthFlood => 18,
+            CloseReason::OverMemory => 19,
+            CloseReason::Internal => 20,
         }
     }
 }

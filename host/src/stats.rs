@@ -77,7 +77,11 @@ pub enum Refused {
     OverAddressCapacity,
     Draining,
     Unauthorised,
+    /// The client's credentials expired.
+    Expired,
     Forbidden,
+    /// Too many attempts to authenticate failed.
+    AuthFlood,
     /// A plugin's limit.
     Limited,
     Unavailable,
@@ -92,12 +96,14 @@ pub enum Refused {
 
 impl Refused {
     /// All, in the order in which they are counted.
-    pub const ALL: [Refused; 11] = [
+    pub const ALL: [Refused; 13] = [
         Refused::OverCapacity,
         Refused::OverAddressCapacity,
         Refused::Draining,
         Refused::Unauthorised,
+        Refused::Expired,
         Refused::Forbidden,
+        Refused::AuthFlood,
         Refused::Limited,
         Refused::Unavailable,
         Refused::Origin,
@@ -113,7 +119,9 @@ impl Refused {
             Refused::OverAddressCapacity => "over_address_capacity",
             Refused::Draining => "draining",
             Refused::Unauthorised => "unauthorised",
+            Refused::Expired => "expired",
             Refused::Forbidden => "forbidden",
+            Refused::AuthFlood => "auth_flood",
             Refused::Limited => "limited",
             Refused::Unavailable => "unavailable",
             Refused::Origin => "origin",
@@ -132,6 +140,8 @@ impl From<&CloseReason> for Refused {
             CloseReason::OverAddressCapacity => Refused::OverAddressCapacity,
             CloseReason::Draining => Refused::Draining,
             CloseReason::Unauthorised(_) => Refused::Unauthorised,
+            CloseReason::Expired(_) => Refused::Expired,
+            CloseReason::AuthFlood => Refused::AuthFlood,
             CloseReason::Limited(_) => Refused::Limited,
             CloseReason::Unavailable(_) => Refused::Unavailable,
             _ => Refused::Forbidden,
@@ -349,7 +359,10 @@ mod tests {
             stats.refused(Door::Resp, why);
         }
         assert!(stats.refused_by(Door::Resp).all(|(_, count)| count == 1));
-        assert_eq!((stats.refused_in_all(), stats.accepted_in_all()), (11, 0));
+        assert_eq!(
+            (stats.refused_in_all(), stats.accepted_in_all()),
+            (Refused::ALL.len() as u64, 0)
+        );
         stats.closed(&CloseReason::SlowConsumer { outbox_bytes: 7 });
         let closed: Vec<_> = stats.closed_by_reason().filter(|(_, count)| *count > 0).collect();
         assert_eq!(closed, [("slow_consumer", 1)]);

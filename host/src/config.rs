@@ -168,6 +168,9 @@ pub struct Limits {
     pub name_bytes_max: usize,
     /// The size of a payload.
     pub payload_bytes_max: usize,
+    /// Failures to authenticate within a minute, for each connection and for each
+    /// address.
+    pub auth_attempts_per_minute_max: usize,
     /// Notes that plugins pin to one connection, keys and values.
     pub attributes_bytes_max: usize,
     /// Counters in one name space.
@@ -256,6 +259,8 @@ pub struct PluginLimits {
     pub strikes_window: Duration,
     /// What becomes of it when it is parked.
     pub on_park: OnPark,
+    /// How long a client waits to be asked about apart from the data path.
+    pub admission_time: Duration,
     /// What it may have of the outside world, where it may ask anybody.
     pub outside: OutsideLimits,
 }
@@ -565,6 +570,9 @@ raw_table!(RawLimits {
     names_per_command_max: u64 = 10_000,
     name_bytes_max: u64 = 1 << 10,
     payload_bytes_max: u64 = 1 << 20,
+    /// A person who mistypes a password does not come near it. Only failures count, so
+    /// that an office behind one address may connect at the same time.
+    auth_attempts_per_minute_max: u64 = 60,
     attributes_bytes_max: u64 = 16 << 10,
     counters_max: u64 = 100_000,
 });
@@ -611,6 +619,8 @@ raw_table!(RawPlugins {
     strikes_max: u64 = 10,
     strikes_window_ms: u64 = 60_000,
     on_park: OnPark = OnPark::Stay,
+    /// Half the time that clients wait for a connection.
+    admission_timeout_ms: u64 = 5_000,
     /// A client waits for it, and thinks of the server what it thinks of that.
     http_timeout_ms: u64 = 2_000,
     http_response_bytes_max: u64 = 64 << 10,
@@ -950,6 +960,11 @@ impl RawConfig {
                     limits.payload_bytes_max,
                     1..=1 << 29,
                 )?,
+                auth_attempts_per_minute_max: count(
+                    "limits.auth_attempts_per_minute_max",
+                    limits.auth_attempts_per_minute_max,
+                    1..=1 << 30,
+                )?,
                 attributes_bytes_max: bytes(
                     "limits.attributes_bytes_max",
                     limits.attributes_bytes_max,
@@ -1026,6 +1041,10 @@ impl RawConfig {
                     strikes_max: count("plugins.strikes_max", plugins.strikes_max, STRIKES)?,
                     strikes_window: millis("plugins.strikes_window_ms", plugins.strikes_window_ms)?,
                     on_park: plugins.on_park,
+                    admission_time: millis(
+                        "plugins.admission_timeout_ms",
+                        plugins.admission_timeout_ms,
+                    )?,
                     outside: OutsideLimits {
                         time: http_time("plugins.http_timeout_ms", plugins.http_timeout_ms)?,
                         response_bytes_max: bytes(

@@ -27,10 +27,11 @@ use crate::handshake::{self, Asked, Subprotocol, Upgrade};
 use crate::health::Health;
 use crate::hub::connections::Connection;
 use crate::hub::encoding::Encoding;
+use crate::hub::expiries;
 use crate::log;
 use crate::middleware::bindings::{Client, Door as ClientDoor};
 use crate::middleware::chain::{Step, Walk};
-use crate::protocol::command::{LIMIT, NOAUTH, Refusal, UNAVAILABLE};
+use crate::protocol::command::{EXPIRED, LIMIT, NOAUTH, Refusal, UNAVAILABLE};
 use crate::protocol::resp::RequestLimits;
 use crate::protocol::websocket;
 use crate::session::{Framing, Services, Session};
@@ -512,13 +513,22 @@ impl Entrance {
         let mut walk = Walk::default();
         let (connection, step) = self.add(&client, peer, encoding, &mut walk)?;
         let admitted = match step {
-            Step::Settled(settled) => settled.map(|()| connection),
-            Step::Outside(plugin) => {
+            Step::Settled(settled) => settled.map(|()| connection.clone()),
+            Step::Apart(plugin) => {
                 let middleware = self.services.middleware.clone();
-                middleware.admit(connection, client, walk, plugin).await
+                middleware.admit(connection.clone(), client, walk, plugin).await
             }
         };
-        admitted.map_err(|refusal| unwanted(&refusal))
+        let admitted = admitted.map_err(|refusal| {
+            self.services.auth_attempts.connect_refused(&connection, &refusal);
+            unwanted(&refusal)
+        })?;
+        if admitted.is_expired() {
+            // The plugins let it in, so they are told that it is gone.
+            drop(Session::new(admitted, self.services.clone(), Framing::None));
+            return Err(expiries::expired());
+        }
+        Ok(admitted)
     }
 
     /// Gives a client an id, and asks the plugins about it as far as they answer
@@ -549,10 +559,14 @@ impl Entrance {
             let why = "the certificate's subject is over limits.attributes_bytes_max";
             return Err(CloseReason::Forbidden(why.to_owned()));
         }
+        if chain.has_admission() && !self.services.auth_attempts.may_connect(&connection) {
+            connections.remove(connection.id);
+            return Err(CloseReason::AuthFlood);
+        }
         let step = chain.connect(connection.id, client, walk);
         if let Step::Settled(Err(_)) = &step {
-            chain.let_go(connection.id, walk);
-            connections.remove(connection.id);
+            let plugins = chain.let_go(connection.id, walk);
+            self.services.middleware.forget(connection.clone(), plugins);
         }
         Ok((connection, step))
     }
@@ -633,6 +647,7 @@ fn unwanted(refusal: &Refusal) -> CloseReason {
     };
     match &*refusal.code {
         NOAUTH => CloseReason::Unauthorised(why),
+        EXPIRED => CloseReason::Expired(why),
         UNAVAILABLE => CloseReason::Unavailable(why),
         LIMIT => CloseReason::Limited(why),
         _ => CloseReason::Forbidden(why),

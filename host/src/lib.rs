@@ -13,6 +13,8 @@ mod drain;
 pub mod log;
 pub mod reload;
 
+mod address_buckets;
+mod auth_attempts;
 pub mod batch;
 mod close;
 mod entrance;

@@ -13,6 +13,7 @@ pub struct LiveLimits {
     names_per_command_max: AtomicUsize,
     name_bytes_max: AtomicUsize,
     payload_bytes_max: AtomicUsize,
+    auth_attempts_per_minute_max: AtomicUsize,
     nanos_per_command: AtomicU64,
     epoch: Instant,
 }
@@ -44,6 +45,8 @@ limits! {
     name_bytes_max,
     /// The size of a payload.
     payload_bytes_max,
+    /// Failures to authenticate, for each connection and for each address.
+    auth_attempts_per_minute_max,
 }
 
 impl LiveLimits {
@@ -55,6 +58,7 @@ impl LiveLimits {
             names_per_command_max: limits.names_per_command_max.into(),
             name_bytes_max: limits.name_bytes_max.into(),
             payload_bytes_max: limits.payload_bytes_max.into(),
+            auth_attempts_per_minute_max: limits.auth_attempts_per_minute_max.into(),
             nanos_per_command: nanos_per_command(limits).into(),
             epoch: Instant::now(),
         }

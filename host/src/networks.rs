@@ -80,7 +80,7 @@ impl AddressCounts {
 }
 
 /// Whoever has an IPv6 address has all that begin with the same 64 bits.
-fn counted_as(address: IpAddr) -> IpAddr {
+pub fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         v4 => v4,

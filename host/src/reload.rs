@@ -19,7 +19,7 @@ pub struct Reloading {
 }
 
 /// What begins like this holds as soon as it is read.
-const AT_ONCE: [&str; 15] = [
+const AT_ONCE: [&str; 16] = [
     "http.origins",
     "http.tls.",
     "resp.tls.",
@@ -31,6 +31,7 @@ const AT_ONCE: [&str; 15] = [
     "limits.names_per_command_max",
     "limits.name_bytes_max",
     "limits.payload_bytes_max",
+    "limits.auth_attempts_per_minute_max",
     "outbox.",
     "shutdown.",
     "log.filter",

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::admin::{Admin, AdminListener, Doors};
+use crate::auth_attempts::AuthAttempts;
 use crate::backplane::Backplane;
 use crate::close::CloseReason;
 use crate::config::{Config, ConfigError, EngineSource};
@@ -24,6 +25,7 @@ use crate::handshake::WEBSOCKET_PATH;
 use crate::health::Health;
 use crate::hub::Hub;
 use crate::hub::connections::{Connections, Pulse};
+use crate::hub::expiries::expire;
 use crate::limits::LiveLimits;
 use crate::log;
 use crate::middleware::Middleware;
@@ -146,6 +148,7 @@ impl Server {
         accepting.extend(resp.map(|resp| tokio::spawn(entrance.accept(resp, Protocol::Resp))));
         let administering = admin.map(|admin| tokio::spawn(admin.serve(ending.subscribe())));
         let keeping = tokio::spawn(keep_alive(config.clone(), services.hub.clone()));
+        let expiring = tokio::spawn(expire(services.hub.connections().clone()));
         let (changed, changes) = mpsc::unbounded_channel();
         let watching = crate::watch::watch(&config, config_file.as_deref(), &changed);
         // What changed before the watch began is not missed.
@@ -181,11 +184,15 @@ impl Server {
             let left = connections.count();
             warn!(connections = left, "connections that did not end in time were cut off");
         }
+        if tokio::time::timeout(shutdown.time, services.middleware.all_told()).await.is_err() {
+            warn!("plugins were not told in time that connections are gone");
+        }
         if let Some(backplane) = &services.backplane {
             backplane.drain(shutdown.time).await;
         }
         linking.iter().for_each(JoinHandle::abort);
         keeping.abort();
+        expiring.abort();
         if let Some(administering) = administering {
             administering.abort();
         }
@@ -233,6 +240,7 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<(Live, Services, Arc<En
     }
     check_protection(config, &middleware)?;
     log::follow(&config.log_connections);
+    let auth_attempts = Arc::new(AuthAttempts::new(limits.clone()));
     let services = Services {
         hub: Arc::new(hub),
         middleware: Arc::new(middleware),
@@ -240,6 +248,7 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<(Live, Services, Arc<En
         limits,
         backplane,
         gatherings: Arc::default(),
+        auth_attempts,
     };
     let engine = Arc::new(EngineSwaps::new(
         config.engine.clone(),

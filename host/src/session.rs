@@ -4,6 +4,9 @@
 //! through the chain and the engine together, and its replies leave together. It
 //! knows commands and replies, and neither sockets nor how they are spelled.
 
+mod authentication;
+mod inspection;
+
 use std::collections::HashSet;
 use std::iter::Peekable;
 use std::pin::Pin;
@@ -13,19 +16,25 @@ use std::time::{Duration, Instant};
 
 use smallvec::smallvec;
 
+use authentication::Authenticating;
+use inspection::Inspection;
+
+use crate::auth_attempts::AuthAttempts;
 use crate::backplane::{Backplane, Hold};
 use crate::batch::Batch;
 use crate::close::CloseReason;
 use crate::gathering::{self, Gatherings, Place};
 use crate::hub::Hub;
+use crate::hub::attributes::USER;
 use crate::hub::connections::Connection;
+use crate::hub::expiries::unix_ms;
 use crate::limits::{LiveLimits, Pace, Rate};
 use crate::log;
 use crate::middleware::Middleware;
-use crate::middleware::chain::{Action, Chain, Step, Walk};
+use crate::middleware::chain::{Action, Chain};
 use crate::protocol::command::{
-    Bytestring, Command, Credentials, Ending, Greeting, Kind, LIMIT, ListenVerb, Publication,
-    Refusal, Reply, Request, TOOLARGE, Tag, Verb,
+    Bytestring, Command, Ending, Greeting, Kind, LIMIT, ListenVerb, NOAUTH, Publication, Refusal,
+    Reply, Request, Tag, Verb,
 };
 use crate::publish::{self, Speaker};
 use crate::stats::Stats;
@@ -40,9 +49,6 @@ const TURN_TIME: Duration = Duration::from_millis(5);
 /// How many bytes of replies are put together before they are queued, where the
 /// outbox counts them.
 const REPLIES_BYTES_MAX: usize = 64 << 10;
-
-/// The largest token that any client has reason to show.
-const CREDENTIALS_BYTES_MAX: usize = 16 << 10;
 
 /// What all sessions share.
 #[derive(Clone)]
@@ -59,6 +65,8 @@ pub struct Services {
     pub backplane: Option<Arc<Backplane>>,
     /// Where publications of several connections are put together.
     pub gatherings: Arc<Gatherings>,
+    /// How often clients failed to authenticate.
+    pub auth_attempts: Arc<AuthAttempts>,
 }
 
 /// One client's commands.
@@ -80,19 +88,14 @@ pub struct Session {
     /// Credentials that a plugin asks the outside world about. What came behind
     /// them is pending.
     authenticating: Option<Box<Authenticating>>,
+    /// A PUBSUB that the turn was too short for. What came behind it is pending.
+    inspecting: Option<Box<Inspection>>,
     /// Publications that wait for those of other connections, and where. What came
     /// behind them is pending.
     gathered: Option<Place>,
+    /// Why the connection is closed behind the replies to what was carried out.
+    ending: Option<CloseReason>,
     is_over: bool,
-}
-
-/// Credentials that are looked into elsewhere.
-struct Authenticating {
-    /// Of the command to answer; none: the door answers.
-    tag: Option<Tag>,
-    asking: Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send>>,
-    /// None: the wait is not over.
-    answer: Option<Result<(), Refusal>>,
 }
 
 /// A SUBSCRIBE that was let through and waits until the backplane listens to its
@@ -150,7 +153,9 @@ impl Session {
             pending: Vec::new(),
             joining: None,
             authenticating: None,
+            inspecting: None,
             gathered: None,
+            ending: None,
             is_over: false,
         }
     }
@@ -187,7 +192,10 @@ impl Session {
 
     /// Whether a command is not answered yet: those behind it come after it.
     fn is_waiting(&self) -> bool {
-        self.joining.is_some() || self.authenticating.is_some() || self.gathered.is_some()
+        self.joining.is_some()
+            || self.authenticating.is_some()
+            || self.inspecting.is_some()
+            || self.gathered.is_some()
     }
 
     /// Waits until the next turn is of use. The connection's outbox must have this task's
@@ -205,12 +213,10 @@ impl Session {
             ready!(waiting.as_mut().poll(context));
             joining.waiting = None;
         }
-        if let Some(authenticating) = &mut self.authenticating
-            && authenticating.answer.is_none()
-        {
-            authenticating.answer = Some(ready!(authenticating.asking.as_mut().poll(context)));
+        match &mut self.authenticating {
+            Some(authenticating) => authenticating.poll(context),
+            None => Poll::Ready(()),
         }
-        Poll::Ready(())
     }
 
     /// Carries out the commands that wait, as `execute` does.
@@ -223,14 +229,11 @@ impl Session {
             let listens = self.listen(tag, kind, &names, &write);
             self.is_done(ListenVerb::Subscribe(kind).into(), tag, listens, &write);
         }
-        let is_settled = |authenticating: &mut Box<Authenticating>| {
-            authenticating.tag.is_some() && authenticating.answer.is_some()
-        };
-        if let Some(authenticating) = self.authenticating.take_if(is_settled)
-            && let Authenticating { tag: Some(tag), answer: Some(answer), .. } = *authenticating
-        {
-            let done = answer.map(|()| write.write(tag, &Reply::Ok, &mut self.replies));
-            self.is_done(Verb::Auth, tag, done, &write);
+        self.finish_inspecting(&write);
+        self.finish_authenticating(&write);
+        if let Some(reason) = self.ending.take() {
+            self.flush();
+            return Some(reason);
         }
         if self.is_waiting() {
             return None;
@@ -312,6 +315,13 @@ impl Session {
             let mut burst = requests.by_ref().take(BURST_MAX).peekable();
             while let Some(request) = burst.next() {
                 match request.command {
+                    Ok(command)
+                        if self.connection.must_authenticate()
+                            && !command.is_allowed_before_auth() =>
+                    {
+                        let refused = Err(must_authenticate());
+                        self.is_done(command.verb(), request.tag, refused, &write);
+                    }
                     Ok(Command::Publish(first)) => {
                         self.publish(&chain, (request.tag, first), &mut burst, &write, more);
                     }
@@ -324,6 +334,10 @@ impl Session {
                     Ok(command) => {
                         let is_listing = command.is_listing();
                         self.carry_out(&chain, request.tag, command, &write);
+                        if let Some(reason) = self.ending.take() {
+                            self.flush();
+                            return Some(reason);
+                        }
                         if self.is_waiting() || is_listing && self.is_turn_over() {
                             break;
                         }
@@ -352,52 +366,6 @@ impl Session {
         None
     }
 
-    /// Whether a plugin is there to authenticate with.
-    pub fn has_authentication(&self) -> bool {
-        self.services.middleware.chain().has_admission()
-    }
-
-    /// Shows credentials to the chain. An error: a plugin refuses them, or none knows
-    /// them. None: a plugin asks the outside world; until `authenticated` has the
-    /// answer, something is pending.
-    pub fn authenticate(&mut self, credentials: Credentials) -> Option<Result<(), Refusal>> {
-        let services = self.services.clone();
-        self.check_credentials(&services.middleware.chain(), credentials, None)
-    }
-
-    /// What came of credentials that were waited for, once.
-    pub fn authenticated(&mut self) -> Option<Result<(), Refusal>> {
-        let is_settled =
-            |waiting: &mut Box<Authenticating>| waiting.tag.is_none() && waiting.answer.is_some();
-        self.authenticating.take_if(is_settled)?.answer
-    }
-
-    fn check_credentials(
-        &mut self,
-        chain: &Chain,
-        credentials: Credentials,
-        tag: Option<Tag>,
-    ) -> Option<Result<(), Refusal>> {
-        let bytes = credentials.secret.len() + credentials.user.as_ref().map_or(0, String::len);
-        if bytes > CREDENTIALS_BYTES_MAX {
-            return Some(Err(Refusal::new(
-                TOOLARGE,
-                format!("credentials of {bytes} bytes; there may be {CREDENTIALS_BYTES_MAX}"),
-            )));
-        }
-        self.connection.keep_attributes();
-        let (id, mut walk) = (self.connection.id, Walk::default());
-        match chain.authenticate(id, &credentials, &mut walk) {
-            Step::Settled(settled) => Some(settled),
-            Step::Outside(plugin) => {
-                let middleware = self.services.middleware.clone();
-                let asking = Box::pin(middleware.authenticate(id, credentials, walk, plugin));
-                self.authenticating = Some(Box::new(Authenticating { tag, asking, answer: None }));
-                None
-            }
-        }
-    }
-
     /// Ends all subscriptions of a kind without a word.
     pub fn leave_all(&mut self, kind: Kind) {
         self.services.hub.unsubscribe(&self.connection, kind, &[], |_, _| {});
@@ -412,8 +380,9 @@ impl Session {
             // Whoever still knows the connection does not keep its socket open.
             self.connection.outbox.attach(None);
             self.services.hub.disconnect(&self.connection);
-            self.services.middleware.chain().disconnect(self.connection.id);
-            self.services.hub.connections().remove(self.connection.id);
+            let middleware = &self.services.middleware;
+            let plugins = middleware.chain().disconnect(self.connection.id);
+            middleware.forget(self.connection.clone(), plugins);
         }
     }
 
@@ -454,20 +423,9 @@ impl Session {
                 });
                 Ok(())
             }
-            Command::Channels(space, matching) => {
-                hub.channels(space, matching.as_deref()).map_err(Refusal::from).map(|names| {
-                    write.write(tag, &Reply::Names(&names), &mut self.replies);
-                })
-            }
-            Command::SubscriberCounts(space, channels) => {
-                hub.subscriber_counts(space, &channels).map_err(Refusal::from).map(|counts| {
-                    let counts: Vec<_> = channels.into_iter().zip(counts).collect();
-                    write.write(tag, &Reply::Counts(&counts), &mut self.replies);
-                })
-            }
-            Command::PatternCount => hub.pattern_count().map_err(Refusal::from).map(|count| {
-                write.write(tag, &Reply::Number(count), &mut self.replies);
-            }),
+            command @ (Command::Channels(..)
+            | Command::SubscriberCounts(..)
+            | Command::PatternCount) => self.inspect(chain, tag, command, write),
             Command::Ping(text) => {
                 write.write(tag, &Reply::Pong(text.as_deref()), &mut self.replies);
                 Ok(())
@@ -671,6 +629,10 @@ impl Session {
                 ("subscriptions_max", limits.subscriptions_max()),
                 ("connections_max", limits.connections_max()),
             ],
+            features: &[],
+            user: self.connection.attribute(USER).filter(|user| !user.is_empty()),
+            expires_in_ms: self.connection.expires_in_ms(),
+            now_ms: unix_ms(),
         }
     }
 }
@@ -679,6 +641,10 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+fn must_authenticate() -> Refusal {
+    Refusal::new(NOAUTH, "authenticate first: AUTH with a token, or with a user and a password")
 }
 
 fn too_fast(per_second: u64) -> Refusal {

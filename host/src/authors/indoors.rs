@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use crate::config::Config;
 use crate::entrance::{Entrance, Protocol};
 use crate::health::Health;
+use crate::hub::expiries::expire;
 use crate::middleware::changes::{ChangeError, Offer};
 use crate::middleware::stats::{By, Failure};
 use crate::server;
@@ -31,6 +32,7 @@ pub struct Indoors {
     _ending: watch::Sender<bool>,
     all_served: mpsc::Receiver<()>,
     keeping: JoinHandle<()>,
+    expiring: JoinHandle<()>,
 }
 
 impl Indoors {
@@ -47,6 +49,7 @@ impl Indoors {
         let (served, all_served) = mpsc::channel(1);
         let (ending, is_ending) = watch::channel(false);
         let keeping = tokio::spawn(server::keep_alive(config.clone(), services.hub.clone()));
+        let expiring = tokio::spawn(expire(services.hub.connections().clone()));
         let entrance = Entrance::new(config, health, None, None, is_ending, served);
         Ok(Indoors {
             entrance,
@@ -55,6 +58,7 @@ impl Indoors {
             _ending: ending,
             all_served,
             keeping,
+            expiring,
         })
     }
 
@@ -110,10 +114,12 @@ impl Indoors {
 
     /// Waits until all clients that went are gone, and gives what failed until then.
     pub async fn close(self, patience: Duration) -> Vec<Failure> {
-        let Indoors { entrance, services, mut all_served, keeping, .. } = self;
+        let Indoors { entrance, services, mut all_served, keeping, expiring, .. } = self;
         drop(entrance);
         let _ = tokio::time::timeout(patience, all_served.recv()).await;
+        let _ = tokio::time::timeout(patience, services.middleware.all_told()).await;
         keeping.abort();
+        expiring.abort();
         failures(&services)
     }
 }

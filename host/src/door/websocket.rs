@@ -3,12 +3,16 @@
 use bytes::Bytes;
 
 use super::{Door, Taken};
-use crate::close::CloseReason;
+use crate::close::{CloseReason, ProtocolViolation};
 use crate::protocol::websocket::{self, Body, FrameReader, Incoming, MessageKind};
 use crate::session::Session;
 
 /// How many messages are carried out together.
 const MESSAGES_MAX: usize = 128;
+
+/// The largest message of a connection that must authenticate, where the sub-protocol
+/// does not say otherwise.
+const UNAUTHENTICATED_BYTES_MAX: usize = 16 << 10;
 
 /// What a sub-protocol makes of messages.
 pub trait Subprotocol {
@@ -25,6 +29,16 @@ pub trait Subprotocol {
 
     /// Whether something waits for the next turn.
     fn has_pending(&self, session: &Session) -> bool;
+
+    /// How large a message may be while the connection must authenticate.
+    fn unauthenticated_bytes_max(&self) -> usize {
+        UNAUTHENTICATED_BYTES_MAX
+    }
+
+    /// What is sent before the Close frame; may be empty.
+    fn last_words(&self, _: &CloseReason) -> Bytes {
+        Bytes::new()
+    }
 }
 
 /// A WebSocket that speaks a sub-protocol.
@@ -52,8 +66,15 @@ impl<P: Subprotocol> WebSocket<P> {
     ) -> Option<CloseReason> {
         let mut messages = Vec::new();
         let mut close = None;
-        while close.is_none() && messages.len() < MESSAGES_MAX {
-            match self.frames.next(bytes, *at, self.message_bytes_max) {
+        // While the connection must authenticate, one at a time: it may be the one that
+        // authenticates, and the next may be larger then.
+        let must_authenticate = session.must_authenticate();
+        let (messages_max, bytes_max) = match must_authenticate {
+            true => (1, self.message_bytes_max.min(self.subprotocol.unauthenticated_bytes_max())),
+            false => (MESSAGES_MAX, self.message_bytes_max),
+        };
+        while close.is_none() && messages.len() < messages_max {
+            match self.frames.next(bytes, *at, bytes_max) {
                 Ok(None) => break,
                 Ok(Some((incoming, next))) => {
                     *at = next;
@@ -66,6 +87,9 @@ impl<P: Subprotocol> WebSocket<P> {
                         Incoming::Pong | Incoming::Fragment => {}
                         Incoming::Close(code) => close = Some(CloseReason::Peer(code)),
                     }
+                }
+                Err(CloseReason::Violation(ProtocolViolation::TooBig)) if must_authenticate => {
+                    close = Some(CloseReason::Violation(ProtocolViolation::TooBigBeforeAuth));
                 }
                 Err(reason) => close = Some(reason),
             }
@@ -104,6 +128,10 @@ impl<P: Subprotocol> Door for WebSocket<P> {
     }
 
     fn goodbye(&self, reason: &CloseReason) -> Bytes {
-        websocket::close(reason)
+        let close = websocket::close(reason);
+        match self.subprotocol.last_words(reason) {
+            words if words.is_empty() => close,
+            words => [words, close].concat().into(),
+        }
     }
 }

@@ -9,8 +9,8 @@
 //! the table, a connection's subscriptions or attributes, its outbox. The table
 //! is never locked to write while a shard is held.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -18,7 +18,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 
+use super::attributes::Attributes;
 use super::encoding::Encoding;
+use super::expiries::Expiries;
+use crate::address_buckets::Bucket;
 use crate::close::CloseReason;
 use crate::config::Limits;
 use crate::networks::{AddressCounts, Network};
@@ -40,21 +43,14 @@ pub struct Connection {
     pub outbox: Outbox,
     encoding: AtomicU8,
     subscriptions: Mutex<Subscriptions>,
-    attributes: Mutex<Attributes>,
-    attributes_bytes_max: usize,
+    pub(super) attributes: Attributes,
+    pub(super) expiries: Arc<Expiries>,
     liveness: Liveness,
     /// Whether its address was counted when it came.
     is_address_counted: bool,
     /// Whether what it publishes waits for what others publish.
     is_publishing: AtomicBool,
-}
-
-/// The notes that plugins pinned to a connection.
-#[derive(Default)]
-struct Attributes {
-    now: BTreeMap<String, String>,
-    /// As they were before the client first authenticated.
-    before: Option<BTreeMap<String, String>>,
+    auth_bucket: Mutex<Bucket>,
 }
 
 /// What a connection listens to.
@@ -148,42 +144,43 @@ impl Connection {
 
     /// The note under this key.
     pub fn attribute(&self, key: &str) -> Option<String> {
-        self.attributes.lock().now.get(key).cloned()
+        self.attributes.get(key)
     }
 
     /// Pins a note; none removes it. False: there is no room for it.
     pub fn set_attribute(&self, key: &str, value: Option<String>) -> bool {
-        let attributes = &mut self.attributes.lock().now;
-        let Some(value) = value else {
-            attributes.remove(key);
-            return true;
-        };
-        let others: usize = attributes
-            .iter()
-            .filter(|(other, _)| *other != key)
-            .map(|(other, value)| other.len() + value.len())
-            .sum();
-        if others + key.len() + value.len() > self.attributes_bytes_max {
-            return false;
-        }
-        attributes.insert(key.to_owned(), value);
-        true
+        self.attributes.set(key, value, |deadline, at| self.reschedule(deadline, at))
     }
 
-    /// Remembers the notes as they are, to come back to them, the first time.
-    pub fn keep_attributes(&self) {
-        let mut attributes = self.attributes.lock();
-        if attributes.before.is_none() {
-            attributes.before = Some(attributes.now.clone());
-        }
+    /// Credentials are about to be shown to the plugins: remembers the notes as they
+    /// are, to come back to them, the first time.
+    pub fn begin_authenticating(&self) {
+        self.attributes.begin_authenticating();
     }
 
-    /// Takes the notes back to what they were before the client authenticated.
+    /// The plugins accepted its credentials.
+    pub fn accept_credentials(&self) {
+        self.attributes.accept_credentials();
+    }
+
+    /// Restores the notes to what they were before the client authenticated.
     pub fn restore_attributes(&self) {
-        let mut attributes = self.attributes.lock();
-        if let Some(before) = attributes.before.take() {
-            attributes.now = before;
-        }
+        self.attributes.restore(|deadline, at| self.reschedule(deadline, at));
+    }
+
+    /// Its address, if what comes from there is counted.
+    pub fn counted_address(&self) -> Option<IpAddr> {
+        self.is_address_counted.then(|| self.remote.ip())
+    }
+
+    /// How often it may still fail to authenticate.
+    pub fn auth_bucket(&self) -> parking_lot::MutexGuard<'_, Bucket> {
+        self.auth_bucket.lock()
+    }
+
+    /// Whether it must authenticate before it may do anything else.
+    pub fn must_authenticate(&self) -> bool {
+        self.attributes.is_auth_required()
     }
 
     /// Whether what it publishes waits for what others publish.
@@ -219,6 +216,7 @@ pub struct Connections {
     open: AtomicUsize,
     addresses: AddressCounts,
     limits: RwLock<ConnectionLimits>,
+    expiries: Arc<Expiries>,
     attributes_bytes_max: usize,
 }
 
@@ -251,6 +249,7 @@ impl Connections {
                 outbox: outbox_limits,
             }),
             attributes_bytes_max,
+            expiries: Arc::default(),
         })
     }
 
@@ -317,17 +316,19 @@ impl Connections {
             outbox: Outbox::new(outbox),
             encoding: AtomicU8::new(encoding.index()),
             subscriptions: Mutex::default(),
-            attributes: Mutex::default(),
-            attributes_bytes_max: self.attributes_bytes_max,
+            attributes: Attributes::new(self.attributes_bytes_max),
+            expiries: self.expiries.clone(),
             liveness: Liveness::default(),
             is_address_counted,
             is_publishing: AtomicBool::new(false),
+            auth_bucket: Mutex::default(),
         }
     }
 
     /// Forgets a connection, which listens to nothing any more.
     pub fn remove(&self, id: ConnectionId) {
         if let Some(connection) = self.table.write().remove(&id) {
+            connection.end_expiring();
             self.open.fetch_sub(1, Ordering::Relaxed);
             if connection.is_address_counted {
                 self.addresses.remove(connection.remote.ip());
@@ -360,6 +361,12 @@ impl Connections {
     pub fn opened(&self, connection: &Connection) {
         connection.heard_at(self.now_ms());
         connection.liveness.open.store(true, Ordering::Relaxed);
+        connection.begin_expiring();
+    }
+
+    /// When the credentials of connections expire.
+    pub fn expiries(&self) -> &Expiries {
+        &self.expiries
     }
 
     /// Says that something came from the connection.

@@ -11,8 +11,10 @@
 //! Shard channels (SSUBSCRIBE) are a name space of their own, with a second set
 //! of shards, so that the engine needs no notion of them.
 
+pub mod attributes;
 pub mod connections;
 pub mod encoding;
+pub mod expiries;
 pub mod probe;
 mod run;
 mod shard;
@@ -401,19 +403,29 @@ impl Hub {
         space: Space,
         channels: &[Bytestring<'_>],
     ) -> Result<Vec<u64>, Unavailable> {
-        channels
-            .iter()
-            .map(|channel| {
-                let name: Names = [channel].into_iter().collect();
-                let Some(shard) = self.shards.get(self.shard_of(space, channel)) else {
-                    return Ok(0);
-                };
-                let counts = shard.lock().ask(self, EngineCall::SubscriberCounts, |engine| {
-                    engine.subscriber_counts(&name)
-                })?;
-                Ok(counts.first().copied().unwrap_or(0))
-            })
-            .collect()
+        let mut counts = vec![0; channels.len()];
+        let mut by_shard: Vec<(Names, Vec<usize>)> = Vec::new();
+        by_shard.resize_with(self.shards.len(), Default::default);
+        for (place, channel) in channels.iter().enumerate() {
+            if let Some((names, places)) = by_shard.get_mut(self.shard_of(space, channel)) {
+                names.push(channel);
+                places.push(place);
+            }
+        }
+        for (shard, (names, places)) in self.shards.iter().zip(by_shard) {
+            if places.is_empty() {
+                continue;
+            }
+            let found = shard.lock().ask(self, EngineCall::SubscriberCounts, |engine| {
+                engine.subscriber_counts(&names)
+            })?;
+            for (place, count) in places.into_iter().zip(found) {
+                if let Some(slot) = counts.get_mut(place) {
+                    *slot = count;
+                }
+            }
+        }
+        Ok(counts)
     }
 
     /// How many channels have subscribers.

@@ -155,6 +155,17 @@ impl Metrics {
                 ([("door", door.name())], waits)
             }),
         )?;
+        let [failed, refused] = self.services.auth_attempts.counts();
+        page.counters(
+            "switchyard_auth_failures",
+            "Attempts to authenticate that failed, with AUTH or when a client connected.",
+            [(NONE, failed)],
+        )?;
+        page.counters(
+            "switchyard_auth_refused",
+            "Attempts to authenticate, or to connect, that were refused because too many had failed.",
+            [(NONE, refused)],
+        )?;
         let lost = [("lost", load(&stats.lost))];
         page.counters(
             "switchyard_connections_closed",

@@ -1,7 +1,7 @@
-//! Asking the chain about a client, slot by slot, where a plugin asks the outside
-//! world.
+//! Asking the chain about a client, slot by slot, where plugins are asked apart from the
+//! data path.
 //!
-//! The chain is held for the plugins that answer here, and not while one waits. So
+//! The chain is held for the plugins that answer here, and not while one is asked apart. So
 //! it may be another when it is asked again: whoever was met is not met again,
 //! swapped or moved, and whoever came later is not asked about this client.
 
@@ -36,13 +36,13 @@ impl Middleware {
         loop {
             let asked = client.clone();
             let (answer, _) = plugin
-                .ask_outside(Hook::OnConnect, move |instance| instance.on_connect(id, &asked))
+                .ask_apart(Hook::OnConnect, move |instance| instance.on_connect(id, &asked))
                 .await;
             chain::may_connect(&plugin, answer)?;
             arrival.walk.meet(&plugin);
             let step = self.chain().connect(id, &client, &mut arrival.walk);
             match step {
-                Step::Outside(next) => plugin = next,
+                Step::Apart(next) => plugin = next,
                 Step::Settled(settled) => {
                     settled?;
                     return Ok(arrival.connection.take().expect("it is taken once"));
@@ -67,7 +67,7 @@ impl Middleware {
         loop {
             let asked = credentials.clone();
             let (answer, took) = plugin
-                .ask_outside(Hook::OnAuthenticate, move |instance| {
+                .ask_apart(Hook::OnAuthenticate, move |instance| {
                     instance.on_authenticate(connection, &asked)
                 })
                 .await;
@@ -78,10 +78,39 @@ impl Middleware {
             walk.meet(&plugin);
             let step = self.chain().authenticate(connection, &credentials, &mut walk);
             match step {
-                Step::Outside(next) => plugin = next,
+                Step::Apart(next) => plugin = next,
                 Step::Settled(settled) => return settled,
             }
         }
+    }
+}
+
+impl Middleware {
+    /// Has these plugins told that a connection is gone, and forgets it then: until they
+    /// were told, they can read its attributes.
+    pub fn forget(&self, connection: Arc<Connection>, plugins: Vec<Arc<Plugin>>) {
+        let connections = self.surroundings.connections.clone();
+        if plugins.is_empty() {
+            return connections.remove(connection.id);
+        }
+        let underway = self.farewells.clone();
+        underway.send_modify(|count| *count += 1);
+        self.surroundings.runtime.spawn(async move {
+            let id = connection.id;
+            for plugin in plugins {
+                let _answer_is_nothing = plugin
+                    .ask_apart(Hook::OnDisconnect, move |instance| instance.on_disconnect(id))
+                    .await;
+            }
+            connections.remove(id);
+            underway.send_modify(|count| *count -= 1);
+        });
+    }
+
+    /// Waits until the plugins have been told of all connections that are gone.
+    pub async fn all_told(&self) {
+        let mut underway = self.farewells.subscribe();
+        let _ = underway.wait_for(|count| *count == 0).await;
     }
 }
 
@@ -95,8 +124,8 @@ struct Arrival {
 impl Drop for Arrival {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
-            self.middleware.chain().let_go(connection.id, &self.walk);
-            self.middleware.surroundings.connections.remove(connection.id);
+            let plugins = self.middleware.chain().let_go(connection.id, &self.walk);
+            self.middleware.forget(connection, plugins);
         }
     }
 }

@@ -229,6 +229,11 @@ impl Chain {
         self.any.admission
     }
 
+    /// Whether a plugin decides who may do what.
+    pub fn has_access(&self) -> bool {
+        self.any.access
+    }
+
     /// Whether names reach a plugin, which takes them as strings.
     pub fn sees_names(&self) -> bool {
         self.any.access || self.any.messages || self.any.deliveries
@@ -252,7 +257,7 @@ impl Chain {
                 continue;
             }
             if plugin.asking().is_some() {
-                return Step::Outside(plugin.clone());
+                return Step::Apart(plugin.clone());
             }
             let (answer, _) = plugin.call(Hook::OnConnect, 1, connection, |instance| {
                 instance.on_connect(connection, client)
@@ -267,13 +272,9 @@ impl Chain {
     }
 
     /// Tells those that let a client in, of whom one refused it in the end, that it
-    /// is gone.
-    pub fn let_go(&self, connection: ConnectionId, walk: &Walk) {
-        for plugin in self.with(|hooks| hooks.admission).filter(|plugin| walk.has_met(plugin)) {
-            plugin.call(Hook::OnDisconnect, 1, connection, |instance| {
-                instance.on_disconnect(connection)
-            });
-        }
+    /// is gone. Answers those that are to be told apart from the data path.
+    pub fn let_go(&self, connection: ConnectionId, walk: &Walk) -> Vec<Arc<Plugin>> {
+        self.say_gone(connection, |plugin| walk.has_met(plugin))
     }
 
     /// Are these credentials good? Asks those that the walk has not met, as far as
@@ -295,7 +296,7 @@ impl Chain {
                 continue;
             }
             if plugin.asking().is_some() {
-                return Step::Outside(plugin.clone());
+                return Step::Apart(plugin.clone());
             }
             let (answer, took) = plugin.call(Hook::OnAuthenticate, 1, connection, |instance| {
                 instance.on_authenticate(connection, credentials)
@@ -309,15 +310,28 @@ impl Chain {
         Step::Settled(Err(Refusal::new(NOAUTH, "no plugin knows these credentials")))
     }
 
-    /// Tells those that let the connection in that it is gone.
-    pub fn disconnect(&self, connection: ConnectionId) {
-        for plugin in self.with(|hooks| hooks.admission) {
-            if plugin.admitted(connection) {
+    /// Tells those that let the connection in that it is gone. Answers those that are to
+    /// be told apart from the data path.
+    pub fn disconnect(&self, connection: ConnectionId) -> Vec<Arc<Plugin>> {
+        self.say_gone(connection, |plugin| plugin.admitted(connection))
+    }
+
+    fn say_gone(
+        &self,
+        connection: ConnectionId,
+        let_it_in: impl Fn(&Plugin) -> bool,
+    ) -> Vec<Arc<Plugin>> {
+        let mut apart = Vec::new();
+        for plugin in self.with(|hooks| hooks.admission).filter(|plugin| let_it_in(plugin)) {
+            if plugin.asking().is_some_and(|asking| !asking.is_outside()) {
+                apart.push(plugin.clone());
+            } else {
                 plugin.call(Hook::OnDisconnect, 1, connection, |instance| {
                     instance.on_disconnect(connection)
                 });
             }
         }
+        apart
     }
 
     /// May these connections do these things? One answer for each; none: allowed.
@@ -592,9 +606,9 @@ pub struct Walk {
 pub enum Step<T> {
     /// This.
     Settled(T),
-    /// The next is a plugin that asks the outside world: it is to be asked while the
-    /// chain is not held, and met, before the chain is asked about the rest.
-    Outside(Arc<Plugin>),
+    /// The next is a plugin that is asked apart from the data path: while the chain is not
+    /// held, and it is to be met before the chain is asked about the rest.
+    Apart(Arc<Plugin>),
 }
 
 impl Walk {

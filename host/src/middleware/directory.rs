@@ -33,6 +33,9 @@ pub struct PluginConfig {
     pub policy: Option<TrapPolicy>,
     /// How many instances its connections are spread over.
     pub instances: usize,
+    /// How many instances are asked about clients apart from the data path; zero: those of
+    /// the data path are. None: as many as those, unless it has state to hand over.
+    pub admission_instances: Option<usize>,
     /// The name space of its counters.
     pub counters: String,
     /// What it may take.
@@ -66,6 +69,8 @@ type FileStamp = (SystemTime, (i64, i64), u64, u64);
 struct RawPlugin {
     policy: Option<TrapPolicy>,
     instances: Option<u64>,
+    admission_instances: Option<u64>,
+    admission_timeout_ms: Option<u64>,
     counters: Option<String>,
     call_budget_ms: Option<u64>,
     init_budget_ms: Option<u64>,
@@ -260,6 +265,10 @@ impl RawPlugin {
             version,
             policy: self.policy,
             instances: config::count("instances", self.instances.unwrap_or(1), 1..=64)?,
+            admission_instances: self
+                .admission_instances
+                .map(|value| config::count("admission_instances", value, 0..=64))
+                .transpose()?,
             counters: self.counters.unwrap_or_else(|| name.to_owned()),
             limits: PluginLimits {
                 call_budget: millis("call_budget_ms", self.call_budget_ms, defaults.call_budget)?,
@@ -312,6 +321,11 @@ impl RawPlugin {
                     defaults.strikes_window,
                 )?,
                 on_park: self.on_park.unwrap_or(defaults.on_park),
+                admission_time: millis(
+                    "admission_timeout_ms",
+                    self.admission_timeout_ms,
+                    defaults.admission_time,
+                )?,
                 outside: OutsideLimits {
                     time: match self.http_timeout_ms {
                         None => defaults.outside.time,

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use thiserror::Error;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::{error, info};
 
 use crate::config::{OnPark, PluginsConfig};
@@ -73,6 +73,8 @@ pub struct Middleware {
     refused: Mutex<BTreeMap<String, (SystemTime, PluginError)>>,
     swaps: Swaps,
     tracer: Arc<Tracer>,
+    /// How many connections are gone of which plugins have not been told yet.
+    farewells: watch::Sender<usize>,
 }
 
 #[derive(Default)]
@@ -133,6 +135,7 @@ impl Middleware {
             refused: Mutex::default(),
             swaps: Swaps::default(),
             tracer,
+            farewells: watch::Sender::new(0),
         }
     }
 

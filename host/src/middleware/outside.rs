@@ -1,10 +1,14 @@
-//! Plugins that ask the outside world, when a client connects or authenticates.
+//! Asking plugins about clients that connect or authenticate, apart from the data path.
 //!
-//! They are asked on instances apart from those of the data path: each serves one
-//! call at a time, on a thread of its own, which waits where the call does. They
-//! are made when they are needed, up to so many. Nobody but the client in question
-//! waits, and the chain is not held: a plugin that is replaced meanwhile answers
-//! what it was asked, and ends then.
+//! Verifying credentials takes long, and anybody may send some: what is published must
+//! not wait for it. So plugins with `admission` have instances of their own for it, and
+//! threads that carry no messages. The chain is not held meanwhile: a plugin that is
+//! replaced answers what it was asked, and ends then. What a plugin must know in its
+//! other hooks it notes on the connection.
+//!
+//! A plugin that asks the outside world does so there, too. Each of its calls has a
+//! thread of its own, which waits where the call does; instances are made when they are
+//! needed, up to so many.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,16 +24,21 @@ use super::stats::Hook;
 use crate::protocol::command::Refusal;
 use crate::wasm::outside::{Grant, Leave};
 
-/// What a plugin has that asks the outside world.
+/// What a plugin has that is asked about clients apart from the data path.
 pub struct Asking {
-    grant: Arc<Grant>,
+    /// None: it does not ask the outside world.
+    grant: Option<Arc<Grant>>,
+    /// How long a client waits for its turn, and for the outside world.
+    time: Duration,
+    calls_max: usize,
     turns: Arc<Semaphore>,
     /// The one that was used last is used next: it remembers most.
     idle: Mutex<Vec<Instance>>,
 }
 
 impl Asking {
-    /// None: the plugin has no hook in which it could ask, or nothing to ask with.
+    /// None: the plugin has no hook for it, or is asked on the data path: because its file
+    /// says so, or because it has state to hand over and its file says nothing.
     ///
     /// # Errors
     ///
@@ -39,7 +48,18 @@ impl Asking {
         config: &PluginConfig,
         runtime: &Handle,
     ) -> Result<Option<Asking>, (&'static str, String)> {
-        let Some(import) = compiled.outside() else { return Ok(None) };
+        let Some(import) = compiled.outside() else {
+            let hooks = compiled.hooks();
+            let default = if hooks.snapshot { 0 } else { config.instances };
+            let instances = config.admission_instances.unwrap_or(default);
+            return Ok((hooks.admission && instances > 0).then(|| Asking {
+                grant: None,
+                time: config.limits.admission_time,
+                calls_max: instances,
+                turns: Arc::new(Semaphore::new(instances)),
+                idle: Mutex::default(),
+            }));
+        };
         if config.http_allow.is_empty() {
             return Err((
                 "link",
@@ -56,10 +76,17 @@ impl Asking {
         let grant = Grant::new(config.http_allow.clone(), limits, runtime.clone())
             .map_err(|problem| ("config", problem))?;
         Ok(Some(Asking {
-            grant: Arc::new(grant),
+            grant: Some(Arc::new(grant)),
+            time: limits.time,
+            calls_max: limits.calls_max,
             turns: Arc::new(Semaphore::new(limits.calls_max)),
             idle: Mutex::default(),
         }))
+    }
+
+    /// Whether it asks the outside world.
+    pub fn is_outside(&self) -> bool {
+        self.grant.is_some()
     }
 
     /// One more that can be asked.
@@ -79,10 +106,10 @@ impl Asking {
 }
 
 impl Plugin {
-    /// Has an instance answer that may ask the outside world, and says how long it
-    /// took. An error: it could not, and the client is told why if the policy says
-    /// so. Dropped, it gives up waiting; the call itself goes on to its end.
-    pub async fn ask_outside<T: Send + 'static>(
+    /// Has an instance answer apart from the data path, and says how long it took. An error:
+    /// it could not, and the client is told why if the policy says so. Dropped, it gives up
+    /// waiting; the call itself goes on to its end.
+    pub async fn ask_apart<T: Send + 'static>(
         self: &Arc<Self>,
         hook: Hook,
         question: impl FnOnce(&mut Instance) -> Result<T, Fault> + Send + 'static,
@@ -91,25 +118,36 @@ impl Plugin {
         let Some(asking) = self.asking().filter(|_| !self.is_parked()) else {
             return refused(self.unavailable());
         };
-        let limits = *asking.grant.limits();
-        let until = tokio::time::Instant::now() + limits.time;
-        let turn = tokio::time::timeout_at(until, asking.turns.clone().acquire_owned()).await;
+        let until = tokio::time::Instant::now() + asking.time;
+        let turn = asking.turns.clone().acquire_owned();
+        let turn = match hook {
+            // No client waits for it, and it must not be left out.
+            Hook::OnDisconnect => Ok(turn.await),
+            _ => tokio::time::timeout_at(until, turn).await,
+        };
         let Ok(Ok(turn)) = turn else {
             return refused(self.unavailable_because(&format!(
                 "{} of its calls are under way, and none ended within {} ms",
-                limits.calls_max,
-                limits.time.as_millis()
+                asking.calls_max,
+                asking.time.as_millis()
             )));
         };
         let (tell, told) = oneshot::channel();
         let plugin = self.clone();
-        let asked = std::thread::Builder::new().name("asking".to_owned()).spawn(move || {
+        let ask = move || {
             let answered = plugin.ask_on_this_thread(until, hook, question);
             drop(turn);
             let _ = tell.send(answered);
-        });
-        if let Err(error) = asked {
-            return refused(self.unavailable_because(&format!("no thread is to be had: {error}")));
+        };
+        if asking.is_outside() {
+            // It may wait for long: the threads of the runtime are few.
+            let asked = std::thread::Builder::new().name("asking".to_owned()).spawn(ask);
+            if let Err(error) = asked {
+                let why = format!("no thread is to be had: {error}");
+                return refused(self.unavailable_because(&why));
+            }
+        } else {
+            tokio::task::spawn_blocking(ask);
         }
         match told.await {
             Ok((Some(answer), took)) => (Ok(answer), took),
@@ -126,16 +164,16 @@ impl Plugin {
         question: impl FnOnce(&mut Instance) -> Result<T, Fault>,
     ) -> (Option<T>, Duration) {
         let Some(asking) = self.asking() else { return (None, Duration::ZERO) };
-        let _entered = asking.grant.runtime().enter();
+        let _entered = asking.grant.as_ref().map(|grant| grant.runtime().enter());
         let idle = asking.idle.lock().pop();
         let mut instance = match idle.map_or_else(|| self.build(), Ok) {
             Ok(instance) => instance,
             Err(error) => {
-                self.failed_outside(&Fault { hook: error.step, problem: error.problem });
+                self.failed_apart(&Fault { hook: error.step, problem: error.problem });
                 return (None, Duration::ZERO);
             }
         };
-        instance.set_leave(Some(Leave::new(asking.grant.clone(), until)));
+        instance.set_leave(asking.grant.clone().map(|grant| Leave::new(grant, until)));
         let started = Instant::now();
         let answer = question(&mut instance);
         let took = started.elapsed();
@@ -147,7 +185,7 @@ impl Plugin {
                 (Some(answer), took)
             }
             Err(fault) => {
-                self.failed_outside(&fault);
+                self.failed_apart(&fault);
                 (None, took)
             }
         }

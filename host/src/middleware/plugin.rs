@@ -109,7 +109,7 @@ pub struct Plugin {
     first_connection: AtomicU64,
     compiled: Arc<CompiledPlugin>,
     instances: Box<[Mutex<InstanceState>]>,
-    /// What it has besides, where it may ask the outside world.
+    /// What it has besides, where it is asked about clients apart from the data path.
     asking: Option<Asking>,
     /// How many of them are missing.
     missing: AtomicUsize,
@@ -199,8 +199,8 @@ impl Plugin {
         self.compiled.hooks()
     }
 
-    /// What it has where it may ask the outside world when a client connects or
-    /// authenticates; it is to be asked there, and not here.
+    /// What it has where it is asked apart from the data path when a client connects,
+    /// authenticates or is gone; it is to be asked there, and not here.
     pub fn asking(&self) -> Option<&Asking> {
         self.asking.as_ref()
     }
@@ -473,16 +473,21 @@ impl Plugin {
         self.rebuild_after(wait, number);
     }
 
-    /// An instance that asks the outside world failed, and is gone. There will be
-    /// another when it is needed.
-    pub(super) fn failed_outside(&self, fault: &Fault) {
-        if !self.strike(Instant::now(), None, fault) {
+    /// An instance that is asked apart from the data path failed, and is gone. There will
+    /// be another when it is needed.
+    pub(super) fn failed_apart(&self, fault: &Fault) {
+        let Some(asking) = &self.asking else { return };
+        if self.strike(Instant::now(), None, fault) {
+            asking.clear();
+        } else {
+            let message = match asking.is_outside() {
+                true => "a plugin failed when it asked the outside world",
+                false => "a plugin failed when it was asked about a client",
+            };
             warn!(
                 plugin = %self.identity, hook = fault.hook, problem = fault.problem,
-                policy = ?self.policy, "a plugin failed when it asked the outside world"
+                policy = ?self.policy, "{message}"
             );
-        } else if let Some(asking) = &self.asking {
-            asking.clear();
         }
     }
 

@@ -75,6 +75,11 @@ pub enum Command<'a> {
 }
 
 impl Command<'_> {
+    /// Whether a connection that must authenticate may say it.
+    pub fn is_allowed_before_auth(&self) -> bool {
+        matches!(self, Command::Authenticate(_) | Command::Hello | Command::Ping(_) | Command::Quit)
+    }
+
     /// Whether it costs as much as there are channels, not as much as it says.
     pub fn is_listing(&self) -> bool {
         matches!(self, Command::Channels(..) | Command::SubscriberCounts(..))
@@ -248,8 +253,8 @@ impl Ending {
             BADVALUE => Ending::BadValue,
             TOOLARGE => Ending::TooLarge,
             LIMIT => Ending::Limit,
-            // The second is Redis'.
-            NOAUTH | "WRONGPASS" => Ending::NoAuth,
+            // The last is Redis'.
+            NOAUTH | EXPIRED | "WRONGPASS" => Ending::NoAuth,
             NOPERM => Ending::NoPerm,
             REJECTED => Ending::Rejected,
             UNAVAILABLE => Ending::Unavailable,
@@ -389,6 +394,14 @@ pub struct Greeting {
     pub connection: u64,
     /// Named limits that a client should know.
     pub limits: [(&'static str, usize); 4],
+    /// What the server can do beyond the verbs that all servers know.
+    pub features: &'static [&'static str],
+    /// Who the connection belongs to; none: it is not known.
+    pub user: Option<String>,
+    /// In how many milliseconds its credentials expire; none: they do not.
+    pub expires_in_ms: Option<u64>,
+    /// The server's clock, in milliseconds since 1970.
+    pub now_ms: u64,
 }
 
 /// Why something was refused, in words for the client.
@@ -423,6 +436,8 @@ pub const TOOLARGE: &str = "TOOLARGE";
 pub const LIMIT: &str = "LIMIT";
 /// Not authenticated.
 pub const NOAUTH: &str = "NOAUTH";
+/// The credentials expired.
+pub const EXPIRED: &str = "EXPIRED";
 /// Not allowed.
 pub const NOPERM: &str = "NOPERM";
 /// A plugin does not want it.

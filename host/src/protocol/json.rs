@@ -363,6 +363,10 @@ fn write_value(reply: &Reply<'_>, output: &mut Vec<u8>) {
                 "connection": greeting.connection.to_string(),
                 "limits": greeting.limits.iter().map(|(name, value)| ((*name).to_owned(), (*value).into()))
                     .collect::<serde_json::Map<String, Value>>(),
+                "features": greeting.features,
+                "user": greeting.user,
+                "expires_in_ms": greeting.expires_in_ms,
+                "now_ms": greeting.now_ms,
             }),
             output,
         ),
@@ -422,6 +426,13 @@ pub fn write_goaway(reason: &str, reconnect_within_ms: [u64; 2], output: &mut Ve
     write_message(MessageKind::Text, output, |output| {
         let why = json!({ "reason": reason, "reconnect_within_ms": reconnect_within_ms });
         write_json(&json!(["goaway", why]), output);
+    });
+}
+
+/// Appends the frame that says that the client's credentials expire soon.
+pub fn write_expiring(in_ms: u64, output: &mut Vec<u8>) {
+    write_message(MessageKind::Text, output, |output| {
+        write_json(&json!(["expiring", { "in_ms": in_ms }]), output);
     });
 }
 

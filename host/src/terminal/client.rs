@@ -100,7 +100,7 @@ impl Client {
     pub async fn open(endpoint: &EndpointArgs, time: Duration) -> Result<Client, Ended> {
         let opening = async {
             let mut client = Client::connect(endpoint).await?;
-            if let Some(credentials) = endpoint.credentials() {
+            if let Some(credentials) = endpoint.credentials().map_err(Ended::Foreign)? {
                 client.call("AUTH", &credentials).await?;
             }
             Ok(client)

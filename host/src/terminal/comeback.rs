@@ -8,11 +8,14 @@ use rand::RngExt as _;
 use super::client::Ended;
 use super::wire::Refusal;
 
-/// The first pause; each one that follows in a row may be twice as long, ...
-const PAUSE: Duration = Duration::from_millis(500);
+/// The longest first pause; each one that follows in a row may be twice as long, ...
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// ... up to this.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// In which time clients come back that are to come back at once.
+const SOON: Duration = Duration::from_secs(2);
 
 /// The longest time that a server may send us away for.
 const GOAWAY_MAX: Duration = Duration::from_secs(600);
@@ -21,6 +24,10 @@ const GOAWAY_MAX: Duration = Duration::from_secs(600);
 #[derive(Debug, Default)]
 pub struct Comeback {
     in_vain: u32,
+    /// Whether other credentials can be had: they are read anew for each connection.
+    has_fresh_credentials: bool,
+    /// Whether other credentials were asked for already because some were refused.
+    was_refused: bool,
 }
 
 /// What the end of a connection says about the next one.
@@ -28,15 +35,25 @@ pub struct Comeback {
 enum Advice {
     Never,
     AfterAPause,
-    AtOnce,
+    Soon,
+    /// With other credentials, because these were refused; once.
+    WithOthers,
+    /// With new credentials, because these expired.
+    WithNew,
     /// At some time between the two.
     Within(Duration, Duration),
 }
 
 impl Comeback {
+    /// None was lost yet. `has_fresh_credentials`: they are read anew for each connection.
+    pub fn new(has_fresh_credentials: bool) -> Comeback {
+        Comeback { has_fresh_credentials, ..Comeback::default() }
+    }
+
     /// The connection was of use: what follows is no longer in a row.
     pub fn worked(&mut self) {
         self.in_vain = 0;
+        self.was_refused = false;
     }
 
     /// How long to wait before the next try; none: the server does not want us.
@@ -45,10 +62,13 @@ impl Comeback {
             Advice::Never => return None,
             // Clients that were closed at the same time come back at different ones.
             Advice::Within(from, to) => rand::rng().random_range(from..=to),
-            Advice::AtOnce if self.in_vain == 0 => Duration::ZERO,
-            Advice::AtOnce | Advice::AfterAPause => {
+            Advice::WithOthers | Advice::WithNew if !self.has_fresh_credentials => return None,
+            Advice::WithOthers if std::mem::replace(&mut self.was_refused, true) => return None,
+            Advice::WithOthers | Advice::WithNew if self.in_vain == 0 => Duration::ZERO,
+            Advice::Soon if self.in_vain == 0 => rand::rng().random_range(Duration::ZERO..=SOON),
+            Advice::Soon | Advice::WithOthers | Advice::WithNew | Advice::AfterAPause => {
                 let longest = PAUSE.saturating_mul(1 << self.in_vain.min(16)).min(PAUSE_MAX);
-                rand::rng().random_range(longest / 2..=longest)
+                rand::rng().random_range(Duration::ZERO..=longest)
             }
         };
         self.in_vain = self.in_vain.saturating_add(1);
@@ -60,14 +80,16 @@ fn advice(ended: &Ended) -> Advice {
     match ended {
         Ended::Closed { code, goaway, .. } => {
             let by_code = match code {
-                Some(4200..4300) => Advice::AtOnce,
+                Some(4200..4300) => Advice::Soon,
+                Some(4001) => Advice::WithOthers,
+                Some(4002) => Advice::WithNew,
                 // What RFC 6455 has for "again and again the same", and what the
                 // protocol says is for good.
                 Some(1000 | 1002 | 1003 | 1007..=1010 | 4000..4100) => Advice::Never,
                 _ => Advice::AfterAPause,
             };
             match goaway {
-                Some(goaway) if by_code != Advice::Never => {
+                Some(goaway) if matches!(by_code, Advice::AfterAPause | Advice::Soon) => {
                     let [from, to] = [goaway.reconnect_within_ms.0, goaway.reconnect_within_ms.1]
                         .map(|bound| Duration::from_millis(bound).min(GOAWAY_MAX));
                     Advice::Within(from.min(to), to)
@@ -77,8 +99,12 @@ fn advice(ended: &Ended) -> Advice {
         }
         Ended::Unupgraded { status: 408 | 429 | 500.., .. } => Advice::AfterAPause,
         Ended::Unupgraded { .. } | Ended::Foreign(_) => Advice::Never,
-        Ended::Refused(Refusal { code, .. }) if code == "UNAVAILABLE" => Advice::AfterAPause,
-        Ended::Refused(_) => Advice::Never,
+        Ended::Refused(Refusal { code, .. }) => match &**code {
+            "UNAVAILABLE" => Advice::AfterAPause,
+            "EXPIRED" => Advice::WithNew,
+            "NOAUTH" => Advice::WithOthers,
+            _ => Advice::Never,
+        },
         Ended::Lost(_) => Advice::AfterAPause,
     }
 }
@@ -97,14 +123,16 @@ mod tests {
     #[test]
     fn the_close_code_says_whether_to_come_back() {
         let check = |code, expected| assert_eq!(advice(&closed(code, None)), expected, "{code}");
-        for code in [1000, 1002, 1003, 1007, 1009, 4000, 4001, 4003, 4009, 4099] {
+        check(4001, Advice::WithOthers);
+        check(4002, Advice::WithNew);
+        for code in [1000, 1002, 1003, 1007, 1009, 4000, 4003, 4009, 4099] {
             check(code, Advice::Never);
         }
-        for code in [1001, 1006, 1011, 1012, 1013, 4100, 4101, 4102, 4199, 4300] {
+        for code in [1001, 1006, 1011, 1012, 1013, 4100, 4101, 4102, 4107, 4199, 4300] {
             check(code, Advice::AfterAPause);
         }
         for code in [4200, 4201, 4202, 4299] {
-            check(code, Advice::AtOnce);
+            check(code, Advice::Soon);
         }
         let spread = Advice::Within(Duration::from_millis(500), Duration::from_secs(5));
         assert_eq!(advice(&closed(1001, Some((500, 5_000)))), spread);
@@ -115,16 +143,31 @@ mod tests {
     fn coming_back_in_vain_becomes_rarer() {
         let mut comeback = Comeback::default();
         let slow = closed(4202, None);
-        assert_eq!(comeback.after(&slow), Some(Duration::ZERO));
+        assert!(comeback.after(&slow).unwrap() <= SOON);
         let mut longest = PAUSE;
         for _ in 0..20 {
             longest = (longest * 2).min(PAUSE_MAX);
             let pause = comeback.after(&slow).unwrap();
-            assert!((longest / 2..=longest).contains(&pause), "{pause:?} of {longest:?}");
+            assert!(pause <= longest, "{pause:?} of {longest:?}");
         }
         assert_eq!(longest, PAUSE_MAX);
         comeback.worked();
-        assert_eq!(comeback.after(&slow), Some(Duration::ZERO));
+        assert!(comeback.after(&slow).unwrap() <= SOON);
+    }
+
+    #[test]
+    fn other_credentials_are_tried_where_they_can_be_had() {
+        let (refused, expired) = (closed(4001, None), closed(4002, None));
+        let mut comeback = Comeback::new(false);
+        assert_eq!(comeback.after(&refused), None);
+        assert_eq!(comeback.after(&expired), None);
+        let mut comeback = Comeback::new(true);
+        assert_eq!(comeback.after(&expired), Some(Duration::ZERO));
+        assert!(comeback.after(&expired).is_some());
+        assert!(comeback.after(&refused).is_some());
+        assert_eq!(comeback.after(&refused), None, "once");
+        comeback.worked();
+        assert_eq!(comeback.after(&refused), Some(Duration::ZERO));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Which server, and who we are to it: the flags that its clients share.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
@@ -14,6 +15,7 @@ use crate::protocol::json::SUBPROTOCOL;
 
 /// The flags that say which server, and who we are to it.
 #[derive(Debug, Clone, Args)]
+#[command(group = clap::ArgGroup::new("secret").args(["token", "token_file"]).multiple(true))]
 pub struct EndpointArgs {
     /// The server's WebSocket, as ws://HOST:PORT/PATH; without a path, /ws.
     #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:8080/ws")]
@@ -25,12 +27,17 @@ pub struct EndpointArgs {
     #[arg(long, value_name = "TOKEN", env = "SWITCHYARD_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
 
+    /// A file with the token, read each time we connect, so that another can be put
+    /// there before it expires. Overrides --token.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
     /// How the token is shown.
     #[arg(long, value_name = "HOW", default_value = "url")]
     pub token_by: TokenBy,
 
     /// The user whose password the token is; they are sent with AUTH.
-    #[arg(long, value_name = "NAME", requires = "token")]
+    #[arg(long, value_name = "NAME", requires = "secret")]
     pub user: Option<String>,
 }
 
@@ -94,10 +101,11 @@ impl EndpointArgs {
     ///
     /// # Errors
     ///
-    /// The token cannot stand in a header.
+    /// The token cannot be read, or cannot stand in a header.
     pub fn request(&self) -> Result<Request, String> {
+        let token = self.token()?;
         let mut url = format!("ws://{}{}", self.url.authority, self.url.path_and_query);
-        let token = self.token.as_deref().filter(|_| self.user.is_none());
+        let token = token.as_deref().filter(|_| self.user.is_none());
         if let (Some(token), TokenBy::Url) = (token, self.token_by) {
             let query = form_urlencoded::Serializer::new(String::new())
                 .append_pair("token", token)
@@ -118,12 +126,24 @@ impl EndpointArgs {
     }
 
     /// What AUTH is told; none: it is not said.
-    pub fn credentials(&self) -> Option<Vec<&str>> {
-        let token = self.token.as_deref()?;
-        match &self.user {
-            Some(user) => Some(vec![user, token]),
+    ///
+    /// # Errors
+    ///
+    /// The token cannot be read.
+    pub fn credentials(&self) -> Result<Option<Vec<String>>, String> {
+        let Some(token) = self.token()? else { return Ok(None) };
+        Ok(match &self.user {
+            Some(user) => Some(vec![user.clone(), token]),
             None if self.token_by == TokenBy::Auth => Some(vec![token]),
             None => None,
+        })
+    }
+
+    fn token(&self) -> Result<Option<String>, String> {
+        let Some(file) = &self.token_file else { return Ok(self.token.clone()) };
+        match std::fs::read_to_string(file) {
+            Ok(token) => Ok(Some(token.trim().to_owned())),
+            Err(error) => Err(format!("cannot read the token in {}: {error}", file.display())),
         }
     }
 }
@@ -143,7 +163,7 @@ mod tests {
 
     fn endpoint(url: &str, token_by: TokenBy) -> EndpointArgs {
         let url = url.parse().unwrap();
-        EndpointArgs { url, token: Some("a&b".to_owned()), token_by, user: None }
+        EndpointArgs { url, token: Some("a&b".to_owned()), token_file: None, token_by, user: None }
     }
 
     #[test]
@@ -165,21 +185,21 @@ mod tests {
     fn a_token_is_shown_in_one_way() {
         let by_url = endpoint("ws://here/ws?x=y", TokenBy::Url);
         assert_eq!(by_url.request().unwrap().uri().query(), Some("x=y&token=a%26b"));
-        assert_eq!(by_url.credentials(), None);
+        assert_eq!(by_url.credentials(), Ok(None));
 
         let by_header = endpoint("ws://here", TokenBy::Header);
         let request = by_header.request().unwrap();
         assert_eq!(request.uri().query(), None);
         assert_eq!(request.headers().get(AUTHORIZATION).unwrap(), "Bearer a&b");
-        assert_eq!(by_header.credentials(), None);
+        assert_eq!(by_header.credentials(), Ok(None));
 
         let by_auth = endpoint("ws://here", TokenBy::Auth);
         assert_eq!(by_auth.request().unwrap().uri().query(), None);
-        assert_eq!(by_auth.credentials(), Some(vec!["a&b"]));
+        assert_eq!(by_auth.credentials(), Ok(Some(vec!["a&b".to_owned()])));
 
         let of_user =
             EndpointArgs { user: Some("alice".to_owned()), ..endpoint("ws://here", TokenBy::Url) };
         assert_eq!(of_user.request().unwrap().uri().query(), None);
-        assert_eq!(of_user.credentials(), Some(vec!["alice", "a&b"]));
+        assert_eq!(of_user.credentials(), Ok(Some(vec!["alice".to_owned(), "a&b".to_owned()])));
     }
 }

@@ -125,7 +125,7 @@ async fn listen(
     client: &mut Option<Client>,
     screen: &mut Screen,
 ) -> anyhow::Result<()> {
-    let mut comeback = Comeback::default();
+    let mut comeback = Comeback::new(args.endpoint.token_file.is_some());
     let mut was_there = false;
     loop {
         let began = Instant::now();

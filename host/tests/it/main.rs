@@ -12,8 +12,11 @@ mod transcript;
 mod cookbook;
 mod plugin_costs;
 
+mod auth_flood;
 mod authors;
+mod before_auth;
 mod clients;
+mod expiry;
 mod guide;
 mod hostile;
 mod languages;
@@ -24,6 +27,7 @@ mod plugin_test;
 mod projects;
 mod security;
 mod tls;
+mod visibility;
 
 mod drain;
 mod reload;

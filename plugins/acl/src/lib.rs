@@ -22,7 +22,7 @@ use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials
 use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::attributes;
 use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
-use plugin_kit::notes::{ROLES, USER, roles_in};
+use plugin_kit::notes::{AUTH_REQUIRED, ROLES, USER, roles_in};
 use plugin_kit::refused::Refused;
 use rules::Asked;
 use subject::Subject;
@@ -60,11 +60,17 @@ fn subject_of(connection: ConnectionId) -> Subject {
     }
 }
 
-fn note_user(connection: ConnectionId, user: &str) -> Result<(), Refusal> {
-    attributes::set(connection, USER, Some(user)).map_err(|_full| Refusal {
+fn note(connection: ConnectionId, key: &str, value: Option<&str>) -> Result<(), Refusal> {
+    attributes::set(connection, key, value).map_err(|_full| Refusal {
         code: "LIMIT".to_owned(),
         message: "there is no room to note who you are".to_owned(),
     })
+}
+
+/// Notes who the connection belongs to. It need not authenticate any more.
+fn note_user(connection: ConnectionId, user: &str) -> Result<(), Refusal> {
+    note(connection, USER, Some(user))?;
+    note(connection, AUTH_REQUIRED, None)
 }
 
 impl From<Refused> for Refusal {
@@ -89,8 +95,12 @@ impl admission::Guest for Plugin {
             Protocol::Websocket => Door::Url(&client.path),
             Protocol::Resp => Door::Command,
         };
-        match acl().admit(user_of(connection).as_deref(), door)? {
+        let user = user_of(connection);
+        match acl().admit(user.as_deref(), door)? {
             Some(user) => note_user(connection, user),
+            None if acl().require_token && user.is_none() => {
+                note(connection, AUTH_REQUIRED, Some("acl"))
+            }
             None => Ok(()),
         }
     }

@@ -22,7 +22,7 @@ use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::attributes;
 use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
 use grant::{Asked, Grant};
-use plugin_kit::notes::{ROLES, USER, note_of_roles};
+use plugin_kit::notes::{AUTH_REQUIRED, EXPIRES_AT, ROLES, USER, note_of_roles};
 use plugin_kit::refused::Refused;
 use settings::{Settings, WithoutToken};
 use verify::Identity;
@@ -50,22 +50,27 @@ fn is_known(connection: ConnectionId) -> bool {
     attributes::get(connection, USER).is_some_and(|user| !user.is_empty())
 }
 
+fn note(connection: ConnectionId, key: &str, value: Option<&str>) -> Result<(), Refusal> {
+    attributes::set(connection, key, value).map_err(|_full| Refusal {
+        code: "LIMIT".to_owned(),
+        message: "there is no room to note what your token says".to_owned(),
+    })
+}
+
 /// Notes what a token said, in place of what one before it said. The user comes
 /// last: where there is no room for all, the connection belongs to nobody.
-fn note(connection: ConnectionId, identity: &Identity) -> Result<(), Refusal> {
-    let note = |key: &str, value: Option<&str>| {
-        attributes::set(connection, key, value).map_err(|_full| Refusal {
-            code: "LIMIT".to_owned(),
-            message: "there is no room to note what your token says".to_owned(),
-        })
-    };
+fn note_identity(connection: ConnectionId, identity: &Identity) -> Result<(), Refusal> {
+    let note = |key: &str, value: Option<&str>| note(connection, key, value);
     note(USER, None)?;
     note(ROLES, identity.roles.as_deref().map(note_of_roles).as_deref())?;
     for (key, value) in &identity.attributes {
         note(key, value.as_deref())?;
     }
     note(GRANT, Some(&identity.grant.to_note()))?;
-    note(USER, Some(&identity.user))
+    let ends = identity.grant.ends.map(|ends| ends.saturating_add(settings().leeway_s));
+    note(EXPIRES_AT, ends.map(|ends| ends.to_string()).as_deref())?;
+    note(USER, Some(&identity.user))?;
+    note(AUTH_REQUIRED, None)
 }
 
 impl From<Refused> for Refusal {
@@ -89,15 +94,15 @@ impl admission::Guest for Plugin {
         let settings = settings();
         let token = settings.token_of(&client.path, &client.headers);
         match token.filter(|token| verify::is_token(token)) {
-            Some(token) => note(connection, &settings.verifier.verify(&token)?),
-            // Over RESP nobody can show one before being let in.
+            Some(token) => note_identity(connection, &settings.verifier.verify(&token)?),
+            None if settings.without_token == WithoutToken::Allow || is_known(connection) => Ok(()),
             None if settings.without_token == WithoutToken::Refuse
-                && client.protocol == Protocol::Websocket
-                && !is_known(connection) =>
+                && client.protocol == Protocol::Websocket =>
             {
                 Err(Refused::unknown("connect with a token").into())
             }
-            None => Ok(()),
+            // Over RESP a client can show no token before it is let in.
+            None => note(connection, AUTH_REQUIRED, Some("jwt-auth")),
         }
     }
 
@@ -114,7 +119,7 @@ impl admission::Guest for Plugin {
             Some(user) if user != "default" && user != identity.user => {
                 Err(Refused::unknown("the token belongs to another user").into())
             }
-            _ => note(connection, &identity).map(|()| true),
+            _ => note_identity(connection, &identity).map(|()| true),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use plugin_kit::credentials;
-use plugin_kit::notes::{ROLES, USER};
+use plugin_kit::notes::{AUTH_REQUIRED, EXPIRES_AT, ROLES, USER};
 use plugin_kit::settings;
 use serde::Deserialize;
 use serde_json::Value;
@@ -135,7 +135,7 @@ pub fn read(settings: &str) -> Result<Settings, String> {
         _ => Ok(Claim(name)),
     };
     let attributes = raw.attributes.into_iter().map(|(key, name)| match key.as_str() {
-        USER | ROLES | "jwt-auth" | "" => {
+        USER | ROLES | AUTH_REQUIRED | EXPIRES_AT | "jwt-auth" | "" => {
             Err(format!("attributes: `{key}` is set otherwise, or no name; choose another"))
         }
         _ => claim(&format!("attributes.{key}"), name).map(|claim| (key, claim)),

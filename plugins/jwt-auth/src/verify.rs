@@ -111,7 +111,7 @@ impl Verifier {
             validation.required_spec_claims.insert("iss".to_owned());
         }
         let decoded = jsonwebtoken::decode::<Map<String, Value>>(token, &key.decoding, &validation);
-        decoded.map(|token| token.claims).map_err(|error| Refused::unknown(words(error.kind())))
+        decoded.map(|token| token.claims).map_err(|error| refused(error.kind()))
     }
 
     fn identity(&self, claims: &Map<String, Value>) -> Result<Identity, Refused> {
@@ -191,6 +191,13 @@ fn text_of(value: &Value) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
         _ => None,
+    }
+}
+
+fn refused(kind: &ErrorKind) -> Refused {
+    match kind {
+        ErrorKind::ExpiredSignature => Refused::expired(words(kind)),
+        _ => Refused::unknown(words(kind)),
     }
 }
 

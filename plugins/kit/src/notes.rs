@@ -8,6 +8,13 @@ pub const USER: &str = "user";
 /// The roles of whoever it belongs to: a JSON array of strings.
 pub const ROLES: &str = "roles";
 
+/// While it is set, the server takes nothing from the connection but credentials.
+pub const AUTH_REQUIRED: &str = "auth-required";
+
+/// When the server closes the connection, unless it is moved or removed before: seconds
+/// since 1970.
+pub const EXPIRES_AT: &str = "expires-at";
+
 /// The roles in a note. What is no JSON array of strings names none.
 pub fn roles_in(note: &str) -> Vec<String> {
     serde_json::from_str(note).unwrap_or_default()

@@ -14,4 +14,9 @@ impl Refused {
     pub fn unknown(message: impl Into<String>) -> Self {
         Self { code: "NOAUTH", message: message.into() }
     }
+
+    /// What it showed was good once.
+    pub fn expired(message: impl Into<String>) -> Self {
+        Self { code: "EXPIRED", message: message.into() }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use plugin_kit::notes::{ROLES, USER};
+use plugin_kit::notes::{AUTH_REQUIRED, ROLES, USER};
 use plugin_kit::refused::Refused;
 use serde::Deserialize;
 use serde_json::Value;
@@ -41,6 +41,7 @@ struct RawGranted {
 pub fn read(status: u16, body: &[u8]) -> Result<Granted, Refused> {
     match status {
         200 => read_granted(body).map_err(|problem| unavailable(&problem)),
+        401 if is_expired(body) => Err(Refused::expired(message(body, "log in again"))),
         401 => Err(Refused { code: "NOAUTH", message: message(body, "you are not known") }),
         403 => Err(Refused { code: "NOPERM", message: message(body, "you are not wanted") }),
         other => Err(unavailable(&format!("it answered {other}"))),
@@ -52,7 +53,9 @@ fn read_granted(body: &[u8]) -> Result<Granted, String> {
         .map_err(|error| format!("its answer is not what it should be: {error}"))?;
     let attributes = raw.attributes.into_iter().map(|(key, value)| {
         // What others say of the connection is not the service's.
-        if matches!(key.as_str(), "" | USER | ROLES | "webhook-auth") || key.starts_with("tls.") {
+        if matches!(key.as_str(), "" | USER | ROLES | AUTH_REQUIRED | "webhook-auth")
+            || key.starts_with("tls.")
+        {
             return Err(format!("its answer has an attribute {key:?}, which is not its to set"));
         }
         let value = match value {
@@ -66,6 +69,15 @@ fn read_granted(body: &[u8]) -> Result<Granted, String> {
         roles: raw.roles,
         attributes: attributes.collect::<Result<_, _>>()?,
     })
+}
+
+/// Whether the service says that the credentials were good once.
+fn is_expired(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct RawRefused {
+        code: String,
+    }
+    serde_json::from_slice(body).is_ok_and(|RawRefused { code }| code == "EXPIRED")
 }
 
 /// What the service would have its client told.
@@ -104,6 +116,8 @@ mod tests {
         };
         check(401, "", "NOAUTH", "you are not known");
         check(401, r#"{"message": "expired"}"#, "NOAUTH", "expired");
+        check(401, r#"{"code": "EXPIRED"}"#, "EXPIRED", "log in again");
+        check(401, r#"{"code": "EXPIRED", "message": "too old"}"#, "EXPIRED", "too old");
         check(403, r#"{"message": ""}"#, "NOPERM", "you are not wanted");
         check(403, "<html>", "NOPERM", "you are not wanted");
         for status in [201, 204, 302, 404, 500] {
@@ -113,7 +127,7 @@ mod tests {
         check(200, "[]", "UNAVAILABLE", "not what it should be");
         check(200, r#"{"user": 7}"#, "UNAVAILABLE", "not what it should be");
         check(200, r#"{"roles": "admin"}"#, "UNAVAILABLE", "not what it should be");
-        for key in ["user", "roles", "tls.subject", "webhook-auth", ""] {
+        for key in ["user", "roles", "tls.subject", "auth-required", "webhook-auth", ""] {
             let body = format!(r#"{{"attributes": {{"{key}": "x"}}}}"#);
             check(200, &body, "UNAVAILABLE", "not its to set");
         }

@@ -22,7 +22,7 @@ use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::attributes;
 use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
 use cache::Cache;
-use plugin_kit::notes::{ROLES, USER, note_of_roles};
+use plugin_kit::notes::{AUTH_REQUIRED, ROLES, USER, note_of_roles};
 use plugin_kit::refused::Refused;
 use question::{Noted, Question};
 use settings::Settings;
@@ -98,7 +98,22 @@ fn pin(connection: ConnectionId, granted: &Granted, mut own: Noted) -> Result<()
     for (key, value) in &granted.attributes {
         note(connection, key, Some(value))?;
     }
-    note(connection, USER, granted.user.as_deref())
+    note(connection, USER, granted.user.as_deref())?;
+    require_user(connection)
+}
+
+/// Has the server take nothing but credentials, as long as the user is not known and
+/// must be.
+fn require_user(connection: ConnectionId) -> Result<(), Refusal> {
+    match is_known(connection) {
+        true => note(connection, AUTH_REQUIRED, None),
+        false if settings().requires_user => note(connection, AUTH_REQUIRED, Some("webhook-auth")),
+        false => Ok(()),
+    }
+}
+
+fn is_known(connection: ConnectionId) -> bool {
+    attributes::get(connection, USER).is_some_and(|user| !user.is_empty())
 }
 
 impl From<Refused> for Refusal {
@@ -131,7 +146,8 @@ impl admission::Guest for Plugin {
             attributes: Vec::new(),
         };
         if !settings.asks_at_connect(client.protocol == Protocol::Websocket) {
-            return note(connection, OWN, Some(&own.write()));
+            note(connection, OWN, Some(&own.write()))?;
+            return require_user(connection);
         }
         let granted = ask(&Question::Connect {
             connection,
@@ -167,8 +183,6 @@ impl admission::Guest for Plugin {
 
 impl access::Guest for Plugin {
     fn on_access(requests: Vec<Request>) -> Vec<Option<Refusal>> {
-        let is_known =
-            |connection| attributes::get(connection, USER).is_some_and(|user| !user.is_empty());
         let refusal =
             || Refusal { code: "NOAUTH".to_owned(), message: "say who you are first".to_owned() };
         let of_one = requests.chunk_by(|one, other| one.connection == other.connection);

@@ -118,6 +118,9 @@ impl Resp {
                 if !errors::is_client_name(wanted) {
                     return self.error(session, errors::CLIENT_NAME_INVALID);
                 }
+                if let Err(text) = check_length(wanted, session) {
+                    return self.error(session, &text);
+                }
                 name = Some(wanted);
                 place += 2;
             } else {
@@ -144,6 +147,9 @@ impl Resp {
     ) {
         if let Err(text) = answer {
             return self.error(session, &text);
+        }
+        if session.must_authenticate() {
+            return self.error(session, errors::HELLO_UNAUTHENTICATED);
         }
         if let Some(name) = name {
             self.name = name;
@@ -198,6 +204,9 @@ impl Resp {
             }
             CommandId::ClientGetname => self.reply(session, |reply| reply.bulk(&self.name)),
             CommandId::ClientSetname if errors::is_client_name(word(2)) => {
+                if let Err(text) = check_length(word(2), session) {
+                    return self.error(session, &text);
+                }
                 self.name = word(2).to_vec();
                 self.ok(session);
             }
@@ -234,6 +243,9 @@ impl Resp {
         };
         if !errors::is_client_name(value) {
             return self.error(session, &errors::client_attribute_invalid(attribute));
+        }
+        if let Err(text) = check_length(value, session) {
+            return self.error(session, &text);
         }
         *slot = value.to_vec();
         self.ok(session);
@@ -284,6 +296,15 @@ impl Resp {
             String::from_utf8_lossy(library),
             String::from_utf8_lossy(version),
         )
+    }
+}
+
+/// What a client says of itself is kept for as long as it is connected.
+fn check_length(value: &[u8], session: &Session) -> Result<(), Vec<u8>> {
+    let bytes_max = session.services.limits.name_bytes_max();
+    match value.len() > bytes_max {
+        true => Err(errors::client_name_too_long(value.len(), bytes_max)),
+        false => Ok(()),
     }
 }
 

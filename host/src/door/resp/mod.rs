@@ -17,14 +17,17 @@ use bytes::Bytes;
 use super::websocket::Subprotocol;
 use super::{Door, Taken};
 use crate::close::{CloseReason, ProtocolViolation};
+use crate::hub::attributes::USER;
 use crate::hub::encoding::Encoding;
-use crate::protocol::command::{Command, Ending, Kind, Publication, Request, Space, Tag, Verb};
+use crate::protocol::command::{
+    Command, EXPIRED, Ending, Kind, Publication, Request, Space, Tag, Verb,
+};
 use crate::protocol::resp::commands::{self, CommandId, CommandSpec};
 use crate::protocol::resp::{
     Arguments, Authentication, Burst, Outcome, ProtocolError, ReplyWriter, RequestLimits,
     RequestParser, RespVersion, command_info, errors, help,
 };
-use crate::protocol::websocket::MessageKind;
+use crate::protocol::websocket::{self, MessageKind};
 use crate::session::Session;
 
 /// What the server is to its clients, who choose by it how they behave.
@@ -37,6 +40,8 @@ const REQUESTS_MAX: usize = 128;
 pub struct Resp {
     limits: RequestLimits,
     parser: RequestParser,
+    /// Which limits the parser has applied to what it has seen of the next request.
+    parsed_as: Authentication,
     /// Kept to be used again.
     burst: Burst,
     version: RespVersion,
@@ -90,6 +95,7 @@ impl Resp {
         Resp {
             limits,
             parser: RequestParser::new(limits),
+            parsed_as: Authentication::Settled,
             burst: Burst::default(),
             version: RespVersion::Resp2,
             transport,
@@ -117,10 +123,20 @@ impl Resp {
         let mut is_unfinished = session.has_pending();
         while matches!(flow, Flow::Continue) && !is_unfinished {
             let rest = bytes.get(at..).unwrap_or_default();
+            let authentication = authentication(session);
+            if std::mem::replace(&mut self.parsed_as, authentication) != authentication {
+                // A length that was allowed may not be now.
+                self.parser = RequestParser::new(self.limits);
+            }
+            // While it is owed, one by one: each may be the one that authenticates.
+            let requests_max = match authentication {
+                Authentication::Owed => 1,
+                Authentication::Settled => REQUESTS_MAX,
+            };
             let mut outcome = Outcome::Complete;
             let mut parsed = 0;
-            while outcome == Outcome::Complete && parsed < REQUESTS_MAX {
-                outcome = self.parser.parse(rest, Authentication::Settled, &mut burst);
+            while outcome == Outcome::Complete && parsed < requests_max {
+                outcome = self.parser.parse(rest, authentication, &mut burst);
                 parsed += 1;
             }
             let done;
@@ -131,11 +147,14 @@ impl Resp {
                 // is not whole, is found again then.
                 self.parser = RequestParser::new(self.limits);
             }
+            let has_changed = self::authentication(session) != authentication;
             at += done;
             burst.clear();
             is_unfinished = is_cut_short || session.has_pending();
             match outcome {
                 Outcome::Complete => {}
+                // What was found of the next request was found by other limits.
+                _ if has_changed => {}
                 Outcome::Refused(error) if matches!(flow, Flow::Continue) && !is_unfinished => {
                     flow = Flow::Close(self.refuse(error, session));
                 }
@@ -153,8 +172,9 @@ impl Resp {
     fn execute(&mut self, burst: &Burst, bytes: &[u8], session: &mut Session) -> (usize, Flow) {
         let mut done = 0;
         let mut publications: Vec<Request<'_>> = Vec::new();
+        let mut must_authenticate = session.must_authenticate();
         for (arguments, end) in burst.requests_and_ends(bytes) {
-            if let Some(publication) = self.publication(arguments, session) {
+            if !must_authenticate && let Some(publication) = self.publication(arguments, session) {
                 publications.push(publication);
                 done = end;
                 continue;
@@ -164,6 +184,7 @@ impl Resp {
                 return (done, Flow::Continue);
             }
             let flow = self.carry_out(arguments, session);
+            must_authenticate = session.must_authenticate();
             done = end;
             if matches!(flow, Flow::Close(_)) || session.is_turn_over() || session.has_pending() {
                 return (done, flow);
@@ -175,6 +196,10 @@ impl Resp {
 
     fn resume(&mut self, session: &mut Session) -> Flow {
         self.finish_authenticating(session);
+        if let Some(reason) = session.take_ending() {
+            session.flush();
+            return Flow::Close(reason);
+        }
         match session.has_pending().then(|| session.resume(self.spelling())).flatten() {
             Some(reason) => Flow::Close(reason),
             None => Flow::Continue,
@@ -220,6 +245,13 @@ impl Resp {
                     self.error(session, &error.text());
                 }
                 self.is_done(Verb::None, session);
+                Flow::Continue
+            }
+            Ok(spec) if session.must_authenticate() && !is_allowed_before_auth(spec.id) => {
+                if !self.is_too_fast(spec.name, session) {
+                    self.error(session, errors::AUTHENTICATION_REQUIRED);
+                }
+                self.is_done(verb(spec.id), session);
                 Flow::Continue
             }
             Ok(spec)
@@ -279,7 +311,10 @@ impl Resp {
                 if self.authenticating.is_none() {
                     self.is_done(verb(id), session);
                 }
-                return Flow::Continue;
+                return match session.take_ending() {
+                    Some(reason) => Flow::Close(reason),
+                    None => Flow::Continue,
+                };
             }
         };
         // A PING of a subscriber in RESP2 is answered like a message.
@@ -295,6 +330,10 @@ impl Resp {
     fn run_own(&mut self, spec: &CommandSpec, arguments: Arguments<'_>, session: &mut Session) {
         if self.is_too_fast(spec.name, session) {
             return;
+        }
+        if self.is_hidden(spec.id, session) {
+            let user = session.connection.attribute(USER);
+            return self.error(session, &errors::no_permission(user.as_deref(), spec.name));
         }
         match spec.id {
             CommandId::Ping => self.error(session, &errors::wrong_arity(spec.name)),
@@ -338,6 +377,14 @@ impl Resp {
             CommandId::CommandHelp => self.help(session, "command", help::COMMAND),
             _ => self.error(session, errors::SYNTAX),
         }
+    }
+
+    /// Whether it shows more than this client may see: over a WebSocket, which may come from
+    /// a browser, where plugins decide who may do what.
+    fn is_hidden(&self, id: CommandId, session: &Session) -> bool {
+        self.transport == Transport::Frames
+            && matches!(id, CommandId::Info | CommandId::ClientList | CommandId::ConfigGet)
+            && session.services.middleware.chain().has_access()
     }
 
     /// Counts a command that did not get to the session.
@@ -444,6 +491,18 @@ impl Resp {
     }
 }
 
+fn authentication(session: &Session) -> Authentication {
+    match session.must_authenticate() {
+        true => Authentication::Owed,
+        false => Authentication::Settled,
+    }
+}
+
+/// Whether Redis carries it out for a client that has not authenticated.
+fn is_allowed_before_auth(id: CommandId) -> bool {
+    matches!(id, CommandId::Auth | CommandId::Hello | CommandId::Quit | CommandId::Reset)
+}
+
 /// What a command is counted as.
 fn verb(id: CommandId) -> Verb {
     match id {
@@ -518,9 +577,28 @@ impl Door for Resp {
     }
 
     /// Redis says nothing to those it closes.
-    fn goodbye(&self, _: &CloseReason) -> Bytes {
-        Bytes::new()
+    fn goodbye(&self, reason: &CloseReason) -> Bytes {
+        last_words(reason)
     }
+}
+
+/// An error line for a client whose credentials expired. Nothing is answered behind it:
+/// an error that no command asked for would shift all replies that follow.
+fn last_words(reason: &CloseReason) -> Bytes {
+    let CloseReason::Expired(why) = reason else { return Bytes::new() };
+    let mut out = Vec::new();
+    let text = format!("{EXPIRED} {why}");
+    ReplyWriter::new(&mut out, RespVersion::Resp2).error(text.as_bytes());
+    out.into()
+}
+
+/// The largest WebSocket message before AUTH: what Redis' limits allow one request to
+/// have.
+fn unauthenticated_frame_bytes_max(limits: &RequestLimits) -> usize {
+    /// The line before each argument, and the end behind it.
+    const AROUND_BYTES: usize = 32;
+    let bulk = limits.unauthenticated_bulk_bytes_max + AROUND_BYTES;
+    AROUND_BYTES + limits.unauthenticated_arguments_max * bulk
 }
 
 /// RESP in the binary frames of a WebSocket, cut as the client likes.
@@ -577,6 +655,17 @@ impl Subprotocol for FramedResp {
     fn has_pending(&self, session: &Session) -> bool {
         self.is_unfinished || session.has_pending()
     }
+
+    fn unauthenticated_bytes_max(&self) -> usize {
+        unauthenticated_frame_bytes_max(&self.resp.limits)
+    }
+
+    fn last_words(&self, reason: &CloseReason) -> Bytes {
+        match last_words(reason) {
+            words if words.is_empty() => words,
+            words => websocket::binary_frame(&words).into(),
+        }
+    }
 }
 
 /// What a client over TCP is told that is not let in.
@@ -585,6 +674,8 @@ pub fn unwelcome(reason: &CloseReason) -> Bytes {
     let text = match reason {
         CloseReason::OverCapacity => errors::TOO_MANY_CONNECTIONS.to_vec(),
         CloseReason::OverAddressCapacity => format!("ERR {}", reason.text()).into_bytes(),
+        CloseReason::AuthFlood => format!("LIMIT {}", reason.text()).into_bytes(),
+        CloseReason::Expired(why) => format!("{EXPIRED} {why}").into_bytes(),
         // A Redis that shuts down says nothing either; clients take an error for an
         // answer, and do not come back.
         CloseReason::Draining => return Bytes::new(),

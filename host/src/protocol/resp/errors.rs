@@ -9,6 +9,14 @@
 pub const WRONG_CREDENTIALS: &[u8] =
     b"WRONGPASS invalid username-password pair or user is disabled.";
 
+/// Any command but AUTH, HELLO, QUIT and RESET before authentication.
+pub const AUTHENTICATION_REQUIRED: &[u8] = b"NOAUTH Authentication required.";
+
+/// HELLO without AUTH before authentication.
+pub const HELLO_UNAUTHENTICATED: &[u8] = b"NOAUTH HELLO must be called with the client already \
+    authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to \
+    authenticate the client and select the RESP protocol version at the same time";
+
 /// AUTH where nothing asks for it.
 pub const AUTHENTICATION_NOT_CONFIGURED: &[u8] = b"ERR AUTH <password> called without any \
     password configured for the default user. Are you sure your configuration is correct?";
@@ -31,6 +39,11 @@ pub const PROTOCOL_VERSION_INVALID: &[u8] =
 pub const CLIENT_NAME_INVALID: &[u8] =
     b"ERR Client names cannot contain spaces, newlines or special characters.";
 
+/// A connection name or attribute over the limit, which Redis does not have.
+pub fn client_name_too_long(bytes: usize, bytes_max: usize) -> Vec<u8> {
+    format!("ERR {bytes} bytes; there may be {bytes_max} (limits.name_bytes_max)").into_bytes()
+}
+
 /// CLIENT LIST ID with what is no number.
 pub const CLIENT_ID_INVALID: &[u8] = b"ERR Invalid client ID";
 
@@ -42,6 +55,12 @@ pub const TOO_MANY_CONNECTIONS: &[u8] = b"ERR max number of clients reached";
 
 /// CONFIG REWRITE.
 pub const NO_CONFIG_FILE: &[u8] = b"ERR The server is running without a config file";
+
+/// A command that the user may not give. `name` is its full name in lower case.
+pub fn no_permission(user: Option<&str>, name: &str) -> Vec<u8> {
+    let user = user.filter(|user| !user.is_empty()).unwrap_or("default");
+    format!("NOPERM User {user} has no permissions to run the '{name}' command").into_bytes()
+}
 
 /// A command with too few or too many arguments. `name` is its full name in
 /// lower case (`pubsub|numpat`).

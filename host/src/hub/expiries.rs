@@ -1,0 +1,173 @@
+//! When the credentials of connections expire, in order.
+//!
+//! A connection without an expiry has no entry and costs nothing; one task waits for
+//! the earliest of all.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::connections::{Connection, ConnectionId, Connections};
+use super::encoding::Encoding;
+use crate::close::CloseReason;
+use crate::protocol::json;
+
+/// How long before it a client is told that its credentials expire.
+const NOTICE_MS: u64 = 30_000;
+/// The longest wait at once, so that a change of the machine's clock is noticed.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+/// How many connections are looked at before other tasks run.
+const SLICE_MAX: usize = 256;
+
+/// When the host looks at the expiry of one connection next.
+#[derive(Debug, Default)]
+pub struct Deadline {
+    /// Whether the connection was let in; until then it has no entry.
+    is_open: bool,
+    /// Its entry, in milliseconds since 1970.
+    due_ms: Option<u64>,
+}
+
+/// The connections whose credentials expire, by when they are looked at next.
+#[derive(Default)]
+pub struct Expiries {
+    queue: Mutex<BTreeSet<(u64, ConnectionId)>>,
+    /// Told when there is an earlier first entry.
+    changed: Notify,
+}
+
+impl Expiries {
+    fn put(&self, deadline: &mut Deadline, connection: ConnectionId, due_ms: u64) {
+        let mut queue = self.queue.lock();
+        if let Some(old) = deadline.due_ms.replace(due_ms) {
+            queue.remove(&(old, connection));
+        }
+        queue.insert((due_ms, connection));
+        let is_first = queue.first() == Some(&(due_ms, connection));
+        drop(queue);
+        if is_first {
+            self.changed.notify_one();
+        }
+    }
+
+    fn take_out(&self, deadline: &mut Deadline, connection: ConnectionId) {
+        if let Some(old) = deadline.due_ms.take() {
+            self.queue.lock().remove(&(old, connection));
+        }
+    }
+
+    fn first(&self) -> Option<u64> {
+        self.queue.lock().first().map(|(due_ms, _)| *due_ms)
+    }
+
+    /// Takes out those that are due, up to so many.
+    fn due(&self, now_ms: u64) -> Vec<ConnectionId> {
+        let mut queue = self.queue.lock();
+        let mut due = Vec::new();
+        while due.len() < SLICE_MAX
+            && let Some((at, connection)) = queue.first().copied()
+            && at <= now_ms
+        {
+            queue.pop_first();
+            due.push(connection);
+        }
+        due
+    }
+}
+
+/// Milliseconds since 1970, as the machine's clock says.
+pub fn unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What a client is closed with whose credentials expired.
+pub fn expired() -> CloseReason {
+    CloseReason::Expired("the credentials expired".to_owned())
+}
+
+impl Connection {
+    /// In how many milliseconds its credentials expire; none: they do not.
+    pub fn expires_in_ms(&self) -> Option<u64> {
+        Some(self.attributes.expires_at_ms()?.saturating_sub(unix_ms()))
+    }
+
+    /// Whether its credentials have expired.
+    pub fn is_expired(&self) -> bool {
+        self.expires_in_ms() == Some(0)
+    }
+
+    /// From here on, its expiry is looked at.
+    pub(super) fn begin_expiring(&self) {
+        self.attributes.with_deadline(|deadline, expires_at| {
+            deadline.is_open = true;
+            self.reschedule(deadline, expires_at);
+        });
+    }
+
+    /// From here on, its expiry is not looked at.
+    pub(super) fn end_expiring(&self) {
+        self.attributes.with_deadline(|deadline, _| {
+            deadline.is_open = false;
+            self.expiries.take_out(deadline, self.id);
+        });
+    }
+
+    /// The expiry changed. The attributes are locked.
+    pub(super) fn reschedule(&self, deadline: &mut Deadline, expires_at: Option<u64>) {
+        match expires_at {
+            Some(at) if deadline.is_open => {
+                let notice = if self.encoding() == Encoding::Json { NOTICE_MS } else { 0 };
+                self.expiries.put(deadline, self.id, at.saturating_sub(notice));
+            }
+            _ => self.expiries.take_out(deadline, self.id),
+        }
+    }
+
+    /// Tells the client that its credentials expire soon, or closes the connection if
+    /// they have.
+    fn look_at_expiry(&self, now_ms: u64) {
+        self.attributes.with_deadline(|deadline, expires_at| {
+            deadline.due_ms = None;
+            let Some(at) = expires_at.filter(|_| deadline.is_open) else { return };
+            if at <= now_ms {
+                return self.outbox.close(expired());
+            }
+            self.expiries.put(deadline, self.id, at);
+            if self.encoding() == Encoding::Json {
+                let mut notice = Vec::new();
+                json::write_expiring(at - now_ms, &mut notice);
+                self.outbox.push(notice.into());
+            }
+        });
+    }
+}
+
+/// Tells clients whose credentials expire soon, and closes the connections of those
+/// whose credentials have expired.
+pub async fn expire(connections: Arc<Connections>) {
+    let expiries = connections.expiries();
+    loop {
+        match expiries.first() {
+            None => expiries.changed.notified().await,
+            Some(due_ms) => {
+                let wait = Duration::from_millis(due_ms.saturating_sub(unix_ms()));
+                let _ = tokio::time::timeout(wait.min(WAIT_MAX), expiries.changed.notified()).await;
+            }
+        }
+        loop {
+            let now_ms = unix_ms();
+            let due = expiries.due(now_ms);
+            if due.is_empty() {
+                break;
+            }
+            for connection in due.into_iter().filter_map(|id| connections.get(id)) {
+                connection.look_at_expiry(now_ms);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}

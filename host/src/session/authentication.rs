@@ -1,0 +1,142 @@
+//! AUTH: showing credentials to the plugins, and what follows from their answer.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use super::{Session, WriteReply};
+use crate::close::CloseReason;
+use crate::hub::expiries;
+use crate::middleware::chain::{Chain, Step, Walk};
+use crate::protocol::command::{Credentials, LIMIT, Refusal, Reply, TOOLARGE, Tag, Verb};
+
+/// The largest token that any client has reason to show.
+const CREDENTIALS_BYTES_MAX: usize = 16 << 10;
+
+/// Credentials that plugins look into elsewhere.
+pub(super) struct Authenticating {
+    /// Of the command to answer; none: the door answers.
+    tag: Option<Tag>,
+    asking: Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send>>,
+    /// None: the wait is not over.
+    answer: Option<Result<(), Refusal>>,
+}
+
+impl Authenticating {
+    /// Waits for the answer.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.answer.is_none() {
+            self.answer = Some(ready!(self.asking.as_mut().poll(context)));
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Session {
+    /// Whether a plugin is there to authenticate with.
+    pub fn has_authentication(&self) -> bool {
+        self.services.middleware.chain().has_admission()
+    }
+
+    /// Whether the connection must authenticate before it may do anything else.
+    pub fn must_authenticate(&self) -> bool {
+        self.connection.must_authenticate()
+    }
+
+    /// Why the connection is to be closed behind the replies so far, if what was carried
+    /// out last is a reason.
+    pub fn take_ending(&mut self) -> Option<CloseReason> {
+        self.ending.take()
+    }
+
+    /// Shows credentials to the chain. An error: a plugin refuses them, or none knows
+    /// them. None: a plugin is asked elsewhere; until `authenticated` has the answer,
+    /// something is pending.
+    pub fn authenticate(&mut self, credentials: Credentials) -> Option<Result<(), Refusal>> {
+        let services = self.services.clone();
+        self.check_credentials(&services.middleware.chain(), credentials, None)
+    }
+
+    /// What came of credentials that were waited for, once.
+    pub fn authenticated(&mut self) -> Option<Result<(), Refusal>> {
+        let is_settled =
+            |waiting: &mut Box<Authenticating>| waiting.tag.is_none() && waiting.answer.is_some();
+        let answer = self.authenticating.take_if(is_settled)?.answer?;
+        self.settle(&answer);
+        Some(answer)
+    }
+
+    /// Answers an AUTH that was waited for, if its answer is there.
+    pub(super) fn finish_authenticating(&mut self, write: &impl WriteReply) {
+        let is_settled = |authenticating: &mut Box<Authenticating>| {
+            authenticating.tag.is_some() && authenticating.answer.is_some()
+        };
+        if let Some(authenticating) = self.authenticating.take_if(is_settled)
+            && let Authenticating { tag: Some(tag), answer: Some(answer), .. } = *authenticating
+        {
+            self.settle(&answer);
+            let done = answer.map(|()| write.write(tag, &Reply::Ok, &mut self.replies));
+            self.is_done(Verb::Auth, tag, done, write);
+        }
+    }
+
+    pub(super) fn check_credentials(
+        &mut self,
+        chain: &Chain,
+        credentials: Credentials,
+        tag: Option<Tag>,
+    ) -> Option<Result<(), Refusal>> {
+        let bytes = credentials.secret.len() + credentials.user.as_ref().map_or(0, String::len);
+        if bytes > CREDENTIALS_BYTES_MAX {
+            return Some(Err(Refusal::new(
+                TOOLARGE,
+                format!("credentials of {bytes} bytes; there may be {CREDENTIALS_BYTES_MAX}"),
+            )));
+        }
+        let mut attempt = None;
+        if chain.has_admission() {
+            attempt = self.services.auth_attempts.begin(&self.connection);
+            if attempt.is_none() {
+                self.ending = Some(CloseReason::AuthFlood);
+                return Some(Err(too_many_attempts()));
+            }
+        }
+        self.connection.begin_authenticating();
+        let (id, mut walk) = (self.connection.id, Walk::default());
+        match chain.authenticate(id, &credentials, &mut walk) {
+            Step::Settled(answer) => {
+                if let Some(attempt) = attempt {
+                    attempt.settled(&answer);
+                }
+                self.settle(&answer);
+                Some(answer)
+            }
+            Step::Apart(plugin) => {
+                let middleware = self.services.middleware.clone();
+                let asking = Box::pin(async move {
+                    let answer = middleware.authenticate(id, credentials, walk, plugin).await;
+                    if let Some(attempt) = attempt {
+                        attempt.settled(&answer);
+                    }
+                    answer
+                });
+                self.authenticating = Some(Box::new(Authenticating { tag, asking, answer: None }));
+                None
+            }
+        }
+    }
+
+    /// Credentials that were accepted may have expired already; then the connection is
+    /// closed behind the reply.
+    fn settle(&mut self, answer: &Result<(), Refusal>) {
+        if answer.is_ok() {
+            self.connection.accept_credentials();
+            if self.connection.is_expired() {
+                self.ending = Some(expiries::expired());
+            }
+        }
+    }
+}
+
+fn too_many_attempts() -> Refusal {
+    Refusal::new(LIMIT, "too many failed attempts (limits.auth_attempts_per_minute_max)")
+}

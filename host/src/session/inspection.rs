@@ -1,0 +1,192 @@
+//! PUBSUB: what a client may see of what others listen to.
+//!
+//! Where plugins decide who may listen, they are asked about each name first: a channel
+//! that the client may not subscribe to has no subscribers for it, and is not listed.
+//! What that takes depends on how many names there are, so it is done in slices, between
+//! which other connections are served.
+
+use guest_core::Names;
+
+use super::{Session, WriteReply};
+use crate::batch::Batch;
+use crate::hub::Hub;
+use crate::hub::connections::ConnectionId;
+use crate::middleware::chain::{Action, Chain};
+use crate::protocol::command::{
+    Bytestring, Command, LIMIT, NOPERM, Refusal, Reply, Space, Tag, UNAVAILABLE, Verb,
+};
+use crate::publish;
+
+/// How many names are looked at before the budget of the turn is: as many as a plugin is
+/// shown in one call.
+const SLICE_MAX: usize = 256;
+
+/// A command that is not finished.
+pub(super) struct Inspection {
+    tag: Tag,
+    /// All names that it is about, in order.
+    names: Vec<Bytestring<'static>>,
+    /// How many of them have been looked at.
+    done: usize,
+    found: Found,
+}
+
+/// What was found so far.
+enum Found {
+    /// How many listen to each of the names.
+    Counts { space: Space, counts: Vec<(Bytestring<'static>, u64)> },
+    /// Those of the names that may be shown.
+    Channels(Names),
+}
+
+impl Session {
+    /// Carries out a PUBSUB command, as far as the turn is long enough for it. The rest
+    /// waits for the next turn.
+    pub(super) fn inspect(
+        &mut self,
+        chain: &Chain,
+        tag: Tag,
+        command: Command<'_>,
+        write: &impl WriteReply,
+    ) -> Result<(), Refusal> {
+        let hub = &self.services.hub;
+        let inspection = match command {
+            Command::SubscriberCounts(space, names) => {
+                let counts = Vec::with_capacity(names.len());
+                let names = names.into_iter().map(|name| name.into_owned().into()).collect();
+                Inspection { tag, names, done: 0, found: Found::Counts { space, counts } }
+            }
+            Command::Channels(space, matching) => {
+                let names = hub.channels(space, matching.as_deref())?;
+                if !chain.has_access() {
+                    write.write(tag, &Reply::Names(&names), &mut self.replies);
+                    return Ok(());
+                }
+                let names_max = self.services.limits.names_per_command_max();
+                if names.len() > names_max {
+                    return Err(Refusal::new(
+                        LIMIT,
+                        format!(
+                            "{} channels match, and plugins would be asked about each; there may be \
+                             {names_max} (limits.names_per_command_max): give a pattern that matches fewer",
+                            names.len()
+                        ),
+                    ));
+                }
+                let names = names.iter().map(|name| name.to_vec().into()).collect();
+                Inspection { tag, names, done: 0, found: Found::Channels(Names::new()) }
+            }
+            Command::PatternCount => {
+                if chain.has_access() && self.connection.encoding().is_framed() {
+                    return Err(Refusal::new(
+                        NOPERM,
+                        "not over a WebSocket, where plugins decide who may listen",
+                    ));
+                }
+                let count = hub.pattern_count()?;
+                write.write(tag, &Reply::Number(count), &mut self.replies);
+                return Ok(());
+            }
+            _ => unreachable!("only PUBSUB is carried out here"),
+        };
+        self.advance(chain, inspection, write)
+    }
+
+    /// Goes on with a PUBSUB command that the last turn was too short for.
+    pub(super) fn finish_inspecting(&mut self, write: &impl WriteReply) {
+        if let Some(inspection) = self.inspecting.take() {
+            let middleware = self.services.middleware.clone();
+            let tag = inspection.tag;
+            let done = self.advance(&middleware.chain(), *inspection, write);
+            if self.inspecting.is_none() {
+                self.is_done(Verb::Pubsub, tag, done, write);
+            }
+        }
+    }
+
+    fn advance(
+        &mut self,
+        chain: &Chain,
+        mut inspection: Inspection,
+        write: &impl WriteReply,
+    ) -> Result<(), Refusal> {
+        let connection = self.connection.id;
+        while inspection.done < inspection.names.len() {
+            inspection.look_at_slice(connection, chain, &self.services.hub)?;
+            if self.is_turn_over() && inspection.done < inspection.names.len() {
+                self.inspecting = Some(Box::new(inspection));
+                return Ok(());
+            }
+        }
+        let reply = match &inspection.found {
+            Found::Counts { counts, .. } => Reply::Counts(counts),
+            Found::Channels(names) => Reply::Names(names),
+        };
+        write.write(inspection.tag, &reply, &mut self.replies);
+        Ok(())
+    }
+}
+
+impl Inspection {
+    fn look_at_slice(
+        &mut self,
+        connection: ConnectionId,
+        chain: &Chain,
+        hub: &Hub,
+    ) -> Result<(), Refusal> {
+        let rest = self.names.get(self.done..).unwrap_or_default();
+        let slice = rest.get(..SLICE_MAX).unwrap_or(rest);
+        let shown = may_see(connection, chain, slice)?;
+        match &mut self.found {
+            Found::Counts { space, counts } => {
+                let visible: Vec<_> =
+                    slice.iter().zip(&shown).filter(|(_, shown)| **shown).collect();
+                let names: Vec<_> = visible.iter().map(|(name, _)| (*name).clone()).collect();
+                let mut found = hub.subscriber_counts(*space, &names)?.into_iter();
+                counts.extend(slice.iter().zip(&shown).map(|(name, shown)| {
+                    let count = if *shown { found.next().unwrap_or(0) } else { 0 };
+                    (name.clone(), count)
+                }));
+            }
+            Found::Channels(names) => {
+                let shown = slice.iter().zip(&shown).filter(|(_, shown)| **shown);
+                shown.for_each(|(name, _)| names.push(name));
+            }
+        }
+        self.done += slice.len();
+        Ok(())
+    }
+}
+
+/// Which of these names the connection may subscribe to. An error: a plugin cannot answer,
+/// and what it would say is not known.
+fn may_see(
+    connection: ConnectionId,
+    chain: &Chain,
+    names: &[Bytestring<'_>],
+) -> Result<Vec<bool>, Refusal> {
+    if !chain.has_access() {
+        return Ok(vec![true; names.len()]);
+    }
+    let mut may_see = vec![false; names.len()];
+    // What is no text cannot be subscribed to either.
+    let texts: Batch<(usize, &str)> = names
+        .iter()
+        .enumerate()
+        .filter_map(|(place, name)| Some((place, publish::as_text(name).ok()?)))
+        .collect();
+    let actions: Vec<_> =
+        texts.iter().map(|(_, text)| (connection, Action::Subscribe(text))).collect();
+    for ((place, _), refusal) in texts.into_iter().zip(chain.access(&actions)) {
+        match refusal {
+            Some(refusal) if refusal.code == UNAVAILABLE => return Err(refusal),
+            Some(_) => {}
+            None => {
+                if let Some(may_see) = may_see.get_mut(place) {
+                    *may_see = true;
+                }
+            }
+        }
+    }
+    Ok(may_see)
+}

@@ -161,11 +161,19 @@ impl Health {
             took,
             plugins: self.plugins(),
             backplane: self.services.backplane.as_ref().map(|backplane| match backplane.state() {
-                BackplaneState::Ready => Finding::OK,
+                BackplaneState::Ready => match backplane.problem() {
+                    None => Finding::OK,
+                    Some(problem) => Finding::degraded(problem),
+                },
                 BackplaneState::Restoring => {
                     Finding::ill("the backplane is being told what is listened to")
                 }
-                BackplaneState::Away => Finding::ill("the backplane is away"),
+                BackplaneState::Away => Finding::ill(match backplane.missing_right() {
+                    None => "the backplane is away".to_owned(),
+                    Some(right) => {
+                        format!("the backplane is away: its user lacks the right to {right}")
+                    }
+                }),
             }),
             log: match log::is_written() {
                 true => Finding::OK,

@@ -15,6 +15,8 @@ mod interest;
 mod nats;
 mod outgoing;
 mod redis;
+mod refusals;
+mod shared;
 mod stats;
 pub mod subjects;
 
@@ -27,7 +29,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::config::{BackplaneKind, ClusterConfig, WhenAway};
 use crate::hub::Hub;
@@ -40,6 +42,7 @@ pub use ask::{Answer, NodeAnswer, Question, Text, answer};
 use inbox::Inbox;
 pub use interest::{Hold, Interest, Name};
 use outgoing::{Outgoing, Queue};
+use refusals::Refusals;
 pub use stats::BackplaneStats;
 
 /// Names that begin so are the nodes' own: they stay on the node that uses them.
@@ -64,6 +67,7 @@ pub struct Backplane {
     payload_bytes_max: AtomicUsize,
     /// Whether shard channels come back: the backplane is a Redis Cluster.
     is_sharded: AtomicBool,
+    refusals: Arc<Refusals>,
     stats: Arc<BackplaneStats>,
 }
 
@@ -101,7 +105,7 @@ pub enum Admission {
 }
 
 /// A connection to the backplane broke, or was not made.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 pub enum LinkError {
     /// What the client crate says; it never holds credentials.
     #[error("{0}")]
@@ -109,6 +113,24 @@ pub enum LinkError {
     /// There was no answer in time.
     #[error("no answer within {} ms", .0.as_millis())]
     NoAnswer(Duration),
+    /// The user of the backplane may not do what every node must.
+    #[error("the user of the backplane lacks the right to {right}: {said}")]
+    NoRight {
+        /// What it may not do.
+        right: String,
+        /// What the backplane said.
+        said: String,
+    },
+}
+
+impl LinkError {
+    /// The right that is missing; none: something else is wrong.
+    fn missing_right(&self) -> Option<&str> {
+        match self {
+            LinkError::NoRight { right, .. } => Some(right),
+            LinkError::Failed(_) | LinkError::NoAnswer(_) => None,
+        }
+    }
 }
 
 /// One connection to the backplane. It tells the inbox what comes over it.
@@ -196,6 +218,7 @@ impl Backplane {
                 BackplaneKind::Nats { .. } => 1 << 20,
             }),
             is_sharded: false.into(),
+            refusals: Arc::default(),
             stats,
             config,
         })
@@ -219,6 +242,17 @@ impl Backplane {
     /// What is counted.
     pub fn stats(&self) -> &BackplaneStats {
         &self.stats
+    }
+
+    /// The right that the user of the backplane lacks, and without which this node is
+    /// away; none: there is no such.
+    pub fn missing_right(&self) -> Option<String> {
+        self.refusals.missing_right()
+    }
+
+    /// What is wrong while the backplane is there; none: nothing.
+    pub fn problem(&self) -> Option<String> {
+        self.refusals.problem()
     }
 
     /// How many publications wait to be sent.
@@ -264,6 +298,8 @@ impl Backplane {
         }
         let counter = if self.state() == State::Away {
             &self.stats.unsent_away
+        } else if self.refusals.refuses(publication.space, &publication.channel) {
+            &self.stats.unsent_refused
         } else if !self.outgoing.reserve(publication) {
             &self.stats.unsent_full
         } else if publication.space == Space::ShardChannels
@@ -280,7 +316,10 @@ impl Backplane {
             }
             WhenAway::Refuse => {
                 count(&self.stats.refused);
-                Err(Refusal::new(UNAVAILABLE, "the backplane is away or too slow; try again"))
+                Err(Refusal::new(
+                    UNAVAILABLE,
+                    "the backplane is away, too slow, or refuses this; try again",
+                ))
             }
         }
     }
@@ -303,13 +342,20 @@ impl Backplane {
         let mut away_since: Option<Instant> = None;
         loop {
             self.inbox.deliver_to(&hub, &middleware);
+            self.refusals.begin();
             let problem = match within(self.config.connect_time, Link::connect(&self)).await {
                 Ok(link) => self.serve(&link, &hub, &mut wait, &mut away_since).await,
                 Err(problem) => problem,
             };
             self.state.send_replace(State::Away);
             self.interest.disconnected();
-            if away_since.is_none() {
+            let missing = problem.missing_right();
+            let is_news = missing.is_some() && missing != self.missing_right().as_deref();
+            self.refusals.set_missing_right(missing);
+            if is_news {
+                away_since.get_or_insert_with(Instant::now);
+                error!(%problem, "the backplane is away: its user lacks a right");
+            } else if away_since.is_none() {
                 away_since = Some(Instant::now());
                 warn!(%problem, "the backplane is away");
             } else {
@@ -336,6 +382,7 @@ impl Backplane {
         let restoring = async {
             let names = self.interest.count();
             self.interest.wait_for(round).await;
+            self.refusals.set_missing_right(None);
             self.state.send_replace(State::Ready);
             *wait = self.config.reconnect_wait;
             let restore_ms = began.elapsed().as_millis() as u64;
@@ -380,8 +427,16 @@ impl Backplane {
 
     /// Listens to what this node listens to.
     async fn follow_interest(&self, link: &Link) -> LinkError {
+        let mut retried = Instant::now();
         loop {
-            let round = self.interest.next_round().await;
+            let next = tokio::time::timeout(RETRY_TIME, self.interest.next_round()).await;
+            if retried.elapsed() >= RETRY_TIME {
+                retried = Instant::now();
+                if let Err(problem) = self.listen_to_refused_names(link).await {
+                    return problem;
+                }
+            }
+            let Ok(round) = next else { continue };
             let [joins, leaves] = [round.joins, round.leaves].map(|mut names| {
                 names.retain(|name| !is_reserved(&name.bytes));
                 names
@@ -406,7 +461,16 @@ impl Backplane {
         }
     }
 
-    /// Asks whether the link is alive.
+    /// Tries again to listen to names that the backplane refused.
+    async fn listen_to_refused_names(&self, link: &Link) -> Result<(), LinkError> {
+        for names in self.refusals.take_names().chunks(NAMES_MAX) {
+            within(self.config.answer_time, link.stop_listening(names)).await?;
+            within(self.config.answer_time, link.listen(names)).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks whether the link is alive and has the rights that it needs.
     async fn watch_over(&self, link: &Link) -> LinkError {
         loop {
             tokio::time::sleep(self.config.ping_interval).await;
@@ -447,6 +511,9 @@ impl Drop for UnderWay<'_> {
         self.stats.uncertain.fetch_add(self.publications as u64, Ordering::Relaxed);
     }
 }
+
+/// How often listening to refused names is tried again.
+const RETRY_TIME: Duration = Duration::from_secs(10);
 
 /// How many names the backplane is told at once.
 const NAMES_MAX: usize = 1_000;

@@ -16,7 +16,7 @@
 //! published, by the payload. What came early on another is held until the oldest
 //! brings it; when that one is given up, the next has what it still owed.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,9 +28,8 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
-use guest_core::{ConnectionId, FanOuts, Names, Registry};
+use guest_core::{ConnectionId, FanOuts, Names, Registry, glob};
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tracing::{debug, warn};
@@ -39,6 +38,8 @@ use super::ask::To;
 use super::inbox::{Inbox, Incoming};
 use super::interest::Name;
 use super::outgoing::Outgoing;
+use super::refusals::Refusals;
+use super::shared::SharedSubscriptions;
 use super::{Backplane, BackplaneStats, LinkError, subjects};
 use crate::config::{BackplaneKind, ClusterConfig};
 use crate::protocol::command::{Kind, Space};
@@ -69,25 +70,18 @@ pub struct NatsLink {
     heard: watch::Receiver<u64>,
     reader: Arc<Reader>,
     subscriptions: tokio::sync::Mutex<Subscriptions>,
-    broken: watch::Receiver<Option<String>>,
+    broken: watch::Receiver<Option<LinkError>>,
+    refusals: Arc<Refusals>,
     prefix: String,
     node: String,
 }
 
 #[derive(Default)]
 struct Subscriptions {
-    by_subject: FxHashMap<String, Subscription>,
-    next_id: ConnectionId,
+    /// Each with the task that reads it.
+    shared: SharedSubscriptions<AbortHandle>,
     /// Those of the nodes among themselves.
     own: Vec<AbortHandle>,
-}
-
-/// One subscription of NATS, for one name or for several patterns that have the
-/// same wildcard.
-struct Subscription {
-    id: ConnectionId,
-    names: usize,
-    reading: AbortHandle,
 }
 
 /// Whether a channel's name fits into a subject.
@@ -109,8 +103,13 @@ impl NatsLink {
         let (breaking, broken) = watch::channel(None);
         let is_connected = Arc::new(AtomicBool::new(false));
         let connect = || {
-            let (stats, breaking) = (backplane.stats.clone(), breaking.clone());
-            options(config, *is_tls, stats, is_connected.clone(), breaking)
+            let violations = Violations {
+                prefix: config.prefix.clone(),
+                stats: backplane.stats.clone(),
+                refusals: backplane.refusals.clone(),
+                breaking: breaking.clone(),
+            };
+            options(config, *is_tls, is_connected.clone(), violations)
         };
         let client = connect().no_echo().connect(&addresses).await.map_err(failed)?;
         let witness = connect().connect(&addresses).await.map_err(failed)?;
@@ -141,6 +140,7 @@ impl NatsLink {
             }),
             subscriptions: Subscriptions { own, ..Subscriptions::default() }.into(),
             broken,
+            refusals: backplane.refusals.clone(),
             prefix: config.prefix.clone(),
             node: backplane.node.clone(),
         };
@@ -151,8 +151,21 @@ impl NatsLink {
             let hearing = tokio::spawn(hear(subscriber, hearer.clone()));
             link.subscriptions.lock().await.own.push(hearing.abort_handle());
         }
+        link.look_for_restrictions().await?;
         link.ping().await?;
         Ok(link)
+    }
+
+    /// Publishes and listens as names do, but on a subject that no channel has. What is
+    /// refused is noted when NATS says so.
+    async fn look_for_restrictions(&self) -> Result<(), LinkError> {
+        let below = |name: &str| match self.prefix.as_str() {
+            "" => name.to_owned(),
+            prefix => format!("{prefix}.{name}"),
+        };
+        self.client.publish(below(PROBE), Bytes::new()).await.map_err(failed)?;
+        drop(self.subscribe(below(&format!("*.{PROBE}"))).await?);
+        self.client.flush().await.map_err(failed)
     }
 
     pub async fn publish(&self, batch: &[Outgoing]) -> Result<usize, LinkError> {
@@ -183,21 +196,15 @@ impl NatsLink {
                 );
                 continue;
             };
-            let id = match subscriptions.by_subject.get_mut(&subject) {
-                Some(subscription) => {
-                    subscription.names += 1;
-                    subscription.id
-                }
+            let id = match subscriptions.shared.join(&subject, name) {
+                Some(id) => id,
                 None => {
-                    subscriptions.next_id += 1;
-                    let id = subscriptions.next_id;
+                    let id = subscriptions.shared.new_id();
                     // Known before NATS knows of it: a copy is never unexpected.
                     self.reader.matching.lock().add(name, id);
                     let subscriber = self.subscribe(subject.clone()).await?;
                     let reading = tokio::spawn(read(self.reader.clone(), id, subscriber));
-                    let reading = reading.abort_handle();
-                    let subscription = Subscription { id, names: 1, reading };
-                    subscriptions.by_subject.insert(subject, subscription);
+                    subscriptions.shared.add(subject, id, name, reading.abort_handle());
                     id
                 }
             };
@@ -211,14 +218,13 @@ impl NatsLink {
         let mut subscriptions = self.subscriptions.lock().await;
         for name in names {
             let Some(subject) = self.listened(name) else { continue };
-            let Some(subscription) = subscriptions.by_subject.get_mut(&subject) else { continue };
-            self.reader.give_up(name, subscription.id);
-            subscription.names -= 1;
-            if subscription.names == 0 {
+            let Some(left) = subscriptions.shared.leave(&subject, name) else { continue };
+            self.reader.give_up(name, left.id);
+            self.refusals.forget_name(name);
+            if let Some(reading) = left.ended {
                 // Its subscriber is dropped with it. What it still had, others have,
                 // or nobody wants.
-                subscription.reading.abort();
-                subscriptions.by_subject.remove(&subject);
+                reading.abort();
             }
         }
         Ok(())
@@ -234,8 +240,11 @@ impl NatsLink {
 
     async fn heard(&self, number: u64) -> Result<(), LinkError> {
         let mut heard = self.heard.clone();
-        heard.wait_for(|heard| *heard >= number).await.map_err(failed)?;
-        Ok(())
+        // A right may be missing for it to be heard at all.
+        tokio::select! {
+            heard = heard.wait_for(|heard| *heard >= number) => heard.map(drop).map_err(failed),
+            problem = self.broken() => Err(problem),
+        }
     }
 
     pub async fn tell(&self, to: To<'_>, message: Vec<u8>) -> Result<Option<usize>, LinkError> {
@@ -251,10 +260,10 @@ impl NatsLink {
     pub async fn broken(&self) -> LinkError {
         let mut broken = self.broken.clone();
         let why = broken.wait_for(Option::is_some).await;
-        LinkError::Failed(match why.as_deref() {
+        match why.as_deref() {
             Ok(Some(why)) => why.clone(),
-            _ => "the connection was closed".to_owned(),
-        })
+            _ => LinkError::Failed("the connection was closed".to_owned()),
+        }
     }
 
     async fn subscribe(&self, subject: String) -> Result<Subscriber, LinkError> {
@@ -291,12 +300,13 @@ fn failed(error: impl std::fmt::Display) -> LinkError {
 
 /// The first token of what nodes say among themselves.
 const OWN_TREE: &str = "%switchyard";
+/// A token that no channel is written as.
+const PROBE: &str = "%probe";
 
 impl Drop for NatsLink {
     fn drop(&mut self) {
         let subscriptions = self.subscriptions.get_mut();
-        let reading = subscriptions.by_subject.values().map(|subscription| &subscription.reading);
-        for task in reading.chain(&subscriptions.own) {
+        for task in subscriptions.shared.all().chain(&subscriptions.own) {
             task.abort();
         }
     }
@@ -305,9 +315,8 @@ impl Drop for NatsLink {
 fn options(
     config: &ClusterConfig,
     is_tls: bool,
-    stats: Arc<BackplaneStats>,
     is_connected: Arc<AtomicBool>,
-    breaking: watch::Sender<Option<String>>,
+    violations: Violations,
 ) -> ConnectOptions {
     let (user, password) = (config.user.clone(), config.password.clone());
     let authenticate = move |_nonce| {
@@ -337,20 +346,12 @@ fn options(
         .event_callback(move |event| {
             match event {
                 Event::Disconnected | Event::Closed | Event::LameDuckMode => {
-                    breaking.send_replace(Some(format!("the connection is {event}")));
+                    violations.breaks(LinkError::Failed(format!("the connection is {event}")));
                 }
                 Event::SlowConsumer(_) | Event::ServerError(ServerError::SlowConsumer(_)) => {
-                    count(&stats.overrun);
+                    count(&violations.stats.overrun);
                 }
-                Event::ServerError(error) => {
-                    let text = error.to_string().to_ascii_lowercase();
-                    if text.contains("permissions violation for publish") {
-                        count(&stats.unsent_refused);
-                    } else if text.contains("permissions violation for subscription") {
-                        count(&stats.unlistenable);
-                    }
-                    debug!(%error, "the backplane refused something");
-                }
+                Event::ServerError(error) => violations.take(&error.to_string()),
                 _ => {}
             }
             async {}
@@ -363,6 +364,63 @@ fn options(
         options = options.add_client_certificate(path(certificate), path(key));
     }
     options
+}
+
+/// Takes what NATS refuses, which it says whenever it likes.
+struct Violations {
+    prefix: String,
+    stats: Arc<BackplaneStats>,
+    refusals: Arc<Refusals>,
+    breaking: watch::Sender<Option<LinkError>>,
+}
+
+impl Violations {
+    /// The first reason for which a link breaks counts.
+    fn breaks(&self, why: LinkError) {
+        self.breaking.send_if_modified(|broken| {
+            let is_first = broken.is_none();
+            broken.get_or_insert(why);
+            is_first
+        });
+    }
+
+    fn take(&self, said: &str) {
+        debug!(said, "the backplane refused something");
+        let lower = said.to_ascii_lowercase();
+        let is_publish = lower.contains("permissions violation for publish");
+        if !is_publish && !lower.contains("permissions violation for subscription") {
+            return;
+        }
+        let subject = said.split('"').nth(1).unwrap_or_default();
+        if subject.contains(OWN_TREE) {
+            let verb = if is_publish { "publish on" } else { "subscribe to" };
+            let right = format!("{verb} {}", own_subject(&self.prefix, ">"));
+            return self.breaks(LinkError::NoRight { right, said: said.to_owned() });
+        }
+        if subject.contains(PROBE) {
+            let what = match is_publish {
+                true => "may publish on some names only",
+                false => "may listen to some names only",
+            };
+            return self.refusals.restricted(what, said);
+        }
+        let channel = subjects::channel(&self.prefix, subject);
+        if is_publish {
+            count(&self.stats.unsent_refused);
+            if let Some((space, channel)) = channel {
+                self.refusals.refused_publication(space, &channel, said);
+            }
+            return;
+        }
+        count(&self.stats.unlistenable);
+        let name = match channel {
+            Some((Space::Channels, bytes)) => (Kind::Channel, bytes),
+            Some((Space::ShardChannels, bytes)) => (Kind::Shard, bytes),
+            // A wildcard: nothing says of which patterns.
+            None => return self.refusals.restricted("may listen to some patterns only", said),
+        };
+        self.refusals.refused_name(&Name { kind: name.0, bytes: name.1.into() }, said);
+    }
 }
 
 async fn hear_pings(mut subscriber: Subscriber, heard: watch::Sender<u64>) {
@@ -456,7 +514,8 @@ type Place = (Space, Vec<u8>);
 /// Messages of which further copies may come.
 #[derive(Default)]
 struct Copies {
-    by_place: FxHashMap<Place, VecDeque<Known>>,
+    /// Clients choose the names, so the hash has a key of this process.
+    by_place: HashMap<Place, VecDeque<Known>>,
     /// In the order in which they came.
     order: VecDeque<(Instant, Place)>,
     held_bytes: usize,
@@ -599,7 +658,21 @@ impl Reader {
     fn give_up(&self, name: &Name, id: ConnectionId) {
         let mut matching = self.matching.lock();
         matching.remove(name, id);
-        let places: Vec<Place> = matching.copies.by_place.keys().cloned().collect();
+        let space = match name.kind {
+            Kind::Channel | Kind::Pattern => Space::Channels,
+            Kind::Shard => Space::ShardChannels,
+        };
+        let is_matched = |place: &&Place| place.0 == space && glob::matches(&name.bytes, &place.1);
+        let places: Vec<Place> = match name.kind {
+            Kind::Pattern => {
+                let places = matching.copies.by_place.keys();
+                places.filter(is_matched).cloned().collect()
+            }
+            Kind::Channel | Kind::Shard => {
+                let place = (space, name.bytes.to_vec());
+                matching.copies.by_place.contains_key(&place).then_some(place).into_iter().collect()
+            }
+        };
         for place in places {
             let all = matching.of(place.0, &place.1);
             for payload in matching.copies.hand_over(&place, &all) {

@@ -18,7 +18,7 @@
 //! there: own messages are delivered when they come back.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -31,12 +31,12 @@ use redis::{
     RedisError, TlsCertificates, TlsMode, Value, cmd,
 };
 use tokio::sync::{mpsc, watch};
-use tracing::warn;
 
 use super::ask::To;
 use super::inbox::{Inbox, Incoming};
 use super::interest::Name;
 use super::outgoing::Outgoing;
+use super::refusals::Refusals;
 use super::{Backplane, BackplaneStats, LinkError, RESERVED, random};
 use crate::config::{BackplaneKind, ClusterConfig};
 use crate::protocol::command::{Kind, Space};
@@ -51,10 +51,33 @@ const MARK_ATTEMPTS: usize = 4_096;
 const BEGIN: &[u8] = b"begin";
 const END: &[u8] = b"end";
 
+/// With a number behind it, what a node says to itself to see that a publication comes
+/// back.
+const PROBE: &str = "probe:";
+
 impl From<RedisError> for LinkError {
     fn from(error: RedisError) -> LinkError {
-        LinkError::Failed(error.to_string())
+        let said = error.to_string();
+        if !is_missing_right(&error) {
+            return LinkError::Failed(said);
+        }
+        // `… has no permissions to run the 'publish' command`
+        let command = said.split_once("run the '").and_then(|(_, rest)| rest.split('\'').next());
+        let right = match command {
+            Some(command) => format!("run {}", command.to_ascii_uppercase()),
+            None => "use the channels of the nodes".to_owned(),
+        };
+        LinkError::NoRight { right, said }
     }
+}
+
+fn is_missing_right(error: &RedisError) -> bool {
+    error.code() == Some("NOPERM")
+}
+
+/// Whether the user may not use a name, while it may run the command.
+fn is_refused_name(error: &RedisError) -> bool {
+    is_missing_right(error) && !error.to_string().contains("run the '")
 }
 
 /// A pair of connections to one Redis.
@@ -65,7 +88,13 @@ pub struct RedisLink {
     sharded: Option<ClusterConnection>,
     mark: Vec<u8>,
     prefix: Vec<u8>,
+    /// The channel on which only this node is spoken to.
+    own: Vec<u8>,
+    /// The last number that the node said to itself, and the last one that came back.
+    said: AtomicU64,
+    heard: watch::Receiver<u64>,
     broken: watch::Receiver<bool>,
+    refusals: Arc<Refusals>,
     stats: Arc<BackplaneStats>,
 }
 
@@ -106,6 +135,7 @@ impl RedisLink {
 
         let prefix = config.prefix.clone().into_bytes();
         let (breaking, broken) = watch::channel(false);
+        let (hearing, heard) = watch::channel(0);
         let own = [&*prefix, RESERVED, b"node:", backplane.node.as_bytes()].concat();
         let reader = || {
             Arc::new(Reader {
@@ -113,6 +143,8 @@ impl RedisLink {
                 stats: backplane.stats.clone(),
                 prefix: prefix.clone(),
                 hearer: backplane.asks.hearer(),
+                own: own.clone(),
+                hearing: hearing.clone(),
                 state: Mutex::default(),
                 breaking: breaking.clone(),
             })
@@ -131,37 +163,56 @@ impl RedisLink {
         let mark = listen_to_mark(&mut listener, &own, is_cluster).await?;
         listening_reader.state.lock().mark.clone_from(&mark);
         let all = [&*prefix, RESERVED, b"all"].concat();
-        listener.subscribe(&[own, all][..]).await?;
+        listener.subscribe(&[own.clone(), all][..]).await?;
+        check_rights_to_listen(&mut listener, &prefix, &own, is_cluster, &backplane.refusals)
+            .await?;
 
         let sharded = match is_cluster {
             true => Some(connect_sharded(config, read(reader())).await?),
             false => None,
         };
         backplane.is_sharded.store(is_cluster, Ordering::Relaxed);
-        let stats = backplane.stats.clone();
-        Ok(RedisLink { publisher, listener, sharded, mark, prefix, broken, stats })
+        let link = RedisLink {
+            publisher,
+            listener,
+            sharded,
+            mark,
+            prefix,
+            own,
+            said: AtomicU64::new(0),
+            heard,
+            broken,
+            refusals: backplane.refusals.clone(),
+            stats: backplane.stats.clone(),
+        };
+        link.probe().await?;
+        Ok(link)
     }
 
     pub async fn publish(&self, batch: &[Outgoing]) -> Result<usize, LinkError> {
         let is_elsewhere =
             |it: &&Outgoing| self.sharded.is_some() && it.space == Space::ShardChannels;
         let mut refused = 0;
-        let here: Vec<&Outgoing> = batch.iter().filter(|it| !is_elsewhere(it)).collect();
-        if !here.is_empty() {
-            match self.publish_marked(&here).await {
-                Ok(()) => {}
-                // One that is not allowed keeps out all of a transaction.
-                Err(error) if is_refusal(&error) && here.len() > 1 => {
-                    for one in here {
-                        match self.publish_marked(&[one]).await {
-                            Err(error) if is_refusal(&error) => refused += 1,
-                            outcome => outcome?,
-                        }
-                    }
+        let mut here: Vec<&Outgoing> = batch.iter().filter(|it| !is_elsewhere(it)).collect();
+        while !here.is_empty() {
+            let messages: Vec<_> = here.iter().map(|it| self.message(it)).collect();
+            let (is_carried_out, refusals) = self.publish_marked(&messages).await?;
+            refused += refusals.len();
+            for (index, error) in &refusals {
+                if let Some(it) = here.get(*index) {
+                    let said = error.to_string();
+                    self.refusals.refused_publication(it.space, &it.channel, &said);
                 }
-                Err(error) if is_refusal(&error) => refused += 1,
-                Err(error) => return Err(error.into()),
             }
+            if is_carried_out {
+                break;
+            }
+            // One that is not allowed keeps out all of a transaction: the others go again.
+            let mut index = 0;
+            here.retain(|_| {
+                index += 1;
+                refusals.iter().all(|(refused, _)| *refused != index - 1)
+            });
         }
         for outgoing in batch.iter().filter(is_elsewhere) {
             let Some(mut sharded) = self.sharded.clone() else { continue };
@@ -171,38 +222,74 @@ impl RedisLink {
                 .query_async::<i64>(&mut sharded)
                 .await;
             match sent {
-                Err(error) if is_refusal(&error) => refused += 1,
+                Err(error) if is_refused_name(&error) => {
+                    refused += 1;
+                    let said = error.to_string();
+                    self.refusals.refused_publication(outgoing.space, &outgoing.channel, &said);
+                }
                 outcome => drop(outcome?),
             }
         }
         Ok(refused)
     }
 
-    async fn publish_marked(&self, batch: &[&Outgoing]) -> Result<(), RedisError> {
-        let mut pipeline = Pipeline::with_capacity(batch.len() + 2);
-        pipeline.atomic().cmd("SPUBLISH").arg(&self.mark).arg(BEGIN);
-        for Outgoing { space, channel, payload } in batch {
-            let verb = match space {
-                Space::Channels => "PUBLISH",
-                Space::ShardChannels => "SPUBLISH",
-            };
-            pipeline.cmd(verb).arg([&*self.prefix, channel].concat()).arg(&**payload);
+    fn message<'a>(&self, outgoing: &'a Outgoing) -> (&'static str, Vec<u8>, &'a [u8]) {
+        let Outgoing { space, channel, payload } = outgoing;
+        let verb = match space {
+            Space::Channels => "PUBLISH",
+            Space::ShardChannels => "SPUBLISH",
+        };
+        (verb, [&*self.prefix, channel].concat(), payload)
+    }
+
+    /// Publishes messages between two marks, in a transaction. Answers whether it was
+    /// carried out, and which messages the user may not publish: some of those are the
+    /// reason if it was not.
+    ///
+    /// An error is of the link: also where the server refused what every node must do,
+    /// and where nobody knows what was carried out.
+    async fn publish_marked(
+        &self,
+        messages: &[(&str, Vec<u8>, &[u8])],
+    ) -> Result<(bool, Vec<(usize, RedisError)>), LinkError> {
+        let mut pipeline = Pipeline::with_capacity(messages.len() + 4);
+        // Each answer is looked at: also of MULTI, without which the others are carried out
+        // one by one and must not be repeated.
+        pipeline.ignore_errors().cmd("MULTI");
+        pipeline.cmd("SPUBLISH").arg(&self.mark).arg(BEGIN);
+        for (verb, channel, payload) in messages {
+            pipeline.cmd(verb).arg(channel).arg(*payload);
         }
-        pipeline.cmd("SPUBLISH").arg(&self.mark).arg(END);
-        let counts: Value = pipeline.query_async(&mut self.publisher.clone()).await?;
-        drop(counts);
-        Ok(())
+        pipeline.cmd("SPUBLISH").arg(&self.mark).arg(END).cmd("EXEC");
+        let mut publisher = self.publisher.clone();
+        let answers: Vec<Result<Value, RedisError>> = pipeline.query_async(&mut publisher).await?;
+        read_transaction(answers, messages.len())
+    }
+
+    /// Publishes as all publications are published, and waits until it comes back: so that
+    /// the rights for it are there.
+    async fn probe(&self) -> Result<(), LinkError> {
+        let number = self.said.fetch_add(1, Ordering::Relaxed) + 1;
+        let payload = format!("{PROBE}{number}");
+        let message = ("PUBLISH", self.own.clone(), payload.as_bytes());
+        let (_, refused) = self.publish_marked(&[message]).await?;
+        if let Some((_, error)) = refused.into_iter().next() {
+            return Err(error.into());
+        }
+        let mut heard = self.heard.clone();
+        let heard = heard.wait_for(|heard| *heard >= number).await;
+        heard.map(drop).map_err(|error| LinkError::Failed(error.to_string()))
     }
 
     pub async fn listen(&self, names: &[Name]) -> Result<(), LinkError> {
         match self.tell_names(names, Listening::Begins).await {
             // One that is not allowed does not keep out the others.
-            Err(error) if is_refusal(&error) => {
+            Err(error) if is_refused_name(&error) => {
                 for name in names {
                     match self.tell_names(std::slice::from_ref(name), Listening::Begins).await {
-                        Err(error) if is_refusal(&error) => {
+                        Err(error) if is_refused_name(&error) => {
                             count(&self.stats.unlistenable);
-                            warn!(%error, "the backplane does not let this node listen to a name");
+                            self.refusals.refused_name(name, &error.to_string());
                         }
                         outcome => outcome?,
                     }
@@ -214,7 +301,9 @@ impl RedisLink {
     }
 
     pub async fn stop_listening(&self, names: &[Name]) -> Result<(), LinkError> {
-        Ok(self.tell_names(names, Listening::Ends).await?)
+        self.tell_names(names, Listening::Ends).await?;
+        names.iter().for_each(|name| self.refusals.forget_name(name));
+        Ok(())
     }
 
     async fn tell_names(&self, names: &[Name], listening: Listening) -> Result<(), RedisError> {
@@ -246,10 +335,12 @@ impl RedisLink {
     }
 
     pub async fn ping(&self) -> Result<(), LinkError> {
-        for connection in [&self.publisher, &self.listener] {
-            let _: Value = cmd("PING").query_async(&mut connection.clone()).await?;
+        match cmd("PING").query_async::<Value>(&mut self.listener.clone()).await {
+            // It is there, whatever it refuses.
+            Err(error) if is_refusal(&error) => {}
+            outcome => drop(outcome?),
         }
-        Ok(())
+        self.probe().await
     }
 
     pub async fn tell(&self, to: To<'_>, message: Vec<u8>) -> Result<Option<usize>, LinkError> {
@@ -296,6 +387,87 @@ fn is_refusal(error: &RedisError) -> bool {
     !error.is_unrecoverable_error() && !error.is_io_error() && error.code().is_some()
 }
 
+/// What came of a transaction: see `publish_marked`.
+fn read_transaction(
+    answers: Vec<Result<Value, RedisError>>,
+    messages: usize,
+) -> Result<(bool, Vec<(usize, RedisError)>), LinkError> {
+    let count = answers.len();
+    let mut answers = answers.into_iter();
+    let no_answer = || LinkError::Failed("a transaction has not all its answers".to_owned());
+    let multi = answers.next().ok_or_else(no_answer)?;
+    let exec = answers.next_back().ok_or_else(no_answer)?;
+    if count != messages + 4 {
+        return Err(no_answer());
+    }
+    multi?;
+    let refused = refused_messages(answers.map(Result::err), messages)?;
+    let outcomes = match exec {
+        Ok(Value::Array(outcomes)) if outcomes.len() == messages + 2 => outcomes,
+        Ok(_) => return Err(no_answer()),
+        // It was not carried out because of those.
+        Err(_) if !refused.is_empty() => return Ok((false, refused)),
+        Err(error) => return Err(error.into()),
+    };
+    let errors = outcomes.into_iter().map(|outcome| match outcome {
+        Value::ServerError(error) => Some(RedisError::from(error)),
+        _ => None,
+    });
+    Ok((true, refused_messages(errors, messages)?))
+}
+
+/// Which messages of a transaction were refused. An error: a mark was, or another right
+/// than that for a name is missing, or it is no question of rights.
+fn refused_messages(
+    errors: impl Iterator<Item = Option<RedisError>>,
+    messages: usize,
+) -> Result<Vec<(usize, RedisError)>, LinkError> {
+    let mut refused = Vec::new();
+    for (place, error) in errors.enumerate() {
+        let Some(error) = error else { continue };
+        let is_mark = place == 0 || place == messages + 1;
+        if is_mark || !is_refused_name(&error) {
+            return Err(error.into());
+        }
+        refused.push((place - 1, error));
+    }
+    Ok(refused)
+}
+
+/// Listens to names as clients do, and stops: what the user may not do is found before
+/// it is needed. That some patterns are refused is noted only: with `&prefix*`, Redis
+/// allows that very pattern and no other.
+async fn check_rights_to_listen(
+    listener: &mut MultiplexedConnection,
+    prefix: &[u8],
+    own: &[u8],
+    is_cluster: bool,
+    refusals: &Refusals,
+) -> Result<(), LinkError> {
+    let name = [own, b":probe"].concat();
+    let pattern = [&*escape(prefix), RESERVED, b"probe:?"].concat();
+    let mut verbs = vec![
+        ("SUBSCRIBE", &name),
+        ("UNSUBSCRIBE", &name),
+        ("PSUBSCRIBE", &pattern),
+        ("PUNSUBSCRIBE", &pattern),
+    ];
+    if !is_cluster {
+        verbs.extend([("SSUBSCRIBE", &name), ("SUNSUBSCRIBE", &name)]);
+    }
+    for (verb, name) in verbs {
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.cmd(verb).arg(name);
+        match pipeline.query_async::<Value>(listener).await {
+            Err(error) if verb == "PSUBSCRIBE" && is_refused_name(&error) => {
+                refusals.restricted("may listen to some patterns only", &error.to_string());
+            }
+            outcome => drop(outcome?),
+        }
+    }
+    Ok(())
+}
+
 /// The version must do; answers whether it is a cluster.
 async fn check_server(
     connection: &mut MultiplexedConnection,
@@ -337,7 +509,9 @@ async fn listen_to_mark(
         listening.cmd("SSUBSCRIBE").arg(&mark);
         match listening.query_async::<Value>(listener).await {
             Ok(_) => return Ok(mark),
-            Err(error) if is_refusal(&error) => problem = Some(error),
+            Err(error) if is_refusal(&error) && !is_missing_right(&error) => {
+                problem = Some(error);
+            }
             Err(error) => return Err(error.into()),
         }
     }
@@ -451,6 +625,9 @@ struct Reader {
     prefix: Vec<u8>,
     /// Where what nodes say among themselves goes.
     hearer: mpsc::Sender<Vec<u8>>,
+    /// The channel on which the node speaks to itself, and where those numbers go.
+    own: Vec<u8>,
+    hearing: watch::Sender<u64>,
     state: Mutex<Reading>,
     breaking: watch::Sender<bool>,
 }
@@ -529,6 +706,16 @@ impl Reader {
             return;
         }
         if state.is_own {
+            if *channel == *self.own
+                && pattern.is_none()
+                && let Some(number) = payload.strip_prefix(PROBE.as_bytes())
+            {
+                let number = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok());
+                number.into_iter().for_each(|number| {
+                    self.hearing.send_replace(number);
+                });
+                return;
+            }
             count(&self.stats.echoes);
             return;
         }
@@ -577,6 +764,75 @@ mod tests {
         check("c", None, true);
         check("c", None, true);
         check("c", Some("*"), false);
+    }
+
+    fn refused(text: &'static str) -> RedisError {
+        let line = format!("-{text}\r\n");
+        let value = redis::parse_redis_value(line.as_bytes()).expect("it is an error");
+        value.extract_error().expect_err("it is one")
+    }
+
+    /// `answers`: of MULTI, the marks and two messages, and of EXEC.
+    fn check_transaction(
+        answers: [Option<&'static str>; 5],
+        exec: Result<[Option<&'static str>; 4], &'static str>,
+        expected: Result<(bool, &[usize]), &str>,
+    ) {
+        let one = |error: Option<&'static str>| match error {
+            Some(error) => Err(refused(error)),
+            None => Ok(Value::SimpleString("QUEUED".to_owned())),
+        };
+        let mut all: Vec<_> = answers.into_iter().map(one).collect();
+        all.push(match exec {
+            Err(error) => Err(refused(error)),
+            Ok(outcomes) => Ok(Value::Array(
+                outcomes
+                    .into_iter()
+                    .map(|error| match error {
+                        None => Value::Int(1),
+                        Some(error) => redis::parse_redis_value(format!("-{error}\r\n").as_bytes())
+                            .expect("it is an error"),
+                    })
+                    .collect(),
+            )),
+        });
+        let outcome = read_transaction(all, 2).map(|(is_carried_out, refused)| {
+            (is_carried_out, refused.into_iter().map(|(index, _)| index).collect::<Vec<_>>())
+        });
+        match (outcome, expected) {
+            (Ok(outcome), Ok((is_carried_out, refused))) => {
+                assert_eq!(outcome, (is_carried_out, refused.to_vec()));
+            }
+            (Err(problem), Err(words)) => {
+                assert!(problem.to_string().contains(words), "{problem}");
+            }
+            (outcome, expected) => panic!("{outcome:?} is not {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn an_error_in_a_transaction_is_no_success() {
+        const COMMAND: &str = "NOPERM this user has no permissions to run the 'publish' command";
+        const NAME: &str =
+            "NOPERM this user has no permissions to access one of the channels used as arguments";
+        const MULTI: &str = "NOPERM this user has no permissions to run the 'multi' command";
+        const ABORTED: &str = "EXECABORT Transaction discarded because of previous errors.";
+        let none = [None; 5];
+        check_transaction(none, Ok([None; 4]), Ok((true, &[])));
+        check_transaction([None, None, Some(NAME), None, None], Err(ABORTED), Ok((false, &[0])));
+        check_transaction(none, Ok([None, None, Some(NAME), None]), Ok((true, &[1])));
+        check_transaction(
+            [None, None, Some(COMMAND), Some(COMMAND), None],
+            Err(ABORTED),
+            Err("run PUBLISH"),
+        );
+        check_transaction([Some(MULTI), None, None, None, None], Err(ABORTED), Err("run MULTI"));
+        check_transaction([None, Some(NAME), None, None, None], Err(ABORTED), Err("channels"));
+        for error in ["OOM no", "READONLY no", "LOADING no", "MISCONF no", "CLUSTERDOWN no"] {
+            check_transaction(none, Err(error), Err("no"));
+            check_transaction(none, Ok([None, Some(error), None, None]), Err("no"));
+            check_transaction([None, None, Some(error), None, None], Err(ABORTED), Err("no"));
+        }
     }
 
     #[test]

@@ -1,0 +1,195 @@
+//! What the backplane refuses: a right that the node cannot do without, and names
+//! that its user may not publish on or listen to.
+//!
+//! A missing right keeps the node away from the backplane until it is granted. A
+//! refused name concerns that name only: what is published on it is treated as
+//! `cluster.when_away` says, and listening to it is tried again from time to time.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tracing::warn;
+
+use super::interest::Name;
+use crate::protocol::command::Space;
+
+/// How many refused names of each kind are remembered. Of more, publications are
+/// offered to the backplane each time, and listening is tried again after a reconnect.
+const NAMES_MAX: usize = 10_000;
+/// How long publications on a name are not offered to the backplane after it refused one.
+const REFUSED_TIME: Duration = Duration::from_secs(10);
+/// How long a refused publication stands in the health report.
+const SHOWN_TIME: Duration = Duration::from_secs(60);
+/// A refusal is logged once in this time, with how many there were.
+const LOG_TIME: Duration = Duration::from_secs(10);
+
+/// What is refused at present.
+#[derive(Default)]
+pub struct Refusals {
+    /// Whether publications on some name were refused: one load where none was.
+    has_publications: AtomicBool,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    /// The right without which the node is away.
+    missing_right: Option<String>,
+    /// What the user may do only in part, found when the link was made.
+    restrictions: Vec<String>,
+    /// Until when publications are not offered, by space and channel. Clients choose the
+    /// names, so the hash has a key of this process.
+    publications: HashMap<(bool, Vec<u8>), Instant>,
+    /// When a publication was refused last.
+    publication_refused: Option<Instant>,
+    /// Names that cannot be listened to.
+    names: HashSet<Name>,
+    logged: Option<Instant>,
+    /// How many refusals were not logged.
+    unlogged: u64,
+}
+
+impl Refusals {
+    /// Another link is made: nothing is known of it.
+    pub fn begin(&self) {
+        let mut table = self.table.lock();
+        table.restrictions.clear();
+        table.publications.clear();
+        table.names.clear();
+        self.has_publications.store(false, Ordering::Relaxed);
+    }
+
+    /// Sets the right without which the node is away; none: there is no such.
+    pub fn set_missing_right(&self, right: Option<&str>) {
+        self.table.lock().missing_right = right.map(str::to_owned);
+    }
+
+    /// The right without which the node is away.
+    pub fn missing_right(&self) -> Option<String> {
+        self.table.lock().missing_right.clone()
+    }
+
+    /// Notes what the user may do only in part.
+    pub fn restricted(&self, what: &str, said: &str) {
+        let mut table = self.table.lock();
+        if !table.restrictions.iter().any(|it| it == what) {
+            warn!(said, "the user of the backplane {what}");
+            table.restrictions.push(what.to_owned());
+        }
+    }
+
+    /// A publication on this channel was refused.
+    pub fn refused_publication(&self, space: Space, channel: &[u8], said: &str) {
+        let now = Instant::now();
+        let mut table = self.table.lock();
+        table.publication_refused = Some(now);
+        if table.publications.len() >= NAMES_MAX {
+            table.publications.retain(|_, until| *until > now);
+        }
+        if table.publications.len() < NAMES_MAX {
+            table.publications.insert(place(space, channel), now + REFUSED_TIME);
+            self.has_publications.store(true, Ordering::Relaxed);
+        }
+        table.log(now, said, "the backplane refused publications");
+    }
+
+    /// Whether publications on this channel are refused at present.
+    pub fn refuses(&self, space: Space, channel: &[u8]) -> bool {
+        if !self.has_publications.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut table = self.table.lock();
+        let place = place(space, channel);
+        let Some(until) = table.publications.get(&place) else { return false };
+        if *until > Instant::now() {
+            return true;
+        }
+        table.publications.remove(&place);
+        if table.publications.is_empty() {
+            self.has_publications.store(false, Ordering::Relaxed);
+        }
+        false
+    }
+
+    /// This name cannot be listened to.
+    pub fn refused_name(&self, name: &Name, said: &str) {
+        let mut table = self.table.lock();
+        if table.names.len() < NAMES_MAX {
+            table.names.insert(name.clone());
+        }
+        table.log(Instant::now(), said, "the backplane refused to let this node listen to names");
+    }
+
+    /// This name is not listened to any more.
+    pub fn forget_name(&self, name: &Name) {
+        self.table.lock().names.remove(name);
+    }
+
+    /// The names that cannot be listened to, to be tried again.
+    pub fn take_names(&self) -> Vec<Name> {
+        self.table.lock().names.drain().collect()
+    }
+
+    /// What is wrong while the backplane is there, for people; none: nothing.
+    pub fn problem(&self) -> Option<String> {
+        let table = self.table.lock();
+        let mut problems: Vec<String> = table
+            .restrictions
+            .iter()
+            .map(|what| format!("the user of the backplane {what}"))
+            .collect();
+        if table.publication_refused.is_some_and(|at| at.elapsed() < SHOWN_TIME) {
+            problems.push("the backplane refuses publications on some names".to_owned());
+        }
+        if !table.names.is_empty() {
+            let count = table.names.len();
+            problems.push(format!("the backplane lets this node not listen to {count} names"));
+        }
+        (!problems.is_empty()).then(|| problems.join("; "))
+    }
+}
+
+impl Table {
+    fn log(&mut self, now: Instant, said: &str, what: &'static str) {
+        self.unlogged += 1;
+        if self.logged.is_none_or(|at| now.duration_since(at) >= LOG_TIME) {
+            self.logged = Some(now);
+            let count = std::mem::take(&mut self.unlogged);
+            warn!(said, count, "{what}");
+        }
+    }
+}
+
+fn place(space: Space, channel: &[u8]) -> (bool, Vec<u8>) {
+    (space == Space::ShardChannels, channel.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_name_concerns_itself_only() {
+        let refusals = Refusals::default();
+        assert!(!refusals.refuses(Space::Channels, b"a"));
+        assert_eq!(refusals.problem(), None);
+        refusals.refused_publication(Space::Channels, b"a", "NOPERM");
+        assert!(refusals.refuses(Space::Channels, b"a"));
+        assert!(!refusals.refuses(Space::ShardChannels, b"a"));
+        assert!(!refusals.refuses(Space::Channels, b"b"));
+        assert!(refusals.problem().is_some_and(|problem| problem.contains("publications")));
+        refusals.begin();
+        assert!(!refusals.refuses(Space::Channels, b"a"), "another link may allow it");
+    }
+
+    #[test]
+    fn what_is_remembered_has_a_bound() {
+        let refusals = Refusals::default();
+        for number in 0..NAMES_MAX + 10 {
+            refusals.refused_publication(Space::Channels, number.to_string().as_bytes(), "NOPERM");
+        }
+        assert_eq!(refusals.table.lock().publications.len(), NAMES_MAX);
+    }
+}

@@ -1,0 +1,87 @@
+//! Which names share a subscription of a backplane that knows fewer than there are
+//! names: patterns of one NATS wildcard, for instance.
+//!
+//! A subscription is there as long as it has a name. Its names are a set and not a
+//! count, so that a name that leaves without having joined, or joins twice, changes
+//! nothing for the others. It knows neither sockets nor NATS.
+
+use std::collections::{HashMap, HashSet};
+
+use guest_core::ConnectionId;
+
+use super::interest::Name;
+
+/// The subscriptions by subject, each with what the link keeps for it. Clients choose
+/// the names, so the hash has a key of this process.
+pub struct SharedSubscriptions<T> {
+    by_subject: HashMap<String, Shared<T>>,
+    next_id: ConnectionId,
+}
+
+struct Shared<T> {
+    id: ConnectionId,
+    names: HashSet<Name>,
+    kept: T,
+}
+
+/// What a name that left was part of.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Left<T> {
+    /// The id of the subscription.
+    pub id: ConnectionId,
+    /// The subscription itself, if this was its last name: it has to end.
+    pub ended: Option<T>,
+}
+
+impl<T> Default for SharedSubscriptions<T> {
+    fn default() -> SharedSubscriptions<T> {
+        SharedSubscriptions { by_subject: HashMap::new(), next_id: 0 }
+    }
+}
+
+impl<T> SharedSubscriptions<T> {
+    /// Adds a name to the subscription of its subject, and answers the id of that; none:
+    /// there is no such subscription yet.
+    pub fn join(&mut self, subject: &str, name: &Name) -> Option<ConnectionId> {
+        let shared = self.by_subject.get_mut(subject)?;
+        shared.names.insert(name.clone());
+        Some(shared.id)
+    }
+
+    /// An id for a new subscription. Ids rise.
+    pub fn new_id(&mut self) -> ConnectionId {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// A new subscription with its first name.
+    pub fn add(&mut self, subject: String, id: ConnectionId, name: &Name, kept: T) {
+        let names = HashSet::from([name.clone()]);
+        self.by_subject.insert(subject, Shared { id, names, kept });
+    }
+
+    /// Removes a name; none: it was not there, and nothing changes.
+    pub fn leave(&mut self, subject: &str, name: &Name) -> Option<Left<T>> {
+        let shared = self.by_subject.get_mut(subject)?;
+        if !shared.names.remove(name) {
+            return None;
+        }
+        let id = shared.id;
+        let ended = match shared.names.is_empty() {
+            true => self.by_subject.remove(subject).map(|shared| shared.kept),
+            false => None,
+        };
+        Some(Left { id, ended })
+    }
+
+    /// What is kept for each subscription.
+    pub fn all(&self) -> impl Iterator<Item = &T> {
+        self.by_subject.values().map(|shared| &shared.kept)
+    }
+
+    /// The subjects, and the names of each.
+    #[cfg(test)]
+    pub fn subjects(&self) -> impl Iterator<Item = (&str, &HashSet<Name>)> {
+        self.by_subject.iter().map(|(subject, shared)| (subject.as_str(), &shared.names))
+    }
+}

@@ -1,0 +1,55 @@
+//! Names that were chosen to collide in a hash without a key.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use crate::backplane::{Backplane, Kind};
+use crate::nodes::{Node, Options};
+use crate::value::command;
+
+const NAMES: u64 = 20_000;
+
+/// How long it takes to subscribe to names that begin so, and to leave.
+async fn time(node: &Node, prefix: [u8; 8]) -> Result<Duration> {
+    let names: Vec<[u8; 16]> = (0..NAMES)
+        .map(|number| {
+            let mut name = [0; 16];
+            name[..8].copy_from_slice(&prefix);
+            name[8..].copy_from_slice(&number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
+            name
+        })
+        .collect();
+    let began = Instant::now();
+    for half in names.chunks(NAMES as usize / 4) {
+        let mut client = node.client().await?;
+        for names in half.chunks(1_000) {
+            let mut words: Vec<&[u8]> = vec![b"SUBSCRIBE"];
+            words.extend(names.iter().map(<[u8; 16]>::as_slice));
+            client.send(&command(&words)).await?;
+            client.next_many(names.len()).await?;
+        }
+        client.send(&command(&["UNSUBSCRIBE"])).await?;
+        client.next_many(half.len()).await?;
+    }
+    Ok(began.elapsed())
+}
+
+#[tokio::test]
+async fn names_chosen_to_collide_take_as_long_as_others() -> Result<()> {
+    for kind in [Kind::Redis, Kind::Nats] {
+        let backplane = Backplane::start(kind).await?;
+        let options = Options { config: "leave_delay_ms = 50\n".to_owned(), ..Options::default() };
+        let node = Node::start(&backplane, &options).await?;
+        let control = time(&node, *b"\x11\x22\x33\x44\x55\x66\x77\x88").await?;
+        // The seed of `rustc_hash`.
+        let colliding = time(&node, 0x243f_6a88_85a3_08d3_u64.to_le_bytes()).await?;
+        println!("{kind:?}: {control:?}, and {colliding:?} for names chosen to collide");
+        ensure!(
+            colliding < control * 5,
+            "{kind:?}: {colliding:?}, and {control:?} without collisions"
+        );
+        node.stop().await?;
+    }
+    Ok(())
+}

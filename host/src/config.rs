@@ -112,7 +112,8 @@ pub struct HttpConfig {
     pub handshake_time: Duration,
     /// How large a request's line and headers may be.
     pub request_bytes_max: usize,
-    /// How many handshakes may be under way at once; more wait to be accepted.
+    /// How many handshakes may be under way at once. For more, the one that has waited
+    /// for its client the longest is dropped.
     pub handshakes_max: usize,
     /// Which pages of other sites may open a WebSocket.
     pub origins: Origins,
@@ -156,7 +157,9 @@ pub struct Limits {
     pub connections_max: usize,
     /// Connections at once from one address; of IPv6, from one /64.
     pub connections_per_address_max: usize,
-    /// Networks whose addresses are not counted for the former.
+    /// Handshakes under way at once from one address, at each door.
+    pub handshakes_per_address_max: usize,
+    /// Networks whose addresses are not counted for the former two.
     pub uncounted_networks: Vec<Network>,
     /// Commands that one connection may send in a second.
     pub commands_per_second_max: usize,
@@ -278,8 +281,13 @@ pub struct AdminConfig {
     pub body_bytes_max: usize,
     /// How long a client may take to send a request, or to take some of the answer.
     pub request_time: Duration,
-    /// Connections at once; more wait to be accepted.
+    /// How long a client may take to send the head of a request, and how long an idle
+    /// connection is kept.
+    pub head_time: Duration,
+    /// Connections at once. For more, the idle one that has waited the longest is closed.
     pub connections_max: usize,
+    /// The same for one address.
+    pub connections_per_address_max: usize,
     /// How many may look at messages at once.
     pub traces_max: usize,
     /// How many messages may wait for one who looks.
@@ -562,6 +570,9 @@ raw_table!(RawLimits {
     connections_max: u64 = 10_000,
     /// A tenth of all: room for an office behind one address.
     connections_per_address_max: u64 = 1_000,
+    /// A quarter of `http.handshakes_max`, and as many as are accepted in one go: those
+    /// of an office that comes back at once are done before the next are accepted.
+    handshakes_per_address_max: u64 = 128,
     /// A proxy on this machine brings everybody's connections.
     uncounted_networks: Vec<String> = vec!["127.0.0.0/8".to_owned(), "::1/128".to_owned()],
     /// A back end publishes that much through one connection; a browser does not.
@@ -639,7 +650,10 @@ raw_table!(RawAdmin {
     upload_bytes_max: u64 = 64 << 20,
     body_bytes_max: u64 = 1 << 20,
     request_timeout_ms: u64 = 30_000,
+    head_timeout_ms: u64 = 5_000,
     connections_max: u64 = 64,
+    /// Half of all: operators come from loopback, and one of them is not all.
+    connections_per_address_max: u64 = 32,
     traces_max: u64 = 8,
     trace_queue_max: u64 = 4_096,
 });
@@ -928,6 +942,11 @@ impl RawConfig {
                     limits.connections_per_address_max,
                     1..=1 << 30,
                 )?,
+                handshakes_per_address_max: count(
+                    "limits.handshakes_per_address_max",
+                    limits.handshakes_per_address_max,
+                    1..=1 << 20,
+                )?,
                 uncounted_networks: limits
                     .uncounted_networks
                     .iter()
@@ -1140,7 +1159,13 @@ impl RawAdmin {
             )?,
             body_bytes_max: bytes("admin.body_bytes_max", self.body_bytes_max, 256..=1 << 30)?,
             request_time: millis("admin.request_timeout_ms", self.request_timeout_ms)?,
+            head_time: millis("admin.head_timeout_ms", self.head_timeout_ms)?,
             connections_max: count("admin.connections_max", self.connections_max, 1..=1 << 20)?,
+            connections_per_address_max: count(
+                "admin.connections_per_address_max",
+                self.connections_per_address_max,
+                1..=1 << 20,
+            )?,
             traces_max: count("admin.traces_max", self.traces_max, 1..=1_000)?,
             trace_queue_max: count("admin.trace_queue_max", self.trace_queue_max, 1..=1 << 20)?,
         })

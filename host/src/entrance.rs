@@ -1,7 +1,7 @@
 //! Whom the server lets in: accepting, shaking hands, asking the chain.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,12 +11,12 @@ use parking_lot::RwLock;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
 use crate::close::CloseReason;
-use crate::config::Config;
+use crate::config::{Config, TlsConfig};
 use crate::connection::{End, OpenConnection};
 use crate::door::json::Json;
 use crate::door::resp::info::ServerInfo;
@@ -35,14 +35,24 @@ use crate::protocol::command::{EXPIRED, LIMIT, NOAUTH, Refusal, UNAVAILABLE};
 use crate::protocol::resp::RequestLimits;
 use crate::protocol::websocket;
 use crate::session::{Framing, Services, Session};
+use crate::slots::{OverShare, Slot, Slots};
 use crate::socket::{Plain, Stream};
-use crate::stats::{self, Refused, Stats, count};
+use crate::stats::{self, Refused, count};
 use crate::tls::{self, Tls, TlsError};
 
 /// How long to wait before accepting again after it failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long it is not said again that newcomers wait.
 const SAID_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// How long a client is waited for before its handshake may be dropped for another, where
+/// as many are under way as there may be. One that sends its request at once, as clients
+/// do, is not waited for at all. Over TLS it is, for a round trip, and for as long as
+/// others are computed.
+const PATIENCE: Duration = Duration::from_millis(100);
+const TLS_PATIENCE: Duration = Duration::from_millis(300);
+/// What is left of the share of handshakes of an address that has as many connections as
+/// it may: its clients are told so, a few at a time.
+const FULL_ADDRESS_PART: usize = 8;
 /// How long a client may take to take an answer that ends its connection.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
@@ -76,6 +86,8 @@ pub struct Live {
     pub resp_tls: Option<Tls>,
     /// How many handshakes may be under way at each door.
     pub handshakes_max: usize,
+    /// The handshakes under way at each door: one cannot be held shut at another.
+    handshakes: [Arc<Slots>; stats::Door::ALL.len()],
     is_draining: AtomicBool,
 }
 
@@ -87,7 +99,12 @@ impl Live {
     /// One of them cannot be used.
     pub fn new(config: Config) -> Result<Live, TlsError> {
         let resp_tls = config.resp.as_ref().and_then(|resp| resp.tls.as_ref());
+        let handshakes = |tls: Option<&TlsConfig>| {
+            let patience = if tls.is_some() { TLS_PATIENCE } else { PATIENCE };
+            Slots::new(config.http.handshakes_max, patience)
+        };
         Ok(Live {
+            handshakes: [handshakes(config.http.tls.as_ref()), handshakes(resp_tls)],
             http_tls: config.http.tls.as_ref().map(Tls::load).transpose()?,
             resp_tls: resp_tls.map(Tls::load).transpose()?,
             handshakes_max: config.http.handshakes_max,
@@ -111,6 +128,15 @@ impl Live {
         self.is_draining.store(true, Ordering::SeqCst);
     }
 
+    /// The handshakes under way at a door. Its `largest` has the addresses with most.
+    pub fn handshakes(&self, door: stats::Door) -> &Arc<Slots> {
+        let [http, resp] = &self.handshakes;
+        match door {
+            stats::Door::Http => http,
+            stats::Door::Resp => resp,
+        }
+    }
+
     /// The doors that are open, and whether they speak TLS.
     pub fn doors(&self) -> Vec<(stats::Door, bool)> {
         let http = (stats::Door::Http, self.http_tls.is_some());
@@ -130,26 +156,6 @@ struct Peer {
     remote: SocketAddr,
     /// Whom its certificate names.
     subject: Option<String>,
-}
-
-/// A handshake that is under way, for as long as this is there.
-struct Handshaking {
-    stats: Arc<Stats>,
-    protocol: Protocol,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Handshaking {
-    fn new(stats: &Arc<Stats>, protocol: Protocol, permit: OwnedSemaphorePermit) -> Handshaking {
-        stats.handshake_began(protocol.into());
-        Handshaking { stats: stats.clone(), protocol, _permit: permit }
-    }
-}
-
-impl Drop for Handshaking {
-    fn drop(&mut self) {
-        self.stats.handshake_ended(self.protocol.into());
-    }
 }
 
 /// Lets clients in.
@@ -204,27 +210,14 @@ impl Entrance {
 
     /// Takes connections until it is dropped.
     pub async fn accept(self, listener: TcpListener, protocol: Protocol) {
-        // One for each listener, so that one door cannot be held shut at another.
-        let handshakes_max = self.config.http.handshakes_max;
-        let handshakes = Arc::new(Semaphore::new(handshakes_max));
+        let handshakes = self.live.handshakes(protocol.into()).clone();
         let mut said_at: Option<Instant> = None;
         loop {
-            let permit = match handshakes.clone().try_acquire_owned() {
-                Ok(permit) => permit,
-                Err(_) => {
-                    self.services.stats.waits_for_handshakes(protocol.into());
-                    if said_at.is_none_or(|at| at.elapsed() > SAID_AGAIN_AFTER) {
-                        said_at = Some(Instant::now());
-                        let (door, max) = (stats::Door::from(protocol), handshakes_max);
-                        warn!(
-                            door = door.name(),
-                            "newcomers wait: as many handshakes are under way as \
-                             http.handshakes_max allows, which is {max}"
-                        );
-                    }
-                    handshakes.clone().acquire_owned().await.expect("it is never closed")
-                }
-            };
+            if !handshakes.has_room() {
+                self.services.stats.waits_for_handshakes(protocol.into());
+                self.say_that_it_is_full(&handshakes, protocol, &mut said_at);
+                handshakes.room().await;
+            }
             match listener.accept().await {
                 Ok((stream, remote)) => {
                     if !OPTIONS_ARE_INHERITED
@@ -233,24 +226,40 @@ impl Entrance {
                         debug!(%remote, %error, "connection lost in the handshake");
                         continue;
                     }
-                    let handshaking = Handshaking::new(&self.services.stats, protocol, permit);
+                    let door = stats::Door::from(protocol);
+                    let share = self.share_of(remote.ip());
+                    let (handshaking, dropped) = match handshakes.take(remote.ip(), share) {
+                        Ok(taken) => taken,
+                        Err(OverShare) => {
+                            self.services.stats.refused(door, Refused::HandshakeShare);
+                            debug!(%remote, "closed: limits.handshakes_per_address_max");
+                            continue;
+                        }
+                    };
+                    if let Some(address) = dropped {
+                        self.services.stats.refused(door, Refused::HandshakeDropped);
+                        debug!(%address, "a handshake was dropped for another");
+                        self.say_that_it_is_full(&handshakes, protocol, &mut said_at);
+                    }
+                    let id = handshaking.id();
                     let tls = match protocol {
                         Protocol::Http => &self.live.http_tls,
                         Protocol::Resp => &self.live.resp_tls,
                     };
                     let entrance = self.clone();
-                    match tls.as_ref().map(Tls::acceptor) {
+                    let serving = match tls.as_ref().map(Tls::acceptor) {
                         None => {
                             let peer = Peer { remote, subject: None };
                             let stream = Plain::new(stream, self.services.stats.clone());
-                            tokio::spawn(entrance.serve(stream, peer, protocol, handshaking));
+                            tokio::spawn(entrance.serve(stream, peer, protocol, handshaking))
                         }
                         Some(acceptor) => {
                             let serving =
                                 entrance.serve_tls(acceptor, stream, remote, protocol, handshaking);
-                            tokio::spawn(serving);
+                            tokio::spawn(serving)
                         }
-                    }
+                    };
+                    handshakes.attach(id, serving.abort_handle());
                 }
                 Err(error) => {
                     // Out of files, most likely: someone has to go first.
@@ -261,11 +270,38 @@ impl Entrance {
         }
     }
 
+    /// Logs that as many handshakes are under way as there may be, now and then.
+    fn say_that_it_is_full(
+        &self,
+        handshakes: &Slots,
+        protocol: Protocol,
+        said_at: &mut Option<Instant>,
+    ) {
+        if said_at.is_some_and(|at| at.elapsed() <= SAID_AGAIN_AFTER) {
+            return;
+        }
+        *said_at = Some(Instant::now());
+        let (door, max) = (stats::Door::from(protocol).name(), self.live.handshakes_max);
+        let (address, held) =
+            handshakes.largest(1).first().copied().unwrap_or((IpAddr::from([0; 4]), 0));
+        warn!(
+            door, max, %address, held,
+            "handshake limit reached (http.handshakes_max): those whose clients send nothing are \
+             dropped; the address has most of them"
+        );
+    }
+
+    /// How many handshakes may be under way from an address; none: it is not counted.
+    fn share_of(&self, address: IpAddr) -> Option<usize> {
+        let left = self.services.hub.connections().left_for(address)?;
+        let share = self.live.config().limits.handshakes_per_address_max;
+        Some(if left > 0 { share } else { (share / FULL_ADDRESS_PART).max(1) })
+    }
+
     /// Takes a connection that was not made by a listener.
     pub async fn take<S: Stream>(self, stream: S, remote: SocketAddr, protocol: Protocol) {
-        let handshakes = Arc::new(Semaphore::new(1));
-        let permit = handshakes.acquire_owned().await.expect("it is never closed");
-        let handshaking = Handshaking::new(&self.services.stats, protocol, permit);
+        let handshakes = self.live.handshakes(protocol.into());
+        let Ok((handshaking, _)) = handshakes.take(remote.ip(), None) else { return };
         self.serve(stream, Peer { remote, subject: None }, protocol, handshaking).await;
     }
 
@@ -276,13 +312,13 @@ impl Entrance {
         stream: TcpStream,
         remote: SocketAddr,
         protocol: Protocol,
-        handshaking: Handshaking,
+        handshaking: Slot,
     ) {
         let mut is_ending = self.is_ending.clone();
         let shaken = tokio::select! {
-            shaken = tokio::time::timeout(
-                self.config.http.handshake_time,
-                acceptor.accept(stream),
+            shaken = tokio::time::timeout_at(
+                self.end_of_handshake(&handshaking),
+                handshaking.waits(acceptor.accept(stream)),
             ) => shaken,
             _ = is_ending.wait_for(|is_ending| *is_ending) => return,
         };
@@ -303,29 +339,31 @@ impl Entrance {
         }
     }
 
-    async fn serve<S: Stream>(
-        self,
-        stream: S,
-        peer: Peer,
-        protocol: Protocol,
-        handshaking: Handshaking,
-    ) {
+    /// The time for a handshake begins when the connection was accepted, and is one for
+    /// TLS and HTTP.
+    fn end_of_handshake(&self, handshaking: &Slot) -> tokio::time::Instant {
+        (handshaking.began() + self.config.http.handshake_time).into()
+    }
+
+    async fn serve<S: Stream>(self, stream: S, peer: Peer, protocol: Protocol, handshaking: Slot) {
         let remote = peer.remote;
         match protocol {
             Protocol::Http => {
                 let mut is_ending = self.is_ending.clone();
                 let opened = tokio::select! {
-                    opened = self.open_websocket(stream, &peer, handshaking) => opened,
+                    opened = self.open_websocket(stream, &peer, &handshaking) => opened,
                     _ = is_ending.wait_for(|is_ending| *is_ending) => None,
                 };
                 let (stream, connection, upgrade) = match opened {
                     Some(Ok(opened)) => opened,
                     Some(Err((stream, reason))) => {
                         let words = websocket::close(&reason);
+                        handshaking.counts_again();
                         return self.turn_away(stream, remote, protocol, &reason, words).await;
                     }
                     None => return,
                 };
+                drop(handshaking);
                 let websocket = &self.config.websocket;
                 let behind = upgrade.came_behind;
                 match upgrade.subprotocol {
@@ -342,7 +380,9 @@ impl Entrance {
                 }
             }
             Protocol::Resp => {
-                drop(handshaking);
+                // What a plugin is asked is its handshake. It keeps none but those of its
+                // address waiting.
+                handshaking.counts_for_address();
                 let mut is_ending = self.is_ending.clone();
                 let admitted = tokio::select! {
                     admitted = self.admit_resp(&peer) => admitted,
@@ -352,9 +392,11 @@ impl Entrance {
                     Ok(connection) => connection,
                     Err(reason) => {
                         let words = resp::unwelcome(&reason);
+                        handshaking.counts_again();
                         return self.turn_away(stream, remote, protocol, &reason, words).await;
                     }
                 };
+                drop(handshaking);
                 let door = self.resp(Transport::Stream);
                 self.run(stream, connection, door, Vec::new(), Framing::None);
             }
@@ -423,12 +465,14 @@ impl Entrance {
         &self,
         mut stream: S,
         peer: &Peer,
-        handshaking: Handshaking,
+        handshaking: &Slot,
     ) -> Option<Result<(S, Arc<Connection>, Upgrade), (S, CloseReason)>> {
         let http = &self.config.http;
         let remote = peer.remote;
-        let shaking = handshake::read(&mut stream, http.request_bytes_max);
-        let upgrade = match tokio::time::timeout(http.handshake_time, shaking).await {
+        let shaking = handshaking.waits(handshake::read(&mut stream, http.request_bytes_max));
+        let shaken = tokio::time::timeout_at(self.end_of_handshake(handshaking), shaking).await;
+        handshaking.works();
+        let upgrade = match shaken {
             Ok(Ok(Asked::Upgrade(upgrade))) => *upgrade,
             Ok(Ok(Asked::Health(question))) => {
                 let report = self.health.report().await;
@@ -477,7 +521,7 @@ impl Entrance {
             Subprotocol::Resp => Resp::first_encoding(Transport::Frames),
         };
         // Others may shake hands while a plugin asks the outside world.
-        drop(handshaking);
+        handshaking.counts_for_address();
         // Asked before the upgrade is answered; told after it, because a browser
         // shows its page a close code, and of a refused upgrade nothing.
         let admitted = self.admit(client, peer, encoding).await;

@@ -89,10 +89,21 @@ pub async fn read<S: AsyncRead + AsyncWrite + Unpin>(
     request_bytes_max: usize,
 ) -> io::Result<Asked> {
     let mut bytes = Vec::with_capacity(1 << 10);
+    let mut parsed = 0;
     let (length, request) = loop {
+        let before = bytes.len();
         if stream.read_buf(&mut bytes).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        // A head that comes byte by byte is not parsed for each byte: that would take time
+        // with the square of its length.
+        let new = bytes.get(before.saturating_sub(2)..).unwrap_or_default();
+        let may_be_whole = new.windows(2).any(|two| two == b"\n\n")
+            || new.windows(3).any(|three| three == b"\n\r\n");
+        if !may_be_whole && bytes.len() < (2 * parsed).min(request_bytes_max) {
+            continue;
+        }
+        parsed = bytes.len();
         match Request::try_parse(&bytes) {
             Ok(Some((length, _))) if length > request_bytes_max => {}
             Ok(Some(parsed)) => break parsed,

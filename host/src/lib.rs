@@ -33,6 +33,7 @@ mod limits;
 pub mod protocol;
 mod publish;
 mod session;
+mod slots;
 mod socket;
 mod stats;
 

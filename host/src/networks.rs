@@ -1,10 +1,10 @@
 //! Addresses: which network one belongs to, and how many connections come from it.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
 
 /// All addresses that begin alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,8 @@ impl Network {
 /// How many connections there are from each address.
 #[derive(Default)]
 pub struct AddressCounts {
-    counts: Mutex<FxHashMap<IpAddr, usize>>,
+    /// Clients choose IPv6 addresses, so the hash has a key of this process.
+    counts: Mutex<HashMap<IpAddr, usize>>,
 }
 
 impl AddressCounts {
@@ -66,6 +67,11 @@ impl AddressCounts {
         true
     }
 
+    /// How many there are from this address.
+    pub fn of(&self, address: IpAddr) -> usize {
+        self.counts.lock().get(&counted_as(address)).copied().unwrap_or(0)
+    }
+
     /// One less from this address.
     pub fn remove(&self, address: IpAddr) {
         let mut counts = self.counts.lock();
@@ -79,7 +85,8 @@ impl AddressCounts {
     }
 }
 
-/// Whoever has an IPv6 address has all that begin with the same 64 bits.
+/// What an address is counted as. Whoever has an IPv6 address has all that begin with
+/// the same 64 bits.
 pub fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),

@@ -19,12 +19,13 @@ pub struct Reloading {
 }
 
 /// What begins like this holds as soon as it is read.
-const AT_ONCE: [&str; 16] = [
+const AT_ONCE: [&str; 17] = [
     "http.origins",
     "http.tls.",
     "resp.tls.",
     "limits.connections_max",
     "limits.connections_per_address_max",
+    "limits.handshakes_per_address_max",
     "limits.uncounted_networks",
     "limits.commands_per_second_max",
     "limits.subscriptions_max",

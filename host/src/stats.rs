@@ -34,7 +34,6 @@ pub struct Stats {
 #[derive(Default)]
 struct DoorStats {
     accepted: AtomicU64,
-    handshakes: AtomicU64,
     handshake_waits: AtomicU64,
     refused: [AtomicU64; Refused::ALL.len()],
 }
@@ -92,11 +91,15 @@ pub enum Refused {
     /// No TLS handshake came about.
     Tls,
     TlsTimeout,
+    /// Its address had as many handshakes under way as its share.
+    HandshakeShare,
+    /// Its handshake was dropped for another.
+    HandshakeDropped,
 }
 
 impl Refused {
     /// All, in the order in which they are counted.
-    pub const ALL: [Refused; 13] = [
+    pub const ALL: [Refused; 15] = [
         Refused::OverCapacity,
         Refused::OverAddressCapacity,
         Refused::Draining,
@@ -110,6 +113,8 @@ impl Refused {
         Refused::HandshakeTimeout,
         Refused::Tls,
         Refused::TlsTimeout,
+        Refused::HandshakeShare,
+        Refused::HandshakeDropped,
     ];
 
     /// A stable word for metrics.
@@ -128,6 +133,8 @@ impl Refused {
             Refused::HandshakeTimeout => "handshake_timeout",
             Refused::Tls => "tls",
             Refused::TlsTimeout => "tls_timeout",
+            Refused::HandshakeShare => "handshake_share",
+            Refused::HandshakeDropped => "handshake_dropped",
         }
     }
 }
@@ -197,21 +204,9 @@ impl Stats {
         count(&self.door(door).handshake_waits);
     }
 
-    /// A handshake has begun.
-    pub fn handshake_began(&self, door: Door) {
-        count(&self.door(door).handshakes);
-    }
-
-    /// A handshake has ended, one way or the other.
-    pub fn handshake_ended(&self, door: Door) {
-        self.door(door).handshakes.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Handshakes that are under way at this door, and how often newcomers had to
-    /// wait for them.
-    pub fn handshakes(&self, door: Door) -> [u64; 2] {
-        let DoorStats { handshakes, handshake_waits, .. } = self.door(door);
-        [handshakes, handshake_waits].map(load)
+    /// How often newcomers had to wait for handshakes at this door.
+    pub fn handshake_waits(&self, door: Door) -> u64 {
+        load(&self.door(door).handshake_waits)
     }
 
     /// A connection was turned away.

@@ -14,6 +14,7 @@ mod guard;
 mod health;
 mod log;
 mod metrics;
+mod places;
 mod plugins;
 mod pubsub;
 mod router;
@@ -29,11 +30,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_io_timeout::TimeoutStream;
 use tracing::{debug, warn};
 
@@ -42,7 +45,9 @@ use crate::engine_swap::EngineSwaps;
 use crate::entrance::Live;
 use crate::health::Health;
 use crate::session::Services;
+use crate::slots::Slot;
 use error::ApiError;
+use places::{Places, RequestBody, ResponseBody};
 
 /// What the handlers work with.
 #[derive(Clone)]
@@ -54,6 +59,7 @@ pub struct Admin {
     census: top::Census,
     live: Arc<Live>,
     health: Arc<Health>,
+    places: Arc<Places>,
     /// Turns true when the server ends; set by the listener.
     ending: watch::Receiver<bool>,
 }
@@ -69,7 +75,9 @@ impl Admin {
         health: Arc<Health>,
     ) -> Admin {
         let (_never, ending) = watch::channel(false);
+        let places = Places::new(config.connections_max, config.connections_per_address_max);
         Admin {
+            places: Arc::new(places),
             config: Arc::new(config),
             services,
             engine,
@@ -123,11 +131,9 @@ impl AdminListener {
     pub async fn serve(self, ending: watch::Receiver<bool>) {
         let AdminListener { listener, mut admin } = self;
         admin.ending = ending.clone();
-        let request_time = admin.config.request_time;
-        let connections = Arc::new(Semaphore::new(admin.config.connections_max));
+        let (config, places) = (admin.config.clone(), admin.places.clone());
         let router = router::router(admin);
         loop {
-            let permit = connections.clone().acquire_owned().await.expect("it is never closed");
             let (stream, remote) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -136,13 +142,18 @@ impl AdminListener {
                     continue;
                 }
             };
-            let serving = serve(stream, router.clone(), request_time, ending.clone());
-            tokio::spawn(async move {
+            let Some(slot) = places.take(remote.ip()).await else {
+                debug!(%remote, "closed: admin.connections_per_address_max");
+                continue;
+            };
+            let id = slot.id();
+            let serving = serve(stream, router.clone(), config.clone(), slot, ending.clone());
+            let serving = tokio::spawn(async move {
                 if let Err(error) = serving.await {
                     debug!(%remote, %error, "admin connection lost");
                 }
-                drop(permit);
             });
+            places.slots().attach(id, serving.abort_handle());
         }
     }
 }
@@ -158,22 +169,37 @@ async fn blocking<T: Send + 'static>(
 async fn serve(
     stream: TcpStream,
     router: axum::Router,
-    request_time: Duration,
+    config: Arc<AdminConfig>,
+    slot: Slot,
     mut ending: watch::Receiver<bool>,
 ) -> hyper::Result<()> {
     let _not_worth_a_word = stream.set_nodelay(true);
     // One that takes nothing of what it asked for would keep its place for ever.
     let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(request_time));
+    stream.set_write_timeout(Some(config.request_time));
+    let slot = Arc::new(slot);
+    let router = TowerToHyperService::new(router);
+    let serving = slot.clone();
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let slot = serving.clone();
+        slot.works();
+        let request = request.map(|body| RequestBody { body, slot: slot.clone() });
+        let answering = router.call(request);
+        async move {
+            let response = answering.await?;
+            slot.works();
+            Ok::<_, std::convert::Infallible>(response.map(|body| ResponseBody { body, slot }))
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // Also the time for which an idle connection is kept.
-        .header_read_timeout(request_time)
+        .header_read_timeout(config.head_time)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
-        served = connection.as_mut() => return served,
+        served = slot.waits(connection.as_mut()) => return served,
         _ = ending.wait_for(|ending| *ending) => {}
     }
     connection.as_mut().graceful_shutdown();

@@ -294,6 +294,15 @@ impl Connections {
         Ok(connection)
     }
 
+    /// How many connections one more peer with this address may make before the limit of
+    /// its address holds; none: its address is not counted.
+    pub fn left_for(&self, address: IpAddr) -> Option<usize> {
+        let limits = self.limits.read();
+        let is_counted = !limits.uncounted_networks.iter().any(|network| network.contains(address));
+        let left = || limits.per_address_max.saturating_sub(self.addresses.of(address));
+        is_counted.then(left)
+    }
+
     /// A connection that is in no table: nobody sees it, it counts for nothing, and
     /// what is published reaches it only from who has it.
     pub fn unseen(&self, encoding: Encoding) -> Connection {

@@ -53,6 +53,10 @@ pub struct Metrics {
     pub doors: Vec<(Door, bool)>,
     /// How many handshakes may be under way at each.
     pub handshakes_max: usize,
+    /// How many are, in the order of `doors`.
+    pub handshakes: Vec<usize>,
+    /// The admin listener: its connections, and what became of those that it has not.
+    pub admin: AdminConnections,
     /// Whether the server is ending.
     pub is_draining: bool,
 }
@@ -115,6 +119,17 @@ impl Collector for Metrics {
     }
 }
 
+/// What is counted at the admin listener.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AdminConnections {
+    /// Connections that are open.
+    pub open: usize,
+    /// Connections closed at once, because their address had its share.
+    pub over_share: u64,
+    /// Idle connections closed for others.
+    pub dropped: u64,
+}
+
 impl Metrics {
     fn doors(&self, page: &mut Page<'_, '_>, stats: &Stats) -> fmt::Result {
         let tls = |is_tls: &bool| if *is_tls { "true" } else { "false" };
@@ -137,10 +152,10 @@ impl Metrics {
         page.gauges(
             "switchyard_handshakes",
             "Handshakes that are under way, by door.",
-            self.doors.iter().map(|(door, _)| {
-                let [under_way, _] = stats.handshakes(*door);
-                ([("door", door.name())], under_way as f64)
-            }),
+            self.doors
+                .iter()
+                .zip(&self.handshakes)
+                .map(|((door, _), under_way)| ([("door", door.name())], *under_way as f64)),
         )?;
         page.gauge(
             "switchyard_handshakes_limit",
@@ -150,10 +165,20 @@ impl Metrics {
         page.counters(
             "switchyard_handshake_waits",
             "How often newcomers had to wait because so many were under way.",
-            self.doors.iter().map(|(door, _)| {
-                let [_, waits] = stats.handshakes(*door);
-                ([("door", door.name())], waits)
-            }),
+            self.doors
+                .iter()
+                .map(|(door, _)| ([("door", door.name())], stats.handshake_waits(*door))),
+        )?;
+        page.gauge(
+            "switchyard_admin_connections",
+            "Connections of the admin listener.",
+            self.admin.open as f64,
+        )?;
+        page.counters(
+            "switchyard_admin_connections_refused",
+            "Connections that the admin listener closed to keep its limits, by reason.",
+            [("share", self.admin.over_share), ("dropped", self.admin.dropped)]
+                .map(|(reason, count)| ([("reason", reason)], count)),
         )?;
         let [failed, refused] = self.services.auth_attempts.counts();
         page.counters(

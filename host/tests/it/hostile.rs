@@ -556,7 +556,7 @@ async fn a_slow_handshake_ends_and_keeps_nobody_out() -> Result<()> {
     let mut silent = RawClient::dial(address).await?;
     let mut slow = RawClient::dial(address).await?;
     slow.send(UPGRADE.trim_end()).await?;
-    // All places are taken, so this one waits until those two are given up.
+    // All places are taken, so the one that has waited the longest is given up.
     let mut witness = Witness::on(&server).await?;
     let (status, _) = slow.response_head().await?;
     assert_eq!(status, 408);

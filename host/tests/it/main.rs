@@ -18,6 +18,7 @@ mod before_auth;
 mod clients;
 mod expiry;
 mod guide;
+mod handshakes;
 mod hostile;
 mod languages;
 mod lifecycle;
@@ -42,6 +43,7 @@ mod traps;
 mod webhook_auth;
 
 mod admin;
+mod admin_places;
 mod monitoring;
 mod parity;
 

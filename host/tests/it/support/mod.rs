@@ -3,6 +3,8 @@
 #[allow(dead_code, reason = "only `tests/it` operates a server")]
 pub mod admin;
 pub mod components;
+#[allow(dead_code, reason = "only `tests/it` floods a server")]
+pub mod flood;
 #[allow(dead_code, reason = "only `tests/it` has plugins that ask")]
 pub mod http_service;
 pub mod node_host;

@@ -1,0 +1,387 @@
+//! The places of a listener: who has them, how many there may be, and which one gives
+//! way.
+//!
+//! At the doors of clients a place is a handshake, at the admin listener a connection.
+//! Each address has a share of them. Where all are taken, the one that has waited for
+//! its peer the longest, of the address that has most, is dropped for the next: so that
+//! peers that send nothing keep nobody out. A place whose peer has not been waited for
+//! is never dropped. It knows addresses and tasks, and neither sockets nor protocols.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use crate::networks::counted_as;
+
+/// How often it is looked again whether a place can be dropped.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The places of one listener.
+pub struct Slots {
+    max: usize,
+    /// How long a peer is waited for before its place may be dropped.
+    patience: Duration,
+    epoch: Instant,
+    table: Mutex<Table>,
+    freed: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    next: u64,
+    /// How many of the entries count towards the maximum.
+    taken: usize,
+    entries: HashMap<u64, Entry>,
+    addresses: HashMap<IpAddr, Held>,
+    /// The addresses by how many places they have that count.
+    by_count: BTreeSet<(usize, IpAddr)>,
+}
+
+struct Entry {
+    address: IpAddr,
+    progress: Arc<AtomicU64>,
+    /// Whether it counts towards the maximum.
+    is_counted: bool,
+    task: Option<AbortHandle>,
+}
+
+/// What an address has.
+#[derive(Default)]
+struct Held {
+    /// All its places, also those that count for its share only.
+    all: usize,
+    /// Those that count towards the maximum, the oldest first.
+    counted: BTreeSet<u64>,
+}
+
+/// One place. It is free when this is dropped.
+pub struct Slot {
+    slots: Arc<Slots>,
+    id: u64,
+    /// When the place was taken.
+    began: Instant,
+    /// From when on it may be dropped, in milliseconds since the epoch; or one of the
+    /// words below.
+    progress: Arc<AtomicU64>,
+}
+
+/// The peer has not been waited for.
+const FRESH: u64 = u64::MAX;
+/// It is not dropped: the server is at work for it.
+const KEPT: u64 = u64::MAX - 1;
+
+/// The address has as many places as its share.
+#[derive(Debug, PartialEq, Eq)]
+pub struct OverShare;
+
+impl Slots {
+    /// So many places, none of which is taken. One whose peer has been waited for as
+    /// long as `patience` may be dropped for another.
+    pub fn new(max: usize, patience: Duration) -> Arc<Slots> {
+        Arc::new(Slots {
+            max,
+            patience,
+            epoch: Instant::now(),
+            table: Mutex::default(),
+            freed: Notify::new(),
+        })
+    }
+
+    /// Takes a place for a peer with this address; none: it has no share, and only the
+    /// maximum holds. Where all places are taken, another is dropped if one may be, and
+    /// its address is answered.
+    ///
+    /// # Errors
+    ///
+    /// The address has as many places as its share.
+    pub fn take(
+        self: &Arc<Slots>,
+        address: IpAddr,
+        share: Option<usize>,
+    ) -> Result<(Slot, Option<IpAddr>), OverShare> {
+        let address = counted_as(address);
+        let mut table = self.table.lock();
+        let held = table.addresses.get(&address).map_or(0, |held| held.all);
+        if share.is_some_and(|share| held >= share) {
+            return Err(OverShare);
+        }
+        let dropped = match table.taken >= self.max {
+            true => table.drop_one(self.now(), None),
+            false => None,
+        };
+        let id = table.next;
+        table.next += 1;
+        let progress = Arc::new(AtomicU64::new(FRESH));
+        let entry = Entry { address, progress: progress.clone(), is_counted: false, task: None };
+        table.entries.insert(id, entry);
+        table.addresses.entry(address).or_default().all += 1;
+        table.count(id);
+        drop(table);
+        let began = Instant::now();
+        Ok((Slot { slots: self.clone(), id, began, progress }, dropped))
+    }
+
+    /// Drops the place of this address that has waited for its peer the longest. False:
+    /// none may be dropped.
+    pub fn drop_one_of(&self, address: IpAddr) -> bool {
+        self.table.lock().drop_one(self.now(), Some(counted_as(address))).is_some()
+    }
+
+    /// Names the task that ends if the place is dropped.
+    pub fn attach(&self, id: u64, task: AbortHandle) {
+        if let Some(entry) = self.table.lock().entries.get_mut(&id) {
+            entry.task = Some(task);
+        }
+    }
+
+    /// Whether a place is free, or may be dropped.
+    pub fn has_room(&self) -> bool {
+        let table = self.table.lock();
+        table.taken < self.max || table.find(self.now(), None).is_some()
+    }
+
+    /// Waits until a place is free, or may be dropped.
+    pub async fn room(&self) {
+        while !self.has_room() {
+            let _ = tokio::time::timeout(LOOK_INTERVAL, self.freed.notified()).await;
+        }
+    }
+
+    /// How many places are taken that count towards the maximum.
+    pub fn taken(&self) -> usize {
+        self.table.lock().taken
+    }
+
+    /// The addresses that have most places, falling, at most so many of them. An IPv6
+    /// address stands for its /64.
+    pub fn largest(&self, limit: usize) -> Vec<(IpAddr, usize)> {
+        let table = self.table.lock();
+        let mut all: Vec<(IpAddr, usize)> =
+            table.addresses.iter().map(|(address, held)| (*address, held.all)).collect();
+        drop(table);
+        all.sort_unstable_by_key(|(address, held)| (std::cmp::Reverse(*held), *address));
+        all.truncate(limit);
+        all
+    }
+
+    fn now(&self) -> u64 {
+        self.at(Instant::now())
+    }
+
+    fn at(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.epoch).as_millis() as u64
+    }
+}
+
+impl Table {
+    /// Which place gives way: of one address, or of the one that has most.
+    fn find(&self, now: u64, of: Option<IpAddr>) -> Option<u64> {
+        let oldest = |address: &IpAddr| {
+            let counted = self.addresses.get(address).into_iter().flat_map(|held| &held.counted);
+            let may_go = counted.filter_map(|id| {
+                let entry = self.entries.get(id).filter(|entry| entry.task.is_some())?;
+                let since = entry.progress.load(Ordering::Relaxed);
+                (since <= now).then_some((since, *id))
+            });
+            may_go.min().map(|(_, id)| id)
+        };
+        match of {
+            Some(address) => oldest(&address),
+            None => self.by_count.iter().rev().find_map(|(_, address)| oldest(address)),
+        }
+    }
+
+    fn drop_one(&mut self, now: u64, of: Option<IpAddr>) -> Option<IpAddr> {
+        let id = self.find(now, of)?;
+        let entry = self.entries.get_mut(&id)?;
+        let address = entry.address;
+        // The place is free at once, and the task gone a moment later.
+        if let Some(task) = entry.task.take() {
+            task.abort();
+        }
+        self.remove(id);
+        Some(address)
+    }
+
+    /// Counts the place towards the maximum.
+    fn count(&mut self, id: u64) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if std::mem::replace(&mut entry.is_counted, true) {
+            return;
+        }
+        let address = entry.address;
+        self.taken += 1;
+        let held = self.addresses.entry(address).or_default();
+        self.by_count.remove(&(held.counted.len(), address));
+        held.counted.insert(id);
+        self.by_count.insert((held.counted.len(), address));
+    }
+
+    /// Counts the place no longer towards the maximum. Answers whether it was.
+    fn uncount(&mut self, id: u64) -> bool {
+        let Some(entry) = self.entries.get_mut(&id) else { return false };
+        if !std::mem::replace(&mut entry.is_counted, false) {
+            return false;
+        }
+        let address = entry.address;
+        self.taken -= 1;
+        if let Some(held) = self.addresses.get_mut(&address) {
+            self.by_count.remove(&(held.counted.len(), address));
+            held.counted.remove(&id);
+            if !held.counted.is_empty() {
+                self.by_count.insert((held.counted.len(), address));
+            }
+        }
+        true
+    }
+
+    fn remove(&mut self, id: u64) {
+        self.uncount(id);
+        let Some(entry) = self.entries.remove(&id) else { return };
+        if let Some(held) = self.addresses.get_mut(&entry.address) {
+            held.all -= 1;
+            if held.all == 0 {
+                self.addresses.remove(&entry.address);
+            }
+        }
+    }
+}
+
+impl Slot {
+    /// What names it to [`Slots::attach`].
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// When it was taken.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Polls what waits for the peer: once it has been waited for as long as the
+    /// listener's patience, the place may be dropped. What comes meanwhile changes
+    /// nothing about that, so that sending little by little keeps no place.
+    pub async fn waits<F: Future>(&self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        std::future::poll_fn(|context| match future.as_mut().poll(context) {
+            Poll::Pending => {
+                if self.progress.load(Ordering::Relaxed) == FRESH {
+                    self.idles(self.slots.patience);
+                }
+                Poll::Pending
+            }
+            ready => ready,
+        })
+        .await
+    }
+
+    /// The peer is waited for from here on; after this time the place may be dropped.
+    pub fn idles(&self, patience: Duration) {
+        let at = self.slots.at(Instant::now() + patience);
+        self.progress.store(at, Ordering::Relaxed);
+    }
+
+    /// The server is at work for the peer: the place is kept.
+    pub fn works(&self) {
+        self.progress.store(KEPT, Ordering::Relaxed);
+    }
+
+    /// From here on it counts for the share of its address only.
+    pub fn counts_for_address(&self) {
+        self.works();
+        if self.slots.table.lock().uncount(self.id) {
+            self.slots.freed.notify_one();
+        }
+    }
+
+    /// From here on it counts as any place does, and its peer is waited for. There may be
+    /// more than the maximum for this.
+    pub fn counts_again(&self) {
+        self.idles(self.slots.patience);
+        self.slots.table.lock().count(self.id);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.slots.table.lock().remove(self.id);
+        self.slots.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
+    }
+
+    async fn pending() -> AbortHandle {
+        tokio::spawn(std::future::pending::<()>()).abort_handle()
+    }
+
+    #[tokio::test]
+    async fn an_address_has_its_share() {
+        let slots = Slots::new(10, Duration::ZERO);
+        let held: Vec<_> = (0..2).map(|_| slots.take(address(1), Some(2))).collect();
+        assert!(held.iter().all(Result::is_ok));
+        assert!(slots.take(address(1), Some(2)).is_err());
+        let (_other, dropped) = slots.take(address(2), Some(2)).expect("it has a share");
+        assert_eq!(dropped, None);
+        assert!(slots.take(address(1), None).is_ok(), "without a share there is none to pass");
+        assert_eq!(slots.largest(1), [(address(1), 2)]);
+        drop(held);
+        assert!(slots.take(address(1), Some(2)).is_ok());
+        assert_eq!(slots.largest(9), [(address(2), 1)]);
+    }
+
+    #[tokio::test]
+    async fn of_the_address_that_has_most_the_one_that_waits_longest_gives_way() {
+        let slots = Slots::new(3, Duration::ZERO);
+        let mut held = Vec::new();
+        for last in [1, 2, 2] {
+            let (slot, _) = slots.take(address(last), None).expect("there is room");
+            slots.attach(slot.id(), pending().await);
+            held.push(slot);
+        }
+        assert!(!slots.has_room(), "none has been waited for");
+        held[2].idles(Duration::ZERO);
+        held[1].idles(Duration::from_secs(60));
+        held[0].idles(Duration::ZERO);
+        assert!(slots.has_room());
+        let (_new, dropped) = slots.take(address(3), None).expect("one gives way");
+        assert_eq!(dropped, Some(address(2)));
+        assert_eq!(slots.taken(), 3);
+        // The other one of it has to be waited for still, so the next is another's.
+        let (_new, dropped) = slots.take(address(3), None).expect("one gives way");
+        assert_eq!(dropped, Some(address(1)));
+        held[1].works();
+        assert!(!slots.drop_one_of(address(2)), "it is at work");
+        // What was dropped already is not given back twice.
+        drop(held);
+        assert_eq!(slots.taken(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_only_its_address_has_is_no_place_of_others() {
+        let slots = Slots::new(1, Duration::ZERO);
+        let (slot, _) = slots.take(address(1), Some(1)).expect("there is room");
+        slot.counts_for_address();
+        assert!(slots.has_room());
+        assert!(slots.take(address(1), Some(1)).is_err());
+        slot.counts_again();
+        assert_eq!(slots.taken(), 1);
+        drop(slot);
+        assert_eq!(slots.taken(), 0);
+        assert_eq!(slots.largest(1), []);
+    }
+}

@@ -26,9 +26,9 @@ use segment_search::Segment;
 const STARS_MAX: usize = 1000;
 
 /// How many bytes of the pattern may be read again and again for one `*` before the search takes
-/// over. Twice the rows of the search's table, so that few are made in vain; and more than most
+/// over. As many as the search's table has rows, so that few are made in vain; and more than most
 /// names and patterns need.
-const SCAN_STEPS_MAX: usize = 512;
+const SCAN_STEPS_MAX: usize = 256;
 
 /// Whether the name matches the pattern. The empty name is matched by the empty pattern alone, not
 /// by `*`.

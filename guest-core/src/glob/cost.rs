@@ -1,8 +1,8 @@
 //! What matching a pattern can cost, without a name at hand.
 //!
 //! A server that takes patterns from clients needs to know beforehand what a publication may cost
-//! it. The unit is the step that `count_steps` counts. A step takes about a nanosecond in a
-//! component, and less in native code.
+//! it. The unit is the step that `count_steps` counts. A step takes two to five nanoseconds in a
+//! component.
 
 use super::{Element, SCAN_STEPS_MAX, read_element};
 
@@ -35,7 +35,7 @@ pub fn steps_max(pattern: &[u8], name_bytes: usize) -> u64 {
     // A search begins when a scan has taken its steps, `longest` at most for each byte of the name
     // that it has left behind.
     let tries = longest.saturating_mul(name + inner);
-    let by_longest = tries + tries / 2 + long_turns * TABLE_STEPS;
+    let by_longest = tries + tries / scan * TABLE_STEPS + TABLE_STEPS * (1 + long_turns);
     let bound = once + searching + by_segments.min(by_longest);
     bound.min(name.saturating_mul(bytes) / TURN_POSITIONS + 25 * (name + bytes))
 }

@@ -7,8 +7,8 @@
 //! matched. So there is one table at a time, 2 KiB on the stack, from a byte to the positions that
 //! take it, and none is kept with a pattern.
 //!
-//! A turn costs its part of the segment, 256 steps for the table, and a step for each byte of the
-//! name.
+//! A turn costs its part of the segment, 256 steps for the table where not all of it is literal,
+//! and a step for each byte of the name.
 
 use super::{Element, count_steps, read_element, read_member};
 
@@ -36,6 +36,19 @@ impl<'a> Segment<'a> {
 
     /// What follows the leftmost match in the name; none where nothing matches.
     pub fn find<'n>(&self, name: &'n [u8]) -> Option<&'n [u8]> {
+        let first = Turn::read(self.bytes);
+        if first.rest.is_empty() {
+            // Most segments are so short, and then every byte is one to begin at.
+            let mut state = 0;
+            for (at, &byte) in name.iter().enumerate() {
+                count_steps(1);
+                state = ((state << 1) | 1) & first.takers[usize::from(row(byte))];
+                if state & first.last != 0 {
+                    return Some(&name[at + 1..]);
+                }
+            }
+            return None;
+        }
         // For each byte, whether the turns before match what ends right before it.
         let mut open = vec![true; name.len()];
         let mut segment = self.bytes;
@@ -70,9 +83,10 @@ struct Turn<'a> {
 
 impl Turn<'_> {
     fn read(segment: &[u8]) -> Turn<'_> {
-        // At first a position stands only in the rows where its being a taker changes: an element
-        // that takes many bytes costs no more than one that takes few.
         let mut takers = [0; 256];
+        // For elements that take several bytes: a position stands only in the rows where its being
+        // a taker changes, so that one that takes many costs no more than one that takes few.
+        let mut changes: Option<[u64; 256]> = None;
         let (mut last, mut rest) = (0, segment);
         for position in (0..u64::BITS).map(|shift| 1 << shift) {
             let Some((element, after)) = read_element(rest) else {
@@ -81,26 +95,21 @@ impl Turn<'_> {
             count_steps(rest.len() - after.len());
             match element {
                 Element::Stars => break,
-                Element::AnyByte => takers[0] ^= position,
-                Element::Literal(byte) => {
-                    let row = usize::from(row(byte));
-                    takers[row] ^= position;
-                    if let Some(after) = takers.get_mut(row + 1) {
-                        *after ^= position;
-                    }
-                }
+                Element::AnyByte => changes.get_or_insert([0; 256])[0] ^= position,
+                Element::Literal(byte) => takers[usize::from(row(byte))] |= position,
                 Element::Class { negated, members } => {
+                    let changes = changes.get_or_insert([0; 256]);
                     class_rows(negated, members)
-                        .visit_changes(|row| takers[usize::from(row)] ^= position);
+                        .visit_changes(|row| changes[usize::from(row)] ^= position);
                 }
             }
             (last, rest) = (position, after);
         }
         let mut before = 0;
-        for takers in &mut takers {
+        for (takers, changes) in takers.iter_mut().zip(changes.iter().flatten()) {
             count_steps(1);
-            *takers ^= before;
-            before = *takers;
+            before ^= changes;
+            *takers |= before;
         }
         Turn { takers, last, rest }
     }

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 
-use bindings::exports::switchyard::pubsub::{engine, snapshot};
+use bindings::exports::switchyard::pubsub::{engine, listing, snapshot};
 use guest_heap as _;
 
 use crate::{ConnectionId, FanOuts, Group, Names, PatternId, Registry, RestoreError};
@@ -65,6 +65,19 @@ impl engine::Guest for Component {
 
     fn pattern_count() -> u64 {
         REGISTRY.with_borrow(Registry::pattern_count)
+    }
+}
+
+impl listing::Guest for Component {
+    fn channels_from(
+        matching: Option<Vec<u8>>,
+        from: Option<Vec<u8>>,
+        visits_max: u32,
+    ) -> listing::Page {
+        let page = REGISTRY.with_borrow(|registry| {
+            registry.channels_from(matching.as_deref(), from.as_deref(), visits_max)
+        });
+        listing::Page { names: page.names.into(), next: page.next }
     }
 }
 

@@ -30,7 +30,7 @@ pub mod model;
 mod component;
 
 pub use fan_outs::{FanOuts, Group};
-pub use names::Names;
+pub use names::{Names, Page};
 pub use registry::Registry;
 pub use snapshot::RestoreError;
 

@@ -82,6 +82,15 @@ impl Names {
     }
 }
 
+/// A part of a list of names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The names of this part, in their order.
+    pub names: Names,
+    /// Where the next part begins; none: there is no further part.
+    pub next: Option<Vec<u8>>,
+}
+
 impl<N: AsRef<[u8]>> FromIterator<N> for Names {
     fn from_iter<I: IntoIterator<Item = N>>(iterator: I) -> Names {
         let mut names = Names::new();

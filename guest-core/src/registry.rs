@@ -11,7 +11,11 @@ use crate::name::{AsName, Name, key};
 use crate::patterns::Patterns;
 use crate::snapshot::{self, RestoreError};
 use crate::subscribers::Subscribers;
-use crate::{ConnectionId, FanOuts, Names, PatternId, glob};
+use crate::{ConnectionId, FanOuts, Names, Page, PatternId, glob};
+
+/// How many bytes of names a part of a list has, or a name more. It is copied out of a component,
+/// beside what that holds.
+const PAGE_BYTES_MAX: usize = 64 << 10;
 
 /// Who listens to what.
 ///
@@ -106,6 +110,33 @@ impl Registry {
             .collect()
     }
 
+    /// A part of what `channels` answers: visits so many channels, at least one, beginning with
+    /// the first that is not before `from`. Fewer where their names are long.
+    pub fn channels_from(
+        &self,
+        matching: Option<&[u8]>,
+        from: Option<&[u8]>,
+        visits_max: u32,
+    ) -> Page {
+        let prefix = matching.map(glob::literal_prefix).unwrap_or_default();
+        let first = from.unwrap_or_default().max(&*prefix);
+        let mut channels = self
+            .channels
+            .range::<dyn AsName, _>((Bound::Included(key(&first)), Bound::Unbounded))
+            .map(|(channel, _)| channel.bytes())
+            .take_while(|channel| channel.starts_with(&prefix));
+        let mut names = Names::new();
+        for channel in channels.by_ref().take(visits_max.max(1) as usize) {
+            if matching.is_none_or(|glob| glob::matches(glob, channel)) {
+                names.push(channel);
+                if names.bytes.len() >= PAGE_BYTES_MAX {
+                    break;
+                }
+            }
+        }
+        Page { names, next: channels.next().map(<[u8]>::to_vec) }
+    }
+
     /// The number of subscribers of each channel (patterns do not count), in order; zero for one
     /// nobody listens to.
     pub fn subscriber_counts(&self, channels: &Names) -> Vec<u64> {
@@ -168,6 +199,35 @@ mod tests {
                 group(2, Some(room), 6),
             ]
         );
+    }
+
+    #[test]
+    fn the_parts_of_a_list_are_the_list() {
+        let mut random = crate::model::Random::from_environment();
+        let mut registry = Registry::new();
+        let name = |random: &mut crate::model::Random| -> Vec<u8> {
+            (0..random.below(5)).map(|_| *random.pick(b"ab*\xff")).collect()
+        };
+        for connection in 0..200 {
+            let names: Names = (0..3).map(|_| name(&mut random)).collect();
+            registry.subscribe(connection, &names);
+        }
+        for glob in [None, Some(&b"*"[..]), Some(b"a*"), Some(b"ab*"), Some(b"\xff"), Some(b"x*")] {
+            for visits_max in [0, 1, 2, 7, 1_000] {
+                let mut all = Names::new();
+                let mut from: Option<Vec<u8>> = None;
+                loop {
+                    let page = registry.channels_from(glob, from.as_deref(), visits_max);
+                    assert!(page.names.len() <= visits_max.max(1) as usize);
+                    page.names.iter().for_each(|name| all.push(name));
+                    match page.next {
+                        Some(next) => assert!(from.replace(next.clone()) < Some(next)),
+                        None => break,
+                    }
+                }
+                assert_eq!(all, registry.channels(glob), "{glob:?} {visits_max}");
+            }
+        }
     }
 
     /// The host keeps one behind a lock that several threads take.

@@ -13,8 +13,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+mod names;
+
+pub use names::NameLimits;
+
 use crate::admin::tokens::{TOKENS_VARIABLE, Tokens};
 use crate::cli::ServeArgs;
+use crate::memory;
 use crate::networks::Network;
 use crate::origin::Origins;
 use crate::outbox::OutboxLimits;
@@ -165,6 +170,10 @@ pub struct Limits {
     pub commands_per_second_max: usize,
     /// Names one connection listens to.
     pub subscriptions_max: usize,
+    /// Patterns among them.
+    pub patterns_max: usize,
+    /// What names may take over several connections.
+    pub names: NameLimits,
     /// Names in one command.
     pub names_per_command_max: usize,
     /// The length of a channel's or pattern's name.
@@ -578,7 +587,18 @@ raw_table!(RawLimits {
     /// A back end publishes that much through one connection; a browser does not.
     commands_per_second_max: u64 = 1_000_000,
     subscriptions_max: u64 = 10_000,
+    /// Each may concern every publication, as a channel does not.
+    patterns_max: u64 = 1_000,
+    subscriptions_total_max: Option<u64> = None,
+    name_bytes_total_max: Option<u64> = None,
+    name_bytes_per_address_max: Option<u64> = None,
+    /// A tenth of a millisecond for each publication.
+    pattern_cost_max: u64 = 1_000_000,
+    pattern_cost_per_address_max: u64 = 2_000_000,
+    pattern_cost_total_max: u64 = 4_000_000,
     names_per_command_max: u64 = 10_000,
+    /// As an outbox holds.
+    listing_bytes_max: u64 = 32 << 20,
     name_bytes_max: u64 = 1 << 10,
     payload_bytes_max: u64 = 1 << 20,
     /// A person who mistypes a password does not come near it. Only failures count, so
@@ -882,6 +902,20 @@ impl RawConfig {
         } = self;
         let outbox_bytes_max = bytes("outbox.bytes_max", outbox.bytes_max, 1 << 10..=1 << 40)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS_MAX);
+        let shards = match engine.shards {
+            None => cores,
+            Some(shards) => count("engine.shards", shards, 1..=SHARDS_MAX as u64)?,
+        };
+        let engine_memory_bytes_max =
+            bytes("engine.memory_bytes_max", engine.memory_bytes_max, WASM_MEMORY_BYTES)?;
+        let available = memory::available::available(Path::new("/")).bytes;
+        let names = names::check(
+            &limits,
+            names::Room {
+                engine: shards.saturating_mul(engine_memory_bytes_max),
+                host: memory::Budget::derive(memory::default_bytes_max(available)).names,
+            },
+        )?;
         Ok(Config {
             http: HttpConfig {
                 listen: address("http.listen", &http.listen)?,
@@ -968,6 +1002,8 @@ impl RawConfig {
                     limits.subscriptions_max,
                     1..=1 << 30,
                 )?,
+                patterns_max: count("limits.patterns_max", limits.patterns_max, 1..=1 << 30)?,
+                names,
                 names_per_command_max: count(
                     "limits.names_per_command_max",
                     limits.names_per_command_max,
@@ -1006,16 +1042,9 @@ impl RawConfig {
                     Some(path) if path.as_os_str() == NATIVE => EngineSource::Native,
                     Some(path) => EngineSource::File(path),
                 },
-                shards: match engine.shards {
-                    None => cores,
-                    Some(shards) => count("engine.shards", shards, 1..=SHARDS_MAX as u64)?,
-                },
+                shards,
                 call_budget: millis("engine.call_budget_ms", engine.call_budget_ms)?,
-                memory_bytes_max: bytes(
-                    "engine.memory_bytes_max",
-                    engine.memory_bytes_max,
-                    WASM_MEMORY_BYTES,
-                )?,
+                memory_bytes_max: engine_memory_bytes_max,
                 rebuilds_max: count("engine.rebuilds_max", engine.rebuilds_max, 1..=1_000)?,
                 rebuild_window: millis("engine.rebuild_window_ms", engine.rebuild_window_ms)?,
                 retry_time: millis("engine.retry_ms", engine.retry_ms)?,

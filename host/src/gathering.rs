@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
+use crate::hub::holdings::Work;
 use crate::protocol::command::{Publication, Tag};
 use crate::publish::{self, Speaker};
 use crate::session::{BURST_MAX, Services, WriteReply};
@@ -49,11 +50,13 @@ struct Gathered {
     publications: usize,
     /// How many they may have: at most as many as a burst of one connection.
     room: usize,
+    /// How much matching they may need beside what they need already.
+    work: Option<Work>,
 }
 
 impl Default for Gathered {
     fn default() -> Gathered {
-        Gathered { speakers: Speakers::default(), publications: 0, room: BURST_MAX }
+        Gathered { speakers: Speakers::default(), publications: 0, room: BURST_MAX, work: None }
     }
 }
 
@@ -112,8 +115,18 @@ impl Gatherings {
         let Some(place) = self.places.get(number) else { return Err(speaker) };
         let mut gathered = place.gathered.lock();
         let is_first = gathered.speakers.0.is_empty();
+        let mut work = match gathered.work {
+            Some(work) if !is_first => work,
+            _ => services.hub.holdings().work(),
+        };
+        // All of them, so that the work is what is left.
+        let is_little = speaker
+            .publications
+            .iter()
+            .fold(true, |is_little, (_, publication)| work.take(&publication.channel) && is_little);
+        let is_few = gathered.publications + speaker.publications.len() <= gathered.room;
         // Who comes first is always taken, or what was learnt would hold for ever.
-        if !is_first && gathered.publications + speaker.publications.len() > gathered.room {
+        if !is_first && !(is_few && is_little) {
             return Err(speaker);
         }
         if is_first {
@@ -124,6 +137,7 @@ impl Gatherings {
             turns::wake_nobody_first();
         }
         speaker.connection.begin_publishing();
+        gathered.work = Some(work);
         gathered.publications += speaker.publications.len();
         gathered.speakers.0.push(speaker);
         Ok(Place(number))

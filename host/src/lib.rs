@@ -19,6 +19,7 @@ pub mod batch;
 mod close;
 mod entrance;
 mod handshake;
+mod keyed_hash;
 mod networks;
 mod origin;
 mod tls;

@@ -10,6 +10,7 @@ use crate::config::Limits;
 pub struct LiveLimits {
     connections_max: AtomicUsize,
     subscriptions_max: AtomicUsize,
+    patterns_max: AtomicUsize,
     names_per_command_max: AtomicUsize,
     name_bytes_max: AtomicUsize,
     payload_bytes_max: AtomicUsize,
@@ -39,6 +40,8 @@ limits! {
     connections_max,
     /// Names one connection listens to.
     subscriptions_max,
+    /// Patterns among them.
+    patterns_max,
     /// Names in one command.
     names_per_command_max,
     /// The length of a channel's or pattern's name.
@@ -55,6 +58,7 @@ impl LiveLimits {
         LiveLimits {
             connections_max: limits.connections_max.into(),
             subscriptions_max: limits.subscriptions_max.into(),
+            patterns_max: limits.patterns_max.into(),
             names_per_command_max: limits.names_per_command_max.into(),
             name_bytes_max: limits.name_bytes_max.into(),
             payload_bytes_max: limits.payload_bytes_max.into(),

@@ -1,10 +1,11 @@
 //! Addresses: which network one belongs to, and how many connections come from it.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use parking_lot::Mutex;
+
+use crate::keyed_hash::KeyedMap;
 
 /// All addresses that begin alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +51,7 @@ impl Network {
 /// How many connections there are from each address.
 #[derive(Default)]
 pub struct AddressCounts {
-    /// Clients choose IPv6 addresses, so the hash has a key of this process.
-    counts: Mutex<HashMap<IpAddr, usize>>,
+    counts: Mutex<KeyedMap<IpAddr, usize>>,
 }
 
 impl AddressCounts {

@@ -19,7 +19,7 @@ pub struct Reloading {
 }
 
 /// What begins like this holds as soon as it is read.
-const AT_ONCE: [&str; 17] = [
+const AT_ONCE: &[&str] = &[
     "http.origins",
     "http.tls.",
     "resp.tls.",
@@ -33,6 +33,14 @@ const AT_ONCE: [&str; 17] = [
     "limits.name_bytes_max",
     "limits.payload_bytes_max",
     "limits.auth_attempts_per_minute_max",
+    "limits.patterns_max",
+    "limits.subscriptions_total_max",
+    "limits.name_bytes_total_max",
+    "limits.name_bytes_per_address_max",
+    "limits.listing_bytes_max",
+    "limits.pattern_cost_max",
+    "limits.pattern_cost_per_address_max",
+    "limits.pattern_cost_total_max",
     "outbox.",
     "shutdown.",
     "log.filter",
@@ -78,6 +86,7 @@ pub fn reload(reloading: &Reloading, live: &Live, services: &Services) {
     }
     services.limits.set(&new.limits);
     services.hub.connections().set_limits(&new.limits, new.outbox);
+    services.hub.set_name_limits(new.limits.names);
     live.set_config(new);
     if !taken.is_empty() {
         info!(keys = taken.join(" "), "settings were changed");

@@ -219,7 +219,7 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<(Live, Services, Arc<En
         config.limits.attributes_bytes_max,
     );
     connections.set_limits(&config.limits, config.outbox);
-    let hub = Hub::new(code.clone(), &config.engine, connections.clone())
+    let hub = Hub::new(code.clone(), &config.engine, config.limits.names, connections.clone())
         .map_err(|problem| anyhow::anyhow!("cannot instantiate the engine: {problem}"))?;
     let limits = Arc::new(LiveLimits::new(&config.limits));
     let backplane = config.cluster.clone().map(|cluster| Backplane::new(cluster, limits.clone()));

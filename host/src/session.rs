@@ -44,7 +44,7 @@ use crate::stats::Stats;
 pub const BURST_MAX: usize = 128;
 
 /// How long a connection's commands are carried out before others have a turn.
-const TURN_TIME: Duration = Duration::from_millis(5);
+pub const TURN_TIME: Duration = Duration::from_millis(5);
 
 /// How many bytes of replies are put together before they are queued, where the
 /// outbox counts them.
@@ -174,6 +174,11 @@ impl Session {
         self.turn_began = Instant::now();
     }
 
+    /// When the turn began.
+    pub fn turn_began(&self) -> Instant {
+        self.turn_began
+    }
+
     /// Whether the turn is over, or nothing more is to be said because the
     /// connection is closing.
     pub fn is_turn_over(&self) -> bool {
@@ -229,7 +234,7 @@ impl Session {
             let listens = self.listen(tag, kind, &names, &write);
             self.is_done(ListenVerb::Subscribe(kind).into(), tag, listens, &write);
         }
-        self.finish_inspecting(&write);
+        self.finish_inspecting();
         self.finish_authenticating(&write);
         if let Some(reason) = self.ending.take() {
             self.flush();
@@ -323,7 +328,11 @@ impl Session {
                         self.is_done(command.verb(), request.tag, refused, &write);
                     }
                     Ok(Command::Publish(first)) => {
-                        self.publish(&chain, (request.tag, first), &mut burst, &write, more);
+                        let publication = (request.tag, first);
+                        let is_cut = self.publish(&chain, publication, &mut burst, &write, more);
+                        if is_cut && self.is_turn_over() {
+                            break;
+                        }
                     }
                     Ok(Command::Quit) => {
                         self.services.stats.carried_out(Verb::Quit, Ending::Ok, 1);
@@ -408,7 +417,7 @@ impl Session {
         chain: &Chain,
         tag: Tag,
         command: Command<'_>,
-        write: &impl WriteReply,
+        write: &(impl WriteReply + Copy + Send + 'static),
     ) {
         let hub = self.services.hub.clone();
         let verb = command.verb();
@@ -523,8 +532,9 @@ impl Session {
         Ok(())
     }
 
-    /// Publishes `first` and all publications that follow it: with those of other connections,
-    /// if they are few and the last that is here.
+    /// Publishes `first` and the publications that follow it: with those of other connections,
+    /// if they are few and the last that is here. True: more follow, and matching them all at
+    /// once would take too long.
     fn publish<'a>(
         &mut self,
         chain: &Chain,
@@ -532,16 +542,26 @@ impl Session {
         burst: &mut Peekable<impl Iterator<Item = Request<'a>>>,
         write: &(impl WriteReply + Copy + Send + 'static),
         more: bool,
-    ) {
+    ) -> bool {
+        let mut work = self.services.hub.holdings().work();
+        work.take(&first.1.channel);
         let mut publications: Batch<(Tag, Publication<'a>)> = smallvec![first];
+        let mut is_cut = false;
         while let Some(Request { tag, command: Ok(Command::Publish(publication)) }) =
-            burst.next_if(|request| matches!(request.command, Ok(Command::Publish(_))))
+            burst.next_if(|request| match &request.command {
+                Ok(Command::Publish(publication)) => {
+                    is_cut = !work.take(&publication.channel);
+                    !is_cut
+                }
+                _ => false,
+            })
         {
             publications.push((tag, publication));
         }
         if more || burst.peek().is_some() || !gathering::are_few(&publications) {
             let speaker = self.speaker(write, publications);
-            return self.publish_alone(chain, speaker);
+            self.publish_alone(chain, speaker);
+            return is_cut;
         }
         self.flush();
         let publications = publications
@@ -554,6 +574,7 @@ impl Session {
             Ok(place) => self.gathered = Some(place),
             Err(speaker) => self.publish_alone(chain, speaker),
         }
+        false
     }
 
     fn publish_alone<W: WriteReply>(&mut self, chain: &Chain, mut speaker: Speaker<'_, W>) {
@@ -601,22 +622,32 @@ impl Session {
     fn check_room(&self, kind: Kind, names: &[Bytestring<'_>]) -> Result<(), Refusal> {
         let subscriptions = self.connection.subscriptions();
         let names_max = self.services.limits.subscriptions_max();
-        if subscriptions.len() + names.len() <= names_max {
+        let (patterns, patterns_max) = match kind {
+            Kind::Pattern => (subscriptions.patterns.len(), self.services.limits.patterns_max()),
+            Kind::Channel | Kind::Shard => (0, usize::MAX),
+        };
+        let fits = |new: usize| {
+            subscriptions.len() + new <= names_max && patterns.saturating_add(new) <= patterns_max
+        };
+        if fits(names.len()) {
             return Ok(());
         }
         let held = subscriptions.of(kind);
         let new: HashSet<&[u8]> =
             names.iter().map(|name| &**name).filter(|name| !held.contains(*name)).collect();
-        if subscriptions.len() + new.len() <= names_max {
+        if fits(new.len()) {
             return Ok(());
         }
-        Err(Refusal::new(
-            LIMIT,
-            format!(
+        let message = match subscriptions.len() + new.len() > names_max {
+            true => format!(
                 "the connection listens to {} names and may listen to {names_max}",
                 subscriptions.len()
             ),
-        ))
+            false => format!(
+                "the connection listens to {patterns} patterns and may listen to {patterns_max}"
+            ),
+        };
+        Err(Refusal::new(LIMIT, message))
     }
 
     fn greeting(&self) -> Greeting {

@@ -19,7 +19,7 @@ const CHAPTERS: &[(&str, &[&str])] = &[
     ),
     ("What a plugin may import", &["attributes", "counters", "log"]),
     ("Words of both", &["types"]),
-    ("The engine", &["engine"]),
+    ("The engine", &["engine", "listing"]),
 ];
 
 const HEAD: &str = "# The contract

@@ -16,13 +16,13 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
 use serde::Deserialize;
 
 use super::error::ApiError;
 use super::view::{Name, SubscribersView, TopView, unix_ms};
 use super::{Admin, blocking};
 use crate::hub::Hub;
+use crate::keyed_hash::KeyedMap;
 use crate::protocol::command::{Bytestring, Space};
 
 /// How many are shown at most, and unless something else is asked for.
@@ -135,13 +135,13 @@ fn take(hub: &Hub) -> Count {
 /// than `n` / `names_max` times stays.
 struct Tally {
     names_max: usize,
-    counts: FxHashMap<Box<[u8]>, u64>,
+    counts: KeyedMap<Box<[u8]>, u64>,
     is_exact: bool,
 }
 
 impl Tally {
     fn new(names_max: usize) -> Tally {
-        Tally { names_max, counts: FxHashMap::default(), is_exact: true }
+        Tally { names_max, counts: KeyedMap::default(), is_exact: true }
     }
 
     fn note(&mut self, name: Box<[u8]>) {

@@ -251,16 +251,18 @@ fn ask(hub: &Hub, question: Question) -> Answer {
     let answer = match question {
         Question::Channels { is_shard, matching } => {
             let matching = matching.map(|text| text.0);
-            hub.channels(space(is_shard), matching.as_deref()).map(|all| {
-                let mut bytes = 0;
-                let fitting = all.iter().take_while(|name| {
-                    bytes += name.len();
-                    bytes <= ANSWER_BYTES_MAX
-                });
-                let names: Vec<Text> = fitting.map(|name| Text(name.to_vec())).collect();
-                let is_cut = names.len() < all.len();
-                Answer::Names { names, is_cut }
-            })
+            hub.channels(space(is_shard), matching.as_deref())
+                .map_err(|_| crate::hub::Unavailable)
+                .map(|all| {
+                    let mut bytes = 0;
+                    let fitting = all.iter().take_while(|name| {
+                        bytes += name.len();
+                        bytes <= ANSWER_BYTES_MAX
+                    });
+                    let names: Vec<Text> = fitting.map(|name| Text(name.to_vec())).collect();
+                    let is_cut = names.len() < all.len();
+                    Answer::Names { names, is_cut }
+                })
         }
         Question::SubscriberCounts { is_shard, channels } => {
             let channels: Vec<Bytestring<'_>> =

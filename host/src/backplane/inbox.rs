@@ -115,7 +115,9 @@ impl Inbox {
         let _in_order = self.delivering.lock();
         let batch: Vec<Incoming> = {
             let mut queue = self.queue.lock();
-            let length = queue.messages.len().min(BATCH_MAX);
+            let mut work = hub.holdings().work();
+            let is_little = |message: &&Incoming| work.take(&message.channel);
+            let length = queue.messages.iter().take(BATCH_MAX).take_while(is_little).count();
             let batch: Vec<Incoming> = queue.messages.drain(..length).collect();
             queue.bytes -= batch.iter().map(bytes).sum::<usize>();
             batch

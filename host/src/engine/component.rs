@@ -1,14 +1,14 @@
 //! The engine as a component. One of the two files that hold generated types;
 //! they do not leave it.
 
-use guest_core::{ConnectionId, FanOuts, Group, Names, PatternId};
+use guest_core::{ConnectionId, FanOuts, Group, Names, Page, PatternId};
 use wasmtime::Store;
 
 use super::{Engine, Outcome, fault};
 use crate::config::EngineConfig;
 use crate::wasm::{self, ComponentLog, Limits, StoreState, Wasm};
 use bindings::exports::switchyard::pubsub::engine as wit;
-use bindings::exports::switchyard::pubsub::snapshot;
+use bindings::exports::switchyard::pubsub::{listing, snapshot};
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
@@ -24,6 +24,7 @@ pub struct CompiledEngine {
     wasm: Wasm,
     instance_pre: wasmtime::component::InstancePre<StoreState>,
     engine: wit::GuestIndices,
+    listing: Option<listing::GuestIndices>,
     snapshot: Option<snapshot::GuestIndices>,
     limits: Limits,
     version: String,
@@ -47,6 +48,7 @@ impl CompiledEngine {
         Ok(CompiledEngine {
             wasm: wasm.clone(),
             engine,
+            listing: listing::GuestIndices::new(&instance_pre).ok(),
             snapshot: snapshot::GuestIndices::new(&instance_pre).ok(),
             instance_pre,
             limits: Limits {
@@ -70,14 +72,18 @@ impl CompiledEngine {
         let mut load = || {
             let instance = self.instance_pre.instantiate(&mut store)?;
             let engine = self.engine.load(&mut store, &instance)?;
+            let listing = match &self.listing {
+                Some(indices) => Some(indices.load(&mut store, &instance)?),
+                None => None,
+            };
             let snapshot = match &self.snapshot {
                 Some(indices) => Some(indices.load(&mut store, &instance)?),
                 None => None,
             };
-            Ok((engine, snapshot))
+            Ok((engine, listing, snapshot))
         };
-        let (engine, snapshot) = load().map_err(|error| wasm::describe(&error))?;
-        Ok(ComponentEngine { store, engine, snapshot, limits: self.limits })
+        let (engine, listing, snapshot) = load().map_err(|error| wasm::describe(&error))?;
+        Ok(ComponentEngine { store, engine, listing, snapshot, limits: self.limits })
     }
 
     /// The first digits of the hash of the component's bytes.
@@ -102,6 +108,7 @@ const HANDOVER_BUDGETS: u32 = 20;
 pub struct ComponentEngine {
     store: Store<StoreState>,
     engine: wit::Guest,
+    listing: Option<listing::Guest>,
     snapshot: Option<snapshot::Guest>,
     limits: Limits,
 }
@@ -159,6 +166,23 @@ impl Engine for ComponentEngine {
         let (store, engine) = self.call();
         let names = engine.call_channels(store, matching).map_err(fault("channels"))?;
         Ok(Names { bytes: names.bytes, ends: names.ends })
+    }
+
+    fn channels_from(
+        &mut self,
+        matching: Option<&[u8]>,
+        from: Option<&[u8]>,
+        visits_max: u32,
+    ) -> Outcome<Page> {
+        wasm::arm(&mut self.store, self.limits.call_budget);
+        let Some(listing) = &self.listing else {
+            return Ok(Page { names: self.channels(matching)?, next: None });
+        };
+        let page = listing
+            .call_channels_from(&mut self.store, matching, from, visits_max)
+            .map_err(fault("channels"))?;
+        let names = Names { bytes: page.names.bytes, ends: page.names.ends };
+        Ok(Page { names, next: page.next })
     }
 
     fn subscriber_counts(&mut self, channels: &Names) -> Outcome<Vec<u64>> {

@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use guest_core::{ConnectionId, FanOuts, Names, PatternId};
+
+pub use guest_core::Page;
+
 use thiserror::Error;
 
 use crate::config::{EngineConfig, EngineSource};
@@ -31,6 +34,13 @@ pub trait Engine: Send {
     fn punsubscribe(&mut self, connection: ConnectionId, patterns: &Names) -> Outcome<()>;
     fn route(&mut self, channels: &Names, fan_outs: &mut FanOuts) -> Outcome<()>;
     fn channels(&mut self, matching: Option<&[u8]>) -> Outcome<Names>;
+    /// All of them at once, from an engine that cannot list a part of them.
+    fn channels_from(
+        &mut self,
+        matching: Option<&[u8]>,
+        from: Option<&[u8]>,
+        visits_max: u32,
+    ) -> Outcome<Page>;
     fn subscriber_counts(&mut self, channels: &Names) -> Outcome<Vec<u64>>;
     fn channel_count(&mut self) -> Outcome<u64>;
     fn pattern_count(&mut self) -> Outcome<u64>;

@@ -1,6 +1,6 @@
 //! The engine without a sandbox.
 
-use guest_core::{ConnectionId, FanOuts, Names, PatternId, Registry};
+use guest_core::{ConnectionId, FanOuts, Names, Page, PatternId, Registry};
 
 use super::{Engine, Outcome};
 
@@ -41,6 +41,15 @@ impl Engine for NativeEngine {
 
     fn channels(&mut self, matching: Option<&[u8]>) -> Outcome<Names> {
         Ok(self.registry.channels(matching))
+    }
+
+    fn channels_from(
+        &mut self,
+        matching: Option<&[u8]>,
+        from: Option<&[u8]>,
+        visits_max: u32,
+    ) -> Outcome<Page> {
+        Ok(self.registry.channels_from(matching, from, visits_max))
     }
 
     fn subscriber_counts(&mut self, channels: &Names) -> Outcome<Vec<u64>> {

@@ -7,7 +7,8 @@
 //!
 //! Locks, in the order in which they may be taken: shards (by rising number),
 //! the table, a connection's subscriptions or attributes, its outbox. The table
-//! is never locked to write while a shard is held.
+//! is never locked to write while a shard is held, and no engine is called while
+//! it is locked.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +23,7 @@ use super::attributes::Attributes;
 use super::encoding::Encoding;
 use super::expiries::Expiries;
 use crate::address_buckets::Bucket;
+use super::holdings::Holds;
 use crate::close::CloseReason;
 use crate::config::Limits;
 use crate::networks::{AddressCounts, Network};
@@ -47,7 +49,9 @@ pub struct Connection {
     pub(super) expiries: Arc<Expiries>,
     liveness: Liveness,
     /// Whether its address was counted when it came.
-    is_address_counted: bool,
+    pub is_address_counted: bool,
+    /// What the names that it listens to count.
+    pub holds: Holds,
     /// Whether what it publishes waits for what others publish.
     is_publishing: AtomicBool,
     auth_bucket: Mutex<Bucket>,
@@ -329,6 +333,7 @@ impl Connections {
             expiries: self.expiries.clone(),
             liveness: Liveness::default(),
             is_address_counted,
+            holds: Holds::default(),
             is_publishing: AtomicBool::new(false),
             auth_bucket: Mutex::default(),
         }

@@ -15,30 +15,37 @@ pub mod attributes;
 pub mod connections;
 pub mod encoding;
 pub mod expiries;
+pub mod holdings;
+pub mod listing;
+mod pattern_costs;
 pub mod probe;
 mod run;
 mod shard;
 pub mod stats;
 
 use std::borrow::Cow;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use guest_core::Names;
 use parking_lot::{Mutex, MutexGuard};
-use rustc_hash::FxHasher;
 use smallvec::smallvec;
 
 use crate::backplane::Interest;
 use crate::batch::Batch;
-use crate::config::EngineConfig;
+use crate::config::{EngineConfig, NameLimits};
 use crate::engine::EngineCode;
 use crate::flush::Unflushed;
+use crate::keyed_hash::KeyedHash;
 use crate::middleware::chain::{Chain, Delivery};
 use crate::protocol::command::{Bytestring, Kind, Publication, Refusal, Space, UNAVAILABLE};
 use crate::turns;
-use connections::{Connection, ConnectionId, Connections};
+use connections::{Connection, ConnectionId, Connections, Subscriptions};
 use encoding::Push;
+use holdings::Holdings;
+use listing::Listing;
 use run::Run;
 use shard::{FanOutRange, Shard, Told};
 use stats::{EngineCall, HubStats};
@@ -49,7 +56,13 @@ pub struct Hub {
     shards: Box<[Mutex<Shard>]>,
     stats: HubStats,
     spread: usize,
+    /// Keyed, so that no client can put all its names into one shard.
+    hash: KeyedHash,
     connections: Arc<Connections>,
+    /// What all connections listen to, in sums.
+    holdings: Holdings,
+    /// What the lists of channels take that are being made.
+    listing_bytes: Arc<AtomicUsize>,
     /// The engine in use.
     code: Mutex<EngineCode>,
     /// Held while the engine is swapped: one at a time.
@@ -97,6 +110,7 @@ impl Hub {
     pub fn new(
         code: EngineCode,
         config: &EngineConfig,
+        names: NameLimits,
         connections: Arc<Connections>,
     ) -> Result<Hub, String> {
         let stats = HubStats::new(2 * config.shards);
@@ -109,7 +123,10 @@ impl Hub {
             shards,
             stats,
             spread: config.shards,
+            hash: KeyedHash::default(),
             connections,
+            holdings: Holdings::new(names, config.shards),
+            listing_bytes: Arc::default(),
             code: Mutex::new(code),
             swapping: Mutex::default(),
             interest: None,
@@ -127,16 +144,26 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// The engine is not available; then nothing has changed.
+    /// The engine is not available, or there is no room for the names; then nothing has changed.
     pub fn subscribe<'a>(
         &self,
         connection: &Connection,
         kind: Kind,
         names: &[Bytestring<'a>],
         acknowledge: impl FnOnce(&[Ack<'a>], u64),
-    ) -> Result<(), Unavailable> {
+    ) -> Result<(), Refusal> {
         let by_shard = self.by_shard(kind, names);
         let mut guards = self.lock(by_shard.iter().map(|(shard, _)| *shard));
+        // A shard without an engine refuses the command before another shard has changed.
+        for (_, shard) in &mut guards {
+            shard.tend(self)?;
+        }
+        let new = holdings::new_names(connection, kind, names);
+        if let Err(excess) = self.holdings.reserve(connection, kind, &new) {
+            drop(guards);
+            self.holdings.refuse(excess, connection, &self.connections);
+            return Err(excess.into());
+        }
         for position in 0..guards.len() {
             let (Some((_, shard)), Some((_, names))) =
                 (guards.get_mut(position), by_shard.get(position))
@@ -144,15 +171,16 @@ impl Hub {
                 continue;
             };
             if shard.subscribe(self, connection.id, kind, names).is_err() {
-                // Whole or not at all: what the others took is forgotten when
-                // they are rebuilt from the ground state, which has none of it.
-                for (_, shard) in guards.iter_mut().take(position) {
-                    shard.discard();
-                }
-                return Err(Unavailable);
+                let undone = guards.iter_mut().zip(&by_shard).take(position);
+                self.undo(connection, kind, undone);
+                self.holdings.release(connection, kind, new.into_iter());
+                return Err(Unavailable.into());
             }
         }
         let mut subscriptions = connection.subscriptions();
+        if subscriptions.is_empty() && !new.is_empty() {
+            self.holdings.begin();
+        }
         let acks: Vec<Ack<'a>> = names
             .iter()
             .map(|name| {
@@ -170,6 +198,27 @@ impl Hub {
         drop(subscriptions);
         acknowledge(&acks, held);
         Ok(())
+    }
+
+    /// Takes back a subscription that failed in a later shard. The names that the connection
+    /// listened to before stay: they are in the ground state. Unsubscribing keeps the engines
+    /// of these shards, and a standby engine, in use.
+    fn undo<'a, 'g: 'a>(
+        &self,
+        connection: &Connection,
+        kind: Kind,
+        shards: impl Iterator<Item = (&'a mut (usize, MutexGuard<'g, Shard>), &'a (usize, Names))>,
+    ) {
+        for ((_, shard), (_, names)) in shards {
+            let new: Names = {
+                let subscriptions = connection.subscriptions();
+                let held = subscriptions.of(kind);
+                names.iter().filter(|name| !held.contains(*name)).collect()
+            };
+            if !new.is_empty() {
+                shard.unsubscribe(self, connection.id, kind, &new);
+            }
+        }
     }
 
     /// Ends subscriptions, all of the kind when no name is given, and has
@@ -196,11 +245,7 @@ impl Hub {
         let mut acks: Vec<Ack<'a>> = names
             .iter()
             .map(|name| {
-                if subscriptions.of_mut(kind).remove(&**name)
-                    && let Some(interest) = &self.interest
-                {
-                    interest.leave(kind, name);
-                }
+                self.forget(connection, &mut subscriptions, kind, name);
                 (Some(name.clone()), subscriptions.counted_with(kind))
             })
             .collect();
@@ -213,6 +258,28 @@ impl Hub {
             shard.unsubscribe(self, connection.id, kind, names);
         }
         acknowledge(&acks, held);
+    }
+
+    /// Removes a name from the ground state, and from what is counted. False: the connection did
+    /// not listen to it. The lock of the shard concerned is held.
+    fn forget(
+        &self,
+        connection: &Connection,
+        subscriptions: &mut Subscriptions,
+        kind: Kind,
+        name: &[u8],
+    ) -> bool {
+        let was_held = subscriptions.of_mut(kind).remove(name);
+        if was_held {
+            self.holdings.release(connection, kind, std::iter::once(name));
+            if subscriptions.is_empty() {
+                self.holdings.end();
+            }
+            if let Some(interest) = &self.interest {
+                interest.leave(kind, name);
+            }
+        }
+        was_held
     }
 
     /// Ends all subscriptions of a connection.
@@ -234,6 +301,29 @@ impl Hub {
         chain: &Chain,
         publications: &[(ConnectionId, Publication<'_>)],
         mut counted: impl FnMut(usize, Result<u64, Refusal>, bool),
+    ) -> bool {
+        let mut is_heard = false;
+        let mut begun = 0;
+        while let Some(rest) = publications.get(begun..).filter(|rest| !rest.is_empty()) {
+            // Where patterns are costly the shards are held, and the engine is asked, for a few
+            // publications at a time.
+            let mut work = self.holdings.work();
+            let fits = |(_, publication): &&(_, Publication<'_>)| work.take(&publication.channel);
+            let slice = rest.iter().take_while(fits).count();
+            let slice = rest.get(..slice).unwrap_or(rest);
+            is_heard |= self.publish_slice(chain, slice, &mut |index, outcome, is_own| {
+                counted(begun + index, outcome, is_own);
+            });
+            begun += slice.len();
+        }
+        is_heard
+    }
+
+    fn publish_slice(
+        &self,
+        chain: &Chain,
+        publications: &[(ConnectionId, Publication<'_>)],
+        counted: &mut impl FnMut(usize, Result<u64, Refusal>, bool),
     ) -> bool {
         let shard_of: Batch<usize> = publications
             .iter()
@@ -377,23 +467,18 @@ impl Hub {
     }
 
     /// Channels with subscribers, all or those that match, in the order of their
-    /// bytes.
+    /// bytes. Blocks for as long as that takes, but holds no shard for longer than a page.
     ///
     /// # Errors
     ///
-    /// The engine is not available.
-    pub fn channels(&self, space: Space, matching: Option<&[u8]>) -> Result<Names, Unavailable> {
-        let mut all: Vec<Vec<u8>> = Vec::new();
-        for shard in self.shards_of(space) {
-            let names =
-                shard.lock().ask(self, EngineCall::Channels, |engine| engine.channels(matching))?;
-            all.extend(names.iter().map(<[u8]>::to_vec));
-        }
-        all.sort_unstable();
-        Ok(all.iter().collect())
+    /// The engine is not available, or the list is too large.
+    pub fn channels(&self, space: Space, matching: Option<&[u8]>) -> Result<Names, Refusal> {
+        let mut listing = Listing::new(self, space, matching.map(<[u8]>::to_vec));
+        while !listing.advance(self)? {}
+        Ok(listing.into_names())
     }
 
-    /// How many subscribe to each of these channels.
+    /// How many subscribe to each of these channels. Each shard is locked and asked once.
     ///
     /// # Errors
     ///
@@ -522,6 +607,17 @@ impl Hub {
         }
     }
 
+    /// From here on these limits hold for names that are added.
+    pub fn set_name_limits(&self, limits: NameLimits) {
+        let _all = self.lock(0..self.shards.len());
+        self.holdings.set_limits(limits, &self.connections);
+    }
+
+    /// What all connections listen to, in sums.
+    pub fn holdings(&self) -> &Holdings {
+        &self.holdings
+    }
+
     /// What is counted of it.
     pub fn stats(&self) -> &HubStats {
         &self.stats
@@ -551,11 +647,18 @@ impl Hub {
     }
 
     fn shard_of(&self, space: Space, name: &[u8]) -> usize {
-        let number = place(name, self.spread);
+        let number = self.place(name);
         match space {
             Space::Channels => number,
             Space::ShardChannels => self.spread + number,
         }
+    }
+
+    /// Which of the shards of a name space a name belongs to.
+    fn place(&self, name: &[u8]) -> usize {
+        let mut hasher = self.hash.build_hasher();
+        hasher.write(name);
+        ((u128::from(hasher.finish()) * self.spread as u128) >> 64) as usize
     }
 
     /// The names that each shard must be told, by rising number of the shards.
@@ -587,13 +690,4 @@ impl Hub {
         let chosen = self.shards.iter().enumerate().filter(|(number, _)| set & 1 << number != 0);
         chosen.map(|(number, shard)| (number, shard.lock())).collect()
     }
-}
-
-/// Which of `spread` shards of a name space a name belongs to.
-fn place(name: &[u8], spread: usize) -> usize {
-    use std::hash::Hasher;
-    let mut hasher = FxHasher::default();
-    hasher.write(name);
-    // The high bits of the product: FxHash's low ones are the weaker.
-    ((u128::from(hasher.finish()) * spread as u128) >> 64) as usize
 }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::connections::Connection;
 use super::encoding::{Encoding, Push};
 use super::shard::Shard;
-use super::{Hub, Unavailable, place};
+use super::{Hub, Unavailable};
 use crate::chunks::{Chunks, Written};
 use crate::outbox::Taken;
 use crate::protocol::command::{Kind, Space};
@@ -114,7 +114,7 @@ impl Hub {
     fn channel_of(&self, number: usize) -> Vec<u8> {
         (0_u32..)
             .map(|salt| format!("__switchyard:probe:{salt}").into_bytes())
-            .find(|name| place(name, self.spread) == number % self.spread)
+            .find(|name| self.place(name) == number % self.spread)
             .expect("a hash spreads names over all shards")
     }
 }

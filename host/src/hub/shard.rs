@@ -16,8 +16,9 @@ use guest_core::{FanOuts, Names};
 use tracing::{error, info, warn};
 
 use super::connections::{Connection, ConnectionId};
+use super::holdings;
 use super::stats::{EngineCall, ShardStats};
-use super::{Hub, Unavailable, place};
+use super::{Hub, Unavailable};
 use crate::batch::Batch;
 use crate::config::EngineConfig;
 use crate::engine::{Engine, EngineCode, EngineFault, Outcome};
@@ -29,6 +30,10 @@ const SLICE_TIME: Duration = Duration::from_millis(1);
 /// How many names of one connection are told at once: some tenths of a
 /// millisecond.
 const SLICE_NAMES_MAX: usize = 1_000;
+
+/// How many bytes of names an engine is told in one call. They are copied into its memory, beside
+/// what it keeps.
+const SLICE_BYTES_MAX: usize = 256 << 10;
 
 /// A shard of the channels of one name space.
 pub struct Shard {
@@ -123,7 +128,7 @@ impl Shard {
             match answer {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => {
-                    self.failed(&fault);
+                    self.failed(hub, &fault);
                     if fault.is_overrun {
                         break;
                     }
@@ -141,13 +146,23 @@ impl Shard {
         kind: Kind,
         names: &Names,
     ) -> Result<(), Unavailable> {
-        if kind == Kind::Pattern {
-            let ids = self
-                .ask(hub, EngineCall::Psubscribe, |engine| engine.psubscribe(connection, names))?;
-            learn(&mut self.patterns, names, &ids);
-        } else {
-            self.ask(hub, EngineCall::Subscribe, |engine| engine.subscribe(connection, names))?;
-        }
+        let call = match kind {
+            Kind::Pattern => EngineCall::Psubscribe,
+            Kind::Channel | Kind::Shard => EngineCall::Subscribe,
+        };
+        // Asked again, the engine is a new one: it is told all of them again.
+        let ids = self.ask(hub, call, |engine| {
+            let mut ids = Vec::new();
+            in_slices(names, |names| {
+                match kind {
+                    Kind::Pattern => ids.extend(engine.psubscribe(connection, names)?),
+                    Kind::Channel | Kind::Shard => engine.subscribe(connection, names)?,
+                }
+                Ok(())
+            })?;
+            Ok(ids)
+        })?;
+        learn(&mut self.patterns, names, &ids);
         self.tell_successor(|Successor { engine, patterns }| {
             subscribe(&mut **engine, patterns, connection, kind, names)
         });
@@ -161,9 +176,11 @@ impl Shard {
             Kind::Pattern => EngineCall::Punsubscribe,
             Kind::Channel | Kind::Shard => EngineCall::Unsubscribe,
         };
-        let leave = |engine: &mut dyn Engine| match kind {
-            Kind::Pattern => engine.punsubscribe(connection, names),
-            Kind::Channel | Kind::Shard => engine.unsubscribe(connection, names),
+        let leave = |engine: &mut dyn Engine| {
+            in_slices(names, |names| match kind {
+                Kind::Pattern => engine.punsubscribe(connection, names),
+                Kind::Channel | Kind::Shard => engine.unsubscribe(connection, names),
+            })
         };
         let _rebuilt_without_them = self.ask(hub, call, leave);
         self.tell_successor(|successor| leave(&mut *successor.engine));
@@ -221,18 +238,6 @@ impl Shard {
             };
             Some((pattern, ids))
         })
-    }
-
-    /// Forgets the engine, which was told what does not hold; the next one is
-    /// built from the ground state.
-    pub fn discard(&mut self) {
-        self.engine = None;
-        self.stats.is_down();
-        if self.successor.is_some() {
-            let problem = "a command was undone while it was told who listens".to_owned();
-            self.successor =
-                Some(Err(EngineFault { call: "subscribe", problem, is_overrun: false }));
-        }
     }
 
     /// Sees that there is an engine, if it is not too soon to try.
@@ -347,23 +352,33 @@ impl Shard {
                 Ok(())
             }
             Err(fault) => {
-                self.failed(&fault);
+                self.failed(hub, &fault);
                 Err(Unavailable)
             }
         }
     }
 
-    fn failed(&mut self, fault: &EngineFault) {
+    fn failed(&mut self, hub: &Hub, fault: &EngineFault) {
         self.engine = None;
         self.stats.failed(fault);
         let now = Instant::now();
+        // What took too long is what was asked about: the engine is not given up for it, or one
+        // name would stop all others.
+        if fault.is_overrun && fault.call == EngineCall::Route.name() {
+            warn!(shard = self.number, %fault, "the engine took too long and is rebuilt");
+            return;
+        }
         self.faults.push_back(now);
         while self.faults.front().is_some_and(|at| now - *at > self.config.rebuild_window) {
             self.faults.pop_front();
         }
         if self.faults.len() > self.config.rebuilds_max {
             self.given_up_until = Some(now + self.config.retry_time);
+            // If it has too little memory, this is who takes most of it.
+            let most = holdings::most(&hub.connections);
             error!(shard = self.number, %fault, failures = self.faults.len(),
+                most_connection = most.as_ref().map(|most| most.id),
+                most_name_bytes = most.as_ref().map(|most| most.holds.bytes()),
                 "the engine failed too often; commands that need it are answered UNAVAILABLE");
         } else {
             warn!(shard = self.number, %fault, "the engine failed and is rebuilt");
@@ -375,10 +390,32 @@ impl Shard {
 /// the patterns by id. The shard's lock is held.
 fn fill(engine: &mut dyn Engine, hub: &Hub, number: usize) -> Outcome<Vec<Box<[u8]>>> {
     let mut by_id = Vec::new();
-    for connection in hub.connections.read().values() {
+    // The table is not held while the engine is called: accepting or removing a connection
+    // locks it to write, and every publication would wait behind that. Nothing is missed: a
+    // connection that comes later needs this shard's lock to subscribe, and one that ends
+    // needs it to unsubscribe, before or after the engine is told.
+    let connections: Vec<Arc<Connection>> = hub.connections.read().values().cloned().collect();
+    for connection in &connections {
         let mut kind = Some(first_kind(hub, number));
         while let Some(told) = kind {
-            tell(engine, &mut by_id, hub, number, connection, told, None, usize::MAX)?;
+            let mut after = None;
+            loop {
+                let names_max = SLICE_NAMES_MAX;
+                let last = tell(
+                    engine,
+                    &mut by_id,
+                    hub,
+                    number,
+                    connection,
+                    told,
+                    after.as_deref(),
+                    names_max,
+                )?;
+                match last {
+                    Some(last) => after = Some(last),
+                    None => break,
+                }
+            }
             kind = next_kind(told);
         }
     }
@@ -408,7 +445,7 @@ fn tell(
     for name in held.range::<[u8], _>((first, Bound::Unbounded)).take(names_max) {
         seen += 1;
         last = Some(name);
-        if kind == Kind::Pattern || place(name, hub.spread) == number % hub.spread {
+        if kind == Kind::Pattern || hub.place(name) == number % hub.spread {
             names.push(name);
         }
     }
@@ -426,12 +463,31 @@ fn subscribe(
     kind: Kind,
     names: &Names,
 ) -> Outcome<()> {
-    if kind != Kind::Pattern {
-        return engine.subscribe(connection, names);
+    in_slices(names, |names| {
+        if kind != Kind::Pattern {
+            return engine.subscribe(connection, names);
+        }
+        let ids = engine.psubscribe(connection, names)?;
+        learn(by_id, names, &ids);
+        Ok(())
+    })
+}
+
+/// Calls the engine for so many names at a time that their copy takes little of its memory.
+fn in_slices(names: &Names, mut call: impl FnMut(&Names) -> Outcome<()>) -> Outcome<()> {
+    if names.len() <= SLICE_NAMES_MAX && names.bytes.len() <= SLICE_BYTES_MAX {
+        return call(names);
     }
-    let ids = engine.psubscribe(connection, names)?;
-    learn(by_id, names, &ids);
-    Ok(())
+    let mut slice = Names::new();
+    for name in names.iter() {
+        let is_full = slice.bytes.len() + name.len() > SLICE_BYTES_MAX;
+        if !slice.is_empty() && (is_full || slice.len() == SLICE_NAMES_MAX) {
+            call(&slice)?;
+            slice.clear();
+        }
+        slice.push(name);
+    }
+    if slice.is_empty() { Ok(()) } else { call(&slice) }
 }
 
 /// The kinds of names that concern a shard: this one first.

@@ -116,11 +116,6 @@ impl ShardStats {
         self.is_up.store(true, Ordering::Relaxed);
     }
 
-    /// It has no engine now.
-    pub fn is_down(&self) {
-        self.is_up.store(false, Ordering::Relaxed);
-    }
-
     /// So many publications made so many deliveries.
     pub fn delivered(&self, publications: u64, deliveries: u64) {
         self.publications.fetch_add(publications, Ordering::Relaxed);

@@ -230,6 +230,40 @@ impl Metrics {
             "Distinct patterns that somebody listens to; absent while the engine cannot be asked.",
             hub.pattern_count().ok().map(|count| (NONE, count as f64)),
         )?;
+        let holdings = hub.holdings();
+        let (_, name_bytes) = holdings.total();
+        let limits = holdings.limits();
+        page.gauge(
+            "switchyard_subscriptions_limit",
+            "How many subscriptions there may be in all.",
+            limits.subscriptions_total_max as f64,
+        )?;
+        page.gauge(
+            "switchyard_name_bytes",
+            "What the names of all subscriptions count, in bytes.",
+            name_bytes as f64,
+        )?;
+        page.gauge(
+            "switchyard_name_bytes_limit",
+            "How much the names of all subscriptions may count, in bytes.",
+            limits.name_bytes_total_max as f64,
+        )?;
+        page.gauge(
+            "switchyard_pattern_cost",
+            "How many steps matching one publication against the patterns may take.",
+            holdings.steps_per_publication() as f64,
+        )?;
+        page.gauge(
+            "switchyard_pattern_cost_limit",
+            "How many steps it may take at most.",
+            limits.pattern_cost_total_max as f64,
+        )?;
+        page.counters(
+            "switchyard_subscriptions_refused",
+            "Commands refused because of a limit on names or patterns over several subscriptions, \
+             by limit.",
+            holdings.refused().map(|(excess, count)| ([("limit", excess.key())], count)),
+        )?;
         page.gauges(
             "switchyard_engine_info",
             "Which engine is in use: always 1.",

@@ -11,6 +11,7 @@ use super::{Session, WriteReply};
 use crate::batch::Batch;
 use crate::hub::Hub;
 use crate::hub::connections::ConnectionId;
+use crate::hub::listing::Listing;
 use crate::middleware::chain::{Action, Chain};
 use crate::protocol::command::{
     Bytestring, Command, LIMIT, NOPERM, Refusal, Reply, Space, Tag, UNAVAILABLE, Verb,
@@ -24,6 +25,10 @@ const SLICE_MAX: usize = 256;
 /// A command that is not finished.
 pub(super) struct Inspection {
     tag: Tag,
+    /// As replies were written when the command came.
+    write: Box<dyn WriteReply + Send>,
+    /// The list of the names, while it is made.
+    listing: Option<Listing>,
     /// All names that it is about, in order.
     names: Vec<Bytestring<'static>>,
     /// How many of them have been looked at.
@@ -47,34 +52,22 @@ impl Session {
         chain: &Chain,
         tag: Tag,
         command: Command<'_>,
-        write: &impl WriteReply,
+        write: &(impl WriteReply + Copy + Send + 'static),
     ) -> Result<(), Refusal> {
         let hub = &self.services.hub;
+        let boxed: Box<dyn WriteReply + Send> = Box::new(*write);
         let inspection = match command {
             Command::SubscriberCounts(space, names) => {
                 let counts = Vec::with_capacity(names.len());
                 let names = names.into_iter().map(|name| name.into_owned().into()).collect();
-                Inspection { tag, names, done: 0, found: Found::Counts { space, counts } }
+                let found = Found::Counts { space, counts };
+                Inspection { tag, write: boxed, listing: None, names, done: 0, found }
             }
             Command::Channels(space, matching) => {
-                let names = hub.channels(space, matching.as_deref())?;
-                if !chain.has_access() {
-                    write.write(tag, &Reply::Names(&names), &mut self.replies);
-                    return Ok(());
-                }
-                let names_max = self.services.limits.names_per_command_max();
-                if names.len() > names_max {
-                    return Err(Refusal::new(
-                        LIMIT,
-                        format!(
-                            "{} channels match, and plugins would be asked about each; there may be \
-                             {names_max} (limits.names_per_command_max): give a pattern that matches fewer",
-                            names.len()
-                        ),
-                    ));
-                }
-                let names = names.iter().map(|name| name.to_vec().into()).collect();
-                Inspection { tag, names, done: 0, found: Found::Channels(Names::new()) }
+                let matching = matching.map(std::borrow::Cow::into_owned);
+                let listing = Some(Listing::new(hub, space, matching));
+                let found = Found::Channels(Names::new());
+                Inspection { tag, write: boxed, listing, names: Vec::new(), done: 0, found }
             }
             Command::PatternCount => {
                 if chain.has_access() && self.connection.encoding().is_framed() {
@@ -89,41 +82,70 @@ impl Session {
             }
             _ => unreachable!("only PUBSUB is carried out here"),
         };
-        self.advance(chain, inspection, write)
+        let mut inspection = Box::new(inspection);
+        if !self.advance(chain, &mut inspection)? {
+            self.inspecting = Some(inspection);
+        }
+        Ok(())
     }
 
     /// Goes on with a PUBSUB command that the last turn was too short for.
-    pub(super) fn finish_inspecting(&mut self, write: &impl WriteReply) {
-        if let Some(inspection) = self.inspecting.take() {
+    pub(super) fn finish_inspecting(&mut self) {
+        if let Some(mut inspection) = self.inspecting.take() {
             let middleware = self.services.middleware.clone();
-            let tag = inspection.tag;
-            let done = self.advance(&middleware.chain(), *inspection, write);
-            if self.inspecting.is_none() {
-                self.is_done(Verb::Pubsub, tag, done, write);
+            match self.advance(&middleware.chain(), &mut inspection) {
+                Ok(false) => self.inspecting = Some(inspection),
+                done => {
+                    let done = done.map(|_| ());
+                    self.is_done(Verb::Pubsub, inspection.tag, done, &inspection.write);
+                }
             }
         }
     }
 
-    fn advance(
-        &mut self,
-        chain: &Chain,
-        mut inspection: Inspection,
-        write: &impl WriteReply,
-    ) -> Result<(), Refusal> {
+    /// Carries out the next slices, until the turn is over. True: the command is answered.
+    fn advance(&mut self, chain: &Chain, inspection: &mut Inspection) -> Result<bool, Refusal> {
         let connection = self.connection.id;
+        let hub = self.services.hub.clone();
+        while let Some(listing) = &mut inspection.listing {
+            if !listing.advance(&hub)? {
+                if self.is_turn_over() {
+                    return Ok(false);
+                }
+                continue;
+            }
+            let Some(listing) = inspection.listing.take() else { continue };
+            let names = listing.into_names();
+            if !chain.has_access() {
+                inspection.write.write(inspection.tag, &Reply::Names(&names), &mut self.replies);
+                return Ok(true);
+            }
+            let names_max = self.services.limits.names_per_command_max();
+            if names.len() > names_max {
+                return Err(Refusal::new(
+                    LIMIT,
+                    format!(
+                        "{} channels match, and plugins would be asked about each; there may be \
+                         {names_max} (limits.names_per_command_max): give a pattern that matches \
+                         fewer",
+                        names.len()
+                    ),
+                ));
+            }
+            inspection.names = names.iter().map(|name| name.to_vec().into()).collect();
+        }
         while inspection.done < inspection.names.len() {
-            inspection.look_at_slice(connection, chain, &self.services.hub)?;
+            inspection.look_at_slice(connection, chain, &hub)?;
             if self.is_turn_over() && inspection.done < inspection.names.len() {
-                self.inspecting = Some(Box::new(inspection));
-                return Ok(());
+                return Ok(false);
             }
         }
         let reply = match &inspection.found {
             Found::Counts { counts, .. } => Reply::Counts(counts),
             Found::Channels(names) => Reply::Names(names),
         };
-        write.write(inspection.tag, &reply, &mut self.replies);
-        Ok(())
+        inspection.write.write(inspection.tag, &reply, &mut self.replies);
+        Ok(true)
     }
 }
 

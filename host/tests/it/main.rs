@@ -35,7 +35,10 @@ mod reload;
 
 mod containment;
 mod engine_faults;
+mod names_total;
+mod one_command;
 mod outside;
+mod pattern_bombs;
 mod slow_consumer;
 mod swap;
 mod swap_under_load;

@@ -101,12 +101,7 @@ impl Resp {
                 ("uptime_in_days", (stats.started.elapsed().as_secs() / 86_400).to_string()),
             ],
             "clients" => {
-                let subscribed = hub
-                    .connections()
-                    .opened_ones()
-                    .iter()
-                    .filter(|connection| !connection.subscriptions().is_empty())
-                    .count();
+                let subscribed = hub.holdings().subscribed();
                 vec![
                     ("connected_clients", hub.connections().count().to_string()),
                     ("maxclients", services.limits.connections_max().to_string()),

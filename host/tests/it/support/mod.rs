@@ -11,6 +11,8 @@ pub mod node_host;
 pub mod process;
 #[allow(dead_code, reason = "each test program needs another part of it")]
 pub mod raw;
+#[allow(dead_code, reason = "only `tests/it` sends Redis commands by hand")]
+pub mod resp;
 pub mod server;
 #[allow(dead_code, reason = "only `tests/it` builds plugins")]
 pub mod toolchains;

@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 
-use bindings::exports::switchyard::pubsub::{engine, snapshot};
+use bindings::exports::switchyard::pubsub::{engine, listing, snapshot};
 use guest_core::{ConnectionId, FanOuts, Names, PatternId, Registry};
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
@@ -80,6 +80,20 @@ impl engine::Guest for BadEngine {
 
     fn pattern_count() -> u64 {
         REGISTRY.with_borrow(Registry::pattern_count)
+    }
+}
+
+impl listing::Guest for BadEngine {
+    fn channels_from(
+        matching: Option<Vec<u8>>,
+        from: Option<Vec<u8>>,
+        visits_max: u32,
+    ) -> listing::Page {
+        let guest_core::Page { names: Names { bytes, ends }, next } =
+            REGISTRY.with_borrow(|registry| {
+                registry.channels_from(matching.as_deref(), from.as_deref(), visits_max)
+            });
+        listing::Page { names: engine::Names { bytes, ends }, next }
     }
 }
 

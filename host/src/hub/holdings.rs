@@ -1,0 +1,513 @@
+//! How much all connections listen to together, and what may be held.
+//!
+//! Names are the one thing that clients make the server keep, in the ground state and again in
+//! the engine, whose instances have a fixed amount of memory. So their sum has limits, for all
+//! connections and for those of one address, below what the engine can hold: the command that
+//! does not fit is refused, and what is held goes on.
+//!
+//! It is counted where a connection subscribes and unsubscribes, and not where something is
+//! published. What a subscription counts is computed from its name alone, so that what was added
+//! is what is taken away.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tracing::warn;
+
+use super::connections::{Connection, Connections};
+use super::pattern_costs::{Changed, PatternCosts, SHORT_NAME_BYTES, Steps};
+use crate::config::NameLimits;
+use crate::keyed_hash::KeyedMap;
+use crate::networks::counted_as;
+use crate::protocol::command::{Bytestring, Kind, LIMIT, Refusal};
+use crate::stats::{count, load};
+
+/// What one subscription counts beside its name: the entries in the sets of the ground state and
+/// of the engine, and what their allocators add.
+pub const SUBSCRIPTION_BYTES: usize = 96;
+
+/// What a distinct pattern counts beside its bytes, in each shard: its nodes in the index.
+pub const PATTERN_BYTES: usize = 512;
+
+/// How often the bytes of a distinct pattern are held in each shard: by its table, and by the
+/// labels of its nodes.
+pub const PATTERN_COPIES: usize = 3;
+
+/// How often a refusal is logged.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How many steps of matching are done before others have their turn: a few milliseconds.
+pub const STEPS_AT_ONCE_MAX: u64 = 2_000_000;
+
+/// What a publication costs beside the patterns.
+const PUBLICATION_STEPS: u64 = 100;
+
+/// What all connections hold.
+pub struct Holdings {
+    state: Mutex<State>,
+    /// How often each pattern is held by the engine.
+    shards: usize,
+    /// How many connections listen to something.
+    subscribed: AtomicUsize,
+    /// What one publication may cost, on a short and on the longest name.
+    steps: [AtomicU64; 2],
+    /// By the limit, how many commands were refused.
+    refused: [AtomicU64; Excess::ALL.len()],
+    warned: Mutex<Option<Instant>>,
+}
+
+struct State {
+    limits: NameLimits,
+    costs: PatternCosts,
+    all: Tally,
+    /// Of the addresses that are counted, those that hold something.
+    by_address: KeyedMap<IpAddr, OfAddress>,
+}
+
+/// A sum.
+#[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
+struct Tally {
+    subscriptions: usize,
+    bytes: usize,
+}
+
+/// What the connections of one address hold.
+#[derive(Default)]
+struct OfAddress {
+    tally: Tally,
+    /// Distinct patterns, and how many subscriptions there are to each.
+    patterns: KeyedMap<Arc<[u8]>, usize>,
+    /// What those patterns cost together.
+    steps: u64,
+}
+
+/// Which limit a command would pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    /// `limits.subscriptions_total_max`
+    Subscriptions,
+    /// `limits.name_bytes_total_max`
+    Bytes,
+    /// `limits.name_bytes_per_address_max`
+    AddressBytes,
+    /// `limits.pattern_cost_max`
+    ConnectionCost,
+    /// `limits.pattern_cost_per_address_max`
+    AddressCost,
+    /// `limits.pattern_cost_total_max`
+    Cost,
+}
+
+impl Excess {
+    /// All.
+    pub const ALL: [Excess; 6] = [
+        Excess::Subscriptions,
+        Excess::Bytes,
+        Excess::AddressBytes,
+        Excess::ConnectionCost,
+        Excess::AddressCost,
+        Excess::Cost,
+    ];
+
+    /// The limit, as it is called in the file.
+    pub fn key(self) -> &'static str {
+        match self {
+            Excess::Subscriptions => "limits.subscriptions_total_max",
+            Excess::Bytes => "limits.name_bytes_total_max",
+            Excess::AddressBytes => "limits.name_bytes_per_address_max",
+            Excess::ConnectionCost => "limits.pattern_cost_max",
+            Excess::AddressCost => "limits.pattern_cost_per_address_max",
+            Excess::Cost => "limits.pattern_cost_total_max",
+        }
+    }
+}
+
+impl From<Excess> for Refusal {
+    fn from(excess: Excess) -> Refusal {
+        let message = match excess {
+            Excess::Subscriptions | Excess::Bytes => {
+                "all connections together listen to as much as the server can hold; try again later"
+            }
+            Excess::AddressBytes => "the connections of this address listen to as much as they may",
+            Excess::ConnectionCost => {
+                "matching the patterns of this connection would take too long: use fewer or \
+                 shorter patterns, with fewer *, or such as begin or end with other letters"
+            }
+            Excess::AddressCost => {
+                "matching the patterns of this address would take too long: use fewer or shorter \
+                 patterns, with fewer *, or such as begin or end with other letters"
+            }
+            Excess::Cost => {
+                "matching the patterns of all connections together would take too long: use \
+                 patterns with fewer *, or such as begin or end with other letters"
+            }
+        };
+        Refusal::new(LIMIT, message)
+    }
+}
+
+impl Holdings {
+    /// Nothing is held yet, by an engine of so many shards.
+    pub fn new(limits: NameLimits, shards: usize) -> Holdings {
+        Holdings {
+            state: Mutex::new(State {
+                costs: PatternCosts::new(limits.name_bytes_max),
+                limits,
+                all: Tally::default(),
+                by_address: KeyedMap::default(),
+            }),
+            shards,
+            subscribed: AtomicUsize::new(0),
+            steps: Default::default(),
+            refused: Default::default(),
+            warned: Mutex::default(),
+        }
+    }
+
+    /// From here on these limits hold for what is added. The locks of all shards are held, so
+    /// that no connection changes what it listens to meanwhile.
+    pub fn set_limits(&self, limits: NameLimits, connections: &Connections) {
+        let mut state = self.state.lock();
+        let is_changed = limits.name_bytes_max != state.limits.name_bytes_max;
+        state.limits = limits;
+        if !is_changed {
+            return;
+        }
+        let State { costs, by_address, .. } = &mut *state;
+        costs.set_name_bytes_max(limits.name_bytes_max);
+        for of_address in by_address.values_mut() {
+            let patterns = of_address.patterns.keys();
+            of_address.steps = patterns.map(|pattern| on_longest(costs.steps_of(pattern))).sum();
+        }
+        self.publish_bound(costs.bound());
+        drop(state);
+        let all: Vec<Arc<Connection>> = connections.read().values().cloned().collect();
+        for connection in all {
+            let subscriptions = connection.subscriptions();
+            let state = self.state.lock();
+            let of = |pattern: &Box<[u8]>| on_longest(state.costs.steps_of(pattern));
+            let steps = subscriptions.patterns.iter().map(of).sum();
+            connection.holds.steps.store(steps, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts names that the connection does not listen to yet, each once, if there is room for
+    /// all of them. The locks of the shards concerned are held.
+    ///
+    /// # Errors
+    ///
+    /// There is not; then nothing is counted.
+    pub fn reserve(
+        &self,
+        connection: &Connection,
+        kind: Kind,
+        names: &[&[u8]],
+    ) -> Result<(), Excess> {
+        let mut state = self.state.lock();
+        let address = counted_address(connection);
+        let limits = state.limits;
+        let bound_before = state.costs.bound();
+        if kind == Kind::Pattern {
+            let held = connection.holds.steps.load(Ordering::Relaxed);
+            let more: u64 = names.iter().map(|name| on_longest(state.costs.steps_of(name))).sum();
+            if held.saturating_add(more) > limits.pattern_cost_max {
+                return Err(Excess::ConnectionCost);
+            }
+        }
+        for name in names {
+            self.add(&mut state, address, connection, kind, name);
+        }
+        let of_address = address.and_then(|address| state.by_address.get(&address));
+        let address_bytes = of_address.map_or(0, |of_address| of_address.tally.bytes);
+        let address_steps = of_address.map_or(0, |of_address| of_address.steps);
+        let is_pattern = kind == Kind::Pattern;
+        let bound = state.costs.bound();
+        let excess = [
+            (state.all.subscriptions > limits.subscriptions_total_max, Excess::Subscriptions),
+            (state.all.bytes > limits.name_bytes_total_max, Excess::Bytes),
+            (address_bytes > limits.name_bytes_per_address_max, Excess::AddressBytes),
+            (
+                is_pattern && address_steps > limits.pattern_cost_per_address_max,
+                Excess::AddressCost,
+            ),
+            // What makes nothing dearer is let through also after the limit was lowered.
+            (
+                on_longest(bound) > limits.pattern_cost_total_max.max(on_longest(bound_before)),
+                Excess::Cost,
+            ),
+        ];
+        if let Some((_, excess)) = excess.into_iter().find(|(is_over, _)| *is_over) {
+            for name in names {
+                self.remove(&mut state, address, connection, kind, name);
+            }
+            return Err(excess);
+        }
+        self.publish_bound(bound);
+        Ok(())
+    }
+
+    /// Counts names no more that were counted by `reserve`. The locks of the shards concerned are
+    /// held; that of the connection's subscriptions may be.
+    pub fn release<'a>(
+        &self,
+        connection: &Connection,
+        kind: Kind,
+        names: impl Iterator<Item = &'a [u8]>,
+    ) {
+        let mut state = self.state.lock();
+        let address = counted_address(connection);
+        for name in names {
+            self.remove(&mut state, address, connection, kind, name);
+        }
+        self.publish_bound(state.costs.bound());
+    }
+
+    fn add(
+        &self,
+        state: &mut State,
+        address: Option<IpAddr>,
+        connection: &Connection,
+        kind: Kind,
+        name: &[u8],
+    ) {
+        let own = subscription_bytes(name);
+        state.all.add(own);
+        let mut of_address = address.map(|address| state.by_address.entry(address).or_default());
+        if let Some(OfAddress { tally, .. }) = &mut of_address {
+            tally.add(own);
+        }
+        let mut held = own;
+        if kind == Kind::Pattern {
+            let in_engine = self.pattern_bytes(name);
+            let Changed { pattern, steps, is_distinct } = state.costs.add(name);
+            if is_distinct {
+                state.all.bytes += in_engine;
+            }
+            if let Some(OfAddress { tally, patterns, steps: sum }) = of_address {
+                let subscriptions = patterns.entry(pattern).or_default();
+                *subscriptions += 1;
+                if *subscriptions == 1 {
+                    tally.bytes += in_engine;
+                    *sum += on_longest(steps);
+                }
+            }
+            held += in_engine;
+            connection.holds.steps.fetch_add(on_longest(steps), Ordering::Relaxed);
+        }
+        connection.holds.bytes.fetch_add(held, Ordering::Relaxed);
+    }
+
+    fn remove(
+        &self,
+        state: &mut State,
+        address: Option<IpAddr>,
+        connection: &Connection,
+        kind: Kind,
+        name: &[u8],
+    ) {
+        let own = subscription_bytes(name);
+        state.all.remove(own);
+        let mut of_address = address.and_then(|address| state.by_address.get_mut(&address));
+        if let Some(OfAddress { tally, .. }) = &mut of_address {
+            tally.remove(own);
+        }
+        let mut held = own;
+        if kind == Kind::Pattern
+            && let Some(Changed { pattern, steps, is_distinct }) = state.costs.remove(name)
+        {
+            let in_engine = self.pattern_bytes(name);
+            if is_distinct {
+                state.all.bytes -= in_engine;
+            }
+            if let Some(OfAddress { tally, patterns, steps: sum }) = &mut of_address
+                && let Some(subscriptions) = patterns.get_mut(&pattern)
+            {
+                *subscriptions -= 1;
+                if *subscriptions == 0 {
+                    patterns.remove(&pattern);
+                    tally.bytes -= in_engine;
+                    *sum = sum.saturating_sub(on_longest(steps));
+                }
+            }
+            held += in_engine;
+            connection.holds.steps.fetch_sub(on_longest(steps), Ordering::Relaxed);
+        }
+        connection.holds.bytes.fetch_sub(held, Ordering::Relaxed);
+        if let Some(address) = address
+            && of_address.is_some_and(|of_address| of_address.tally == Tally::default())
+        {
+            state.by_address.remove(&address);
+        }
+    }
+
+    /// What a distinct pattern takes in all shards.
+    fn pattern_bytes(&self, pattern: &[u8]) -> usize {
+        self.shards * (PATTERN_BYTES + PATTERN_COPIES * pattern.len())
+    }
+
+    fn publish_bound(&self, bound: Steps) {
+        for (steps, bound) in self.steps.iter().zip(bound) {
+            steps.store(bound, Ordering::Relaxed);
+        }
+    }
+
+    /// A connection begins to listen to something.
+    pub fn begin(&self) {
+        self.subscribed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection listens to nothing any more.
+    pub fn end(&self) {
+        self.subscribed.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many connections listen to something.
+    pub fn subscribed(&self) -> usize {
+        self.subscribed.load(Ordering::Relaxed)
+    }
+
+    /// How many subscriptions there are, and what they count in bytes.
+    pub fn total(&self) -> (usize, usize) {
+        let Tally { subscriptions, bytes } = self.state.lock().all;
+        (subscriptions, bytes)
+    }
+
+    /// The limits that hold.
+    pub fn limits(&self) -> NameLimits {
+        self.state.lock().limits
+    }
+
+    /// By the limit, how many commands were refused.
+    pub fn refused(&self) -> impl Iterator<Item = (Excess, u64)> {
+        Excess::ALL.into_iter().zip(self.refused.iter().map(load))
+    }
+
+    /// What one publication may cost at most, in steps of matching.
+    pub fn steps_per_publication(&self) -> u64 {
+        on_longest(self.steps.each_ref().map(|steps| steps.load(Ordering::Relaxed)))
+    }
+
+    /// Room for as much matching as may be done at once.
+    pub fn work(&self) -> Work {
+        Work {
+            steps: self.steps.each_ref().map(|steps| steps.load(Ordering::Relaxed)),
+            left: STEPS_AT_ONCE_MAX,
+        }
+    }
+
+    /// Counts a command that was refused, and says so in the log now and then, and which
+    /// connection holds most.
+    pub fn refuse(&self, excess: Excess, connection: &Connection, connections: &Connections) {
+        if let Some(refused) = self.refused.get(excess as usize) {
+            count(refused);
+        }
+        {
+            let mut warned = self.warned.lock();
+            if warned.is_some_and(|at| at.elapsed() < WARNING_INTERVAL) {
+                return;
+            }
+            *warned = Some(Instant::now());
+        }
+        let limit = excess.key();
+        let (subscriptions, name_bytes) = self.total();
+        let most = most(connections);
+        warn!(
+            limit,
+            connection = connection.id,
+            address = %connection.remote,
+            subscriptions,
+            name_bytes,
+            most_connection = most.as_ref().map(|most| most.id),
+            most_address = most.as_ref().map(|most| most.remote.to_string()),
+            most_name_bytes = most.as_ref().map(|most| most.holds.bytes()),
+            "a subscription was refused because of a limit over several connections"
+        );
+    }
+}
+
+/// What one connection holds.
+#[derive(Default)]
+pub struct Holds {
+    bytes: AtomicUsize,
+    steps: AtomicU64,
+}
+
+impl Holds {
+    /// What its names count, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// The connection whose names count most; none: there are no connections.
+pub fn most(connections: &Connections) -> Option<Arc<Connection>> {
+    connections.read().values().max_by_key(|connection| connection.holds.bytes()).cloned()
+}
+
+/// How much more matching may be done before others have their turn.
+#[derive(Debug, Clone, Copy)]
+pub struct Work {
+    steps: Steps,
+    left: u64,
+}
+
+impl Work {
+    /// Takes what a publication on this channel may cost. False: so much is not left. The first
+    /// may always be done.
+    pub fn take(&mut self, channel: &[u8]) -> bool {
+        let [short, longest] = self.steps;
+        let steps = if channel.len() <= SHORT_NAME_BYTES { short } else { longest };
+        let is_first = self.left == STEPS_AT_ONCE_MAX;
+        match self.left.checked_sub(steps + PUBLICATION_STEPS) {
+            Some(left) => self.left = left,
+            None if is_first => self.left = 0,
+            None => return false,
+        }
+        true
+    }
+}
+
+impl Tally {
+    fn add(&mut self, bytes: usize) {
+        self.subscriptions += 1;
+        self.bytes += bytes;
+    }
+
+    fn remove(&mut self, bytes: usize) {
+        self.subscriptions -= 1;
+        self.bytes -= bytes;
+    }
+}
+
+fn subscription_bytes(name: &[u8]) -> usize {
+    name.len() + SUBSCRIPTION_BYTES
+}
+
+fn on_longest([_, longest]: Steps) -> u64 {
+    longest
+}
+
+fn counted_address(connection: &Connection) -> Option<IpAddr> {
+    connection.is_address_counted.then(|| counted_as(connection.remote.ip()))
+}
+
+/// Names that the connection does not listen to yet, each once.
+pub fn new_names<'a>(
+    connection: &Connection,
+    kind: Kind,
+    names: &'a [Bytestring<'_>],
+) -> Vec<&'a [u8]> {
+    let mut new: Vec<&[u8]> = {
+        let subscriptions = connection.subscriptions();
+        let held = subscriptions.of(kind);
+        names.iter().map(|name| &**name).filter(|name| !held.contains(*name)).collect()
+    };
+    if new.len() > 1 {
+        new.sort_unstable();
+        new.dedup();
+    }
+    new
+}

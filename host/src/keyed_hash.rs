@@ -1,0 +1,68 @@
+//! The hash for keys that clients choose: names, addresses.
+//!
+//! Its key is random and of this process, so that a client cannot compute names that collide, in
+//! a map or in one shard. What the server chooses itself, such as connection ids, does not need
+//! it.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
+
+use foldhash::SharedSeed;
+use foldhash::quality::FoldHasher;
+
+/// A map whose keys a client chooses.
+pub type KeyedMap<K, V> = HashMap<K, V, KeyedHash>;
+
+/// Makes hashers that all have the key of this process.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyedHash {
+    seed: u64,
+    shared_seed: &'static SharedSeed,
+}
+
+struct Key {
+    seed: u64,
+    shared_seed: SharedSeed,
+}
+
+/// From the operating system's randomness, which is where the standard library has its key from.
+static KEY: LazyLock<Key> = LazyLock::new(|| {
+    let random = || RandomState::new().hash_one(0_u8);
+    Key { seed: random(), shared_seed: SharedSeed::from_u64(random()) }
+});
+
+impl Default for KeyedHash {
+    fn default() -> KeyedHash {
+        let Key { seed, shared_seed } = &*KEY;
+        KeyedHash { seed: *seed, shared_seed }
+    }
+}
+
+impl BuildHasher for KeyedHash {
+    type Hasher = FoldHasher<'static>;
+
+    #[inline]
+    fn build_hasher(&self) -> FoldHasher<'static> {
+        FoldHasher::with_seed(self.seed, self.shared_seed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_hashers_of_a_process_agree_and_names_spread() {
+        let [one, other] = [KeyedHash::default(), KeyedHash::default()];
+        assert_eq!(one.hash_one("news"), other.hash_one("news"));
+        // They all collide under rustc-hash: they begin with its seed.
+        let name = |number: u64| {
+            [&0xd308_a385_886a_3f24_u64.to_le_bytes()[..], &number.to_le_bytes()].concat()
+        };
+        let mut hashes: Vec<u64> = (0..10_000).map(|number| one.hash_one(name(number))).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), 10_000);
+    }
+}

@@ -12,7 +12,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -22,7 +22,7 @@ use crate::close::CloseReason;
 use crate::door::Door;
 use crate::hub::connections::Connections;
 use crate::outbox::{Outbox, Taken};
-use crate::session::Session;
+use crate::session::{Session, TURN_TIME};
 use crate::stats::Stats;
 use crate::turns;
 
@@ -133,6 +133,8 @@ pub struct OpenConnection<S, D> {
     goes_on: bool,
     /// How often there was something to read, or left to do, since there was not.
     reads_in_a_row: u8,
+    /// When the first of them began.
+    row_began: Instant,
     /// Whether the peer will say no more.
     input_ended: bool,
     session: Session,
@@ -164,6 +166,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             unfinished: came_behind,
             goes_on: true,
             reads_in_a_row: 0,
+            row_began: Instant::now(),
             input_ended: false,
             session,
             door,
@@ -214,7 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
     ) -> Poll<io::Result<CloseReason>> {
         loop {
             let was_heard = self.session.was_heard();
-            if self.reads_in_a_row >= READS_IN_A_ROW_MAX {
+            if self.is_row_over() {
                 self.reads_in_a_row = 0;
                 turns::wait_for_sockets(context);
                 return Poll::Pending;
@@ -242,7 +245,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             }
             if self.goes_on {
                 ready!(self.session.poll_turn(context));
-                self.reads_in_a_row += 1;
                 let mut unfinished = std::mem::take(&mut self.unfinished);
                 let taken = self.take_in(&mut unfinished);
                 unfinished.drain(..taken);
@@ -253,7 +255,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
                 self.reads_in_a_row = 0;
                 return Poll::Pending;
             };
-            self.reads_in_a_row += 1;
             if read == 0 {
                 self.input_ended = true;
                 return Poll::Ready(self.at_end_of_input());
@@ -261,6 +262,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             stats.read(read);
             connections.heard(&self.session.connection);
         }
+    }
+
+    /// Whether others are served before this connection goes on: it was read from, or carried
+    /// out, many times in a row, or for as long as one of them may take. A connection of which
+    /// all that was read is done needs no look at the clock.
+    fn is_row_over(&self) -> bool {
+        let goes_on_from = if self.goes_on { 1 } else { 2 };
+        self.reads_in_a_row >= READS_IN_A_ROW_MAX
+            || self.reads_in_a_row >= goes_on_from && self.row_began.elapsed() > TURN_TIME
     }
 
     /// The client will say no more. What it is owed is still written.
@@ -298,6 +308,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
     /// Gives the door a turn; answers how many bytes it is done with.
     fn take_in(&mut self, bytes: &mut [u8]) -> usize {
         self.session.begin_turn();
+        if self.reads_in_a_row == 0 {
+            self.row_began = self.session.turn_began();
+        }
+        self.reads_in_a_row += 1;
         let taken = self.door.take_in(bytes, &mut self.session);
         self.goes_on = taken.is_unfinished;
         taken.bytes
@@ -414,7 +428,8 @@ mod tests {
             let before = turns.load(Ordering::Relaxed);
             assert!(open.poll(&connections, &services.stats, context).is_pending());
             let more = turns.load(Ordering::Relaxed) - before;
-            assert_eq!(more, usize::from(READS_IN_A_ROW_MAX));
+            // Fewer on a machine that is so busy that its time ends first.
+            assert!((1..=usize::from(READS_IN_A_ROW_MAX)).contains(&more), "{more}");
             if before > 0 { Poll::Ready(()) } else { Poll::Pending }
         }));
         // Fewer turns than a thread of tests looks at its sockets after.

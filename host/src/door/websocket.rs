@@ -7,7 +7,7 @@ use crate::close::{CloseReason, ProtocolViolation};
 use crate::protocol::websocket::{self, Body, FrameReader, Incoming, MessageKind};
 use crate::session::Session;
 
-/// How many messages are carried out together.
+/// How many frames are taken, and their messages carried out, together.
 const MESSAGES_MAX: usize = 128;
 
 /// The largest message of a connection that must authenticate, where the sub-protocol
@@ -69,22 +69,31 @@ impl<P: Subprotocol> WebSocket<P> {
         // While the connection must authenticate, one at a time: it may be the one that
         // authenticates, and the next may be larger then.
         let must_authenticate = session.must_authenticate();
-        let (messages_max, bytes_max) = match must_authenticate {
+        let (frames_max, bytes_max) = match must_authenticate {
             true => (1, self.message_bytes_max.min(self.subprotocol.unauthenticated_bytes_max())),
             false => (MESSAGES_MAX, self.message_bytes_max),
         };
-        while close.is_none() && messages.len() < messages_max {
+        let mut frames = 0;
+        while close.is_none() && frames < frames_max {
+            frames += 1;
             match self.frames.next(bytes, *at, bytes_max) {
                 Ok(None) => break,
                 Ok(Some((incoming, next))) => {
                     *at = next;
                     match incoming {
                         Incoming::Message(kind, body) => messages.push((kind, body)),
+                        // A frame that is no command counts as one, or it would be free. One
+                        // that comes too fast has no answer; in the end the outbox is closed.
                         Incoming::Ping(range) => {
-                            let pong = websocket::pong(bytes.get(range).unwrap_or_default());
-                            session.connection.outbox.push_own(pong);
+                            if session.pace("(ping)").is_ok() {
+                                let pong = websocket::pong(bytes.get(range).unwrap_or_default());
+                                session.connection.outbox.push_own(pong);
+                            }
                         }
-                        Incoming::Pong | Incoming::Fragment => {}
+                        Incoming::Pong | Incoming::EmptyFragment => {
+                            let _ = session.pace("(frame)");
+                        }
+                        Incoming::Fragment => {}
                         Incoming::Close(code) => close = Some(CloseReason::Peer(code)),
                     }
                 }

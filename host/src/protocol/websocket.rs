@@ -42,6 +42,8 @@ pub enum Incoming {
     Pong,
     /// A fragment of a message that is not whole yet.
     Fragment,
+    /// The same, without a byte.
+    EmptyFragment,
     /// The peer's Close frame, with its code if it had one.
     Close(Option<u16>),
 }
@@ -141,18 +143,19 @@ impl FrameReader {
         range: Range<usize>,
     ) -> Result<Incoming, CloseReason> {
         let kind = if data == Data::Text { MessageKind::Text } else { MessageKind::Binary };
+        let fragment = if body.is_empty() { Incoming::EmptyFragment } else { Incoming::Fragment };
         let Some(mut fragments) = self.fragments.take() else {
             if is_final {
                 check_text(kind, body)?;
                 return Ok(Incoming::Message(kind, Body::Buffer(range)));
             }
             self.fragments = Some(Box::new((kind, body.to_vec())));
-            return Ok(Incoming::Fragment);
+            return Ok(fragment);
         };
         fragments.1.extend_from_slice(body);
         if !is_final {
             self.fragments = Some(fragments);
-            return Ok(Incoming::Fragment);
+            return Ok(fragment);
         }
         check_text(fragments.0, &fragments.1)?;
         Ok(Incoming::Message(fragments.0, Body::Assembled(fragments.1)))

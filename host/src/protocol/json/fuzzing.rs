@@ -170,7 +170,7 @@ fn transcript(stream: &[u8], cuts: &[usize], message_bytes_max: usize) -> Transc
                 }
                 Incoming::Ping(_) => Err("ping"),
                 Incoming::Pong => Err("pong"),
-                Incoming::Fragment => Err("fragment"),
+                Incoming::Fragment | Incoming::EmptyFragment => Err("fragment"),
                 Incoming::Close(_) => Err("close"),
             });
         }

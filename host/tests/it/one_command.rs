@@ -1,0 +1,136 @@
+//! One command, however much it asks for, and frames that are no commands, cost others little.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::resp::{self, Resp};
+use crate::support::server::Launch;
+use crate::support::websocket::{CONTINUATION, Frame, PING, PONG, TEXT};
+
+const NAMES: usize = 10_000;
+
+fn names() -> Vec<String> {
+    (0..NAMES).map(|number| format!("room:{number}")).collect()
+}
+
+/// The reply comes as a whole, in order, and what is behind it comes behind it.
+#[tokio::test]
+async fn many_names_are_counted_in_parts_and_answered_as_a_whole() -> Result<()> {
+    let server = Launch::with_config("engine.shards = 4").start().await?;
+    let mut listener = server.client().await?;
+    ensure!(
+        listener.call(json!(["SUBSCRIBE", "room:0", "room:300", "room:9999"])).await?
+            == json!(["OK", 3])
+    );
+    let mut client = Resp::connect(server.resp_address().await?).await?;
+    let mut words = vec!["PUBSUB".to_owned(), "NUMSUB".to_owned()];
+    words.extend(names());
+    let mut all = resp::command(&words);
+    all.extend(resp::command(&["PING"]));
+    // With CLIENT REPLY SKIP nothing is answered, however many parts it takes.
+    all.extend(resp::command(&["CLIENT", "REPLY", "SKIP"]));
+    all.extend(resp::command(&words));
+    all.extend(resp::command(&["ECHO", "last"]));
+    client.send(&all).await?;
+    let counts = client.array().await?;
+    ensure!(counts.len() == 2 * NAMES);
+    for (number, pair) in counts.chunks(2).enumerate() {
+        let expected = if [0, 300, 9_999].contains(&number) { ":1" } else { ":0" };
+        ensure!(pair == [format!("room:{number}"), expected.to_owned()], "{pair:?}");
+    }
+    ensure!(client.line().await? == "+PONG");
+    ensure!(client.line().await? == "$4" && client.line().await? == "last");
+
+    let mut command = vec![json!(1), json!("PUBSUB"), json!("NUMSUB")];
+    command.extend(names().into_iter().map(Value::from));
+    let mut client = server.client().await?;
+    client.send(Message::text(Value::from(command).to_string())).await?;
+    client.send(Message::text(r#"[2,"PING"]"#)).await?;
+    let answer = client.next_json().await?;
+    let counts = answer.get(2).and_then(Value::as_object).map_or(0, serde_json::Map::len);
+    ensure!(counts == NAMES && answer.pointer("/2/room:300") == Some(&json!(1)));
+    ensure!(client.next_json().await? == json!([2, "OK", "PONG"]));
+    server.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_are_served_while_many_names_are_counted() -> Result<()> {
+    let server = Launch::with_config("engine.shards = 4").start().await?;
+    let address = server.resp_address().await?;
+    let mut words = vec!["PUBSUB".to_owned(), "NUMSUB".to_owned()];
+    words.extend(names());
+    let request = resp::command(&words);
+    let mut busy = Vec::new();
+    for _ in 0..8 {
+        busy.push(Resp::connect(address).await?);
+    }
+    let asking = async {
+        for _ in 0..5 {
+            for client in &mut busy {
+                client.send(&request).await?;
+            }
+            for client in &mut busy {
+                ensure!(client.array().await?.len() == 2 * NAMES);
+            }
+        }
+        Ok(())
+    };
+    let mut bystander = server.client().await?;
+    let mut longest = Duration::ZERO;
+    let calling = async {
+        loop {
+            let began = Instant::now();
+            ensure!(bystander.call(json!(["PING"])).await? == json!(["OK", "PONG"]));
+            longest = longest.max(began.elapsed());
+        }
+    };
+    tokio::select! {
+        done = asking => done?,
+        failed = calling => { let failed: Result<()> = failed; failed?; }
+    }
+    println!("a bystander waited {longest:?}");
+    ensure!(longest < Duration::from_secs(1), "a bystander waited {longest:?}");
+    server.stop().await
+}
+
+/// Frames without a command count as commands: a flood of them ends the connection.
+#[tokio::test]
+async fn frames_that_are_no_commands_are_limited_like_commands() -> Result<()> {
+    let server = Launch::with_config("limits.commands_per_second_max = 10").start().await?;
+    let flood: [(&str, Vec<Frame>); 3] = [
+        ("pings", vec![Frame::new(PING, "x")]),
+        ("pongs", vec![Frame::new(PONG, "")]),
+        ("empty fragments", vec![Frame::new(CONTINUATION, "").part()]),
+    ];
+    for (what, frames) in flood {
+        let mut client = server.raw_client().await?;
+        let mut bytes = match what {
+            "empty fragments" => Frame::new(TEXT, "").part().bytes(),
+            _ => Vec::new(),
+        };
+        for _ in 0..100 {
+            frames.iter().for_each(|frame| bytes.extend(frame.bytes()));
+        }
+        client.send(&bytes).await?;
+        let mut pongs = 0;
+        let (code, _) = loop {
+            let Some(frame) = client.next_frame().await? else {
+                anyhow::bail!("{what}: no close frame");
+            };
+            match frame.opcode {
+                PONG => pongs += 1,
+                _ => break crate::support::websocket::close_of(&frame)?,
+            }
+        };
+        ensure!(code == Some(4104), "{what}: closed with {code:?}");
+        ensure!(pongs == if what == "pings" { 10 } else { 0 }, "{what}: {pongs} pongs");
+    }
+    // As many as a quiet client sends are nothing.
+    let mut client = server.raw_client().await?;
+    client.send(Frame::new(PING, "x").bytes()).await?;
+    ensure!(client.next_frame().await?.is_some_and(|frame| frame.opcode == PONG));
+    server.stop().await
+}

@@ -1,6 +1,6 @@
 //! What a client settles with its door: HELLO, AUTH, RESET, SELECT and CLIENT.
 
-use super::{REDIS_VERSION, ReplyMode, Resp, Skip, Transport};
+use super::{REDIS_VERSION, ReplyMode, Resp, Skip};
 use crate::hub::connections::Connection;
 use crate::protocol::command::{Credentials, Ending, Kind, Verb};
 use crate::protocol::resp::commands::CommandId;
@@ -224,10 +224,7 @@ impl Resp {
                 self.reply(session, |reply| reply.verbatim(line.as_bytes()));
             }
             CommandId::ClientList => match Selection::read(arguments) {
-                Ok(selection) => {
-                    let lines = self.client_list(&selection, session);
-                    self.reply(session, |reply| reply.verbatim(lines.as_bytes()));
-                }
+                Ok(selection) => self.client_list(selection, session),
                 Err(text) => self.error(session, &text),
             },
             _ => self.error(session, errors::SYNTAX),
@@ -266,27 +263,8 @@ impl Resp {
         }
     }
 
-    /// Over a WebSocket, which may well come from a browser, a client is told of
-    /// itself only.
-    fn client_list(&self, selection: &Selection, session: &Session) -> String {
-        let own = session.connection.id;
-        let mut connections = match self.transport {
-            Transport::Frames => vec![session.connection.clone()],
-            Transport::Stream => session.services.hub.connections().opened_ones(),
-        };
-        connections.retain(|connection| selection.has(connection));
-        connections.sort_unstable_by_key(|connection| connection.id);
-        connections
-            .iter()
-            .map(|connection| match connection.id == own {
-                true => self.describe("client|list", session) + "\n",
-                false => describe_other(connection) + "\n",
-            })
-            .collect()
-    }
-
     /// The connection as CLIENT INFO describes it, while it carries out `command`.
-    fn describe(&self, command: &str, session: &Session) -> String {
+    pub(super) fn describe(&self, command: &str, session: &Session) -> String {
         let [library, version] = &self.library;
         format!(
             "{} name={} cmd={command} resp={} lib-name={} lib-ver={}",
@@ -321,10 +299,11 @@ enum Waiting {
 }
 
 /// Which connections CLIENT LIST is asked for.
-enum Selection {
+pub(super) enum Selection {
     All,
     /// Those that are subscribed, or those that are not.
     Subscribed(bool),
+    /// They rise.
     Ids(Vec<i64>),
     /// Replicas and masters, of which there are none.
     None,
@@ -348,26 +327,28 @@ impl Selection {
             4.. if is(b"id", 2) => {
                 let ids = arguments.skip(3).iter().map(parse_integer);
                 let ids: Option<Vec<i64>> = ids.collect();
-                ids.map(Selection::Ids).ok_or_else(|| errors::CLIENT_ID_INVALID.to_vec())
+                let mut ids = ids.ok_or_else(|| errors::CLIENT_ID_INVALID.to_vec())?;
+                ids.sort_unstable();
+                Ok(Selection::Ids(ids))
             }
             _ => Err(errors::SYNTAX.to_vec()),
         }
     }
 
-    fn has(&self, connection: &Connection) -> bool {
+    pub(super) fn has(&self, connection: &Connection) -> bool {
         match self {
             Selection::All => true,
             Selection::Subscribed(subscribed) => {
                 connection.subscriptions().is_empty() != *subscribed
             }
-            Selection::Ids(ids) => ids.contains(&(connection.id as i64)),
+            Selection::Ids(ids) => ids.binary_search(&(connection.id as i64)).is_ok(),
             Selection::None => false,
         }
     }
 }
 
 /// What is known of a connection from outside.
-fn describe_other(connection: &Connection) -> String {
+pub(super) fn describe_other(connection: &Connection) -> String {
     let subscriptions = connection.subscriptions();
     let flags = if subscriptions.is_empty() { "N" } else { "P" };
     format!(

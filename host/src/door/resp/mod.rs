@@ -6,6 +6,7 @@
 //! connection is subscribed, CLIENT REPLY.
 
 mod client;
+mod client_list;
 pub mod info;
 mod reply;
 
@@ -53,6 +54,8 @@ pub struct Resp {
     info: info::ServerInfo,
     /// An AUTH or HELLO that waits for what comes of its credentials.
     authenticating: Option<client::Authenticating>,
+    /// A CLIENT LIST that is being made. What came behind it waits.
+    client_list: Option<Box<client_list::ClientList>>,
     /// How the command that is carried out ended, as far as it has.
     ending: Cell<Ending>,
 }
@@ -105,6 +108,7 @@ impl Resp {
             library: Default::default(),
             info,
             authenticating: None,
+            client_list: None,
             ending: Cell::new(Ending::Ok),
         }
     }
@@ -120,7 +124,7 @@ impl Resp {
         let mut flow = self.resume(session);
         let mut burst = std::mem::take(&mut self.burst);
         let mut at = 0;
-        let mut is_unfinished = session.has_pending();
+        let mut is_unfinished = self.is_waiting(session);
         while matches!(flow, Flow::Continue) && !is_unfinished {
             let rest = bytes.get(at..).unwrap_or_default();
             let authentication = authentication(session);
@@ -150,7 +154,7 @@ impl Resp {
             let has_changed = self::authentication(session) != authentication;
             at += done;
             burst.clear();
-            is_unfinished = is_cut_short || session.has_pending();
+            is_unfinished = is_cut_short || self.is_waiting(session);
             match outcome {
                 Outcome::Complete => {}
                 // What was found of the next request was found by other limits.
@@ -186,12 +190,18 @@ impl Resp {
             let flow = self.carry_out(arguments, session);
             must_authenticate = session.must_authenticate();
             done = end;
-            if matches!(flow, Flow::Close(_)) || session.is_turn_over() || session.has_pending() {
+            if matches!(flow, Flow::Close(_)) || session.is_turn_over() || self.is_waiting(session)
+            {
                 return (done, flow);
             }
         }
         self.publish(&mut publications, session, false);
         (burst.consumed(), Flow::Continue)
+    }
+
+    /// Whether a command is not answered yet: those behind it come after it.
+    fn is_waiting(&self, session: &Session) -> bool {
+        session.has_pending() || self.client_list.is_some()
     }
 
     fn resume(&mut self, session: &mut Session) -> Flow {
@@ -200,6 +210,7 @@ impl Resp {
             session.flush();
             return Flow::Close(reason);
         }
+        self.finish_client_list(session);
         match session.has_pending().then(|| session.resume(self.spelling())).flatten() {
             Some(reason) => Flow::Close(reason),
             None => Flow::Continue,
@@ -308,7 +319,7 @@ impl Resp {
             id => {
                 self.run_own(spec, arguments, session);
                 // One that waits is not done.
-                if self.authenticating.is_none() {
+                if self.authenticating.is_none() && self.client_list.is_none() {
                     self.is_done(verb(id), session);
                 }
                 return match session.take_ending() {
@@ -642,6 +653,10 @@ impl Subprotocol for FramedResp {
                 let violation = ProtocolViolation::Unacceptable(why);
                 unacceptable = Some(CloseReason::Violation(violation));
                 break;
+            }
+            if body.is_empty() {
+                // A frame that brings no command closer counts as one, or it would be free.
+                let _ = session.pace("(frame)");
             }
             self.bytes.extend_from_slice(body);
         }

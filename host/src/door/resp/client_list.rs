@@ -1,0 +1,85 @@
+//! CLIENT LIST, a part at a time: there may be many thousand connections, and others are served
+//! in between.
+
+use std::sync::Arc;
+
+use super::client::{Selection, describe_other};
+use super::{Resp, Skip, Transport};
+use crate::hub::connections::Connection;
+use crate::protocol::command::{Ending, Verb};
+use crate::session::Session;
+
+/// How many connections are described before it is seen whether others should be served.
+const CONNECTIONS_AT_ONCE: usize = 128;
+
+/// A list that is being made.
+pub(super) struct ClientList {
+    selection: Selection,
+    rest: std::vec::IntoIter<Arc<Connection>>,
+    lines: String,
+    /// Whether CLIENT REPLY SKIP came before it.
+    is_skipped: bool,
+}
+
+impl Resp {
+    /// Begins a list. Over a WebSocket, which may well come from a browser, a client is told of
+    /// itself only.
+    pub(super) fn client_list(&mut self, selection: Selection, session: &mut Session) {
+        let mut connections = match self.transport {
+            Transport::Frames => vec![session.connection.clone()],
+            Transport::Stream => session.services.hub.connections().opened_ones(),
+        };
+        connections.sort_unstable_by_key(|connection| connection.id);
+        self.client_list = Some(Box::new(ClientList {
+            selection,
+            rest: connections.into_iter(),
+            lines: String::new(),
+            is_skipped: self.skip == Skip::This,
+        }));
+        self.describe_more(session);
+    }
+
+    /// Goes on with a list, if one is being made, until the turn is over. Answers it when it is
+    /// complete.
+    pub(super) fn finish_client_list(&mut self, session: &mut Session) {
+        let Some(list) = &self.client_list else { return };
+        // Nothing was carried out since, so all else is as it was.
+        let is_skipped = list.is_skipped;
+        if is_skipped {
+            self.skip = Skip::This;
+        }
+        self.ending.set(Ending::Ok);
+        self.describe_more(session);
+        if self.client_list.is_none() {
+            self.is_done(Verb::Client, session);
+        }
+        if is_skipped {
+            self.skip = Skip::None;
+        }
+    }
+
+    fn describe_more(&mut self, session: &mut Session) {
+        let Some(mut list) = self.client_list.take() else { return };
+        let own = session.connection.id;
+        loop {
+            let ClientList { selection, rest, lines, .. } = &mut *list;
+            for connection in rest.by_ref().take(CONNECTIONS_AT_ONCE) {
+                if !selection.has(&connection) {
+                    continue;
+                }
+                match connection.id == own {
+                    true => lines.push_str(&self.describe("client|list", session)),
+                    false => lines.push_str(&describe_other(&connection)),
+                }
+                lines.push('\n');
+            }
+            if rest.len() == 0 {
+                return self.reply(session, |reply| reply.verbatim(list.lines.as_bytes()));
+            }
+            if session.is_turn_over() {
+                self.client_list = Some(list);
+                return;
+            }
+        }
+    }
+}

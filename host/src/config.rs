@@ -592,10 +592,10 @@ raw_table!(RawLimits {
     subscriptions_total_max: Option<u64> = None,
     name_bytes_total_max: Option<u64> = None,
     name_bytes_per_address_max: Option<u64> = None,
-    /// A tenth of a millisecond for each publication.
-    pattern_cost_max: u64 = 1_000_000,
-    pattern_cost_per_address_max: u64 = 2_000_000,
-    pattern_cost_total_max: u64 = 4_000_000,
+    /// About a millisecond for each publication.
+    pattern_cost_max: u64 = 500_000,
+    pattern_cost_per_address_max: u64 = 1_000_000,
+    pattern_cost_total_max: u64 = 2_000_000,
     names_per_command_max: u64 = 10_000,
     /// As an outbox holds.
     listing_bytes_max: u64 = 32 << 20,

@@ -144,7 +144,6 @@ impl Listing {
             .map_err(|Unavailable| Unavailable)?;
         self.room.take(names.bytes.len() + NAME_BYTES * names.len())?;
         of_shard.next = next.map_or(Next::End, Next::At);
-        // All names of its page before are in the list: none of them was behind others.
         of_shard.keep_rest(names);
         self.take_final();
         Ok(self.shards.iter().all(|shard| shard.next == Next::End))

@@ -49,7 +49,7 @@ pub struct Connection {
     pub(super) expiries: Arc<Expiries>,
     liveness: Liveness,
     /// Whether its address was counted when it came.
-    pub is_address_counted: bool,
+    is_address_counted: bool,
     /// What the names that it listens to count.
     pub holds: Holds,
     /// Whether what it publishes waits for what others publish.

@@ -491,7 +491,7 @@ fn on_longest([_, longest]: Steps) -> u64 {
 }
 
 fn counted_address(connection: &Connection) -> Option<IpAddr> {
-    connection.is_address_counted.then(|| counted_as(connection.remote.ip()))
+    connection.counted_address().map(counted_as)
 }
 
 /// Names that the connection does not listen to yet, each once.

@@ -150,7 +150,7 @@ mod tests {
             let found = found.as_ref().map_err(|refused| refused.code);
             assert_eq!(found.copied(), expected, "{settings} {user:?} {door:?}");
         };
-        let open = r#"{"tokens": {"s3cret": "alice"}}"#;
+        let open = &format!(r#"{{"tokens": {{"s3cret": "alice"}}, {RULES}}}"#);
         let closed = r#"{"tokens": {"s3cret": "alice"}, "require_token": true}"#;
         let tokenless = r#"{"require_token": true}"#;
         let url = Door::Url;
@@ -165,13 +165,14 @@ mod tests {
         }
         check(open, None, url("/ws"), Ok(None));
         check(closed, None, url("/ws"), Err("NOAUTH"));
-        check("{}", None, url("/ws?token=anything"), Ok(None));
+        let without_tokens = format!("{{{RULES}}}");
+        check(&without_tokens, None, url("/ws?token=anything"), Ok(None));
         check(tokenless, None, url("/ws?token=anything"), Err("NOAUTH"));
     }
 
     #[test]
     fn a_lone_secret_is_a_token() {
-        let acl = acl(r#"{"tokens": {"s3cret": "alice"}}"#);
+        let acl = acl(r#"{"tokens": {"s3cret": "alice"}, "require_token": true}"#);
         assert_eq!(acl.authenticate(None, "s3cret"), Some("alice"));
         assert_eq!(acl.authenticate(None, "wrong"), None);
         assert_eq!(acl.authenticate(Some("alice"), "s3cret"), None);

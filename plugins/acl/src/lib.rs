@@ -27,6 +27,8 @@ use plugin_kit::refused::Refused;
 use rules::Asked;
 use subject::Subject;
 
+plugin_kit::declare!(on_failure: "closed");
+
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
     wit_bindgen::generate!({ path: "../../wit", world: "gatekeeper" });

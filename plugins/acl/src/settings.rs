@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use plugin_kit::settings;
 use plugin_kit::who::{self, Who};
+use plugin_kit::{glob, settings};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -38,6 +38,12 @@ struct RawRule {
 /// Reads the settings, a JSON object. An error is one line for the operator.
 pub fn read(settings: &str) -> Result<Acl, String> {
     let raw: RawSettings = settings::read(settings)?;
+    if raw.rules.is_empty() && !raw.require_token {
+        return Err("there are no rules, so everything would be refused; for example: \
+                    [[settings.rules]] users = [\"@authenticated\"] subscribe = [\"news.*\"] (or \
+                    require_token = true, to let nobody in)"
+            .to_owned());
+    }
     if raw.attributes.iter().any(|name| matches!(name.as_str(), "" | "user" | "sub")) {
         return Err(
             "attributes: `user` and `sub` are known anyway, and no name is empty".to_owned()
@@ -74,6 +80,7 @@ fn read_rule(raw: RawRule, attributes: &[String]) -> Result<Rule, String> {
     if raw.subscribe.is_empty() && raw.publish.is_empty() {
         return Err("names no channels; give it `subscribe`, `publish` or both".to_owned());
     }
+    raw.subscribe.iter().chain(&raw.publish).try_for_each(|pattern| glob::check(pattern))?;
     let users = users.iter().map(|text| Who::read(text));
     let patterns = |texts: Vec<String>| {
         texts.iter().map(|text| RulePattern::parse(text, attributes)).collect()
@@ -94,7 +101,7 @@ mod tests {
     #[test]
     fn settings_that_hold() {
         for settings in [
-            "{}",
+            r#"{"require_token": true}"#,
             r#"{"tokens": {"s3cret": "alice"}, "require_token": true}"#,
             r#"{"rules": [{"users": ["*", "alice", "@anonymous"], "subscribe": ["a*"]}]}"#,
             r#"{"rules": [{"users": ["@authenticated"], "effect": "deny", "publish": ["a"]}]}"#,
@@ -116,11 +123,22 @@ mod tests {
             r#"{"rulez": []}"#,
             "unknown field `rulez`, expected one of `tokens`, `require_token`, `attributes`, `rules`",
         );
+        let nothing = "there are no rules, so everything would be refused; for example: \
+                       [[settings.rules]] users = [\"@authenticated\"] subscribe = [\"news.*\"] (or \
+                       require_token = true, to let nobody in)";
+        check("{}", nothing);
+        check(r#"{"tokens": {"s3cret": "alice"}}"#, nothing);
         check(r#"{"require_token": "yes"}"#, "invalid type: string \"yes\", expected a boolean");
-        check(r#"{"tokens": {"": "alice"}}"#, "tokens: the token of `alice` is empty");
-        check(r#"{"tokens": {"s3cret": ""}}"#, "tokens: the name of a user is empty");
         check(
-            r#"{"tokens": {"s3cret": "*"}}"#,
+            r#"{"require_token": true, "tokens": {"": "alice"}}"#,
+            "tokens: the token of `alice` is empty",
+        );
+        check(
+            r#"{"require_token": true, "tokens": {"s3cret": ""}}"#,
+            "tokens: the name of a user is empty",
+        );
+        check(
+            r#"{"require_token": true, "tokens": {"s3cret": "*"}}"#,
             "tokens: `*` is no user; known words are \"*\", \"@authenticated\" and \"@anonymous\"",
         );
         check(
@@ -137,7 +155,7 @@ mod tests {
             "rule 1: a role is empty or `*`; leave `roles` out to speak of everyone",
         );
         check(
-            r#"{"attributes": ["sub"]}"#,
+            r#"{"require_token": true, "attributes": ["sub"]}"#,
             "attributes: `user` and `sub` are known anyway, and no name is empty",
         );
         check(
@@ -147,6 +165,10 @@ mod tests {
         check(
             r#"{"rules": [{"users": ["alice"]}]}"#,
             "rule 1: names no channels; give it `subscribe`, `publish` or both",
+        );
+        check(
+            r#"{"rules": [{"users": ["*"], "publish": ["a"], "subscribe": ["b", "[a-"]}]}"#,
+            "rule 1: the pattern `[a-` has a `[` without its `]`",
         );
         check(
             r#"{"rules": [{"users": ["anonymous"], "publish": ["a"]}]}"#,

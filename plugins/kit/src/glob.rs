@@ -151,6 +151,52 @@ impl Glob {
     }
 }
 
+/// Whether a pattern in the settings means what it looks like. Redis gives every
+/// pattern a meaning, but one that is cut off or can match nothing is a slip of the
+/// pen, and a rule with it would not hold where it should.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn check(pattern: &str) -> Result<(), String> {
+    let mut rest = pattern.as_bytes();
+    let problem = loop {
+        rest = match rest {
+            [] => return Ok(()),
+            [b'\\'] => break "ends with a `\\` that escapes nothing",
+            [b'\\', _, tail @ ..] => tail,
+            [b'[', tail @ ..] => {
+                let (set, after) = class(tail);
+                let is_closed = tail.len() > after.len() && {
+                    let class = tail.get(..tail.len() - after.len()).unwrap_or_default();
+                    is_class_closed(class)
+                };
+                match (is_closed, set.is_empty()) {
+                    (false, _) => break "has a `[` without its `]`",
+                    (true, true) => break "has a `[]`, which matches nothing",
+                    (true, false) => after,
+                }
+            }
+            [_, tail @ ..] => tail,
+        };
+    };
+    Err(format!("the pattern `{pattern}` {problem}"))
+}
+
+/// Whether what was read as a class ends with the bracket that closes it.
+fn is_class_closed(class: &[u8]) -> bool {
+    let mut rest = class.strip_prefix(b"^").unwrap_or(class);
+    loop {
+        rest = match rest {
+            [] => return false,
+            [b'\\', _, tail @ ..] => tail,
+            [b']', ..] => return true,
+            [_, b'-', _, tail @ ..] => tail,
+            [_, tail @ ..] => tail,
+        };
+    }
+}
+
 /// Reads a class from behind its `[`, and answers what follows it. Redis closes
 /// one that has no `]` at the end of the pattern, and reads `[]…` as empty.
 fn class(pattern: &[u8]) -> (ByteSet, &[u8]) {

@@ -7,6 +7,7 @@
 
 use guest_heap as _;
 
+pub mod declaration;
 pub mod settings;
 
 pub mod address;

@@ -4,7 +4,7 @@
 
 use plugin_kit::budget::Budget;
 use plugin_kit::cover::Cover;
-use plugin_kit::glob::Glob;
+use plugin_kit::glob::{self, Glob};
 
 /// Bytes of names. `z` stands for all that `PIECES` does not mention.
 const LETTERS: &[u8] = b"abz";
@@ -137,5 +137,26 @@ impl Random {
             0 => self.below(256) as u8,
             _ => byte,
         }
+    }
+}
+
+#[test]
+fn a_slip_of_the_pen_is_no_pattern() {
+    for pattern in
+        ["", "*", "a.*", "[a-c]x", "[^a]", "[\\]]", "[a-]]", "[z-a]", r"\[a-", r"\\", "]", "[*]"]
+    {
+        assert_eq!(glob::check(pattern), Ok(()), "{pattern}");
+    }
+    for (pattern, problem) in [
+        ("[a-", "has a `[` without its `]`"),
+        ("a[", "has a `[` without its `]`"),
+        ("x[^", "has a `[` without its `]`"),
+        (r"[a\]", "has a `[` without its `]`"),
+        ("[a-]", "has a `[` without its `]`"),
+        ("a[]", "has a `[]`, which matches nothing"),
+        ("a\\", "ends with a `\\` that escapes nothing"),
+    ] {
+        let expected = Err(format!("the pattern `{pattern}` {problem}"));
+        assert_eq!(glob::check(pattern), expected);
     }
 }

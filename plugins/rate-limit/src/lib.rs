@@ -21,6 +21,8 @@ use plugin_kit::notes::{ROLES, USER, roles_in};
 use plugin_kit::refused::Refused;
 use settings::Settings;
 
+plugin_kit::declare!(on_failure: "closed");
+
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
     wit_bindgen::generate!({ path: "../../wit", world: "gatekeeper" });

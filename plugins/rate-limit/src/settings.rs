@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use plugin_kit::address::{network_of_forwarded, network_of_peer};
-use plugin_kit::settings;
 use plugin_kit::who::Who;
+use plugin_kit::{glob, settings};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -98,6 +98,11 @@ impl Settings {
 /// Reads the settings, a JSON object. An error is one line for the operator.
 pub fn read(settings: &str) -> Result<Settings, String> {
     let raw: RawSettings = settings::read(settings)?;
+    if raw.limits.is_empty() {
+        return Err("there are no limits, so nothing would be limited; for example: \
+                    [[settings.limits]] name = \"messages\" of = \"publishes\" per = \"user\" rate = 10"
+            .to_owned());
+    }
     if raw.limits.len() > LIMITS_MAX {
         return Err(format!("there are {} limits; {LIMITS_MAX} are the most", raw.limits.len()));
     }
@@ -141,6 +146,7 @@ fn read_limit(raw: RawLimit) -> Result<Limit, String> {
     if raw.channels.as_ref().is_some_and(Vec::is_empty) {
         return Err("`channels` is empty; leave it out to count all".to_owned());
     }
+    raw.channels.iter().flatten().try_for_each(|pattern| glob::check(pattern))?;
     let roles = raw.roles.iter().chain(&raw.except_roles);
     if roles.clone().any(|role| matches!(role.as_str(), "" | "*")) {
         return Err("a role is empty or `*`; leave `roles` out to speak of everyone".to_owned());
@@ -192,9 +198,18 @@ mod tests {
             r#"{"limit": []}"#,
             "unknown field `limit`, expected one of `limits`, `when_full`, `address_header`",
         );
+        check(
+            "{}",
+            "there are no limits, so nothing would be limited; for example: [[settings.limits]] \
+             name = \"messages\" of = \"publishes\" per = \"user\" rate = 10",
+        );
+        check_more(
+            r#""rate": 1, "channels": ["a["]"#,
+            "the pattern `a[` has a `[` without its `]`",
+        );
         check(r#"{"when_full": "x"}"#, "unknown variant `x`, expected `refuse` or `allow`");
         check(
-            r#"{"address_header": ""}"#,
+            &format!(r#"{{"address_header": "", "limits": [{good}]}}"#),
             "`address_header` is empty; it takes a name such as \"x-forwarded-for\"",
         );
         check(&format!(r#"{{"limits": [{good}, {good}]}}"#), "two limits are called `a`");
@@ -272,8 +287,12 @@ mod tests {
             };
             assert_eq!(settings.address_of("10.0.0.1:80", headers).as_deref(), Some(expected));
         };
-        check("{}", &headers, "10.0.0.1");
-        let behind = r#"{"address_header": "X-Forwarded-For"}"#;
+        let limit = r#""limits": [{"name": "a", "of": "connects", "per": "address", "rate": 1}]"#;
+        let check = |more: &str, headers: &[(String, Vec<u8>)], expected: &str| {
+            check(&format!("{{{limit}{more}}}"), headers, expected);
+        };
+        check("", &headers, "10.0.0.1");
+        let behind = r#", "address_header": "X-Forwarded-For""#;
         check(behind, &headers, "192.0.2.3");
         check(behind, &[], "10.0.0.1");
     }

@@ -113,6 +113,47 @@ async fn of_a_limit() -> Result<()> {
 }
 
 #[tokio::test]
+async fn of_a_mask() -> Result<()> {
+    const CARD: &str = r"(?:\d\p{Cf}*){4}(?:[\s\p{Pd}]?(?:\d\p{Cf}*){4}){3}";
+    let rule = |rule: Value| {
+        let mut all = json!({"channels": ["*"], "action": "mask"});
+        let both = all.as_object_mut().zip(rule.as_object().cloned());
+        both.map(|(all, rule)| all.extend(rule));
+        all
+    };
+    let card = rule(json!({"regex": CARD, "no_digit_beside": true}));
+    let words = rule(json!({"regex": "(?i)internal use only"}));
+    let boundary = rule(json!({"regex": r"\b\d{16}\b"}));
+    let pointer = rule(json!({"pointer": "/card/number"}));
+    let text = |bytes: usize| "see you at the station in half an hour. ".repeat(bytes / 40);
+    let message = |bytes: usize| json!({"from": "bob", "at": 1_764_000_000, "text": text(bytes)});
+    let numbers = json!(vec![1_764_000_000; 22_000]).to_string();
+    let escaped = format!("[\"{}\"]", r"\u00e9".repeat(40_000));
+    let accented = "\u{e9}t\u{e9} ".repeat(40_000);
+    for (what, rules, payload) in [
+        ("a card number, 100 bytes of JSON", json!([card]), message(80).to_string()),
+        ("a card number, 240 KB of JSON", json!([card]), message(240_000).to_string()),
+        ("a card number, 240 KB of text", json!([card]), text(240_000)),
+        ("a card number, 240 KB of numbers", json!([card]), numbers),
+        ("a card number, 240 KB of escapes", json!([card]), escaped),
+        ("words, 240 KB of text", json!([words]), text(240_000)),
+        (r"\b\d{16}\b, 240 KB of ASCII", json!([boundary]), text(240_000)),
+        (r"\b\d{16}\b, 240 KB of other text", json!([boundary]), accented),
+        ("a pointer, 240 KB of JSON", json!([pointer]), message(240_000).to_string()),
+    ] {
+        let settings = json!({"rules": rules, "call_ms_max": 1_000});
+        let config = json!({"settings": settings, "call_budget_ms": 2_000});
+        let publish = json!(["PUBLISH", "a", payload]);
+        cost(what, "redact", &config, "on-publish", std::slice::from_ref(&publish)).await?;
+        if payload.len() < 1_000 {
+            cost("each of a burst of 64", "redact", &config, "on-publish", &burst(&publish))
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn of_a_schema() -> Result<()> {
     let schema = json!({
         "type": "object",

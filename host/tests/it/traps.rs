@@ -627,6 +627,8 @@ const MEMORY_BYTES_MAX: usize = 4 << 20;
 async fn what_only_changes_messages_is_open_by_default() -> Result<()> {
     let config = json!({"memory_bytes_max": MEMORY_BYTES_MAX, "settings": {
         "rules": [{"channels": ["*"], "regex": "secret", "action": "mask"}],
+        "payload_bytes_max": 2 * MEMORY_BYTES_MAX,
+        "call_ms_max": 10_000,
     }});
     let (server, _directory) = with_plugin("redact", "redact", &config).await?;
     let mut client = server.client().await?;

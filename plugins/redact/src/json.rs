@@ -2,7 +2,7 @@
 //! bytes.
 //!
 //! Nothing is parsed into values: what is found is cut out of the text, and the
-//! rest stays as it was written. `serde_json` says whether the payload is a JSON
+//! rest stays as it was written. `document` says whether the payload is a JSON
 //! document at all, so what walks through it here relies on that and has no
 //! errors of its own. A key that occurs twice is found twice: which one a
 //! subscriber will read is for its parser to say.
@@ -10,7 +10,7 @@
 use std::iter;
 use std::ops::Range;
 
-use serde::de::IgnoredAny;
+use crate::document::is_document;
 
 /// A way through a document: keys of objects and indices of arrays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +49,11 @@ impl Pointer {
         self.tokens.is_empty()
     }
 
+    /// How often a payload is read to follow it.
+    pub fn readings(&self) -> usize {
+        self.tokens.len() + 2
+    }
+
     /// Where the values stand that it leads to, in rising order. Empty when the
     /// payload is no JSON document.
     pub fn values_in(&self, payload: &[u8]) -> Vec<Range<usize>> {
@@ -69,7 +74,7 @@ impl Pointer {
 }
 
 fn follow(tokens: &[Token], payload: &[u8]) -> Vec<Range<usize>> {
-    if serde_json::from_slice::<IgnoredAny>(payload).is_err() {
+    if !is_document(payload) {
         return vec![];
     }
     let document = after_punctuation(payload);

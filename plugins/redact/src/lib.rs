@@ -9,13 +9,19 @@ pub mod rules;
 pub mod settings;
 
 pub mod json;
+pub mod search;
 
-use std::sync::OnceLock;
+pub mod document;
+pub mod text;
+
+use std::cell::OnceCell;
 
 use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict, Submission};
 use bindings::switchyard::pubsub::types::{Publication, Refusal};
-use rules::{Outcome, Rule};
+use rules::{Outcome, Rules};
+
+plugin_kit::declare!(on_failure: "closed");
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
@@ -27,34 +33,45 @@ mod bindings {
     use super::Plugin;
 }
 
-static RULES: OnceLock<Vec<Rule>> = OnceLock::new();
+thread_local! {
+    static RULES: OnceCell<Rules> = const { OnceCell::new() };
+}
 
 struct Plugin;
 
 impl lifecycle::Guest for Plugin {
     fn init(settings: String) -> Result<(), String> {
         let rules = settings::read(&settings)?;
-        RULES.get_or_init(|| rules);
+        RULES.with(|cell| {
+            cell.get_or_init(|| rules);
+        });
         Ok(())
     }
 }
 
 impl messages::Guest for Plugin {
     fn on_publish(submissions: Vec<Submission>) -> Vec<PublishVerdict> {
-        let rules = RULES.get().expect("the host calls `init` before all else");
-        let verdict = |submission: Submission| {
-            let Publication { channel, payload } = submission.publication;
-            match rules::apply(rules, &channel, &payload) {
-                Outcome::Unchanged => PublishVerdict::Continue,
-                Outcome::Changed(payload) => {
-                    PublishVerdict::Replace(Publication { channel, payload })
-                }
-                Outcome::Dropped => PublishVerdict::Absorb(0),
-                Outcome::Rejected { code, message } => {
-                    PublishVerdict::Reject(Refusal { code: code.to_owned(), message })
-                }
+        let asked: Vec<_> = submissions
+            .iter()
+            .map(|Submission { publication, .. }| {
+                (publication.channel.as_str(), publication.payload.as_slice())
+            })
+            .collect();
+        let outcomes = RULES.with(|rules| {
+            rules.get().expect("the host calls `init` before all else").apply_all(&asked)
+        });
+        let verdicts = submissions.into_iter().zip(outcomes);
+        let verdicts = verdicts.map(|(submission, outcome)| match outcome {
+            Outcome::Unchanged => PublishVerdict::Continue,
+            Outcome::Changed(payload) => PublishVerdict::Replace(Publication {
+                channel: submission.publication.channel,
+                payload,
+            }),
+            Outcome::Dropped => PublishVerdict::Absorb(0),
+            Outcome::Rejected { code, message } => {
+                PublishVerdict::Reject(Refusal { code: code.to_owned(), message })
             }
-        };
-        submissions.into_iter().map(verdict).collect()
+        });
+        verdicts.collect()
     }
 }

@@ -34,7 +34,14 @@ impl Url {
         let rest = rest.split('#').next().unwrap_or_default();
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let is_bad = |c: char| c.is_whitespace() || c.is_control() || c == '@';
-        if authority.is_empty() || authority.contains(is_bad) || path.contains(char::is_control) {
+        // Other characters are percent-encoded in a URL.
+        let is_written = path.bytes().all(|byte| byte.is_ascii_graphic());
+        let host = authority.rsplit_once(':').map_or(authority, |(host, port)| {
+            let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
+            // What stands behind the last colon may be a part of an address.
+            if is_port || port.ends_with(']') { host } else { "" }
+        });
+        if host.is_empty() || authority.contains(is_bad) || !is_written {
             return None;
         }
         let path_and_query = match path.starts_with('/') {
@@ -190,7 +197,20 @@ mod tests {
         check("https://id.example.com", Some(("https://id.example.com", "/")));
         check("http://[::1]:80/a?b=c#d", Some(("http://[::1]:80", "/a?b=c")));
         check("https://id.example.com?a", Some(("https://id.example.com", "/?a")));
-        for not_one in ["id.example.com", "ftp://a/", "https://", "https:///a", "https://a@b/"] {
+        check("https://[2001:db8::1]/a", Some(("https://[2001:db8::1]", "/a")));
+        for not_one in [
+            "id.example.com",
+            "ftp://a/",
+            "https://",
+            "https:///a",
+            "https://a@b/",
+            "https://:80/",
+            "https://a:99999/",
+            "https://a:/",
+            "https://a:x/",
+            "https://a/b c",
+            "https://a/é",
+        ] {
             check(not_one, None);
         }
     }

@@ -124,7 +124,20 @@ mod tests {
             check(status, "{}", "UNAVAILABLE", &format!("it answered {status}"));
         }
         check(200, "", "UNAVAILABLE", "not what it should be");
-        check(200, "[]", "UNAVAILABLE", "not what it should be");
+        for body in [
+            "[]",
+            "null",
+            "7",
+            "\u{feff}{}",
+            "{}{}",
+            "{\"user\": \"a\", \"user\": \"b\"}",
+            "<html>",
+        ] {
+            check(200, body, "UNAVAILABLE", "not what it should be");
+        }
+        check(200, r#"{"user": ["ann"]}"#, "UNAVAILABLE", "not what it should be");
+        check(200, r#"{"roles": [1]}"#, "UNAVAILABLE", "not what it should be");
+        check(200, r#"{"attributes": []}"#, "UNAVAILABLE", "not what it should be");
         check(200, r#"{"user": 7}"#, "UNAVAILABLE", "not what it should be");
         check(200, r#"{"roles": "admin"}"#, "UNAVAILABLE", "not what it should be");
         for key in ["user", "roles", "tls.subject", "auth-required", "webhook-auth", ""] {

@@ -27,6 +27,8 @@ use plugin_kit::refused::Refused;
 use question::{Noted, Question};
 use settings::Settings;
 
+plugin_kit::declare!(on_failure: "closed");
+
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
     wit_bindgen::generate!({ path: "../../wit", world: "gatekeeper" });
@@ -51,7 +53,8 @@ fn settings() -> &'static Settings {
     SETTINGS.get().expect("the host calls `init` before all else")
 }
 
-/// Asks the service, or remembers what it said.
+/// Asks the service, or remembers what it said. An answer that says nothing to the
+/// question is none, and is not remembered.
 fn ask(question: &Question<'_>) -> Result<Granted, Refused> {
     let settings = settings();
     let key = question.key();
@@ -65,6 +68,9 @@ fn ask(question: &Question<'_>) -> Result<Granted, Refused> {
         Ok(answer) => answer::read(answer.status, &answer.body)?,
         Err(problem) => return Err(answer::unavailable(&problem.to_string())),
     };
+    if granted.user.is_none() && matches!(question, Question::Authenticate { .. }) {
+        return Err(answer::unavailable("its answer names no user"));
+    }
     CACHE.with_borrow_mut(|cache| {
         if let Some(cache) = cache {
             cache.put(key, granted.clone());
@@ -172,9 +178,6 @@ impl admission::Guest for Plugin {
             user: user.as_deref(),
             secret: &secret,
         })?;
-        if granted.user.is_none() {
-            return Err(answer::unavailable("its answer names no user").into());
-        }
         pin(connection, &granted, own).map(|()| true)
     }
 

@@ -99,11 +99,10 @@ impl Settings {
 /// Reads the settings, a JSON object. An error is one line for the operator.
 pub fn read(settings: &str) -> Result<Settings, String> {
     let raw: RawSettings = settings::read(settings)?;
-    let url = Url::parse(&raw.url).ok_or_else(|| {
-        format!(
-            "`url` is {:?}; it is the service's, such as \"https://id.example.com/switchyard\"",
-            raw.url
-        )
+    let example = "\"https://id.example.com/switchyard\"";
+    let url = Url::parse(&raw.url).ok_or_else(|| match raw.url.as_str() {
+        "" => format!("there is no `url`, so nobody can be asked; for example: url = {example}"),
+        url => format!("`url` is {url:?}; it is the service's, such as {example}"),
     })?;
     let mut headers = vec![("content-type".to_owned(), b"application/json".to_vec())];
     for (name, value) in raw.headers {
@@ -146,7 +145,11 @@ mod tests {
             let error = read(settings).map(|_| ()).expect_err(settings);
             assert!(error.contains(says), "{settings}: {error}");
         };
-        check("{}", "`url` is \"\"");
+        check("{}", "there is no `url`, so nobody can be asked; for example: url = \"https://");
+        check(
+            r#"{"url": "https://id.example.com:99999/"}"#,
+            "`url` is \"https://id.example.com:99999/\"",
+        );
         check(r#"{"url": "id.example.com"}"#, "https://id.example.com/switchyard");
         check(r#"{"url": "http://a/", "curl": 1}"#, "curl");
         check(r#"{"url": "http://a/", "headers": {"a b": "c"}}"#, "`a b` cannot be sent");

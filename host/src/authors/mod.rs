@@ -3,6 +3,7 @@
 pub mod new;
 
 pub mod check;
+pub mod declare;
 
 pub mod conversation;
 mod indoors;
@@ -17,6 +18,7 @@ use thiserror::Error;
 
 use crate::config::LogFormat;
 use crate::log::Log;
+use declare::{DeclareError, OnFailure};
 use new::{Language, NewError};
 use play::{Play, PlayError};
 
@@ -31,6 +33,12 @@ pub enum AuthorCommand {
     /// Settings are read from NAME.toml beside it, as the server does. Ends with 1
     /// when the server would refuse it.
     Check(CheckArgs),
+    /// Writes into a component how it fails: whether what it would be asked about is
+    /// refused or passes while it cannot answer.
+    ///
+    /// The operator's `policy` in the plugin's .toml comes first. A plugin in Rust can
+    /// declare it in its source; run this behind the build of one in another language.
+    Declare(DeclareArgs),
     /// Plays a conversation that is written in a text file, without a server: says
     /// what its clients say, and compares what comes.
     ///
@@ -65,6 +73,26 @@ pub struct CheckArgs {
     /// Prints one JSON object instead of lines for people.
     #[arg(long)]
     pub json: bool,
+}
+
+/// The flags of `switchyard plugin declare`.
+#[derive(Debug, Args)]
+pub struct DeclareArgs {
+    /// The component, which is changed in place.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// What holds while it cannot answer.
+    #[arg(long, value_name = "POLICY")]
+    pub on_failure: OnFailure,
+
+    /// What its author calls it.
+    #[arg(long)]
+    pub name: Option<String>,
+
+    /// Its author's version.
+    #[arg(long)]
+    pub version: Option<String>,
 }
 
 /// The flags of `switchyard plugin test`.
@@ -106,6 +134,9 @@ pub enum AuthorError {
     /// There is no project.
     #[error(transparent)]
     New(#[from] NewError),
+    /// Nothing was declared.
+    #[error(transparent)]
+    Declare(#[from] DeclareError),
     /// No conversation was played.
     #[error(transparent)]
     Play(#[from] PlayError),
@@ -123,6 +154,8 @@ impl AuthorError {
         match self {
             AuthorError::New(error) => error.is_usage(),
             AuthorError::Play(error) => error.is_usage(),
+            AuthorError::Declare(DeclareError::Word(_)) => true,
+            AuthorError::Declare(_) => false,
             AuthorError::Log(_) => true,
             AuthorError::Io(_) => false,
         }
@@ -139,6 +172,7 @@ impl AuthorCommand {
         match self {
             AuthorCommand::New(args) => new(args),
             AuthorCommand::Check(args) => check(args),
+            AuthorCommand::Declare(args) => declare(args),
             AuthorCommand::Test(args) => test(args),
         }
     }
@@ -160,6 +194,12 @@ fn check(CheckArgs { file, json }: &CheckArgs) -> Result<bool, AuthorError> {
         false => say(&report.text()),
     }
     Ok(report.refused.is_none())
+}
+
+fn declare(args: &DeclareArgs) -> Result<bool, AuthorError> {
+    let DeclareArgs { file, on_failure, name, version } = args;
+    declare::declare(file, *on_failure, name.as_deref(), version.as_deref())?;
+    Ok(true)
 }
 
 fn test(args: &TestArgs) -> Result<bool, AuthorError> {

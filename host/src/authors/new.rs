@@ -56,10 +56,12 @@ const RUST_BUILD: &str = "    rustup target add wasm32-wasip2
     cargo build --release --target wasm32-wasip2
     cp target/wasm32-wasip2/release/plugin.wasm {{name}}.wasm";
 const JS_BUILD: &str = "    npm install
-    npm run build";
+    npm run build
+    switchyard plugin declare {{name}}.wasm --on-failure open";
 const PYTHON_BUILD: &str = "    python3 -m venv .venv
     .venv/bin/pip install -r requirements.txt
-    .venv/bin/componentize-py --wit-path wit --world hooks componentize --stub-wasi plugin -o {{name}}.wasm";
+    .venv/bin/componentize-py --wit-path wit --world hooks componentize --stub-wasi plugin -o {{name}}.wasm
+    switchyard plugin declare {{name}}.wasm --on-failure open";
 
 /// How long a plugin's name may be.
 const NAME_BYTES_MAX: usize = 64;

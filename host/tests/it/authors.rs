@@ -85,3 +85,48 @@ async fn what_the_server_would_refuse_is_refused_with_the_reason() -> Result<()>
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn how_a_plugin_fails_is_declared_in_its_file() -> Result<()> {
+    let directory = components::directory()?;
+    let file = components::path(directory.path(), "10-it");
+    let probe = components::built("test/probe")?;
+    components::write_atomically(&file, &probe)?;
+    let path = file.to_str().context("a temporary path is text")?;
+    let declare = async |words: &[&str]| -> Result<(Option<i32>, String)> {
+        let words = [&["plugin", "declare", path], words].concat();
+        let mut process = Server::run_with(&words)?;
+        let (status, _) = process.exit().await?;
+        Ok((status.code(), process.log()))
+    };
+    for (on_failure, more, expected) in [
+        ("open", &[][..], r#"{"on_failure":"open"}"#),
+        (
+            "closed",
+            &["--name", "it", "--version", "1.2"],
+            r#"{"name":"it","on_failure":"closed","version":"1.2"}"#,
+        ),
+    ] {
+        let words = [&["--on-failure", on_failure], more].concat();
+        ensure!(declare(&words).await?.0 == Some(0));
+        let declared = std::fs::read(&file)?;
+        ensure!(declared.ends_with(format!("switchyard:plugin{expected}").as_bytes()));
+        ensure!(declared.starts_with(&probe), "the rest has changed");
+        // It is taken as before.
+        let (status, report) = check(&declared, None).await?;
+        ensure!(status == Some(0), "{report}");
+    }
+    for (words, code) in [
+        (&["--on-failure", "shut"][..], Some(64)),
+        (&[], Some(64)),
+        (&["--on-failure", "open", "--name", ""], Some(64)),
+    ] {
+        let (status, log) = declare(words).await?;
+        ensure!(status == code, "{words:?}: {status:?} {log}");
+    }
+    components::write_atomically(&file, b"nonsense")?;
+    let (status, log) = declare(&["--on-failure", "open"]).await?;
+    ensure!(status == Some(1) && log.contains("not a WebAssembly component"), "{log}");
+    ensure!(std::fs::read(&file)? == b"nonsense");
+    Ok(())
+}

@@ -15,6 +15,17 @@ mod bindings {
     export!(Plugin);
 }
 
+/// What the plugin declares of itself, readable without running it. `on_failure` is what
+/// holds while it cannot answer, unless {{name}}.toml has a `policy`: "open" lets pass what
+/// it would be asked about, "closed" refuses it. A plugin that guards something is closed.
+#[cfg(target_family = "wasm")]
+const DECLARATION: &str = r#"{"name": "{{name}}", "version": "0.1.0", "on_failure": "open"}"#;
+
+#[cfg(target_family = "wasm")]
+#[used]
+#[unsafe(link_section = "switchyard:plugin")]
+static SECTION: [u8; DECLARATION.len()] = *DECLARATION.as_bytes().first_chunk().unwrap();
+
 /// What stands under `[settings]` in {{name}}.toml.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

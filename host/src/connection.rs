@@ -240,7 +240,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             }
             // A client that does not read its replies is not read from. When its
             // socket takes something again, this is looked at again.
-            if self.writer.is_held_up {
+            if self.writer.is_held_up || self.session.has_unread_replies() {
                 return Poll::Pending;
             }
             if self.goes_on {

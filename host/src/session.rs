@@ -182,7 +182,9 @@ impl Session {
     /// Whether the turn is over, or nothing more is to be said because the
     /// connection is closing.
     pub fn is_turn_over(&self) -> bool {
-        self.turn_began.elapsed() > TURN_TIME || self.connection.outbox.is_closing()
+        self.turn_began.elapsed() > TURN_TIME
+            || self.connection.outbox.is_closing()
+            || self.has_unread_replies()
     }
 
     /// Whether somebody was sent something since this was last asked.

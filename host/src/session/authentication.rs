@@ -12,6 +12,10 @@ use crate::protocol::command::{Credentials, LIMIT, Refusal, Reply, TOOLARGE, Tag
 /// The largest token that any client has reason to show.
 const CREDENTIALS_BYTES_MAX: usize = 16 << 10;
 
+/// How many bytes of replies a client that must authenticate may leave unread: what it is
+/// answered is longer than what it sends, and it must not have the server keep it.
+const UNREAD_BYTES_MAX: usize = 64 << 10;
+
 /// Credentials that plugins look into elsewhere.
 pub(super) struct Authenticating {
     /// Of the command to answer; none: the door answers.
@@ -40,6 +44,13 @@ impl Session {
     /// Whether the connection must authenticate before it may do anything else.
     pub fn must_authenticate(&self) -> bool {
         self.connection.must_authenticate()
+    }
+
+    /// Whether the client must authenticate and does not read what it is answered: until it
+    /// does, it is not read from either.
+    pub fn has_unread_replies(&self) -> bool {
+        self.must_authenticate()
+            && self.replies.len() + self.connection.outbox.bytes() > UNREAD_BYTES_MAX
     }
 
     /// Why the connection is to be closed behind the replies so far, if what was carried

@@ -2,12 +2,15 @@
 //! make the server hold memory.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::support::admin::Operator;
 use crate::support::components;
 use crate::support::raw::exchange;
 use crate::support::server::{Launch, Server};
@@ -268,6 +271,40 @@ async fn over_a_websocket_in_json() -> Result<()> {
     raw.send([part().bytes(), rest.bytes()].concat()).await?;
     assert_eq!(raw.next_close().await?.0, Some(1009));
     drop((client, raw));
+    guarded.server.stop().await
+}
+
+/// Errors are longer than what they answer: a client that reads none must not fill the
+/// server's memory with them.
+#[tokio::test]
+async fn replies_that_are_not_read_do_not_pile_up() -> Result<()> {
+    let guarded = with_acl().await?;
+    let address = guarded.server.resp_address().await?;
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.set_recv_buffer_size(4096)?;
+        let mut stream = socket.connect(address).await?;
+        let said = "x\r\n".repeat(20_000);
+        // Until the server takes no more.
+        let mut taken = 0;
+        while let Ok(written) =
+            tokio::time::timeout(Duration::from_millis(500), stream.write_all(said.as_bytes()))
+                .await
+        {
+            written?;
+            taken += said.len();
+            ensure!(taken < 50 << 20, "the server reads on and on");
+        }
+        streams.push(stream);
+    }
+    let operator = Operator::of(&guarded.server).await?;
+    let head = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\n", operator.authority());
+    let (_, _, page) = operator.exchange(&head, &[])?;
+    let value = page.lines().find_map(|line| line.strip_prefix("switchyard_outbox_largest_bytes "));
+    let largest: f64 = value.context("no such metric")?.parse()?;
+    ensure!(largest > 0.0 && largest < 300_000.0, "{largest} bytes wait");
+    drop(streams);
     guarded.server.stop().await
 }
 

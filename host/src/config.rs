@@ -234,6 +234,8 @@ pub struct PluginsConfig {
     pub rebuild_backoff: Duration,
     /// The longest wait before a rebuild.
     pub rebuild_backoff_max: Duration,
+    /// How many existing subscriptions are checked in a second after a plugin changed.
+    pub recheck_names_per_second_max: usize,
 }
 
 /// What becomes of a plugin that is parked because it failed too often.
@@ -660,6 +662,8 @@ raw_table!(RawPlugins {
     http_calls_max: u64 = 32,
     rebuild_backoff_ms: u64 = 100,
     rebuild_backoff_max_ms: u64 = 10_000,
+    /// 100,000 in two seconds.
+    recheck_names_per_second_max: u64 = 50_000,
 });
 
 raw_table!(RawAdmin {
@@ -1116,6 +1120,11 @@ impl RawConfig {
                 rebuild_backoff_max: millis(
                     "plugins.rebuild_backoff_max_ms",
                     plugins.rebuild_backoff_max_ms,
+                )?,
+                recheck_names_per_second_max: count(
+                    "plugins.recheck_names_per_second_max",
+                    plugins.recheck_names_per_second_max,
+                    1..=10_000_000,
                 )?,
             },
             admin: admin.check()?,

@@ -11,6 +11,7 @@ pub mod server;
 
 mod drain;
 pub mod log;
+pub mod recheck;
 pub mod reload;
 
 mod address_buckets;

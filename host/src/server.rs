@@ -32,6 +32,7 @@ use crate::middleware::Middleware;
 use crate::middleware::stats::By;
 use crate::middleware::trace::Tracer;
 use crate::protocol::websocket;
+use crate::recheck;
 use crate::reload::{self, Reloading};
 use crate::session::Services;
 use crate::wasm::Wasm;
@@ -149,6 +150,7 @@ impl Server {
         let administering = admin.map(|admin| tokio::spawn(admin.serve(ending.subscribe())));
         let keeping = tokio::spawn(keep_alive(config.clone(), services.hub.clone()));
         let expiring = tokio::spawn(expire(services.hub.connections().clone()));
+        let rechecking = tokio::spawn(recheck(&config, &services));
         let (changed, changes) = mpsc::unbounded_channel();
         let watching = crate::watch::watch(&config, config_file.as_deref(), &changed);
         // What changed before the watch began is not missed.
@@ -193,6 +195,7 @@ impl Server {
         linking.iter().for_each(JoinHandle::abort);
         keeping.abort();
         expiring.abort();
+        rechecking.abort();
         if let Some(administering) = administering {
             administering.abort();
         }
@@ -238,6 +241,7 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<(Live, Services, Arc<En
     if let Some(error) = middleware.rescan(&By::Start).into_iter().next() {
         return Err(error.into());
     }
+    middleware.forget_rechecks();
     check_protection(config, &middleware)?;
     log::follow(&config.log_connections);
     let auth_attempts = Arc::new(AuthAttempts::new(limits.clone()));
@@ -332,6 +336,15 @@ impl Reader {
             }
         }
     }
+}
+
+/// Checks existing subscriptions again when plugins change.
+pub(crate) fn recheck(config: &Config, services: &Services) -> impl Future<Output = ()> + use<> {
+    recheck::run(
+        services.middleware.clone(),
+        services.hub.clone(),
+        config.plugins.recheck_names_per_second_max,
+    )
 }
 
 /// Pings connections that say nothing, closes those that do not answer, and

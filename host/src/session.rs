@@ -26,7 +26,7 @@ use crate::close::CloseReason;
 use crate::gathering::{self, Gatherings, Place};
 use crate::hub::Hub;
 use crate::hub::attributes::USER;
-use crate::hub::connections::Connection;
+use crate::hub::connections::{Connection, ConnectionId};
 use crate::hub::expiries::unix_ms;
 use crate::limits::{LiveLimits, Pace, Rate};
 use crate::log;
@@ -105,6 +105,8 @@ struct Joining {
     tag: Tag,
     kind: Kind,
     names: Vec<Bytestring<'static>>,
+    /// The chain that let it through.
+    generation: u64,
     /// None: the wait is over.
     waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Kept until the connection itself listens.
@@ -232,8 +234,16 @@ impl Session {
         write: impl WriteReply + Copy + Send + 'static,
     ) -> Option<CloseReason> {
         if let Some(joining) = self.joining.take_if(|joining| joining.waiting.is_none()) {
-            let Joining { tag, kind, names, waiting: _, _hold } = joining;
-            let listens = self.listen(tag, kind, &names, &write);
+            let Joining { tag, kind, names, generation, waiting: _, _hold } = joining;
+            let middleware = self.services.middleware.clone();
+            let chain = middleware.chain();
+            let listens = match chain.generation() == generation {
+                true => Ok(()),
+                // The check of existing subscriptions did not see this one.
+                false => self.may_listen(&chain, kind, &names, Chain::access_again),
+            };
+            let listens = listens.and_then(|()| self.listen(tag, kind, &names, &write));
+            drop(chain);
             self.is_done(ListenVerb::Subscribe(kind).into(), tag, listens, &write);
         }
         self.finish_inspecting();
@@ -487,6 +497,29 @@ impl Session {
         names: &[Bytestring<'_>],
         write: &impl WriteReply,
     ) -> Result<(), Refusal> {
+        self.may_listen(chain, kind, names, Chain::access)?;
+        if let Some(backplane) = &self.services.backplane {
+            let hold = backplane.interest().hold(kind, names.iter().map(|name| &**name));
+            if !hold.is_settled() {
+                let names = names.iter().map(|name| name.clone().into_owned().into()).collect();
+                let hold = Arc::new(hold);
+                let waiting = Some(backplane.clone().joined(hold.clone()));
+                let generation = chain.generation();
+                self.joining = Some(Joining { tag, kind, names, generation, waiting, _hold: hold });
+                return Ok(());
+            }
+        }
+        self.listen(tag, kind, names, write)
+    }
+
+    /// Whether there is room for names, and all plugins let the connection listen to them.
+    fn may_listen(
+        &self,
+        chain: &Chain,
+        kind: Kind,
+        names: &[Bytestring<'_>],
+        ask: impl Fn(&Chain, &[(ConnectionId, Action<'_>)]) -> Batch<Option<Refusal>>,
+    ) -> Result<(), Refusal> {
         let mut texts = Vec::new();
         if chain.sees_names() {
             for name in names {
@@ -500,20 +533,10 @@ impl Session {
         };
         let id = self.connection.id;
         let actions: Vec<_> = texts.into_iter().map(|name| (id, action(name))).collect();
-        if let Some(refusal) = chain.access(&actions).into_iter().flatten().next() {
-            return Err(refusal);
+        match ask(chain, &actions).into_iter().flatten().next() {
+            Some(refusal) => Err(refusal),
+            None => Ok(()),
         }
-        if let Some(backplane) = &self.services.backplane {
-            let hold = backplane.interest().hold(kind, names.iter().map(|name| &**name));
-            if !hold.is_settled() {
-                let names = names.iter().map(|name| name.clone().into_owned().into()).collect();
-                let hold = Arc::new(hold);
-                let waiting = Some(backplane.clone().joined(hold.clone()));
-                self.joining = Some(Joining { tag, kind, names, waiting, _hold: hold });
-                return Ok(());
-            }
-        }
-        self.listen(tag, kind, names, write)
     }
 
     /// Subscribes to what was let through.
@@ -619,8 +642,8 @@ impl Session {
         names.iter().try_for_each(|name| publish::check_name(&self.services, name))
     }
 
-    /// Only this session changes what the connection listens to, so what is true
-    /// here is true when the hub is asked.
+    /// Only this session adds to what the connection listens to. A recheck may remove from it
+    /// meanwhile, so there is at least as much room when the hub is asked.
     fn check_room(&self, kind: Kind, names: &[Bytestring<'_>]) -> Result<(), Refusal> {
         let subscriptions = self.connection.subscriptions();
         let names_max = self.services.limits.subscriptions_max();

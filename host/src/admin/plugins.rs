@@ -9,11 +9,11 @@ use super::body::{JsonBody, OfferedComponent};
 use super::error::ApiError;
 use super::view::{
     FailureView, HistogramView, HookView, LimitsView, MoveBody, NoBody, PluginView, PluginsView,
-    RefusedView, ReloadBody, State as PluginState, SwapView, VerdictView, unix_ms,
+    RechecksView, RefusedView, ReloadBody, State as PluginState, SwapView, VerdictView, unix_ms,
 };
 use super::{Admin, blocking};
 use crate::middleware::changes::{ChangeError, Offer, Place, Status};
-use crate::middleware::stats::{By, Hook, Swap};
+use crate::middleware::stats::{By, Hook, RecheckReading, Swap};
 use crate::middleware::{Middleware, plugin};
 use crate::wasm;
 
@@ -183,9 +183,15 @@ fn view(status: &Status, position: usize) -> PluginView {
         by: by.name().to_owned(),
         previous: before.as_ref().map(|before| before.as_ref().to_owned()),
         rebuilds: plugin.stats.rebuilds(),
+        rechecks: rechecks(plugin.stats.rechecks().read()),
         stats: Hook::ALL.into_iter().filter_map(|hook| hook_view(plugin, hook)).collect(),
         failures: plugin.stats.failures().iter().map(FailureView::from).collect(),
     }
+}
+
+fn rechecks(reading: RecheckReading) -> RechecksView {
+    let RecheckReading { running, asked, ended, unanswered } = reading;
+    RechecksView { running, asked, ended, unanswered }
 }
 
 /// What was counted of a hook; none: it was never called.

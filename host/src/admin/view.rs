@@ -58,8 +58,19 @@ pub struct PluginView {
     pub by: String,
     pub previous: Option<String>,
     pub rebuilds: u64,
+    pub rechecks: RechecksView,
     pub stats: Vec<HookView>,
     pub failures: Vec<FailureView>,
+}
+
+/// Checks of existing subscriptions, after a plugin came or changed.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct RechecksView {
+    pub running: u64,
+    pub asked: u64,
+    pub ended: u64,
+    pub unanswered: u64,
 }
 
 /// How a plugin is.

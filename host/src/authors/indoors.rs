@@ -33,6 +33,7 @@ pub struct Indoors {
     all_served: mpsc::Receiver<()>,
     keeping: JoinHandle<()>,
     expiring: JoinHandle<()>,
+    rechecking: JoinHandle<()>,
 }
 
 impl Indoors {
@@ -50,6 +51,7 @@ impl Indoors {
         let (ending, is_ending) = watch::channel(false);
         let keeping = tokio::spawn(server::keep_alive(config.clone(), services.hub.clone()));
         let expiring = tokio::spawn(expire(services.hub.connections().clone()));
+        let rechecking = tokio::spawn(server::recheck(&config, &services));
         let entrance = Entrance::new(config, health, None, None, is_ending, served);
         Ok(Indoors {
             entrance,
@@ -59,6 +61,7 @@ impl Indoors {
             all_served,
             keeping,
             expiring,
+            rechecking,
         })
     }
 
@@ -114,12 +117,13 @@ impl Indoors {
 
     /// Waits until all clients that went are gone, and gives what failed until then.
     pub async fn close(self, patience: Duration) -> Vec<Failure> {
-        let Indoors { entrance, services, mut all_served, keeping, expiring, .. } = self;
+        let Indoors { entrance, services, mut all_served, keeping, expiring, rechecking, .. } = self;
         drop(entrance);
         let _ = tokio::time::timeout(patience, all_served.recv()).await;
         let _ = tokio::time::timeout(patience, services.middleware.all_told()).await;
         keeping.abort();
         expiring.abort();
+        rechecking.abort();
         failures(&services)
     }
 }

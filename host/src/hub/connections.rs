@@ -47,6 +47,8 @@ pub struct Connection {
     subscriptions: Mutex<Subscriptions>,
     pub(super) attributes: Attributes,
     pub(super) expiries: Arc<Expiries>,
+    /// Rises when a subscription is acknowledged, and when an attribute changes.
+    pub(super) revision: AtomicU64,
     liveness: Liveness,
     /// Whether its address was counted when it came.
     is_address_counted: bool,
@@ -153,7 +155,12 @@ impl Connection {
 
     /// Pins a note; none removes it. False: there is no room for it.
     pub fn set_attribute(&self, key: &str, value: Option<String>) -> bool {
-        self.attributes.set(key, value, |deadline, at| self.reschedule(deadline, at))
+        let is_other = self.attributes.get(key) != value;
+        let has_room = self.attributes.set(key, value, |deadline, at| self.reschedule(deadline, at));
+        if is_other {
+            self.revise();
+        }
+        has_room
     }
 
     /// Credentials are about to be shown to the plugins: remembers the notes as they
@@ -165,11 +172,13 @@ impl Connection {
     /// The plugins accepted its credentials.
     pub fn accept_credentials(&self) {
         self.attributes.accept_credentials();
+        self.revise();
     }
 
     /// Restores the notes to what they were before the client authenticated.
     pub fn restore_attributes(&self) {
         self.attributes.restore(|deadline, at| self.reschedule(deadline, at));
+        self.revise();
     }
 
     /// Its address, if what comes from there is counted.
@@ -185,6 +194,17 @@ impl Connection {
     /// Whether it must authenticate before it may do anything else.
     pub fn must_authenticate(&self) -> bool {
         self.attributes.is_auth_required()
+    }
+
+    /// Says that what a plugin was asked about the connection before may be out of date: a
+    /// subscription is being acknowledged, or an attribute has changed.
+    pub fn revise(&self) {
+        self.revision.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often that was said.
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
     }
 
     /// Whether what it publishes waits for what others publish.
@@ -331,6 +351,7 @@ impl Connections {
             subscriptions: Mutex::default(),
             attributes: Attributes::new(self.attributes_bytes_max),
             expiries: self.expiries.clone(),
+            revision: AtomicU64::new(0),
             liveness: Liveness::default(),
             is_address_counted,
             holds: Holds::default(),

@@ -6,9 +6,9 @@
 
 use bytes::Bytes;
 
-use crate::protocol::command::Space;
+use crate::protocol::command::{Kind, Refusal, Space};
 use crate::protocol::json;
-use crate::protocol::resp::{self, ReplyWriter, RespVersion};
+use crate::protocol::resp::{self, Ack, ReplyWriter, RespVersion};
 use crate::protocol::websocket::{MessageKind, write_message};
 
 /// How a connection is written to.
@@ -135,5 +135,87 @@ impl<'a> Push<'a> {
             (Space::Channels, None) => writer.message(self.channel, self.payload),
             (Space::ShardChannels, None) => writer.smessage(self.channel, self.payload),
         }
+    }
+}
+
+/// A subscription that ended without being asked to.
+pub struct Ended<'a> {
+    /// Its name.
+    pub name: &'a [u8],
+    /// How many of its kind the connection has after it, as acknowledgements count.
+    pub count: u64,
+    /// Why it ended.
+    pub refusal: &'a Refusal,
+}
+
+/// The notice of subscriptions of one kind that ended, in their order. JSON says in one frame
+/// what ended for the same reason; RESP has a frame for each name, and no place for a reason.
+pub fn encode_ended(encoding: Encoding, kind: Kind, ended: &[Ended<'_>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let write_resp = |version, bytes: &mut Vec<u8>| {
+        let ack = match kind {
+            Kind::Channel => Ack::Unsubscribe,
+            Kind::Pattern => Ack::Punsubscribe,
+            Kind::Shard => Ack::Sunsubscribe,
+        };
+        let mut writer = ReplyWriter::new(bytes, version);
+        for ended in ended {
+            let count = usize::try_from(ended.count).unwrap_or(usize::MAX);
+            writer.ack(ack, Some(ended.name), count);
+        }
+    };
+    match encoding {
+        Encoding::Json => {
+            for alike in ended.chunk_by(|one, other| one.refusal == other.refusal) {
+                let Some(Ended { count, refusal, .. }) = alike.last() else { continue };
+                let names = || alike.iter().map(|ended| ended.name);
+                json::write_unsubscribed(kind, names(), *count, refusal, &mut bytes);
+            }
+        }
+        Encoding::Resp2 => write_resp(RespVersion::Resp2, &mut bytes),
+        Encoding::Resp3 => write_resp(RespVersion::Resp3, &mut bytes),
+        Encoding::FramedResp2 => write_message(MessageKind::Binary, &mut bytes, |bytes| {
+            write_resp(RespVersion::Resp2, bytes);
+        }),
+        Encoding::FramedResp3 => write_message(MessageKind::Binary, &mut bytes, |bytes| {
+            write_resp(RespVersion::Resp3, bytes);
+        }),
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_protocol_has_a_notice_for_subscriptions_that_end() {
+        let refusal = |message: &'static str| Refusal {
+            by: Some("acl@1".into()),
+            ..Refusal::new("NOPERM", message)
+        };
+        let (no, never) = (refusal("no"), refusal("never"));
+        let ended = [
+            Ended { name: b"a", count: 3, refusal: &no },
+            Ended { name: b"\xff", count: 2, refusal: &no },
+            Ended { name: b"c", count: 1, refusal: &never },
+        ];
+        let check = |encoding, kind, expected: &str| {
+            let bytes = encode_ended(encoding, kind, &ended[..]);
+            assert_eq!(bytes.escape_ascii().to_string().replace("\\r\\n", " "), expected);
+        };
+        let resp = "3 $12 punsubscribe $1 a :3 *3 $12 punsubscribe $1 \\xff :2 \
+                    *3 $12 punsubscribe $1 c :1 ";
+        check(Encoding::Resp2, Kind::Pattern, &format!("*{resp}"));
+        check(Encoding::Resp3, Kind::Pattern, &format!(">{resp}").replace(" *3", " >3"));
+        let framed = encode_ended(Encoding::FramedResp3, Kind::Shard, &ended[..]);
+        assert_eq!(framed.first(), Some(&0x82), "a binary frame");
+        assert!(framed.ends_with(b">3\r\n$12\r\nsunsubscribe\r\n$1\r\nc\r\n:1\r\n"));
+        let json = encode_ended(Encoding::Json, Kind::Channel, &ended[..]);
+        let json = String::from_utf8_lossy(&json);
+        let first = r#"["unsubscribed",{"channels":["a",{"base64":"/w=="}],"patterns":[],"listening":2,"code":"NOPERM","message":"no","by":"acl@1"}]"#;
+        assert!(json.contains(first), "{json}");
+        let second = r#"{"channels":["c"],"patterns":[],"listening":1,"code":"NOPERM","message":"never","by":"acl@1"}]"#;
+        assert!(json.ends_with(second), "{json}");
     }
 }

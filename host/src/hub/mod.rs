@@ -14,6 +14,7 @@
 pub mod attributes;
 pub mod connections;
 pub mod encoding;
+pub mod ending;
 pub mod expiries;
 pub mod holdings;
 pub mod listing;
@@ -194,9 +195,9 @@ impl Hub {
                 (Some(name.clone()), subscriptions.counted_with(kind))
             })
             .collect();
-        let held = subscriptions.counted_with(Kind::Channel);
-        drop(subscriptions);
-        acknowledge(&acks, held);
+        connection.revise();
+        // While the subscriptions are locked: counts leave in the order in which they held.
+        acknowledge(&acks, subscriptions.counted_with(Kind::Channel));
         Ok(())
     }
 
@@ -232,7 +233,8 @@ impl Hub {
         acknowledge: impl FnOnce(&[Ack<'a>], u64),
     ) {
         let all: Vec<Bytestring<'a>>;
-        let names = if names.is_empty() {
+        let is_all = names.is_empty();
+        let names = if is_all {
             let subscriptions = connection.subscriptions();
             all = subscriptions.of(kind).iter().map(|name| name.to_vec().into()).collect();
             &all
@@ -244,20 +246,22 @@ impl Hub {
         let mut subscriptions = connection.subscriptions();
         let mut acks: Vec<Ack<'a>> = names
             .iter()
-            .map(|name| {
-                self.forget(connection, &mut subscriptions, kind, name);
-                (Some(name.clone()), subscriptions.counted_with(kind))
+            .filter_map(|name| {
+                let was_held = self.forget(connection, &mut subscriptions, kind, name);
+                // A recheck may have ended some since all were listed.
+                (was_held || !is_all)
+                    .then(|| (Some(name.clone()), subscriptions.counted_with(kind)))
             })
             .collect();
         if acks.is_empty() {
             acks.push((None, subscriptions.counted_with(kind)));
         }
-        let held = subscriptions.counted_with(Kind::Channel);
+        // The shards are held, so no message comes before the engine knows.
+        acknowledge(&acks, subscriptions.counted_with(Kind::Channel));
         drop(subscriptions);
         for ((_, shard), (_, names)) in guards.iter_mut().zip(&by_shard) {
             shard.unsubscribe(self, connection.id, kind, names);
         }
-        acknowledge(&acks, held);
     }
 
     /// Removes a name from the ground state, and from what is counted. False: the connection did

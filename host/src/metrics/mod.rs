@@ -450,6 +450,22 @@ fn plugins(page: &mut Page<'_, '_>, middleware: &Middleware) -> fmt::Result {
             .iter()
             .map(|Slot { slot, plugin }| ([("slot", slot.as_str())], plugin.stats.rebuilds())),
     )?;
+    let rechecks =
+        || slots.iter().map(|Slot { slot, plugin }| (slot, plugin.stats.rechecks().read()));
+    page.counters(
+        "switchyard_plugin_rechecked",
+        "Existing subscriptions that were checked because a plugin came or changed, by result.",
+        rechecks().flat_map(|(slot, read)| {
+            let kept = read.asked.saturating_sub(read.ended);
+            [("kept", kept), ("ended", read.ended), ("unanswered", read.unanswered)]
+                .map(|(result, count)| ([("slot", slot.as_str()), ("result", result)], count))
+        }),
+    )?;
+    page.gauges(
+        "switchyard_plugin_rechecks",
+        "Checks of existing subscriptions that run now.",
+        rechecks().map(|(slot, read)| ([("slot", slot.as_str())], read.running as f64)),
+    )?;
     page.histograms(
         "switchyard_plugin_call_seconds",
         "How long calls of a plugin's hooks took.",

@@ -4,6 +4,7 @@
 //! A component is asked which hooks it exports; a hook that it does not export
 //! costs nothing.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,9 @@ pub struct Lent {
     pub connections: Arc<Connections>,
     /// For `counters`.
     pub counters: Arc<CounterSpace>,
+    /// Whether it is asked about what clients have already, which must not cost them anything:
+    /// `counters` counts nothing.
+    pub is_rechecking: Cell<bool>,
 }
 
 /// The interfaces of the contract that plugins may import.
@@ -342,6 +346,18 @@ impl Instance {
         Ok(answers.into_iter().map(|answer| answer.map(refusal)).collect())
     }
 
+    /// The same about subscriptions that connections have already: meanwhile `counters.take`
+    /// answers that tokens were taken and takes none, and `counters.add` does not add.
+    pub fn recheck(
+        &mut self,
+        asked: &[Asked<Action<'_>>],
+    ) -> Result<Batch<Option<Refusal>>, Fault> {
+        self.store.data().lent::<Lent>().is_rechecking.set(true);
+        let answers = self.on_access(asked);
+        self.store.data().lent::<Lent>().is_rechecking.set(false);
+        answers
+    }
+
     /// `messages.on-publish`: one verdict for each submission.
     pub fn on_publish(
         &mut self,
@@ -493,7 +509,12 @@ impl imports::counters::Host for StoreState {
         ttl_ms: u64,
     ) -> Result<imports::counters::Count, imports::counters::CountersError> {
         let ttl = Duration::from_millis(ttl_ms);
-        let count = self.lent::<Lent>().counters.add(key, delta, ttl);
+        let lent = self.lent::<Lent>();
+        if lent.is_rechecking.get() {
+            let unchanged = lent.counters.get(&key).unwrap_or(Count { value: 0, ttl });
+            return Ok(wit_count(unchanged));
+        }
+        let count = lent.counters.add(key, delta, ttl);
         count.map(wit_count).ok_or(imports::counters::CountersError::Full)
     }
 
@@ -506,6 +527,10 @@ impl imports::counters::Host for StoreState {
         withdrawals: Vec<imports::counters::Withdrawal>,
     ) -> Result<imports::counters::Taking, imports::counters::CountersError> {
         use imports::counters as wit;
+        let lent = self.lent::<Lent>();
+        if lent.is_rechecking.get() {
+            return Ok(wit::Taking::Taken);
+        }
         let own = |wit::Withdrawal { bucket, tokens }| Withdrawal {
             key: bucket.key,
             capacity: bucket.capacity,
@@ -514,7 +539,7 @@ impl imports::counters::Host for StoreState {
             tokens,
         };
         let withdrawals = withdrawals.into_iter().map(own).collect();
-        match self.lent::<Lent>().counters.take(withdrawals) {
+        match lent.counters.take(withdrawals) {
             Some(Taking::Taken) => Ok(wit::Taking::Taken),
             Some(Taking::Short { position, retry }) => Ok(wit::Taking::Short(wit::Shortage {
                 position: position as u32,

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use smallvec::smallvec;
 
-use super::bindings::{Client, Hooks};
+use super::bindings::{Client, Fault, Hooks, Instance};
 use super::call_size::ITEM_WEIGHT;
 use super::plugin::{Plugin, TrapPolicy};
 use super::stats::{Hook, PluginStats, Verdict};
@@ -24,9 +24,9 @@ pub use crate::protocol::command::{Publication, Refusal, Space};
 /// How many bytes of names and payloads a plugin is shown in one call, unless a
 /// single item has more: its budget is for the call, and must not depend on how
 /// much a client sends at once.
-const CALL_BYTES_MAX: usize = 64 << 10;
+pub(super) const CALL_BYTES_MAX: usize = 64 << 10;
 /// How many items it is shown in one call, for the same reason.
-const CALL_ITEMS_MAX: usize = 256;
+pub(super) const CALL_ITEMS_MAX: usize = 256;
 
 /// Cuts items into what a plugin is shown in one call each, with what each call weighs: no more
 /// than `weight_max` says then, if it is not a single item.
@@ -56,7 +56,7 @@ fn chunks<T>(
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<T> {
     /// Its place among all that the chain is asked about.
-    place: usize,
+    pub(super) place: usize,
     /// Whose it is.
     pub connection: ConnectionId,
     /// What it is.
@@ -87,6 +87,8 @@ pub struct Chain {
     plugins: Vec<Arc<Plugin>>,
     /// Which hooks any of them has.
     any: Hooks,
+    /// Rises with every change.
+    generation: u64,
     /// Who looks at single messages; none: nobody can.
     tracer: Option<Arc<Tracer>>,
 }
@@ -119,7 +121,7 @@ impl Action<'_> {
         }
     }
 
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.name().len()
     }
 }
@@ -211,7 +213,17 @@ impl Chain {
             any.messages |= hooks.messages;
             any.deliveries |= hooks.deliveries;
         }
-        Chain { plugins, any, tracer: None }
+        Chain { plugins, any, generation: 0, tracer: None }
+    }
+
+    /// The same, as the successor of another.
+    pub fn after(self, old: &Chain) -> Chain {
+        Chain { generation: old.generation + 1, ..self }
+    }
+
+    /// Which chain it is: what was asked of one with another number was asked of other plugins.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// The same, looked at through this.
@@ -337,6 +349,19 @@ impl Chain {
     /// May these connections do these things? One answer for each; none: allowed.
     /// An empty list: nobody was asked, and all is allowed.
     pub fn access(&self, actions: &[(ConnectionId, Action<'_>)]) -> Batch<Option<Refusal>> {
+        self.ask_access(actions, Instance::on_access)
+    }
+
+    /// The same about what was allowed before by another chain: nothing is counted twice.
+    pub fn access_again(&self, actions: &[(ConnectionId, Action<'_>)]) -> Batch<Option<Refusal>> {
+        self.ask_access(actions, Instance::recheck)
+    }
+
+    fn ask_access(
+        &self,
+        actions: &[(ConnectionId, Action<'_>)],
+        ask: impl Fn(&mut Instance, &[Asked<Action<'_>>]) -> Result<Batch<Option<Refusal>>, Fault>,
+    ) -> Batch<Option<Refusal>> {
         if !self.any.access || actions.is_empty() {
             return Batch::new();
         }
@@ -353,7 +378,7 @@ impl Chain {
                 let Some(Asked { connection, .. }) = asked.first() else { continue };
                 let (answers, took) =
                     plugin.call(Hook::OnAccess, asked.len(), *connection, |instance| {
-                        instance.on_access(asked)
+                        ask(instance, asked)
                     });
                 let verdict = |place: usize| match answers.as_ref().map(|all| all.get(place)) {
                     Some(Some(Some(_))) => Verdict::Reject,
@@ -585,7 +610,7 @@ impl Chain {
     }
 
     /// Who looks, if anybody does.
-    fn tracer(&self) -> Option<&Tracer> {
+    pub(super) fn tracer(&self) -> Option<&Tracer> {
         self.tracer.as_deref().filter(|tracer| tracer.is_used())
     }
 
@@ -685,7 +710,7 @@ pub fn are_good(
 }
 
 /// What counts as said by a plugin that could not answer.
-fn failed(plugin: &Plugin) -> Verdict {
+pub(super) fn failed(plugin: &Plugin) -> Verdict {
     match plugin.policy {
         TrapPolicy::Closed => Verdict::FailedClosed,
         TrapPolicy::Open => Verdict::FailedOpen,
@@ -693,28 +718,28 @@ fn failed(plugin: &Plugin) -> Verdict {
 }
 
 /// A call, for who looks.
-struct Call<'a> {
-    plugin: &'a Plugin,
-    hook: Hook,
-    took: Duration,
-    items: usize,
+pub(super) struct Call<'a> {
+    pub plugin: &'a Plugin,
+    pub hook: Hook,
+    pub took: Duration,
+    pub items: usize,
 }
 
 /// One item of a call, and what was said of it.
 #[derive(Default)]
-struct Seen<'a> {
-    action: &'static str,
-    channel: Option<&'a [u8]>,
-    channel_after: Option<&'a [u8]>,
-    verdict: Verdict,
-    refusal: Option<&'a Refusal>,
-    bytes: Option<(usize, usize)>,
-    recipients: Option<(usize, usize)>,
+pub(super) struct Seen<'a> {
+    pub action: &'static str,
+    pub channel: Option<&'a [u8]>,
+    pub channel_after: Option<&'a [u8]>,
+    pub verdict: Verdict,
+    pub refusal: Option<&'a Refusal>,
+    pub bytes: Option<(usize, usize)>,
+    pub recipients: Option<(usize, usize)>,
 }
 
 impl Call<'_> {
     /// Shows the item to the traces whose filter matches. Without one nothing is copied.
-    fn show(&self, tracer: &Tracer, connection: ConnectionId, seen: Seen<'_>) {
+    pub fn show(&self, tracer: &Tracer, connection: ConnectionId, seen: Seen<'_>) {
         if tracer.is_wanted(connection, [seen.channel, seen.channel_after]) {
             tracer.show(&self.sight(connection, seen));
         }

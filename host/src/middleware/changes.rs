@@ -17,6 +17,7 @@ use thiserror::Error;
 use super::bindings::CompiledPlugin;
 use super::directory::{self, PluginConfig, PluginFiles};
 use super::plugin::Plugin;
+use super::recheck::Against;
 use super::stats::{By, Deed, PluginStats, Swap};
 use super::{Middleware, Placing, PluginError};
 
@@ -265,6 +266,9 @@ impl Middleware {
             plugins.sort_by_key(|plugin| plugin.slot());
             Ok(())
         })?;
+        if plugin.hooks().access {
+            self.rechecks.add(&plugin, Against::Access);
+        }
         let mut records = self.records.lock();
         if let Some(record) = records.remove(&slot) {
             records.insert(to.clone(), record);

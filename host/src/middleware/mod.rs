@@ -16,6 +16,7 @@ pub mod counters;
 pub mod directory;
 pub mod outside;
 pub mod plugin;
+pub mod recheck;
 pub mod stats;
 pub mod trace;
 
@@ -39,6 +40,7 @@ use changes::{Record, Source, Version};
 use counters::Counters;
 use directory::{Fingerprint, PluginConfig, PluginFiles};
 use plugin::{Handover, Plugin, Surroundings};
+use recheck::Rechecks;
 use stats::{By, Deed, Failure, PluginStats, Swap, Swaps};
 use trace::Tracer;
 
@@ -71,6 +73,8 @@ pub struct Middleware {
     records: Mutex<BTreeMap<String, Record>>,
     /// What was refused last in each slot, and has not been taken since.
     refused: Mutex<BTreeMap<String, (SystemTime, PluginError)>>,
+    /// Checks of existing subscriptions that are due.
+    rechecks: Rechecks,
     swaps: Swaps,
     tracer: Arc<Tracer>,
     /// How many connections are gone of which plugins have not been told yet.
@@ -133,6 +137,7 @@ impl Middleware {
             changes: Mutex::default(),
             records: Mutex::default(),
             refused: Mutex::default(),
+            rechecks: Rechecks::default(),
             swaps: Swaps::default(),
             tracer,
             farewells: watch::Sender::new(0),
@@ -450,8 +455,9 @@ impl Middleware {
         let mut chain = self.chain.write();
         let mut plugins = chain.plugins().to_vec();
         change(&mut plugins)?;
-        let old =
-            std::mem::replace(&mut *chain, Chain::new(plugins).traced_by(self.tracer.clone()));
+        let new = Chain::new(plugins).traced_by(self.tracer.clone()).after(&chain);
+        let old = std::mem::replace(&mut *chain, new);
+        self.rechecks.add_for(&old, &chain);
         // Whoever waited may take this thread's processor before the clock is read again.
         let pause = started.elapsed();
         drop(chain);

@@ -6,6 +6,7 @@
 //! that it serves. A plugin that fails too often within a while is parked: none of
 //! its instances is asked or rebuilt any more, and its policy decides for all.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -421,6 +422,7 @@ impl Plugin {
         let lent = Lent {
             connections: self.surroundings.connections.clone(),
             counters: self.counters.clone(),
+            is_rechecking: Cell::new(false),
         };
         let init_budget = self.config.limits.init_budget;
         let mut instance = self

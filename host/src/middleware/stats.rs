@@ -255,7 +255,59 @@ const FAILURES_MAX: usize = 16;
 pub struct PluginStats {
     hooks: [HookStats; Hook::ALL.len()],
     rebuilds: AtomicU64,
+    rechecks: RecheckStats,
     failures: Mutex<VecDeque<Failure>>,
+}
+
+/// What is counted of the checks of existing subscriptions after a plugin came or changed.
+#[derive(Default)]
+pub struct RecheckStats {
+    running: AtomicU64,
+    asked: AtomicU64,
+    ended: AtomicU64,
+    unanswered: AtomicU64,
+}
+
+/// What was counted of them so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RecheckReading {
+    /// How many checks run now.
+    pub running: u64,
+    /// Subscriptions that were checked.
+    pub asked: u64,
+    /// Subscriptions that ended.
+    pub ended: u64,
+    /// Subscriptions that stay because the plugin could not answer.
+    pub unanswered: u64,
+}
+
+impl RecheckStats {
+    /// One more check runs.
+    pub fn began(&self) {
+        self.running.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One of those that run is over.
+    pub fn is_over(&self) {
+        self.running.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// So many more subscriptions were checked, ended, or could not be checked.
+    pub fn add(&self, asked: usize, ended: usize, unanswered: usize) {
+        self.asked.fetch_add(asked as u64, Ordering::Relaxed);
+        self.ended.fetch_add(ended as u64, Ordering::Relaxed);
+        self.unanswered.fetch_add(unanswered as u64, Ordering::Relaxed);
+    }
+
+    /// What was counted so far.
+    pub fn read(&self) -> RecheckReading {
+        RecheckReading {
+            running: self.running.load(Ordering::Relaxed),
+            asked: self.asked.load(Ordering::Relaxed),
+            ended: self.ended.load(Ordering::Relaxed),
+            unanswered: self.unanswered.load(Ordering::Relaxed),
+        }
+    }
 }
 
 /// A failure of a plugin, kept to be shown.
@@ -295,6 +347,11 @@ impl PluginStats {
     /// An instance was built again after a failure.
     pub fn rebuilt(&self) {
         self.rebuilds.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What is counted of the checks of existing subscriptions.
+    pub fn rechecks(&self) -> &RecheckStats {
+        &self.rechecks
     }
 
     /// How often an instance was built again.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use crate::admin::view::{
     ChannelsView, ConnectionView, ConnectionsView, CountsView, EngineView, FailureView,
     HistogramView, HookView, LogView, Name, NamesView, NodesView, PatternsView, PluginView,
-    PluginsView, SightView, State, SwapView, unix_ms,
+    PluginsView, RechecksView, SightView, State, SwapView, unix_ms,
 };
 use crate::middleware::plugin::TrapPolicy;
 use crate::middleware::stats::Deed;
@@ -72,6 +72,19 @@ pub fn plugins(view: &PluginsView) -> String {
     text
 }
 
+/// What was checked of existing subscriptions.
+fn rechecked(rechecks: &RechecksView) -> String {
+    let RechecksView { running, asked, ended, unanswered } = rechecks;
+    let mut text = format!("{asked} existing subscriptions, of which {ended} ended");
+    if *unanswered > 0 {
+        text += &format!("; {unanswered} could not be checked");
+    }
+    if *running > 0 {
+        text += "; a check is running";
+    }
+    text
+}
+
 /// One plugin.
 pub fn plugin(view: &PluginView) -> String {
     let limits = &view.limits;
@@ -87,6 +100,7 @@ pub fn plugin(view: &PluginView) -> String {
         ("since", format!("{}, by {}", ago(view.since_ms), view.by)),
         ("rollback to", or_none(view.previous.as_deref())),
         ("instances", format!("{}, rebuilt {} times", view.instances, view.rebuilds)),
+        ("rechecked", rechecked(&view.rechecks)),
         ("memory", format!("{} of {}", memory(view), bytes(limits.memory_bytes_max))),
         (
             "budget",

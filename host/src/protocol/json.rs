@@ -436,6 +436,46 @@ pub fn write_expiring(in_ms: u64, output: &mut Vec<u8>) {
     });
 }
 
+/// Appends the frame that says which names of a kind the connection does not listen to any
+/// more, without having asked for it, and why.
+pub fn write_unsubscribed<'a>(
+    kind: Kind,
+    names: impl Iterator<Item = &'a [u8]>,
+    listening: u64,
+    refusal: &Refusal,
+    output: &mut Vec<u8>,
+) {
+    let mut list = Vec::from(*b"[");
+    for (position, name) in names.enumerate() {
+        if position > 0 {
+            list.push(b',');
+        }
+        write_bytes(name, &mut list);
+    }
+    list.push(b']');
+    let (channels, patterns): (&[u8], &[u8]) = match kind {
+        Kind::Pattern => (b"[]", &list),
+        Kind::Channel | Kind::Shard => (&list, b"[]"),
+    };
+    write_message(MessageKind::Text, output, |output| {
+        output.extend_from_slice(b"[\"unsubscribed\",{\"channels\":");
+        output.extend_from_slice(channels);
+        output.extend_from_slice(b",\"patterns\":");
+        output.extend_from_slice(patterns);
+        output.extend_from_slice(b",\"listening\":");
+        output.extend_from_slice(listening.to_string().as_bytes());
+        output.extend_from_slice(b",\"code\":");
+        write_json(&*refusal.code, output);
+        output.extend_from_slice(b",\"message\":");
+        write_json(&*refusal.message, output);
+        if let Some(by) = &refusal.by {
+            output.extend_from_slice(b",\"by\":");
+            write_json(&**by, output);
+        }
+        output.extend_from_slice(b"}]");
+    });
+}
+
 fn write_bytes(bytes: &[u8], output: &mut Vec<u8>) {
     match std::str::from_utf8(bytes) {
         // serde_json looks at each byte by itself, for two fifths of what encoding a message of

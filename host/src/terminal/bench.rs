@@ -269,6 +269,9 @@ impl Listener {
                     result.map_err(Ended::from)?;
                     drop(listens.take());
                 }
+                Ok(Said::Unsubscribed(unsubscribed)) => {
+                    return Err(Ended::from(unsubscribed.refusal)).context("a listener");
+                }
                 Ok(Said::Goaway(_)) => {}
                 Err(_) if *self.is_ending.borrow() => return Ok(()),
                 Err(ended) => return Err(ended).context("a listener"),

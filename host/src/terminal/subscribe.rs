@@ -14,7 +14,7 @@ use super::client::{Client, Ended};
 use super::comeback::Comeback;
 use super::endpoint::EndpointArgs;
 use super::output::{Audience, DIM, Output, OutputArgs, colour_of, harmless, styled};
-use super::wire::{Message, Said, Spelled};
+use super::wire::{Message, Said, Spelled, Unsubscribed};
 use super::{seconds, told_to_end};
 
 /// How long a connection and the server's answers to our first words may take.
@@ -174,6 +174,7 @@ async fn subscribe(
                     break;
                 }
                 Said::Message(message) => early.push(message),
+                Said::Unsubscribed(unsubscribed) => note_end(&unsubscribed),
                 Said::Answer(..) | Said::Goaway(_) => {}
             }
         }
@@ -188,6 +189,13 @@ fn note(what: &str) {
     } else {
         eprintln!("switchyard: {}", harmless(what));
     }
+}
+
+/// Names that the server has ended the subscriptions to.
+fn note_end(unsubscribed: &Unsubscribed) {
+    let Unsubscribed { channels, patterns, refusal, .. } = unsubscribed;
+    let names: Vec<_> = channels.iter().chain(patterns).map(Spelled::for_people).collect();
+    note(&format!("no longer listening to {}: {refusal}", names.join(" ")));
 }
 
 /// Why no more is shown.
@@ -241,6 +249,14 @@ impl Screen {
                 }
                 Ok(Said::Goaway(goaway)) => {
                     note(&format!("the server will close the connection: {}", goaway.reason));
+                }
+                Ok(Said::Unsubscribed(unsubscribed)) => {
+                    self.output.flush()?;
+                    note_end(&unsubscribed);
+                    if unsubscribed.listening == 0 {
+                        let refusal = unsubscribed.refusal;
+                        return Ok(Outcome::Ended(Ended::Refused(refusal)));
+                    }
                 }
                 Ok(Said::Answer(..)) => {}
                 Err(ended) => return Ok(Outcome::Ended(ended)),

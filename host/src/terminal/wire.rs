@@ -60,6 +60,8 @@ pub enum Said {
     Message(Message),
     /// It will close the connection soon.
     Goaway(Goaway),
+    /// We do not listen to something any more, because new rules refuse it.
+    Unsubscribed(Unsubscribed),
     /// The answer to the command with this id; without an id, the refusal of one
     /// that had none.
     Answer(Option<u64>, Result<Value, Refusal>),
@@ -84,6 +86,22 @@ pub struct Goaway {
     pub reason: String,
     /// From when on, and until when.
     pub reconnect_within_ms: (u64, u64),
+}
+
+/// What we do not listen to any more, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Unsubscribed {
+    /// Channels.
+    #[serde(default)]
+    pub channels: Vec<Spelled>,
+    /// Patterns.
+    #[serde(default)]
+    pub patterns: Vec<Spelled>,
+    /// How many channels and patterns we still listen to.
+    pub listening: u64,
+    /// Why.
+    #[serde(flatten)]
+    pub refusal: Refusal,
 }
 
 /// Why the server did not do what it was told.
@@ -137,6 +155,9 @@ pub fn parse(frame: &str) -> Result<Option<Said>, serde_json::Error> {
             payload: serde_json::from_str(payload)?,
         }),
         [r#""goaway""#, goaway, ..] => Said::Goaway(serde_json::from_str(goaway)?),
+        [r#""unsubscribed""#, unsubscribed] => {
+            Said::Unsubscribed(serde_json::from_str(unsubscribed)?)
+        }
         [id, r#""OK""#, value] => {
             Said::Answer(serde_json::from_str(id)?, Ok(serde_json::from_str(value)?))
         }
@@ -177,6 +198,17 @@ mod tests {
         check(
             r#"["goaway",{"reason":"r","reconnect_within_ms":[1,2]}]"#,
             Some(Said::Goaway(Goaway { reason: "r".to_owned(), reconnect_within_ms: (1, 2) })),
+        );
+        let refusal =
+            Refusal { code: "X".to_owned(), message: "m".to_owned(), by: Some("p@1".to_owned()) };
+        check(
+            r#"["unsubscribed",{"channels":["a"],"patterns":[],"listening":1,"code":"X","message":"m","by":"p@1"}]"#,
+            Some(Said::Unsubscribed(Unsubscribed {
+                channels: vec![text("a")],
+                patterns: Vec::new(),
+                listening: 1,
+                refusal,
+            })),
         );
         check(r#"[7,"OK",2]"#, Some(Said::Answer(Some(7), Ok(Value::from(2)))));
         let refusal = Refusal { code: "X".to_owned(), message: "m".to_owned(), by: None };

@@ -24,7 +24,7 @@ async fn channels(redis: &Backplane) -> Result<Vec<String>> {
     Ok(channels)
 }
 
-async fn until_channels(redis: &Backplane, expected: &[&str]) -> Result<()> {
+pub async fn until_channels(redis: &Backplane, expected: &[&str]) -> Result<()> {
     within(PATIENCE, format!("{expected:?} on the backplane"), async {
         while channels(redis).await? != expected {
             tokio::task::yield_now().await;

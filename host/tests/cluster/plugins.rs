@@ -4,9 +4,10 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use crate::backplane::{Backplane, Kind};
+use crate::interest::until_channels;
 use crate::nodes::{Node, Options};
 use crate::support::components;
-use crate::value::{Value, message};
+use crate::value::{Value, ack, message};
 
 async fn once_each(kind: Kind) -> Result<()> {
     let backplane = Backplane::start(kind).await?;
@@ -75,4 +76,40 @@ async fn what_is_refused_is_not_published_elsewhere() -> Result<()> {
     strict.publish("news", "good").await?;
     ensure!(listener.next().await? == message("message", &[b"news", b"good"]));
     listener.nothing(1).await
+}
+
+/// What the new rules refuse ends here and on the backplane. A SUBSCRIBE that waited for the
+/// backplane while the rules changed is held to the new ones.
+#[tokio::test]
+async fn new_rules_hold_for_what_is_listened_to_on_the_backplane() -> Result<()> {
+    let redis = Backplane::start(Kind::Redis).await?;
+    let plugins = components::directory()?;
+    let listen_to = |patterns: &[&str]| json!({"rules": [{"users": ["*"], "subscribe": patterns}]});
+    let acl = components::built("acl")?;
+    components::install(plugins.path(), "10-acl", &acl, &listen_to(&["*"]))?;
+    let options = Options {
+        config: "leave_delay_ms = 50\njoin_timeout_ms = 60000\nanswer_timeout_ms = 60000\n"
+            .to_owned(),
+        plugins: Some(plugins.path().to_owned()),
+        ..Options::default()
+    };
+    let node = Node::start(&redis, &options).await?;
+    node.server.wait_for_log("changes of files are watched").await?;
+    let mut client = node.client().await?;
+    ensure!(client.call(&["SUBSCRIBE", "a"]).await? == ack("subscribe", "a", 1));
+    ensure!(client.call(&["SUBSCRIBE", "b"]).await? == ack("subscribe", "b", 2));
+    redis.stand_still().await?;
+    let mut waiting = node.client().await?;
+    waiting.command(&["SUBSCRIBE", "b2"]).await?;
+    let mut allowed = node.client().await?;
+    allowed.command(&["SUBSCRIBE", "a2"]).await?;
+    let settings = json!({"settings": listen_to(&["a*"])});
+    components::configure(plugins.path(), "10-acl", &settings)?;
+    ensure!(client.next().await? == ack("unsubscribe", "b", 1));
+    node.server.wait_for_log("existing subscriptions were checked again").await?;
+    redis.go_on()?;
+    let refused = waiting.next().await?;
+    ensure!(matches!(refused, Value::Error(_)), "{refused}");
+    ensure!(allowed.next().await? == ack("subscribe", "a2", 1));
+    until_channels(&redis, &["a", "a2"]).await
 }

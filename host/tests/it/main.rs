@@ -39,6 +39,7 @@ mod names_total;
 mod one_command;
 mod outside;
 mod pattern_bombs;
+mod recheck;
 mod slow_consumer;
 mod swap;
 mod swap_under_load;

@@ -158,6 +158,13 @@ function hear(frame) {
     const { reason, reconnect_within_ms: [from, to] } = kind;
     return write("bad", "goaway", `${reason}; come back in ${from} to ${to} ms`);
   }
+  if (head === "unsubscribed") {
+    for (const text of kind.channels) names.delete(`false ${name(text)}`);
+    for (const text of kind.patterns) names.delete(`true ${name(text)}`);
+    showNames();
+    const ended = [...kind.channels, ...kind.patterns].map(name).join(" ");
+    return write("bad", "unsubscribed", `${ended}: ${problem(kind)}`);
+  }
   const settle = answers.get(head);
   answers.delete(head);
   const answer = kind === "ERR" ? { error: problem(rest[0]) } : { answer: rest[0] };

@@ -87,6 +87,30 @@ async fn a_person_sees_colours_and_nothing_that_was_published_as_such() -> Resul
     server.stop().await
 }
 
+/// A subscription that new rules end is not the end of the others.
+#[tokio::test]
+async fn it_says_when_new_rules_end_a_subscription() -> Result<()> {
+    let plugins = components::directory()?;
+    let listen_to = |patterns: &[&str]| json!({"rules": [{"users": ["*"], "subscribe": patterns, "publish": ["*"]}]});
+    let acl = components::built("acl")?;
+    components::install(plugins.path(), "10-acl", &acl, &listen_to(&["*"]))?;
+    let launch = Launch { plugins: Some(plugins.path().to_owned()), ..Launch::default() };
+    let server = launch.start().await?;
+    server.wait_for_log("changes of files are watched").await?;
+    let process = listener(&server, &["sub", "kept", "user.*"]).await?;
+    components::install(plugins.path(), "10-acl", &acl, &listen_to(&["kept"]))?;
+    let line = process.line_with(Pipe::Stderr, "no longer listening").await?;
+    ensure!(line.contains("to user.*: NOPERM") && line.contains("[acl@"), "{line}");
+    let mut publisher = server.client().await?;
+    publisher.call(json!(["PUBLISH", "kept", "x"])).await?;
+    process.line_with(Pipe::Stdout, "\"x\"").await?;
+    components::install(plugins.path(), "10-acl", &acl, &listen_to(&["other"]))?;
+    process.line_with(Pipe::Stderr, "to kept: NOPERM").await?;
+    let (lines, _) = outcome(process, 1).await?;
+    assert_eq!(lines.len(), 1);
+    server.stop().await
+}
+
 #[tokio::test]
 async fn ctrl_c_and_sigterm_end_it_in_good_order() -> Result<()> {
     let server = Launch::with_config("log.filter = \"debug\"").start().await?;

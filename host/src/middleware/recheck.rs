@@ -1,0 +1,239 @@
+//! Asking a plugin again about subscriptions that connections have already.
+//!
+//! A plugin with new rules answers for what clients ask from there on. What they were allowed
+//! before is asked about again, of that plugin alone, off the data path. Here is what is due,
+//! and one call; who walks over the subscriptions is the server's business.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::Middleware;
+use super::call_size::ITEM_WEIGHT;
+use super::chain::{Action, Asked, CALL_BYTES_MAX, CALL_ITEMS_MAX, Call, Chain, Seen, failed};
+use super::plugin::Plugin;
+use super::stats::{Hook, Verdict};
+use crate::batch::Batch;
+use crate::hub::connections::{Connection, ConnectionId};
+use crate::protocol::command::{Kind, Refusal};
+
+/// What existing subscriptions are to be checked against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Against {
+    /// What the plugin's `access` answers.
+    Access,
+    /// That names are UTF-8, because a plugin sees them from now on.
+    Text,
+}
+
+/// A check of existing subscriptions that is due.
+#[derive(Clone)]
+pub struct Recheck {
+    /// The plugin that came, or came anew.
+    pub plugin: Arc<Plugin>,
+    /// What it is about.
+    pub against: Against,
+}
+
+impl Recheck {
+    /// Whether the check is still wanted: a plugin that was replaced meanwhile is not asked,
+    /// and another check is due for its successor.
+    pub fn is_wanted(&self, chain: &Chain) -> bool {
+        match self.against {
+            Against::Access => chain.plugins().iter().any(|p| Arc::ptr_eq(p, &self.plugin)),
+            Against::Text => chain.sees_names(),
+        }
+    }
+}
+
+/// The checks that are due.
+#[derive(Default)]
+pub(super) struct Rechecks {
+    /// One for each slot and kind at most.
+    due: Mutex<Vec<Recheck>>,
+    added: Notify,
+}
+
+impl Rechecks {
+    /// A plugin's answers may be others from now on.
+    pub fn add(&self, plugin: &Arc<Plugin>, against: Against) {
+        let mut due = self.due.lock();
+        let is_same = |other: &Recheck| {
+            other.against == against && Arc::ptr_eq(&other.plugin.stats, &plugin.stats)
+        };
+        due.retain(|other| !is_same(other));
+        due.push(Recheck { plugin: plugin.clone(), against });
+        self.added.notify_one();
+    }
+
+    /// What is due because one chain took the place of another.
+    pub fn add_for(&self, old: &Chain, new: &Chain) {
+        let was_there = |plugin: &Arc<Plugin>| old.plugins().iter().any(|p| Arc::ptr_eq(p, plugin));
+        for plugin in new.plugins().iter().filter(|plugin| !was_there(plugin)) {
+            if plugin.hooks().access {
+                self.add(plugin, Against::Access);
+            }
+            if new.sees_names() && !old.sees_names() {
+                self.add(plugin, Against::Text);
+            }
+        }
+    }
+}
+
+impl Middleware {
+    /// Forgets the checks that are due: the plugins came before any client.
+    pub fn forget_rechecks(&self) {
+        self.rechecks.due.lock().clear();
+    }
+
+    /// Waits until checks of existing subscriptions are due, and takes them.
+    pub async fn rechecks(&self) -> Vec<Recheck> {
+        loop {
+            let due = std::mem::take(&mut *self.rechecks.due.lock());
+            if !due.is_empty() {
+                return due;
+            }
+            self.rechecks.added.notified().await;
+        }
+    }
+}
+
+/// A subscription that is asked about.
+pub struct Question {
+    /// Whose it is.
+    pub connection: Arc<Connection>,
+    /// The connection's revision before it was asked about.
+    pub revision: u64,
+    /// What it is to.
+    pub kind: Kind,
+    /// Its name.
+    pub name: Box<str>,
+}
+
+impl Question {
+    fn action(&self) -> Action<'_> {
+        match self.kind {
+            Kind::Pattern => Action::Psubscribe(&self.name),
+            Kind::Channel | Kind::Shard => Action::Subscribe(&self.name),
+        }
+    }
+}
+
+/// How much one call may be about.
+#[derive(Clone, Copy)]
+pub struct Room {
+    items: usize,
+    bytes: usize,
+    weight: usize,
+}
+
+impl Room {
+    /// For a plugin that may be shown so much in one call.
+    fn of(weight: usize) -> Room {
+        Room { items: CALL_ITEMS_MAX, bytes: CALL_BYTES_MAX, weight: weight.max(1) }
+    }
+
+    /// Takes room for one more name. False: there is none. There always is for the first.
+    pub fn take(&mut self, bytes: usize) -> bool {
+        let is_first = self.items == CALL_ITEMS_MAX;
+        let weight = bytes + ITEM_WEIGHT;
+        let has_room = self.items > 0 && bytes <= self.bytes && weight <= self.weight;
+        if !(is_first || has_room) {
+            return false;
+        }
+        self.items -= 1;
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.weight = self.weight.saturating_sub(weight);
+        true
+    }
+}
+
+/// What came of asking.
+pub enum Answers {
+    /// One for each question; none: allowed.
+    Given(Vec<(Question, Option<Refusal>)>),
+    /// The call about these failed, and ended the instance.
+    Failed(Vec<Question>),
+    /// The instance is not there.
+    Missing,
+}
+
+impl Chain {
+    /// Asks the instance of a plugin that serves this connection about subscriptions. They are
+    /// collected while the instance is held: a connection that listens to something then has
+    /// not reached `on-disconnect`, so the plugin is not asked about one that it was told is
+    /// gone. Nothing is counted against the client.
+    pub fn recheck(
+        &self,
+        plugin: &Plugin,
+        served: ConnectionId,
+        collect: impl FnOnce(Room) -> Vec<Question>,
+    ) -> Answers {
+        let size = plugin.call_size(Hook::OnAccess);
+        let mut collected = None;
+        let mut call = None;
+        let answers = plugin.ask(served, |instance| {
+            let questions = collected.insert(collect(Room::of(size.weight_max())));
+            if questions.is_empty() {
+                return Ok(Batch::new());
+            }
+            let asked: Vec<_> = questions
+                .iter()
+                .enumerate()
+                .map(|(place, question)| Asked {
+                    place,
+                    connection: question.connection.id,
+                    about: question.action(),
+                })
+                .collect();
+            let started = Instant::now();
+            let answers = instance.recheck(&asked);
+            let weight: usize = asked.iter().map(|asked| asked.about.bytes() + ITEM_WEIGHT).sum();
+            call = Some((started.elapsed(), weight));
+            answers
+        });
+        let Some(questions) = collected else { return Answers::Missing };
+        if let Some((took, weight)) = call {
+            let verdict = |place: usize| match answers.as_ref().map(|all| all.get(place)) {
+                Some(Some(Some(_))) => Verdict::Reject,
+                Some(_) => Verdict::Pass,
+                None => failed(plugin),
+            };
+            let stats = plugin.stats.of(Hook::OnAccess);
+            stats.called(questions.len(), took);
+            stats.said_all((0..questions.len()).map(verdict));
+            size.learn(weight, took);
+            if let Some(tracer) = self.tracer() {
+                let call = Call { plugin, hook: Hook::OnAccess, took, items: questions.len() };
+                for (place, question) in questions.iter().enumerate() {
+                    let refusal = answers.as_ref().and_then(|all| all.get(place)?.as_ref());
+                    tracer.show(&call.sight(
+                        question.connection.id,
+                        Seen {
+                            action: "recheck",
+                            channel: Some(question.name.as_bytes()),
+                            verdict: verdict(place),
+                            refusal,
+                            ..Seen::default()
+                        },
+                    ));
+                }
+            }
+        }
+        match answers {
+            Some(answers) => {
+                let signed = answers.into_iter().map(|answer| answer.map(|no| plugin.signed(no)));
+                Answers::Given(questions.into_iter().zip(signed).collect())
+            }
+            None => Answers::Failed(questions),
+        }
+    }
+}
+
+/// The connections that questions are about, each once.
+pub fn connections_of(questions: &[Question]) -> HashSet<ConnectionId> {
+    questions.iter().map(|question| question.connection.id).collect()
+}

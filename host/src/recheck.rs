@@ -1,0 +1,552 @@
+//! Existing subscriptions are checked again when the rules change.
+//!
+//! A plugin with `access` that came or was replaced is asked about what connections listen to
+//! already, and what it refuses ends with a notice. This happens off the data path and at a
+//! bounded rate: a slice is one call, and the chain is held for a slice at a time, so a swap
+//! waits for no more than that. A plugin that is replaced meanwhile is not asked any further;
+//! the check of its successor starts from the beginning.
+//!
+//! A refusal that is about a rate (LIMIT), or says that the plugin cannot answer (UNAVAILABLE),
+//! ends nothing, and a call that fails is made again later, a bounded number of times.
+
+use std::collections::{HashSet, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+use tokio::task::{JoinSet, spawn_blocking};
+use tracing::{debug, error, info, warn};
+
+use crate::hub::Hub;
+use crate::hub::connections::{Connection, ConnectionId};
+use crate::hub::ending::Refused;
+use crate::middleware::Middleware;
+use crate::middleware::chain::Chain;
+use crate::middleware::plugin::Plugin;
+use crate::middleware::recheck::{Against, Answers, Question, Recheck, Room, connections_of};
+use crate::middleware::stats::PluginStats;
+use crate::protocol::command::{Kind, LIMIT, Refusal, UNAVAILABLE};
+use crate::publish::as_text;
+
+/// How many names are looked at in a slice that asks no plugin, and how many connections in
+/// any: some tenths of a millisecond.
+const SLICE_NAMES_MAX: usize = 1_000;
+const SLICE_CONNECTIONS_MAX: usize = 1_000;
+
+/// How many subscriptions of one connection end while their shards are held.
+const ENDS_MAX: usize = 64;
+
+/// How often a connection is asked about again because its rights changed meanwhile. Then the
+/// last answer counts, or a client could keep what it may not have by changing them for ever.
+const REVISIONS_MAX: usize = 3;
+
+/// How many calls of one check may fail. Each is a strike against the plugin, and a check must
+/// not be what parks it.
+const FAULTS_MAX: usize = 3;
+
+/// The first wait for an instance that is not there; it doubles with each further one.
+const RETRY_TIME: Duration = Duration::from_millis(50);
+/// The longest wait.
+const RETRY_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long a check goes on while instances are missing.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Makes the checks that are due, until it is aborted. All together check no more than
+/// `names_per_second_max` names a second.
+pub async fn run(middleware: Arc<Middleware>, hub: Arc<Hub>, names_per_second_max: usize) {
+    let pace = Arc::new(Mutex::new(Pace { names_per_second_max, next: Instant::now() }));
+    let mut running = JoinSet::new();
+    loop {
+        tokio::select! {
+            due = middleware.rechecks() => {
+                for due in due {
+                    let check = Check::new(due, middleware.clone(), hub.clone());
+                    running.spawn(check_all(check, pace.clone()));
+                }
+            }
+            Some(ended) = running.join_next() => {
+                if let Err(problem) = ended {
+                    error!(%problem, "a check of existing subscriptions failed");
+                }
+            }
+        }
+    }
+}
+
+/// When the next slice may begin. Held for a slice, so that there is one at a time.
+struct Pace {
+    names_per_second_max: usize,
+    next: Instant,
+}
+
+impl Pace {
+    /// A slice of so many names began and ended then. Others have the plugin at least as long.
+    fn spent(&mut self, names: usize, began: Instant, ended: Instant) {
+        let time = Duration::from_secs_f64(names as f64 / self.names_per_second_max as f64);
+        // What the timer was late for is made up for, but for no more than a slice.
+        let due = self.next.max(began.checked_sub(time).unwrap_or(began)) + time;
+        self.next = due.max(ended + (ended - began));
+    }
+}
+
+async fn check_all(check: Check, pace: Arc<Mutex<Pace>>) {
+    let mut check = Some(Box::new(check));
+    while let Some(mut slicing) = check.take() {
+        let mut pace = pace.lock().await;
+        tokio::time::sleep_until(pace.next.into()).await;
+        let sliced = spawn_blocking(move || {
+            let began = Instant::now();
+            let step = slicing.slice();
+            (slicing, step, began, Instant::now())
+        });
+        let (sliced, step, began, ended) = match sliced.await {
+            Ok(sliced) => sliced,
+            Err(problem) => {
+                error!(%problem, "a check of existing subscriptions failed");
+                return;
+            }
+        };
+        match step {
+            Step::Checked { names } => pace.spent(names, began, ended),
+            Step::Wait(time) => {
+                drop(pace);
+                tokio::time::sleep(time).await;
+            }
+            Step::Replaced => return,
+            Step::Done => return sliced.report(),
+        }
+        check = Some(sliced);
+    }
+}
+
+/// What came of a slice.
+enum Step {
+    /// So many names were checked; there may be more.
+    Checked { names: usize },
+    /// Nothing can be asked for so long.
+    Wait(Duration),
+    /// There is nothing more to ask.
+    Done,
+    /// The plugin is not in use any more.
+    Replaced,
+}
+
+/// A question, and why the answer to it is no.
+type Answer = (Question, Option<Refusal>);
+
+/// One check: of all subscriptions that there were when it began.
+struct Check {
+    due: Recheck,
+    middleware: Arc<Middleware>,
+    hub: Arc<Hub>,
+    began: Instant,
+    /// None: it has not begun.
+    walks: Option<VecDeque<Walk>>,
+    /// Connections that were asked about in a call that failed; each is asked about by itself
+    /// in the end.
+    suspects: HashSet<ConnectionId>,
+    faults: usize,
+    asked: usize,
+    ended: usize,
+    unanswered: usize,
+    _running: Running,
+}
+
+/// Counts the check among those that run.
+struct Running(Arc<PluginStats>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.rechecks().is_over();
+    }
+}
+
+impl Check {
+    fn new(due: Recheck, middleware: Arc<Middleware>, hub: Arc<Hub>) -> Check {
+        let stats = due.plugin.stats.clone();
+        stats.rechecks().began();
+        Check {
+            due,
+            middleware,
+            hub,
+            began: Instant::now(),
+            walks: None,
+            suspects: HashSet::new(),
+            faults: 0,
+            asked: 0,
+            ended: 0,
+            unanswered: 0,
+            _running: Running(stats),
+        }
+    }
+
+    /// Asks about some subscriptions, and ends those that are refused. Blocks.
+    fn slice(&mut self) -> Step {
+        let middleware = self.middleware.clone();
+        let chain = middleware.chain();
+        if !self.due.is_wanted(&chain) {
+            return Step::Replaced;
+        }
+        let before = [self.asked, self.ended, self.unanswered];
+        let step = match self.due.against {
+            Against::Access => self.ask_slice(&chain),
+            Against::Text => self.look_slice(),
+        };
+        self.due.plugin.stats.rechecks().add(
+            self.asked - before[0],
+            self.ended - before[1],
+            self.unanswered - before[2],
+        );
+        step
+    }
+
+    /// The walks over the connections: one for those that each instance serves. What connects
+    /// later is subject to the new rules from the beginning.
+    fn walks(&mut self) -> &mut VecDeque<Walk> {
+        let Check { due, hub, walks, .. } = self;
+        walks.get_or_insert_with(|| {
+            let mut by_instance: Vec<Vec<ConnectionId>> = Vec::new();
+            let ids: Vec<ConnectionId> = hub.connections().read().keys().copied().collect();
+            for id in ids {
+                let number = match due.against {
+                    Against::Access => due.plugin.instance_of(id),
+                    Against::Text => 0,
+                };
+                if by_instance.len() <= number {
+                    by_instance.resize_with(number + 1, Vec::new);
+                }
+                if let Some(ids) = by_instance.get_mut(number) {
+                    ids.push(id);
+                }
+            }
+            by_instance.into_iter().filter_map(Walk::new).collect()
+        })
+    }
+
+    /// A slice that asks the plugin.
+    fn ask_slice(&mut self, chain: &Chain) -> Step {
+        let plugin = self.due.plugin.clone();
+        if plugin.is_parked() || self.faults > FAULTS_MAX {
+            return self.give_up();
+        }
+        let hub = self.hub.clone();
+        let now = Instant::now();
+        let walks = self.walks();
+        let ready = walks.iter().position(|walk| walk.waits_until.is_none_or(|until| until <= now));
+        let Some(mut walk) = ready.and_then(|position| walks.remove(position)) else {
+            let next = walks.iter().filter_map(|walk| walk.waits_until).min();
+            return match next {
+                Some(next) => Step::Wait(next.saturating_duration_since(now)),
+                None => self.ask_suspects(),
+            };
+        };
+        let served = walk.served;
+        let answers = chain.recheck(&plugin, served, |room| walk.collect(&hub, room));
+        let names = match answers {
+            Answers::Given(answers) => {
+                walk.failures = 0;
+                self.settle(chain, &plugin, answers)
+            }
+            Answers::Failed(questions) => {
+                self.faults += 1;
+                if walk.is_of_suspect {
+                    self.unanswered += questions.len();
+                } else {
+                    self.suspects.extend(connections_of(&questions));
+                }
+                walk.wait(now);
+                questions.len()
+            }
+            Answers::Missing if self.began.elapsed() > PATIENCE => {
+                self.walks().push_front(walk);
+                return self.give_up();
+            }
+            Answers::Missing => {
+                walk.wait(now);
+                0
+            }
+        };
+        if !walk.is_over() {
+            // Those that wait are behind it, and their turn comes when it is over.
+            self.walks().push_front(walk);
+        }
+        Step::Checked { names }
+    }
+
+    /// All others have been asked about.
+    fn ask_suspects(&mut self) -> Step {
+        let suspects = std::mem::take(&mut self.suspects);
+        if suspects.is_empty() {
+            return Step::Done;
+        }
+        let walks = suspects
+            .into_iter()
+            .filter_map(|id| Walk::new(vec![id]))
+            .map(|walk| Walk { is_of_suspect: true, ..walk });
+        let walks: Vec<_> = walks.collect();
+        self.walks().extend(walks);
+        Step::Checked { names: 0 }
+    }
+
+    /// What was not asked about stays, and is counted.
+    fn give_up(&mut self) -> Step {
+        let hub = self.hub.clone();
+        let suspects = std::mem::take(&mut self.suspects);
+        let walks = std::mem::take(self.walks());
+        let left = walks
+            .into_iter()
+            .flat_map(|walk| walk.at.map(|at| at.0.id).into_iter().chain(walk.ids));
+        let left: HashSet<ConnectionId> = left.chain(suspects).collect();
+        let held = |id: ConnectionId| Some(hub.connections().get(id)?.subscriptions().len());
+        self.unanswered += left.into_iter().filter_map(held).sum::<usize>();
+        Step::Done
+    }
+
+    /// Ends what was refused; answers how many names this was about.
+    fn settle(&mut self, chain: &Chain, plugin: &Plugin, answers: Vec<Answer>) -> usize {
+        let names = answers.len();
+        self.asked += names;
+        let is_like = |(one, _): &Answer, (other, _): &Answer| {
+            one.connection.id == other.connection.id && one.kind == other.kind
+        };
+        for answers in answers.chunk_by(is_like) {
+            let Some((Question { connection, revision, kind, .. }, _)) = answers.first() else {
+                continue;
+            };
+            for refused in refused_of(answers).chunks(ENDS_MAX) {
+                self.ended += self.end(chain, plugin, connection, *kind, refused, *revision);
+            }
+        }
+        names
+    }
+
+    /// Ends the refused subscriptions of one connection. If its rights changed or it subscribed
+    /// again after it was asked about, it is asked about again.
+    fn end(
+        &mut self,
+        chain: &Chain,
+        plugin: &Plugin,
+        connection: &Arc<Connection>,
+        kind: Kind,
+        refused: &[Refused<'_>],
+        revision: u64,
+    ) -> usize {
+        if let Some(ended) = self.hub.end_refused(connection, kind, refused, Some(revision)) {
+            return ended;
+        }
+        let names: Vec<Box<str>> = refused
+            .iter()
+            .filter_map(|(name, _)| std::str::from_utf8(name).ok().map(Box::from))
+            .collect();
+        for attempt in 1..=REVISIONS_MAX {
+            let revision = connection.revision();
+            let collect = |_| {
+                let subscriptions = connection.subscriptions();
+                let held =
+                    names.iter().filter(|name| subscriptions.of(kind).contains(name.as_bytes()));
+                held.map(|name| Question {
+                    connection: connection.clone(),
+                    revision,
+                    kind,
+                    name: name.clone(),
+                })
+                .collect()
+            };
+            let answers = match chain.recheck(plugin, connection.id, collect) {
+                Answers::Given(answers) => answers,
+                Answers::Failed(_) => {
+                    self.faults += 1;
+                    self.suspects.insert(connection.id);
+                    return 0;
+                }
+                Answers::Missing => {
+                    self.suspects.insert(connection.id);
+                    return 0;
+                }
+            };
+            let refused = refused_of(&answers);
+            let revision = (attempt < REVISIONS_MAX).then_some(revision);
+            if let Some(ended) = self.hub.end_refused(connection, kind, &refused, revision) {
+                return ended;
+            }
+        }
+        0
+    }
+
+    /// A slice that looks for names that are not UTF-8.
+    fn look_slice(&mut self) -> Step {
+        let hub = self.hub.clone();
+        let Some(walk) = self.walks().front_mut() else { return Step::Done };
+        let (mut looked_at, mut found) = (0, Vec::new());
+        walk.visit(&hub, |connection, kind, name| {
+            if looked_at == SLICE_NAMES_MAX || found.len() == ENDS_MAX {
+                return false;
+            }
+            looked_at += 1;
+            if let Err(refusal) = as_text(name) {
+                found.push((connection.clone(), kind, (name.to_vec().into(), refusal)));
+            }
+            true
+        });
+        if walk.is_over() {
+            self.walks().pop_front();
+        }
+        for (connection, kind, refused) in found {
+            let ended = hub.end_refused(&connection, kind, &[refused], None);
+            self.ended += ended.unwrap_or_default();
+        }
+        self.asked += looked_at;
+        Step::Checked { names: looked_at }
+    }
+
+    fn report(&self) {
+        let Check { due: Recheck { plugin, against }, asked, ended, unanswered, .. } = self;
+        let plugin = &plugin.identity;
+        let ms = self.began.elapsed().as_millis() as u64;
+        if *unanswered > 0 {
+            warn!(%plugin, asked, ended, unanswered, ms,
+                "existing subscriptions stay because the plugin could not answer about all of them");
+        } else if *asked > 0 && (*against == Against::Access || *ended > 0) {
+            info!(%plugin, asked, ended, ms, "existing subscriptions were checked again");
+        } else {
+            debug!(%plugin, asked, ended, ms, "existing subscriptions were checked again");
+        }
+    }
+}
+
+/// The subscriptions that end: a rate that is passed, and a plugin that cannot answer, end none.
+fn refused_of(answers: &[Answer]) -> Vec<Refused<'_>> {
+    answers
+        .iter()
+        .filter_map(|(question, refusal)| Some((question, refusal.as_ref()?)))
+        .filter(|(_, refusal)| refusal.code != LIMIT && refusal.code != UNAVAILABLE)
+        .map(|(question, refusal)| (question.name.as_bytes().into(), refusal.clone()))
+        .collect()
+}
+
+/// How far the subscriptions of some connections have been walked over.
+struct Walk {
+    /// One of the connections: all are served by the same instance.
+    served: ConnectionId,
+    ids: std::vec::IntoIter<ConnectionId>,
+    /// At which connection, in which kind of names, and behind which.
+    at: Option<(Arc<Connection>, Kind, Option<Box<[u8]>>)>,
+    /// Whether a call about this connection, and others, failed before.
+    is_of_suspect: bool,
+    failures: u32,
+    waits_until: Option<Instant>,
+}
+
+impl Walk {
+    /// Over these; none where there are none.
+    fn new(ids: Vec<ConnectionId>) -> Option<Walk> {
+        Some(Walk {
+            served: *ids.first()?,
+            ids: ids.into_iter(),
+            at: None,
+            is_of_suspect: false,
+            failures: 0,
+            waits_until: None,
+        })
+    }
+
+    fn is_over(&self) -> bool {
+        self.at.is_none() && self.ids.len() == 0
+    }
+
+    /// The instance is not there now.
+    fn wait(&mut self, now: Instant) {
+        let time = RETRY_TIME.saturating_mul(1 << self.failures.min(10)).min(RETRY_TIME_MAX);
+        self.failures += 1;
+        self.waits_until = Some(now + time);
+    }
+
+    /// The next subscriptions, as many as there is room for.
+    fn collect(&mut self, hub: &Hub, mut room: Room) -> Vec<Question> {
+        self.waits_until = None;
+        let mut questions = Vec::new();
+        let mut last: Option<(ConnectionId, u64)> = None;
+        self.visit(hub, |connection, kind, name| {
+            // What is not UTF-8 is seen to by a check of its own.
+            let Ok(name) = std::str::from_utf8(name) else { return true };
+            if !room.take(name.len()) {
+                return false;
+            }
+            let revision = match last {
+                Some((id, revision)) if id == connection.id => revision,
+                _ => connection.revision(),
+            };
+            last = Some((connection.id, revision));
+            let (connection, name) = (connection.clone(), name.into());
+            questions.push(Question { connection, revision, kind, name });
+            true
+        });
+        questions
+    }
+
+    /// Visits the next subscriptions until `visit` answers false, which is about one that it
+    /// has not visited, or many connections have been.
+    fn visit(&mut self, hub: &Hub, mut visit: impl FnMut(&Arc<Connection>, Kind, &[u8]) -> bool) {
+        for _ in 0..SLICE_CONNECTIONS_MAX {
+            let (connection, mut kind, mut after) = match self.at.take() {
+                Some(at) => at,
+                None => match self.ids.next() {
+                    // One that is gone listens to nothing.
+                    Some(id) => match hub.connections().get(id) {
+                        Some(connection) => (connection, Kind::Channel, None),
+                        None => continue,
+                    },
+                    None => return,
+                },
+            };
+            loop {
+                let subscriptions = connection.subscriptions();
+                let first = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+                let mut last = None;
+                let mut names = subscriptions.of(kind).range::<[u8], _>((first, Bound::Unbounded));
+                let stopped = names.any(|name| {
+                    let goes_on = visit(&connection, kind, name);
+                    if goes_on {
+                        last = Some(name);
+                    }
+                    !goes_on
+                });
+                let last = last.cloned();
+                drop(subscriptions);
+                if stopped {
+                    self.at = Some((connection, kind, last.or(after)));
+                    return;
+                }
+                (kind, after) = match kind {
+                    Kind::Channel => (Kind::Pattern, None),
+                    Kind::Pattern => (Kind::Shard, None),
+                    Kind::Shard => break,
+                };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pace_is_kept_on_average_and_leaves_half_the_time_to_others() {
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut pace = Pace { names_per_second_max: 1_000, next: start };
+        pace.spent(10, at(0), at(1));
+        assert_eq!(pace.next, at(10));
+        // The timer was 2 ms late.
+        pace.spent(10, at(12), at(13));
+        assert_eq!(pace.next, at(20));
+        // A slice that takes longer than it may is followed by as long a pause.
+        pace.spent(10, at(20), at(50));
+        assert_eq!(pace.next, at(80));
+        // What was not used is not saved up.
+        pace.spent(10, at(1_000), at(1_001));
+        assert_eq!(pace.next, at(1_002));
+    }
+}

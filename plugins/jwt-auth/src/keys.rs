@@ -7,7 +7,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
 use serde_json::Value;
@@ -128,32 +128,76 @@ pub fn read(raw: RawKey) -> Result<Key, String> {
     Ok(Key { kid: raw.kid, algorithm, decoding })
 }
 
-/// Reads a JWKS, given as a table or as its JSON text. Keys that are of no use
-/// here (for encryption, or of other algorithms) are left out, as a provider may
-/// publish what it likes beside the one that we need.
+/// What a JWKS holds.
+#[derive(Debug, Default)]
+pub struct Jwks {
+    /// The keys that can be used.
+    pub keys: Vec<Key>,
+    /// Which of the others should be looked at, and why: they were meant for tokens.
+    pub left_out: Vec<String>,
+}
+
+/// Reads a JWKS, given as a table or as its JSON text. A key that cannot be used is
+/// left out (RFC 7517, 5): a provider may publish what it likes beside the one that
+/// tokens are signed with.
 ///
 /// # Errors
 ///
 /// It is none, or none of its keys can be used.
-pub fn read_jwks(jwks: Value) -> Result<Vec<Key>, String> {
+pub fn read_jwks(jwks: Value) -> Result<Jwks, String> {
     let jwks = match jwks {
         Value::String(text) => serde_json::from_str(&text).map_err(|error| error.to_string())?,
         table => table,
     };
-    let jwks = JwkSet::deserialize(jwks).map_err(|error| error.to_string())?;
-    let mut keys = vec![];
-    for (number, jwk) in (1..).zip(&jwks.keys) {
-        if jwk.common.public_key_use.as_ref().is_some_and(|use_| *use_ != PublicKeyUse::Signature) {
-            continue;
+    let Some(members) = jwks.get("keys").and_then(Value::as_array) else {
+        return Err("has no array `keys`".to_owned());
+    };
+    let mut read = Jwks::default();
+    for (number, member) in (1..).zip(members) {
+        let kid = member.get("kid").and_then(Value::as_str);
+        let name = kid.map_or(format!("key {number}"), |kid| format!("key {number} ({kid})"));
+        match read_jwk(member) {
+            Ok(Some(key)) => read.keys.push(key),
+            // Not for tokens.
+            Ok(None) => {}
+            Err(why) => read.left_out.push(format!("{name} cannot be used: {why}")),
         }
-        let key = read_parameters(jwk).map_err(|error| format!("key {number}: {error}"))?;
-        let Some((algorithm, decoding)) = key else { continue };
-        keys.push(Key { kid: jwk.common.key_id.clone(), algorithm, decoding });
     }
-    match keys.is_empty() {
-        true => Err("holds no key for HS256, RS256, ES256 or EdDSA".to_owned()),
-        false => Ok(keys),
+    match (read.keys.is_empty(), read.left_out.first()) {
+        (false, _) => Ok(read),
+        (true, None) => Err("holds no key for HS256, RS256, ES256 or EdDSA".to_owned()),
+        (true, Some(why)) => {
+            Err(format!("holds no usable key for HS256, RS256, ES256 or EdDSA: {why}"))
+        }
     }
+}
+
+/// Reads one key of a JWKS; none when it is for something else.
+fn read_jwk(member: &Value) -> Result<Option<Key>, String> {
+    // Before the rest is looked at, which may be of a kind that is not known here.
+    let is_for_else = |name: &str, right: &str| {
+        let value = member.get(name).and_then(Value::as_str);
+        value.is_some_and(|value| value != right)
+    };
+    if is_for_else("use", "sig") {
+        return Ok(None);
+    }
+    let known = ["RSA", "EC", "OKP", "oct"];
+    let kind = member.get("kty").and_then(Value::as_str).unwrap_or_default();
+    if !known.contains(&kind) {
+        return Ok(None);
+    }
+    let jwk = Jwk::deserialize(member).map_err(|error| error.to_string())?;
+    let is_sig = |used: &PublicKeyUse| *used == PublicKeyUse::Signature;
+    let verifies = |operations: &Vec<KeyOperations>| operations.contains(&KeyOperations::Verify);
+    if !jwk.common.public_key_use.as_ref().is_none_or(is_sig)
+        || !jwk.common.key_operations.as_ref().is_none_or(verifies)
+    {
+        return Ok(None);
+    }
+    let key = read_parameters(&jwk)?;
+    let kid = jwk.common.key_id.clone();
+    Ok(key.map(|(algorithm, decoding)| Key { kid, algorithm, decoding }))
 }
 
 /// The key and its algorithm; none when it is for one that we do not speak.
@@ -182,9 +226,15 @@ fn read_parameters(jwk: &Jwk) -> Result<Option<(Algorithm, DecodingKey)>, String
             Algorithm::RS256
         }
         AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
+            if [&key.x, &key.y].map(|part| decode(part)).iter().any(|part| !is_of_32_bytes(part)) {
+                return Err("`x` and `y` of a P-256 key have 32 bytes each".to_owned());
+            }
             Algorithm::ES256
         }
         AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
+            if !is_of_32_bytes(&decode(&key.x)) {
+                return Err("`x` of an Ed25519 key has 32 bytes".to_owned());
+            }
             Algorithm::EdDSA
         }
         _ => return Ok(None),
@@ -193,6 +243,10 @@ fn read_parameters(jwk: &Jwk) -> Result<Option<(Algorithm, DecodingKey)>, String
         return Ok(None);
     }
     DecodingKey::from_jwk(jwk).map(|decoding| Some((algorithm, decoding))).map_err(unreadable)
+}
+
+fn is_of_32_bytes(part: &Result<Vec<u8>, String>) -> bool {
+    part.as_ref().is_ok_and(|part| part.len() == 32)
 }
 
 fn read_secret(secret: &[u8]) -> Result<DecodingKey, String> {

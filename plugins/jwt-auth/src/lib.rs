@@ -19,13 +19,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bindings::exports::switchyard::pubsub::access::{self, Action, Request};
 use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials, Protocol};
 use bindings::exports::switchyard::pubsub::lifecycle;
-use bindings::switchyard::pubsub::attributes;
 use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
+use bindings::switchyard::pubsub::{attributes, log};
 use grant::{Asked, Grant};
 use plugin_kit::notes::{AUTH_REQUIRED, EXPIRES_AT, ROLES, USER, note_of_roles};
 use plugin_kit::refused::Refused;
 use settings::{Settings, WithoutToken};
 use verify::Identity;
+
+plugin_kit::declare!(on_failure: "closed");
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
@@ -84,6 +86,9 @@ struct Plugin;
 impl lifecycle::Guest for Plugin {
     fn init(settings: String) -> Result<(), String> {
         let settings = settings::read(&settings)?;
+        for warning in &settings.warnings {
+            log::log(log::Level::Warn, warning);
+        }
         SETTINGS.get_or_init(|| settings);
         Ok(())
     }

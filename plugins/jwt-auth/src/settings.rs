@@ -23,6 +23,8 @@ pub struct Settings {
     pub takes_auth: bool,
     /// How far clocks may be apart.
     pub leeway_s: u64,
+    /// What the operator should know: keys that are not used.
+    pub warnings: Vec<String>,
     from: Vec<From>,
     query_parameter: String,
     subprotocol_prefix: String,
@@ -111,17 +113,23 @@ impl Settings {
 pub fn read(settings: &str) -> Result<Settings, String> {
     let raw: RawSettings = settings::read(settings)?;
     let mut all = Keys::default();
+    let mut warnings = vec![];
     for key in settings::read_each("key", raw.keys, |key, _| keys::read(key))? {
         all.add(key)?;
     }
     if let Some(jwks) = raw.jwks {
-        let in_jwks = |error| format!("jwks: {error}");
-        for key in keys::read_jwks(jwks).map_err(in_jwks)? {
-            all.add(key).map_err(in_jwks)?;
+        let in_jwks = |error: String| format!("jwks: {error}");
+        let jwks = keys::read_jwks(jwks).map_err(in_jwks)?;
+        warnings.extend(jwks.left_out.into_iter().map(in_jwks));
+        for key in jwks.keys {
+            // Of two that cannot be told apart the first counts.
+            warnings.extend(all.add(key).err().map(in_jwks));
         }
     }
     if all.is_empty() {
-        return Err("names no key; give it `keys` or `jwks`".to_owned());
+        return Err("names no key; give it `keys` or `jwks`, for example: [[settings.keys]] \
+                    algorithm = \"RS256\" pem = \"-----BEGIN PUBLIC KEY-----…\""
+            .to_owned());
     }
     if raw.from.is_empty() {
         return Err(
@@ -159,6 +167,7 @@ pub fn read(settings: &str) -> Result<Settings, String> {
         without_token: raw.without_token,
         takes_auth: raw.from.contains(&From::Auth),
         leeway_s,
+        warnings,
         from: raw.from,
         query_parameter: raw.query_parameter,
         subprotocol_prefix: raw.subprotocol_prefix,

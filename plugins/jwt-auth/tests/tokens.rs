@@ -189,6 +189,11 @@ fn a_token_holds_for_a_time_and_for_someone() {
     check(&settings, &claims(json!({"exp": now() - 40})), Err("the token expired"));
     check(&settings, &claims(json!({"exp": now() as f64 + 0.5})), Ok("alice"));
     check(&settings, &claims(json!({"exp": "soon"})), Err("the token's claim `exp` is no number"));
+    check(
+        &settings,
+        &claims(json!({"iss": ["https://id.example.com"]})),
+        Err("the token's claim `iss` is not one string"),
+    );
     check(&settings, &claims(json!({"exp": null})), Err("the token has no claim `exp`"));
     check(&settings, &claims(json!({"nbf": now() + 20})), Ok("alice"));
     let message = "the token does not hold yet (`nbf`)";
@@ -196,6 +201,108 @@ fn a_token_holds_for_a_time_and_for_someone() {
     let lax = secret(json!({"required_claims": []}));
     let found = check(&lax, &good(json!({"exp": null, "aud": "any"})), Ok("alice"));
     assert_eq!(found.unwrap().grant.ends, None);
+}
+
+/// RFC 7519, 4.1. Whatever the settings ask about.
+#[test]
+fn registered_claims_have_the_types_of_the_standard() {
+    let issuers = secret(json!({"issuers": ["https://id.example.com"]}));
+    for settings in [secret(json!({})), issuers] {
+        let check = |claims: Value, message: &str| {
+            let mut all = json!({"iss": "https://id.example.com"});
+            all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+            check(&settings, &good(all), Err(message));
+        };
+        let message = "the token's claim `iss` is not one string";
+        check(json!({"iss": ["https://id.example.com"]}), message);
+        check(json!({"iss": ["https://evil.example.com", "https://id.example.com"]}), message);
+        for sub in [json!(1.5), json!(true)] {
+            let message = "the token's claim `sub` is not one string or whole number";
+            check(json!({"sub": sub}), message);
+        }
+        // In the words of whoever sees it first.
+        for claims in [
+            json!({"sub": ["alice"]}),
+            json!({"sub": {"a": 1}}),
+            json!({"aud": 7}),
+            json!({"aud": [7]}),
+            json!({"aud": ["chat", null]}),
+            json!({"aud": {"chat": 1}}),
+        ] {
+            let mut all = json!({"iss": "https://id.example.com"});
+            all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+            let found = settings.verifier.verify(&good(all));
+            assert!(
+                found.as_ref().is_err_and(|refused| refused.code == "NOAUTH"),
+                "{claims}: {found:?}"
+            );
+        }
+        check(json!({"iat": "now"}), "the token's claim `iat` is not a number");
+    }
+    let all = good(json!({"iss": "a", "aud": ["b"], "iat": 1, "nbf": 1.5, "sub": 7}));
+    check(&secret(json!({})), &all, Ok("7"));
+}
+
+/// RFC 7517, 5: a provider may publish keys that are of no use here.
+#[test]
+fn one_useless_key_does_not_spoil_a_jwks() {
+    let jwk = |key: DecodingKey, algorithm, kid: &str| {
+        let mut jwk = Jwk::from_decoding_key(&key, Some(algorithm)).unwrap();
+        jwk.common.key_id = Some(kid.to_owned());
+        serde_json::to_value(jwk).unwrap()
+    };
+    let weak = DecodingKey::from_rsa_pem(RSA_1024_PUBLIC.as_bytes()).unwrap();
+    let weak = jwk(weak, Algorithm::RS256, "weak");
+    let good = DecodingKey::from_ec_pem(P256_PUBLIC.as_bytes()).unwrap();
+    let good = jwk(good, Algorithm::ES256, "good");
+    let with = |more: Value| {
+        let mut all = good.clone();
+        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        all
+    };
+    let claims = json!({"sub": "alice", "exp": now() + 60});
+    let cases = [
+        (
+            weak.clone(),
+            Some(
+                "jwks: key 1 (weak) cannot be used: the RSA key has 1024 bits; it takes 2048 to 4096",
+            ),
+        ),
+        (json!({"kty": "AKP", "alg": "ML-DSA-44"}), None),
+        (json!({"kty": "EC", "crv": "P-512", "kid": "a", "x": "", "y": ""}), None),
+        (json!({"kty": "EC"}), None),
+        (json!({"kty": "RSA", "n": "%", "e": "AQAB"}), Some("jwks: key 1 cannot be used: ")),
+        (
+            json!({"kty": "oct", "k": "c2hvcnQ"}),
+            Some("jwks: key 1 cannot be used: the secret has 5 bytes"),
+        ),
+        (json!("a key"), None),
+        (json!({}), None),
+        (with(json!({"use": "enc"})), None),
+        (with(json!({"key_ops": ["sign"]})), None),
+        (with(json!({"alg": "ES1024", "kid": "b"})), None),
+        (
+            with(json!({"x": "AAAA", "kid": "b"})),
+            Some("jwks: key 1 (b) cannot be used: `x` and `y`"),
+        ),
+    ];
+    for (other, warning) in cases {
+        let jwks = json!({"jwks": {"keys": [other, good]}});
+        let settings = read(&jwks);
+        check(&settings, &token(Algorithm::ES256, Some("good"), &claims), Ok("alice"));
+        match (settings.warnings.as_slice(), warning) {
+            ([], None) => {}
+            ([found], Some(start)) => assert!(found.starts_with(start), "{found}"),
+            (found, _) => panic!("{jwks}: {found:?}"),
+        }
+    }
+    // Of two that a token cannot tell apart the first counts.
+    let settings = read(&json!({"jwks": {"keys": [good, good]}}));
+    assert_eq!(settings.warnings.len(), 1, "{:?}", settings.warnings);
+    check(&settings, &token(Algorithm::ES256, Some("good"), &claims), Ok("alice"));
+    // Where nothing is left, the reason is said.
+    let error = settings::read(&json!({"jwks": {"keys": [weak]}}).to_string()).unwrap_err();
+    assert!(error.starts_with("jwks: holds no usable key") && error.contains("1024"), "{error}");
 }
 
 #[test]
@@ -314,6 +421,8 @@ fn settings_that_do_not_say_where_and_what_would_be_right() {
     check(json!({"keys": [key, key]}), "two keys for HS256 have no `kid`");
     check(json!({"jwks": {"keys": []}}), "jwks: holds no key for HS256, RS256, ES256 or EdDSA");
     check(json!({"jwks": "{"}), "jwks: EOF while parsing");
+    check(json!({"jwks": {}}), "jwks: has no array `keys`");
+    check(json!({"jwks": {"keys": {}}}), "jwks: has no array `keys`");
     let with = |more: Value| {
         let mut all = json!({"keys": [key]});
         all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

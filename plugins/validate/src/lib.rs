@@ -8,12 +8,19 @@
 pub mod rules;
 pub mod settings;
 
+pub mod document;
+pub mod unique;
+pub mod work;
+
 use std::sync::OnceLock;
 
 use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict, Submission};
 use bindings::switchyard::pubsub::types::Refusal;
+use plugin_kit::refused::Refused;
 use rules::Rules;
+
+plugin_kit::declare!(on_failure: "closed");
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
@@ -40,15 +47,18 @@ impl lifecycle::Guest for Plugin {
 impl messages::Guest for Plugin {
     fn on_publish(submissions: Vec<Submission>) -> Vec<PublishVerdict> {
         let rules = RULES.get().expect("the host calls `init` before all else");
-        let verdict = |Submission { publication, .. }: &Submission| match rules
-            .check(&publication.channel, &publication.payload)
-        {
+        let asked: Vec<_> = submissions
+            .iter()
+            .map(|Submission { publication, .. }| {
+                (publication.channel.as_str(), publication.payload.as_slice())
+            })
+            .collect();
+        let verdict = |checked: Result<(), Refused>| match checked {
             Ok(()) => PublishVerdict::Continue,
-            Err(refused) => PublishVerdict::Reject(Refusal {
-                code: refused.code.to_owned(),
-                message: refused.message,
-            }),
+            Err(Refused { code, message }) => {
+                PublishVerdict::Reject(Refusal { code: code.to_owned(), message })
+            }
         };
-        submissions.iter().map(verdict).collect()
+        rules.check_all(&asked).into_iter().map(verdict).collect()
     }
 }

@@ -1,12 +1,15 @@
 //! Whether a payload fits the schemas of its channel.
 //!
 //! A payload is parsed once, and only when a rule looks at its channel. How large
-//! and how deep it may be is known before a schema is asked: what that costs grows
-//! with both.
+//! and how deep it may be is known before a schema is asked, and how much work the
+//! schema is for it (`work`): one that is too much for a call is refused.
 
 use jsonschema::Validator;
 use plugin_kit::refused::Refused;
 use serde_json::Value;
+
+use crate::document;
+use crate::work::{self, Work};
 
 /// The settings, ready for use.
 #[derive(Debug)]
@@ -19,6 +22,8 @@ pub struct Rules {
     pub payload_bytes_max: usize,
     /// How deep arrays and objects may stand in one another.
     pub depth_max: usize,
+    /// How many checks one call may make.
+    pub checks_max: f64,
 }
 
 /// What becomes of what is published where no rule looks.
@@ -41,15 +46,29 @@ pub struct Rule {
     pub channels: Vec<String>,
     /// What must fit.
     pub schema: Validator,
+    /// How much work that is.
+    pub work: Work,
 }
 
+/// How many bytes are parsed in the time of a check.
+const BYTES_PER_CHECK: f64 = 8.0;
+
 impl Rules {
-    /// Whether this may be published here.
-    ///
-    /// # Errors
-    ///
-    /// It does not fit: says where and why.
-    pub fn check(&self, channel: &str, payload: &[u8]) -> Result<(), Refused> {
+    /// Whether each of these, channel and payload, may be published; they came in
+    /// one call. When there is not enough time for all, the largest are refused.
+    pub fn check_all(&self, submissions: &[(&str, &[u8])]) -> Vec<Result<(), Refused>> {
+        let mut checks_left = self.checks_max;
+        let mut order: Vec<_> = submissions.iter().enumerate().collect();
+        order.sort_by_key(|(_, (_, payload))| payload.len());
+        let checked = order.into_iter().map(|(place, (channel, payload))| {
+            (place, self.check(channel, payload, &mut checks_left))
+        });
+        let mut checked: Vec<_> = checked.collect();
+        checked.sort_by_key(|(place, _)| *place);
+        checked.into_iter().map(|(_, result)| result).collect()
+    }
+
+    fn check(&self, channel: &str, payload: &[u8], checks_left: &mut f64) -> Result<(), Refused> {
         let mut rules = self.rules.iter().filter(|rule| rule.looks_at(channel)).peekable();
         if rules.peek().is_none() {
             return match self.unmatched {
@@ -69,13 +88,45 @@ impl Rules {
                 ),
             });
         }
-        let document: Value = serde_json::from_slice(payload)
-            .map_err(|error| rejected(format!("not JSON: {error}")))?;
+        self.spend(payload.len() as f64 / BYTES_PER_CHECK, checks_left)?;
+        let document =
+            document::read(payload).map_err(|error| rejected(format!("not JSON: {error}")))?;
         if !is_within(&document, self.depth_max) {
             let message = format!("the JSON is more than {} levels deep", self.depth_max);
             return Err(rejected(message));
         }
-        rules.try_for_each(|rule| rule.check(&document))
+        let places = work::places(&document);
+        rules.try_for_each(|rule| {
+            self.spend(work::checks(&places, &rule.work.valid), checks_left)?;
+            if rule.schema.is_valid(&document) {
+                return Ok(());
+            }
+            let checks = work::checks(&places, &rule.work.explained);
+            Err(match self.spend(checks, checks_left) {
+                Ok(()) => rule.explain(&document),
+                Err(_) => rejected(format!(
+                    "the payload does not fit; where is not said, because that takes too long \
+                     (schema {})",
+                    rule.name
+                )),
+            })
+        })
+    }
+
+    fn spend(&self, checks: f64, checks_left: &mut f64) -> Result<(), Refused> {
+        if checks <= *checks_left {
+            *checks_left -= checks;
+            return Ok(());
+        }
+        if checks > self.checks_max {
+            let message = format!(
+                "checking the payload may take {checks:.0} checks; {:.0} are the most",
+                self.checks_max
+            );
+            return Err(Refused { code: "TOOLARGE", message });
+        }
+        let message = "too much was published at once to check all of it; try again".to_owned();
+        Err(Refused { code: "UNAVAILABLE", message })
     }
 }
 
@@ -86,13 +137,15 @@ impl Rule {
         self.channels.iter().any(matches)
     }
 
-    fn check(&self, document: &Value) -> Result<(), Refused> {
-        self.schema.validate(document).map_err(|error| {
-            let path = error.instance_path().to_string();
-            let at = if path.is_empty() { "the payload" } else { &path };
-            // Without the value itself: its publisher knows it, and it may be long.
-            rejected(format!("{at}: {} (schema {})", error.masked(), self.name))
-        })
+    /// Where and why a document does not fit.
+    fn explain(&self, document: &Value) -> Refused {
+        let Err(error) = self.schema.validate(document) else {
+            return rejected(format!("the payload does not fit (schema {})", self.name));
+        };
+        let path = error.instance_path().to_string();
+        let at = if path.is_empty() { "the payload" } else { &path };
+        // Without the value itself: its publisher knows it, and it may be long.
+        rejected(format!("{at}: {} (schema {})", error.masked(), self.name))
     }
 }
 
@@ -124,7 +177,7 @@ mod tests {
             Ok(rules) => rules,
             Err(error) => panic!("{settings}: {error}"),
         };
-        let found = rules.check(channel, payload.as_bytes());
+        let found = rules.check_all(&[(channel, payload.as_bytes())]).remove(0);
         let found = found.map_err(|Refused { code, message }| format!("{code} {message}"));
         assert_eq!(found, expected.map_err(str::to_owned), "{channel} {payload}");
     }
@@ -218,6 +271,51 @@ mod tests {
         let why = "REJECTED the payload: value is not of type \"object\" (schema all)";
         check(&settings, "a.b", "[]", Err(why));
         check(&settings, "c", "{}", Err("REJECTED no schema is known for this channel"));
+    }
+
+    /// Schemas that apply themselves twice at each level of a payload. Each payload is
+    /// decided, and in no time.
+    #[test]
+    fn exponential_work_is_not_done() {
+        let nested = |levels: usize| format!("{}0{}", "[".repeat(levels), "]".repeat(levels));
+        let tree = json!({"items": {"$ref": "#/$defs/tree"}});
+        for keyword in ["anyOf", "oneOf", "allOf"] {
+            let schema = json!({
+                "$ref": "#/$defs/tree",
+                "$defs": {"tree": {"type": "array", keyword: [tree, tree]}},
+            });
+            let rule = json!({"name": "a", "channels": ["a"], "schema": schema});
+            let settings = json!({"rules": [rule], "depth_max": 127});
+            let Ok(rules) = settings::read(&settings.to_string()) else {
+                panic!("{settings} is refused");
+            };
+            for levels in [1, 4, 31, 126] {
+                let payload = nested(levels);
+                let began = std::time::Instant::now();
+                let found = rules.check_all(&[("a", payload.as_bytes()), ("b", b"")]);
+                assert!(found[0].is_err() && found[1].is_ok(), "{keyword} {levels}: {found:?}");
+                assert!(began.elapsed().as_secs() < 2, "{keyword} {levels} took long");
+            }
+        }
+    }
+
+    #[test]
+    fn a_payload_that_may_be_too_much_work_is_refused_and_others_are_checked() {
+        let rule = json!({"name": "a", "channels": ["*"], "schema": {"items": {"type": "number"}}});
+        let settings = json!({"rules": [rule], "checks_max": 1_000});
+        let Ok(rules) = settings::read(&settings.to_string()) else {
+            panic!("{settings} is refused");
+        };
+        let large = json!(vec![1; 2_000]).to_string();
+        let some = json!(vec![1; 400]).to_string();
+        let asked =
+            [("a", large.as_bytes()), ("a", b"[1]"), ("a", some.as_bytes()), ("a", b"[\"\"]")];
+        let found = rules.check_all(&asked);
+        let codes: Vec<_> = found.iter().map(|it| it.as_ref().err().map(|it| it.code)).collect();
+        assert_eq!(codes, [Some("TOOLARGE"), None, None, Some("REJECTED")]);
+        let twice = [("a", some.as_bytes()), ("a", some.as_bytes())];
+        let found = rules.check_all(&twice);
+        assert!(found.iter().any(|it| it.as_ref().is_err_and(|it| it.code == "UNAVAILABLE")));
     }
 
     /// A regex that takes exponential time elsewhere.

@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 
 use jsonschema::{PatternOptions, Validator};
-use plugin_kit::settings;
+use plugin_kit::{glob, settings};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::rules::{Rule, Rules, Unmatched};
+use crate::{unique, work};
 
 /// How many rules there may be.
 const RULES_MAX: usize = 256;
@@ -35,6 +36,7 @@ struct RawSettings {
     unmatched: Unmatched,
     payload_bytes_max: u64,
     depth_max: u64,
+    checks_max: u64,
     check_formats: bool,
 }
 
@@ -45,6 +47,8 @@ impl Default for RawSettings {
             unmatched: Unmatched::default(),
             payload_bytes_max: 64 << 10,
             depth_max: 32,
+            // About half of the server's default budget for a call.
+            checks_max: 50_000,
             check_formats: true,
         }
     }
@@ -61,27 +65,40 @@ struct RawRule {
 /// Reads the settings, a JSON object. An error is one line for the operator.
 pub fn read(settings: &str) -> Result<Rules, String> {
     let raw: RawSettings = settings::read(settings)?;
+    if raw.rules.is_empty() && raw.unmatched == Unmatched::Allow {
+        return Err("there are no rules, so nothing would be checked; for example: \
+                    [[settings.rules]] name = \"order\" channels = [\"orders\"] \
+                    schema = { type = \"object\" }"
+            .to_owned());
+    }
     if raw.rules.len() > RULES_MAX {
         return Err(format!("there are {} rules; {RULES_MAX} are the most", raw.rules.len()));
     }
-    let read = |rule, _| read_rule(rule, raw.check_formats);
+    let bytes = settings::within("payload_bytes_max", raw.payload_bytes_max, 1, 512 << 20)?;
+    let depth = settings::within("depth_max", raw.depth_max, 1, DEPTH_MAX)?;
+    let checks = settings::within("checks_max", raw.checks_max, 1_000, 1_000_000_000)?;
+    let read = |rule, _| read_rule(rule, raw.check_formats, depth as usize, checks as f64);
     let rules = settings::read_each("rule", raw.rules, read)?;
     let mut names = BTreeSet::new();
     if let Some(twice) = rules.iter().find(|rule| !names.insert(rule.name.as_str())) {
         return Err(format!("two rules are called `{}`", twice.name));
     }
-    let bytes = settings::within("payload_bytes_max", raw.payload_bytes_max, 1, 512 << 20)?;
-    let depth = settings::within("depth_max", raw.depth_max, 1, DEPTH_MAX)?;
     Ok(Rules {
         rules,
         unmatched: raw.unmatched,
         // Both are far below what a `usize` of 32 bits holds.
         payload_bytes_max: bytes as usize,
         depth_max: depth as usize,
+        checks_max: checks as f64,
     })
 }
 
-fn read_rule(raw: RawRule, check_formats: bool) -> Result<Rule, String> {
+fn read_rule(
+    raw: RawRule,
+    check_formats: bool,
+    depth_max: usize,
+    checks_max: f64,
+) -> Result<Rule, String> {
     let length = raw.name.len();
     if !(1..=NAME_BYTES_MAX).contains(&length) || raw.name.chars().any(char::is_control) {
         return Err(format!(
@@ -91,15 +108,24 @@ fn read_rule(raw: RawRule, check_formats: bool) -> Result<Rule, String> {
     if raw.channels.is_empty() {
         return Err("`channels` is empty; write \"*\" for all".to_owned());
     }
+    raw.channels.iter().try_for_each(|pattern| glob::check(pattern))?;
     let schema = match raw.schema {
         // What TOML cannot say, `null` for one.
         Value::String(text) => serde_json::from_str(&text)
             .map_err(|error| format!("schema {}: not JSON: {error}", raw.name))?,
         schema => schema,
     };
-    let schema =
-        compile(&schema, check_formats).map_err(|error| format!("schema {}: {error}", raw.name))?;
-    Ok(Rule { name: raw.name, channels: raw.channels, schema })
+    let within = |error: String| format!("schema {}: {error}", raw.name);
+    let validator = compile(&schema, check_formats).map_err(within)?;
+    let work = work::of(&schema, depth_max).map_err(within)?;
+    let least = work.valid.first().copied().unwrap_or_default();
+    if least > checks_max {
+        return Err(within(format!(
+            "it takes {least:.0} checks for each place of a payload, and `checks_max` is \
+             {checks_max:.0}; let subschemas refer to others less often"
+        )));
+    }
+    Ok(Rule { name: raw.name, channels: raw.channels, schema: validator, work })
 }
 
 fn compile(schema: &Value, check_formats: bool) -> Result<Validator, String> {
@@ -115,7 +141,8 @@ fn compile(schema: &Value, check_formats: bool) -> Result<Validator, String> {
         .offline()
         .should_validate_formats(check_formats)
         .should_ignore_unknown_formats(!check_formats)
-        .with_pattern_options(patterns);
+        .with_pattern_options(patterns)
+        .with_keyword("uniqueItems", unique::keyword);
     options.build(schema).map_err(|error| {
         let at = error.instance_path().to_string();
         let at = if at.is_empty() { "the schema" } else { &at };
@@ -148,10 +175,21 @@ mod tests {
         check(
             json!({"rule": []}),
             "unknown field `rule`, expected one of `rules`, `unmatched`, `payload_bytes_max`, \
-             `depth_max`, `check_formats`",
+             `depth_max`, `checks_max`, `check_formats`",
         );
         check(json!({"rules": [good, good]}), "two rules are called `a`");
-        check(json!({"depth_max": 128}), "`depth_max` is 128; it goes from 1 to 127");
+        for nothing in [json!({}), json!({"rules": [], "unmatched": "allow"})] {
+            check(
+                nothing,
+                "there are no rules, so nothing would be checked; for example: \
+                 [[settings.rules]] name = \"order\" channels = [\"orders\"] schema = { type = \
+                 \"object\" }",
+            );
+        }
+        check(
+            json!({"rules": [good], "depth_max": 128}),
+            "`depth_max` is 128; it goes from 1 to 127",
+        );
         check(json!({"rules": vec![&good; 257]}), "there are 257 rules; 256 are the most");
         check_rule(json!({"name": "b", "channels": ["*"]}), "missing field `schema`");
         check_rule(
@@ -161,6 +199,15 @@ mod tests {
         check_rule(
             json!({"name": "b", "channels": [], "schema": true}),
             "`channels` is empty; write \"*\" for all",
+        );
+        check_rule(
+            json!({"name": "b", "channels": ["a["], "schema": true}),
+            "the pattern `a[` has a `[` without its `]`",
+        );
+        check_schema(
+            json!({"anyOf": [{"$ref": "#"}, {"type": "string"}]}),
+            "/anyOf/0 leads back to the schema on the same level of a payload, so it would take \
+             everything for valid; refer to it from `properties` or `items`",
         );
         check_schema(json!("{"), "not JSON: EOF while parsing an object at line 1 column 1");
         check_schema(json!(7), "the schema: 7 is not of types \"boolean\", \"object\"");

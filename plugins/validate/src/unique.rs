@@ -1,0 +1,108 @@
+//! The keyword `uniqueItems`, in place of the one of the crate.
+//!
+//! That one puts items into a hash table whose hashes are easy to make collide:
+//! `[1,[2]]` and `[[1],2]` have one, and so have numbers that are one double. An
+//! array of such items then costs its length squared. Here they are sorted.
+
+use std::collections::BTreeSet;
+
+use jsonschema::{Keyword, ValidationError, paths::Location};
+use serde_json::{Map, Value};
+
+/// What the crate makes of the keyword.
+///
+/// # Errors
+///
+/// None: the meta-schema holds it to be a boolean.
+pub fn keyword<'a>(
+    _: &'a Map<String, Value>,
+    value: &'a Value,
+    _: Location,
+) -> Result<Box<dyn for<'i> Keyword<'i>>, ValidationError<'a>> {
+    Ok(Box::new(UniqueItems { is_asked: value == &Value::Bool(true) }))
+}
+
+struct UniqueItems {
+    is_asked: bool,
+}
+
+impl<'i> Keyword<'i> for UniqueItems {
+    fn validate(&self, instance: &'i Value) -> Result<(), ValidationError<'i>> {
+        match Keyword::is_valid(self, instance) {
+            true => Ok(()),
+            false => Err(ValidationError::custom("value has items that are equal")),
+        }
+    }
+
+    fn is_valid(&self, instance: &'i Value) -> bool {
+        match instance {
+            Value::Array(items) if self.is_asked && items.len() > 1 => {
+                let mut seen = BTreeSet::new();
+                items.iter().all(|item| {
+                    let mut text = String::new();
+                    write(item, &mut text);
+                    seen.insert(text)
+                })
+            }
+            _ => true,
+        }
+    }
+}
+
+/// Writes equal values in one way, and others in others. As JSON Schema has it,
+/// numbers are equal by their value and objects whatever the order of their keys.
+fn write(value: &Value, text: &mut String) {
+    match value {
+        Value::Number(number) => match number.as_f64() {
+            Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 1e18 => {
+                // Exact within these bounds.
+                text.push_str(&(float as i64).to_string());
+            }
+            _ => text.push_str(&number.to_string()),
+        },
+        Value::Array(items) => {
+            text.push('[');
+            for item in items {
+                write(item, text);
+                text.push(',');
+            }
+            text.push(']');
+        }
+        Value::Object(members) => {
+            text.push('{');
+            let sorted: std::collections::BTreeMap<_, _> = members.iter().collect();
+            for (key, value) in sorted {
+                text.push_str(&Value::from(key.as_str()).to_string());
+                write(value, text);
+                text.push(',');
+            }
+            text.push('}');
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => text.push_str(&value.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn items_are_unique_or_not() {
+        let check = |items: Value, expected: bool| {
+            let found = Keyword::is_valid(&UniqueItems { is_asked: true }, &items);
+            assert_eq!(found, expected, "{items}");
+        };
+        check(json!([]), true);
+        check(json!([1, 2, "1", true, null, [1], {"a": 1}]), true);
+        check(json!([1, 1.0]), false);
+        check(json!([0, -0.0]), false);
+        check(json!([1e17, 100_000_000_000_000_000_u64]), false);
+        check(json!([9_007_199_254_740_992_u64, 9_007_199_254_740_993_u64]), true);
+        check(json!([{"a": 1, "b": [2]}, {"b": [2.0], "a": 1}]), false);
+        check(json!([[1, [2]], [[1], 2]]), true);
+        check(json!([["a,"], ["a", ""]]), true);
+        check(json!({"a": 1}), true);
+    }
+}

@@ -27,6 +27,7 @@ mod order;
 mod plugin_test;
 mod projects;
 mod security;
+mod shipped_guards;
 mod tls;
 mod visibility;
 

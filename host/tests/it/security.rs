@@ -43,7 +43,8 @@ async fn an_open_address_needs_a_plugin_that_admits() -> Result<()> {
     // A plugin that only sees messages admits nobody; one that admits is enough.
     let plugins = components::directory()?;
     let path = plugins.path().to_str().context("a path in UTF-8")?.to_owned();
-    components::install(plugins.path(), "20-redact", &components::built("redact")?, &json!({}))?;
+    let masking = json!({"rules": [{"channels": ["*"], "regex": "secret", "action": "mask"}]});
+    components::install(plugins.path(), "20-redact", &components::built("redact")?, &masking)?;
     let words = ["serve", "--http", everywhere, "--resp", "off", "--plugins", &path];
     let mut server = Server::run_with(&words)?;
     assert_eq!(server.exit().await?.0.code(), Some(64), "{}", server.log());

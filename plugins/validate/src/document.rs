@@ -122,7 +122,7 @@ mod tests {
         check(b"\xef\xbb\xbf{}", "expected value");
         check(b"{} {}", "trailing characters");
         check(br#""\ud800""#, "hex escape");
-        check(b"\"\xff\"", "UTF-8");
+        check(b"\"\xff\"", "unicode");
         check(b"1e400", "out of range");
         check("[".repeat(1_000).as_bytes(), "recursion limit");
         check(b"", "EOF");

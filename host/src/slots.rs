@@ -129,10 +129,20 @@ impl Slots {
         Ok((Slot { slots: self.clone(), id, began, progress }, dropped))
     }
 
-    /// Drops the place of this address that has waited for its peer the longest. False:
-    /// none may be dropped.
-    pub fn drop_one_of(&self, address: IpAddr) -> bool {
-        self.table.lock().drop_one(self.now(), Some(counted_as(address))).is_some()
+    /// Drops the place that has waited for its peer the longest: of this address, or
+    /// where none is named, of the one that has most. False: none may be dropped.
+    pub fn drop_one(&self, of: Option<IpAddr>) -> bool {
+        self.table.lock().drop_one(self.now(), of.map(counted_as)).is_some()
+    }
+
+    /// The same for one that has not waited as long as it should: a flood comes faster.
+    pub fn drop_one_early(&self) -> bool {
+        self.table.lock().drop_one(KEPT - 1, None).is_some()
+    }
+
+    /// How many places this address has.
+    pub fn held_by(&self, address: IpAddr) -> usize {
+        self.table.lock().addresses.get(&counted_as(address)).map_or(0, |held| held.all)
     }
 
     /// Names the task that ends if the place is dropped.
@@ -365,7 +375,7 @@ mod tests {
         let (_new, dropped) = slots.take(address(3), None).expect("one gives way");
         assert_eq!(dropped, Some(address(1)));
         held[1].works();
-        assert!(!slots.drop_one_of(address(2)), "it is at work");
+        assert!(!slots.drop_one(Some(address(2))), "it is at work");
         // What was dropped already is not given back twice.
         drop(held);
         assert_eq!(slots.taken(), 2);

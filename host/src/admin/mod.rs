@@ -30,6 +30,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
@@ -142,12 +144,18 @@ impl AdminListener {
                     continue;
                 }
             };
-            let Some(slot) = places.take(remote.ip()).await else {
+            let Some(slot) = places.take(remote.ip()) else {
                 debug!(%remote, "closed: admin.connections_per_address_max");
                 continue;
             };
             let id = slot.id();
-            let serving = serve(stream, router.clone(), config.clone(), slot, ending.clone());
+            let serving = serve(
+                stream,
+                router.clone(),
+                config.clone(),
+                (places.clone(), slot),
+                ending.clone(),
+            );
             let serving = tokio::spawn(async move {
                 if let Err(error) = serving.await {
                     debug!(%remote, %error, "admin connection lost");
@@ -166,11 +174,16 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(ApiError::internal()))
 }
 
+fn too_many_requests() -> ApiError {
+    let words = "as many requests are being answered as admin.connections_max allows";
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-requests", words)
+}
+
 async fn serve(
     stream: TcpStream,
     router: axum::Router,
     config: Arc<AdminConfig>,
-    slot: Slot,
+    (places, slot): (Arc<Places>, Slot),
     mut ending: watch::Receiver<bool>,
 ) -> hyper::Result<()> {
     let _not_worth_a_word = stream.set_nodelay(true);
@@ -181,14 +194,22 @@ async fn serve(
     let router = TowerToHyperService::new(router);
     let serving = slot.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let slot = serving.clone();
+        let (slot, places) = (serving.clone(), places.clone());
         slot.works();
         let request = request.map(|body| RequestBody { body, slot: slot.clone() });
         let answering = router.call(request);
         async move {
-            let response = answering.await?;
+            let permit = places.request().await;
+            let response = match &permit {
+                Some(_) => answering.await?,
+                None => too_many_requests().into_response(),
+            };
             slot.works();
-            Ok::<_, std::convert::Infallible>(response.map(|body| ResponseBody { body, slot }))
+            Ok::<_, std::convert::Infallible>(response.map(|body| ResponseBody {
+                body,
+                _permit: permit,
+                slot,
+            }))
         }
     });
     let connection = http1::Builder::new()

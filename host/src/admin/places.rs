@@ -1,7 +1,9 @@
 //! The connections of the admin listener: so many in all and from one address. Where
 //! there are as many as there may be, an idle one is closed for the next: one that has
 //! not sent a request, or not all of its body for a while. A request that is being
-//! answered is never cut off, and neither is a stream.
+//! answered is never cut off, and neither is a stream. Those that have just come are
+//! kept a moment beside the others: a flood of connections would close a good one before
+//! its request is here.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -12,21 +14,30 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::metrics::AdminConnections;
-use crate::slots::{OverShare, Slot, Slots};
+use crate::slots::{Slot, Slots};
 use crate::stats::{count, load};
 
 /// How long a body may stand still before its connection counts as idle.
 const BODY_PATIENCE: Duration = Duration::from_secs(1);
-/// How often other tasks are let run before a connection is refused: those that have
-/// just come may turn out to be idle.
+/// How long a connection may be without a request before it may be closed for another.
+/// So many that have just come are kept beside those that there may be, because a client
+/// that means to ask does so within this time.
+const PATIENCE: Duration = Duration::from_millis(200);
+const FRESH_MAX: usize = 512;
+/// How often a request waits for another to end, and how long each time.
 const ATTEMPTS: usize = 4;
+const REQUEST_WAIT: Duration = Duration::from_millis(50);
 
 /// The places, and what is counted of them.
 pub struct Places {
     slots: Arc<Slots>,
+    max: usize,
     per_address_max: usize,
+    /// As many requests are at work as there may be connections.
+    requests: Arc<Semaphore>,
     over_share: AtomicU64,
     dropped: AtomicU64,
 }
@@ -35,9 +46,10 @@ impl Places {
     /// So many in all and for one address.
     pub fn new(max: usize, per_address_max: usize) -> Places {
         Places {
-            // Who sends its request at once is not waited for.
-            slots: Slots::new(max, Duration::ZERO),
+            slots: Slots::new(max, PATIENCE),
+            max,
             per_address_max,
+            requests: Arc::new(Semaphore::new(max)),
             over_share: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
         }
@@ -48,28 +60,44 @@ impl Places {
         &self.slots
     }
 
-    /// A place for a connection from this address; none: nothing of it is idle, and it
-    /// has as many as it may.
-    pub async fn take(&self, address: IpAddr) -> Option<Slot> {
-        for _ in 0..ATTEMPTS {
-            // Of those that wait to be accepted, the first must not wait for a place
-            // longer than it takes to see who is idle.
-            if !self.slots.has_room() {
-                tokio::task::yield_now().await;
-                continue;
+    /// A place for a connection from this address, for which idle ones give way; none:
+    /// too many are at work.
+    pub fn take(&self, address: IpAddr) -> Option<Slot> {
+        while self.slots.held_by(address) >= self.per_address_max
+            && self.slots.drop_one(Some(address))
+        {
+            count(&self.dropped);
+        }
+        while self.slots.taken() >= self.max && self.slots.drop_one(None) {
+            count(&self.dropped);
+        }
+        if self.slots.taken() >= self.max + FRESH_MAX {
+            if !self.slots.drop_one_early() {
+                count(&self.over_share);
+                return None;
             }
-            match self.slots.take(address, Some(self.per_address_max)) {
-                Ok((slot, dropped)) => {
-                    if dropped.is_some() {
-                        count(&self.dropped);
-                    }
-                    return Some(slot);
-                }
-                Err(OverShare) if self.slots.drop_one_of(address) => count(&self.dropped),
-                Err(OverShare) => tokio::task::yield_now().await,
+            count(&self.dropped);
+        }
+        // The loops above have seen to the share of an address.
+        self.slots.take(address, None).ok().map(|(slot, _)| slot)
+    }
+
+    /// Leave for a request to be answered; none: as many are being answered as there may
+    /// be, and none of them waits for its client.
+    pub async fn request(&self) -> Option<OwnedSemaphorePermit> {
+        for _ in 0..ATTEMPTS {
+            let requests = self.requests.clone();
+            if let Ok(permit) = requests.clone().try_acquire_owned() {
+                return Some(permit);
+            }
+            if self.slots.drop_one(None) {
+                count(&self.dropped);
+            }
+            let waiting = tokio::time::timeout(REQUEST_WAIT, requests.acquire_owned());
+            if let Ok(Ok(permit)) = waiting.await {
+                return Some(permit);
             }
         }
-        count(&self.over_share);
         None
     }
 
@@ -92,6 +120,7 @@ pub struct RequestBody<B> {
 /// A response's body: when it is handed over, the connection is idle again.
 pub struct ResponseBody<B> {
     pub body: B,
+    pub _permit: Option<OwnedSemaphorePermit>,
     pub slot: Arc<Slot>,
 }
 

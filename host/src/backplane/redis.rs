@@ -71,8 +71,9 @@ impl From<RedisError> for LinkError {
     }
 }
 
+/// EXEC says it in the text of EXECABORT.
 fn is_missing_right(error: &RedisError) -> bool {
-    error.code() == Some("NOPERM")
+    error.code() == Some("NOPERM") || error.to_string().contains(": NOPERM ")
 }
 
 /// Whether the user may not use a name, while it may run the command.
@@ -828,6 +829,12 @@ mod tests {
         );
         check_transaction([Some(MULTI), None, None, None, None], Err(ABORTED), Err("run MULTI"));
         check_transaction([None, Some(NAME), None, None, None], Err(ABORTED), Err("channels"));
+        check_transaction(
+            none,
+            Err("EXECABORT Transaction discarded because of: NOPERM this user has no permissions \
+                 to run the 'exec' command"),
+            Err("run EXEC"),
+        );
         for error in ["OOM no", "READONLY no", "LOADING no", "MISCONF no", "CLUSTERDOWN no"] {
             check_transaction(none, Err(error), Err("no"));
             check_transaction(none, Ok([None, Some(error), None, None]), Err("no"));

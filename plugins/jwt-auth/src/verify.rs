@@ -220,7 +220,7 @@ fn check_types(claims: &Map<String, Value>) -> Result<(), Refused> {
 
 fn refused(kind: &ErrorKind) -> Refused {
     match kind {
-        ErrorKind::ExpiredSignature => Refused::expired(words(kind)),
+        ErrorKind::ExpiredSignature => Refused::expired("the token expired"),
         _ => Refused::unknown(words(kind)),
     }
 }

@@ -13,7 +13,7 @@ use super::{PATIENCE, within};
 
 /// The least time between two connections of one task, so that the flood leaves some of
 /// the machine to the server.
-const PACE: Duration = Duration::from_millis(20);
+const PACE: Duration = Duration::from_millis(50);
 
 /// What each of them sends.
 pub const HALF: &str = "GET /ws HTTP/1.1\r\nHost: x\r\n";

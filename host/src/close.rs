@@ -55,7 +55,8 @@ pub enum CloseReason {
     },
     /// What all connections hold together reached the server's memory bound.
     OverMemory,
-    /// The server failed to serve the connection.
+    /// The server failed to serve the connection. Whether its last commands took effect is
+    /// unknown.
     Internal,
 }
 

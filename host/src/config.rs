@@ -19,6 +19,7 @@ pub use names::NameLimits;
 
 use crate::admin::tokens::{TOKENS_VARIABLE, Tokens};
 use crate::cli::ServeArgs;
+use crate::log::{LogConfig, QueueLimits};
 use crate::memory;
 use crate::networks::Network;
 use crate::origin::Origins;
@@ -53,12 +54,8 @@ pub struct Config {
     pub is_open_to_all: bool,
     /// What lies between this node and the others; none: it is alone.
     pub cluster: Option<ClusterConfig>,
-    /// What is logged, in the syntax of `RUST_LOG`.
-    pub log_filter: String,
-    /// How the log looks.
-    pub log_format: LogFormat,
-    /// Connections whose doings are logged, whatever the filter says.
-    pub log_connections: Vec<u64>,
+    /// What is logged, and how.
+    pub log: LogConfig,
     /// Every key with its value, for telling what changed.
     pub written: serde_json::Value,
 }
@@ -728,7 +725,28 @@ raw_table!(RawLog {
     filter: String = "info".to_owned(),
     format: LogFormat = LogFormat::Text,
     connections: Vec<u64> = Vec::new(),
+    /// Some seconds of a busy log.
+    queue_lines_max: u64 = 10_000,
+    queue_bytes_max: u64 = 4 << 20,
+    /// What is on the other end of a pipe needs milliseconds, unless it is stalled.
+    flush_ms: u64 = 1_000,
 });
+
+impl RawLog {
+    fn check(self) -> Result<LogConfig, ConfigError> {
+        Ok(LogConfig {
+            filter: self.filter,
+            format: self.format,
+            connections: self.connections,
+            queue: QueueLimits {
+                lines_max: count("log.queue_lines_max", self.queue_lines_max, 1..=1_000_000)?,
+                // One line of a panic fits.
+                bytes_max: bytes("log.queue_bytes_max", self.queue_bytes_max, 64 << 10..=1 << 30)?,
+            },
+            flush_time: millis("log.flush_ms", self.flush_ms)?,
+        })
+    }
+}
 
 impl Config {
     /// Reads the file that the flags name, lets the flags override it, and
@@ -1147,9 +1165,7 @@ impl RawConfig {
             },
             is_open_to_all: security.open_to_all,
             cluster: cluster.check()?,
-            log_filter: log.filter,
-            log_format: log.format,
-            log_connections: log.connections,
+            log: log.check()?,
             written,
         })
     }

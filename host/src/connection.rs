@@ -9,12 +9,14 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::chunks::{Chunks, Written};
@@ -22,6 +24,7 @@ use crate::close::CloseReason;
 use crate::door::Door;
 use crate::hub::connections::Connections;
 use crate::outbox::{Outbox, Taken};
+use crate::panics;
 use crate::session::{Session, TURN_TIME};
 use crate::stats::Stats;
 use crate::turns;
@@ -187,14 +190,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         D: Send,
     {
         async move {
-            let end = match poll_fn(|context| self.poll(&connections, &stats, context)).await {
+            // A panic ends the connection in good order, as far as that goes.
+            let served = poll_fn(|context| {
+                panics::contain(|| self.poll(&connections, &stats, context))
+                    .unwrap_or(Poll::Ready(Ok(CloseReason::Internal)))
+            });
+            let end = match served.await {
                 Ok(reason) => {
                     let outbox = &self.session.connection.outbox;
                     poll_fn(|context| outbox.poll_detach(&mut self.writer.chunks, context)).await;
                     self.session.end();
                     // On the heap: it takes more than all before.
                     let close_time = self.close_time;
-                    let goodbye = Box::pin(self.say_goodbye(&reason));
+                    let goodbye = AssertUnwindSafe(self.say_goodbye(&reason)).catch_unwind();
+                    let goodbye = Box::pin(goodbye);
                     // A client that does not take its last bytes in time goes
                     // without.
                     let _ = tokio::time::timeout(close_time, goodbye).await;

@@ -1,5 +1,7 @@
 //! Whom the server lets in: accepting, shaking hands, asking the chain.
 
+pub(crate) mod reserve;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use tracing::{debug, info, warn};
 use crate::close::CloseReason;
 use crate::config::{Config, TlsConfig};
 use crate::connection::{End, OpenConnection};
+use crate::descriptors::{self, Reserve};
 use crate::door::json::Json;
 use crate::door::resp::info::ServerInfo;
 use crate::door::resp::{self, FramedResp, Resp, Transport};
@@ -31,6 +34,7 @@ use crate::hub::expiries;
 use crate::log;
 use crate::middleware::bindings::{Client, Door as ClientDoor};
 use crate::middleware::chain::{Step, Walk};
+use crate::panics;
 use crate::protocol::command::{EXPIRED, LIMIT, NOAUTH, Refusal, UNAVAILABLE};
 use crate::protocol::resp::RequestLimits;
 use crate::protocol::websocket;
@@ -38,6 +42,7 @@ use crate::session::{Framing, Services, Session};
 use crate::slots::{OverShare, Slot, Slots};
 use crate::socket::{Plain, Stream};
 use crate::stats::{self, Refused, count};
+use crate::supervise::Ended;
 use crate::tls::{self, Tls, TlsError};
 
 /// How long to wait before accepting again after it failed.
@@ -209,9 +214,11 @@ impl Entrance {
     }
 
     /// Takes connections until it is dropped.
-    pub async fn accept(self, listener: TcpListener, protocol: Protocol) {
+    pub async fn accept(self, listener: Arc<TcpListener>, protocol: Protocol) -> Ended {
         let handshakes = self.live.handshakes(protocol.into()).clone();
         let mut said_at: Option<Instant> = None;
+        let mut failed_at: Option<Instant> = None;
+        let mut reserve = Reserve::new();
         loop {
             if !handshakes.has_room() {
                 self.services.stats.waits_for_handshakes(protocol.into());
@@ -262,9 +269,18 @@ impl Entrance {
                     handshakes.attach(id, serving.abort_handle());
                 }
                 Err(error) => {
-                    // Out of files, most likely: someone has to go first.
-                    warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    let door = stats::Door::from(protocol);
+                    self.services.stats.could_not_accept(door);
+                    if failed_at.is_none_or(|at| at.elapsed() > SAID_AGAIN_AFTER) {
+                        failed_at = Some(Instant::now());
+                        let door = door.name();
+                        warn!(%error, door, "connections could not be accepted");
+                    }
+                    if !descriptors::are_exhausted(&error)
+                        || !self.serve_on_reserve(&listener, protocol, &mut reserve).await
+                    {
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
                 }
             }
         }
@@ -421,6 +437,8 @@ impl Entrance {
         let Entrance { config, live, services, is_ending, served, .. } = self;
         let (connections, stats) = (services.hub.connections().clone(), services.stats.clone());
         let id = connection.id;
+        // From here on, it ends with its session, whatever happens.
+        let session = Session::new(connection.clone(), services, framing);
         debug!(connection = id, remote = %connection.remote, "connection opened");
         connections.opened(&connection);
         connection.outbox.attach(stream.socket());
@@ -432,7 +450,6 @@ impl Entrance {
             true => stats::Door::Http,
             false => stats::Door::Resp,
         });
-        let session = Session::new(connection, services, framing);
         let close_time = config.websocket.close_time;
         let open = OpenConnection::new(stream, came_behind, session, door, close_time);
         tokio::spawn(open.run(connections, stats, move |end, stats| {
@@ -607,7 +624,10 @@ impl Entrance {
             connections.remove(connection.id);
             return Err(CloseReason::AuthFlood);
         }
-        let step = chain.connect(connection.id, client, walk);
+        let Some(step) = panics::contain(|| chain.connect(connection.id, client, walk)) else {
+            connections.remove(connection.id);
+            return Err(CloseReason::Internal);
+        };
         if let Step::Settled(Err(_)) = &step {
             let plugins = chain.let_go(connection.id, walk);
             self.services.middleware.forget(connection.clone(), plugins);

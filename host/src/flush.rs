@@ -48,9 +48,20 @@ impl Drop for Unflushed {
     }
 }
 
+/// Connections that are flushed one after the other. Those that are left when it is dropped see
+/// to it themselves.
+struct Flushing(std::vec::IntoIter<Arc<Connection>>);
+
+impl Drop for Flushing {
+    fn drop(&mut self) {
+        self.0.by_ref().for_each(|connection| connection.outbox.wake());
+    }
+}
+
 async fn flush_all(connections: Vec<Arc<Connection>>) {
+    let mut flushing = Flushing(connections.into_iter());
     let mut written = 0;
-    for connection in connections {
+    while let Some(connection) = flushing.0.next() {
         written += flush(&connection.outbox);
         if written > BYTES_IN_A_ROW_MAX {
             written = 0;
@@ -63,14 +74,30 @@ async fn flush_all(connections: Vec<Arc<Connection>>) {
 fn flush(outbox: &Outbox) -> usize {
     let mut chunks = Chunks::default();
     let Some(socket) = outbox.begin_flush(&mut chunks) else { return 0 };
+    let mut taken = Begun { outbox, is_ended: false };
     let written = match chunks.write(|bytes| socket.try_write(bytes)) {
         Poll::Ready(Ok(written)) => written,
         // The connection's own task waits for the socket, or meets the error again.
         Poll::Pending | Poll::Ready(Err(_)) => Written::default(),
     };
     socket.wrote(written.bytes);
+    taken.is_ended = true;
     outbox.end_flush(written, chunks);
     written.bytes
+}
+
+/// A flush that has begun. An outbox whose flush never ended would never be written again.
+struct Begun<'a> {
+    outbox: &'a Outbox,
+    is_ended: bool,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if !self.is_ended {
+            self.outbox.abandon_flush();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -79,14 +106,17 @@ mod tests {
     use std::task::{Context, Poll, Wake, Waker};
     use std::time::Duration;
 
-    use anyhow::Result;
+    use anyhow::{Context as _, Result};
     use bytes::Bytes;
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::close::CloseReason;
+    use crate::hub::connections::Connections;
+    use crate::hub::encoding::Encoding;
     use crate::outbox::{OutboxLimits, Taken};
+    use crate::panics;
     use crate::socket::{Plain, Stream};
 
     #[derive(Default)]
@@ -105,6 +135,7 @@ mod tests {
         _stream: Plain,
         peer: TcpStream,
         wakes: Arc<Wakes>,
+        limits: OutboxLimits,
     }
 
     impl Bench {
@@ -121,7 +152,7 @@ mod tests {
             };
             let outbox = Outbox::new(limits);
             outbox.attach(stream.socket());
-            Ok(Bench { outbox, _stream: stream, peer, wakes: Arc::default() })
+            Ok(Bench { outbox, _stream: stream, peer, wakes: Arc::default(), limits })
         }
 
         /// As the writer, who has written nothing.
@@ -250,6 +281,30 @@ mod tests {
         assert!(writers.iter().eq(["c"]));
         assert!(!bench.outbox.push_to_flush(Bytes::from_static(b"d")));
         assert!(bench.outbox.begin_flush(&mut Chunks::default()).is_none());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_flush_that_panics_closes_its_connection_and_no_other() -> Result<()> {
+        let bench = Bench::new().await?;
+        bench.take(&mut Chunks::default());
+        assert!(bench.outbox.push_to_flush(Bytes::from_static(b"ab")));
+        let ended = panics::contain(|| {
+            let socket = bench.outbox.begin_flush(&mut Chunks::default());
+            let _begun = Begun { outbox: &bench.outbox, is_ended: false };
+            assert!(socket.is_none(), "a defect");
+        });
+        assert_eq!((ended, bench.wakes()), (None, 1));
+        assert_eq!(bench.take(&mut Chunks::default()), Taken::Closing(CloseReason::Internal));
+
+        let connections = Connections::new(9, bench.limits, 0);
+        let remote = ([127, 0, 0, 1], 1).into();
+        let other = connections.add(Encoding::Resp2, remote).ok().context("there is room")?;
+        let waker = Waker::from(bench.wakes.clone());
+        let context = Context::from_waker(&waker);
+        other.outbox.take(Written::default(), &mut Chunks::default(), &context);
+        drop(Flushing(vec![other].into_iter()));
+        assert_eq!(bench.wakes(), 1, "those behind it are written by their own tasks");
         Ok(())
     }
 

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
+use crate::close::CloseReason;
 use crate::hub::holdings::Work;
+use crate::panics;
 use crate::protocol::command::{Publication, Tag};
 use crate::publish::{self, Speaker};
 use crate::session::{BURST_MAX, Services, WriteReply};
@@ -62,12 +64,21 @@ impl Default for Gathered {
 
 /// Those who wait: whatever becomes of it, they go on when this is dropped.
 #[derive(Default)]
-struct Speakers(Vec<Waiting>);
+struct Speakers {
+    waiting: Vec<Waiting>,
+    /// Whether each has all its replies. A connection that misses one would read every later
+    /// reply as that to another command, so it is closed.
+    are_answered: bool,
+}
 
 impl Drop for Speakers {
     fn drop(&mut self) {
-        for Speaker { connection, framing, mut replies, .. } in self.0.drain(..) {
-            publish::queue(&connection, framing, &mut replies);
+        for Speaker { connection, framing, mut replies, .. } in self.waiting.drain(..) {
+            if self.are_answered {
+                publish::queue(&connection, framing, &mut replies);
+            } else {
+                connection.outbox.close(CloseReason::Internal);
+            }
             connection.end_publishing();
         }
     }
@@ -114,7 +125,7 @@ impl Gatherings {
         let number = thread_number() % self.places.len();
         let Some(place) = self.places.get(number) else { return Err(speaker) };
         let mut gathered = place.gathered.lock();
-        let is_first = gathered.speakers.0.is_empty();
+        let is_first = gathered.speakers.waiting.is_empty();
         let mut work = match gathered.work {
             Some(work) if !is_first => work,
             _ => services.hub.holdings().work(),
@@ -139,7 +150,7 @@ impl Gatherings {
         speaker.connection.begin_publishing();
         gathered.work = Some(work);
         gathered.publications += speaker.publications.len();
-        gathered.speakers.0.push(speaker);
+        gathered.speakers.waiting.push(speaker);
         Ok(Place(number))
     }
 
@@ -154,14 +165,21 @@ impl Gatherings {
             let mut gathered = gathered.lock();
             gathered.publications = 0;
             // The next will be about as many.
-            let next = Speakers(Vec::with_capacity(gathered.speakers.0.len()));
+            let waiting = Vec::with_capacity(gathered.speakers.waiting.len());
+            let next = Speakers { waiting, are_answered: false };
             std::mem::replace(&mut gathered.speakers, next)
         };
-        if speakers.0.is_empty() {
+        if speakers.waiting.is_empty() {
             return;
         }
         let began = Instant::now();
-        let is_heard = publish::publish(services, &chain, &mut speakers.0);
+        // A panic closes the connections of this batch, and does not unwind the caller: that may
+        // be the task of a connection that is not in the batch.
+        let waiting = &mut speakers.waiting;
+        let Some(is_heard) = panics::contain(|| publish::publish(services, &chain, waiting)) else {
+            return;
+        };
+        speakers.are_answered = true;
         gathered.lock().learn(began.elapsed());
         drop(speakers);
         if is_heard {
@@ -180,6 +198,7 @@ mod tests {
 
     use super::*;
     use crate::chunks::{Chunks, Written};
+    use crate::cli::ServeArgs;
     use crate::config::{Config, EngineSource};
     use crate::hub::connections::Connection;
     use crate::hub::encoding::Encoding;
@@ -231,6 +250,14 @@ mod tests {
     }
 
     fn say(session: &mut Session, payloads: &[&str]) {
+        say_in(session, payloads, Plain);
+    }
+
+    fn say_in(
+        session: &mut Session,
+        payloads: &[&str],
+        write: impl WriteReply + Copy + Send + 'static,
+    ) {
         let publication = |payload: &&str| Request {
             tag: Tag::InOrder,
             command: Ok(Command::Publish(Publication {
@@ -239,7 +266,7 @@ mod tests {
                 payload: payload.as_bytes().to_vec().into(),
             })),
         };
-        assert!(session.execute(payloads.iter().map(publication), Plain, false).is_none());
+        assert!(session.execute(payloads.iter().map(publication), write, false).is_none());
     }
 
     /// What an outbox has.
@@ -380,6 +407,74 @@ mod tests {
             assert_eq!(replies(session).await, "1;");
         }
         assert_eq!(heard(&listener).len(), BURST_MAX);
+        Ok(())
+    }
+
+    /// Fails on the second reply.
+    #[derive(Clone, Copy)]
+    struct Fails;
+
+    impl WriteReply for Fails {
+        fn write(&self, _: Tag, _: &Reply<'_>, output: &mut Vec<u8>) {
+            assert!(output.is_empty(), "a defect");
+            output.push(b'.');
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_closes_all_whose_publications_were_published_together() -> Result<()> {
+        let services = services()?;
+        let listener = listener(&services)?;
+        let (mut first, mut failing, mut last) =
+            (session(&services)?, session(&services)?, session(&services)?);
+        say(&mut first, &["ma"]);
+        say_in(&mut failing, &["mb", "mc"], Fails);
+        say(&mut last, &["md"]);
+        for session in [&mut first, &mut failing, &mut last] {
+            // A reply would be read as the reply to another command.
+            assert_eq!(replies(session).await, "");
+            assert!(session.connection.outbox.is_closing() && !session.has_pending());
+        }
+        // Those of the failed batch may or may not have been delivered.
+        heard(&listener);
+        // All others go on.
+        let mut other = session(&services)?;
+        say(&mut other, &["me"]);
+        assert_eq!(replies(&mut other).await, "1;");
+        assert_eq!(heard(&listener), ["me"]);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_session_that_ends_ends_whole_when_its_batch_panics() -> Result<()> {
+        let services = services()?;
+        let (mut leaving, mut failing) = (session(&services)?, session(&services)?);
+        say(&mut leaving, &["ma"]);
+        say_in(&mut failing, &["mb", "mc"], Fails);
+        let id = leaving.connection.id;
+        drop(leaving);
+        assert!(services.hub.connections().get(id).is_none(), "it is forgotten");
+        assert!(failing.connection.outbox.is_closing());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn room_at_the_backplane_is_given_back_after_a_panic() -> Result<()> {
+        let args =
+            ServeArgs { cluster: Some("redis://127.0.0.1:1".to_owned()), ..Default::default() };
+        let mut config = Config::load(&args)?;
+        config.engine.source = EngineSource::Native;
+        let services = server::prepare(&config)?.1;
+        let backplane = services.backplane.clone().context("there is one")?;
+        backplane.pretend_to_be_ready();
+        let mut failing = session(&services)?;
+        say_in(&mut failing, &["ma", "mb"], Fails);
+        assert_eq!(replies(&mut failing).await, "");
+        assert_eq!(backplane.waiting(), 0);
+        let mut other = session(&services)?;
+        say(&mut other, &["mc"]);
+        assert_eq!(replies(&mut other).await, "0;");
+        assert_eq!(backplane.waiting(), 1);
         Ok(())
     }
 

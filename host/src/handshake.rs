@@ -186,7 +186,7 @@ fn choose_subprotocol(request: &Request) -> Result<Subprotocol, ()> {
     if was_asked { Err(()) } else { Ok(Subprotocol::NotAsked) }
 }
 
-const TEXT: &str = "text/plain; charset=utf-8";
+pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 
 /// Two boxes and a list: a first thing to try.

@@ -49,6 +49,8 @@ pub struct Report {
     pub backplane: Option<Finding>,
     /// Whether what is logged is written.
     pub log: Finding,
+    /// The server's own tasks that do not run.
+    pub tasks: Vec<Finding>,
     /// Whether the server is ending.
     pub is_draining: bool,
 }
@@ -112,7 +114,12 @@ impl Report {
 
     fn findings(&self) -> impl Iterator<Item = &Finding> {
         let plugins = self.plugins.iter().map(|(_, finding)| finding);
-        self.shards.iter().chain(plugins).chain(&self.backplane).chain([&self.log])
+        self.shards
+            .iter()
+            .chain(plugins)
+            .chain(&self.backplane)
+            .chain([&self.log])
+            .chain(&self.tasks)
     }
 }
 
@@ -175,10 +182,8 @@ impl Health {
                     }
                 }),
             }),
-            log: match log::is_written() {
-                true => Finding::OK,
-                false => Finding::degraded("the log cannot be written"),
-            },
+            log: log::problem().map_or(Finding::OK, Finding::degraded),
+            tasks: self.services.supervisor.problems().into_iter().map(Finding::degraded).collect(),
             is_draining: self.live.is_draining(),
         }
     }
@@ -231,9 +236,11 @@ impl Health {
         if self.is_probing.swap(true, Ordering::AcqRel) {
             return all(Finding::ill(format!("the engine has not answered for more than {ms} ms")));
         }
-        let (services, is_probing) = (self.services.clone(), self.is_probing.clone());
+        // Over also where there is no thread to do it on.
+        let done = Done(self.is_probing.clone());
+        let services = self.services.clone();
         let probing = tokio::task::spawn_blocking(move || {
-            let _done = Done(is_probing);
+            let _done = done;
             // Half of the time is for waiting, so that it can be said for whom.
             let until = Instant::now() + patience / 2;
             let is_chain_free = services.middleware.chain_within(patience / 2).is_some();
@@ -276,6 +283,7 @@ mod tests {
             plugins: vec![("10-acl".to_owned(), Finding::OK)],
             backplane: None,
             log: Finding::OK,
+            tasks: Vec::new(),
             is_draining: false,
         }
     }
@@ -286,11 +294,12 @@ mod tests {
         assert_eq!((report.status(), report.is_ready()), (Status::Ok, true));
         assert_eq!(report.text(), "ok\n");
         report.log = Finding::degraded("no log");
+        report.tasks = vec![Finding::degraded("no task")];
         assert_eq!((report.status(), report.is_ready()), (Status::Degraded, true));
-        assert_eq!(report.text(), "ok, but: no log\n");
+        assert_eq!(report.text(), "ok, but: no log; no task\n");
         report.shards = [Finding::ill("engine"), Finding::ill("engine")].into();
         assert_eq!((report.status(), report.is_ready()), (Status::Ill, false));
-        assert_eq!(report.text(), "ill: engine; no log\n");
+        assert_eq!(report.text(), "ill: engine; no log; no task\n");
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod server;
 
 mod drain;
 pub mod log;
+pub mod panics;
 pub mod recheck;
 pub mod reload;
 
@@ -18,6 +19,7 @@ mod address_buckets;
 mod auth_attempts;
 pub mod batch;
 mod close;
+pub mod descriptors;
 mod entrance;
 mod handshake;
 mod keyed_hash;
@@ -38,6 +40,7 @@ mod session;
 mod slots;
 mod socket;
 mod stats;
+pub mod supervise;
 
 mod admin;
 mod health;

@@ -1,40 +1,69 @@
 //! The log: what is in it, changed while the server runs, and connections that are
 //! followed whatever it says.
 
+mod queue;
+
 use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use rustc_hash::FxHashSet;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
+use crate::panics;
+use queue::LineQueue;
+pub use queue::QueueLimits;
 
 /// What is logged of followed connections has this target.
 pub const FOLLOWED: &str = "switchyard::followed";
+
+/// What is logged, and how.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// What is logged, in the syntax of `RUST_LOG`.
+    pub filter: String,
+    /// How the log looks.
+    pub format: LogFormat,
+    /// Connections whose doings are logged, whatever the filter says.
+    pub connections: Vec<u64>,
+    /// How much may wait to be written.
+    pub queue: QueueLimits,
+    /// How long the process waits at its end for what is not written yet.
+    pub flush_time: Duration,
+}
 
 /// The log of this process.
 pub struct Log {
     set: Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>,
     filter: RwLock<String>,
     format: LogFormat,
+    queue: Arc<LineQueue>,
 }
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
 impl Log {
-    /// Begins to log to standard error: a level, or levels for targets. Once in a
-    /// process.
+    /// Begins to log to standard error, on a thread of its own. Once in a process.
     ///
     /// # Errors
     ///
-    /// It is no filter.
-    pub fn start(filter: &str, format: LogFormat) -> Result<&'static Log, String> {
+    /// The filter is none, or there is no thread to be had.
+    pub fn start(config: &LogConfig) -> Result<&'static Log, String> {
+        let LogConfig { filter, format, queue, .. } = config;
+        let queue = LineQueue::new(*queue);
+        let lines = queue.clone();
+        // A writer that never fails: what tracing-subscriber does otherwise is `eprintln!`,
+        // which panics where standard error is gone.
         let builder = tracing_subscriber::fmt()
             .with_env_filter(parse(filter)?)
-            .with_ansi(std::io::stderr().is_terminal())
-            .with_writer(|| StandardError);
+            .with_ansi(io::stderr().is_terminal())
+            .with_writer(move || Line(lines.clone()));
+        queue
+            .start_writing(io::stderr())
+            .map_err(|problem| format!("there is no thread for the log: {problem}"))?;
         let set: Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync> = match format {
             LogFormat::Text => {
                 let builder = builder.with_filter_reloading();
@@ -49,7 +78,8 @@ impl Log {
                 Box::new(move |new| handle.reload(new).map_err(|e| e.to_string()))
             }
         };
-        Ok(LOG.get_or_init(|| Log { set, filter: RwLock::new(filter.to_owned()), format }))
+        let filter = RwLock::new(filter.clone());
+        Ok(LOG.get_or_init(|| Log { set, filter, format: *format, queue }))
     }
 
     /// The one that was started; none: nothing is logged.
@@ -79,37 +109,68 @@ impl Log {
     pub fn format(&self) -> LogFormat {
         self.format
     }
+
+    /// From here on, so much may wait to be written.
+    pub fn set_limits(&self, limits: QueueLimits) {
+        self.queue.set_limits(limits);
+    }
+
+    /// Writes a line as it is, behind what was logged.
+    pub fn write(&self, line: &str) {
+        self.queue.push(format!("{line}\n").as_bytes());
+    }
+
+    /// Waits until all that was logged is written, as long as that may take. False: it is not.
+    pub fn flush(&self, limit: Duration) -> bool {
+        self.queue.flush(limit)
+    }
+
+    /// How many lines were dropped, or could not be written.
+    pub fn lines_lost(&self) -> u64 {
+        self.queue.lost()
+    }
+
+    /// What is wrong with it; none: nothing.
+    pub fn problem(&self) -> Option<String> {
+        self.queue.problem()
+    }
 }
 
-/// Standard error, where it is noticed when that cannot be written.
-struct StandardError;
+/// Queues what is written to it at once as one line.
+struct Line(Arc<LineQueue>);
 
-static IS_WRITTEN: AtomicBool = AtomicBool::new(true);
-static LOST: AtomicU64 = AtomicU64::new(0);
-
-impl Write for StandardError {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = io::stderr().write(bytes);
-        IS_WRITTEN.store(written.is_ok(), Ordering::Relaxed);
-        if written.is_err() {
-            LOST.fetch_add(1, Ordering::Relaxed);
-        }
-        written
+impl Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }
 
-/// Whether the last line of the log could be written.
-pub fn is_written() -> bool {
-    IS_WRITTEN.load(Ordering::Relaxed)
+/// How many lines were lost of the log of this process.
+pub fn lost() -> u64 {
+    Log::current().map_or(0, Log::lines_lost)
 }
 
-/// How many lines could not.
-pub fn lost() -> u64 {
-    LOST.load(Ordering::Relaxed)
+/// What is wrong with the log of this process; none: nothing.
+pub fn problem() -> Option<String> {
+    Log::current()?.problem()
+}
+
+/// Writes a line to standard error without the log, and waits for that no longer than `limit`,
+/// whatever becomes of it.
+pub fn write_without_log(line: String, limit: Duration) {
+    let (done, is_done) = std::sync::mpsc::channel();
+    let writing = std::thread::Builder::new().spawn(move || {
+        let _it_is_gone = io::stderr().write_all(format!("{line}\n").as_bytes());
+        let _nobody_waits = done.send(());
+    });
+    if writing.is_ok() {
+        let _it_is_stalled = is_done.recv_timeout(limit);
+    }
 }
 
 /// Reads a filter.
@@ -125,7 +186,7 @@ pub fn parse(filter: &str) -> Result<EnvFilter, String> {
         Err(_) => filter.to_owned(),
     };
     EnvFilter::builder()
-        .parse(format!("{own},{FOLLOWED}=info"))
+        .parse(format!("{own},{FOLLOWED}=info,{}=error", panics::TARGET))
         .map_err(|problem| format!("log.filter is \"{filter}\": {problem}"))
 }
 

@@ -2,20 +2,27 @@
 //!
 //! Exit codes: 0 done, 1 failed, 64 bad arguments or configuration.
 
-use std::io::Write;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing::info;
+use tracing::{info, warn};
 
 use switchyard::cli::{Cli, Command, Plugins, ServeArgs};
 use switchyard::config::{Config, ConfigError};
-use switchyard::log::Log;
+use switchyard::descriptors;
+use switchyard::log::{self, Log};
 use switchyard::operator::{self, OperatorError};
+use switchyard::panics;
 use switchyard::reload::Reloading;
 use switchyard::server::{Order, Server};
+use switchyard::supervise::Supervisor;
 use switchyard::terminal;
 
 /// The exit code for bad arguments or configuration (`EX_USAGE` of sysexits.h).
@@ -39,10 +46,7 @@ fn main() -> ExitCode {
         Command::Plugin(Plugins::Author(command)) => match command.run() {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
-            Err(error) => {
-                eprintln!("switchyard: {error}");
-                ExitCode::from(if error.is_usage() { USAGE } else { 1 })
-            }
+            Err(error) => complain(&error, if error.is_usage() { USAGE } else { 1 }),
         },
         Command::Plugin(Plugins::Operate(command)) => code(operator::plugin(command)),
         Command::Engine(command) => code(operator::engine(command)),
@@ -65,10 +69,7 @@ fn main() -> ExitCode {
 fn code(done: Result<(), OperatorError>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("switchyard: {error}");
-            ExitCode::from(if error.is_usage() { USAGE } else { 1 })
-        }
+        Err(error) => complain(&error, if error.is_usage() { USAGE } else { 1 }),
     }
 }
 
@@ -88,27 +89,45 @@ const EVENT_INTERVAL: u32 = 512;
 
 fn serve(args: &ServeArgs) -> ExitCode {
     let started = Config::load(args).map_err(anyhow::Error::from).and_then(|config| {
-        let log = Log::start(&config.log_filter, config.log_format).map_err(anyhow::Error::msg)?;
+        let log = Log::start(&config.log).map_err(anyhow::Error::msg)?;
         Ok((config, log))
     });
     let (config, log) = match started {
         Ok(started) => started,
-        Err(error) => return complain(&error, USAGE),
+        Err(error) => return complain(format_args!("{error:#}"), USAGE),
     };
+    let flush_time = config.log.flush_time;
+    panics::install_hook();
+    descriptors::raise_limit(&config);
+    let ended = panics::contain(|| serve_with(args, config, log));
+    // What panicked here is in the log.
+    let code = ended.unwrap_or_else(|| {
+        log.write("switchyard: the server failed");
+        ExitCode::FAILURE
+    });
+    // Standard error may be stalled: the process ends all the same.
+    let _whether_or_not = log.flush(flush_time);
+    code
+}
+
+fn serve_with(args: &ServeArgs, config: Config, log: &'static Log) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .global_queue_interval(GLOBAL_QUEUE_INTERVAL)
         .event_interval(EVENT_INTERVAL)
-        .build()
-        .expect("threads can be started");
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(log, &anyhow::Error::from(error).context("no threads"), 1),
+    };
     if args.check {
         // What a plugin does on a timer is not waited for.
         return match runtime.block_on(Server::check(&config)) {
             Ok(()) => {
-                eprintln!("switchyard: the configuration is good");
+                log.write("switchyard: the configuration is good");
                 ExitCode::SUCCESS
             }
-            Err(error) => complain(&error, USAGE),
+            Err(error) => fail(log, &error, USAGE),
         };
     }
     let result = runtime.block_on(run(config, Reloading { args: args.clone(), log }));
@@ -117,52 +136,107 @@ fn serve(args: &ServeArgs) -> ExitCode {
     std::mem::forget(runtime);
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<ConfigError>() => complain(&error, USAGE),
-        Err(error) => complain(&error, 1),
+        Err(error) if error.is::<ConfigError>() => fail(log, &error, USAGE),
+        Err(error) => fail(log, &error, 1),
     }
 }
 
-fn complain(error: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("switchyard: {error:#}");
+/// Says why the server ends, behind what it logged.
+fn fail(log: &Log, error: &anyhow::Error, code: u8) -> ExitCode {
+    log.write(&format!("switchyard: {error:#}"));
+    ExitCode::from(code)
+}
+
+/// How long standard error may take to take why a command ends, while nothing is logged.
+const COMPLAINT_TIME: Duration = Duration::from_secs(1);
+
+/// Says why a command ends, also where nothing can be said.
+fn complain(error: impl Display, code: u8) -> ExitCode {
+    log::write_without_log(format!("switchyard: {error}"), COMPLAINT_TIME);
     ExitCode::from(code)
 }
 
 async fn run(config: Config, reloading: Reloading) -> anyhow::Result<()> {
     let (orders, received) = mpsc::unbounded_channel();
-    listen_to_signals(orders)?;
-    let server = Server::start(config).await?;
-    let mut stdout = std::io::stdout().lock();
-    for url in server.urls()? {
-        writeln!(stdout, "{url}")?;
-    }
-    stdout.flush()?;
-    drop(stdout);
+    let supervisor = Arc::<Supervisor>::default();
+    listen_to_signals(orders, reloading.log, &supervisor)?;
+    let server = Server::start(config, supervisor).await?;
+    print_addresses(server.urls()?)?;
     info!(version = env!("CARGO_PKG_VERSION"), "the server is ready");
     server.run(received, reloading).await;
     Ok(())
 }
 
+/// Prints the addresses, one a line. The server runs on where standard output is gone, and does
+/// not wait where it is stalled.
+fn print_addresses(urls: Vec<String>) -> anyhow::Result<()> {
+    let printing = move || {
+        let mut stdout = io::stdout().lock();
+        let lines = urls.iter().try_for_each(|url| writeln!(stdout, "{url}"));
+        if let Err(error) = lines.and_then(|()| stdout.flush()) {
+            let addresses = urls.join(" ");
+            warn!(%error, addresses, "the addresses could not be printed to standard output");
+        }
+    };
+    std::thread::Builder::new().name("addresses".to_owned()).spawn(printing)?;
+    Ok(())
+}
+
+/// How long the log may take at a second SIGTERM or ctrl-c, which ends the process at once.
+const LAST_FLUSH_TIME: Duration = Duration::from_millis(100);
+
 /// Ctrl-c and SIGTERM end the server, the second time at once; SIGHUP has it read
 /// its files again.
-fn listen_to_signals(orders: mpsc::UnboundedSender<Order>) -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    tokio::spawn(async move {
-        let mut was_told = false;
-        loop {
-            let order = tokio::select! {
-                _ = interrupt.recv() => Order::End,
-                _ = terminate.recv() => Order::End,
-                _ = hangup.recv() => Order::Reload,
-            };
-            if order == Order::End && was_told {
-                std::process::exit(1);
+fn listen_to_signals(
+    orders: mpsc::UnboundedSender<Order>,
+    log: &'static Log,
+    supervisor: &Arc<Supervisor>,
+) -> anyhow::Result<()> {
+    // From here on, none of them ends the process by itself.
+    let mut first = Some(Signals::new()?);
+    let was_told = Arc::new(AtomicBool::new(false));
+    tokio::spawn(supervisor.clone().keep("signals", move || {
+        let signals = first.take().map_or_else(Signals::new, Ok);
+        let (orders, was_told) = (orders.clone(), was_told.clone());
+        async move {
+            let mut signals = signals.map_err(|error| error.to_string())?;
+            loop {
+                let order = signals.next().await;
+                let is_end = order == Order::End;
+                if is_end && was_told.swap(true, Ordering::Relaxed) {
+                    let _whether_or_not = log.flush(LAST_FLUSH_TIME);
+                    std::process::exit(1);
+                }
+                // The receiver is gone when the server has ended already.
+                let _ = orders.send(order);
             }
-            was_told |= order == Order::End;
-            // When nobody receives it, the server has ended already.
-            let _ = orders.send(order);
         }
-    });
+    }));
     Ok(())
+}
+
+/// The signals that the server acts on.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// What the next one asks for.
+    async fn next(&mut self) -> Order {
+        tokio::select! {
+            _ = self.interrupt.recv() => Order::End,
+            _ = self.terminate.recv() => Order::End,
+            _ = self.hangup.recv() => Order::Reload,
+        }
+    }
 }

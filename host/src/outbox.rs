@@ -165,6 +165,17 @@ impl Outbox {
         }
     }
 
+    /// A flush panicked: how much of it was written is unknown. The connection is closed, and its
+    /// queued bytes are dropped.
+    pub fn abandon_flush(&self) {
+        let mut queue = self.queue.lock();
+        queue.hands = Hands::Writers;
+        queue.chunks = Chunks::default();
+        queue.bytes = 0;
+        queue.closing.get_or_insert(CloseReason::Internal);
+        queue.wake();
+    }
+
     /// As `push`, for who is the writer's own task or wakes it afterwards: it is not woken,
     /// which would only cost it another turn, and must `take` before it waits. Nobody else
     /// who pushes would wake it until it has.

@@ -80,11 +80,10 @@ pub fn publish<'a, W: WriteReply>(
     }
     ask_access(chain, &mut asked);
     let mut forwarded = ask_messages(services, chain, &mut asked);
-    let backplane = services.backplane.as_ref();
-    let mut admitted = match backplane {
-        None => Vec::new(),
-        Some(backplane) => admit(services, backplane, &mut asked, &mut forwarded),
-    };
+    let mut admitted = services
+        .backplane
+        .as_deref()
+        .map(|backplane| admit(services, backplane, &mut asked, &mut forwarded));
 
     let mut unanswered = asked.iter().enumerate();
     let mut published = [0; 2];
@@ -125,14 +124,10 @@ pub fn publish<'a, W: WriteReply>(
     let is_heard = services.hub.publish(chain, &publications, |index, outcome, own| {
         let Some(place) = places.get(index) else { return };
         if outcome.is_err()
-            && let Some(backplane) = backplane
-            && let (Some(admission), Some((_, refused))) =
-                (admitted.get_mut(index), publications.get(index))
-            && *admission == Admission::Forward
+            && let (Some(admitted), Some((_, refused))) = (&mut admitted, publications.get(index))
         {
             // Nobody else receives what was refused here.
-            backplane.withdraw(refused);
-            *admission = Admission::Stay;
+            admitted.withdraw(index, refused);
         }
         settle(*place, Some(outcome), speakers);
         // Its own copy comes after the reply.
@@ -149,37 +144,107 @@ pub fn publish<'a, W: WriteReply>(
             services.stats.carried_out(verb, Ending::Ok, count);
         }
     }
-    if let Some(backplane) = backplane {
-        for ((_, publication), admission) in publications.into_iter().zip(admitted) {
-            if admission == Admission::Forward {
-                backplane.forward(publication);
-            }
+    if let Some(mut admitted) = admitted {
+        for (index, (_, publication)) in publications.into_iter().enumerate() {
+            admitted.forward(index, publication);
         }
     }
     is_heard
 }
 
+/// What becomes of what goes on to the hub, and the room at the backplane that is kept for it.
+/// What is left of that is given up when this is dropped: a panic on the way to the hub would
+/// keep it for ever.
+struct Admitted<'a> {
+    backplane: &'a Backplane,
+    admissions: Vec<Admission>,
+    /// How many publications room is kept for, and how many bytes.
+    room: (usize, usize),
+}
+
+impl Admitted<'_> {
+    /// Asks the backplane about a publication, and keeps room for it where it goes there.
+    fn ask(&mut self, publication: &Publication<'_>) -> Result<Admission, Refusal> {
+        let admission = self.backplane.admit(publication)?;
+        if admission != Admission::Stay {
+            self.room.0 += 1;
+            self.room.1 += publication.bytes();
+        }
+        Ok(admission)
+    }
+
+    /// Hands over a publication that room is kept for.
+    fn send(&mut self, publication: Publication<'_>) {
+        let bytes = publication.bytes();
+        self.backplane.forward(publication);
+        self.has_left(bytes);
+    }
+
+    /// Gives up the room for one.
+    fn give_up(&mut self, publication: &Publication<'_>) {
+        self.backplane.withdraw(publication);
+        self.has_left(publication.bytes());
+    }
+
+    /// Hands over one of those that went on to the hub, if it is to leave this node.
+    fn forward(&mut self, index: usize, publication: Publication<'_>) {
+        if self.take(index) {
+            self.send(publication);
+        }
+    }
+
+    /// One of those that went on to the hub does not leave this node.
+    fn withdraw(&mut self, index: usize, publication: &Publication<'_>) {
+        if self.take(index) {
+            self.give_up(publication);
+        }
+    }
+
+    /// Whether it was to leave this node; from here on, it is not.
+    fn take(&mut self, index: usize) -> bool {
+        let admission = self.admissions.get_mut(index);
+        admission.is_some_and(|admission| {
+            std::mem::replace(admission, Admission::Stay) == Admission::Forward
+        })
+    }
+
+    fn has_left(&mut self, bytes: usize) {
+        self.room.0 -= 1;
+        self.room.1 -= bytes;
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        let (publications, bytes) = self.room;
+        if publications > 0 {
+            self.backplane.give_up_room(publications, bytes);
+        }
+    }
+}
+
 /// Asks the backplane about what goes on to the hub; answers what becomes of each. What the
 /// backplane brings back itself does not go on.
-fn admit<'a>(
+fn admit<'a, 'b>(
     services: &Services,
-    backplane: &Backplane,
+    backplane: &'b Backplane,
     asked: &mut [Underway<'a>],
     forwarded: &mut Forwarded<'a>,
-) -> Vec<Admission> {
-    let mut admitted = Vec::with_capacity(forwarded.places.len());
+) -> Admitted<'b> {
+    let admissions = Vec::with_capacity(forwarded.places.len());
+    let mut admitted = Admitted { backplane, admissions, room: (0, 0) };
     let Forwarded { places, publications } = std::mem::take(forwarded);
     for (place, (connection, publication)) in places.into_iter().zip(publications) {
-        let settled = match backplane.admit(&publication) {
+        let settled = match admitted.ask(&publication) {
             Ok(Admission::Return) => {
                 let channel = std::slice::from_ref(&publication.channel);
                 match services.hub.subscriber_counts(publication.space, channel) {
                     Ok(counts) => {
-                        backplane.forward(publication);
+                        admitted.send(publication);
                         Ok(counts.first().copied().unwrap_or(0))
                     }
                     Err(unavailable) => {
-                        backplane.withdraw(&publication);
+                        admitted.give_up(&publication);
                         Err(unavailable.into())
                     }
                 }
@@ -187,7 +252,7 @@ fn admit<'a>(
             Ok(admission) => {
                 forwarded.places.push(place);
                 forwarded.publications.push((connection, publication));
-                admitted.push(admission);
+                admitted.admissions.push(admission);
                 continue;
             }
             Err(refusal) => Err(refusal),

@@ -45,6 +45,7 @@ const AT_ONCE: &[&str] = &[
     "shutdown.",
     "log.filter",
     "log.connections",
+    "log.queue_",
 ];
 
 /// Reads the configuration again, and brings the server to what it says now. What
@@ -73,17 +74,18 @@ pub fn reload(reloading: &Reloading, live: &Live, services: &Services) {
         }
     }
     // What the admin API said of the log holds until the file says otherwise.
-    let filtered = match new.log_filter == old.log_filter {
+    let filtered = match new.log.filter == old.log.filter {
         true => Ok(()),
-        false => reloading.log.set_filter(&new.log_filter),
+        false => reloading.log.set_filter(&new.log.filter),
     };
     if let Err(problem) = filtered {
         error!(problem, "the configuration was not taken: the one in use stays");
         return;
     }
-    if new.log_connections != old.log_connections {
-        log::follow(&new.log_connections);
+    if new.log.connections != old.log.connections {
+        log::follow(&new.log.connections);
     }
+    reloading.log.set_limits(new.log.queue);
     services.limits.set(&new.limits);
     services.hub.connections().set_limits(&new.limits, new.outbox);
     services.hub.set_name_limits(new.limits.names);

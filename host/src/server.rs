@@ -2,13 +2,15 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::FutureExt;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch as watch_channel};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
@@ -35,8 +37,9 @@ use crate::protocol::websocket;
 use crate::recheck;
 use crate::reload::{self, Reloading};
 use crate::session::Services;
+use crate::supervise::{Ended, Supervisor};
 use crate::wasm::Wasm;
-use crate::watch::Watched;
+use crate::watch::{self, Watched};
 
 /// A server that can be run.
 pub struct Server {
@@ -68,8 +71,9 @@ impl Server {
     ///
     /// A certificate, the engine or a plugin is refused, others could connect and
     /// nobody decides who may, or an address cannot be bound.
-    pub async fn start(config: Config) -> anyhow::Result<Server> {
+    pub async fn start(config: Config, supervisor: Arc<Supervisor>) -> anyhow::Result<Server> {
         let (live, services, engine) = prepare(&config)?;
+        let services = Services { supervisor, ..services };
         let live = Arc::new(live);
         let health = Health::new(services.clone(), live.clone(), config.health);
         let cannot_listen = |address| move || format!("cannot listen on {address}");
@@ -95,8 +99,13 @@ impl Server {
             )),
             None => None,
         };
+        let supervisor = &services.supervisor;
         let linking = services.backplane.clone().map(|backplane| {
-            tokio::spawn(backplane.run(services.hub.clone(), services.middleware.clone()))
+            let services = services.clone();
+            tokio::spawn(supervisor.clone().keep("backplane", move || {
+                let Services { hub, middleware, supervisor, .. } = services.clone();
+                backplane.clone().run(hub, middleware, supervisor)
+            }))
         });
         if let (Some(backplane), Some(cluster)) = (&services.backplane, &config.cluster) {
             // It goes on looking, and the node serves who is there.
@@ -136,7 +145,7 @@ impl Server {
         let config_file = reloading.args.config.clone();
         let config = Arc::new(config);
         let (served, mut all_served) = mpsc::channel::<()>(1);
-        let (ending, is_ending) = watch::channel(false);
+        let (ending, is_ending) = watch_channel::channel(false);
         let entrance = Entrance::new(
             config.clone(),
             health,
@@ -145,21 +154,52 @@ impl Server {
             is_ending,
             served,
         );
-        let mut accepting = vec![tokio::spawn(entrance.clone().accept(http, Protocol::Http))];
-        accepting.extend(resp.map(|resp| tokio::spawn(entrance.accept(resp, Protocol::Resp))));
-        let administering = admin.map(|admin| tokio::spawn(admin.serve(ending.subscribe())));
-        let keeping = tokio::spawn(keep_alive(config.clone(), services.hub.clone()));
-        let expiring = tokio::spawn(expire(services.hub.connections().clone()));
-        let rechecking = tokio::spawn(recheck(&config, &services));
+        let supervisor = &services.supervisor;
+        let accept = |name, listener: TcpListener, protocol| {
+            // Kept here, so that the port stays bound when the task is restarted.
+            let (entrance, listener) = (entrance.clone(), Arc::new(listener));
+            tokio::spawn(
+                supervisor
+                    .clone()
+                    .keep(name, move || entrance.clone().accept(listener.clone(), protocol)),
+            )
+        };
+        let mut accepting = vec![accept("http-listener", http, Protocol::Http)];
+        accepting.extend(resp.map(|resp| accept("resp-listener", resp, Protocol::Resp)));
+        drop(entrance);
+        let administering = admin.map(|admin| {
+            let (admin, is_ending) = (Arc::new(admin), ending.subscribe());
+            let serving = move || admin.clone().serve(is_ending.clone());
+            tokio::spawn(supervisor.clone().keep("admin-listener", serving))
+        });
+        let (of, hub) = (config.clone(), services.hub.clone());
+        let keeping = move || keep_alive(of.clone(), hub.clone());
+        let keeping = tokio::spawn(supervisor.clone().keep("keep-alive", keeping));
+        let of = services.hub.connections().clone();
+        let expiring = move || {
+            let connections = of.clone();
+            async move {
+                expire(connections).await;
+                Err("it ended".to_owned())
+            }
+        };
+        let expiring = tokio::spawn(supervisor.clone().keep("expiries", expiring));
+        let (of, its) = (config.clone(), services.clone());
+        let rechecking = move || {
+            let checking = recheck(&of, &its);
+            async move {
+                checking.await;
+                Err("it ended".to_owned())
+            }
+        };
+        let rechecking = tokio::spawn(supervisor.clone().keep("recheck", rechecking));
         let (changed, changes) = mpsc::unbounded_channel();
-        let watching = crate::watch::watch(&config, config_file.as_deref(), &changed);
-        // What changed before the watch began is not missed.
-        for what in [Watched::Config, Watched::Plugins] {
-            let _ = changed.send(what);
-        }
+        let watching = watch::watch(&config, config_file.as_deref(), &changed, supervisor);
         let reader =
             Reader { config, live: live.clone(), services: services.clone(), engine, reloading };
-        let reading = tokio::spawn(reader.read(changes));
+        let (reader, changes) = (Arc::new(reader), Arc::new(Mutex::new(changes)));
+        let reading = move || reader.clone().read(changes.clone());
+        let reading = tokio::spawn(supervisor.clone().keep("reload", reading));
         while let Some(Order::Reload) = orders.recv().await {
             info!("configuration, certificates, plugins and engine are read again");
             // The task that receives it ends only after this.
@@ -177,8 +217,12 @@ impl Server {
         let shutdown = live.config().shutdown;
         let connections = services.hub.connections();
         info!(connections = connections.count(), "the server is ending");
-        let (drained, took) = drain(connections, &shutdown).await;
-        info!(connections = drained, ms = took.as_millis() as u64, "connections were told goodbye");
+        // Whatever fails, the end goes on.
+        let draining = AssertUnwindSafe(drain(connections, &shutdown)).catch_unwind();
+        if let Ok((drained, took)) = draining.await {
+            let ms = took.as_millis() as u64;
+            info!(connections = drained, ms, "connections were told goodbye");
+        }
         accepting.iter().for_each(tokio::task::JoinHandle::abort);
         // Who is let in from here on is told by the entrance.
         ending.send_replace(true);
@@ -243,7 +287,7 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<(Live, Services, Arc<En
     }
     middleware.forget_rechecks();
     check_protection(config, &middleware)?;
-    log::follow(&config.log_connections);
+    log::follow(&config.log.connections);
     let auth_attempts = Arc::new(AuthAttempts::new(limits.clone()));
     let services = Services {
         hub: Arc::new(hub),
@@ -253,6 +297,7 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<(Live, Services, Arc<En
         backplane,
         gatherings: Arc::default(),
         auth_attempts,
+        supervisor: Arc::default(),
     };
     let engine = Arc::new(EngineSwaps::new(
         config.engine.clone(),
@@ -291,16 +336,18 @@ struct Reader {
 impl Reader {
     /// One change after the other. Compiling takes a while, so it is done where no
     /// connection waits for it.
-    async fn read(self, mut changes: mpsc::UnboundedReceiver<Watched>) {
-        let reader = Arc::new(self);
+    async fn read(
+        self: Arc<Reader>,
+        changes: Arc<Mutex<mpsc::UnboundedReceiver<Watched>>>,
+    ) -> Ended {
+        let mut changes = changes.lock().await;
         loop {
-            let middleware = &reader.services.middleware;
+            let middleware = &self.services.middleware;
             let what = tokio::select! {
                 Some(what) = changes.recv() => Some(what),
                 () = middleware.parked() => None,
-                else => return,
             };
-            let reader = reader.clone();
+            let reader = self.clone();
             let reading = tokio::task::spawn_blocking(move || match what {
                 Some(what) => reader.read_again(what),
                 None => reader.services.middleware.put_back(),
@@ -349,7 +396,7 @@ pub(crate) fn recheck(config: &Config, services: &Services) -> impl Future<Outpu
 
 /// Pings connections that say nothing, closes those that do not answer, and
 /// looks after what only time changes.
-pub(crate) async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) {
+pub(crate) async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) -> Ended {
     let websocket = &config.websocket;
     let shortest = websocket.ping_interval.min(websocket.pong_time).min(config.outbox.soft_time);
     let mut ticks = tokio::time::interval(

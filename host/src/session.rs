@@ -32,12 +32,14 @@ use crate::limits::{LiveLimits, Pace, Rate};
 use crate::log;
 use crate::middleware::Middleware;
 use crate::middleware::chain::{Action, Chain};
+use crate::panics;
 use crate::protocol::command::{
     Bytestring, Command, Ending, Greeting, Kind, LIMIT, ListenVerb, NOAUTH, Publication, Refusal,
     Reply, Request, Tag, Verb,
 };
 use crate::publish::{self, Speaker};
 use crate::stats::Stats;
+use crate::supervise::Supervisor;
 
 /// How many commands hold the chain at once. More gain little by sharing calls,
 /// and a swap waits for them.
@@ -67,6 +69,8 @@ pub struct Services {
     pub gatherings: Arc<Gatherings>,
     /// How often clients failed to authenticate.
     pub auth_attempts: Arc<AuthAttempts>,
+    /// Keeps the server's own tasks running.
+    pub supervisor: Arc<Supervisor>,
 }
 
 /// One client's commands.
@@ -395,16 +399,21 @@ impl Session {
     /// Ends the session: it listens to nothing any more, the chain is told, and
     /// the connection is forgotten. Dropping a session ends it, too.
     pub fn end(&mut self) {
-        if !std::mem::replace(&mut self.is_over, true) {
-            // What it published is seen before its end.
-            self.publish_gathered();
-            // Whoever still knows the connection does not keep its socket open.
-            self.connection.outbox.attach(None);
-            self.services.hub.disconnect(&self.connection);
-            let middleware = &self.services.middleware;
-            let plugins = middleware.chain().disconnect(self.connection.id);
-            middleware.forget(self.connection.clone(), plugins);
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
         }
+        // Each step is contained: a panic in one must not skip the others, and a panic that left a
+        // `drop` during another panic would abort the process.
+        let id = self.connection.id;
+        // What it published is seen before its end.
+        panics::contain(|| self.publish_gathered());
+        let Services { hub, middleware, .. } = &self.services;
+        // Others that still hold the connection do not keep its socket open.
+        panics::contain(|| self.connection.outbox.attach(None));
+        panics::contain(|| hub.disconnect(&self.connection));
+        // A connection whose plugins could not be told is forgotten all the same.
+        let plugins = panics::contain(|| middleware.chain().disconnect(id));
+        panics::contain(|| middleware.forget(self.connection.clone(), plugins.unwrap_or_default()));
     }
 
     /// Closes the connection behind all replies to what was carried out.

@@ -25,6 +25,8 @@ pub struct Stats {
     pub outbox_overflow_bytes: AtomicU64,
     /// Connections that broke, or ended without a word.
     pub lost: AtomicU64,
+    /// How often a connection to the admin API could not be accepted.
+    pub admin_not_accepted: AtomicU64,
     doors: [DoorStats; Door::ALL.len()],
     closed: [AtomicU64; CloseReason::LABELS.len()],
     lanes: Box<[Lane]>,
@@ -35,6 +37,7 @@ pub struct Stats {
 struct DoorStats {
     accepted: AtomicU64,
     handshake_waits: AtomicU64,
+    not_accepted: AtomicU64,
     refused: [AtomicU64; Refused::ALL.len()],
 }
 
@@ -176,6 +179,7 @@ impl Default for Stats {
             outbox_overflows: AtomicU64::new(0),
             outbox_overflow_bytes: AtomicU64::new(0),
             lost: AtomicU64::new(0),
+            admin_not_accepted: AtomicU64::new(0),
             doors: Default::default(),
             closed: [const { AtomicU64::new(0) }; CloseReason::LABELS.len()],
             lanes: (0..lanes).map(|_| Lane::default()).collect(),
@@ -197,6 +201,16 @@ impl Stats {
     /// A connection was let in.
     pub fn accepted(&self, door: Door) {
         count(&self.door(door).accepted);
+    }
+
+    /// A connection could not be accepted.
+    pub fn could_not_accept(&self, door: Door) {
+        count(&self.door(door).not_accepted);
+    }
+
+    /// How often one could not, at this door.
+    pub fn not_accepted(&self, door: Door) -> u64 {
+        load(&self.door(door).not_accepted)
     }
 
     /// As many handshakes are under way as there may be: newcomers wait.

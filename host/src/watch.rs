@@ -5,15 +5,20 @@
 //! a while: who copies a file writes it piece by piece.
 
 use std::collections::BTreeSet;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
-use tracing::{error, info};
+use tokio::task::JoinSet;
+use tracing::info;
 
 use crate::config::Config;
 use crate::server::engine_file;
+use crate::supervise::{Ended, Supervisor};
 
 /// What is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +35,18 @@ pub enum Watched {
     Everything,
 }
 
+impl Watched {
+    /// What the task is called that watches it.
+    fn task(self) -> &'static str {
+        match self {
+            Watched::Plugins => "watch-plugins",
+            Watched::Engine => "watch-engine",
+            Watched::Config => "watch-config",
+            Watched::Certificates | Watched::Everything => "watch-certificates",
+        }
+    }
+}
+
 /// However busy a directory is, a change is acted on after this many quiet times.
 const QUIET_TIMES_MAX: u32 = 10;
 
@@ -39,22 +56,21 @@ pub fn watch(
     config: &Config,
     config_file: Option<&Path>,
     changed: &mpsc::UnboundedSender<Watched>,
-) -> Vec<RecommendedWatcher> {
+    supervisor: &Arc<Supervisor>,
+) -> JoinSet<()> {
     let debounce = config.plugins.debounce;
-    let mut watchers = Vec::new();
-    let mut add = |what, directory: &Path, file: Option<PathBuf>| match start(
-        what,
-        directory,
-        file,
-        debounce,
-        changed.clone(),
-    ) {
-        Ok(watcher) => {
-            info!(directory = %directory.display(), ?what, "changes of files are watched");
-            watchers.push(watcher);
-        }
-        Err(problem) => error!(directory = %directory.display(), %problem,
-                "changes of files cannot be watched; SIGHUP still reads them again"),
+    let mut watching = JoinSet::new();
+    let mut add = |what: Watched, directory: &Path, file: Option<PathBuf>| {
+        let place = Arc::new(Place { what, directory: directory.to_owned(), file, debounce });
+        let changed = changed.clone();
+        let mut is_first = true;
+        watching.spawn(supervisor.clone().keep(what.task(), move || {
+            // What changed while it was not watched is not missed. To compile the engine to
+            // see that it is the one in use takes seconds, so that is not done at the start.
+            let is_at_start = std::mem::take(&mut is_first);
+            let is_looked_at = !is_at_start || matches!(what, Watched::Plugins | Watched::Config);
+            place.clone().watch(changed.clone(), is_looked_at)
+        }));
     };
     if let Some(directory) = &config.plugins.directory {
         add(Watched::Plugins, directory, None);
@@ -77,7 +93,7 @@ pub fn watch(
         // are links whose target changes elsewhere in the directory.
         add(Watched::Certificates, directory, None);
     }
-    watchers
+    watching
 }
 
 fn directory_of(file: &Path) -> &Path {
@@ -87,52 +103,78 @@ fn directory_of(file: &Path) -> &Path {
     }
 }
 
-fn start(
+/// What is watched, and where.
+struct Place {
     what: Watched,
-    directory: &Path,
+    directory: PathBuf,
+    /// The file that it is about; none: the whole directory.
     file: Option<PathBuf>,
     debounce: Duration,
-    changed: mpsc::UnboundedSender<Watched>,
-) -> notify::Result<RecommendedWatcher> {
-    let (seen, events) = mpsc::unbounded_channel();
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // An error may mean that events were lost: look.
-        let concerns = event.map_or(true, |event| {
-            !matches!(event.kind, EventKind::Access(_))
-                && file.as_deref().is_none_or(|file| {
-                    event.paths.iter().filter_map(|path| path.file_name()).any(|name| {
-                        // What mounted configuration is swapped by.
-                        name == file.as_os_str() || name == "..data"
-                    })
-                })
-        });
-        if concerns {
-            // When nobody listens any more, the server is ending.
-            let _ = seen.send(());
-        }
-    })?;
-    watcher.watch(directory, RecursiveMode::NonRecursive)?;
-    tokio::spawn(debounced(what, debounce, events, changed));
-    Ok(watcher)
 }
 
-async fn debounced(
-    what: Watched,
-    debounce: Duration,
-    mut events: mpsc::UnboundedReceiver<()>,
-    changed: mpsc::UnboundedSender<Watched>,
-) {
-    while events.recv().await.is_some() {
-        let quiet = async {
-            while tokio::time::timeout(debounce, events.recv())
-                .await
-                .is_ok_and(|event| event.is_some())
-            {}
-        };
-        // Elapsed: it never was quiet.
-        let _ = tokio::time::timeout(debounce * QUIET_TIMES_MAX, quiet).await;
-        if changed.send(what).is_err() {
-            return;
+impl Place {
+    /// Says that something changed, whenever it has, until that can no longer be seen; and, if
+    /// `is_looked_at`, once at the start.
+    async fn watch(
+        self: Arc<Place>,
+        changed: mpsc::UnboundedSender<Watched>,
+        is_looked_at: bool,
+    ) -> Ended {
+        let directory = self.directory.display();
+        let cannot = |problem: String| format!("{directory} cannot be watched: {problem}");
+        let watched = identity(&self.directory).map_err(|io| cannot(io.to_string()))?;
+        let (seen, mut events) = mpsc::unbounded_channel();
+        let _watcher = self.start(seen).map_err(|problem| cannot(problem.to_string()))?;
+        info!(%directory, what = ?self.what, "changes of files are watched");
+        if is_looked_at {
+            let _the_server_is_ending = changed.send(self.what);
         }
+        let debounce = self.debounce;
+        while events.recv().await.is_some() {
+            let quiet = async {
+                while tokio::time::timeout(debounce, events.recv())
+                    .await
+                    .is_ok_and(|event| event.is_some())
+                {}
+            };
+            // Elapsed: it never was quiet.
+            let _ = tokio::time::timeout(debounce * QUIET_TIMES_MAX, quiet).await;
+            let _the_server_is_ending = changed.send(self.what);
+            // What was watched is the directory, whatever it is called by now.
+            if identity(&self.directory).ok() != Some(watched) {
+                return Err(format!("{directory} is not the directory that was watched"));
+            }
+        }
+        Err(cannot("the system does not say any more what changed".to_owned()))
     }
+
+    fn start(&self, seen: mpsc::UnboundedSender<()>) -> notify::Result<RecommendedWatcher> {
+        let (directory, file) = (self.directory.clone(), self.file.clone());
+        let concerns = move |event: notify::Event| {
+            !matches!(event.kind, EventKind::Access(_))
+                && file.as_deref().is_none_or(|file| {
+                    event.paths.iter().any(|path| {
+                        // What mounted configuration is swapped by.
+                        let names = [file.as_os_str(), "..data".as_ref()];
+                        *path == directory
+                            || path.file_name().is_some_and(|name| names.contains(&name))
+                    })
+                })
+        };
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<_>| {
+            // An error may mean that events were lost: look.
+            if event.map_or(true, &concerns) {
+                // The receiver is gone when the server is ending.
+                let _ = seen.send(());
+            }
+        })?;
+        watcher.watch(&self.directory, RecursiveMode::NonRecursive)?;
+        Ok(watcher)
+    }
+}
+
+/// What tells a directory from another of the same name.
+fn identity(directory: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::metadata(directory)?;
+    Ok((metadata.dev(), metadata.ino()))
 }

@@ -41,6 +41,7 @@ fn view(report: &Report) -> HealthView {
             .collect(),
         backplane: report.backplane.as_ref().map(part),
         log: part(&report.log),
+        tasks: report.tasks.iter().map(part).collect(),
     }
 }
 

@@ -55,6 +55,7 @@ fn view(log: &Log) -> LogView {
         }
         .to_owned(),
         followed: log::followed(),
-        lines_lost: log::lost(),
+        lines_lost: log.lines_lost(),
+        problem: log.problem(),
     }
 }

@@ -28,7 +28,7 @@ pub mod view;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
@@ -43,11 +43,14 @@ use tokio_io_timeout::TimeoutStream;
 use tracing::{debug, warn};
 
 use crate::config::AdminConfig;
+use crate::descriptors::{self, Reserve};
 use crate::engine_swap::EngineSwaps;
-use crate::entrance::Live;
+use crate::entrance::{Live, reserve};
 use crate::health::Health;
 use crate::session::Services;
 use crate::slots::Slot;
+use crate::stats::count;
+use crate::supervise::Ended;
 use error::ApiError;
 use places::{Places, RequestBody, ResponseBody};
 
@@ -113,6 +116,8 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 
 /// How long to wait before accepting again after it failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long it is not said again that it failed.
+const SAID_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 impl AdminListener {
     /// A listener that nobody is served on yet.
@@ -130,17 +135,44 @@ impl AdminListener {
     }
 
     /// Serves until it is dropped, or `ending` says so.
-    pub async fn serve(self, ending: watch::Receiver<bool>) {
-        let AdminListener { listener, mut admin } = self;
-        admin.ending = ending.clone();
+    pub async fn serve(self: Arc<AdminListener>, ending: watch::Receiver<bool>) -> Ended {
+        let listener = &self.listener;
+        let admin = Admin { ending: ending.clone(), ..self.admin.clone() };
         let (config, places) = (admin.config.clone(), admin.places.clone());
+        let stats = admin.services.stats.clone();
         let router = router::router(admin);
+        let mut failed_at: Option<Instant> = None;
+        let mut reserve = Reserve::new();
         loop {
             let (stream, remote) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    warn!(%error, "an admin connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    count(&stats.admin_not_accepted);
+                    if failed_at.is_none_or(|at| at.elapsed() > SAID_AGAIN_AFTER) {
+                        failed_at = Some(Instant::now());
+                        warn!(%error, door = "admin", "connections could not be accepted");
+                    }
+                    // One is served in the place of the reserve, as at the other doors.
+                    let is_exhausted = descriptors::are_exhausted(&error);
+                    if is_exhausted
+                        && reserve.release()
+                        && let Ok(Ok((stream, remote))) =
+                            tokio::time::timeout(ACCEPT_PAUSE, listener.accept()).await
+                        && let Some(slot) = places.take(remote.ip())
+                    {
+                        let serving = serve(
+                            stream,
+                            router.clone(),
+                            config.clone(),
+                            (places.clone(), slot),
+                            ending.clone(),
+                        );
+                        let _it_took_too_long =
+                            tokio::time::timeout(reserve::ANSWER_TIME, serving).await;
+                    } else {
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                    reserve.refill();
                     continue;
                 }
             };

@@ -1,11 +1,15 @@
 //! All routes of the admin API, in one table.
 
+use std::panic::AssertUnwindSafe;
+
 use axum::Json;
 use axum::Router;
+use axum::extract::Request;
 use axum::http::{Method, StatusCode};
-use axum::middleware::from_fn_with_state;
-use axum::response::IntoResponse;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post, put};
+use futures_util::FutureExt;
 
 use super::error::ApiError;
 use super::{
@@ -86,10 +90,17 @@ pub fn router(admin: Admin) -> Router {
             ApiError::new(status, "wrong-method", "see /v1/openapi.json for what is here")
         })
         .layer(from_fn_with_state(admin.clone(), guard::keep_out_other_origins))
+        .layer(from_fn(answer_panics))
         // A page that says nothing of this server: whoever follows a link to it may
         // have it.
         .merge(console::routes())
         .with_state(admin)
+}
+
+/// Answers where a handler panicked. Without it the connection would end without an answer.
+async fn answer_panics(request: Request, next: Next) -> Response {
+    let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
+    answering.await.unwrap_or_else(|_| ApiError::internal().into_response())
 }
 
 /// The API, documented as OpenAPI 3.1.
@@ -103,9 +114,25 @@ async fn openapi() -> impl IntoResponse {
 mod tests {
     use std::collections::BTreeSet;
 
+    use anyhow::Result;
+    use axum::body::Body;
+    use hyper::service::Service as _;
+    use hyper_util::service::TowerToHyperService;
     use serde_json::Value;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_request_whose_handler_panics_is_answered() -> Result<()> {
+        async fn fails() -> StatusCode {
+            panic!("a defect");
+        }
+        let router = Router::new().route("/", get(fails)).layer(from_fn(answer_panics));
+        let request = Request::builder().uri("/").body(Body::empty())?;
+        let Ok(answer) = TowerToHyperService::new(router).call(request).await;
+        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        Ok(())
+    }
 
     #[test]
     fn every_route_is_documented_and_nothing_else() {

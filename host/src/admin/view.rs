@@ -288,6 +288,7 @@ pub struct LogView {
     pub format: String,
     pub followed: Vec<u64>,
     pub lines_lost: u64,
+    pub problem: Option<String>,
 }
 
 /// What is to be logged; what is absent stays.
@@ -317,6 +318,7 @@ pub struct HealthView {
     pub plugins: Vec<PartView>,
     pub backplane: Option<PartView>,
     pub log: PartView,
+    pub tasks: Vec<PartView>,
 }
 
 /// How one part is.

@@ -19,6 +19,7 @@ use crate::middleware::changes::{ChangeError, Offer};
 use crate::middleware::stats::{By, Failure};
 use crate::server;
 use crate::session::Services;
+use crate::supervise::Ended;
 
 /// How many bytes are under way to or from one client; more wait.
 const PIPE_BYTES: usize = 64 << 10;
@@ -31,7 +32,7 @@ pub struct Indoors {
     /// While it is there, the server is not ending.
     _ending: watch::Sender<bool>,
     all_served: mpsc::Receiver<()>,
-    keeping: JoinHandle<()>,
+    keeping: JoinHandle<Ended>,
     expiring: JoinHandle<()>,
     rechecking: JoinHandle<()>,
 }

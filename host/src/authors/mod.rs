@@ -16,8 +16,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use thiserror::Error;
 
-use crate::config::LogFormat;
-use crate::log::Log;
+use crate::config::{Config, LogFormat};
+use crate::log::{Log, LogConfig};
 use declare::{DeclareError, OnFailure};
 use new::{Language, NewError};
 use play::{Play, PlayError};
@@ -204,7 +204,10 @@ fn declare(args: &DeclareArgs) -> Result<bool, AuthorError> {
 
 fn test(args: &TestArgs) -> Result<bool, AuthorError> {
     let TestArgs { file, conversation, config, with, patience_ms, log, json } = args;
-    Log::start(log, LogFormat::Text).map_err(AuthorError::Log)?;
+    let default = Config::default().log;
+    let flush_time = default.flush_time;
+    let log = LogConfig { filter: log.clone(), format: LogFormat::Text, ..default };
+    let log = Log::start(&log).map_err(AuthorError::Log)?;
     let play = Play {
         plugin: file,
         config: config.as_deref(),
@@ -216,6 +219,8 @@ fn test(args: &TestArgs) -> Result<bool, AuthorError> {
     let played = runtime.block_on(play.run());
     // What a plugin does on a timer is not waited for.
     runtime.shutdown_background();
+    // What was logged comes before what came of it.
+    let _whether_or_not = log.flush(flush_time);
     match (&played, json) {
         (Ok(played), true) => say(&played.json().to_string()),
         (Ok(played), false) => say(&played.text()),

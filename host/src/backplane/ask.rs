@@ -161,6 +161,8 @@ impl Backplane {
         let number = self.asks.next.fetch_add(1, Ordering::Relaxed);
         let (sender, mut events) = mpsc::unbounded_channel();
         self.asks.open.lock().insert(number, sender);
+        // Also where the caller is gone before there is an answer.
+        let _open = Open { asks: &self.asks, number };
         let message = Message { node: self.node.clone(), number, says: Says::Asks(question) };
         let _ = self.asks.asking.send((number, spell(&message)));
         let collecting = async {
@@ -174,7 +176,6 @@ impl Backplane {
             }
         };
         let _whoever_answered = tokio::time::timeout(self.config.ask_time, collecting).await;
-        self.asks.open.lock().remove(&number);
         answers
     }
 
@@ -232,6 +233,18 @@ impl Backplane {
                 Ok(())
             }
         }
+    }
+}
+
+/// A question that waits for answers, until this is dropped.
+struct Open<'a> {
+    asks: &'a Asks,
+    number: u64,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.asks.open.lock().remove(&self.number);
     }
 }
 

@@ -17,8 +17,10 @@ use crate::hub::Hub;
 use crate::hub::connections::ConnectionId;
 use crate::limits::LiveLimits;
 use crate::middleware::Middleware;
+use crate::panics;
 use crate::protocol::command::{Publication, Space};
 use crate::stats::count;
+use crate::supervise::Ended;
 
 /// Who publishes what comes from elsewhere: no connection of this node.
 const NOBODY: ConnectionId = 0;
@@ -99,14 +101,14 @@ impl Inbox {
         }
     }
 
-    /// Delivers what comes, for ever.
-    pub async fn deliver(self: Arc<Inbox>, hub: Arc<Hub>, middleware: Arc<Middleware>) {
+    /// Delivers what is there and what comes, for ever.
+    pub async fn deliver(self: Arc<Inbox>, hub: Arc<Hub>, middleware: Arc<Middleware>) -> Ended {
         loop {
-            self.filled.notified().await;
             while self.deliver_some(&hub, &middleware) {
                 // Connections of this thread have a turn, too.
                 tokio::task::yield_now().await;
             }
+            self.filled.notified().await;
         }
     }
 
@@ -125,6 +127,14 @@ impl Inbox {
         if batch.is_empty() {
             return false;
         }
+        // What is lost by a panic is this batch, and not the link or the task that delivers it.
+        if panics::contain(|| self.deliver_batch(&batch, hub, middleware)).is_none() {
+            self.stats.undelivered.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        }
+        true
+    }
+
+    fn deliver_batch(&self, batch: &[Incoming], hub: &Hub, middleware: &Middleware) {
         let chain = middleware.chain();
         let publications: Vec<(ConnectionId, Publication<'_>)> = batch
             .iter()
@@ -146,7 +156,6 @@ impl Inbox {
                 self.stats.undelivered.fetch_add(1, Ordering::Relaxed);
             }
         });
-        true
     }
 }
 

@@ -37,6 +37,7 @@ use crate::limits::LiveLimits;
 use crate::middleware::Middleware;
 use crate::protocol::command::{Publication, Refusal, Space, TOOLARGE, UNAVAILABLE};
 use crate::stats::count;
+use crate::supervise::{Ended, Supervisor};
 
 pub use ask::{Answer, NodeAnswer, Question, Text, answer};
 use inbox::Inbox;
@@ -229,6 +230,12 @@ impl Backplane {
         &self.interest
     }
 
+    /// For tests of what is published while there is no backplane.
+    #[cfg(test)]
+    pub(crate) fn pretend_to_be_ready(&self) {
+        self.state.send_replace(State::Ready);
+    }
+
     /// How this node stands to the backplane.
     pub fn state(&self) -> State {
         *self.state.borrow()
@@ -331,13 +338,30 @@ impl Backplane {
 
     /// Gives up the room for a publication that is not forwarded.
     pub fn withdraw(&self, publication: &Publication<'_>) {
-        self.outgoing.withdraw(publication);
+        self.give_up_room(1, publication.bytes());
+    }
+
+    /// The same for so many publications, which have so many bytes.
+    pub fn give_up_room(&self, publications: usize, bytes: usize) {
+        self.outgoing.withdraw(publications, bytes);
     }
 
     /// Looks for the backplane, and for another when it breaks, for ever.
-    pub async fn run(self: Arc<Backplane>, hub: Arc<Hub>, middleware: Arc<Middleware>) {
+    pub async fn run(
+        self: Arc<Backplane>,
+        hub: Arc<Hub>,
+        middleware: Arc<Middleware>,
+        supervisor: Arc<Supervisor>,
+    ) -> Ended {
+        // After a panic the link is gone, and the state still says otherwise.
+        self.state.send_replace(State::Away);
+        self.interest.disconnected();
         let mut tasks = JoinSet::new();
-        tasks.spawn(self.inbox.clone().deliver(hub.clone(), middleware.clone()));
+        let (inbox, receivers) = (self.inbox.clone(), (hub.clone(), middleware.clone()));
+        tasks.spawn(supervisor.keep("backplane-inbox", move || {
+            let (hub, middleware) = receivers.clone();
+            inbox.clone().deliver(hub, middleware)
+        }));
         let mut wait = self.config.reconnect_wait;
         let mut away_since: Option<Instant> = None;
         loop {

@@ -42,6 +42,7 @@ use super::refusals::Refusals;
 use super::shared::SharedSubscriptions;
 use super::{Backplane, BackplaneStats, LinkError, subjects};
 use crate::config::{BackplaneKind, ClusterConfig};
+use crate::panics;
 use crate::protocol::command::{Kind, Space};
 use crate::stats::count;
 
@@ -442,7 +443,10 @@ async fn hear(mut subscriber: Subscriber, hearer: mpsc::Sender<Vec<u8>>) {
 
 async fn read(reader: Arc<Reader>, id: ConnectionId, mut subscriber: Subscriber) {
     while let Some(message) = subscriber.next().await {
-        reader.take(id, message);
+        // One that ended would leave its names without messages until the link breaks.
+        if panics::contain(|| reader.take(id, message)).is_none() {
+            count(&reader.stats.undelivered);
+        }
     }
 }
 

@@ -56,7 +56,7 @@ impl Queue {
     /// Keeps room; false: there is none. A single publication always has room in
     /// an empty queue.
     pub fn reserve(&self, publication: &Publication<'_>) -> bool {
-        let bytes = publication.channel.len() + publication.payload.len();
+        let bytes = publication.bytes();
         let mut waiting = self.waiting.lock();
         let fits = waiting.messages < self.messages_max
             && (waiting.messages == 0 || waiting.bytes + bytes <= self.bytes_max);
@@ -67,11 +67,15 @@ impl Queue {
         fits
     }
 
-    /// Gives up room that was kept.
-    pub fn withdraw(&self, publication: &Publication<'_>) {
+    /// Gives up room that was kept for so many publications, which have so many bytes.
+    pub fn withdraw(&self, publications: usize, bytes: usize) {
         let mut waiting = self.waiting.lock();
-        waiting.messages -= 1;
-        waiting.bytes -= publication.channel.len() + publication.payload.len();
+        waiting.messages -= publications;
+        waiting.bytes -= bytes;
+        if waiting.messages == 0 {
+            // `take` may be waiting, and would not notify those that wait in `empty`.
+            self.emptied.notify_waiters();
+        }
     }
 
     /// Fills room that was kept.
@@ -158,7 +162,7 @@ mod tests {
         assert_eq!(queue.take(1, 100).await.first().map(|it| it.payload.clone()), Some("2".into()));
         assert!(!queue.reserve(&publication(b"0123456789")), "too many bytes beside the other");
         assert!(queue.reserve(&publication(b"3")));
-        queue.withdraw(&publication(b"3"));
+        queue.withdraw(1, publication(b"3").bytes());
         assert_eq!(queue.waiting(), 1);
     }
 

@@ -39,6 +39,7 @@ use super::outgoing::Outgoing;
 use super::refusals::Refusals;
 use super::{Backplane, BackplaneStats, LinkError, RESERVED, random};
 use crate::config::{BackplaneKind, ClusterConfig};
+use crate::panics;
 use crate::protocol::command::{Kind, Space};
 use crate::stats::count;
 
@@ -152,7 +153,10 @@ impl RedisLink {
         };
         let read = |reader: Arc<Reader>| {
             move |push: PushInfo| {
-                reader.take(push);
+                // What it knows of copies may be half of a change: another link begins anew.
+                if panics::contain(|| reader.take(push)).is_none() {
+                    reader.breaking.send_replace(true);
+                }
                 Ok::<(), ()>(())
             }
         };

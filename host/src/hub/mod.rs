@@ -41,6 +41,7 @@ use crate::engine::EngineCode;
 use crate::flush::Unflushed;
 use crate::keyed_hash::KeyedHash;
 use crate::middleware::chain::{Chain, Delivery};
+use crate::panics;
 use crate::protocol::command::{Bytestring, Kind, Publication, Refusal, Space, UNAVAILABLE};
 use crate::turns;
 use connections::{Connection, ConnectionId, Connections, Subscriptions};
@@ -563,7 +564,8 @@ impl Hub {
         let _one_at_a_time = self.swapping.lock();
         let mut longest_pause = Duration::ZERO;
         for shard in &self.shards {
-            if let Err(problem) = self.prepare(shard, &new, &mut longest_pause) {
+            let prepared = panics::contain(|| self.prepare(shard, &new, &mut longest_pause));
+            if let Err(problem) = prepared.unwrap_or_else(|| Err("the host panicked".to_owned())) {
                 self.shards.iter().for_each(|shard| drop(shard.lock().abandon()));
                 return Err(problem);
             }

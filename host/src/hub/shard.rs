@@ -22,6 +22,7 @@ use super::{Hub, Unavailable};
 use crate::batch::Batch;
 use crate::config::EngineConfig;
 use crate::engine::{Engine, EngineCode, EngineFault, Outcome};
+use crate::panics;
 use crate::protocol::command::Kind;
 
 /// How long a shard is held to tell a successor a part of the ground state.
@@ -113,7 +114,8 @@ impl Shard {
     }
 
     /// Asks the engine. One that traps is rebuilt and asked once more; one that
-    /// takes too long is not, because everybody else waits.
+    /// takes too long is not, because everybody else waits, nor is one in which the host
+    /// panicked.
     pub fn ask<T>(
         &mut self,
         hub: &Hub,
@@ -123,15 +125,19 @@ impl Shard {
         for _ in 0..2 {
             let engine = self.ready(hub)?;
             let started = Instant::now();
-            let answer = question(engine);
+            let answer = panics::contain(|| question(engine));
             self.stats.called(call, started.elapsed());
             match answer {
-                Ok(answer) => return Ok(answer),
-                Err(fault) => {
+                Some(Ok(answer)) => return Ok(answer),
+                Some(Err(fault)) => {
                     self.failed(hub, &fault);
                     if fault.is_overrun {
                         break;
                     }
+                }
+                None => {
+                    self.failed(hub, &panicked(call.name()));
+                    break;
                 }
             }
         }
@@ -309,10 +315,11 @@ impl Shard {
 
     /// Tells the successor of a change, too, if there is one.
     fn tell_successor(&mut self, change: impl FnOnce(&mut Successor) -> Outcome<()>) {
-        if let Some(Ok(successor)) = &mut self.successor
-            && let Err(fault) = change(successor)
-        {
-            self.successor = Some(Err(fault));
+        if let Some(Ok(successor)) = &mut self.successor {
+            let changed = panics::contain(|| change(successor));
+            if let Err(fault) = changed.unwrap_or_else(|| Err(panicked("successor"))) {
+                self.successor = Some(Err(fault));
+            }
         }
     }
 
@@ -333,15 +340,16 @@ impl Shard {
 
     fn rebuild(&mut self, hub: &Hub) -> Result<(), Unavailable> {
         let started = Instant::now();
-        let built = self
-            .code
-            .instantiate()
-            .map_err(|problem| EngineFault { call: "instantiate", problem, is_overrun: false })
-            .and_then(|mut engine| {
-                let patterns = fill(&mut *engine, hub, self.number)?;
-                Ok((engine, patterns))
-            });
-        match built {
+        let built = panics::contain(|| {
+            self.code
+                .instantiate()
+                .map_err(|problem| EngineFault { call: "instantiate", problem, is_overrun: false })
+                .and_then(|mut engine| {
+                    let patterns = fill(&mut *engine, hub, self.number)?;
+                    Ok((engine, patterns))
+                })
+        });
+        match built.unwrap_or_else(|| Err(panicked("rebuild"))) {
             Ok((engine, patterns)) => {
                 self.engine = Some(engine);
                 self.patterns = patterns;
@@ -384,6 +392,12 @@ impl Shard {
             warn!(shard = self.number, %fault, "the engine failed and is rebuilt");
         }
     }
+}
+
+/// What is to be said of an engine in whose call the host panicked: what it holds may be
+/// half of a change.
+fn panicked(call: &'static str) -> EngineFault {
+    EngineFault { call, problem: "the host panicked; see the log".to_owned(), is_overrun: false }
 }
 
 /// Tells a fresh engine all that the ground state says it should know; answers
@@ -531,4 +545,34 @@ fn ranges(publications: usize, fan_outs: &FanOuts) -> Batch<FanOutRange> {
             FanOutRange { groups: start.0..group, first_connection: start.1 }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context as _, Result};
+
+    use super::*;
+    use crate::config::{Config, EngineSource};
+    use crate::hub::encoding::Encoding;
+    use crate::protocol::command::Space;
+    use crate::server;
+
+    #[tokio::test]
+    async fn an_engine_in_which_the_host_panics_is_rebuilt_from_the_ground_state() -> Result<()> {
+        let mut config = Config::default();
+        config.engine.source = EngineSource::Native;
+        let hub = server::prepare(&config)?.1.hub;
+        let added = hub.connections().add(Encoding::Resp2, ([127, 0, 0, 1], 1).into());
+        let connection = added.ok().context("there is room")?;
+        let names = [b"news".as_slice().into()];
+        hub.subscribe(&connection, Kind::Channel, &names, |_, _| {}).ok().context("it is there")?;
+        for shard in &hub.shards {
+            let failed: Result<(), _> =
+                shard.lock().ask(&hub, EngineCall::Route, |_| panic!("a defect"));
+            assert!(failed.is_err());
+        }
+        let counts = hub.subscriber_counts(Space::Channels, &names);
+        assert_eq!(counts.ok().context("it is there")?, [1]);
+        Ok(())
+    }
 }

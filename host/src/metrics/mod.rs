@@ -20,6 +20,7 @@ use crate::log;
 use crate::middleware::plugin;
 use crate::middleware::stats::Hook;
 use crate::middleware::{Middleware, plugin::Plugin};
+use crate::panics;
 use crate::protocol::command::{Ending, Kind, Space};
 use crate::session::Services;
 use crate::stats::{Door, Stats, load};
@@ -86,7 +87,7 @@ impl fmt::Debug for Metrics {
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page(&mut encoder);
-        let Services { hub, middleware, stats, limits, backplane, .. } = &self.services;
+        let Services { hub, middleware, stats, limits, backplane, supervisor, .. } = &self.services;
         page.gauges(
             "switchyard_build_info",
             "Which version this is: always 1.",
@@ -112,8 +113,18 @@ impl Collector for Metrics {
         }
         page.counters(
             "switchyard_log_lines_lost",
-            "Lines of the log that could not be written.",
+            "Lines of the log that were dropped, or could not be written.",
             [(NONE, log::lost())],
+        )?;
+        page.counters(
+            "switchyard_panics",
+            "Panics in the server: each is a defect, and in the log.",
+            [(NONE, panics::count())],
+        )?;
+        page.counters(
+            "switchyard_task_restarts",
+            "How often one of the server's own tasks ended and was started again, by task.",
+            supervisor.restarts().into_iter().map(|(task, count)| ([("task", task)], count)),
         )?;
         process::write(&mut page, stats.started_at)
     }
@@ -190,6 +201,16 @@ impl Metrics {
             "switchyard_auth_refused",
             "Attempts to authenticate, or to connect, that were refused because too many had failed.",
             [(NONE, refused)],
+        )?;
+        page.counters(
+            "switchyard_accept_failures",
+            "How often a connection could not be accepted, by door; mostly for want of file \
+             descriptors.",
+            self.doors
+                .iter()
+                .map(|(door, _)| (door.name(), stats.not_accepted(*door)))
+                .chain([("admin", load(&stats.admin_not_accepted))])
+                .map(|(door, count)| ([("door", door)], count)),
         )?;
         let lost = [("lost", load(&stats.lost))];
         page.counters(

@@ -7,12 +7,14 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::Middleware;
 use super::bindings::Client;
 use super::chain::{self, Step, Walk};
 use super::plugin::Plugin;
 use super::stats::Hook;
-use crate::hub::connections::{Connection, ConnectionId};
+use crate::hub::connections::{Connection, ConnectionId, Connections};
 use crate::protocol::command::{Credentials, Refusal};
 
 impl Middleware {
@@ -95,15 +97,14 @@ impl Middleware {
         }
         let underway = self.farewells.clone();
         underway.send_modify(|count| *count += 1);
+        let farewell = Farewell { connections, id: connection.id, underway };
         self.surroundings.runtime.spawn(async move {
-            let id = connection.id;
+            let id = farewell.id;
             for plugin in plugins {
                 let _answer_is_nothing = plugin
                     .ask_apart(Hook::OnDisconnect, move |instance| instance.on_disconnect(id))
                     .await;
             }
-            connections.remove(id);
-            underway.send_modify(|count| *count -= 1);
         });
     }
 
@@ -111,6 +112,21 @@ impl Middleware {
     pub async fn all_told(&self) {
         let mut underway = self.farewells.subscribe();
         let _ = underway.wait_for(|count| *count == 0).await;
+    }
+}
+
+/// A connection of whose end plugins are told. It is forgotten when this is dropped, also by a
+/// panic.
+struct Farewell {
+    connections: Arc<Connections>,
+    id: ConnectionId,
+    underway: watch::Sender<usize>,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        self.connections.remove(self.id);
+        self.underway.send_modify(|count| *count -= 1);
     }
 }
 

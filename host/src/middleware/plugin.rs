@@ -26,6 +26,7 @@ use super::directory::PluginConfig;
 use super::outside::Asking;
 use super::stats::{Failure, Hook, PluginStats};
 use crate::hub::connections::{ConnectionId, Connections};
+use crate::panics;
 use crate::protocol::command::{Refusal, UNAVAILABLE};
 use crate::wasm::{ComponentLog, Limits};
 
@@ -223,7 +224,9 @@ impl Plugin {
         }
         let number = self.instance_of(connection);
         let mut state = self.instances.get(number)?.lock();
-        match question(state.instance.as_mut()?) {
+        let instance = state.instance.as_mut()?;
+        let answer = panics::contain(|| question(instance));
+        match answer.unwrap_or_else(|| Err(panicked("call"))) {
             Ok(answer) => Some(answer),
             Err(fault) => {
                 self.failed(number, &mut state, &fault);
@@ -527,31 +530,66 @@ impl Plugin {
     /// meanwhile is left alone.
     fn rebuild_after(&self, wait: Duration, number: usize) {
         let own = self.own.clone();
+        let backoff_max = self.surroundings.rebuild_backoff_max;
         self.surroundings.runtime.spawn(async move {
             tokio::time::sleep(wait).await;
-            // What panics in there has been logged by the panic hook.
-            let _ = tokio::task::spawn_blocking(move || {
-                let Some(plugin) = own.upgrade() else { return };
-                if plugin.is_parked() {
-                    return;
-                }
-                let built = plugin.build();
-                let Some(state) = plugin.instances.get(number) else { return };
-                let mut state = state.lock();
-                match built {
-                    Ok(instance) => {
-                        state.instance = Some(Box::new(instance));
-                        plugin.missing.fetch_sub(1, Ordering::Relaxed);
-                        plugin.stats.rebuilt();
-                        info!(plugin = %plugin.identity, instance = number, "a plugin was rebuilt");
-                    }
-                    Err(error) => {
-                        let fault = Fault { hook: error.step, problem: error.problem };
-                        plugin.failed(number, &mut state, &fault);
-                    }
-                }
-            })
-            .await;
+            // Where there is no thread for it, or it did not end, it is tried again: nothing else
+            // rebuilds a missing instance.
+            while !rebuild(own.clone(), number).await {
+                tokio::time::sleep(backoff_max).await;
+            }
         });
     }
+
+    /// Builds an instance again. A panic counts as any other failure to.
+    fn rebuild(&self, number: usize) {
+        if self.is_parked() {
+            return;
+        }
+        let built = panics::contain(|| self.build())
+            .unwrap_or_else(|| Err(self.error("build", panicked("build").problem)));
+        let Some(state) = self.instances.get(number) else { return };
+        let mut state = state.lock();
+        if state.instance.is_some() {
+            // A rebuild that did not end well had come so far.
+            return;
+        }
+        match built {
+            Ok(instance) => {
+                state.instance = Some(Box::new(instance));
+                self.missing.fetch_sub(1, Ordering::Relaxed);
+                self.stats.rebuilt();
+                info!(plugin = %self.identity, instance = number, "a plugin was rebuilt");
+            }
+            Err(error) => {
+                let fault = Fault { hook: error.step, problem: error.problem };
+                self.failed(number, &mut state, &fault);
+            }
+        }
+    }
 }
+
+/// Rebuilds an instance where no connection waits for it. False: it was not even tried, or
+/// did not end.
+async fn rebuild(plugin: Weak<Plugin>, number: usize) -> bool {
+    // Tokio panics where it can start no thread.
+    let rebuilding = panics::contain(|| {
+        tokio::task::spawn_blocking(move || {
+            if let Some(plugin) = plugin.upgrade() {
+                plugin.rebuild(number);
+            }
+        })
+    });
+    match rebuilding {
+        Some(rebuilding) => rebuilding.await.is_ok(),
+        None => false,
+    }
+}
+
+/// What is to be said of an instance in whose call the host panicked.
+fn panicked(hook: &'static str) -> Fault {
+    Fault { hook, problem: "the host panicked; see the log".to_owned() }
+}
+
+#[cfg(test)]
+mod tests;

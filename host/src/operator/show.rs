@@ -258,6 +258,7 @@ pub fn log(view: &LogView) -> String {
         ("format", view.format.clone()),
         ("followed", followed.join(" ")),
         ("lines lost", view.lines_lost.to_string()),
+        ("problem", view.problem.clone().unwrap_or_default()),
     ])
 }
 

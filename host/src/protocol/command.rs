@@ -47,6 +47,11 @@ impl Publication<'_> {
         let own = |bytes: Bytestring<'_>| Cow::Owned(bytes.into_owned());
         Publication { space, channel: own(channel), payload: own(payload) }
     }
+
+    /// How many bytes name and payload have.
+    pub fn bytes(&self) -> usize {
+        self.channel.len() + self.payload.len()
+    }
 }
 
 /// What a client wants.

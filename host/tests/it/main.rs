@@ -35,7 +35,9 @@ mod drain;
 mod reload;
 
 mod containment;
+mod descriptors;
 mod engine_faults;
+mod log_loss;
 mod names_total;
 mod one_command;
 mod outside;

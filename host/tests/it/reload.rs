@@ -78,7 +78,7 @@ async fn the_log_is_changed_by_who_operates() -> Result<()> {
     let server = Launch::with_config("limits.name_bytes_max = 5").start().await?;
     let operator = Operator::of(&server).await?;
     let as_it_was = operator.get("/v1/log")?;
-    let expected = json!({"filter": "info", "format": "text", "followed": [], "lines_lost": 0});
+    let expected = json!({"filter": "info", "format": "text", "followed": [], "lines_lost": 0, "problem": null});
     assert_eq!(as_it_was, expected);
     let mut client = server.client().await?;
     let hello = client.call(json!(["HELLO"])).await?;

@@ -39,14 +39,33 @@ impl Process {
 
     /// The same with something to read at its standard input.
     pub fn start_fed(name: &'static str, command: &mut Command, stdin: Stdio) -> Result<Process> {
+        Process::spawn(name, command, stdin, Stdio::piped())
+    }
+
+    /// The same where standard error goes elsewhere, and is not kept.
+    pub fn start_saying(
+        name: &'static str,
+        command: &mut Command,
+        stderr: Stdio,
+    ) -> Result<Process> {
+        Process::spawn(name, command, Stdio::null(), stderr)
+    }
+
+    fn spawn(
+        name: &'static str,
+        command: &mut Command,
+        stdin: Stdio,
+        stderr: Stdio,
+    ) -> Result<Process> {
         let mut child = command
             .stdin(stdin)
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .with_context(|| format!("cannot start {name}: {command:?}"))?;
         let stdout = collect(child.stdout.take().context("stdout is a pipe")?);
-        let stderr = collect(child.stderr.take().context("stderr is a pipe")?);
+        let nothing = || watch::channel(Output { has_ended: true, ..Output::default() }).1;
+        let stderr = child.stderr.take().map_or_else(nothing, collect);
         Ok(Process { name, child, stdout, stderr })
     }
 

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
@@ -14,6 +14,8 @@ use tempfile::TempDir;
 use super::node_host;
 use super::process::{Pipe, Process};
 use super::websocket::{Client, RawClient, Upgrade};
+
+const SWITCHYARD: &str = env!("CARGO_BIN_EXE_switchyard");
 
 /// Which engine the server runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +41,10 @@ pub struct Launch {
     pub files: Vec<(String, String)>,
     /// What its environment says besides.
     pub environment: Vec<(String, OsString)>,
+    /// Where its log goes; none: it is kept.
+    pub stderr: Option<Stdio>,
+    /// A limit for its file descriptors, as `ulimit` takes it: `-n 64` or `-Sn 64`.
+    pub ulimit: Option<&'static str>,
 }
 
 impl Default for Launch {
@@ -49,6 +55,8 @@ impl Default for Launch {
             plugins: None,
             files: Vec::new(),
             environment: Vec::new(),
+            stderr: None,
+            ulimit: None,
         }
     }
 }
@@ -84,7 +92,17 @@ impl Launch {
             std::fs::write(&file, &self.config).context("cannot write the config file")?;
             words.extend(["--config".into(), file.into()]);
         }
-        let server = Server::run(&words, &self.environment, home)?;
+        let mut command = match self.ulimit {
+            None => Command::new(SWITCHYARD),
+            Some(ulimit) => {
+                let mut shell = Command::new("sh");
+                let script = format!("ulimit {ulimit} && exec \"$0\" \"$@\"");
+                shell.args(["-c", &script, SWITCHYARD]);
+                shell
+            }
+        };
+        command.args(words).envs(self.environment);
+        let server = Server::start_logging(command, home, self.stderr)?;
         server.url().await?;
         Ok(server)
     }
@@ -101,22 +119,22 @@ impl Server {
     /// may not come up at all.
     pub fn run_with(words: &[&str]) -> Result<Server> {
         let home = tempfile::tempdir().context("cannot make a home for the server")?;
-        Server::run(&words.iter().map(Into::into).collect::<Vec<_>>(), &[], home)
-    }
-
-    fn run(
-        words: &[OsString],
-        environment: &[(String, OsString)],
-        home: TempDir,
-    ) -> Result<Server> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
-        command.args(words).envs(environment.iter().map(|(key, value)| (key, value)));
+        let mut command = Command::new(SWITCHYARD);
+        command.args(words);
         Server::start(command, home)
     }
 
-    fn start(mut command: Command, home: TempDir) -> Result<Server> {
+    fn start(command: Command, home: TempDir) -> Result<Server> {
+        Server::start_logging(command, home, None)
+    }
+
+    fn start_logging(mut command: Command, home: TempDir, stderr: Option<Stdio>) -> Result<Server> {
         command.current_dir(home.path()).env_remove("RUST_LOG");
-        Ok(Server { process: Process::start("server", &mut command)?, home })
+        let process = match stderr {
+            None => Process::start("server", &mut command)?,
+            Some(stderr) => Process::start_saying("server", &mut command, stderr)?,
+        };
+        Ok(Server { process, home })
     }
 
     /// Where its WebSocket door is: `ws://…/ws`, or `wss://…/ws`. Waits until it
@@ -204,10 +222,8 @@ impl Server {
         self.signal("TERM")?;
         let (status, _) = self.exit().await?;
         ensure!(status.success(), "the server ended with {status}");
-        // What a plugin says in its last words has a time in front.
         let log = self.log();
-        let panic =
-            log.lines().find(|line| line.starts_with("thread '") && line.contains("panicked"));
+        let panic = log.lines().find(|line| line.contains("something in the server panicked"));
         ensure!(panic.is_none(), "something in the server panicked: {panic:?}");
         Ok(())
     }

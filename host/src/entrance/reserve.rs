@@ -1,0 +1,102 @@
+//! Connections for which there is no file descriptor. Each is accepted in the place of its
+//! listener's reserve and answered, one at a time: a health probe with the state of the server,
+//! everything else with a refusal.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::http::StatusCode;
+use tracing::debug;
+
+use super::{ACCEPT_PAUSE, Entrance, Protocol};
+use crate::close::CloseReason;
+use crate::descriptors::Reserve;
+use crate::door::resp;
+use crate::handshake::{self, Asked};
+use crate::tls::Tls;
+
+/// How long one connection may take: those behind it wait.
+pub const ANSWER_TIME: Duration = Duration::from_millis(500);
+/// How long to wait for a refused client to close, so that it reads the refusal.
+const LEAVE_TIME: Duration = Duration::from_millis(20);
+
+impl Entrance {
+    /// Accepts one connection in the place of the reserve, and answers it. False: there was none,
+    /// or the reserve is not there.
+    pub(super) async fn serve_on_reserve(
+        &self,
+        listener: &TcpListener,
+        protocol: Protocol,
+        reserve: &mut Reserve,
+    ) -> bool {
+        if !reserve.release() {
+            reserve.refill();
+            return false;
+        }
+        // Another may have taken the descriptor meanwhile.
+        let accepted = tokio::time::timeout(ACCEPT_PAUSE, listener.accept()).await;
+        let is_served = match accepted {
+            Ok(Ok((stream, remote))) => {
+                debug!(%remote, "a connection was accepted in the place of a reserve");
+                let answering = self.answer_shortly(stream, protocol);
+                let _it_took_too_long = tokio::time::timeout(ANSWER_TIME, answering).await;
+                true
+            }
+            Ok(Err(_)) | Err(_) => false,
+        };
+        reserve.refill();
+        is_served
+    }
+
+    async fn answer_shortly(&self, mut stream: TcpStream, protocol: Protocol) {
+        let tls = match protocol {
+            Protocol::Http => &self.live.http_tls,
+            Protocol::Resp => &self.live.resp_tls,
+        };
+        match tls.as_ref().map(Tls::acceptor) {
+            None => self.answer_in(&mut stream, protocol).await,
+            Some(acceptor) => {
+                if let Ok(mut stream) = acceptor.accept(stream).await {
+                    self.answer_in(&mut stream, protocol).await;
+                }
+            }
+        }
+    }
+
+    async fn answer_in<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: &mut S,
+        protocol: Protocol,
+    ) {
+        let reason = CloseReason::OverCapacity;
+        match protocol {
+            Protocol::Http => {
+                match handshake::read(stream, self.config.http.request_bytes_max).await {
+                    Ok(Asked::Health(question)) => {
+                        let report = self.health.report().await;
+                        let _gone = handshake::answer_health(stream, question, &report).await;
+                    }
+                    Ok(Asked::Upgrade(_)) => {
+                        self.services.stats.refused(protocol.into(), (&reason).into());
+                        let status = StatusCode::SERVICE_UNAVAILABLE;
+                        let why = "the server has no file descriptors left; try again later\n";
+                        let _gone = handshake::answer(stream, status, handshake::TEXT, why).await;
+                    }
+                    Ok(Asked::Answered(_)) | Err(_) => {}
+                }
+            }
+            Protocol::Resp => {
+                self.services.stats.refused(protocol.into(), (&reason).into());
+                let refusing = async {
+                    stream.write_all(&resp::unwelcome(&reason)).await?;
+                    stream.shutdown().await?;
+                    let mut sink = [0; 1024];
+                    while stream.read(&mut sink).await? > 0 {}
+                    std::io::Result::Ok(())
+                };
+                let _gone = tokio::time::timeout(LEAVE_TIME, refusing).await;
+            }
+        }
+    }
+}

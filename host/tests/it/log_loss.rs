@@ -1,0 +1,310 @@
+//! A log that cannot be written: its reader stalls, is gone, or the disk is full.
+//!
+//! Lines are lost and counted, and that is all: every client is served, every order is followed,
+//! and the server ends as it should.
+
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write, pipe};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::support::admin::Operator;
+use crate::support::components::{self, write_atomically};
+use crate::support::raw::{exchange, get};
+use crate::support::server::{Launch, Server};
+use crate::support::{PATIENCE, within};
+
+/// A pipe that is full: who writes to it waits until it is read.
+fn full_pipe() -> Result<(PipeReader, PipeWriter)> {
+    let (reader, mut writer) = pipe()?;
+    rustix::io::ioctl_fionbio(&writer, true)?;
+    while writer.write(&[b'\n'; 4 << 10]).is_ok() {}
+    while writer.write(b"\n").is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false)?;
+    Ok((reader, writer))
+}
+
+/// Waits until /healthz says something with `text`, and is 200.
+async fn until_healthz_says(server: &Server, text: &str) -> Result<()> {
+    let address = server.address().await?;
+    within(PATIENCE, format!("/healthz that says {text:?}"), async {
+        loop {
+            let (status, body) = get(address, "/healthz").await?;
+            ensure!(status == 200, "{status} {body}");
+            if body.contains(text) {
+                return Ok(());
+            }
+        }
+    })
+    .await?
+}
+
+async fn lines_lost(server: &Server) -> Result<f64> {
+    let operator = Operator::of(server).await?;
+    let (_, _, metrics) = operator.exchange("GET /metrics HTTP/1.1\r\nHost: x\r\n", b"")?;
+    let lost =
+        metrics.lines().find_map(|line| line.strip_prefix("switchyard_log_lines_lost_total "));
+    Ok(lost.context("no switchyard_log_lines_lost_total")?.parse()?)
+}
+
+/// Ends the server while a client is there, which is told.
+async fn ends_in_good_order(mut server: Server) -> Result<()> {
+    let mut client = server.client().await?;
+    client.call(json!(["PING"])).await?;
+    server.signal("TERM")?;
+    let said = client.next_json().await?;
+    ensure!(said.pointer("/0") == Some(&json!("goaway")), "not a goaway: {said}");
+    let (code, _) = client.next_close().await?;
+    ensure!(code == Some(1001), "closed with {code:?}");
+    let (status, _) = server.exit().await?;
+    ensure!(status.code() == Some(0), "the server ended with {status}");
+    Ok(())
+}
+
+const QUICK_END: &str = "shutdown.timeout_ms = 100\nlog.flush_ms = 200\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_holds_up_nothing() -> Result<()> {
+    let (_reader, stderr) = full_pipe()?;
+    let config = format!("{QUICK_END}log.filter = 'debug'\nlog.queue_lines_max = 50\n");
+    let launch = Launch { stderr: Some(stderr.into()), ..Launch::with_config(&config) };
+    let server = launch.start().await?;
+    let resp = server.resp_address().await?;
+    for number in 0..400 {
+        let said = exchange(resp, &format!("ECHO {number}\r\n")).await?;
+        ensure!(said.contains(&number.to_string()), "{said:?}");
+    }
+    until_healthz_says(&server, "ok, but: the log is not read as fast as it is written").await?;
+    ensure!(lines_lost(&server).await? > 100.0, "hardly any line was lost");
+    let operator = Operator::of(&server).await?;
+    let log = operator.get("/v1/log")?;
+    let problem = log["problem"].as_str().context("no problem")?;
+    ensure!(problem.contains("lines are lost"), "{log}");
+    let (status, _) = operator.ask("PUT", "/v1/log", Some(&json!({"filter": "info"})))?;
+    assert_eq!(status, 200);
+    ends_in_good_order(server).await
+}
+
+/// At the default level, closing slow consumers is what is logged most.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_consumers_are_closed_however_the_log_is() -> Result<()> {
+    let (_reader, stderr) = full_pipe()?;
+    let config = format!(
+        "{QUICK_END}outbox.bytes_max = 65536\noutbox.soft_bytes = 65536\nlog.queue_lines_max = 2\n"
+    );
+    let launch = Launch { stderr: Some(stderr.into()), ..Launch::with_config(&config) };
+    let server = launch.start().await?;
+    let resp = server.resp_address().await?;
+    let mut slow = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(resp).await?;
+        stream.write_all(b"SUBSCRIBE flood\r\n").await?;
+        slow.push(stream);
+    }
+    let mut publisher = server.client().await?;
+    let payload = "x".repeat(60_000);
+    within(PATIENCE, "all slow consumers to be closed", async {
+        while publisher.call(json!(["PUBLISH", "flood", payload])).await? != json!(["OK", 0]) {}
+        anyhow::Ok(())
+    })
+    .await??;
+    until_healthz_says(&server, "the log").await?;
+    ensure!(lines_lost(&server).await? > 10.0, "a line for each slow consumer was written");
+    ends_in_good_order(server).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_read_again_is_in_order_and_says_how_much_was_lost() -> Result<()> {
+    let (mut reader, stderr) = full_pipe()?;
+    let config = format!("{QUICK_END}log.filter = 'debug'\nlog.queue_lines_max = 10\n");
+    let launch = Launch { stderr: Some(stderr.into()), ..Launch::with_config(&config) };
+    let server = launch.start().await?;
+    for _ in 0..20 {
+        exchange(server.resp_address().await?, "PING\r\n").await?;
+    }
+    until_healthz_says(&server, "the log is not read").await?;
+    // Reads until the server ends.
+    let reading = std::thread::spawn(move || {
+        let mut text = String::new();
+        reader.read_to_string(&mut text).map(|_| text)
+    });
+    within(PATIENCE, "a log in order", async {
+        let operator = Operator::of(&server).await?;
+        while operator.get("/v1/log")?["problem"] != Value::Null {}
+        anyhow::Ok(())
+    })
+    .await??;
+    ends_in_good_order(server).await?;
+    let log = reading.join().ok().context("the reader panicked")??;
+    ensure!(log.contains("lines of the log were lost"), "{log}");
+    ensure!(log.contains("the server is ending"), "the end is not in the log: {log}");
+    Ok(())
+}
+
+/// Where the log goes.
+#[derive(Clone, Copy)]
+enum Log {
+    /// To a pipe whose reader is gone.
+    Gone,
+    /// To a disk that is full.
+    Full,
+}
+
+impl Log {
+    fn stderr(self) -> Result<Stdio> {
+        Ok(match self {
+            Log::Gone => pipe()?.1.into(),
+            Log::Full => OpenOptions::new().write(true).open("/dev/full")?.into(),
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_log_is_gone_does_all_that_it_is_told() -> Result<()> {
+    does_all_that_it_is_told(Log::Gone).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_log_is_on_a_full_disk_does_all_that_it_is_told() -> Result<()> {
+    does_all_that_it_is_told(Log::Full).await
+}
+
+async fn does_all_that_it_is_told(log: Log) -> Result<()> {
+    let plugins = components::directory()?;
+    let settings = json!({"settings": {"on_publish": [
+        {"loop": true, "trigger": "loop"},
+        {"stamp": true, "channels": ["stamped"]},
+    ]}});
+    let probe = components::path(plugins.path(), "10-probe");
+    write_atomically(&probe, &components::built("test/probe")?)?;
+    components::configure(plugins.path(), "10-probe", &settings)?;
+    let config =
+        format!("{QUICK_END}plugins.rebuild_backoff_ms = 10\nlimits.name_bytes_max = 10\n");
+    let server = Launch {
+        plugins: Some(plugins.path().to_owned()),
+        stderr: Some(log.stderr()?),
+        ulimit: Some("-n 80"),
+        ..Launch::with_config(&config)
+    }
+    .start()
+    .await?;
+    until_healthz_says(&server, "ok, but: the log cannot be written").await?;
+
+    // More connections than there are descriptors for.
+    let resp = server.resp_address().await?;
+    let mut connections = Vec::new();
+    for _ in 0..120 {
+        connections.push(TcpStream::connect(resp).await?);
+    }
+    drop(connections);
+    until_answered(&server, "PING\r\n", "+PONG").await?;
+
+    // SIGHUP, and a file that changes.
+    for (is_signalled, bytes_max) in [(true, 5), (false, 7)] {
+        let config = format!("{QUICK_END}limits.name_bytes_max = {bytes_max}\n");
+        write_atomically(&server.home().join("switchyard.toml"), config.as_bytes())?;
+        if is_signalled {
+            server.signal("HUP")?;
+        }
+        let text = format!("over the limit of {bytes_max}");
+        until_answered(&server, "SUBSCRIBE longername\r\n", &text).await?;
+    }
+
+    // A plugin that is over its budget.
+    let stamped = "PUBLISH stamped x\r\n";
+    exchange(resp, "PUBLISH any loop\r\n").await?;
+    let mut client = server.client().await?;
+    client.call(json!(["SUBSCRIBE", "stamped"])).await?;
+    within(PATIENCE, "the plugin to be rebuilt", async {
+        loop {
+            exchange(resp, stamped).await?;
+            let message = client.next_json().await?;
+            if message[2].as_str().is_some_and(|payload| payload.starts_with("x@")) {
+                return anyhow::Ok(());
+            }
+        }
+    })
+    .await??;
+
+    // What is asked of the admin API, and answered when it is done.
+    let operator = Operator::of(&server).await?;
+    let (status, answer) = operator.ask("DELETE", "/v1/plugins/10-probe", None)?;
+    ensure!(status == 200, "{status} {answer}");
+    let log = operator.get("/v1/log")?;
+    let problem = log["problem"].as_str().unwrap_or_default();
+    ensure!(problem.starts_with("the log cannot be written: "), "{log}");
+    ensure!(lines_lost(&server).await? > 5.0, "no line was lost");
+    drop(client);
+    ends_in_good_order(server).await
+}
+
+/// Says this until the answer has `text` in it.
+async fn until_answered(server: &Server, says: &str, text: &str) -> Result<()> {
+    let resp = server.resp_address().await?;
+    within(PATIENCE, format!("{text:?} in an answer"), async {
+        loop {
+            // Some may be refused meanwhile.
+            if exchange(resp, says).await.is_ok_and(|said| said.contains(text)) {
+                return;
+            }
+        }
+    })
+    .await
+}
+
+/// The binary with free ports and these words.
+fn switchyard(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    command.args(["serve", "--http", "127.0.0.1:0", "--resp", "127.0.0.1:0"]);
+    command.args(["--admin", "127.0.0.1:0"]).args(words).env_remove("RUST_LOG");
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_cannot_print_its_addresses_logs_them_and_serves() -> Result<()> {
+    let (_, stdout) = pipe()?;
+    let mut child = switchyard(&[]).stdout(stdout).stderr(Stdio::piped()).spawn()?;
+    let log = BufReader::new(child.stderr.take().context("stderr is a pipe")?);
+    let mut lines = log.lines();
+    let tried = async {
+        let line = loop {
+            match lines.next().transpose()? {
+                Some(line) if line.contains("could not be printed") => break line,
+                Some(_) => {}
+                None => bail!("it ended without saying so"),
+            }
+        };
+        let url = line.split("resp://").nth(1).context("no address")?;
+        let address = url.split([' ', '"']).next().context("no address")?.parse()?;
+        let said = exchange(address, "PING\r\n").await?;
+        ensure!(said == "+PONG\r\n", "{said:?}");
+        anyhow::Ok(())
+    };
+    let tried = within(PATIENCE, "the addresses in the log", tried).await;
+    // Both fail when it has ended already, which is fine.
+    let _ = child.kill();
+    let _ = child.wait();
+    tried?
+}
+
+#[test]
+fn a_server_that_cannot_say_why_it_ends_ends_with_the_same_code() -> Result<()> {
+    let (_reader, stalled) = full_pipe()?;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let taken = taken.local_addr()?.to_string();
+    // Before anything is logged, and after that.
+    for (words, code) in [(["--shards", "0"], 64), (["--http", &taken], 1)] {
+        let stalled = stalled.try_clone()?.into();
+        for stderr in [Log::Gone.stderr()?, Log::Full.stderr()?, stalled] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+            command.args(["serve", "--resp", "off", "--admin", "off"]).args(words);
+            let status = command.stdin(Stdio::null()).stderr(stderr).status()?;
+            ensure!(status.code() == Some(code), "{words:?}: {status}");
+        }
+    }
+    Ok(())
+}

@@ -8,7 +8,10 @@ use std::task::{Poll, ready};
 use bytes::{Buf, Bytes};
 
 /// How much leaves in one write, where it is not one chunk that is larger.
-const WRITE_BYTES_MAX: usize = 64 << 10;
+pub const WRITE_BYTES_MAX: usize = 64 << 10;
+
+/// How many places are kept when there is less to write again.
+const PLACES_KEPT_MAX: usize = 64;
 
 thread_local! {
     static WRITE_BUFFER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(WRITE_BYTES_MAX));
@@ -18,8 +21,20 @@ thread_local! {
 #[derive(Default)]
 pub struct Chunks {
     waiting: VecDeque<Bytes>,
-    /// Whether part of the first has been written.
-    is_begun: bool,
+    /// How many bytes of the first have been written.
+    begun: usize,
+    /// How many bytes are left in all of them.
+    bytes: usize,
+}
+
+/// A buffer that a chunk is the end of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffer {
+    /// The address behind its last byte. It stays the same while the chunk is written, and all
+    /// chunks of one buffer have it in common.
+    pub end: usize,
+    /// How long the buffer is, also where part of it has been written.
+    pub bytes: usize,
 }
 
 /// What was written.
@@ -37,34 +52,87 @@ impl Chunks {
         self.waiting.is_empty()
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Bytes> {
         self.waiting.iter()
     }
 
+    /// The buffers that they keep in memory. Two chunks with the same buffer are in memory once:
+    /// what is sent to many is encoded once.
+    pub fn buffers(&self) -> impl Iterator<Item = Buffer> {
+        let begun = std::iter::once(self.begun).chain(std::iter::repeat(0));
+        self.waiting.iter().zip(begun).map(|(chunk, begun)| Buffer {
+            end: chunk.as_ptr().addr() + chunk.len(),
+            bytes: begun + chunk.len(),
+        })
+    }
+
+    /// How many bytes are left of the chunk that is begun; none: zero.
+    pub fn begun_bytes_left(&self) -> usize {
+        match self.begun {
+            0 => 0,
+            _ => self.waiting.front().map_or(0, Bytes::len),
+        }
+    }
+
     /// Puts one behind all others.
     pub fn push(&mut self, chunk: Bytes) {
+        self.bytes += chunk.len();
         self.waiting.push_back(chunk);
     }
 
     /// Moves others behind these. Of others behind some none is begun.
     pub fn append(&mut self, others: &mut Chunks) {
-        match self.waiting.is_empty() {
-            true => std::mem::swap(self, others),
-            false => self.waiting.append(&mut others.waiting),
+        if self.waiting.is_empty() {
+            return std::mem::swap(self, others);
+        }
+        self.bytes += std::mem::take(&mut others.bytes);
+        self.waiting.append(&mut others.waiting);
+    }
+
+    /// Moves as many others behind these as one write takes. Of others behind some none is
+    /// begun.
+    pub fn append_for_write(&mut self, others: &mut Chunks) {
+        if self.bytes + others.bytes <= WRITE_BYTES_MAX {
+            return self.append(others);
+        }
+        if self.waiting.is_empty() {
+            self.begun = std::mem::take(&mut others.begun);
+        }
+        while self.bytes < WRITE_BYTES_MAX
+            && let Some(chunk) = others.waiting.pop_front()
+        {
+            others.bytes -= chunk.len();
+            self.push(chunk);
         }
     }
 
     /// Forgets all but what is begun, which must be ended, or what follows it is not
-    /// understood.
+    /// understood. Gives the memory of their places back, which can be much.
     pub fn keep_begun(&mut self) {
-        self.waiting.truncate(usize::from(self.is_begun));
+        self.waiting.truncate(usize::from(self.begun > 0));
+        self.waiting.shrink_to_fit();
+        self.bytes = self.waiting.front().map_or(0, Bytes::len);
+    }
+
+    /// Gives back the memory of places that are not needed any more, where it is much.
+    pub fn give_back(&mut self) {
+        let needed = self.waiting.len().max(PLACES_KEPT_MAX);
+        if self.waiting.capacity() > 4 * needed {
+            self.waiting.shrink_to(2 * needed);
+        }
     }
 
     /// Forgets all.
     pub fn clear(&mut self) {
         self.waiting.clear();
-        self.is_begun = false;
+        self.begun = 0;
+        self.bytes = 0;
     }
 
     /// Writes what may leave in one write, in one. There is something.
@@ -106,11 +174,68 @@ impl Chunks {
             let step = left.min(first.len());
             first.advance(step);
             left -= step;
-            self.is_begun = !first.is_empty();
+            self.begun += step;
             if first.is_empty() {
                 self.waiting.pop_front();
+                self.begun = 0;
             }
         }
+        self.bytes -= written;
         Poll::Ready(Ok(Written { bytes: written, chunks: waiting - self.waiting.len() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunks(lengths: &[usize]) -> Chunks {
+        let mut chunks = Chunks::default();
+        lengths.iter().for_each(|length| chunks.push(vec![b'x'; *length].into()));
+        chunks
+    }
+
+    fn lengths(chunks: &Chunks) -> Vec<usize> {
+        assert_eq!(chunks.bytes, chunks.iter().map(Bytes::len).sum::<usize>());
+        chunks.iter().map(Bytes::len).collect()
+    }
+
+    #[test]
+    fn one_write_is_given_what_it_takes_and_no_more() {
+        const MAX: usize = WRITE_BYTES_MAX;
+        let check = |has: &[usize], others: &[usize], expected: usize| {
+            let (mut has, mut others) = (chunks(has), chunks(others));
+            has.append_for_write(&mut others);
+            assert_eq!((lengths(&has).len(), lengths(&others).len()).0, expected);
+        };
+        check(&[], &[1, 2, 3], 3);
+        check(&[], &[MAX, 1], 1);
+        check(&[], &[1, MAX, 1], 2);
+        check(&[MAX], &[1], 1);
+        check(&[MAX - 1], &[1, 1], 2);
+        check(&[], &[], 0);
+    }
+
+    #[test]
+    fn a_buffer_is_the_same_however_much_of_it_was_written() {
+        let buffer = Bytes::from(vec![b'x'; 3 * WRITE_BYTES_MAX]);
+        let [mut ahead, mut behind] = [(); 2].map(|()| {
+            let mut chunks = Chunks::default();
+            chunks.push(buffer.clone());
+            chunks.push(vec![b'y'; 5].into());
+            chunks
+        });
+        let _ = ahead.write(|_| Poll::Ready(Ok(WRITE_BYTES_MAX)));
+        assert_eq!((ahead.begun_bytes_left(), behind.begun_bytes_left()), (2 * WRITE_BYTES_MAX, 0));
+        assert_eq!(ahead.buffers().next(), behind.buffers().next());
+        assert!(!ahead.buffers().eq(behind.buffers()), "the second ones are others");
+        // What is begun stays so where it is moved.
+        let mut moved = Chunks::default();
+        moved.append_for_write(&mut ahead);
+        assert_eq!(moved.begun_bytes_left(), 2 * WRITE_BYTES_MAX);
+        assert_eq!((lengths(&moved).len(), ahead.begun_bytes_left()), (1, 0));
+        moved.keep_begun();
+        behind.keep_begun();
+        assert_eq!((lengths(&moved).len(), lengths(&behind).len()), (1, 0));
     }
 }

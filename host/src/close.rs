@@ -7,6 +7,8 @@
 
 use std::borrow::Cow;
 
+use crate::memory::Bound;
+
 /// Why the server closes a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CloseReason {
@@ -53,8 +55,10 @@ pub enum CloseReason {
         /// What was waiting to be sent, in bytes.
         outbox_bytes: usize,
     },
-    /// What all connections hold together reached the server's memory bound.
-    OverMemory,
+    /// What several connections hold together reached a bound over their memory.
+    OverMemory(Bound),
+    /// A message was begun and did not come to its end in time.
+    SlowInput,
     /// The server failed to serve the connection. Whether its last commands took effect is
     /// unknown.
     Internal,
@@ -102,10 +106,10 @@ impl CloseReason {
             CloseReason::Flood | CloseReason::AuthFlood => 4104,
             CloseReason::Operator => 4105,
             CloseReason::Limited(_) => 4106,
-            CloseReason::OverMemory => 4107,
+            CloseReason::OverMemory(_) => 4107,
             CloseReason::Idle => 4203,
             CloseReason::PingTimeout => 4201,
-            CloseReason::SlowConsumer { .. } => 4202,
+            CloseReason::SlowConsumer { .. } | CloseReason::SlowInput => 4202,
         })
     }
 
@@ -139,7 +143,15 @@ impl CloseReason {
                 "too many failed attempts to authenticate (limits.auth_attempts_per_minute_max)"
                     .into()
             }
-            CloseReason::OverMemory => "the server is at its memory bound".into(),
+            CloseReason::OverMemory(bound @ (Bound::Outboxes | Bound::Input)) => {
+                format!("the server is at its memory bound {}", bound.key()).into()
+            }
+            CloseReason::OverMemory(bound) => {
+                format!("your address is at the memory bound {}", bound.key()).into()
+            }
+            CloseReason::SlowInput => {
+                "a message was not complete within limits.input_timeout_ms".into()
+            }
             CloseReason::Internal => "the server failed to serve the connection".into(),
             CloseReason::Idle => "nothing said within resp.idle_timeout_ms".into(),
             CloseReason::Unavailable(why) | CloseReason::Limited(why) => why.into(),
@@ -164,7 +176,7 @@ impl CloseReason {
     }
 
     /// The labels of all reasons.
-    pub const LABELS: [&str; 21] = [
+    pub const LABELS: [&str; 22] = [
         "quit",
         "peer",
         "shutting_down",
@@ -186,6 +198,7 @@ impl CloseReason {
         "auth_flood",
         "over_memory",
         "internal",
+        "slow_input",
     ];
 
     /// Where its label stands among all.
@@ -210,8 +223,9 @@ impl CloseReason {
             CloseReason::Limited(_) => 16,
             CloseReason::Expired(_) => 17,
             CloseReason::AuthFlood => 18,
-            CloseReason::OverMemory => 19,
+            CloseReason::OverMemory(_) => 19,
             CloseReason::Internal => 20,
+            CloseReason::SlowInput => 21,
         }
     }
 }

@@ -20,7 +20,7 @@ pub use names::NameLimits;
 use crate::admin::tokens::{TOKENS_VARIABLE, Tokens};
 use crate::cli::ServeArgs;
 use crate::log::{LogConfig, QueueLimits};
-use crate::memory;
+use crate::memory::settings::{self as memory_settings, MemoryConfig};
 use crate::networks::Network;
 use crate::origin::Origins;
 use crate::outbox::OutboxLimits;
@@ -39,6 +39,8 @@ pub struct Config {
     pub limits: Limits,
     /// What may wait for one connection.
     pub outbox: OutboxLimits,
+    /// How much memory there is, and for what.
+    pub memory: MemoryConfig,
     /// Who listens to what.
     pub engine: EngineConfig,
     /// The middleware.
@@ -497,6 +499,7 @@ struct RawConfig {
     resp: RawResp,
     websocket: RawWebSocket,
     limits: RawLimits,
+    memory: RawMemory,
     outbox: RawOutbox,
     engine: RawEngine,
     plugins: RawPlugins,
@@ -605,7 +608,15 @@ raw_table!(RawLimits {
     auth_attempts_per_minute_max: u64 = 60,
     attributes_bytes_max: u64 = 16 << 10,
     counters_max: u64 = 100_000,
+    outbox_bytes_total_max: Option<u64> = None,
+    outbox_bytes_per_address_max: Option<u64> = None,
+    input_bytes_total_max: Option<u64> = None,
+    input_bytes_per_address_max: Option<u64> = None,
+    /// As nginx' `client_body_timeout`, but for the whole message.
+    input_timeout_ms: u64 = 60_000,
 });
+
+raw_table!(RawMemory { bytes_max: Option<u64> = None });
 
 raw_table!(RawOutbox {
     /// These three are Redis' `client-output-buffer-limit pubsub 32mb 8mb 60`.
@@ -620,8 +631,7 @@ raw_table!(RawEngine {
     /// A listing of a million channels takes a fraction of this, and everybody
     /// waits for what takes longer.
     call_budget_ms: u64 = 500,
-    /// Some ten million subscriptions.
-    memory_bytes_max: u64 = 2 << 30,
+    memory_bytes_max: Option<u64> = None,
     rebuilds_max: u64 = 5,
     rebuild_window_ms: u64 = 10_000,
     retry_ms: u64 = 1_000,
@@ -634,7 +644,7 @@ raw_table!(RawPlugins {
     debounce_ms: u64 = 50,
     call_budget_ms: u64 = 10,
     init_budget_ms: u64 = 1_000,
-    memory_bytes_max: u64 = 64 << 20,
+    memory_bytes_max: Option<u64> = None,
     log_lines_per_second_max: u64 = 100,
     /// Room for the functions of a large interpreter.
     table_elements_max: u64 = 100_000,
@@ -913,6 +923,7 @@ impl RawConfig {
             resp,
             websocket,
             limits,
+            memory,
             outbox,
             engine,
             plugins,
@@ -928,14 +939,24 @@ impl RawConfig {
             None => cores,
             Some(shards) => count("engine.shards", shards, 1..=SHARDS_MAX as u64)?,
         };
-        let engine_memory_bytes_max =
-            bytes("engine.memory_bytes_max", engine.memory_bytes_max, WASM_MEMORY_BYTES)?;
-        let available = memory::available::available(Path::new("/")).bytes;
+        let memory = memory_settings::check(memory_settings::Written {
+            bytes_max: memory.bytes_max,
+            outbox_total: limits.outbox_bytes_total_max,
+            outbox_per_address: limits.outbox_bytes_per_address_max,
+            input_total: limits.input_bytes_total_max,
+            input_per_address: limits.input_bytes_per_address_max,
+            names_total: limits.name_bytes_total_max,
+            input_timeout_ms: limits.input_timeout_ms,
+            engine_instance: engine.memory_bytes_max,
+            plugin_instance: plugins.memory_bytes_max,
+            // Those of channels and patterns, and those of shard channels.
+            engine_instances: 2 * shards,
+        })?;
         let names = names::check(
             &limits,
             names::Room {
-                engine: shards.saturating_mul(engine_memory_bytes_max),
-                host: memory::Budget::derive(memory::default_bytes_max(available)).names,
+                engine: shards.saturating_mul(memory.engine_instance),
+                host: memory.budget.names,
             },
         )?;
         Ok(Config {
@@ -1066,7 +1087,7 @@ impl RawConfig {
                 },
                 shards,
                 call_budget: millis("engine.call_budget_ms", engine.call_budget_ms)?,
-                memory_bytes_max: engine_memory_bytes_max,
+                memory_bytes_max: memory.engine_instance,
                 rebuilds_max: count("engine.rebuilds_max", engine.rebuilds_max, 1..=1_000)?,
                 rebuild_window: millis("engine.rebuild_window_ms", engine.rebuild_window_ms)?,
                 retry_time: millis("engine.retry_ms", engine.retry_ms)?,
@@ -1078,11 +1099,7 @@ impl RawConfig {
                 defaults: PluginLimits {
                     call_budget: millis("plugins.call_budget_ms", plugins.call_budget_ms)?,
                     init_budget: millis("plugins.init_budget_ms", plugins.init_budget_ms)?,
-                    memory_bytes_max: bytes(
-                        "plugins.memory_bytes_max",
-                        plugins.memory_bytes_max,
-                        WASM_MEMORY_BYTES,
-                    )?,
+                    memory_bytes_max: memory.plugin_instance,
                     log_lines_per_second_max: count(
                         "plugins.log_lines_per_second_max",
                         plugins.log_lines_per_second_max,
@@ -1163,6 +1180,7 @@ impl RawConfig {
                     shutdown.reconnect_spread_ms,
                 )?,
             },
+            memory,
             is_open_to_all: security.open_to_all,
             cluster: cluster.check()?,
             log: log.check()?,

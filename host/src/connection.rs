@@ -23,7 +23,7 @@ use crate::chunks::{Chunks, Written};
 use crate::close::CloseReason;
 use crate::door::Door;
 use crate::hub::connections::Connections;
-use crate::outbox::{Outbox, Taken};
+use crate::outbox::{Last, Outbox, Taken};
 use crate::panics;
 use crate::session::{Session, TURN_TIME};
 use crate::stats::Stats;
@@ -33,6 +33,8 @@ use crate::turns;
 const READ_BYTES_MAX: usize = 64 << 10;
 /// How much room an unfinished command may keep once it is finished.
 const KEPT_BYTES_MAX: usize = 4 << 10;
+/// How much room may be kept for an unfinished command that needs little of it.
+const KEPT_FOR_LITTLE_MAX: usize = 256 << 10;
 /// How often a connection with much to say is read before all others have had a turn, and the
 /// sockets are looked at.
 const READS_IN_A_ROW_MAX: u8 = 8;
@@ -75,12 +77,7 @@ impl Writer {
                     self.is_held_up = true;
                     return Poll::Pending;
                 }
-                Taken::Closing(reason) => {
-                    if matches!(reason, CloseReason::SlowConsumer { .. }) {
-                        self.chunks.keep_begun();
-                    }
-                    return Poll::Ready(Ok(reason));
-                }
+                Taken::Closing(reason) => return Poll::Ready(Ok(reason)),
             }
             if self.chunks.is_empty() {
                 // What TLS has taken and its socket has not.
@@ -101,12 +98,15 @@ impl Writer {
         }
     }
 
-    /// Writes all that there is, and then `last`, which may be empty.
+    /// Writes all that there is, and then `last`, which may be empty. An error: nothing more may
+    /// be written, because the memory was needed.
     async fn finish<S: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut S,
+        outbox: &Outbox,
         last: Bytes,
     ) -> io::Result<()> {
+        poll_fn(|context| self.poll_rest(Pin::new(&mut *stream), outbox, context)).await?;
         if !last.is_empty() {
             self.chunks.push(last);
         }
@@ -114,6 +114,26 @@ impl Writer {
             poll_fn(|context| self.poll_write(Pin::new(&mut *stream), context)).await?;
         }
         stream.flush().await
+    }
+
+    /// Writes what is left in the outbox.
+    fn poll_rest<S: AsyncWrite>(
+        &mut self,
+        mut stream: Pin<&mut S>,
+        outbox: &Outbox,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let written = std::mem::take(&mut self.written);
+            if outbox.take_last(written, &mut self.chunks, context) == Last::Drop {
+                self.chunks.clear();
+                return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+            }
+            if self.chunks.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.written = ready!(self.poll_write(stream.as_mut(), context))?;
+        }
     }
 
     fn poll_write<S: AsyncWrite>(
@@ -143,6 +163,14 @@ pub struct OpenConnection<S, D> {
     session: Session,
     door: D,
     close_time: Duration,
+}
+
+/// What was read at once.
+struct Read {
+    /// How many bytes came; none: nothing more comes.
+    bytes: usize,
+    /// How many bytes the door was done with.
+    taken: usize,
 }
 
 /// How a connection ended.
@@ -197,8 +225,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             });
             let end = match served.await {
                 Ok(reason) => {
+                    self.forget_input();
                     let outbox = &self.session.connection.outbox;
-                    poll_fn(|context| outbox.poll_detach(&mut self.writer.chunks, context)).await;
+                    poll_fn(|context| outbox.poll_detach(context)).await;
                     self.session.end();
                     // On the heap: it takes more than all before.
                     let close_time = self.close_time;
@@ -210,6 +239,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
                     End::Closed(reason)
                 }
                 Err(error) => {
+                    self.writer.chunks.clear();
+                    self.session.connection.outbox.discard();
                     self.session.end();
                     End::Gone(error)
                 }
@@ -257,19 +288,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
                 let mut unfinished = std::mem::take(&mut self.unfinished);
                 let taken = self.take_in(&mut unfinished);
                 unfinished.drain(..taken);
-                self.unfinished = unfinished;
+                self.unfinished = with_room_for_what_is_there(unfinished);
+                // While the server is at work, no time of the client's passes.
+                self.note_input(connections, || connections.now_ms(), true);
                 continue;
             }
             let Poll::Ready(read) = self.poll_read(context)? else {
                 self.reads_in_a_row = 0;
                 return Poll::Pending;
             };
-            if read == 0 {
+            if read.bytes == 0 {
                 self.input_ended = true;
                 return Poll::Ready(self.at_end_of_input());
             }
-            stats.read(read);
-            connections.heard(&self.session.connection);
+            stats.read(read.bytes);
+            let now_ms = connections.heard(&self.session.connection);
+            let has_progressed = self.door.has_progressed(read.taken);
+            self.note_input(connections, || now_ms, has_progressed);
         }
     }
 
@@ -282,6 +317,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             || self.reads_in_a_row >= goes_on_from && self.row_began.elapsed() > TURN_TIME
     }
 
+    /// Accounts for what is held of messages that were received in part. `has_progressed`:
+    /// something was whole, or the server has something to do before it reads on.
+    fn note_input(
+        &mut self,
+        connections: &Connections,
+        now_ms: impl Fn() -> u64,
+        has_progressed: bool,
+    ) {
+        let connection = &self.session.connection;
+        let input = &connection.input;
+        let in_door = self.door.unfinished_bytes();
+        if self.unfinished.is_empty() && in_door == 0 {
+            if input.has_begun() {
+                input.end_message();
+            }
+        } else if !input.has_begun() || has_progressed {
+            input.begin_message(now_ms());
+        }
+        let held = self.unfinished.capacity() + in_door + self.session.held_bytes();
+        let memory = connections.memory();
+        if held >= memory.input.step() || input.accounted() > 0 {
+            memory.hold_input(connection, held, now_ms());
+        }
+    }
+
+    /// Lets go what was received and is not carried out: the connection is closing.
+    fn forget_input(&mut self) {
+        self.unfinished = Vec::new();
+        self.door.forget_unfinished();
+        self.session.forget_pending();
+    }
+
     /// The client will say no more. What it is owed is still written.
     fn at_end_of_input(&self) -> io::Result<CloseReason> {
         match self.door.end_of_input() {
@@ -291,26 +358,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
     }
 
     /// Reads what is there, and carries it out.
-    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Read>> {
         READ_BUFFER.with_borrow_mut(|buffer| {
             let mut read = ReadBuf::new(buffer);
             ready!(Pin::new(&mut self.stream).poll_read(context, &mut read))?;
             let fresh = read.filled_mut();
             let length = fresh.len();
+            let taken;
             if self.unfinished.is_empty() {
-                let taken = self.take_in(fresh);
+                taken = self.take_in(fresh);
                 self.unfinished.extend_from_slice(fresh.get(taken..).unwrap_or_default());
             } else {
                 let mut joined = std::mem::take(&mut self.unfinished);
                 joined.extend_from_slice(fresh);
-                let taken = self.take_in(&mut joined);
+                taken = self.take_in(&mut joined);
                 joined.drain(..taken);
-                if joined.is_empty() && joined.capacity() > KEPT_BYTES_MAX {
-                    joined = Vec::new();
-                }
-                self.unfinished = joined;
+                self.unfinished = with_room_for_what_is_there(joined);
             }
-            Poll::Ready(Ok(length))
+            Poll::Ready(Ok(Read { bytes: length, taken }))
         })
     }
 
@@ -328,7 +393,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
 
     async fn say_goodbye(&mut self, reason: &CloseReason) -> io::Result<()> {
         let goodbye = self.door.goodbye(reason);
-        self.writer.finish(&mut self.stream, goodbye).await?;
+        let outbox = &self.session.connection.outbox;
+        self.writer.finish(&mut self.stream, outbox, goodbye).await?;
         self.stream.shutdown().await?;
         if self.input_ended {
             return Ok(());
@@ -339,6 +405,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         while self.stream.read(&mut sink).await? > 0 {}
         Ok(())
     }
+}
+
+/// The same, without room that is not needed any more: what was large was finished, and what
+/// follows it has just begun.
+fn with_room_for_what_is_there(unfinished: Vec<u8>) -> Vec<u8> {
+    let is_wasteful = match unfinished.is_empty() {
+        true => unfinished.capacity() > KEPT_BYTES_MAX,
+        false => unfinished.capacity() > KEPT_FOR_LITTLE_MAX.max(4 * unfinished.len()),
+    };
+    if is_wasteful { unfinished.as_slice().to_vec() } else { unfinished }
 }
 
 #[cfg(test)]

@@ -115,7 +115,7 @@ mod tests {
     use crate::close::CloseReason;
     use crate::hub::connections::Connections;
     use crate::hub::encoding::Encoding;
-    use crate::outbox::{OutboxLimits, Taken};
+    use crate::outbox::{Last, OutboxLimits, Taken};
     use crate::panics;
     use crate::socket::{Plain, Stream};
 
@@ -270,14 +270,16 @@ mod tests {
         let (mut flushers, mut writers) = (Chunks::default(), Chunks::default());
         assert!(bench.outbox.push_to_flush(Bytes::from_static(b"abc")));
         assert!(bench.outbox.begin_flush(&mut flushers).is_some());
-        assert_eq!(bench.outbox.poll_detach(&mut writers, &context), Poll::Pending);
+        assert_eq!(bench.outbox.poll_detach(&context), Poll::Pending);
         let written = match flushers.write(|_| Poll::Ready(Ok(2))) {
             Poll::Ready(written) => written?,
             Poll::Pending => Written::default(),
         };
         bench.outbox.end_flush(written, flushers);
         assert_eq!(bench.wakes(), 1);
-        assert_eq!(bench.outbox.poll_detach(&mut writers, &context), Poll::Ready(()));
+        assert_eq!(bench.outbox.poll_detach(&context), Poll::Ready(()));
+        let last = bench.outbox.take_last(Written::default(), &mut writers, &context);
+        assert_eq!(last, Last::Write);
         assert!(writers.iter().eq(["c"]));
         assert!(!bench.outbox.push_to_flush(Bytes::from_static(b"d")));
         assert!(bench.outbox.begin_flush(&mut Chunks::default()).is_none());

@@ -51,6 +51,8 @@ pub struct Report {
     pub log: Finding,
     /// The server's own tasks that do not run.
     pub tasks: Vec<Finding>,
+    /// Whether a bound over the memory of all connections is near.
+    pub memory: Finding,
     /// Whether the server is ending.
     pub is_draining: bool,
 }
@@ -118,7 +120,7 @@ impl Report {
             .iter()
             .chain(plugins)
             .chain(&self.backplane)
-            .chain([&self.log])
+            .chain([&self.log, &self.memory])
             .chain(&self.tasks)
     }
 }
@@ -184,6 +186,10 @@ impl Health {
             }),
             log: log::problem().map_or(Finding::OK, Finding::degraded),
             tasks: self.services.supervisor.problems().into_iter().map(Finding::degraded).collect(),
+            memory: match self.services.hub.connections().memory().problems() {
+                problems if problems.is_empty() => Finding::OK,
+                problems => Finding::degraded(problems.join("; ")),
+            },
             is_draining: self.live.is_draining(),
         }
     }
@@ -284,6 +290,7 @@ mod tests {
             backplane: None,
             log: Finding::OK,
             tasks: Vec::new(),
+            memory: Finding::OK,
             is_draining: false,
         }
     }

@@ -124,6 +124,7 @@ fn serve_with(args: &ServeArgs, config: Config, log: &'static Log) -> ExitCode {
         // What a plugin does on a timer is not waited for.
         return match runtime.block_on(Server::check(&config)) {
             Ok(()) => {
+                log.write(&format!("switchyard: memory: {}", config.memory.summary()));
                 log.write("switchyard: the configuration is good");
                 ExitCode::SUCCESS
             }

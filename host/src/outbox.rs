@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::chunks::{Chunks, Written};
+use crate::chunks::{Buffer, Chunks, Written};
 use crate::close::CloseReason;
+use crate::memory::Memory;
+use crate::memory::account::Due;
 use crate::socket::Socket;
 
 /// How much may wait, and for how long.
@@ -36,6 +38,8 @@ const CHUNK_BYTES: usize = 64;
 pub struct Outbox {
     queue: Mutex<Queue>,
     limits: OutboxLimits,
+    /// Where all outboxes together are bounded; none: nowhere.
+    memory: Option<Arc<Memory>>,
 }
 
 #[derive(Default)]
@@ -43,12 +47,79 @@ struct Queue {
     chunks: Chunks,
     /// What is in `chunks`, and what was taken and is not written.
     bytes: usize,
+    /// At so many bytes a push must look further: at the limits of this outbox, and at how much
+    /// of it is accounted for.
+    look_at: usize,
     soft_since: Option<Instant>,
     closing: Option<CloseReason>,
+    shed: Shed,
     writer: Option<Waker>,
     /// Where others than the writer may write; none: nowhere.
     socket: Option<Arc<Socket>>,
     hands: Hands,
+    /// Only while so much waits that it is accounted for.
+    backlog: Option<Box<Backlog>>,
+}
+
+/// What is known of an outbox in which much waits.
+struct Backlog {
+    /// How many bytes are accounted for over all outboxes: whole steps.
+    accounted: usize,
+    /// When its connection last took a step's worth of bytes, or the backlog began.
+    progressed_at: Instant,
+    /// How many bytes it took since.
+    written: usize,
+    /// The buffers of what was taken and is not written.
+    in_hand: Vec<Buffer>,
+    /// Whether part of the first of them was written.
+    is_begun: bool,
+}
+
+/// What was dropped of a closing outbox.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Shed {
+    /// Nothing: it is written before the connection ends.
+    #[default]
+    Nothing,
+    /// All but the chunk that is begun.
+    Waiting,
+    /// That one as well: the connection ends where it is.
+    All,
+}
+
+/// What an outbox keeps in memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Holding {
+    /// What waits, as the limits of this outbox count it.
+    pub bytes: usize,
+    /// For how long its connection has taken little or nothing; none: little waits.
+    pub stalled: Option<Duration>,
+    /// Whether only what is begun is left of it, because the memory was needed.
+    is_shed: bool,
+}
+
+impl Holding {
+    /// Whether its connection is closing for memory already, and no more than a chunk is left.
+    pub fn is_shed(&self) -> bool {
+        self.is_shed
+    }
+}
+
+/// What was dropped of an outbox because the memory was needed.
+#[derive(Debug, Clone, Copy)]
+pub struct Shedding {
+    /// Whether its connection was open.
+    pub was_open: bool,
+    /// How many bytes are kept, because part of them was sent.
+    pub kept_bytes: usize,
+}
+
+/// What a push leads to.
+struct Pushed {
+    /// Whether nothing waited: someone must see to it that it is written.
+    is_due: bool,
+    /// Whether memory must be given back somewhere.
+    memory: Due,
 }
 
 /// In whose hands what was taken is.
@@ -80,10 +151,36 @@ pub enum Taken {
     Closing(CloseReason),
 }
 
+/// What the writer finds when it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Last {
+    /// It writes what it has, and asks again; when it has nothing, it is done.
+    Write,
+    /// It drops what it has: the memory is needed.
+    Drop,
+}
+
 impl Outbox {
-    /// An empty outbox.
+    /// An empty outbox, which is not accounted for anywhere.
     pub fn new(limits: OutboxLimits) -> Outbox {
-        Outbox { queue: Mutex::new(Queue::default()), limits }
+        Outbox::with(limits, None)
+    }
+
+    /// An empty outbox, which counts among all.
+    pub fn accounted(limits: OutboxLimits, memory: Arc<Memory>) -> Outbox {
+        Outbox::with(limits, Some(memory))
+    }
+
+    fn with(limits: OutboxLimits, memory: Option<Arc<Memory>>) -> Outbox {
+        let outbox = Outbox { queue: Mutex::default(), limits, memory };
+        outbox.queue.lock().look_at = outbox.look_at(0);
+        outbox
+    }
+
+    /// At how many bytes a push must look further, where so many are accounted for.
+    fn look_at(&self, accounted: usize) -> usize {
+        let step = self.memory.as_ref().map_or(usize::MAX, |memory| memory.outboxes.step());
+        self.limits.soft_bytes.min(accounted.saturating_add(step))
     }
 
     /// Queues a chunk. A chunk pushed to a closing outbox is dropped. One that
@@ -95,9 +192,12 @@ impl Outbox {
     /// pushed before has it flushed.
     pub fn push(&self, chunk: Bytes) {
         let mut queue = self.queue.lock();
-        if self.queue_up(&mut queue, chunk) {
+        let pushed = self.queue_up(&mut queue, chunk);
+        if pushed.is_due {
             queue.wake();
         }
+        drop(queue);
+        self.see_to(pushed.memory);
     }
 
     /// As `push`, for who pushes to many. True: the caller has it flushed afterwards
@@ -105,11 +205,13 @@ impl Outbox {
     #[must_use]
     pub fn push_to_flush(&self, chunk: Bytes) -> bool {
         let mut queue = self.queue.lock();
-        let is_due = self.queue_up(&mut queue, chunk);
+        let Pushed { is_due, memory } = self.queue_up(&mut queue, chunk);
         let is_flushed = is_due && queue.socket.is_some();
         if is_due && !is_flushed {
             queue.wake();
         }
+        drop(queue);
+        self.see_to(memory);
         is_flushed
     }
 
@@ -118,20 +220,20 @@ impl Outbox {
         self.queue.lock().socket = socket;
     }
 
-    /// Nobody else writes from here on: ready when nobody does, and then all that waits is in
-    /// `chunks`. The writer is woken when that is so.
-    pub fn poll_detach(&self, chunks: &mut Chunks, context: &Context<'_>) -> Poll<()> {
+    /// Only the writer writes from here on: ready when no other task does, and then `take_last`
+    /// has all that waits. The writer is woken when that is so.
+    pub fn poll_detach(&self, context: &Context<'_>) -> Poll<()> {
         let mut queue = self.queue.lock();
         queue.socket = None;
         if queue.wait_for_flusher(context) {
             return Poll::Pending;
         }
-        chunks.append(&mut queue.chunks);
+        queue.hands = Hands::Writers;
         Poll::Ready(())
     }
 
-    /// Takes what waits, into `chunks`, to write it to this socket. None: there is nothing,
-    /// or the writer or someone else sees to all of it.
+    /// Takes what one write takes of what waits, into `chunks`, to write it to this socket. None:
+    /// there is nothing, or the writer or someone else sees to all of it.
     pub fn begin_flush(&self, chunks: &mut Chunks) -> Option<Arc<Socket>> {
         let mut queue = self.queue.lock();
         let is_free = queue.hands == Hands::Nobodys && queue.closing.is_none();
@@ -143,7 +245,7 @@ impl Outbox {
             queue.wake();
             return None;
         };
-        chunks.append(&mut queue.chunks);
+        chunks.append_for_write(&mut queue.chunks);
         queue.hands = Hands::Flushers { is_awaited: false };
         Some(socket)
     }
@@ -155,6 +257,8 @@ impl Outbox {
         self.settle(&mut queue, written);
         left.append(&mut queue.chunks);
         queue.chunks = left;
+        let shed = queue.shed;
+        queue.drop_waiting(shed);
         let is_awaited = queue.hands == Hands::Flushers { is_awaited: true };
         if is_awaited || !queue.chunks.is_empty() || queue.closing.is_some() {
             // Nobody else flushes before it has had its turn.
@@ -180,24 +284,59 @@ impl Outbox {
     /// which would only cost it another turn, and must `take` before it waits. Nobody else
     /// who pushes would wake it until it has.
     pub fn push_own(&self, chunk: Bytes) {
-        self.queue_up(&mut self.queue.lock(), chunk);
+        let pushed = self.queue_up(&mut self.queue.lock(), chunk);
+        self.see_to(pushed.memory);
     }
 
-    /// Whether the chunk is queued where nothing waited: someone must see to it. The writer of
-    /// an outbox that overflows is woken.
-    fn queue_up(&self, queue: &mut Queue, chunk: Bytes) -> bool {
+    /// Queues a chunk. The writer of an outbox that overflows is woken.
+    fn queue_up(&self, queue: &mut Queue, chunk: Bytes) -> Pushed {
         if queue.closing.is_some() {
-            return false;
+            return Pushed { is_due: false, memory: Due::Not };
         }
-        let was_idle = queue.bytes == 0;
+        let is_due = queue.bytes == 0;
         queue.bytes += chunk.len() + CHUNK_BYTES;
         queue.chunks.push(chunk);
-        if queue.bytes >= self.limits.soft_bytes && self.is_too_full(queue) {
-            queue.overflow();
-            queue.wake();
-            return false;
+        if queue.bytes >= queue.look_at {
+            return self.look_further(queue, is_due);
         }
-        was_idle
+        Pushed { is_due, memory: Due::Not }
+    }
+
+    /// What a push does where much waits: so rarely that it may cost more.
+    #[cold]
+    fn look_further(&self, queue: &mut Queue, is_due: bool) -> Pushed {
+        if queue.bytes >= self.limits.soft_bytes && self.is_too_full(queue) {
+            self.overflow(queue);
+            return Pushed { is_due: false, memory: Due::Not };
+        }
+        let Some(memory) = &self.memory else { return Pushed { is_due, memory: Due::Not } };
+        let mut due = Due::Not;
+        let accounted = memory.outboxes.in_steps(queue.bytes);
+        let before = queue.accounted();
+        if accounted > before {
+            due = memory.outboxes.grow(accounted - before);
+            let backlog = queue.backlog.get_or_insert_with(|| Box::new(Backlog::new()));
+            backlog.accounted = accounted;
+        }
+        queue.look_at = self.look_at(accounted.max(before));
+        Pushed { is_due, memory: due }
+    }
+
+    /// The outbox is not locked: others are looked at, one by one.
+    fn see_to(&self, due: Due) {
+        if due != Due::Not
+            && let Some(memory) = &self.memory
+        {
+            memory.see_to_outboxes(due);
+        }
+    }
+
+    /// Drops what waits, and closes.
+    fn overflow(&self, queue: &mut Queue) {
+        queue.closing = Some(CloseReason::SlowConsumer { outbox_bytes: queue.bytes });
+        queue.drop_waiting(Shed::Waiting);
+        self.account(queue);
+        queue.wake();
     }
 
     /// Wakes the writer, after `push_own`.
@@ -221,8 +360,9 @@ impl Outbox {
         if queue.wait_for_flusher(context) {
             return Taken::Busy;
         }
-        chunks.append(&mut queue.chunks);
+        chunks.append_for_write(&mut queue.chunks);
         queue.hands = if chunks.is_empty() { Hands::Nobodys } else { Hands::Writers };
+        queue.note_in_hand(chunks);
         match &queue.closing {
             Some(reason) => Taken::Closing(reason.clone()),
             None => {
@@ -232,11 +372,130 @@ impl Outbox {
         }
     }
 
+    /// As `take`, for a writer that ends, after `poll_detach`. Its task is woken when what it has
+    /// is to be dropped.
+    pub fn take_last(&self, written: Written, chunks: &mut Chunks, context: &Context<'_>) -> Last {
+        let mut queue = self.queue.lock();
+        self.settle(&mut queue, written);
+        match queue.shed {
+            Shed::Nothing => chunks.append_for_write(&mut queue.chunks),
+            Shed::Waiting => {
+                chunks.append(&mut queue.chunks);
+                chunks.keep_begun();
+            }
+            Shed::All => return Last::Drop,
+        }
+        queue.note_in_hand(chunks);
+        if queue.shed == Shed::Waiting {
+            self.account(&mut queue);
+        }
+        queue.set_writer(context);
+        Last::Write
+    }
+
+    /// Drops what waits, because its connection is gone. Nothing is queued from here on.
+    pub fn discard(&self) {
+        let mut queue = self.queue.lock();
+        queue.closing.get_or_insert(CloseReason::Peer(None));
+        queue.drop_waiting(Shed::All);
+        queue.bytes = 0;
+        queue.backlog.iter_mut().for_each(|backlog| backlog.in_hand.clear());
+        self.account(&mut queue);
+    }
+
+    /// Drops what waits, because the memory is needed, and has the connection closed for this
+    /// reason, if it is not closing already. A chunk that is begun stays, so that the client can
+    /// be sent the reason behind it; where it stayed the last time, it is dropped as well.
+    /// `dropped` are the buffers that are let go.
+    pub fn shed(&self, reason: &CloseReason, dropped: &mut Vec<Buffer>) -> Shedding {
+        dropped.clear();
+        let mut queue = self.queue.lock();
+        let was_open = queue.closing.is_none();
+        queue.closing.get_or_insert_with(|| reason.clone());
+        let in_hand = queue.backlog.as_ref().map(|backlog| backlog.in_hand.as_slice());
+        let in_hand = in_hand.unwrap_or_default();
+        let is_begun = match in_hand.is_empty() {
+            true => queue.chunks.begun_bytes_left() > 0,
+            false => queue.backlog.as_ref().is_some_and(|backlog| backlog.is_begun),
+        };
+        let (shed, kept) = match queue.shed {
+            Shed::Nothing => (Shed::Waiting, usize::from(is_begun)),
+            Shed::Waiting | Shed::All => (Shed::All, 0),
+        };
+        let mut buffers = in_hand.iter().copied().chain(queue.chunks.buffers());
+        let kept_bytes = buffers.by_ref().take(kept).map(|buffer| buffer.bytes).sum();
+        dropped.extend(buffers);
+        if let Some(backlog) = &mut queue.backlog {
+            backlog.in_hand.truncate(kept);
+        }
+        queue.drop_waiting(shed);
+        self.account(&mut queue);
+        queue.wake();
+        Shedding { was_open, kept_bytes }
+    }
+
+    /// What it keeps in memory: `buffers` are those of its chunks, but for a few that are being
+    /// written where little waits. They are copied, because who pushes waits meanwhile.
+    pub fn holding(&self, buffers: &mut Vec<Buffer>) -> Holding {
+        buffers.clear();
+        let queue = self.queue.lock();
+        let backlog = queue.backlog.as_ref();
+        let in_hand = backlog.map(|backlog| backlog.in_hand.as_slice()).unwrap_or_default();
+        buffers.extend(in_hand.iter().copied().chain(queue.chunks.buffers()));
+        Holding {
+            bytes: queue.bytes,
+            stalled: backlog.map(|backlog| backlog.progressed_at.elapsed()),
+            is_shed: queue.shed != Shed::Nothing,
+        }
+    }
+
+    /// Whether so much waits that it is accounted for.
+    pub fn has_backlog(&self) -> bool {
+        self.queue.lock().backlog.is_some()
+    }
+
     fn settle(&self, queue: &mut Queue, written: Written) {
         queue.bytes = queue.bytes.saturating_sub(written.bytes + written.chunks * CHUNK_BYTES);
         if queue.bytes < self.limits.soft_bytes {
             queue.soft_since = None;
         }
+        if queue.backlog.is_some() {
+            self.settle_backlog(queue, written);
+        }
+    }
+
+    #[cold]
+    fn settle_backlog(&self, queue: &mut Queue, written: Written) {
+        let (Some(backlog), Some(memory)) = (&mut queue.backlog, &self.memory) else { return };
+        let step = memory.outboxes.step();
+        backlog.written += written.bytes;
+        if backlog.written >= step {
+            backlog.written = 0;
+            backlog.progressed_at = Instant::now();
+        }
+        // Not at each step down, or an outbox at the edge of one would be accounted for anew
+        // with every chunk.
+        if queue.bytes + step / 2 < backlog.accounted {
+            self.account(queue);
+        }
+    }
+
+    /// Accounts for what is left after some of it was written or dropped.
+    fn account(&self, queue: &mut Queue) {
+        let (Some(backlog), Some(memory)) = (&mut queue.backlog, &self.memory) else { return };
+        let bytes = match queue.shed {
+            Shed::Nothing => queue.bytes,
+            // What it had before is still in `bytes`, which is logged.
+            Shed::Waiting | Shed::All => backlog.in_hand.iter().map(|buffer| buffer.bytes).sum(),
+        };
+        let left = memory.outboxes.in_steps(bytes).min(backlog.accounted);
+        memory.outboxes.shrink(backlog.accounted - left);
+        backlog.accounted = left;
+        if left == 0 {
+            queue.backlog = None;
+        }
+        queue.chunks.give_back();
+        queue.look_at = self.look_at(left);
     }
 
     /// Closes the outbox if it has been over its soft limit for too long; to be
@@ -245,8 +504,7 @@ impl Outbox {
     pub fn check(&self) {
         let mut queue = self.queue.lock();
         if queue.closing.is_none() && self.is_too_full(&mut queue) {
-            queue.overflow();
-            queue.wake();
+            self.overflow(&mut queue);
         }
     }
 
@@ -278,10 +536,46 @@ impl Outbox {
     }
 }
 
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.discard();
+    }
+}
+
+impl Backlog {
+    fn new() -> Backlog {
+        Backlog {
+            accounted: 0,
+            progressed_at: Instant::now(),
+            written: 0,
+            in_hand: Vec::new(),
+            is_begun: false,
+        }
+    }
+}
+
 impl Queue {
-    fn overflow(&mut self) {
-        self.closing = Some(CloseReason::SlowConsumer { outbox_bytes: self.bytes });
-        self.chunks.keep_begun();
+    fn accounted(&self) -> usize {
+        self.backlog.as_ref().map_or(0, |backlog| backlog.accounted)
+    }
+
+    /// Remembers what the writer has, where much waits: memory that only it can let go.
+    fn note_in_hand(&mut self, chunks: &Chunks) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.in_hand.clear();
+            backlog.in_hand.extend(chunks.buffers());
+            backlog.is_begun = chunks.begun_bytes_left() > 0;
+        }
+    }
+
+    /// Drops so much of what waits, from here on.
+    fn drop_waiting(&mut self, shed: Shed) {
+        self.shed = shed;
+        match shed {
+            Shed::Nothing => {}
+            Shed::Waiting => self.chunks.keep_begun(),
+            Shed::All => self.chunks.clear(),
+        }
     }
 
     fn set_writer(&mut self, context: &Context<'_>) {

@@ -41,6 +41,12 @@ const AT_ONCE: &[&str] = &[
     "limits.pattern_cost_max",
     "limits.pattern_cost_per_address_max",
     "limits.pattern_cost_total_max",
+    "limits.outbox_bytes_total_max",
+    "limits.outbox_bytes_per_address_max",
+    "limits.input_bytes_total_max",
+    "limits.input_bytes_per_address_max",
+    "limits.input_timeout_ms",
+    "memory.bytes_max",
     "outbox.",
     "shutdown.",
     "log.filter",
@@ -87,7 +93,9 @@ pub fn reload(reloading: &Reloading, live: &Live, services: &Services) {
     }
     reloading.log.set_limits(new.log.queue);
     services.limits.set(&new.limits);
-    services.hub.connections().set_limits(&new.limits, new.outbox);
+    let connections = services.hub.connections();
+    connections.set_limits(&new.limits, new.outbox);
+    connections.memory().set_limits(&new.memory, new.limits.connections_max);
     services.hub.set_name_limits(new.limits.names);
     live.set_config(new);
     if !taken.is_empty() {

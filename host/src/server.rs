@@ -193,6 +193,16 @@ impl Server {
             }
         };
         let rechecking = tokio::spawn(supervisor.clone().keep("recheck", rechecking));
+        config.memory.log();
+        let of = services.hub.connections().memory().clone();
+        let bounding = move || {
+            let memory = of.clone();
+            async move {
+                memory.keep().await;
+                Err("it ended".to_owned())
+            }
+        };
+        let bounding = tokio::spawn(supervisor.clone().keep("memory", bounding));
         let (changed, changes) = mpsc::unbounded_channel();
         let watching = watch::watch(&config, config_file.as_deref(), &changed, supervisor);
         let reader =
@@ -240,6 +250,7 @@ impl Server {
         keeping.abort();
         expiring.abort();
         rechecking.abort();
+        bounding.abort();
         if let Some(administering) = administering {
             administering.abort();
         }
@@ -266,6 +277,7 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<(Live, Services, Arc<En
         config.limits.attributes_bytes_max,
     );
     connections.set_limits(&config.limits, config.outbox);
+    connections.memory().set_limits(&config.memory, config.limits.connections_max);
     let hub = Hub::new(code.clone(), &config.engine, config.limits.names, connections.clone())
         .map_err(|problem| anyhow::anyhow!("cannot instantiate the engine: {problem}"))?;
     let limits = Arc::new(LiveLimits::new(&config.limits));
@@ -398,7 +410,8 @@ pub(crate) fn recheck(config: &Config, services: &Services) -> impl Future<Outpu
 /// looks after what only time changes.
 pub(crate) async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) -> Ended {
     let websocket = &config.websocket;
-    let shortest = websocket.ping_interval.min(websocket.pong_time).min(config.outbox.soft_time);
+    let times = [websocket.pong_time, config.outbox.soft_time, config.memory.input_time];
+    let shortest = times.into_iter().fold(websocket.ping_interval, Duration::min);
     let mut ticks = tokio::time::interval(
         (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1)),
     );
@@ -406,8 +419,12 @@ pub(crate) async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) -> Ended {
     loop {
         ticks.tick().await;
         let connections = hub.connections();
+        let input_time = connections.memory().input_time();
         for connection in connections.opened_ones() {
             connection.outbox.check();
+            if connections.is_input_late(&connection, input_time) {
+                connection.outbox.close(CloseReason::SlowInput);
+            }
             if !connection.encoding().is_framed() {
                 // Whether it is there is seen by TCP keepalive, as in Redis.
                 let idle_time = config.resp.as_ref().and_then(|resp| resp.idle_time);

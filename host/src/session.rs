@@ -203,6 +203,20 @@ impl Session {
         !self.pending.is_empty() || self.is_waiting()
     }
 
+    /// What the commands that wait for the next turn keep in memory.
+    pub fn held_bytes(&self) -> usize {
+        if self.pending.is_empty() {
+            return 0;
+        }
+        let places = self.pending.capacity() * size_of::<Request<'static>>();
+        places + self.pending.iter().map(Request::heap_bytes).sum::<usize>()
+    }
+
+    /// Forgets the commands that wait: the connection is closing.
+    pub fn forget_pending(&mut self) {
+        self.pending = Vec::new();
+    }
+
     /// Whether a command is not answered yet: those behind it come after it.
     fn is_waiting(&self) -> bool {
         self.joining.is_some()
@@ -705,6 +719,9 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.end();
+        let connections = self.services.hub.connections();
+        connections.memory().hold_input(&self.connection, 0, connections.now_ms());
+        connections.left(&self.connection);
     }
 }
 

@@ -32,6 +32,21 @@ pub trait Door {
     /// outbox is.
     fn take_in(&mut self, bytes: &mut [u8], session: &mut Session) -> Taken;
 
+    /// Whether something that the client sent was whole since this was last asked, when so many
+    /// bytes are done with.
+    fn has_progressed(&mut self, taken: usize) -> bool {
+        taken > 0
+    }
+
+    /// What it keeps in memory of a message that was received in part, besides the bytes that it
+    /// was shown and is not done with.
+    fn unfinished_bytes(&self) -> usize {
+        0
+    }
+
+    /// Lets that go: the connection is closing.
+    fn forget_unfinished(&mut self) {}
+
     /// What a client that sends no more is closed with; none: it should have said
     /// so.
     fn end_of_input(&self) -> Option<CloseReason>;

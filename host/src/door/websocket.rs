@@ -39,6 +39,19 @@ pub trait Subprotocol {
     fn last_words(&self, _: &CloseReason) -> Bytes {
         Bytes::new()
     }
+
+    /// Whether a request was whole since this was last asked, where messages came.
+    fn has_progressed(&mut self) -> bool {
+        true
+    }
+
+    /// What it keeps in memory of a request that came in part, over several messages.
+    fn unfinished_bytes(&self) -> usize {
+        0
+    }
+
+    /// Lets that go: the connection is closing.
+    fn forget_unfinished(&mut self) {}
 }
 
 /// A WebSocket that speaks a sub-protocol.
@@ -46,12 +59,15 @@ pub struct WebSocket<P> {
     frames: FrameReader,
     message_bytes_max: usize,
     subprotocol: P,
+    /// Whether a message came whole since this was last asked.
+    had_message: bool,
 }
 
 impl<P: Subprotocol> WebSocket<P> {
     /// A WebSocket after its handshake.
     pub fn new(subprotocol: P, message_bytes_max: usize) -> WebSocket<P> {
-        WebSocket { frames: FrameReader::default(), message_bytes_max, subprotocol }
+        let frames = FrameReader::default();
+        WebSocket { frames, message_bytes_max, subprotocol, had_message: false }
     }
 }
 
@@ -103,6 +119,7 @@ impl<P: Subprotocol> WebSocket<P> {
                 Err(reason) => close = Some(reason),
             }
         }
+        self.had_message |= !messages.is_empty();
         // What came before the end is carried out first.
         let messages = messages.iter().map(|(kind, body)| match body {
             Body::Buffer(range) => (*kind, bytes.get(range.clone()).unwrap_or_default()),
@@ -130,6 +147,20 @@ impl<P: Subprotocol> Door for WebSocket<P> {
                 return Taken { bytes: at, is_unfinished: false };
             }
         }
+    }
+
+    /// A frame may be a fragment, or a ping between two of them.
+    fn has_progressed(&mut self, _: usize) -> bool {
+        std::mem::take(&mut self.had_message) && self.subprotocol.has_progressed()
+    }
+
+    fn unfinished_bytes(&self) -> usize {
+        self.frames.unfinished_bytes() + self.subprotocol.unfinished_bytes()
+    }
+
+    fn forget_unfinished(&mut self) {
+        self.frames = FrameReader::default();
+        self.subprotocol.forget_unfinished();
     }
 
     fn end_of_input(&self) -> Option<CloseReason> {

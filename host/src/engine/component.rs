@@ -200,6 +200,10 @@ impl Engine for ComponentEngine {
         engine.call_pattern_count(store).map_err(fault("pattern-count"))
     }
 
+    fn memory_bytes(&self) -> usize {
+        self.store.data().memory_bytes()
+    }
+
     fn save(&mut self) -> Outcome<Option<Vec<u8>>> {
         wasm::arm(&mut self.store, HANDOVER_BUDGETS * self.limits.call_budget);
         let Some(snapshot) = &self.snapshot else { return Ok(None) };

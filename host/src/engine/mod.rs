@@ -46,6 +46,10 @@ pub trait Engine: Send {
     fn pattern_count(&mut self) -> Outcome<u64>;
     /// The state for a successor; none: it has no way to write it down.
     fn save(&mut self) -> Outcome<Option<Vec<u8>>>;
+    /// What its memory holds; zero: that is not known.
+    fn memory_bytes(&self) -> usize {
+        0
+    }
     /// Takes over a state. False: it cannot read it, and is as good as fresh
     /// only after it was replaced.
     fn restore(&mut self, state: &[u8]) -> Outcome<bool>;

@@ -26,6 +26,8 @@ use super::holdings::Holds;
 use crate::address_buckets::Bucket;
 use crate::close::CloseReason;
 use crate::config::Limits;
+use crate::memory::Memory;
+use crate::memory::input::InputHeld;
 use crate::networks::{AddressCounts, Network};
 use crate::outbox::{Outbox, OutboxLimits};
 use crate::protocol::command::Kind;
@@ -43,6 +45,8 @@ pub struct Connection {
     pub opened: Instant,
     /// What waits to be written to it.
     pub outbox: Outbox,
+    /// What it holds of messages that were received in part.
+    pub input: InputHeld,
     encoding: AtomicU8,
     subscriptions: Mutex<Subscriptions>,
     pub(super) attributes: Attributes,
@@ -207,6 +211,11 @@ impl Connection {
         self.revision.load(Ordering::Acquire)
     }
 
+    /// Whether its address is one of those that are counted.
+    pub fn is_address_counted(&self) -> bool {
+        self.is_address_counted
+    }
+
     /// Whether what it publishes waits for what others publish.
     pub fn is_publishing(&self) -> bool {
         self.is_publishing.load(Ordering::Acquire)
@@ -235,6 +244,9 @@ pub type Table = FxHashMap<ConnectionId, Arc<Connection>>;
 /// All connections.
 pub struct Connections {
     table: RwLock<Table>,
+    /// Those that are in the table no more, and still have much to be written.
+    leaving: Mutex<Table>,
+    memory: Arc<Memory>,
     started: Instant,
     next_id: AtomicU64,
     open: AtomicUsize,
@@ -260,8 +272,10 @@ impl Connections {
         outbox_limits: OutboxLimits,
         attributes_bytes_max: usize,
     ) -> Arc<Connections> {
-        Arc::new(Connections {
+        Arc::new_cyclic(|connections| Connections {
             table: RwLock::default(),
+            leaving: Mutex::default(),
+            memory: Arc::new(Memory::new(connections.clone())),
             started: Instant::now(),
             next_id: AtomicU64::new(1),
             open: AtomicUsize::new(0),
@@ -346,7 +360,8 @@ impl Connections {
             id,
             remote,
             opened: Instant::now(),
-            outbox: Outbox::new(outbox),
+            outbox: Outbox::accounted(outbox, self.memory.clone()),
+            input: InputHeld::default(),
             encoding: AtomicU8::new(encoding.index()),
             subscriptions: Mutex::default(),
             attributes: Attributes::new(self.attributes_bytes_max),
@@ -360,15 +375,40 @@ impl Connections {
         }
     }
 
-    /// Forgets a connection, which listens to nothing any more.
+    /// Forgets a connection, which listens to nothing any more. Where much is still to be
+    /// written, its memory is known until `left`.
     pub fn remove(&self, id: ConnectionId) {
-        if let Some(connection) = self.table.write().remove(&id) {
+        let removed = self.table.write().remove(&id);
+        if let Some(connection) = removed {
             connection.end_expiring();
             self.open.fetch_sub(1, Ordering::Relaxed);
             if connection.is_address_counted {
                 self.addresses.remove(connection.remote.ip());
             }
+            if connection.outbox.has_backlog() {
+                self.leaving.lock().insert(id, connection);
+            }
         }
+    }
+
+    /// Says that nothing more is written to a connection that was removed.
+    pub fn left(&self, connection: &Connection) {
+        connection.outbox.discard();
+        let left = self.leaving.lock().remove(&connection.id);
+        drop(left);
+    }
+
+    /// All that hold memory: those in the table, and those that are leaving. May be called where
+    /// the table is read already.
+    pub fn all(&self) -> Vec<Arc<Connection>> {
+        let mut all: Vec<Arc<Connection>> = self.table.read_recursive().values().cloned().collect();
+        all.extend(self.leaving.lock().values().cloned());
+        all
+    }
+
+    /// What they hold together, and within which bounds.
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     /// A connection by its id.
@@ -404,9 +444,24 @@ impl Connections {
         &self.expiries
     }
 
-    /// Says that something came from the connection.
-    pub fn heard(&self, connection: &Connection) {
-        connection.heard_at(self.now_ms());
+    /// Says that something came from the connection. Answers when, in milliseconds since the
+    /// table began.
+    pub fn heard(&self, connection: &Connection) -> u64 {
+        let now = self.now_ms();
+        connection.heard_at(now);
+        now
+    }
+
+    /// Whether a message has been received from it for longer than this. While so much waits to
+    /// be written to it that it is not read from, the time does not run.
+    pub fn is_input_late(&self, connection: &Connection, time: Duration) -> bool {
+        let now = self.now_ms();
+        let is_late = connection.input.unfinished_ms(now) > time.as_millis() as u64;
+        if is_late && connection.outbox.is_congested() {
+            connection.input.begin_message(now);
+            return false;
+        }
+        is_late
     }
 
     /// All connections that were let in.
@@ -443,7 +498,8 @@ impl Connections {
             && connection.subscriptions().is_empty()
     }
 
-    fn now_ms(&self) -> u64 {
+    /// Milliseconds since the table began.
+    pub fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
     }
 }

@@ -63,6 +63,16 @@ impl Encoding {
     }
 }
 
+/// The same without room that was reserved and not needed, where it is much: it would be kept as
+/// long as the bytes, and be counted nowhere.
+fn exact(bytes: Vec<u8>) -> Vec<u8> {
+    let is_wasteful = bytes.capacity() - bytes.len() > (bytes.len() / 4).max(WASTE_BYTES_MAX);
+    if is_wasteful { bytes.as_slice().to_vec() } else { bytes }
+}
+
+/// How much room may be wasted without a look.
+const WASTE_BYTES_MAX: usize = 4 << 10;
+
 /// One publication on its way to one group of receivers.
 pub struct Push<'a> {
     space: Space,
@@ -99,7 +109,7 @@ impl<'a> Push<'a> {
         if let Some(Some(encoded)) = self.encoded.get(slot) {
             return encoded.clone();
         }
-        let encoded = Bytes::from(self.encode(encoding));
+        let encoded = Bytes::from(exact(self.encode(encoding)));
         if let Some(slot) = self.encoded.get_mut(slot) {
             *slot = Some(encoded.clone());
         }

@@ -624,6 +624,11 @@ impl Hub {
         &self.holdings
     }
 
+    /// What the memories of all engines hold. Blocks until each shard is free.
+    pub fn engine_memory_bytes(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().memory_bytes()).sum()
+    }
+
     /// What is counted of it.
     pub fn stats(&self) -> &HubStats {
         &self.stats

@@ -290,6 +290,12 @@ impl Shard {
         Ok(false)
     }
 
+    /// What the memories of its engine, and of the one that is about to take over, hold.
+    pub fn memory_bytes(&self) -> usize {
+        let successor = self.successor.iter().flatten().map(|successor| &successor.engine);
+        self.engine.iter().chain(successor).map(|engine| engine.memory_bytes()).sum()
+    }
+
     /// Why the successor cannot take over, if there is one that cannot.
     pub fn successor_fault(&self) -> Option<EngineFault> {
         self.successor.as_ref()?.as_ref().err().cloned()

@@ -5,9 +5,17 @@
 //! for everything else: code, tables, TLS, buffers of the allocator. A budget that the operator
 //! sets is used as it is; the others share the rest.
 
+pub mod account;
 pub mod available;
+pub mod input;
+mod keeper;
+pub mod settings;
+mod survey;
+pub mod usage;
 
 use std::fmt;
+
+pub use keeper::{Bound, Holding, Memory, Reading};
 
 /// The bound over everything, and the budgets that it is divided into, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

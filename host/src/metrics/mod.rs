@@ -17,6 +17,8 @@ use crate::backplane::{Backplane, State as BackplaneState};
 use crate::hub::connections::Connections;
 use crate::hub::encoding::Encoding;
 use crate::log;
+use crate::memory::Bound;
+use crate::memory::usage::usage;
 use crate::middleware::plugin;
 use crate::middleware::stats::Hook;
 use crate::middleware::{Middleware, plugin::Plugin};
@@ -105,6 +107,7 @@ impl Collector for Metrics {
             limits.connections_max() as f64,
         )?;
         connections(&mut page, hub.connections())?;
+        memory(&mut page, &self.services)?;
         commands(&mut page, stats)?;
         self.hub(&mut page)?;
         plugins(&mut page, middleware)?;
@@ -364,6 +367,30 @@ fn connections(page: &mut Page<'_, '_>, connections: &Connections) -> fmt::Resul
         "switchyard_outbox_largest_bytes",
         "What waits to be sent to the connection with the most.",
         largest as f64,
+    )
+}
+
+fn memory(page: &mut Page<'_, '_>, services: &Services) -> fmt::Result {
+    let budgets = usage(services, 0).budgets;
+    let memory = services.hub.connections().memory();
+    page.gauges(
+        "switchyard_memory_limit_bytes",
+        "How much memory may be used, by budget; all: by the whole server.",
+        budgets
+            .iter()
+            .map(|reading| (reading.name, reading.limit))
+            .chain(memory.settings().map(|settings| ("all", settings.budget.bytes_max)))
+            .map(|(budget, bytes)| ([("budget", budget)], bytes as f64)),
+    )?;
+    page.gauges(
+        "switchyard_memory_used_bytes",
+        "How much memory is used, by budget. What is sent to many counts once.",
+        budgets.iter().map(|reading| ([("budget", reading.name)], reading.used as f64)),
+    )?;
+    page.counters(
+        "switchyard_memory_closed",
+        "Connections that were closed to stay within a bound over several connections, by bound.",
+        Bound::ALL.map(|bound| ([("bound", bound.name())], memory.closed(bound))),
     )
 }
 

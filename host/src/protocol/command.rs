@@ -320,6 +320,29 @@ pub struct Request<'a> {
 }
 
 impl Request<'_> {
+    /// What it keeps on the heap, about.
+    pub fn heap_bytes(&self) -> usize {
+        let names = |names: &[Bytestring<'_>]| {
+            names.iter().map(|name| size_of::<Bytestring<'_>>() + name.len()).sum::<usize>()
+        };
+        match &self.command {
+            Ok(Command::Publish(Publication { channel, payload, .. })) => {
+                channel.len() + payload.len()
+            }
+            Ok(
+                Command::Subscribe(_, all)
+                | Command::Unsubscribe(_, all)
+                | Command::SubscriberCounts(_, all),
+            ) => names(all),
+            Ok(Command::Channels(_, text) | Command::Ping(text)) => {
+                text.as_ref().map_or(0, |text| text.len())
+            }
+            Ok(Command::Authenticate(credentials)) => credentials.secret.len(),
+            Ok(Command::PatternCount | Command::Hello | Command::Quit) => 0,
+            Err(refusal) => refusal.message.len(),
+        }
+    }
+
     /// The same, with bytes of its own.
     pub fn into_owned(self) -> Request<'static> {
         Request { tag: self.tag, command: self.command.map(Command::into_owned) }

@@ -58,6 +58,11 @@ pub enum Body {
 }
 
 impl FrameReader {
+    /// What it keeps in memory of a message whose last fragment has not come.
+    pub fn unfinished_bytes(&self) -> usize {
+        self.fragments.as_ref().map_or(0, |fragments| fragments.1.capacity())
+    }
+
     /// Parses the next frame of `buffer`, which starts at `at`, and unmasks it in
     /// place. Answers what it is and where the next one starts; none: it has not
     /// all come yet. A message over `message_bytes_max` is found out before its

@@ -111,11 +111,13 @@ impl Resp {
             }
             "memory" => {
                 let bytes = resident_bytes();
+                let settings = hub.connections().memory().settings();
+                let max = settings.map_or(0, |settings| settings.budget.bytes_max);
                 vec![
                     ("used_memory", bytes.to_string()),
                     ("used_memory_human", format!("{:.2}M", bytes as f64 / (1 << 20) as f64)),
                     ("used_memory_rss", bytes.to_string()),
-                    ("maxmemory", "0".to_owned()),
+                    ("maxmemory", max.to_string()),
                 ]
             }
             "stats" => {
@@ -184,8 +186,8 @@ impl Resp {
     }
 }
 
-/// What the process holds of the machine's memory; zero where nobody says.
-fn resident_bytes() -> u64 {
+/// What the process holds of the machine's memory; zero where that cannot be read.
+pub fn resident_bytes() -> u64 {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return 0 };
     status
         .lines()

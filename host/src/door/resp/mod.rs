@@ -582,6 +582,15 @@ impl Door for Resp {
         taken
     }
 
+    fn unfinished_bytes(&self) -> usize {
+        self.parser.unfinished_bytes()
+    }
+
+    fn forget_unfinished(&mut self) {
+        self.parser = RequestParser::new(self.limits);
+        self.burst = Burst::default();
+    }
+
     /// A client may end its half of the stream and wait for the replies.
     fn end_of_input(&self) -> Option<CloseReason> {
         Some(CloseReason::Peer(None))
@@ -618,17 +627,20 @@ pub struct FramedResp {
     bytes: Vec<u8>,
     /// Whether `bytes` holds more than the last turn was long enough for.
     is_unfinished: bool,
+    /// Whether a request was whole since this was last asked.
+    has_progressed: bool,
 }
 
 impl FramedResp {
     /// RESP over a WebSocket.
     pub fn new(resp: Resp) -> FramedResp {
-        FramedResp { resp, bytes: Vec::new(), is_unfinished: false }
+        FramedResp { resp, bytes: Vec::new(), is_unfinished: false, has_progressed: false }
     }
 
     fn take_requests(&mut self, session: &mut Session) -> Option<CloseReason> {
         let (taken, flow) = self.resp.take_requests(&self.bytes, session);
         self.is_unfinished = taken.is_unfinished;
+        self.has_progressed |= taken.bytes > 0;
         self.bytes.drain(..taken.bytes);
         if self.bytes.is_empty() {
             self.bytes = Vec::new();
@@ -680,6 +692,19 @@ impl Subprotocol for FramedResp {
             words if words.is_empty() => words,
             words => websocket::binary_frame(&words).into(),
         }
+    }
+
+    fn has_progressed(&mut self) -> bool {
+        std::mem::take(&mut self.has_progressed)
+    }
+
+    fn unfinished_bytes(&self) -> usize {
+        self.bytes.capacity() + self.resp.unfinished_bytes()
+    }
+
+    fn forget_unfinished(&mut self) {
+        self.bytes = Vec::new();
+        self.resp.forget_unfinished();
     }
 }
 

@@ -296,6 +296,11 @@ impl RequestParser {
     pub(super) fn memory(&self) -> usize {
         self.spans.capacity() * size_of::<Span>()
     }
+
+    /// The memory held for a request of which some arguments are there, in bytes.
+    pub fn unfinished_bytes(&self) -> usize {
+        if self.spans.is_empty() { 0 } else { self.spans.capacity() * size_of::<Span>() }
+    }
 }
 
 /// A line such as `*3` or `$128`.

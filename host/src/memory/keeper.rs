@@ -1,0 +1,478 @@
+//! Keeps what all connections hold within the bounds, and says how it stands.
+//!
+//! Connections account for what they hold where that is much ([account](super::account)), and
+//! call here when a bound may have been passed. What waits to be sent is then looked at by a task
+//! of its own; only where that would be too late, by the task that queues more. What was received
+//! in part is looked at where it grows: no lock is held there, and the look is short.
+//!
+//! No lock is held when this is called but those that may be taken before an outbox is locked:
+//! shards and the table of connections.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use super::account::{Account, Due, WARNING_PERCENT};
+use super::settings::MemoryConfig;
+use super::survey::{Closed, Survey};
+use super::{Budget, percent};
+use crate::close::CloseReason;
+use crate::hub::connections::{Connection, ConnectionId, Connections};
+use crate::networks::counted_as;
+
+/// How often it is looked whether a bound is near.
+const TICK: Duration = Duration::from_millis(100);
+/// How long what a look found is shown to those who only want to know.
+const READING_TIME: Duration = Duration::from_secs(1);
+/// How long it is not said again that a bound is near or was passed.
+const SAID_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// To how much of a bound it is brought down again, in percent, so that not each message that
+/// follows closes another connection.
+const RELIEF_PERCENT: usize = 90;
+/// Below how much of a bound it is no longer near, in percent.
+const CALM_PERCENT: usize = 70;
+
+/// A bound over several connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// Over what waits to be sent to all.
+    Outboxes,
+    /// Over what waits to be sent to those of one address.
+    OutboxesOfAddress,
+    /// Over what was received in part from all.
+    Input,
+    /// Over what was received in part from those of one address.
+    InputOfAddress,
+}
+
+impl Bound {
+    /// All.
+    pub const ALL: [Bound; 4] =
+        [Bound::Outboxes, Bound::OutboxesOfAddress, Bound::Input, Bound::InputOfAddress];
+
+    /// The setting.
+    pub fn key(self) -> &'static str {
+        match self {
+            Bound::Outboxes => "limits.outbox_bytes_total_max",
+            Bound::OutboxesOfAddress => "limits.outbox_bytes_per_address_max",
+            Bound::Input => "limits.input_bytes_total_max",
+            Bound::InputOfAddress => "limits.input_bytes_per_address_max",
+        }
+    }
+
+    /// A stable word for metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Bound::Outboxes => "outboxes",
+            Bound::OutboxesOfAddress => "outboxes_of_address",
+            Bound::Input => "input",
+            Bound::InputOfAddress => "input_of_address",
+        }
+    }
+}
+
+/// What all connections hold, and within which bounds it is kept.
+pub struct Memory {
+    connections: Weak<Connections>,
+    /// What waits to be sent.
+    pub outboxes: Account,
+    /// What was received in part.
+    pub input: Account,
+    settings: Mutex<Option<MemoryConfig>>,
+    input_time_ms: AtomicU64,
+    wake: Notify,
+    /// Held while outboxes are looked at: one at a time.
+    looking: Mutex<Looked>,
+    looking_at_input: Mutex<()>,
+    closed: [AtomicU64; Bound::ALL.len()],
+    is_near: [AtomicBool; 2],
+    /// What was closed since it was last logged, by bound.
+    unsaid: Mutex<[Unsaid; Bound::ALL.len()]>,
+}
+
+/// What was closed for a bound since it was last logged.
+#[derive(Default)]
+struct Unsaid {
+    closed: Closed,
+    said_at: Option<Instant>,
+}
+
+/// What the last look at outboxes found.
+#[derive(Default)]
+struct Looked {
+    at: Option<Instant>,
+    bytes: usize,
+    added: u64,
+}
+
+/// How a budget stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// A stable word.
+    pub name: &'static str,
+    /// What is used of it.
+    pub used: usize,
+    /// How much there is.
+    pub limit: usize,
+}
+
+/// What one connection, or all of one address, hold.
+#[derive(Debug, Clone)]
+pub struct Holding {
+    /// The connection; none: all of its address.
+    pub connection: Option<ConnectionId>,
+    /// Where it comes from.
+    pub address: String,
+    /// What waits to be sent to it.
+    pub outbox: usize,
+    /// What was received from it in part.
+    pub input: usize,
+    /// For how long it has taken little or nothing of what waits; none: little waits.
+    pub stalled: Option<Duration>,
+}
+
+impl Memory {
+    /// Of these connections, without bounds until they are set.
+    pub fn new(connections: Weak<Connections>) -> Memory {
+        Memory {
+            connections,
+            outboxes: Account::unlimited(),
+            input: Account::unlimited(),
+            settings: Mutex::default(),
+            input_time_ms: AtomicU64::new(u64::MAX),
+            wake: Notify::new(),
+            looking: Mutex::default(),
+            looking_at_input: Mutex::default(),
+            closed: [const { AtomicU64::new(0) }; Bound::ALL.len()],
+            is_near: [const { AtomicBool::new(false) }; 2],
+            unsaid: Mutex::default(),
+        }
+    }
+
+    /// From here on these bounds hold.
+    pub fn set_limits(&self, config: &MemoryConfig, connections_max: usize) {
+        let Budget { outboxes, input, .. } = config.budget;
+        self.outboxes.set_limits(outboxes, config.outbox_per_address, connections_max);
+        self.input.set_limits(input, config.input_per_address, connections_max);
+        self.input_time_ms.store(config.input_time.as_millis() as u64, Ordering::Relaxed);
+        *self.settings.lock() = Some(config.clone());
+        self.wake.notify_one();
+    }
+
+    /// The bounds; none: there are none.
+    pub fn settings(&self) -> Option<MemoryConfig> {
+        self.settings.lock().clone()
+    }
+
+    /// How long a message may take from its first byte to its last.
+    pub fn input_time(&self) -> Duration {
+        Duration::from_millis(self.input_time_ms.load(Ordering::Relaxed))
+    }
+
+    /// How many connections were closed for a bound.
+    pub fn closed(&self, bound: Bound) -> u64 {
+        self.closed.get(bound as usize).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// Budgets that are almost used up, in words.
+    pub fn problems(&self) -> Vec<String> {
+        let names = ["outboxes", "input"];
+        let near = names.into_iter().zip(&self.is_near);
+        near.filter(|(_, is_near)| is_near.load(Ordering::Relaxed))
+            .map(|(name, _)| {
+                format!("more than {WARNING_PERCENT} % of the memory for {name} is used")
+            })
+            .collect()
+    }
+
+    /// A bound of outboxes may have been passed. The outbox that says so is not locked.
+    #[cold]
+    pub fn see_to_outboxes(&self, due: Due) {
+        if due == Due::Now {
+            // Where one is looking already, that is enough.
+            if let Some(mut looked) = self.looking.try_lock() {
+                self.look_at_outboxes(&mut looked);
+            }
+        } else {
+            self.wake.notify_one();
+        }
+    }
+
+    /// A connection holds so much of messages that were received in part.
+    pub fn hold_input(&self, connection: &Connection, bytes: usize, now_ms: u64) {
+        let bytes = self.input.in_steps(bytes);
+        let before = connection.input.account(bytes, now_ms);
+        if bytes < before {
+            self.input.shrink(before - bytes);
+        } else if bytes > before && self.input.grow(bytes - before) != Due::Not {
+            self.look_at_input(now_ms);
+        }
+    }
+
+    /// Looks now and then, and when it is told that it should, for ever.
+    pub async fn keep(self: Arc<Memory>) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let is_told = tokio::select! {
+                () = self.wake.notified() => true,
+                _ = ticks.tick() => false,
+            };
+            if is_told || self.outboxes.is_worth_a_look() {
+                let memory = self.clone();
+                // A look at many chunks takes a while.
+                let looking = tokio::task::spawn_blocking(move || {
+                    let mut looked = memory.looking.lock();
+                    let is_due = is_told || memory.is_old(&looked);
+                    if is_due {
+                        memory.look_at_outboxes(&mut looked);
+                    }
+                });
+                let _it_is_looked_again = looking.await;
+            } else if let Some(mut looked) = self.looking.try_lock() {
+                // No more than this can be used.
+                looked.bytes = self.outboxes.held();
+            }
+            self.say();
+        }
+    }
+
+    /// Whether enough has changed, or enough time has passed, since the last look.
+    fn is_old(&self, looked: &Looked) -> bool {
+        let more = self.outboxes.added().saturating_sub(looked.added);
+        looked.at.is_none_or(|at| at.elapsed() > READING_TIME)
+            || more > (self.outboxes.limit() / 64) as u64
+    }
+
+    fn survey(&self) -> Survey {
+        let connections = self.connections.upgrade();
+        let all = connections.iter().flat_map(|connections| connections.all());
+        Survey::of(all.map(|connection| {
+            let address = connection.remote.ip();
+            let counted = connection.is_address_counted().then(|| counted_as(address));
+            (connection, counted)
+        }))
+    }
+
+    fn look_at_outboxes(&self, looked: &mut Looked) -> Survey {
+        let added = self.outboxes.added();
+        let (limit, per_address) = (self.outboxes.limit(), self.outboxes.per_address());
+        let mut survey = self.survey();
+        let over: Vec<IpAddr> = survey
+            .by_address()
+            .filter(|(_, bytes)| *bytes > per_address)
+            .map(|(address, _)| address)
+            .collect();
+        for address in &over {
+            let bound = Bound::OutboxesOfAddress;
+            let reason = CloseReason::OverMemory(bound);
+            let target = percent(per_address, RELIEF_PERCENT);
+            let closed = survey.of_address(*address).relieve(target, &reason);
+            self.note_closed(bound, closed);
+        }
+        if !over.is_empty() {
+            survey = self.survey();
+        }
+        if survey.bytes() > limit {
+            let bound = Bound::Outboxes;
+            let reason = CloseReason::OverMemory(bound);
+            let closed = survey.relieve(percent(limit, RELIEF_PERCENT), &reason);
+            self.note_closed(bound, closed);
+        }
+        let most = survey.by_address().map(|(_, bytes)| bytes).max().unwrap_or(0);
+        let room = limit.saturating_sub(survey.bytes()).min(per_address.saturating_sub(most));
+        self.outboxes.looked(added, room);
+        *looked = Looked { at: Some(Instant::now()), bytes: survey.bytes(), added };
+        survey
+    }
+
+    fn look_at_input(&self, now_ms: u64) {
+        let Some(_one_at_a_time) = self.looking_at_input.try_lock() else { return };
+        let Some(connections) = self.connections.upgrade() else { return };
+        let added = self.input.added();
+        let (limit, per_address) = (self.input.limit(), self.input.per_address());
+        let mut by_address: FxHashMap<IpAddr, usize> = FxHashMap::default();
+        let mut holders: Vec<(u128, Arc<Connection>)> = Vec::new();
+        for connection in connections.all() {
+            let accounted = connection.input.accounted();
+            if accounted == 0 {
+                continue;
+            }
+            if connection.is_address_counted() {
+                *by_address.entry(counted_as(connection.remote.ip())).or_default() += accounted;
+            }
+            holders.push((connection.input.score(now_ms), connection));
+        }
+        holders.sort_unstable_by_key(|(score, _)| std::cmp::Reverse(*score));
+        let over: Vec<(IpAddr, usize)> = by_address
+            .iter()
+            .filter(|(_, bytes)| **bytes > per_address)
+            .map(|(address, bytes)| (*address, bytes - percent(per_address, RELIEF_PERCENT)))
+            .collect();
+        for (address, excess) in over {
+            let is_its = |connection: &Connection| {
+                connection.is_address_counted() && counted_as(connection.remote.ip()) == address
+            };
+            let closed = self.close_for_input(Bound::InputOfAddress, &holders, excess, is_its);
+            self.note_closed(Bound::InputOfAddress, closed);
+            by_address.entry(address).and_modify(|bytes| *bytes -= closed.bytes.min(*bytes));
+        }
+        let held = self.input.held();
+        if held > limit {
+            let excess = held - percent(limit, RELIEF_PERCENT);
+            let closed = self.close_for_input(Bound::Input, &holders, excess, |_| true);
+            self.note_closed(Bound::Input, closed);
+        }
+        let most = by_address.values().copied().max().unwrap_or(0);
+        let room = limit.saturating_sub(self.input.held()).min(per_address.saturating_sub(most));
+        self.input.looked(added, room);
+    }
+
+    fn close_for_input(
+        &self,
+        bound: Bound,
+        holders: &[(u128, Arc<Connection>)],
+        excess: usize,
+        is_one: impl Fn(&Connection) -> bool,
+    ) -> Closed {
+        let mut closed = Closed::default();
+        for (_, connection) in holders.iter().filter(|(_, connection)| is_one(connection)) {
+            // From here on it is not accounted for: its task lets it go as soon as it runs.
+            let bytes = connection.input.account(0, 0);
+            self.input.shrink(bytes);
+            if bytes > 0 {
+                connection.outbox.close(CloseReason::OverMemory(bound));
+                let first = Some(connection.remote);
+                closed.add(Closed { connections: 1, bytes, first });
+            }
+            if closed.bytes >= excess {
+                break;
+            }
+        }
+        closed
+    }
+
+    fn note_closed(&self, bound: Bound, closed: Closed) {
+        if closed.connections > 0 {
+            if let Some(count) = self.closed.get(bound as usize) {
+                count.fetch_add(closed.connections as u64, Ordering::Relaxed);
+            }
+            if let Some(unsaid) = self.unsaid.lock().get_mut(bound as usize) {
+                unsaid.closed.add(closed);
+            }
+            self.wake.notify_one();
+        }
+    }
+
+    /// Logs what was closed and what is near its bound, and remembers the latter.
+    fn say(&self) {
+        let used = [self.looking.lock().bytes, self.input.held()];
+        let accounts = [&self.outboxes, &self.input];
+        let bounds = [Bound::Outboxes, Bound::Input];
+        for (((used, account), bound), is_near) in
+            used.into_iter().zip(accounts).zip(bounds).zip(&self.is_near)
+        {
+            let limit = account.limit();
+            let was_near = is_near.load(Ordering::Relaxed);
+            if !was_near && used > percent(limit, WARNING_PERCENT) {
+                is_near.store(true, Ordering::Relaxed);
+                warn!(
+                    used_bytes = used,
+                    limit_bytes = limit,
+                    "the memory for {} is almost used up: beyond {} connections are closed",
+                    bound.name(),
+                    bound.key()
+                );
+            } else if was_near && used < percent(limit, CALM_PERCENT) {
+                is_near.store(false, Ordering::Relaxed);
+                info!(
+                    used_bytes = used,
+                    limit_bytes = limit,
+                    "there is memory for {} again",
+                    bound.name()
+                );
+            }
+        }
+        for (unsaid, bound) in self.unsaid.lock().iter_mut().zip(Bound::ALL) {
+            let Closed { connections, bytes, first } = unsaid.closed;
+            let was_said = unsaid.said_at.is_some_and(|at| at.elapsed() < SAID_AGAIN_AFTER);
+            if connections == 0 || was_said {
+                continue;
+            }
+            unsaid.closed = Closed::default();
+            unsaid.said_at = Some(Instant::now());
+            warn!(
+                connections,
+                given_back_bytes = bytes,
+                first = first.map(tracing::field::display),
+                "connections were closed to stay within {}",
+                bound.key()
+            );
+        }
+    }
+
+    /// How the budgets stand that connections use, and what holds the most of them: so many
+    /// connections, and so many addresses. Blocks.
+    pub fn read(&self, count: usize) -> (Vec<Reading>, Vec<Holding>, Vec<Holding>) {
+        let mut looked = self.looking.lock();
+        let survey = self.look_at_outboxes(&mut looked);
+        drop(looked);
+        let mut holdings: FxHashMap<ConnectionId, Holding> = FxHashMap::default();
+        let mut addresses: FxHashMap<IpAddr, Holding> = FxHashMap::default();
+        let of_address = |address: IpAddr| Holding {
+            connection: None,
+            address: address.to_string(),
+            outbox: 0,
+            input: 0,
+            stalled: None,
+        };
+        let of_connection = |connection: &Connection| Holding {
+            connection: Some(connection.id),
+            address: connection.remote.to_string(),
+            outbox: 0,
+            input: 0,
+            stalled: None,
+        };
+        for waiting in survey.waiting() {
+            let connection = waiting.connection;
+            let holding =
+                holdings.entry(connection.id).or_insert_with(|| of_connection(connection));
+            holding.outbox = waiting.bytes;
+            holding.stalled = waiting.stalled;
+        }
+        for (address, bytes) in survey.by_address() {
+            addresses.entry(address).or_insert_with(|| of_address(address)).outbox = bytes;
+        }
+        let connections = self.connections.upgrade();
+        for connection in connections.iter().flat_map(|connections| connections.all()) {
+            let bytes = connection.input.accounted();
+            if bytes == 0 {
+                continue;
+            }
+            holdings.entry(connection.id).or_insert_with(|| of_connection(&connection)).input =
+                bytes;
+            if connection.is_address_counted() {
+                let address = counted_as(connection.remote.ip());
+                addresses.entry(address).or_insert_with(|| of_address(address)).input += bytes;
+            }
+        }
+        let most = |all: Vec<Holding>| {
+            let mut all = all;
+            all.sort_unstable_by_key(|holding| std::cmp::Reverse(holding.outbox + holding.input));
+            all.truncate(count);
+            all
+        };
+        let readings = vec![
+            Reading { name: "outboxes", used: survey.bytes(), limit: self.outboxes.limit() },
+            Reading { name: "input", used: self.input.held(), limit: self.input.limit() },
+        ];
+        let holdings = most(holdings.into_values().collect());
+        (readings, holdings, most(addresses.into_values().collect()))
+    }
+}

@@ -1,0 +1,30 @@
+//! How much of each budget is used, and what uses the most.
+
+use super::{Holding, Reading};
+use crate::session::Services;
+
+/// How the budgets stand.
+pub struct Usage {
+    /// Each budget that is in use.
+    pub budgets: Vec<Reading>,
+    /// The connections that hold the most, the largest first.
+    pub connections: Vec<Holding>,
+    /// The addresses whose connections hold the most, the largest first. Those that are not
+    /// counted are not among them.
+    pub addresses: Vec<Holding>,
+}
+
+/// Looks at all connections, engines and plugins: so many connections and addresses are named.
+/// Blocks until each of them can be asked.
+pub fn usage(services: &Services, count: usize) -> Usage {
+    let memory = services.hub.connections().memory();
+    let (mut budgets, connections, addresses) = memory.read(count);
+    let plugins = services.middleware.chain().plugins().to_vec();
+    let plugins: usize = plugins.iter().flat_map(|plugin| plugin.memory_bytes()).flatten().sum();
+    budgets.extend(memory.settings().map(|settings| Reading {
+        name: "engine_and_plugins",
+        used: services.hub.engine_memory_bytes() + plugins,
+        limit: settings.budget.engine_and_plugins,
+    }));
+    Usage { budgets, connections, addresses }
+}

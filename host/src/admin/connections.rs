@@ -148,6 +148,7 @@ fn view(connection: &Connection) -> ConnectionView {
         patterns,
         shard_channels,
         outbox_bytes: connection.outbox.bytes(),
+        input_bytes: connection.input.accounted(),
         names: None,
     }
 }

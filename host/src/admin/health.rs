@@ -42,6 +42,7 @@ fn view(report: &Report) -> HealthView {
         backplane: report.backplane.as_ref().map(part),
         log: part(&report.log),
         tasks: report.tasks.iter().map(part).collect(),
+        memory: part(&report.memory),
     }
 }
 

@@ -13,6 +13,7 @@ mod error;
 mod guard;
 mod health;
 mod log;
+mod memory;
 mod metrics;
 mod places;
 mod plugins;

@@ -13,8 +13,8 @@ use futures_util::FutureExt;
 
 use super::error::ApiError;
 use super::{
-    Admin, connections, console, engine, guard, health, log, metrics, plugins, pubsub, server,
-    stats, top, trace,
+    Admin, connections, console, engine, guard, health, log, memory, metrics, plugins, pubsub,
+    server, stats, top, trace,
 };
 
 /// A route. Those that anybody may ask without a token get a table of their own.
@@ -51,6 +51,7 @@ pub fn routes() -> Vec<Route> {
         route(Method::GET, "/v1/pubsub/top", get(top::show)),
         route(Method::GET, "/v1/server", get(server::show)),
         route(Method::GET, "/v1/stats", get(stats::show)),
+        route(Method::GET, "/v1/memory", get(memory::show)),
         route(Method::GET, "/v1/trace", get(trace::stream)),
         route(Method::GET, "/v1/log", get(log::show)),
         route(Method::PUT, "/v1/log", put(log::change)),

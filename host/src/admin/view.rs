@@ -207,6 +207,7 @@ pub struct ConnectionView {
     pub patterns: usize,
     pub shard_channels: usize,
     pub outbox_bytes: usize,
+    pub input_bytes: usize,
     /// What it listens to; only where one connection is asked for.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub names: Option<NamesView>,
@@ -280,6 +281,50 @@ pub struct StatsView {
     pub swaps: Vec<SwapView>,
 }
 
+/// How much memory is used for what.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct MemoryView {
+    pub resident_bytes: u64,
+    /// None: there is no bound.
+    pub bytes_max: Option<usize>,
+    pub source: Option<String>,
+    pub budgets: Vec<BudgetView>,
+    pub closed: Vec<BoundView>,
+    pub connections: Vec<HolderView>,
+    pub addresses: Vec<HolderView>,
+}
+
+/// How a budget stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct BudgetView {
+    pub budget: String,
+    pub used_bytes: usize,
+    pub limit_bytes: usize,
+}
+
+/// How many connections were closed for a bound.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct BoundView {
+    pub setting: String,
+    pub closed: u64,
+}
+
+/// What one connection, or all of one address, hold.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct HolderView {
+    /// None: all of its address.
+    pub connection: Option<u64>,
+    pub address: String,
+    pub outbox_bytes: usize,
+    pub input_bytes: usize,
+    /// None: little waits, or it is of an address.
+    pub stalled_ms: Option<u64>,
+}
+
 /// What is logged.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
@@ -319,6 +364,7 @@ pub struct HealthView {
     pub backplane: Option<PartView>,
     pub log: PartView,
     pub tasks: Vec<PartView>,
+    pub memory: PartView,
 }
 
 /// How one part is.

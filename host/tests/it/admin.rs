@@ -826,6 +826,7 @@ async fn answers_are_as_documented() -> Result<()> {
         ("/v1/pubsub/top", "Top"),
         ("/v1/server", "Server"),
         ("/v1/stats", "Stats"),
+        ("/v1/memory", "Memory"),
         ("/v1/log", "Log"),
         ("/healthz", "Health"),
         ("/readyz", "Health"),

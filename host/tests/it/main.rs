@@ -38,6 +38,7 @@ mod containment;
 mod descriptors;
 mod engine_faults;
 mod log_loss;
+mod memory_bound;
 mod names_total;
 mod one_command;
 mod outside;

@@ -67,6 +67,7 @@ async function open(id) {
     ["Address", connection.address],
     ["Since", ago(connection.opened_ms)],
     ["Waits to be sent", bytes(connection.outbox_bytes)],
+    ["Received in part", bytes(connection.input_bytes)],
   ];
   const said = h("p", { className: "outcome bad", hidden: true });
   const send = async () => {

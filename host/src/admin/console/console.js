@@ -39,9 +39,9 @@ async function poll() {
   asking = true;
   again = false;
   try {
-    const [stats, chain] = await Promise.all([get("/v1/stats"), get("/v1/plugins")]);
+    const [stats, chain, memory] = await Promise.all([get("/v1/stats"), get("/v1/plugins"), get("/v1/memory")]);
     // Curves are drawn by the server's own clock: how long the answer took does not matter.
-    const reading = { at: stats.uptime_ms, stats, plugins: chain };
+    const reading = { at: stats.uptime_ms, stats, plugins: chain, memory };
     if (before && reading.at < before.at) {
       // It was started again: counts begin anew, and this page may be an old one.
       if (stats.version !== before.stats.version) location.reload();

@@ -63,6 +63,40 @@ const changes = new Table({
   ],
 });
 
+const BUDGETS = {
+  outboxes: "What waits to be sent",
+  input: "Messages received in part",
+  names: "Names",
+  engine_and_plugins: "Engine and plugins",
+};
+
+const budgets = new Table({
+  caption: "Memory by purpose",
+  empty: "There is no bound.",
+  key: ({ budget }) => budget,
+  columns: [
+    { title: "Memory for", cell: ({ budget }) => BUDGETS[budget] ?? budget },
+    { title: "Used", className: "number", cell: (one) => bytes(one.used_bytes) },
+    { title: "Limit", className: "number", cell: (one) => bytes(one.limit_bytes) },
+    { title: "Used of it", className: "number", cell: (one) => `${Math.round((100 * one.used_bytes) / one.limit_bytes)} %` },
+  ],
+});
+
+const holders = new Table({
+  caption: "The connections that hold the most memory",
+  empty: "No connection holds much.",
+  key: ({ connection }) => connection,
+  columns: [
+    { title: "Connection", cell: ({ connection }) => `#${connection}` },
+    { title: "Address", cell: ({ address }) => h("code", {}, address) },
+    { title: "Waits to be sent", className: "number", cell: (one) => bytes(one.outbox_bytes) },
+    { title: "Received in part", className: "number", cell: (one) => bytes(one.input_bytes) },
+    { title: "Has not read for", className: "number", cell: (one) => (one.stalled_ms === null ? "–" : duration(one.stalled_ms)) },
+  ],
+});
+
+const closedForMemory = ({ closed }) => closed.reduce((sum, one) => sum + one.closed, 0);
+
 const FACTS = [
   ["Running for", (stats) => duration(stats.uptime_ms)],
   ["Channels", (stats) => count(stats.channels)],
@@ -70,6 +104,8 @@ const FACTS = [
   ["Connections since the start", (stats) => count(stats.connections_total)],
   ["Turned away", (stats) => count(stats.connections_rejected)],
   ["Closed as too slow", (stats) => count(stats.outbox_overflows)],
+  ["Closed for memory", (_, memory) => count(closedForMemory(memory))],
+  ["Memory", (_, { resident_bytes, bytes_max }) => `${bytes(resident_bytes)}${bytes_max === null ? "" : ` of ${bytes(bytes_max)}`}`],
 ];
 
 const facts = FACTS.map(([title, value]) => ({ value, title, element: h("dd", {}, "–") }));
@@ -78,6 +114,8 @@ export function prepare() {
   byId("facts").append(...facts.map(({ title, element }) => h("div", {}, h("dt", {}, title), element)));
   byId("plots").append(...Object.values(plots).map((plot) => plot.element), pauses.element);
   byId("changes").append(changes.element);
+  byId("budgets").append(budgets.element);
+  byId("holders").append(holders.element);
 }
 
 /** What was seen of a server that has ended. */
@@ -121,10 +159,12 @@ function slowest(now, before) {
 }
 
 /** Two readings, one second apart or so; there may be none before. */
-export function update({ at, stats, plugins }, before) {
+export function update({ at, stats, plugins, memory }, before) {
   const seconds = before ? (at - before.at) / 1_000 : 0;
   const faster = (key) => speed(stats[key], before?.stats[key], seconds);
-  for (const { value, element } of facts) say(element, value(stats));
+  for (const { value, element } of facts) say(element, value(stats, memory));
+  budgets.show(memory.budgets);
+  holders.show(memory.connections);
   for (const key of ["publications", "deliveries"]) {
     plots[key].element.hidden = stats[key] === undefined;
     plots[key].push(at, { value: faster(key) });

@@ -10,7 +10,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Sparkline, Table};
 
 use super::super::bench::grouped;
-use super::reading::{Hook, Plugin, Rates, Reading, Swap};
+use super::reading::{Budget, Holder, Hook, Memory, Plugin, Rates, Reading, Swap};
 
 /// How many rates are remembered, one a column.
 const HISTORY_MAX: usize = 512;
@@ -75,7 +75,7 @@ impl View {
             Constraint::Length(2),
             Constraint::Length(2),
             Constraint::Length(4),
-            Constraint::Length(3),
+            Constraint::Length(5),
             Constraint::Max(plugins),
             Constraint::Min(0),
         ])
@@ -165,7 +165,9 @@ impl View {
                 unknown(stats.patterns)
             )),
         ]);
-        frame.render_widget(Paragraph::new(vec![connections, engine]), area);
+        let memory = self.reading.memory.iter().flat_map(memory);
+        let lines: Vec<_> = [connections, engine].into_iter().chain(memory).collect();
+        frame.render_widget(Paragraph::new(lines), area);
     }
 
     fn draw_plugins(&self, frame: &mut Frame<'_>, area: Rect) {
@@ -240,6 +242,33 @@ impl View {
         }));
         frame.render_widget(Paragraph::new(lines), area);
     }
+}
+
+/// How much memory is used and for what; and by which connection the most.
+fn memory(memory: &Memory) -> [Line<'static>; 2] {
+    let resident = bytes(memory.resident_bytes as f64);
+    let resident = match memory.bytes_max {
+        Some(limit) => format!("{resident} of {}", bytes(limit as f64)),
+        None => resident,
+    };
+    let mut used = Line::from(vec![Span::from("memory ").dim(), Span::from(resident).bold()]);
+    for Budget { budget, used_bytes, limit_bytes } in &memory.budgets {
+        let percent = 100.0 * *used_bytes as f64 / (*limit_bytes).max(1) as f64;
+        let text = Span::from(format!("  {} {percent:.0} %", budget.replace('_', " ")));
+        used.push_span(if percent > 80.0 { text.red() } else { text });
+    }
+    let mut most = Line::default();
+    let closed: u64 = memory.closed.iter().map(|closed| closed.closed).sum();
+    if closed > 0 {
+        most.push_span(Span::from(format!("closed for memory {}  ", grouped(closed))).red());
+    }
+    if let Some(Holder { connection: Some(connection), address, outbox_bytes, input_bytes }) =
+        memory.connections.first()
+    {
+        let held = bytes((outbox_bytes + input_bytes) as f64);
+        most.push_span(Span::from(format!("#{connection} {address} holds {held}")));
+    }
+    [used, most]
 }
 
 fn remember(history: &mut VecDeque<u64>, rate: f64) {

@@ -100,6 +100,7 @@ async fn print(
             "per_second": before.as_ref().map(|before| reading.rates_since(before)),
             "stats": reading.raw_stats,
             "plugins": reading.raw_plugins,
+            "memory": reading.raw_memory,
         }))?;
         output.flush()?;
         printed += 1;

@@ -38,10 +38,55 @@ pub struct Reading {
     pub plugins: Vec<Plugin>,
     /// How many connections came by which door, if they are few enough.
     pub doors: Option<Vec<(String, usize)>>,
+    /// What uses how much memory; none: the server does not say.
+    pub memory: Option<Memory>,
     /// As it was said.
     pub raw_stats: Value,
     /// As it was said.
     pub raw_plugins: Value,
+    /// As it was said.
+    pub raw_memory: Value,
+}
+
+/// What uses how much memory.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the admin API documents them")]
+pub struct Memory {
+    pub resident_bytes: u64,
+    pub bytes_max: Option<u64>,
+    pub budgets: Vec<Budget>,
+    pub closed: Vec<Closed>,
+    pub connections: Vec<Holder>,
+}
+
+/// How a budget stands.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the admin API documents them")]
+pub struct Budget {
+    pub budget: String,
+    pub used_bytes: u64,
+    pub limit_bytes: u64,
+}
+
+/// How many connections were closed for a bound.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the admin API documents them")]
+pub struct Closed {
+    pub closed: u64,
+}
+
+/// What holds memory.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the admin API documents them")]
+pub struct Holder {
+    pub connection: Option<u64>,
+    pub address: String,
+    pub outbox_bytes: u64,
+    pub input_bytes: u64,
 }
 
 /// What a server counts.
@@ -175,7 +220,10 @@ impl Source {
         let plugins = Plugins::deserialize(&raw_plugins).context(understand)?.plugins;
         let doors = if stats.connections <= CONNECTIONS_MAX as u64 { self.doors()? } else { None };
         let raw_plugins = raw_plugins.get("plugins").cloned().unwrap_or_default();
-        Ok(Reading { at, stats, plugins, doors, raw_stats, raw_plugins })
+        // An earlier server does not say.
+        let raw_memory = self.get("/v1/memory?limit=1").unwrap_or_default();
+        let memory = Memory::deserialize(&raw_memory).ok();
+        Ok(Reading { at, stats, plugins, doors, memory, raw_stats, raw_plugins, raw_memory })
     }
 
     fn doors(&self) -> anyhow::Result<Option<Vec<(String, usize)>>> {
@@ -229,8 +277,9 @@ mod tests {
     use super::*;
 
     fn reading(at: Instant, stats: Stats) -> Reading {
-        let (plugins, doors) = (Vec::new(), None);
-        Reading { at, stats, plugins, doors, raw_stats: Value::Null, raw_plugins: Value::Null }
+        let [raw_stats, raw_plugins, raw_memory] = [Value::Null, Value::Null, Value::Null];
+        let (plugins, doors, memory) = (Vec::new(), None, None);
+        Reading { at, stats, plugins, doors, memory, raw_stats, raw_plugins, raw_memory }
     }
 
     #[test]

@@ -42,6 +42,7 @@ async fn answer(mut stream: TcpStream, looks: Arc<AtomicU64>) -> Result<()> {
         "/v1/stats" => ("200 OK", stats(looks.fetch_add(1, Ordering::Relaxed))),
         "/v1/plugins" => ("200 OK", json!({ "plugins": [plugin()] })),
         "/v1/connections?limit=1000" => ("200 OK", connections()),
+        "/v1/memory?limit=1" => ("200 OK", memory()),
         _ => ("404 Not Found", Value::Null),
     };
     let body = body.to_string();
@@ -76,6 +77,19 @@ fn plugin() -> Value {
     })
 }
 
+fn memory() -> Value {
+    json!({
+        "resident_bytes": 3 << 20, "bytes_max": 1 << 30, "source": "memory.bytes_max",
+        "budgets": [{ "budget": "outboxes", "used_bytes": 900 << 10, "limit_bytes": 1 << 20 }],
+        "closed": [{ "setting": "limits.outbox_bytes_total_max", "closed": 7 }],
+        "connections": [{
+            "connection": 12, "address": "192.0.2.1:5", "outbox_bytes": 512, "input_bytes": 512,
+            "stalled_ms": null,
+        }],
+        "addresses": [],
+    })
+}
+
 fn connections() -> Value {
     let of = |door: &str| json!({ "id": 1, "door": door });
     let doors = [of("websocket"), of("resp"), of("websocket")];
@@ -102,6 +116,7 @@ async fn programs_read_what_was_said_and_how_fast_it_grows() -> Result<()> {
     assert_eq!(looks[1]["per_second"]["publications"], Value::Null);
     assert_eq!(looks[1]["stats"]["channels"], 77);
     assert_eq!(looks[1]["plugins"][0]["slot"], "10-acl");
+    assert_eq!(looks[1]["memory"]["bytes_max"], 1 << 30);
     Ok(())
 }
 
@@ -125,6 +140,8 @@ async fn a_person_sees_it_all_on_a_small_screen() -> Result<()> {
         "connections 3 (resp 1, websocket 2)",
         "too slow 1,234",
         "channels 77  patterns -",
+        "memory 3.0 MiB of 1.0 GiB  outboxes 88 %",
+        "closed for memory 7  #12 192.0.2.1:5 holds 1.0 KiB",
         "pauses p50 1.5 ms",
         "guest-core@01234567",
         "10-acl",

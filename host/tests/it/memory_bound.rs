@@ -15,7 +15,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::support::admin::Operator;
 use crate::support::server::{Launch, Server};
 use crate::support::websocket::{CLOSE, Client, Frame, RawClient, TEXT, close_of};
-use crate::support::{PATIENCE, raw, within};
+use crate::support::{PATIENCE, within};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -37,12 +37,14 @@ fn status_bytes(server: &Server, key: &str) -> Result<usize> {
     Ok(kib.parse::<usize>()? * KIB)
 }
 
-/// Waits until the server holds less than this.
-async fn wait_for_memory_below(server: &Server, bytes: usize) -> Result<()> {
+/// Waits until the server holds less than this. What is free is given back while the server has
+/// something to do, a few seconds later.
+async fn wait_for_memory_below(server: &Server, witness: &mut Witness, bytes: usize) -> Result<()> {
     let began = Instant::now();
     let mut looks = tokio::time::interval(Duration::from_millis(20));
     loop {
         looks.tick().await;
+        witness.look().await?;
         let now = status_bytes(server, "VmRSS:")?;
         if now < bytes {
             return Ok(());
@@ -95,9 +97,9 @@ async fn closed_for(server: &Server, bound: &str) -> Result<u64> {
 }
 
 async fn metrics(server: &Server) -> Result<String> {
-    let url = server.admin_url().await?;
-    let address = url.strip_prefix("http://").context("no URL")?.parse()?;
-    let (status, body) = raw::get(address, "/metrics").await?;
+    let operator = Operator::of(server).await?;
+    let head = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\n", operator.authority());
+    let (status, _, body) = operator.exchange(&head, b"")?;
     ensure!(status == 200, "HTTP {status}");
     Ok(body)
 }
@@ -171,7 +173,7 @@ async fn readers_that_do_not_read_do_not_take_the_server_along() -> Result<()> {
         }
     }
     drop((deaf, websocket));
-    wait_for_memory_below(&server, before + 16 * MIB).await?;
+    wait_for_memory_below(&server, &mut witness, before + 16 * MIB).await?;
     server.stop().await
 }
 
@@ -294,7 +296,7 @@ async fn half_sent_requests_do_not_take_the_server_along() -> Result<()> {
     let (code, reason) = first.next_close().await?;
     ensure!(code == Some(4107) && reason.contains("limits.input_bytes_total_max"), "{reason}");
     drop((half, websockets));
-    wait_for_memory_below(&server, before + 12 * MIB).await?;
+    wait_for_memory_below(&server, &mut witness, before + 12 * MIB).await?;
     witness.look().await?;
     server.stop().await
 }
@@ -387,10 +389,7 @@ async fn settings_that_do_not_fit_are_refused() -> Result<()> {
 
 /// What the admin listener says of the server's health, and with which status.
 async fn health(server: &Server) -> Result<(u16, Value)> {
-    let url = server.admin_url().await?;
-    let address = url.strip_prefix("http://").context("no URL")?.parse()?;
-    let (status, body) = raw::get(address, "/healthz").await?;
-    Ok((status, serde_json::from_str(&body)?))
+    Operator::of(server).await?.ask("GET", "/healthz", None)
 }
 
 /// Above four fifths of a bound the server says so, before it closes anything.

@@ -210,16 +210,14 @@ impl Chain {
                 let call = Call { plugin, hook: Hook::OnAccess, took, items: questions.len() };
                 for (place, question) in questions.iter().enumerate() {
                     let refusal = answers.as_ref().and_then(|all| all.get(place)?.as_ref());
-                    tracer.show(&call.sight(
-                        question.connection.id,
-                        Seen {
-                            action: "recheck",
-                            channel: Some(question.name.as_bytes()),
-                            verdict: verdict(place),
-                            refusal,
-                            ..Seen::default()
-                        },
-                    ));
+                    let seen = Seen {
+                        action: "recheck",
+                        channel: Some(question.name.as_bytes()),
+                        verdict: verdict(place),
+                        refusal,
+                        ..Seen::default()
+                    };
+                    call.show(tracer, question.connection.id, seen);
                 }
             }
         }

@@ -199,7 +199,7 @@ fn may_see(
         .collect();
     let actions: Vec<_> =
         texts.iter().map(|(_, text)| (connection, Action::Subscribe(text))).collect();
-    for ((place, _), refusal) in texts.into_iter().zip(chain.access(&actions)) {
+    for ((place, _), refusal) in texts.into_iter().zip(chain.access_again(&actions)) {
         match refusal {
             Some(refusal) if refusal.code == UNAVAILABLE => return Err(refusal),
             Some(_) => {}

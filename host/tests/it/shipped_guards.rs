@@ -133,7 +133,7 @@ fn laborious() -> Vec<(Value, String)> {
         (json!({"items": {"multipleOf": 1e-300}}), format!("[{fractions}]")),
         (
             json!({"items": {"format": "regex"}}),
-            json!(["((a{1000}){1000}){1000}"; 2_500]).to_string(),
+            json!(vec!["((a{1000}){1000}){1000}"; 2_500]).to_string(),
         ),
         (json!({"pattern": "^(a+)+$"}), json!("a".repeat(60_000) + "!").to_string()),
     ]

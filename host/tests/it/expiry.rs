@@ -176,11 +176,19 @@ async fn what_is_accepted_too_late_ends_at_once() -> Result<()> {
     let mut client = server.client().await?;
     let frame = json!([[1, "AUTH", "late"], [2, "PUBLISH", "a", "x"]]);
     client.send(Message::text(frame.to_string())).await?;
-    assert_eq!(client.next_json().await?, json!([1, "OK", "OK"]));
-    assert_eq!(client.next_close().await?.0, Some(4002));
+    // The end may come before the answer to AUTH.
+    match client.next().await? {
+        Message::Text(text) => {
+            assert_eq!(text.as_str(), json!([1, "OK", "OK"]).to_string());
+            assert_eq!(client.next_close().await?.0, Some(4002));
+        }
+        Message::Close(Some(frame)) => assert_eq!(u16::from(frame.code), 4002),
+        other => anyhow::bail!("{other:?}"),
+    }
     let resp = server.resp_address().await?;
     let answer = exchange(resp, "AUTH late\r\nPING\r\n").await?;
-    assert_eq!(answer, "+OK\r\n-EXPIRED the credentials expired\r\n");
+    let end = answer.strip_prefix("+OK\r\n").unwrap_or(&answer);
+    assert_eq!(end, "-EXPIRED the credentials expired\r\n");
     let answer = exchange(resp, "AUTH good\r\nPING\r\n").await?;
     assert_eq!(answer, "+OK\r\n+PONG\r\n");
     server.stop().await

@@ -346,7 +346,8 @@ impl Memory {
             // From here on it is not accounted for: its task lets it go as soon as it runs.
             let bytes = connection.input.account(0, 0);
             self.input.shrink(bytes);
-            if bytes > 0 {
+            // One that is closing may account once more before its task runs.
+            if bytes > 0 && !connection.outbox.is_closing() {
                 connection.outbox.close(CloseReason::OverMemory(bound));
                 let first = Some(connection.remote);
                 closed.add(Closed { connections: 1, bytes, first });

@@ -158,7 +158,7 @@ async fn readers_that_do_not_read_do_not_take_the_server_along() -> Result<()> {
     ensure!(most < OUTBOXES + OVERHEAD, "the server grew by {} KiB", most / KIB);
     let closed = closed_for(&server, "outboxes").await?;
     ensure!(closed >= READERS as u64 / 2, "only {closed} were closed");
-    let line = server.wait_for_log("limits.outbox_bytes_total_max").await?;
+    let line = server.wait_for_log("to stay within limits.outbox_bytes_total_max").await?;
     ensure!(line.contains("WARN") && line.contains("first=127.0.0.1:"), "{line}");
     ensure!(witness.slowest < PATIENCE / 4, "a message took {:?}", witness.slowest);
     witness.look().await?;
@@ -235,7 +235,7 @@ async fn one_address_does_not_take_what_is_for_all() -> Result<()> {
     ensure!(closed_for(&server, "outboxes_of_address").await? >= 1, "none was closed");
     let receivers = publish(&mut publisher, "other", b"x").await?;
     ensure!(receivers == 1, "it is another address");
-    let line = server.wait_for_log("limits.outbox_bytes_per_address_max").await?;
+    let line = server.wait_for_log("to stay within limits.outbox_bytes_per_address_max").await?;
     ensure!(line.contains("first=127.0.0.1:"), "{line}");
     server.stop().await
 }
@@ -289,7 +289,7 @@ async fn half_sent_requests_do_not_take_the_server_along() -> Result<()> {
     ensure!(most < INPUT + OVERHEAD, "the server grew by {} KiB", most / KIB);
     let memory = Operator::of(&server).await?.get("/v1/memory")?;
     ensure!(budget(&memory, "input")? <= INPUT, "{memory}");
-    let line = server.wait_for_log("limits.input_bytes_total_max").await?;
+    let line = server.wait_for_log("to stay within limits.input_bytes_total_max").await?;
     ensure!(line.contains("WARN"), "{line}");
     // The first of them was closed, and is told why.
     let mut first = websockets.swap_remove(0);

@@ -49,7 +49,8 @@ fn log(panic: &PanicHookInfo<'_>) {
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
     let backtrace = backtrace().unwrap_or_else(|| "see the one before".to_owned());
     // Quoted, so that it is one line, whatever is in it.
-    error!(target: TARGET, thread, ?message, location, backtrace, "something in the server panicked");
+    let text = message;
+    error!(target: TARGET, thread, ?text, location, backtrace, "something in the server panicked");
 }
 
 /// Who called whom, in one line, the last first. None: there was one within this second. Making
@@ -121,7 +122,7 @@ mod tests {
         assert_eq!(contain(|| 7), Some(7));
         let text = String::from_utf8(written.0.lock().clone()).expect("it is text");
         assert_eq!(text.lines().count(), 1, "{text}");
-        assert!(text.contains("ERROR") && text.contains(r#"message="two\nlines""#), "{text}");
+        assert!(text.contains("ERROR") && text.contains(r#"text="two\nlines""#), "{text}");
         assert!(text.contains("panics.rs:") && text.contains("contain"), "{text}");
     }
 }

@@ -52,7 +52,8 @@ async fn probes_are_answered_while_there_are_no_descriptors() -> Result<()> {
     let said = within(PATIENCE, "a refusal", exchange(server.resp_address().await?, "")).await??;
     ensure!(said.starts_with("-ERR max number of clients reached"), "{said:?}");
     let operator = Operator::of(&server).await?;
-    let (status, _, metrics) = operator.exchange("GET /metrics HTTP/1.1\r\nHost: x\r\n", b"")?;
+    let head = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\n", operator.authority());
+    let (status, _, metrics) = operator.exchange(&head, b"")?;
     ensure!(status == 200, "{status}");
     for door in ["http", "resp", "admin"] {
         let series = format!("switchyard_accept_failures_total{{door=\"{door}\"}} ");

@@ -45,7 +45,8 @@ async fn until_healthz_says(server: &Server, text: &str) -> Result<()> {
 
 async fn lines_lost(server: &Server) -> Result<f64> {
     let operator = Operator::of(server).await?;
-    let (_, _, metrics) = operator.exchange("GET /metrics HTTP/1.1\r\nHost: x\r\n", b"")?;
+    let head = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\n", operator.authority());
+    let (_, _, metrics) = operator.exchange(&head, b"")?;
     let lost =
         metrics.lines().find_map(|line| line.strip_prefix("switchyard_log_lines_lost_total "));
     Ok(lost.context("no switchyard_log_lines_lost_total")?.parse()?)
@@ -216,9 +217,9 @@ async fn does_all_that_it_is_told(log: Log) -> Result<()> {
 
     // A plugin that is over its budget.
     let stamped = "PUBLISH stamped x\r\n";
-    exchange(resp, "PUBLISH any loop\r\n").await?;
     let mut client = server.client().await?;
     client.call(json!(["SUBSCRIBE", "stamped"])).await?;
+    exchange(resp, "PUBLISH any loop\r\n").await?;
     within(PATIENCE, "the plugin to be rebuilt", async {
         loop {
             exchange(resp, stamped).await?;

@@ -227,6 +227,8 @@ pub struct PluginsConfig {
     pub plugins_max: usize,
     /// How long the directory must be quiet before a change is acted on.
     pub debounce: Duration,
+    /// How often the directory is looked at, whatever the system says of changes.
+    pub poll_time: Duration,
     /// What holds for a plugin whose own file says nothing else.
     pub defaults: PluginLimits,
     /// The wait before the second rebuild in a row; doubles from there.
@@ -270,6 +272,14 @@ pub struct PluginLimits {
     pub strikes_max: usize,
     /// The time in which failures are counted.
     pub strikes_window: Duration,
+    /// How many failures one connection may cause within `strikes_window` before the plugin
+    /// is not asked about it any more.
+    pub strikes_per_connection_max: usize,
+    /// How many instances are kept at hand for one that fails.
+    pub spares: usize,
+    /// What `save` and `restore` of all instances may take of a processor together, while
+    /// everybody waits.
+    pub handover_budget: Duration,
     /// What becomes of it when it is parked.
     pub on_park: OnPark,
     /// How long a client waits to be asked about apart from the data path.
@@ -642,6 +652,7 @@ raw_table!(RawPlugins {
     /// Each is asked about each message: more are a mistake.
     plugins_max: u64 = 64,
     debounce_ms: u64 = 50,
+    poll_ms: u64 = 1_000,
     call_budget_ms: u64 = 10,
     init_budget_ms: u64 = 1_000,
     memory_bytes_max: Option<u64> = None,
@@ -658,6 +669,13 @@ raw_table!(RawPlugins {
     /// parked after half a minute.
     strikes_max: u64 = 10,
     strikes_window_ms: u64 = 60_000,
+    /// A client that is not at fault is hardly ever met by a failure twice.
+    strikes_per_connection_max: u64 = 3,
+    /// A message that makes a plugin fail in a call with others takes two instances along: one
+    /// in that call, and one when it is asked about alone.
+    spares: u64 = 2,
+    /// Everybody waits for it. A thousand buckets of tokens are written in a millisecond.
+    handover_budget_ms: u64 = 50,
     on_park: OnPark = OnPark::Stay,
     /// Half the time that clients wait for a connection.
     admission_timeout_ms: u64 = 5_000,
@@ -1096,6 +1114,7 @@ impl RawConfig {
                 directory: plugins.directory,
                 plugins_max: count("plugins.plugins_max", plugins.plugins_max, 1..=1_000)?,
                 debounce: millis("plugins.debounce_ms", plugins.debounce_ms)?,
+                poll_time: millis("plugins.poll_ms", plugins.poll_ms)?,
                 defaults: PluginLimits {
                     call_budget: millis("plugins.call_budget_ms", plugins.call_budget_ms)?,
                     init_budget: millis("plugins.init_budget_ms", plugins.init_budget_ms)?,
@@ -1127,6 +1146,16 @@ impl RawConfig {
                     )?,
                     strikes_max: count("plugins.strikes_max", plugins.strikes_max, STRIKES)?,
                     strikes_window: millis("plugins.strikes_window_ms", plugins.strikes_window_ms)?,
+                    strikes_per_connection_max: count(
+                        "plugins.strikes_per_connection_max",
+                        plugins.strikes_per_connection_max,
+                        STRIKES,
+                    )?,
+                    spares: count("plugins.spares", plugins.spares, SPARES)?,
+                    handover_budget: handover_time(
+                        "plugins.handover_budget_ms",
+                        plugins.handover_budget_ms,
+                    )?,
                     on_park: plugins.on_park,
                     admission_time: millis(
                         "plugins.admission_timeout_ms",
@@ -1435,6 +1464,8 @@ pub(crate) const CORE_INSTANCES: RangeInclusive<u64> = 1..=1_000;
 pub(crate) const RESOURCES: RangeInclusive<u64> = 1..=1_000_000;
 pub(crate) const RETURNED_BYTES: RangeInclusive<u64> = 1 << 10..=1 << 30;
 pub(crate) const STRIKES: RangeInclusive<u64> = 1..=10_000;
+/// None is a choice: an instance that is quick to build is built when it is needed.
+pub(crate) const SPARES: RangeInclusive<u64> = 0..=8;
 pub(crate) const HTTP_RESPONSE_BYTES: RangeInclusive<u64> = 1..=16 << 20;
 pub(crate) const HTTP_REQUESTS: RangeInclusive<u64> = 1..=100;
 pub(crate) const HTTP_CALLS: RangeInclusive<u64> = 1..=512;
@@ -1459,6 +1490,11 @@ pub(crate) fn millis(key: &'static str, value: u64) -> Result<Duration, ConfigEr
 /// than that in which a WebSocket must give a sign of life.
 pub(crate) fn http_time(key: &'static str, value: u64) -> Result<Duration, ConfigError> {
     count(key, value, 1..=30_000).map(|_| Duration::from_millis(value))
+}
+
+/// A time for which all messages may wait when a plugin is replaced.
+pub(crate) fn handover_time(key: &'static str, value: u64) -> Result<Duration, ConfigError> {
+    count(key, value, 1..=10_000).map(|_| Duration::from_millis(value))
 }
 
 pub(crate) fn bytes(

@@ -201,10 +201,20 @@ impl Health {
         };
         let plugins = chain.plugins().to_vec();
         drop(chain);
+        let missing = self.services.middleware.missing_files();
+        let unreadable = self.services.middleware.unreadable_directory();
         let finding = |plugin: &Arc<plugin::Plugin>| {
             let slot = plugin.slot();
             let finding = match (plugin.state(), plugin.policy) {
-                (plugin::State::Running, _) => Finding::OK,
+                (plugin::State::Running, _) => match (missing.get(&slot), &unreadable) {
+                    (Some(_), _) => Finding::degraded(format!(
+                        "a file of the plugin {slot} is gone, and the plugin is in force without it"
+                    )),
+                    (None, Some(problem)) => {
+                        Finding::degraded(format!("the plugin directory cannot be read: {problem}"))
+                    }
+                    (None, None) => Finding::OK,
+                },
                 (plugin::State::Rebuilding { .. }, _) => {
                     Finding::degraded(format!("the plugin {slot} failed and is rebuilt"))
                 }

@@ -277,6 +277,8 @@ impl Outbox {
         queue.chunks = Chunks::default();
         queue.bytes = 0;
         queue.closing.get_or_insert(CloseReason::Internal);
+        queue.backlog.iter_mut().for_each(|backlog| backlog.in_hand.clear());
+        self.account(&mut queue);
         queue.wake();
     }
 

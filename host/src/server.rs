@@ -118,9 +118,14 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// As `start`, but for the addresses.
+    /// As `start`, but for the addresses; and a settings file in the plugin directory has no
+    /// component.
     pub async fn check(config: &Config) -> anyhow::Result<()> {
-        prepare(config).map(drop)
+        let (_, services, _) = prepare(config)?;
+        match services.middleware.orphans().into_iter().next() {
+            Some(orphan) => Err(anyhow::Error::msg(orphan)),
+            None => Ok(()),
+        }
     }
 
     /// The addresses that clients connect to, and then that of the admin API, as
@@ -205,8 +210,24 @@ impl Server {
         let bounding = tokio::spawn(supervisor.clone().keep("memory", bounding));
         let (changed, changes) = mpsc::unbounded_channel();
         let watching = watch::watch(&config, config_file.as_deref(), &changed, supervisor);
-        let reader =
-            Reader { config, live: live.clone(), services: services.clone(), engine, reloading };
+        let (of, time, to) =
+            (services.middleware.clone(), config.plugins.poll_time, changed.clone());
+        let polling = move || {
+            let looking = watch::poll_plugins(of.clone(), time, to.clone());
+            async move {
+                looking.await;
+                Err("it ended".to_owned())
+            }
+        };
+        let polling = tokio::spawn(supervisor.clone().keep("plugin-directory", polling));
+        let reader = Reader {
+            config,
+            live: live.clone(),
+            services: services.clone(),
+            engine,
+            reloading,
+            was_protected: AtomicBool::new(true),
+        };
         let (reader, changes) = (Arc::new(reader), Arc::new(Mutex::new(changes)));
         let reading = move || reader.clone().read(changes.clone());
         let reading = tokio::spawn(supervisor.clone().keep("reload", reading));
@@ -216,6 +237,7 @@ impl Server {
             let _ = changed.send(Watched::Everything);
         }
         reading.abort();
+        polling.abort();
         drop(watching);
         // Newcomers are turned away with a reason, and /readyz is answered. Redis'
         // clients know only one that makes them come back: that nobody listens.
@@ -291,6 +313,7 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<(Live, Services, Arc<En
         config.plugins.clone(),
         config.limits.counters_max,
         connections,
+        limits.clone(),
         tokio::runtime::Handle::current(),
         Arc::new(Tracer::new(config.admin.traces_max, config.admin.trace_queue_max)),
     );
@@ -343,6 +366,9 @@ struct Reader {
     services: Services,
     engine: Arc<EngineSwaps>,
     reloading: Reloading,
+    /// Whether a plugin decided who may connect where others can, when it was last asked:
+    /// plugins are also changed by the admin API.
+    was_protected: AtomicBool,
 }
 
 impl Reader {
@@ -371,7 +397,7 @@ impl Reader {
     }
 
     fn read_again(&self, what: Watched) {
-        let Reader { config, live, services, engine, reloading } = self;
+        let Reader { config, live, services, engine, reloading, was_protected } = self;
         let is_asked_for = what == Watched::Everything;
         let by = if is_asked_for { By::Signal } else { By::File };
         if is_asked_for || what == Watched::Config {
@@ -384,13 +410,14 @@ impl Reader {
             engine.reload(&by, is_asked_for);
         }
         if is_asked_for || what == Watched::Plugins {
-            let was_protected = check_protection(config, &services.middleware).is_ok();
             if is_asked_for {
                 services.middleware.look_again();
             }
             // What is refused has been logged where it was.
             services.middleware.rescan(&by);
-            if was_protected && let Err(problem) = check_protection(config, &services.middleware) {
+            let checked = check_protection(config, &services.middleware);
+            let was_protected = was_protected.swap(checked.is_ok(), Ordering::Relaxed);
+            if let (true, Err(problem)) = (was_protected, checked) {
                 warn!(%problem, "connections from other machines are refused");
             }
         }

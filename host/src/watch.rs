@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::config::Config;
+use crate::middleware::Middleware;
 use crate::server::engine_file;
 use crate::supervise::{Ended, Supervisor};
 
@@ -170,6 +171,33 @@ impl Place {
         })?;
         watcher.watch(&self.directory, RecursiveMode::NonRecursive)?;
         Ok(watcher)
+    }
+}
+
+/// Looks at the plugin directory every so often, and says on `changed` when it has not been
+/// acted on and has stayed the same from one look to the next. So a directory that was
+/// replaced is noticed, and a file that a link leads to elsewhere; and what could not be read
+/// is read again.
+pub async fn poll_plugins(
+    middleware: Arc<Middleware>,
+    time: Duration,
+    changed: mpsc::UnboundedSender<Watched>,
+) {
+    if middleware.directory().is_none() {
+        return std::future::pending().await;
+    }
+    let mut before = None;
+    loop {
+        tokio::time::sleep(time).await;
+        let looking = middleware.clone();
+        // One that panics has been logged, and is tried again.
+        let listing = tokio::task::spawn_blocking(move || looking.listing_if_changed()).await;
+        let listing = listing.ok().flatten();
+        if listing.is_some() && listing == before && changed.send(Watched::Plugins).is_err() {
+            // The server is ending, and this task with it.
+            return std::future::pending().await;
+        }
+        before = listing;
     }
 }
 

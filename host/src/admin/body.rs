@@ -29,6 +29,8 @@ pub struct OfferedComponent {
     pub file: Option<PathBuf>,
     /// What is to stand beside it.
     pub config: Option<String>,
+    /// Whether it starts without its predecessor's state.
+    pub is_fresh: bool,
 }
 
 const JSON: &str = "application/json";
@@ -64,12 +66,13 @@ impl FromRequest<Admin> for OfferedComponent {
         };
         if !is_json {
             let bytes = read(request.into_body(), admin, upload_bytes_max).await?;
-            return Ok(OfferedComponent { wasm: bytes.into(), file: None, config: None });
+            let wasm = bytes.into();
+            return Ok(OfferedComponent { wasm, file: None, config: None, is_fresh: false });
         }
         // Base64 makes four bytes of three.
         let bytes_max = upload_bytes_max / 3 * 4 + admin.config.body_bytes_max;
         let bytes = read(request.into_body(), admin, bytes_max).await?;
-        let OfferBody { path, wasm, config } = serde_json::from_slice(&bytes)
+        let OfferBody { path, wasm, config, fresh: is_fresh } = serde_json::from_slice(&bytes)
             .map_err(|error| ApiError::bad_request(format!("the body: {error}")))?;
         match (path, wasm) {
             (Some(path), None) => {
@@ -83,7 +86,7 @@ impl FromRequest<Admin> for OfferedComponent {
                     let words = format!("cannot read {}: {problem}", path.display());
                     ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "unreadable", words)
                 })?;
-                Ok(OfferedComponent { wasm: bytes.into(), file: Some(path), config })
+                Ok(OfferedComponent { wasm: bytes.into(), file: Some(path), config, is_fresh })
             }
             (None, Some(wasm)) => {
                 let bytes = BASE64_STANDARD
@@ -92,7 +95,7 @@ impl FromRequest<Admin> for OfferedComponent {
                 if bytes.len() > upload_bytes_max {
                     return Err(too_large(upload_bytes_max));
                 }
-                Ok(OfferedComponent { wasm: bytes.into(), file: None, config })
+                Ok(OfferedComponent { wasm: bytes.into(), file: None, config, is_fresh })
             }
             _ => Err(ApiError::bad_request("the body must have either \"path\" or \"wasm\"")),
         }

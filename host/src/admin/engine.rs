@@ -33,10 +33,13 @@ pub async fn show(State(admin): State<Admin>) -> Result<Json<EngineView>, ApiErr
 pub async fn swap(
     State(admin): State<Admin>,
     Extension(by): Extension<By>,
-    OfferedComponent { wasm, file, config }: OfferedComponent,
+    OfferedComponent { wasm, file, config, is_fresh }: OfferedComponent,
 ) -> Result<Json<SwapView>, ApiError> {
     if config.is_some() {
         return Err(ApiError::bad_request("an engine has no config"));
+    }
+    if is_fresh {
+        return Err(ApiError::bad_request("an engine always starts fresh: its state is replayed"));
     }
     blocking(move || {
         let swap = admin.engine.swap(wasm, file.as_deref(), &by)?;

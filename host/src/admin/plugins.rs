@@ -108,9 +108,9 @@ pub async fn reload(
     State(admin): State<Admin>,
     Extension(by): Extension<By>,
     Path(plugin): Path<String>,
-    JsonBody(ReloadBody { config }): JsonBody<ReloadBody>,
+    JsonBody(ReloadBody { config, fresh }): JsonBody<ReloadBody>,
 ) -> Result<Json<SwapView>, ApiError> {
-    change(admin, move |middleware| middleware.reload(&plugin, config, &by)).await
+    change(admin, move |middleware| middleware.reload(&plugin, config, fresh, &by)).await
 }
 
 /// Has the middleware change something, on a thread that nobody waits for. It goes
@@ -127,8 +127,8 @@ async fn change(
 }
 
 fn offer(offered: OfferedComponent) -> Offer {
-    let OfferedComponent { wasm, file, config } = offered;
-    Offer { wasm, file, toml: config }
+    let OfferedComponent { wasm, file, config, is_fresh } = offered;
+    Offer { wasm, file, toml: config, is_fresh }
 }
 
 fn all(middleware: &Middleware) -> Vec<PluginView> {
@@ -141,7 +141,7 @@ fn all(middleware: &Middleware) -> Vec<PluginView> {
 }
 
 fn view(status: &Status, position: usize) -> PluginView {
-    let Status { plugin, config, wasm, is_configured, before, since, by } = status;
+    let Status { plugin, config, wasm, is_configured, before, since, by, missing } = status;
     let hooks = plugin.hooks();
     let hooks = [
         ("admission", hooks.admission),
@@ -163,7 +163,10 @@ fn view(status: &Status, position: usize) -> PluginView {
             Some(_) => config.file.with_extension("toml").display().to_string(),
             None => config.file.display().to_string(),
         }),
+        file_missing: *missing,
         policy: plugin.policy,
+        policy_source: plugin.policy_source,
+        declared: config.declared.clone(),
         hooks: hooks.iter().filter(|(_, has)| *has).map(|(name, _)| (*name).to_owned()).collect(),
         state: match plugin.state() {
             plugin::State::Running => PluginState::Running,
@@ -171,7 +174,10 @@ fn view(status: &Status, position: usize) -> PluginView {
             plugin::State::Parked { .. } => PluginState::Parked,
         },
         instances: config.instances,
+        spares: config.limits.spares,
         memory_bytes,
+        isolated_connections: plugin.isolated(),
+        asked_again: plugin.stats.items_asked_again(),
         limits: LimitsView {
             call_budget_ms: config.limits.call_budget.as_millis() as u64,
             init_budget_ms: config.limits.init_budget.as_millis() as u64,

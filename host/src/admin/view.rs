@@ -8,6 +8,8 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::health::Status;
+use crate::middleware::declaration::{Declaration, PolicySource};
+use crate::middleware::files::MissingFile;
 use crate::middleware::plugin::TrapPolicy;
 use crate::middleware::stats::{Deed, Failure, HistogramReading, Hook, Swap, Verdict};
 
@@ -47,12 +49,18 @@ pub struct PluginView {
     pub component_bytes: usize,
     pub file: String,
     pub config_file: Option<String>,
+    pub file_missing: Option<MissingFile>,
     pub policy: TrapPolicy,
+    pub policy_source: PolicySource,
+    pub declared: Declaration,
     pub hooks: Vec<String>,
     pub state: State,
     pub instances: usize,
-    /// One for each instance; none: it is being rebuilt.
+    pub spares: usize,
+    /// One for each instance and each spare; none: it is being rebuilt.
     pub memory_bytes: Vec<Option<usize>>,
+    pub isolated_connections: usize,
+    pub asked_again: u64,
     pub limits: LimitsView,
     pub since_ms: u64,
     pub by: String,
@@ -426,6 +434,8 @@ pub struct OfferBody {
     pub wasm: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub fresh: bool,
 }
 
 /// Another place: one of them.
@@ -448,6 +458,8 @@ pub struct MoveBody {
 pub struct ReloadBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub fresh: bool,
 }
 
 /// How many nodes had their say.

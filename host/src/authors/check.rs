@@ -11,8 +11,10 @@ use tokio::runtime::Handle;
 
 use crate::config::Config;
 use crate::hub::connections::Connections;
+use crate::limits::LiveLimits;
 use crate::middleware::bindings::{CompiledPlugin, Hooks};
 use crate::middleware::counters::Counters;
+use crate::middleware::declaration::{self, Declaration, PolicySource};
 use crate::middleware::directory::{self, PluginFiles};
 use crate::middleware::plugin::{Plugin, Surroundings, TrapPolicy};
 use crate::wasm::{self, Wasm};
@@ -30,8 +32,10 @@ pub struct Report {
     pub exports: Vec<String>,
     /// Its hooks, when it could be linked.
     pub hooks: Option<Hooks>,
-    /// What holds when it cannot answer.
-    pub policy: Option<TrapPolicy>,
+    /// What holds when it cannot answer, and where that comes from.
+    pub policy: Option<(TrapPolicy, PolicySource)>,
+    /// What it declares of itself.
+    pub declared: Declaration,
     /// What it imports to ask the outside world with, where it does.
     pub asks_with: Option<String>,
     /// Whom it may ask, by what stands beside it.
@@ -62,6 +66,7 @@ fn look(file: &Path, report: &mut Report) -> Result<(), (&'static str, String)> 
         directory::read(directory, slot, config.plugins.defaults)
             .map_err(|error| (error.step, error.problem))?;
     report.version.clone_from(&plugin.version);
+    report.declared.clone_from(&plugin.declared);
     let engine = Wasm::new().map_err(|error| ("set up", wasm::describe(&error)))?;
     let component = engine.compile(&bytes).map_err(|problem| ("compile", problem))?;
     (report.imports, report.exports) = engine.interfaces(&component);
@@ -74,6 +79,7 @@ fn look(file: &Path, report: &mut Report) -> Result<(), (&'static str, String)> 
         .next();
     let compiled = CompiledPlugin::link(&engine, &component)?;
     report.hooks = Some(compiled.hooks());
+    report.policy = Some(declaration::policy(plugin.policy, &plugin.declared, compiled.hooks()));
     report.asks_with = compiled.outside().map(str::to_owned);
     report.may_ask = plugin.http_allow.iter().map(ToString::to_string).collect();
     let surroundings = Surroundings {
@@ -82,12 +88,13 @@ fn look(file: &Path, report: &mut Report) -> Result<(), (&'static str, String)> 
         rebuild_backoff: config.plugins.rebuild_backoff,
         rebuild_backoff_max: config.plugins.rebuild_backoff_max,
         parked: Arc::default(),
+        limits: Arc::new(LiveLimits::new(&config.limits)),
     };
     plugin.instances = 1;
     let counters = Counters::new(config.limits.counters_max).space(&plugin.counters);
     let has_settings = file.with_extension("toml").exists();
     match Plugin::new(plugin, Arc::new(compiled), counters, Arc::default(), surroundings) {
-        Ok(plugin) => report.policy = Some(plugin.policy),
+        Ok(_) => {}
         // Without the settings that it is meant for, it may well refuse.
         Err(error) if error.step == "init" && !has_settings => return Ok(()),
         Err(error) => return Err((error.step, error.problem)),
@@ -111,7 +118,10 @@ impl Report {
         say("version", self.version.clone());
         say("contract", self.contract.clone().unwrap_or_default());
         say("hooks", self.hook_names().join(", "));
-        say("policy", self.policy_name().unwrap_or_default().to_owned());
+        say("declares", self.declared_words());
+        if let Some((policy, source)) = self.policy {
+            say("policy", format!("{} ({})", policy.name(), source.words()));
+        }
         if self.refused.is_none() && !self.was_initialised {
             say("settings", "none beside it, and it does not start without".to_owned());
         }
@@ -144,7 +154,9 @@ impl Report {
             "version": self.version,
             "contract": self.contract,
             "hooks": self.hook_names(),
-            "policy": self.policy_name(),
+            "declared": self.declared,
+            "policy": self.policy.map(|(policy, _)| policy),
+            "policy_source": self.policy.map(|(_, source)| source),
             "initialised": self.was_initialised,
             "asks_with": self.asks_with,
             "may_ask": self.may_ask,
@@ -153,11 +165,11 @@ impl Report {
         })
     }
 
-    fn policy_name(&self) -> Option<&'static str> {
-        self.policy.map(|policy| match policy {
-            TrapPolicy::Closed => "closed",
-            TrapPolicy::Open => "open",
-        })
+    fn declared_words(&self) -> String {
+        let Declaration { name, version, on_failure } = &self.declared;
+        let on_failure = on_failure.map(|policy| format!("{} on failure", policy.name()));
+        let words = [name.clone(), version.clone(), on_failure];
+        words.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
     fn hook_names(&self) -> Vec<&'static str> {

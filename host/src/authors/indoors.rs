@@ -79,7 +79,7 @@ impl Indoors {
         wasm: Vec<u8>,
         toml: Option<String>,
     ) -> Result<(), ChangeError> {
-        let offer = Offer { wasm: wasm.into(), file: Some(file.to_owned()), toml };
+        let offer = Offer { wasm: wasm.into(), file: Some(file.to_owned()), toml, is_fresh: false };
         self.services.middleware.load(slot, offer, &By::Local).map(drop)
     }
 
@@ -91,7 +91,7 @@ impl Indoors {
     /// There is no such plugin, or it refuses the settings.
     pub fn swap(&self, slot: &str, settings: &serde_json::Value) -> anyhow::Result<String> {
         let beside = Some(super::play::beside(settings)?);
-        let swap = self.services.middleware.reload(slot, beside, &By::Local)?;
+        let swap = self.services.middleware.reload(slot, beside, false, &By::Local)?;
         Ok(swap.to.as_deref().unwrap_or_default().to_owned())
     }
 
@@ -118,7 +118,8 @@ impl Indoors {
 
     /// Waits until all clients that went are gone, and gives what failed until then.
     pub async fn close(self, patience: Duration) -> Vec<Failure> {
-        let Indoors { entrance, services, mut all_served, keeping, expiring, rechecking, .. } = self;
+        let Indoors { entrance, services, mut all_served, keeping, expiring, rechecking, .. } =
+            self;
         drop(entrance);
         let _ = tokio::time::timeout(patience, all_served.recv()).await;
         let _ = tokio::time::timeout(patience, services.middleware.all_told()).await;

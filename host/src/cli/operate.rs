@@ -71,6 +71,10 @@ pub enum PluginCommand {
         /// are].
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// Starts without the state of the version in place, where that cannot be
+        /// handed over.
+        #[arg(long)]
+        fresh: bool,
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -90,7 +94,8 @@ pub enum PluginCommand {
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Takes a plugin out of the chain. Its settings stay in the plugin directory.
+    /// Takes a plugin out of the chain. Its settings stay in the plugin directory, as
+    /// SLOT.toml.removed; `load` finds them there.
     Rm {
         /// Its slot, or its name where only one plugin has it.
         plugin: String,
@@ -105,6 +110,9 @@ pub enum PluginCommand {
         /// stand beside it now].
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// Starts without the state of the instances in place.
+        #[arg(long)]
+        fresh: bool,
         #[command(flatten)]
         admin: AdminArgs,
     },

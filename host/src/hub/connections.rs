@@ -160,7 +160,8 @@ impl Connection {
     /// Pins a note; none removes it. False: there is no room for it.
     pub fn set_attribute(&self, key: &str, value: Option<String>) -> bool {
         let is_other = self.attributes.get(key) != value;
-        let has_room = self.attributes.set(key, value, |deadline, at| self.reschedule(deadline, at));
+        let has_room =
+            self.attributes.set(key, value, |deadline, at| self.reschedule(deadline, at));
         if is_other {
             self.revise();
         }

@@ -447,6 +447,7 @@ impl Slot {
 
 fn plugins(page: &mut Page<'_, '_>, middleware: &Middleware) -> fmt::Result {
     let plugins = middleware.chain().plugins().to_vec();
+    let missing = middleware.missing_files();
     let slots: Vec<Slot> =
         plugins.into_iter().map(|plugin| Slot { slot: plugin.slot(), plugin }).collect();
     let by_hook = || {
@@ -513,6 +514,28 @@ fn plugins(page: &mut Page<'_, '_>, middleware: &Middleware) -> fmt::Result {
         "switchyard_plugin_rechecks",
         "Checks of existing subscriptions that run now.",
         rechecks().map(|(slot, read)| ([("slot", slot.as_str())], read.running as f64)),
+    )?;
+    page.counters(
+        "switchyard_plugin_items_asked_again",
+        "Items that a plugin was asked about again, because a call about several of them failed.",
+        slots.iter().map(|Slot { slot, plugin }| {
+            ([("slot", slot.as_str())], plugin.stats.items_asked_again())
+        }),
+    )?;
+    page.counters(
+        "switchyard_plugin_isolations",
+        "How often a connection made a plugin fail repeatedly, and the plugin was not asked about \
+         it for a while.",
+        slots
+            .iter()
+            .map(|Slot { slot, plugin }| ([("slot", slot.as_str())], plugin.stats.isolations())),
+    )?;
+    page.gauges(
+        "switchyard_plugin_file_missing",
+        "Whether a file of a plugin in force is gone from the plugin directory: 1 or 0.",
+        slots.iter().map(|Slot { slot, .. }| {
+            ([("slot", slot.as_str())], f64::from(u8::from(missing.contains_key(slot))))
+        }),
     )?;
     page.histograms(
         "switchyard_plugin_call_seconds",

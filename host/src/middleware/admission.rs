@@ -38,7 +38,7 @@ impl Middleware {
         loop {
             let asked = client.clone();
             let (answer, _) = plugin
-                .ask_apart(Hook::OnConnect, move |instance| instance.on_connect(id, &asked))
+                .ask_apart(Hook::OnConnect, id, move |instance| instance.on_connect(id, &asked))
                 .await;
             chain::may_connect(&plugin, answer)?;
             arrival.walk.meet(&plugin);
@@ -69,7 +69,7 @@ impl Middleware {
         loop {
             let asked = credentials.clone();
             let (answer, took) = plugin
-                .ask_apart(Hook::OnAuthenticate, move |instance| {
+                .ask_apart(Hook::OnAuthenticate, connection, move |instance| {
                     instance.on_authenticate(connection, &asked)
                 })
                 .await;
@@ -102,7 +102,7 @@ impl Middleware {
             let id = farewell.id;
             for plugin in plugins {
                 let _answer_is_nothing = plugin
-                    .ask_apart(Hook::OnDisconnect, move |instance| instance.on_disconnect(id))
+                    .ask_apart(Hook::OnDisconnect, id, move |instance| instance.on_disconnect(id))
                     .await;
             }
         });

@@ -251,16 +251,20 @@ impl Instance {
     }
 
     /// `snapshot.save`; none: the plugin does not export it.
-    pub fn save(&mut self) -> Result<Option<Vec<u8>>, Fault> {
-        wasm::arm(&mut self.store, self.init_budget);
+    pub fn save(&mut self, budget: Duration) -> Result<Option<Vec<u8>>, Fault> {
+        wasm::arm(&mut self.store, budget);
         let Some(snapshot) = &self.snapshot else { return Ok(None) };
         snapshot.call_save(&mut self.store).map(Some).map_err(fault("save"))
     }
 
     /// `snapshot.restore`. The inner error says why the state was not taken.
-    pub fn restore(&mut self, state: &[u8]) -> Result<Result<(), &'static str>, Fault> {
+    pub fn restore(
+        &mut self,
+        state: &[u8],
+        budget: Duration,
+    ) -> Result<Result<(), &'static str>, Fault> {
         use exports::snapshot::RestoreError;
-        wasm::arm(&mut self.store, self.init_budget);
+        wasm::arm(&mut self.store, budget);
         let Some(snapshot) = &self.snapshot else { return Ok(Ok(())) };
         let restored = snapshot.call_restore(&mut self.store, state).map_err(fault("restore"))?;
         Ok(restored.map_err(|error| match error {
@@ -394,10 +398,10 @@ impl Instance {
     pub fn on_deliver(
         &mut self,
         deliveries: &[Asked<Delivery<'_>>],
-    ) -> Result<Vec<DeliverVerdict>, Fault> {
+    ) -> Result<Batch<DeliverVerdict>, Fault> {
         use exports::deliveries as wit;
         wasm::arm(&mut self.store, self.call_budget);
-        let Some(hook) = &self.deliveries else { return Ok(Vec::new()) };
+        let Some(hook) = &self.deliveries else { return Ok(Batch::new()) };
         let asked: Vec<wit::Delivery<'_>> = deliveries
             .iter()
             .map(|Asked { about: delivery, .. }| wit::Delivery {
@@ -433,8 +437,14 @@ fn text(name: &[u8]) -> &str {
 }
 
 fn fault(hook: &'static str) -> impl FnOnce(wasmtime::Error) -> Fault {
-    move |error| Fault { hook, problem: wasm::describe(&error) }
+    move |error| Fault {
+        hook,
+        problem: clip(&wasm::describe(&error), PROBLEM_BYTES_MAX).to_owned(),
+    }
 }
+
+/// How much of the description of a failure is kept.
+const PROBLEM_BYTES_MAX: usize = 1 << 10;
 
 fn expect_count(hook: &'static str, answers: usize, questions: usize) -> Result<(), Fault> {
     if answers == questions {

@@ -19,6 +19,9 @@ const MEMORY: u64 = 8;
 /// How much slower than those before it a call counts at most, if it was within its budget:
 /// others may have run meanwhile.
 const SLOWER_MAX: u64 = 2;
+/// From what weight on a single item says how quick a plugin is with large ones: less is
+/// mostly the price of a call.
+const LARGE_WEIGHT: usize = 32 << 10;
 const PICOS: u64 = 1_000;
 
 /// What has been learnt of one hook of one plugin. Calls count by what they weigh, so that what
@@ -31,13 +34,21 @@ pub struct CallSize {
     /// undo what the other has learnt.
     took: AtomicU64,
     weight: AtomicU64,
+    /// What a unit of weight took of the large single item that was the quickest, in
+    /// picoseconds; zero: there was none.
+    quickest: AtomicU64,
 }
 
 impl CallSize {
     /// Nothing has been learnt. Calls may take this long.
     pub fn new(budget: Duration) -> CallSize {
         let target = picos(budget) / BUDGET_SHARE;
-        CallSize { target, took: AtomicU64::new(target), weight: AtomicU64::new(FIRST_WEIGHT) }
+        CallSize {
+            target,
+            took: AtomicU64::new(target),
+            weight: AtomicU64::new(FIRST_WEIGHT),
+            quickest: AtomicU64::new(0),
+        }
     }
 
     /// How much the next call should be shown at most.
@@ -60,6 +71,29 @@ impl CallSize {
         };
         add(&self.took, took);
         add(&self.weight, weight);
+    }
+
+    /// A single item of this weight was answered, and took so long.
+    pub fn managed(&self, weight: usize, took: Duration) {
+        if weight < LARGE_WEIGHT {
+            return;
+        }
+        // It was within the budget, which is of processor time: others ran meanwhile.
+        let took = picos(took).min(self.target.saturating_mul(BUDGET_SHARE));
+        let each = (took / weight as u64).max(1);
+        let before = self.quickest.load(Ordering::Relaxed);
+        if before == 0 || each < before {
+            self.quickest.store(each, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a single item of this weight may be answered within the budget. Refused is
+    /// only what would not be even at the best pace that was seen.
+    pub fn can_manage(&self, weight: usize) -> bool {
+        weight < LARGE_WEIGHT || {
+            let best = self.quickest.load(Ordering::Relaxed).saturating_mul(weight as u64);
+            best <= self.target.saturating_mul(BUDGET_SHARE)
+        }
     }
 
     /// What a unit of weight takes, in picoseconds.
@@ -120,12 +154,31 @@ mod tests {
     }
 
     #[test]
+    fn what_would_not_fit_at_the_best_pace_seen_is_not_tried() {
+        let size = CallSize::new(BUDGET);
+        assert!(size.can_manage(usize::MAX), "nothing has been seen yet");
+        // Small items and failures say nothing.
+        size.managed(LARGE_WEIGHT - 1, BUDGET);
+        assert!(size.can_manage(1 << 20));
+        size.managed(100 << 10, Duration::from_millis(2));
+        assert!(size.can_manage(499 << 10) && !size.can_manage(501 << 10));
+        assert!(size.can_manage(LARGE_WEIGHT - 1));
+        // One that was held up does not count against it.
+        size.managed(400 << 10, Duration::from_secs(1));
+        assert!(size.can_manage(499 << 10));
+        size.managed(400 << 10, Duration::from_millis(1));
+        assert!(size.can_manage(1 << 20));
+    }
+
+    #[test]
     fn no_number_is_too_large_or_too_small() {
         for budget in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
             let size = CallSize::new(budget);
             for took in [Duration::ZERO, Duration::MAX, Duration::from_nanos(1)] {
                 for weight in [0, 1, usize::MAX] {
                     (0..100).for_each(|_| size.learn(weight, took));
+                    size.managed(weight, took);
+                    let _either = size.can_manage(weight);
                     let _any = size.weight_max();
                 }
             }

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use smallvec::smallvec;
 
 use super::bindings::{Client, Fault, Hooks, Instance};
+use super::call::Absence;
 use super::call_size::ITEM_WEIGHT;
 use super::plugin::{Plugin, TrapPolicy};
 use super::stats::{Hook, PluginStats, Verdict};
@@ -25,6 +26,9 @@ pub use crate::protocol::command::{Publication, Refusal, Space};
 /// single item has more: its budget is for the call, and must not depend on how
 /// much a client sends at once.
 pub(super) const CALL_BYTES_MAX: usize = 64 << 10;
+/// How many receivers a publisher is told of at most, whatever a plugin says: the largest
+/// number that JSON and RESP both carry unchanged.
+const RECEIVERS_MAX: u64 = (1 << 53) - 1;
 /// How many items it is shown in one call, for the same reason.
 pub(super) const CALL_ITEMS_MAX: usize = 256;
 
@@ -375,23 +379,21 @@ impl Chain {
                     .map(|(place, (_, &(connection, about)))| Asked { place, connection, about }),
             );
             for (asked, weight) in calls(plugin, Hook::OnAccess, &mut asked, Action::bytes) {
-                let Some(Asked { connection, .. }) = asked.first() else { continue };
                 let (answers, took) =
-                    plugin.call(Hook::OnAccess, asked.len(), *connection, |instance| {
+                    plugin.ask_all(Hook::OnAccess, asked, weight, |instance, asked| {
                         ask(instance, asked)
                     });
-                let verdict = |place: usize| match answers.as_ref().map(|all| all.get(place)) {
-                    Some(Some(Some(_))) => Verdict::Reject,
-                    Some(_) => Verdict::Pass,
+                let verdict = |place: usize| match answers.get(place) {
+                    Some(Some(_)) => Verdict::Reject,
+                    Some(None) => Verdict::Pass,
                     None => failed(plugin),
                 };
-                plugin.call_size(Hook::OnAccess).learn(weight, took);
                 plugin.stats.of(Hook::OnAccess).said_all((0..asked.len()).map(verdict));
                 if let Some(tracer) = self.tracer() {
                     let call = Call { plugin, hook: Hook::OnAccess, took, items: asked.len() };
                     for (place, Asked { connection, about: action, .. }) in asked.iter().enumerate()
                     {
-                        let refusal = answers.as_ref().and_then(|all| all.get(place)?.as_ref());
+                        let refusal = answers.get(place).and_then(Option::as_ref);
                         call.show(
                             tracer,
                             *connection,
@@ -405,14 +407,11 @@ impl Chain {
                         );
                     }
                 }
-                let refused: Batch<Option<Refusal>> = match answers {
-                    Some(answers) => answers,
-                    None if plugin.policy == TrapPolicy::Closed => {
-                        smallvec![Some(plugin.unavailable()); asked.len()]
-                    }
-                    None => continue,
-                };
-                for (Asked { place, .. }, refusal) in asked.iter().zip(refused) {
+                for (Asked { place, .. }, answer) in asked.iter().zip(answers.into_each()) {
+                    let refusal = match answer {
+                        Ok(refusal) => refusal,
+                        Err(absence) => refused(plugin, absence),
+                    };
                     if let (Some(slot), Some(refusal)) = (refusals.get_mut(*place), refusal) {
                         *slot = Some(plugin.signed(refusal));
                     }
@@ -449,22 +448,20 @@ impl Chain {
             let mut verdicts = Batch::new();
             let bytes = |about: &&Publication<'_>| about.payload.len();
             for (asked, weight) in calls(plugin, Hook::OnPublish, &mut asked, bytes) {
-                let Some(Asked { connection, .. }) = asked.first() else { continue };
                 let (answers, took) =
-                    plugin.call(Hook::OnPublish, asked.len(), *connection, |instance| {
+                    plugin.ask_all(Hook::OnPublish, asked, weight, |instance, asked| {
                         instance.on_publish(asked)
                     });
-                let verdict = |place: usize| match answers.as_ref().map(|all| all.get(place)) {
-                    Some(answer) => answer.map_or(Verdict::Pass, PublishVerdict::kind),
+                let verdict = |place: usize| match answers.get(place) {
+                    Some(answer) => answer.kind(),
                     None => failed(plugin),
                 };
-                plugin.call_size(Hook::OnPublish).learn(weight, took);
                 plugin.stats.of(Hook::OnPublish).said_all((0..asked.len()).map(verdict));
                 if let Some(tracer) = self.tracer() {
                     let call = Call { plugin, hook: Hook::OnPublish, took, items: asked.len() };
                     for (place, Asked { connection, about, .. }) in asked.iter().enumerate() {
                         let before = about.payload.len();
-                        let answer = answers.as_ref().and_then(|all| all.get(place));
+                        let answer = answers.get(place);
                         let (channel_after, after, refusal) = match answer {
                             Some(PublishVerdict::Replace { channel, payload }) => {
                                 (Some(channel.as_bytes()), payload.len(), None)
@@ -489,14 +486,14 @@ impl Chain {
                     }
                 }
                 let places = asked.iter().map(|asked| asked.place);
-                match answers {
-                    Some(answers) => verdicts.extend(places.zip(answers)),
-                    None if plugin.policy == TrapPolicy::Closed => {
-                        let refusal = || PublishVerdict::Reject(plugin.unavailable());
-                        verdicts.extend(places.map(|place| (place, refusal())));
-                    }
-                    None => {}
-                }
+                let of = |answer| match answer {
+                    Ok(verdict) => verdict,
+                    Err(absence) => match refused(plugin, absence) {
+                        Some(refusal) => PublishVerdict::Reject(refusal),
+                        None => PublishVerdict::Continue,
+                    },
+                };
+                verdicts.extend(places.zip(answers.into_each().map(of)));
             }
             drop(asked);
             for (place, verdict) in verdicts {
@@ -525,22 +522,26 @@ impl Chain {
             let mut verdicts = Vec::with_capacity(deliveries.len());
             for (asked, weight) in calls(plugin, Hook::OnDeliver, &mut deliveries, Delivery::bytes)
             {
-                let Some(Asked { connection, .. }) = asked.first() else { continue };
-                let (mut answers, took) =
-                    plugin.call(Hook::OnDeliver, asked.len(), *connection, |instance| {
+                let (answers, took) =
+                    plugin.ask_all(Hook::OnDeliver, asked, weight, |instance, asked| {
                         instance.on_deliver(asked)
                     });
+                let mut answers = answers.without(|verdict| match verdict {
+                    DeliverVerdict::Replace(payload) => {
+                        plugin.is_over_limit(Hook::OnDeliver, payload)
+                    }
+                    DeliverVerdict::Continue | DeliverVerdict::Narrow(_) => false,
+                });
                 // Sorted once, for the trace and for the delivery: both look up each recipient.
-                for answer in answers.iter_mut().flatten() {
+                for answer in answers.iter_mut() {
                     if let DeliverVerdict::Narrow(only) = answer {
                         only.sort_unstable();
                     }
                 }
-                let verdict = |place: usize| match answers.as_ref().map(|all| all.get(place)) {
-                    Some(answer) => answer.map_or(Verdict::Pass, DeliverVerdict::kind),
+                let verdict = |place: usize| match answers.get(place) {
+                    Some(answer) => answer.kind(),
                     None => failed(plugin),
                 };
-                plugin.call_size(Hook::OnDeliver).learn(weight, took);
                 plugin.stats.of(Hook::OnDeliver).said_all((0..asked.len()).map(verdict));
                 if let Some(tracer) = self.tracer() {
                     let call = Call { plugin, hook: Hook::OnDeliver, took, items: asked.len() };
@@ -549,7 +550,7 @@ impl Chain {
                         if !tracer.is_wanted(*connection, [Some(about.channel), None]) {
                             continue;
                         }
-                        let answer = answers.as_ref().and_then(|all| all.get(place));
+                        let answer = answers.get(place);
                         let (bytes, recipients) = (about.payload.len(), about.recipients.len());
                         let (bytes_after, recipients_after) = match answer {
                             Some(DeliverVerdict::Replace(payload)) => (payload.len(), recipients),
@@ -573,13 +574,14 @@ impl Chain {
                         );
                     }
                 }
-                match answers {
-                    Some(answers) => verdicts.extend(answers.into_iter().map(Ok)),
-                    None if plugin.policy == TrapPolicy::Closed => {
-                        verdicts.extend(asked.iter().map(|_| Err(plugin.unavailable())));
-                    }
-                    None => verdicts.extend(asked.iter().map(|_| Ok(DeliverVerdict::Continue))),
-                }
+                let of = |answer: Result<DeliverVerdict, Absence>| match answer {
+                    Ok(verdict) => Ok(verdict),
+                    Err(absence) => match refused(plugin, absence) {
+                        Some(refusal) => Err(refusal),
+                        None => Ok(DeliverVerdict::Continue),
+                    },
+                };
+                verdicts.extend(answers.into_each().map(of));
             }
             for (Asked { place, about: delivery, .. }, verdict) in
                 deliveries.iter_mut().zip(verdicts)
@@ -709,6 +711,11 @@ pub fn are_good(
     }
 }
 
+/// What becomes of an item about which a plugin did not answer; none: it goes on.
+fn refused(plugin: &Plugin, absence: Absence) -> Option<Refusal> {
+    (plugin.policy == TrapPolicy::Closed).then(|| plugin.refusal(absence))
+}
+
 /// What counts as said by a plugin that could not answer.
 pub(super) fn failed(plugin: &Plugin) -> Verdict {
     match plugin.policy {
@@ -775,7 +782,9 @@ fn plugin_says(plugin: &Plugin, verdict: PublishVerdict, fate: &mut Fate<'_>) {
             publication.payload = Cow::Owned(payload);
         }
         PublishVerdict::Reject(refusal) => *fate = Fate::Refused(plugin.signed(refusal)),
-        PublishVerdict::Absorb(receivers) => *fate = Fate::Absorbed(receivers),
+        PublishVerdict::Absorb(receivers) => {
+            *fate = Fate::Absorbed(receivers.min(RECEIVERS_MAX));
+        }
     }
 }
 

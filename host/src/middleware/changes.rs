@@ -5,7 +5,7 @@
 //! finds what is in use already, and leaves it. Without a directory changes live as
 //! long as the server.
 
-use std::fs::Permissions;
+use std::fs::{self, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use super::bindings::CompiledPlugin;
 use super::directory::{self, PluginConfig, PluginFiles};
+use super::files::MissingFile;
 use super::plugin::Plugin;
 use super::recheck::Against;
 use super::stats::{By, Deed, PluginStats, Swap};
@@ -54,6 +55,8 @@ pub struct Offer {
     pub file: Option<PathBuf>,
     /// What is to stand in the file beside it; none: what stands there now.
     pub toml: Option<String>,
+    /// Whether it starts from nothing instead of its predecessor's state.
+    pub is_fresh: bool,
 }
 
 /// Another place in the chain.
@@ -83,6 +86,8 @@ pub struct Status {
     pub since: SystemTime,
     /// Who put it there.
     pub by: By,
+    /// Which of its files is gone from the directory.
+    pub missing: Option<MissingFile>,
 }
 
 /// Why a change was not made.
@@ -113,11 +118,13 @@ impl Middleware {
     /// What is in the chain, in its order.
     pub fn status(&self) -> Vec<Status> {
         let plugins = self.chain.read().plugins().to_vec();
+        let missing = self.missing_files();
         let records = self.records.lock();
         let status = |plugin: Arc<Plugin>| {
             let config = plugin.config_now();
             let record = records.get(&config.slot)?;
             Some(Status {
+                missing: missing.get(&config.slot).copied(),
                 config,
                 plugin,
                 wasm: record.source.wasm.clone(),
@@ -195,13 +202,19 @@ impl Middleware {
     /// # Errors
     ///
     /// There is no such plugin, or it is refused; the one in place stays.
-    pub fn reload(&self, name: &str, toml: Option<String>, by: &By) -> Result<Swap, ChangeError> {
+    pub fn reload(
+        &self,
+        name: &str,
+        toml: Option<String>,
+        is_fresh: bool,
+        by: &By,
+    ) -> Result<Swap, ChangeError> {
         let mut changes = self.changes.lock();
         let slot = self.slot_of(name)?;
         let Some((wasm, file)) = self.in_use(&slot) else {
             return Err(ChangeError::NoSuchPlugin(slot));
         };
-        self.offer(&mut changes, &slot, Offer { wasm, file: Some(file), toml }, by)
+        self.offer(&mut changes, &slot, Offer { wasm, file: Some(file), toml, is_fresh }, by)
     }
 
     /// Brings back the version that was replaced last.
@@ -221,12 +234,13 @@ impl Middleware {
             is_forced: true,
             compiled: Some(compiled),
             write_to: self.directory(),
+            ..Placing::as_found(by)
         };
         self.placed(&mut changes, files, placing)
     }
 
-    /// Takes a plugin out of the chain. What stands beside it stays where it is, for
-    /// when it comes back.
+    /// Takes a plugin out of the chain. What stands beside it is set aside under another
+    /// name, for when it comes back.
     ///
     /// # Errors
     ///
@@ -236,7 +250,9 @@ impl Middleware {
         let slot = self.slot_of(name)?;
         if let Some(directory) = self.directory() {
             let file = directory::wasm_file(directory, &slot);
-            remove_if_there(&file).map_err(|io| unwritable(&slot, &file, &io))?;
+            remove_if_there(&file)
+                .and_then(|()| set_aside(directory, &slot))
+                .map_err(|io| unwritable(&slot, &file, &io))?;
         }
         self.take_out(&slot, by).ok_or(ChangeError::NoSuchPlugin(slot))
     }
@@ -274,6 +290,7 @@ impl Middleware {
             records.insert(to.clone(), record);
         }
         drop(records);
+        self.missing_moved(&slot, &to);
         Ok(self.done(Swap {
             at: SystemTime::now(),
             by: by.clone(),
@@ -292,22 +309,30 @@ impl Middleware {
         offer: Offer,
         by: &By,
     ) -> Result<Swap, ChangeError> {
-        let Offer { wasm, file, toml } = offer;
+        let Offer { wasm, file, toml, is_fresh } = offer;
+        let in_force = || self.records.lock().get(slot).and_then(|at| at.source.toml.clone());
         let (file, beside) = match self.directory() {
             Some(directory) => {
-                (directory::wasm_file(directory, slot), directory::read_config(directory, slot)?)
+                // A file that is gone does not take the settings along.
+                let beside = match directory::read_config(directory, slot)? {
+                    Some(text) => Some(text),
+                    None => in_force()
+                        .or_else(|| fs::read_to_string(set_aside_file(directory, slot)).ok()),
+                };
+                (directory::wasm_file(directory, slot), beside)
             }
-            None => (
-                file.unwrap_or_else(|| PathBuf::from("(uploaded)")),
-                self.records.lock().get(slot).and_then(|record| record.source.toml.clone()),
-            ),
+            None => (file.unwrap_or_else(|| PathBuf::from("(uploaded)")), in_force()),
         };
         // What says nothing need not stand there.
         let toml = toml.or(beside).filter(|text| !text.trim().is_empty());
         let files = directory::check(slot, &file, wasm, toml, self.config.defaults)
             .inspect_err(|error| self.was_refused(slot, error, by))?;
-        let placing =
-            Placing { is_forced: true, write_to: self.directory(), ..Placing::as_found(by) };
+        let placing = Placing {
+            is_forced: true,
+            write_to: self.directory(),
+            is_fresh,
+            ..Placing::as_found(by)
+        };
         self.placed(changes, files, placing)
     }
 
@@ -376,7 +401,22 @@ impl Source {
             Some(text) => write_atomically(&beside, text.as_bytes())?,
             None => remove_if_there(&beside)?,
         }
-        write_atomically(&directory::wasm_file(directory, slot), &self.wasm)
+        write_atomically(&directory::wasm_file(directory, slot), &self.wasm)?;
+        remove_if_there(&set_aside_file(directory, slot))
+    }
+}
+
+/// Where the settings are of a plugin that was removed by name.
+pub(super) fn set_aside_file(directory: &Path, slot: &str) -> PathBuf {
+    directory.join(format!("{slot}.toml.removed"))
+}
+
+/// Puts the settings of a plugin that is removed under a name that says so, so that they
+/// are not taken for settings that miss their component.
+fn set_aside(directory: &Path, slot: &str) -> io::Result<()> {
+    match fs::rename(directory::toml_file(directory, slot), set_aside_file(directory, slot)) {
+        Err(io) if io.kind() != io::ErrorKind::NotFound => Err(io),
+        _ => Ok(()),
     }
 }
 

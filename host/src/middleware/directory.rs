@@ -4,7 +4,7 @@
 //! A number in front (`10-acl.wasm`) gives the place in the chain and is not part
 //! of the plugin's name. This file reads; it neither compiles nor watches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 
 use super::PluginError;
+use super::declaration::Declaration;
 use super::plugin::TrapPolicy;
 use crate::config::{self, ConfigError, OnPark, PluginLimits};
 use crate::wasm;
@@ -29,8 +30,10 @@ pub struct PluginConfig {
     pub file: PathBuf,
     /// What tells its code from other code.
     pub version: String,
-    /// What it does when it cannot answer; none: what fits its hooks.
+    /// What it does when it cannot answer; none: what it declares, or what fits its hooks.
     pub policy: Option<TrapPolicy>,
+    /// What the component declares of itself.
+    pub declared: Declaration,
     /// How many instances its connections are spread over.
     pub instances: usize,
     /// How many instances are asked about clients apart from the data path; zero: those of
@@ -82,6 +85,9 @@ struct RawPlugin {
     returned_bytes_max: Option<u64>,
     strikes_max: Option<u64>,
     strikes_window_ms: Option<u64>,
+    strikes_per_connection_max: Option<u64>,
+    spares: Option<u64>,
+    handover_budget_ms: Option<u64>,
     on_park: Option<OnPark>,
     http_allow: Vec<String>,
     http_timeout_ms: Option<u64>,
@@ -91,25 +97,46 @@ struct RawPlugin {
     settings: toml::Table,
 }
 
-/// The slots in the directory, in order, with the fingerprint of each.
+/// What a directory holds of plugins.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Listing {
+    /// The slots that have a component, in order, with the fingerprint of each.
+    pub slots: BTreeMap<String, Fingerprint>,
+    /// The names of settings files, without `.toml`.
+    pub settings: BTreeSet<String>,
+}
+
+/// What a directory holds of plugins.
 ///
 /// # Errors
 ///
 /// The directory cannot be read.
-pub fn list(directory: &Path) -> io::Result<BTreeMap<String, Fingerprint>> {
-    let mut slots = BTreeMap::new();
+pub fn list(directory: &Path) -> io::Result<Listing> {
+    let mut listing = Listing::default();
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
         let stem = path.file_stem().and_then(|stem| stem.to_str());
         // Editors and copying tools put what is not finished behind a dot.
-        if let Some(stem) = stem
-            && path.extension().is_some_and(|extension| extension == "wasm")
-            && !stem.starts_with('.')
-        {
-            slots.insert(stem.to_owned(), Fingerprint::of(&path));
+        let Some(stem) = stem.filter(|stem| !stem.starts_with('.')) else { continue };
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("wasm") => {
+                listing.slots.insert(stem.to_owned(), Fingerprint::of(&path));
+            }
+            Some("toml") => {
+                listing.settings.insert(stem.to_owned());
+            }
+            _ => {}
         }
     }
-    Ok(slots)
+    Ok(listing)
+}
+
+/// Whether a TOML file is meant for a plugin: by its name, or by what is in it. A server's
+/// configuration may be in the same directory.
+pub fn is_for_a_plugin(directory: &Path, stem: &str) -> bool {
+    let is_numbered = name_of(stem) != stem;
+    let reads = |text: String| toml::from_str::<RawPlugin>(&text).is_ok();
+    is_numbered || std::fs::read_to_string(toml_file(directory, stem)).is_ok_and(reads)
 }
 
 impl Fingerprint {
@@ -149,7 +176,8 @@ pub fn read(
     let wasm = std::fs::read(&file).map_err(|io| error(&file, "read", io.to_string()))?;
     let toml = read_config(directory, slot)?;
     if toml.as_ref().is_some_and(String::is_empty) {
-        let problem = "it is empty: either not written yet, or better removed";
+        let problem = "it is empty: either not written yet, or a comment should say that there are \
+                       no settings";
         return Err(error(&toml_file(directory, slot), "config", problem.to_owned()));
     }
     check(slot, &file, wasm.into(), toml, defaults)
@@ -198,9 +226,14 @@ pub fn check(
         }
         None => RawPlugin::default(),
     };
-    let config = raw
+    let mut config = raw
         .check(slot, file, wasm::version_of(&wasm), defaults)
         .map_err(|config| error(config.to_string()))?;
+    config.declared = Declaration::of(&wasm).map_err(|problem| PluginError {
+        file: file.to_owned(),
+        step: "declaration",
+        ..error(problem)
+    })?;
     Ok(PluginFiles { config, wasm, toml })
 }
 
@@ -264,6 +297,7 @@ impl RawPlugin {
             file: file.to_owned(),
             version,
             policy: self.policy,
+            declared: Declaration::default(),
             instances: config::count("instances", self.instances.unwrap_or(1), 1..=64)?,
             admission_instances: self
                 .admission_instances
@@ -320,6 +354,17 @@ impl RawPlugin {
                     self.strikes_window_ms,
                     defaults.strikes_window,
                 )?,
+                strikes_per_connection_max: count(
+                    "strikes_per_connection_max",
+                    self.strikes_per_connection_max,
+                    config::STRIKES,
+                    defaults.strikes_per_connection_max,
+                )?,
+                spares: count("spares", self.spares, config::SPARES, defaults.spares)?,
+                handover_budget: match self.handover_budget_ms {
+                    None => defaults.handover_budget,
+                    Some(value) => config::handover_time("handover_budget_ms", value)?,
+                },
                 on_park: self.on_park.unwrap_or(defaults.on_park),
                 admission_time: millis(
                     "admission_timeout_ms",

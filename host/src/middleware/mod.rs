@@ -9,14 +9,19 @@
 
 mod admission;
 pub mod bindings;
+pub mod call;
 mod call_size;
 pub mod chain;
 pub mod changes;
 pub mod counters;
+pub mod declaration;
 pub mod directory;
+pub mod files;
+mod isolation;
 pub mod outside;
 pub mod plugin;
 pub mod recheck;
+mod spares;
 pub mod stats;
 pub mod trace;
 
@@ -29,17 +34,20 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::config::{OnPark, PluginsConfig};
 use crate::hub::connections::Connections;
+use crate::limits::LiveLimits;
 use crate::wasm::Wasm;
 use bindings::CompiledPlugin;
 use chain::Chain;
 use changes::{Record, Source, Version};
 use counters::Counters;
+use declaration::PolicySource;
 use directory::{Fingerprint, PluginConfig, PluginFiles};
-use plugin::{Handover, Plugin, Surroundings};
+use files::Gaps;
+use plugin::{Handover, Plugin, Surroundings, TrapPolicy};
 use recheck::Rechecks;
 use stats::{By, Deed, Failure, PluginStats, Swap, Swaps};
 use trace::Tracer;
@@ -52,8 +60,8 @@ pub struct PluginError {
     pub plugin: String,
     /// The file concerned.
     pub file: PathBuf,
-    /// The step that failed: read, config, compile, link, instantiate, init, save,
-    /// restore or write.
+    /// The step that failed: read, config, declaration, compile, link, instantiate, init,
+    /// save, restore or write.
     pub step: &'static str,
     /// Why.
     pub problem: String,
@@ -75,6 +83,8 @@ pub struct Middleware {
     refused: Mutex<BTreeMap<String, (SystemTime, PluginError)>>,
     /// Checks of existing subscriptions that are due.
     rechecks: Rechecks,
+    /// What is missing or left over in the plugin directory. Held for moments.
+    gaps: Mutex<Gaps>,
     swaps: Swaps,
     tracer: Arc<Tracer>,
     /// How many connections are gone of which plugins have not been told yet.
@@ -103,12 +113,24 @@ struct Placing<'a> {
     compiled: Option<Arc<CompiledPlugin>>,
     /// Where its files are to be written, so that they are there after a restart.
     write_to: Option<&'a Path>,
+    /// The slot that it was in, if its files were renamed.
+    renamed_from: Option<String>,
+    /// Whether it starts from nothing instead of its predecessor's state.
+    is_fresh: bool,
 }
 
 impl<'a> Placing<'a> {
     /// As its files say, which are where they belong.
     fn as_found(by: &'a By) -> Placing<'a> {
-        Placing { by, is_rollback: false, is_forced: false, compiled: None, write_to: None }
+        Placing {
+            by,
+            is_rollback: false,
+            is_forced: false,
+            compiled: None,
+            write_to: None,
+            renamed_from: None,
+            is_fresh: false,
+        }
     }
 }
 
@@ -119,6 +141,7 @@ impl Middleware {
         config: PluginsConfig,
         counters_max: usize,
         connections: Arc<Connections>,
+        limits: Arc<LiveLimits>,
         runtime: Handle,
         tracer: Arc<Tracer>,
     ) -> Middleware {
@@ -132,12 +155,14 @@ impl Middleware {
                 rebuild_backoff: config.rebuild_backoff,
                 rebuild_backoff_max: config.rebuild_backoff_max,
                 parked: Arc::new(Notify::new()),
+                limits,
             },
             config,
             changes: Mutex::default(),
             records: Mutex::default(),
             refused: Mutex::default(),
             rechecks: Rechecks::default(),
+            gaps: Mutex::default(),
             swaps: Swaps::default(),
             tracer,
             farewells: watch::Sender::new(0),
@@ -165,54 +190,6 @@ impl Middleware {
         self.chain.try_read_for(time)
     }
 
-    /// Has the next `rescan` read all files again, also those that look as they did.
-    pub fn look_again(&self) {
-        self.changes.lock().seen.values_mut().for_each(Fingerprint::forget);
-    }
-
-    /// Brings the chain to what the directory says: adds what is new, swaps what
-    /// changed, removes what is gone. What is refused leaves its slot as it was.
-    /// Blocks: not to be called on a thread that serves connections.
-    pub fn rescan(&self, by: &By) -> Vec<PluginError> {
-        let Some(directory) = &self.config.directory else { return Vec::new() };
-        let mut changes = self.changes.lock();
-        let listed = match directory::list(directory) {
-            Ok(listed) => listed,
-            Err(io) => {
-                let error = PluginError {
-                    plugin: "(all)".to_owned(),
-                    file: directory.clone(),
-                    step: "read",
-                    problem: io.to_string(),
-                };
-                error!(%error, "the plugin directory was not read");
-                return vec![error];
-            }
-        };
-        let gone: Vec<String> =
-            changes.seen.keys().filter(|slot| !listed.contains_key(*slot)).cloned().collect();
-        for slot in gone {
-            changes.seen.remove(&slot);
-            self.refused.lock().remove(&slot);
-            self.take_out(&slot, by);
-        }
-        let mut errors = Vec::new();
-        for (slot, fingerprint) in listed {
-            if changes.seen.get(&slot) == Some(&fingerprint) {
-                continue;
-            }
-            // Remembered even if it is refused: it is said once.
-            changes.seen.insert(slot.clone(), fingerprint);
-            let placed = directory::read(directory, &slot, self.config.defaults)
-                .and_then(|files| self.place(&mut changes, files, Placing::as_found(by)));
-            if let Err(error) = placed {
-                self.was_refused(&slot, &error, by);
-                errors.push(error);
-            }
-        }
-        errors
-    }
-
     /// Puts a plugin into its slot, in the place of what is there. None: it is there
     /// already.
     fn place(
@@ -223,7 +200,9 @@ impl Middleware {
     ) -> Result<Option<Swap>, PluginError> {
         let PluginFiles { config, wasm, toml } = files;
         let slot = config.slot.clone();
-        let current = self.chain.read().plugins().iter().find(|p| p.slot() == slot).cloned();
+        let slot_before = placing.renamed_from.as_ref().unwrap_or(&slot);
+        let current =
+            self.chain.read().plugins().iter().find(|p| p.slot() == *slot_before).cloned();
         if !placing.is_forced
             && current.as_ref().is_some_and(|current| current.config_now() == config)
         {
@@ -247,7 +226,7 @@ impl Middleware {
                 .map_err(|(step, problem)| error(step, problem))?,
         };
         let counters = self.counters.space(&config.counters);
-        let stats = match self.records.lock().get(&slot) {
+        let stats = match self.records.lock().get(slot_before) {
             Some(record) => record.stats.clone(),
             None => Arc::<PluginStats>::default(),
         };
@@ -264,8 +243,14 @@ impl Middleware {
             source.write(directory, &slot).map_err(unwritable)?;
         }
         let identity = new.identity.clone();
+        let in_force = new.clone();
         let handover = match current.as_ref().is_some_and(|old| old.is_parked()) {
-            true => Handover::WhereItCan,
+            _ if placing.is_fresh => Handover::Fresh,
+            true => {
+                // In the place of those that do not take their predecessor's state over.
+                new.build_spares(config.instances)?;
+                Handover::WhereItCan
+            }
             false => Handover::Whole,
         };
         let replaced = self.replace(|plugins| match &current {
@@ -280,6 +265,7 @@ impl Middleware {
                 if let Some(place) = plugins.iter_mut().find(|plugin| Arc::ptr_eq(plugin, old)) {
                     *place = new;
                 }
+                plugins.sort_by_key(|plugin| plugin.slot());
                 Ok(())
             }
         });
@@ -299,13 +285,16 @@ impl Middleware {
                 return Err(failure);
             }
         };
+        in_force.is_in_force();
+        warn_if_open_by_default(&in_force);
         let deed = match &current {
             _ if placing.is_rollback => Deed::RolledBack,
+            _ if placing.renamed_from.is_some() => Deed::Moved,
             Some(_) => Deed::Swapped,
             None => Deed::Added,
         };
         let from = current.as_ref().map(|old| old.identity.clone());
-        let before = match records.remove(&slot).zip(current.as_ref()) {
+        let before = match records.remove(slot_before).zip(current.as_ref()) {
             // Nobody is brought back to what was parked; and what was before that may be
             // what comes back now.
             Some((record, old)) if old.is_parked() => {
@@ -324,6 +313,7 @@ impl Middleware {
         let record = Record { source, before, since: at, by: by.clone(), stats };
         records.insert(slot.clone(), record);
         drop(records);
+        self.is_whole(slot_before);
         self.refused.lock().remove(&slot);
         // The last to hold it: its store ends here, off the path of messages.
         drop(current);
@@ -397,6 +387,7 @@ impl Middleware {
             Ok(())
         });
         self.records.lock().remove(slot);
+        self.is_whole(slot);
         Some(self.done(Swap {
             at: SystemTime::now(),
             by: by.clone(),
@@ -479,5 +470,15 @@ impl Middleware {
         changes.compiled.insert(0, (version.to_owned(), compiled.clone()));
         changes.compiled.truncate(COMPILED_MAX);
         Ok(compiled)
+    }
+}
+
+/// Says of a plugin that is skipped when it fails, though neither its operator nor its
+/// author said so, that it is.
+fn warn_if_open_by_default(plugin: &Plugin) {
+    if plugin.policy == TrapPolicy::Open && plugin.policy_source == PolicySource::Default {
+        warn!(plugin = %plugin.identity,
+            "a plugin that only sees messages does not say how it fails, so messages pass it by \
+             while it cannot answer; policy = \"closed\" or \"open\" in its .toml says it");
     }
 }

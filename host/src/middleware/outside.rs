@@ -18,9 +18,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::bindings::{CompiledPlugin, Fault, Instance};
+use super::call::Absence;
 use super::directory::PluginConfig;
+use super::isolation::Cause;
 use super::plugin::Plugin;
 use super::stats::Hook;
+use crate::hub::connections::ConnectionId;
 use crate::protocol::command::Refusal;
 use crate::wasm::outside::{Grant, Leave};
 
@@ -112,12 +115,16 @@ impl Plugin {
     pub async fn ask_apart<T: Send + 'static>(
         self: &Arc<Self>,
         hook: Hook,
+        connection: ConnectionId,
         question: impl FnOnce(&mut Instance) -> Result<T, Fault> + Send + 'static,
     ) -> (Result<T, Refusal>, Duration) {
         let refused = |refusal| (Err(refusal), Duration::ZERO);
         let Some(asking) = self.asking().filter(|_| !self.is_parked()) else {
             return refused(self.unavailable());
         };
+        if hook != Hook::OnDisconnect && self.is_isolated(Instant::now(), connection) {
+            return refused(self.refusal(Absence::Isolated));
+        }
         let until = tokio::time::Instant::now() + asking.time;
         let turn = asking.turns.clone().acquire_owned();
         let turn = match hook {
@@ -135,7 +142,7 @@ impl Plugin {
         let (tell, told) = oneshot::channel();
         let plugin = self.clone();
         let ask = move || {
-            let answered = plugin.ask_on_this_thread(until, hook, question);
+            let answered = plugin.ask_on_this_thread(until, hook, connection, question);
             drop(turn);
             let _ = tell.send(answered);
         };
@@ -161,6 +168,7 @@ impl Plugin {
         &self,
         until: tokio::time::Instant,
         hook: Hook,
+        connection: ConnectionId,
         question: impl FnOnce(&mut Instance) -> Result<T, Fault>,
     ) -> (Option<T>, Duration) {
         let Some(asking) = self.asking() else { return (None, Duration::ZERO) };
@@ -169,7 +177,8 @@ impl Plugin {
         let mut instance = match idle.map_or_else(|| self.build(), Ok) {
             Ok(instance) => instance,
             Err(error) => {
-                self.failed_apart(&Fault { hook: error.step, problem: error.problem });
+                let fault = Fault { hook: error.step, problem: error.problem };
+                self.failed_apart(&fault, Cause::Plugin);
                 return (None, Duration::ZERO);
             }
         };
@@ -185,7 +194,7 @@ impl Plugin {
                 (Some(answer), took)
             }
             Err(fault) => {
-                self.failed_apart(&fault);
+                self.failed_apart(&fault, Cause::Connection(connection));
                 (None, took)
             }
         }

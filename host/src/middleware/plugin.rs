@@ -1,13 +1,14 @@
 //! A configured middleware and its running instances.
 //!
 //! An instance that traps, overruns its budget or breaks the contract is dropped
-//! with its store and rebuilt, at once the first time and then after a wait that
-//! doubles. Until it is back, the plugin's policy decides for the connections
-//! that it serves. A plugin that fails too often within a while is parked: none of
-//! its instances is asked or rebuilt any more, and its policy decides for all.
+//! with its store. A spare takes its place at once, and is replaced off the path of
+//! messages, at once the first time and then after a wait that doubles. Where there is
+//! none, the plugin's policy decides for the connections that it serves until the
+//! instance is rebuilt. A plugin that fails too often within a while, for more than one
+//! client, is parked: none of its instances is asked or rebuilt any more, and its policy
+//! decides for all.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -16,19 +17,29 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use super::PluginError;
 use super::bindings::{CompiledPlugin, Fault, Hooks, Instance, Lent};
 use super::call_size::CallSize;
 use super::counters::CounterSpace;
+use super::declaration::{self, PolicySource};
 use super::directory::PluginConfig;
+use super::isolation::{Cause, Isolation, Origin, Strikes};
 use super::outside::Asking;
+use super::spares::{Replacement, Spares};
 use super::stats::{Failure, Hook, PluginStats};
+use crate::close::clip;
 use crate::hub::connections::{ConnectionId, Connections};
+use crate::limits::LiveLimits;
 use crate::panics;
 use crate::protocol::command::{Refusal, UNAVAILABLE};
-use crate::wasm::{ComponentLog, Limits};
+use crate::wasm::{self, ComponentLog, Limits};
+
+/// The id of no connection: what comes from other nodes has it.
+const NO_CONNECTION: ConnectionId = 0;
+/// How much of what a plugin says of its failure is kept.
+const PROBLEM_BYTES_MAX: usize = 1 << 10;
 
 /// What a plugin's absence means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -38,6 +49,16 @@ pub enum TrapPolicy {
     Closed,
     /// It is skipped.
     Open,
+}
+
+impl TrapPolicy {
+    /// As files and answers spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            TrapPolicy::Closed => "closed",
+            TrapPolicy::Open => "open",
+        }
+    }
 }
 
 /// What all plugins are given to run with.
@@ -53,6 +74,8 @@ pub struct Surroundings {
     pub rebuild_backoff_max: Duration,
     /// Told when a plugin is parked.
     pub parked: Arc<Notify>,
+    /// What holds for what plugins make of messages, too.
+    pub limits: Arc<LiveLimits>,
 }
 
 /// How a plugin is.
@@ -82,13 +105,15 @@ pub enum Handover {
     Whole,
     /// What can be handed over is; the rest starts from nothing.
     WhereItCan,
+    /// The state is left, because somebody said so.
+    Fresh,
 }
 
 /// What is known of a plugin's failures.
 #[derive(Default)]
 struct Failures {
-    /// When it failed within `strikes_window`; never more than `strikes_max`.
-    strikes: VecDeque<Instant>,
+    /// Within `strikes_window`; never more than `strikes_max`.
+    strikes: Strikes,
     last: Option<Fault>,
 }
 
@@ -104,6 +129,12 @@ pub struct Plugin {
     place: Mutex<(String, PathBuf)>,
     /// What it does when it cannot answer.
     pub policy: TrapPolicy,
+    /// Where that comes from.
+    pub policy_source: PolicySource,
+    /// Whose items made it fail.
+    pub(super) isolation: Isolation,
+    /// Instances at hand.
+    pub(super) spares: Spares,
     /// How much each hook is shown in one call.
     call_sizes: [CallSize; Hook::ALL.len()],
     /// The first connection that its slot was asked about; set while the chain
@@ -129,6 +160,22 @@ struct InstanceState {
     failed_at: Option<Instant>,
 }
 
+/// What is left of the time in which state is handed over, while all messages wait.
+struct HandoverTime {
+    began: Duration,
+    budget: Duration,
+}
+
+impl HandoverTime {
+    fn new(budget: Duration) -> HandoverTime {
+        HandoverTime { began: wasm::thread_cpu_time(), budget }
+    }
+
+    fn left(&self) -> Duration {
+        self.budget.saturating_sub(wasm::thread_cpu_time().saturating_sub(self.began))
+    }
+}
+
 impl Plugin {
     /// Instantiates and initialises all its instances.
     ///
@@ -143,9 +190,11 @@ impl Plugin {
         surroundings: Surroundings,
     ) -> Result<Arc<Plugin>, PluginError> {
         let hooks = compiled.hooks();
-        let default = match hooks.admission || hooks.access {
-            true => TrapPolicy::Closed,
-            false => TrapPolicy::Open,
+        let (policy, policy_source) = declaration::policy(config.policy, &config.declared, hooks);
+        // Where only clients that come are at stake, nothing passes while it is rebuilt.
+        let spares = match hooks.access || hooks.messages || hooks.deliveries {
+            true => config.limits.spares,
+            false => 0,
         };
         let asking =
             Asking::new(&compiled, &config, &surroundings.runtime).map_err(|(step, problem)| {
@@ -160,7 +209,10 @@ impl Plugin {
         let plugin = Arc::new_cyclic(|own| {
             let mut plugin = Plugin {
                 identity: format!("{}@{}", config.name, config.version).into(),
-                policy: config.policy.unwrap_or(default),
+                policy,
+                policy_source,
+                isolation: Isolation::default(),
+                spares: Spares::new(spares),
                 call_sizes: Hook::ALL.map(|_| CallSize::new(config.limits.call_budget)),
                 first_connection: AtomicU64::new(ConnectionId::MAX),
                 compiled,
@@ -213,10 +265,11 @@ impl Plugin {
     }
 
     /// Has the instance that serves this connection answer. None: it cannot, and
-    /// the policy decides.
-    pub fn ask<T>(
+    /// the policy decides. A failure counts to its cause.
+    pub(super) fn ask<T>(
         &self,
         connection: ConnectionId,
+        cause: Cause,
         question: impl FnOnce(&mut Instance) -> Result<T, Fault>,
     ) -> Option<T> {
         if self.is_parked() {
@@ -229,10 +282,28 @@ impl Plugin {
         match answer.unwrap_or_else(|| Err(panicked("call"))) {
             Ok(answer) => Some(answer),
             Err(fault) => {
-                self.failed(number, &mut state, &fault);
+                self.failed(number, &mut state, &fault, cause);
                 None
             }
         }
+    }
+
+    /// Whether it is not asked about what this connection says any more.
+    pub(super) fn is_isolated(&self, now: Instant, connection: ConnectionId) -> bool {
+        self.isolation.is_isolated(now, connection, self.config.limits.strikes_window)
+    }
+
+    /// Which of these connections it is not asked about.
+    pub(super) fn isolated_among(
+        &self,
+        connections: impl Iterator<Item = ConnectionId>,
+    ) -> Vec<ConnectionId> {
+        self.isolation.among(Instant::now(), connections, self.config.limits.strikes_window)
+    }
+
+    /// How many connections it is not asked about.
+    pub fn isolated(&self) -> usize {
+        self.isolation.count(Instant::now(), self.config.limits.strikes_window)
     }
 
     /// As `ask`, counted: a call of this hook about so many items. Also answers how
@@ -244,8 +315,15 @@ impl Plugin {
         connection: ConnectionId,
         question: impl FnOnce(&mut Instance) -> Result<T, Fault>,
     ) -> (Option<T>, Duration) {
+        // One that is gone is told so in any case.
+        if hook != Hook::OnDisconnect
+            && self.isolation.is_used()
+            && self.is_isolated(Instant::now(), connection)
+        {
+            return (None, Duration::ZERO);
+        }
         let mut took = None;
-        let answer = self.ask(connection, |instance| {
+        let answer = self.ask(connection, Cause::Connection(connection), |instance| {
             let started = Instant::now();
             let answer = question(instance);
             took = Some(started.elapsed());
@@ -288,7 +366,8 @@ impl Plugin {
             state.instance.as_ref().map(|instance| instance.memory_bytes())
         };
         let asking = self.asking.as_ref().map(Asking::memory_bytes).unwrap_or_default();
-        self.instances.iter().map(of).chain(asking.into_iter().map(Some)).collect()
+        let besides = asking.into_iter().chain(self.spares.memory_bytes()).map(Some);
+        self.instances.iter().map(of).chain(besides).collect()
     }
 
     /// How it is.
@@ -334,6 +413,11 @@ impl Plugin {
         self.first_connection.store(next, Ordering::Relaxed);
     }
 
+    /// Says that the chain has it, and that it will be asked.
+    pub fn is_in_force(&self) {
+        self.refill_after(Duration::ZERO, false);
+    }
+
     /// Whether `on-connect` of this slot was asked about the connection.
     pub fn admitted(&self, connection: ConnectionId) -> bool {
         self.first_connection.load(Ordering::Relaxed) <= connection
@@ -355,12 +439,17 @@ impl Plugin {
         if !(self.hooks().snapshot && predecessor.hooks().snapshot) {
             return Ok(());
         }
+        if handover == Handover::Fresh {
+            warn!(plugin = %self.identity, "a plugin starts without its predecessor's state");
+            return Ok(());
+        }
         if self.instances.len() != predecessor.instances.len() {
             warn!(plugin = %self.identity, "the number of instances changed: the state is not taken over");
             return Ok(());
         }
+        let time = HandoverTime::new(self.config.limits.handover_budget);
         for (number, (new, old)) in self.instances.iter().zip(&predecessor.instances).enumerate() {
-            let Err(error) = self.take_over_instance(number, new, predecessor, old) else {
+            let Err(error) = self.take_over_instance(number, new, predecessor, old, &time) else {
                 continue;
             };
             if handover == Handover::Whole {
@@ -370,7 +459,12 @@ impl Plugin {
                 problem = error.problem, "a plugin's state was not taken over");
             if error.step == "restore" {
                 // It is not to be asked any more.
-                new.lock().instance = Some(Box::new(self.build()?));
+                let mut new = new.lock();
+                new.instance = self.spares.take();
+                if new.instance.is_none() {
+                    self.missing.fetch_add(1, Ordering::Relaxed);
+                    self.rebuild_after(Duration::ZERO, number);
+                }
             }
         }
         Ok(())
@@ -382,25 +476,29 @@ impl Plugin {
         new: &Mutex<InstanceState>,
         predecessor: &Plugin,
         old: &Mutex<InstanceState>,
+        time: &HandoverTime,
     ) -> Result<(), PluginError> {
         let mut old = old.lock();
         let Some(instance) = &mut old.instance else { return Ok(()) };
-        let state = match instance.save() {
+        let state = match instance.save(time.left()) {
             Ok(state) => state.unwrap_or_default(),
             Err(fault) => {
-                predecessor.failed(number, &mut old, &fault);
+                predecessor.failed(number, &mut old, &fault, Cause::Plugin);
                 return Err(self.error(
                     "save",
                     format!(
-                        "the version in place: {}; to start from nothing, remove the file first",
-                        fault.problem
+                        "the version in place: {} (handover_budget_ms is {}); `switchyard plugin swap {} \
+                         FILE --fresh` replaces it without its state",
+                        fault.problem,
+                        self.config.limits.handover_budget.as_millis(),
+                        self.config.name
                     ),
                 ));
             }
         };
         let mut new = new.lock();
         let Some(instance) = &mut new.instance else { return Ok(()) };
-        match instance.restore(&state) {
+        match instance.restore(&state, time.left()) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(problem)) => Err(self.error("restore", problem.to_owned())),
             Err(fault) => Err(self.error("restore", fault.problem)),
@@ -428,13 +526,21 @@ impl Plugin {
             is_rechecking: Cell::new(false),
         };
         let init_budget = self.config.limits.init_budget;
+        // Of processor time: others run meanwhile.
+        let began = wasm::thread_cpu_time();
         let mut instance = self
             .compiled
             .instantiate(self.log.clone(), limits, init_budget, lent)
             .map_err(|fault| self.error(fault.hook, fault.problem))?;
         match instance.init(&self.config.settings) {
-            Ok(Ok(())) => Ok(instance),
-            Ok(Err(words)) => Err(self.error("init", words.replace(['\r', '\n'], " "))),
+            Ok(Ok(())) => {
+                self.spares.learn(wasm::thread_cpu_time().saturating_sub(began));
+                Ok(instance)
+            }
+            Ok(Err(words)) => {
+                let words = clip(&words, PROBLEM_BYTES_MAX).replace(['\r', '\n'], " ");
+                Err(self.error("init", words))
+            }
             Err(fault) => Err(self.error("init", fault.problem)),
         }
     }
@@ -448,14 +554,36 @@ impl Plugin {
         }
     }
 
-    fn failed(&self, number: usize, state: &mut InstanceState, fault: &Fault) {
-        if state.instance.take().is_some() {
+    /// An instance failed, and is gone. Another takes its place where there is one.
+    fn failed(&self, number: usize, state: &mut InstanceState, fault: &Fault, cause: Cause) {
+        let was_there = state.instance.take().is_some();
+        if was_there {
             self.missing.fetch_add(1, Ordering::Relaxed);
         }
         let now = Instant::now();
-        if self.strike(now, Some(number), fault) {
+        if self.strike(now, Some(number), fault, cause) {
             return;
         }
+        let wait = self.wait_before_rebuild(state, now);
+        let replacement = was_there.then(|| self.replacement()).flatten();
+        warn!(
+            plugin = %self.identity, hook = fault.hook, problem = fault.problem, instance = number,
+            policy = ?self.policy, rebuilt_in_ms = wait.as_millis() as u64,
+            taken_over = replacement.is_some(), "a plugin failed and is rebuilt"
+        );
+        let Some((instance, source)) = replacement else {
+            self.rebuild_after(wait, number);
+            return;
+        };
+        state.instance = Some(instance);
+        self.missing.fetch_sub(1, Ordering::Relaxed);
+        match source {
+            Replacement::Spare => self.refill_after(wait, true),
+            Replacement::Built => self.was_rebuilt(&number.to_string()),
+        }
+    }
+
+    fn wait_before_rebuild(&self, state: &mut InstanceState, now: Instant) -> Duration {
         let long_ago = |at: Instant| now - at > 2 * self.surroundings.rebuild_backoff_max;
         if state.failed_at.is_none_or(long_ago) {
             state.failures_in_a_row = 0;
@@ -470,19 +598,14 @@ impl Plugin {
                 .min(self.surroundings.rebuild_backoff_max),
         };
         state.failures_in_a_row += 1;
-        warn!(
-            plugin = %self.identity, hook = fault.hook, problem = fault.problem, instance = number,
-            policy = ?self.policy, rebuilt_in_ms = wait.as_millis() as u64,
-            "a plugin failed and is rebuilt"
-        );
-        self.rebuild_after(wait, number);
+        wait
     }
 
     /// An instance that is asked apart from the data path failed, and is gone. There will
     /// be another when it is needed.
-    pub(super) fn failed_apart(&self, fault: &Fault) {
+    pub(super) fn failed_apart(&self, fault: &Fault, cause: Cause) {
         let Some(asking) = &self.asking else { return };
-        if self.strike(Instant::now(), None, fault) {
+        if self.strike(Instant::now(), None, fault, cause) {
             asking.clear();
         } else {
             let message = match asking.is_outside() {
@@ -497,7 +620,13 @@ impl Plugin {
     }
 
     /// Counts a failure. Whether it was one too many: then it is parked.
-    fn strike(&self, now: Instant, number: Option<usize>, fault: &Fault) -> bool {
+    pub(super) fn strike(
+        &self,
+        now: Instant,
+        number: Option<usize>,
+        fault: &Fault,
+        cause: Cause,
+    ) -> bool {
         self.stats.failed(Failure {
             at: SystemTime::now(),
             plugin: self.identity.clone(),
@@ -508,9 +637,12 @@ impl Plugin {
         let limits = &self.config.limits;
         let mut failures = self.failures.lock();
         failures.last = Some(fault.clone());
-        failures.strikes.retain(|at| now.saturating_duration_since(*at) < limits.strikes_window);
-        failures.strikes.push_back(now);
-        if failures.strikes.len() < limits.strikes_max {
+        let origin = match cause {
+            Cause::Batch => return self.is_parked(),
+            Cause::Connection(NO_CONNECTION) | Cause::Plugin => Origin::Plugin,
+            Cause::Connection(connection) => self.blame(now, connection),
+        };
+        if failures.strikes.add(now, origin, limits.strikes_window) < limits.strikes_max {
             return self.is_parked();
         }
         failures.strikes.clear();
@@ -523,7 +655,46 @@ impl Plugin {
             );
             self.surroundings.parked.notify_one();
         }
+        self.spares.clear();
         true
+    }
+
+    /// Counts a failure to the connection whose item caused it, and says where it comes
+    /// from.
+    fn blame(&self, now: Instant, connection: ConnectionId) -> Origin {
+        let limits = &self.config.limits;
+        let remote = self.surroundings.connections.get(connection).map(|found| found.remote);
+        let (failures_max, window) = (limits.strikes_per_connection_max, limits.strikes_window);
+        if self.isolation.blame(now, connection, failures_max, window) {
+            self.stats.isolated();
+            warn!(
+                plugin = %self.identity, connection, remote = remote.map(tracing::field::display),
+                failures = failures_max, for_ms = window.as_millis() as u64, policy = ?self.policy,
+                "what one connection sent made a plugin fail repeatedly: the plugin is not asked \
+                 about it for a while"
+            );
+        }
+        // Clients behind a proxy on this machine have its address.
+        match remote.map(|remote| remote.ip().to_canonical()) {
+            Some(address) if !address.is_loopback() => Origin::of(address),
+            _ => Origin::Connection(connection),
+        }
+    }
+
+    pub(super) fn payload_bytes_max(&self) -> usize {
+        self.surroundings.limits.payload_bytes_max()
+    }
+
+    pub(super) fn own(&self) -> Weak<Plugin> {
+        self.own.clone()
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.surroundings.runtime
+    }
+
+    pub(super) fn backoff_max(&self) -> Duration {
+        self.surroundings.rebuild_backoff_max
     }
 
     /// Rebuilds an instance off the path of messages. A plugin that was replaced
@@ -558,12 +729,11 @@ impl Plugin {
             Ok(instance) => {
                 state.instance = Some(Box::new(instance));
                 self.missing.fetch_sub(1, Ordering::Relaxed);
-                self.stats.rebuilt();
-                info!(plugin = %self.identity, instance = number, "a plugin was rebuilt");
+                self.was_rebuilt(&number.to_string());
             }
             Err(error) => {
                 let fault = Fault { hook: error.step, problem: error.problem };
-                self.failed(number, &mut state, &fault);
+                self.failed(number, &mut state, &fault, Cause::Plugin);
             }
         }
     }

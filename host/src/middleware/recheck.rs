@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use super::Middleware;
 use super::call_size::ITEM_WEIGHT;
 use super::chain::{Action, Asked, CALL_BYTES_MAX, CALL_ITEMS_MAX, Call, Chain, Seen, failed};
+use super::isolation::Cause;
 use super::plugin::Plugin;
 use super::stats::{Hook, Verdict};
 use crate::batch::Batch;
@@ -175,7 +176,7 @@ impl Chain {
         let size = plugin.call_size(Hook::OnAccess);
         let mut collected = None;
         let mut call = None;
-        let answers = plugin.ask(served, |instance| {
+        let answers = plugin.ask(served, Cause::Plugin, |instance| {
             let questions = collected.insert(collect(Room::of(size.weight_max())));
             if questions.is_empty() {
                 return Ok(Batch::new());

@@ -256,6 +256,8 @@ pub struct PluginStats {
     hooks: [HookStats; Hook::ALL.len()],
     rebuilds: AtomicU64,
     rechecks: RecheckStats,
+    asked_again: AtomicU64,
+    isolations: AtomicU64,
     failures: Mutex<VecDeque<Failure>>,
 }
 
@@ -357,6 +359,26 @@ impl PluginStats {
     /// How often an instance was built again.
     pub fn rebuilds(&self) -> u64 {
         self.rebuilds.load(Ordering::Relaxed)
+    }
+
+    /// So many items of a call that failed were asked about again.
+    pub fn asked_again(&self, items: usize) {
+        self.asked_again.fetch_add(items as u64, Ordering::Relaxed);
+    }
+
+    /// A connection was isolated.
+    pub fn isolated(&self) {
+        self.isolations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many items were asked about again.
+    pub fn items_asked_again(&self) -> u64 {
+        self.asked_again.load(Ordering::Relaxed)
+    }
+
+    /// How often a connection was isolated.
+    pub fn isolations(&self) -> u64 {
+        self.isolations.load(Ordering::Relaxed)
     }
 
     /// The last failures, the latest last.

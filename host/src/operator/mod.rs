@@ -41,8 +41,8 @@ pub fn plugin(command: PluginCommand) -> Result<(), OperatorError> {
             let body = offer(component, config.as_deref())?;
             change(&admin, Method::Post, &format!("/v1/plugins/{}", segment(&slot)), Some(&body))
         }
-        PluginCommand::Swap { plugin, component, config, admin } => {
-            let body = offer(component, config.as_deref())?;
+        PluginCommand::Swap { plugin, component, config, fresh, admin } => {
+            let body = OfferBody { fresh, ..offer(component, config.as_deref())? };
             let path = format!("/v1/plugins/{}/swap", segment(&plugin));
             change(&admin, Method::Post, &path, Some(&body))
         }
@@ -58,10 +58,10 @@ pub fn plugin(command: PluginCommand) -> Result<(), OperatorError> {
             let path = format!("/v1/plugins/{}", segment(&plugin));
             change(&admin, Method::Delete, &path, None::<&()>)
         }
-        PluginCommand::Reload { plugin, config, admin } => {
+        PluginCommand::Reload { plugin, config, fresh, admin } => {
             let path = format!("/v1/plugins/{}/reload", segment(&plugin));
             let config = config.as_deref().map(read_text).transpose()?;
-            change(&admin, Method::Post, &path, Some(&ReloadBody { config }))
+            change(&admin, Method::Post, &path, Some(&ReloadBody { config, fresh }))
         }
         PluginCommand::Trace { wanted, count, admin } => trace(&wanted, count, &admin),
     }
@@ -242,7 +242,7 @@ fn offer(component: ComponentArgs, config: Option<&Path>) -> Result<OfferBody, O
         }
         ComponentArgs { path: None, file: None } => unreachable!("one of them is required"),
     };
-    Ok(OfferBody { path, wasm, config })
+    Ok(OfferBody { path, wasm, config, fresh: false })
 }
 
 fn read_text(path: &Path) -> Result<String, OperatorError> {

@@ -8,7 +8,8 @@ use crate::admin::view::{
     HistogramView, HookView, LogView, Name, NamesView, NodesView, PatternsView, PluginView,
     PluginsView, RechecksView, SightView, State, SwapView, unix_ms,
 };
-use crate::middleware::plugin::TrapPolicy;
+use crate::middleware::declaration::PolicySource;
+use crate::middleware::files::MissingFile;
 use crate::middleware::stats::Deed;
 
 /// Columns as wide as what is in them, under their names.
@@ -46,8 +47,8 @@ pub fn plugins(view: &PluginsView) -> String {
             plugin.slot.clone(),
             version(plugin),
             plugin.hooks.join(","),
-            policy(plugin.policy),
-            state(plugin.state),
+            policy(plugin),
+            state(plugin),
             memory(plugin),
             items.to_string(),
             faults.to_string(),
@@ -92,14 +93,27 @@ pub fn plugin(view: &PluginView) -> String {
         ("plugin", format!("{}@{}", view.name, view.version)),
         ("own version", or_none(view.own_version.as_deref())),
         ("slot", format!("{} ({}. in the chain)", view.slot, view.position)),
-        ("state", state(view.state)),
+        ("state", state(view)),
         ("hooks", view.hooks.join(", ")),
-        ("policy", policy(view.policy)),
+        ("policy", format!("{} ({})", view.policy.name(), view.policy_source.words())),
         ("component", format!("{} ({})", view.file, bytes(view.component_bytes))),
         ("config", or_none(view.config_file.as_deref())),
         ("since", format!("{}, by {}", ago(view.since_ms), view.by)),
         ("rollback to", or_none(view.previous.as_deref())),
-        ("instances", format!("{}, rebuilt {} times", view.instances, view.rebuilds)),
+        (
+            "instances",
+            format!(
+                "{} and {} spare, rebuilt {} times",
+                view.instances, view.spares, view.rebuilds
+            ),
+        ),
+        (
+            "contained",
+            format!(
+                "{} connections isolated, {} items asked again",
+                view.isolated_connections, view.asked_again
+            ),
+        ),
         ("rechecked", rechecked(&view.rechecks)),
         ("memory", format!("{} of {}", memory(view), bytes(limits.memory_bytes_max))),
         (
@@ -300,21 +314,23 @@ fn version(plugin: &PluginView) -> String {
     }
 }
 
-fn policy(policy: TrapPolicy) -> String {
-    match policy {
-        TrapPolicy::Closed => "closed",
-        TrapPolicy::Open => "open",
-    }
-    .to_owned()
+fn policy(plugin: &PluginView) -> String {
+    // Marked where nobody chose it.
+    let mark = if plugin.policy_source == PolicySource::Default { " (default)" } else { "" };
+    format!("{}{mark}", plugin.policy.name())
 }
 
-fn state(state: State) -> String {
-    match state {
+fn state(plugin: &PluginView) -> String {
+    let state = match plugin.state {
         State::Running => "running",
         State::Rebuilding => "rebuilding",
         State::Parked => "parked",
+    };
+    match plugin.file_missing {
+        None => state.to_owned(),
+        Some(MissingFile::Component) => format!("{state}, file missing"),
+        Some(MissingFile::Settings) => format!("{state}, settings file missing"),
     }
-    .to_owned()
 }
 
 fn memory(plugin: &PluginView) -> String {

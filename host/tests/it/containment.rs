@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::admin::Operator;
 use crate::support::server::{Launch, Server};
 use crate::support::websocket::Client;
 use crate::support::{PATIENCE, components};
@@ -152,14 +153,16 @@ fn fragile(strikes: u32, on_park: &str) -> Value {
     })
 }
 
-/// Has the plugin fail until it is parked.
-async fn park(server: &Server, client: &mut Client) -> Result<String> {
+/// Has the plugin fail until it is parked, for the so many-th time. What one connection
+/// causes counts once, so each failure is that of another.
+async fn park(server: &Server, times: usize) -> Result<String> {
     let began = Instant::now();
-    while !server.log().contains(PARKED) {
-        client.call(json!(["PUBLISH", "a", "boom"])).await?;
+    while server.log().matches(PARKED).count() < times {
+        server.client().await?.call(json!(["PUBLISH", "a", "boom"])).await?;
         ensure!(began.elapsed() < PATIENCE, "it is not parked");
     }
-    server.wait_for_log(PARKED).await
+    let lines = server.wait_for_logs(PARKED, times).await?;
+    lines.into_iter().last().context("it was parked")
 }
 
 /// Nothing of it is asked or rebuilt; what it guards stays refused; a new file ends
@@ -170,7 +173,7 @@ async fn a_plugin_that_fails_too_often_is_parked_until_it_is_replaced() -> Resul
     let directory = directory_with(&fragile(STRIKES, "stay"))?;
     let server = start("", &directory).await?;
     let mut client = server.client().await?;
-    let line = park(&server, &mut client).await?;
+    let line = park(&server, 1).await?;
     for word in ["ERROR", "plugin=probe@", "policy=Closed", "strikes=3", "panicked"] {
         ensure!(line.contains(word), "{word:?} is not said: {line}");
     }
@@ -202,7 +205,8 @@ async fn failures_that_are_far_apart_are_no_strikes() -> Result<()> {
     let mut client = server.client().await?;
     for failures in 1..=5 {
         until(&mut client, "x", |answer| *answer == json!(["OK", 0])).await?;
-        ensure!(is_unavailable(&client.call(json!(["PUBLISH", "a", "boom"])).await?));
+        let mut other = server.client().await?;
+        ensure!(is_unavailable(&other.call(json!(["PUBLISH", "a", "boom"])).await?));
         server.wait_for_logs("a plugin was rebuilt", failures).await?;
         // Longer than the window, however fast the machine is.
         let began = Instant::now();
@@ -236,7 +240,7 @@ async fn the_last_good_version_comes_back_with_the_state_there_is() -> Result<()
     components::write_atomically(&components::path(directory.path(), "probe"), &probe(1)?)?;
     server.wait_for_log("a plugin was swapped").await?;
     number("x@00000001#2").await?;
-    park(&server, &mut one).await?;
+    park(&server, 1).await?;
     let line = server.wait_for_log(ROLLED_BACK).await?;
     for word in ["plugin=probe@", "from=probe@", "pause_us=", "probe.wasm"] {
         ensure!(line.contains(word), "{word:?} is not said: {line}");
@@ -245,11 +249,7 @@ async fn the_last_good_version_comes_back_with_the_state_there_is() -> Result<()
     until(&mut one, "x", |answer| *answer == json!(["OK", 0])).await?;
 
     // There is no version before that one.
-    let began = Instant::now();
-    while server.log().matches(PARKED).count() < 2 {
-        one.call(json!(["PUBLISH", "a", "boom"])).await?;
-        ensure!(began.elapsed() < PATIENCE, "it is not parked");
-    }
+    park(&server, 2).await?;
     server.wait_for_log("there is no version to put back").await?;
     ensure!(is_unavailable(&one.call(json!(["PUBLISH", "a", "x"])).await?));
     server.stop().await
@@ -274,6 +274,19 @@ fn instances(server: &Server) -> Result<usize> {
         Some(u64::from_str_radix(to, 16).ok()? - u64::from_str_radix(from, 16).ok()?)
     };
     Ok(maps.lines().filter_map(bytes).filter(|bytes| *bytes >= RESERVED_BYTES / 2).count())
+}
+
+/// Waits until the plugin has an instance and its spares, and no other is under way.
+async fn operator_sees_all_spares(server: &Server) -> Result<()> {
+    let operator = Operator::of(server).await?;
+    let began = Instant::now();
+    loop {
+        let shown = operator.get("/v1/plugins/probe")?;
+        if shown["memory_bytes"].as_array().is_some_and(|all| all.len() == 3) {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < PATIENCE, "there are not all spares: {shown}");
+    }
 }
 
 /// Counters, attributes and what `save` hands on come through every one of them;
@@ -305,10 +318,17 @@ async fn a_thousand_swaps_leave_memory_where_it_was() -> Result<()> {
         let expected = json!(["message", "a", format!("x#{swaps}={swaps}:ann")]);
         ensure!(came == expected, "{came} came, not {expected}");
         if swaps == 10 {
+            // The probe's instance, its spares, and the engine's.
+            operator_sees_all_spares(&server).await?;
             after_ten = Some((resident_bytes(&server)?, instances(&server)?));
         }
     }
     let (bytes, count) = after_ten.context("there are more than ten")?;
+    // A spare of the last swap may still be built, and those of the one before may end.
+    let began = Instant::now();
+    while instances(&server)? != count && began.elapsed() < PATIENCE {
+        client.call(json!(["PING"])).await?;
+    }
     let (bytes_now, count_now) = (resident_bytes(&server)?, instances(&server)?);
     println!(
         "resident after 10 swaps {} KiB, after {SWAPS} {} KiB; large mappings {count}, {count_now}",

@@ -35,11 +35,15 @@ mod drain;
 mod reload;
 
 mod containment;
+mod declared;
 mod descriptors;
 mod engine_faults;
+mod guard_files;
+mod handover;
 mod log_loss;
 mod memory_bound;
 mod names_total;
+mod one_client;
 mod one_command;
 mod outside;
 mod pattern_bombs;

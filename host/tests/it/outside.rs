@@ -445,7 +445,7 @@ async fn a_swap_does_not_wait_for_who_asks() -> Result<()> {
     // Another call is under way when the plugin is removed.
     let leaving = connect_apart(&server, &service.url("/hang")).await?;
     service.wait_for(3).await?;
-    std::fs::remove_file(components::path(directory.path(), "asker"))?;
+    Operator::of(&server).await?.say(&["plugin", "rm", "asker"])?;
     server.wait_for_log("a plugin was removed").await?;
     gate.add_permits(2);
     for client in [arriving, leaving] {

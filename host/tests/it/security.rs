@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::support::admin::Operator;
 use crate::support::components;
 use crate::support::raw::exchange;
 use crate::support::server::{Launch, Server};
@@ -45,7 +46,9 @@ async fn an_open_address_needs_a_plugin_that_admits() -> Result<()> {
     let path = plugins.path().to_str().context("a path in UTF-8")?.to_owned();
     let masking = json!({"rules": [{"channels": ["*"], "regex": "secret", "action": "mask"}]});
     components::install(plugins.path(), "20-redact", &components::built("redact")?, &masking)?;
-    let words = ["serve", "--http", everywhere, "--resp", "off", "--plugins", &path];
+    let (local, off) = ("127.0.0.1:0", "off");
+    let words =
+        ["serve", "--http", everywhere, "--resp", off, "--admin", local, "--plugins", &path];
     let mut server = Server::run_with(&words)?;
     assert_eq!(server.exit().await?.0.code(), Some(64), "{}", server.log());
     components::install(plugins.path(), "10-probe", &components::built("test/probe")?, &json!({}))?;
@@ -53,7 +56,7 @@ async fn an_open_address_needs_a_plugin_that_admits() -> Result<()> {
     let url = server.url().await?;
 
     // When it is removed, those from other machines are refused, and nobody else.
-    std::fs::remove_file(plugins.path().join("10-probe.wasm"))?;
+    Operator::of(&server).await?.say(&["plugin", "rm", "probe"])?;
     server.wait_for_log("connections from other machines are refused").await?;
     let port: u16 = url
         .rsplit(':')

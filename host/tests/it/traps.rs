@@ -31,12 +31,9 @@ const CONFIG: &str = "
 ";
 
 /// A server with one plugin, which the TOML file beside it configures.
-async fn with_plugin(name: &str, built: &str, config: &Value) -> Result<(Server, TempDir)> {
+async fn with_plugin(name: &str, component: Vec<u8>, config: &Value) -> Result<(Server, TempDir)> {
     let directory = components::directory()?;
-    components::write_atomically(
-        &components::path(directory.path(), name),
-        &components::built(built)?,
-    )?;
+    components::write_atomically(&components::path(directory.path(), name), &component)?;
     components::configure(directory.path(), name, config)?;
     let launch =
         Launch { plugins: Some(directory.path().to_owned()), ..Launch::with_config(CONFIG) };
@@ -44,7 +41,7 @@ async fn with_plugin(name: &str, built: &str, config: &Value) -> Result<(Server,
 }
 
 async fn with_probe(config: &Value) -> Result<(Server, TempDir)> {
-    with_plugin("10-probe", "test/probe", config).await
+    with_plugin("10-probe", components::built("test/probe")?, config).await
 }
 
 /// The refusal in an answer: its code, its message, and who decided.
@@ -533,8 +530,9 @@ async fn a_plugin_that_keeps_failing_is_rebuilt_ever_more_slowly() -> Result<()>
     const WAITS_MS: [&str; 7] = ["0", "10", "20", "40", "80", "160", "320"];
     let settings = json!({"on_publish": {"panic": true, "trigger": "panic"}});
     let (server, _directory) = with_probe(&json!({"settings": settings})).await?;
-    let mut client = server.client().await?;
     for failures in 1..=WAITS_MS.len() {
+        // Each is that of another connection: one that causes several is isolated.
+        let mut client = server.client().await?;
         until(&mut client, &json!(["PUBLISH", "a", "x"]), &json!(["OK", 0])).await?;
         let refused = client.call(json!(["PUBLISH", "a", "panic"])).await?;
         ensure!(refusal(&refused).is_some(), "it was answered {refused}");
@@ -624,13 +622,14 @@ async fn what_guards_is_closed_by_default() -> Result<()> {
 const MEMORY_BYTES_MAX: usize = 4 << 20;
 
 #[tokio::test]
-async fn what_only_changes_messages_is_open_by_default() -> Result<()> {
+async fn what_only_changes_messages_and_declares_nothing_is_open_by_default() -> Result<()> {
     let config = json!({"memory_bytes_max": MEMORY_BYTES_MAX, "settings": {
         "rules": [{"channels": ["*"], "regex": "secret", "action": "mask"}],
         "payload_bytes_max": 2 * MEMORY_BYTES_MAX,
         "call_ms_max": 10_000,
     }});
-    let (server, _directory) = with_plugin("redact", "redact", &config).await?;
+    let component = components::declaring(components::built("redact")?, "{}");
+    let (server, _directory) = with_plugin("redact", component, &config).await?;
     let mut client = server.client().await?;
     client.call(json!(["SUBSCRIBE", "a"])).await?;
     ensure!(client.call(json!(["PUBLISH", "a", "a secret"])).await? == json!(["OK", 1]));

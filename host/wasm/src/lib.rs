@@ -28,7 +28,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use outside::{Leave, Outside};
 
 pub use log::ComponentLog;
-pub use metadata::own_version;
+pub use metadata::{custom_section, own_version};
 
 /// The contract that this host serves.
 pub const CONTRACT: &str = "switchyard:pubsub";
@@ -391,7 +391,8 @@ pub fn describe(error: &wasmtime::Error) -> String {
     words.join(": ")
 }
 
-fn thread_cpu_time() -> Duration {
+/// How much processor time this thread has taken.
+pub fn thread_cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.max(0) as u64, time.tv_nsec.max(0) as u32)
 }

@@ -9,18 +9,24 @@ const VERSION_BYTES_MAX: usize = 64;
 /// `wasm-tools metadata add --version` writes it, of the component or else of a
 /// module in it.
 pub fn own_version(bytes: &[u8]) -> Option<String> {
+    text(custom_section(bytes, "version")?)
+}
+
+/// The content of the custom section of this name: that of the component, else the
+/// first one of a module or component in it. None: there is no such section, or the
+/// bytes cannot be parsed.
+pub fn custom_section<'a>(bytes: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let mut depth = 0_u32;
     let mut inner = None;
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.ok()? {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
-            Payload::CustomSection(section) if section.name() == "version" => {
-                let version = text(section.data());
+            Payload::CustomSection(section) if section.name() == name => {
                 if depth == 0 {
-                    return version;
+                    return Some(section.data());
                 }
-                inner = inner.or(version);
+                inner = inner.or(Some(section.data()));
             }
             _ => {}
         }
@@ -54,5 +60,18 @@ mod tests {
         assert_eq!(own_version(&component("version", "1\n2")), None);
         assert_eq!(own_version(&component("version", "")), None);
         assert_eq!(own_version(b"\0asm\x0d\0\x01\0\0\x09"), None);
+    }
+
+    #[test]
+    fn a_section_of_the_component_comes_before_one_of_a_module_in_it() {
+        // A module with a custom section, as a section of a component.
+        let mut module = b"\0asm\x01\0\0\0\0\x06\x04nameX".to_vec();
+        let mut nested = b"\0asm\x0d\0\x01\0\x01".to_vec();
+        nested.push(module.len() as u8);
+        nested.append(&mut module);
+        assert_eq!(custom_section(&nested, "name"), Some(&b"X"[..]));
+        nested.extend(b"\0\x06\x04nameY");
+        assert_eq!(custom_section(&nested, "name"), Some(&b"Y"[..]));
+        assert_eq!(custom_section(&nested, "other"), None);
     }
 }

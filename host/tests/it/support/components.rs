@@ -73,6 +73,19 @@ pub fn rehashed(mut component: Vec<u8>, salt: u32) -> Vec<u8> {
     component
 }
 
+/// The same component with the custom section in which it declares what it is, before any
+/// that it has.
+pub fn declaring(mut component: Vec<u8>, declaration: &str) -> Vec<u8> {
+    const NAME: &[u8] = b"switchyard:plugin";
+    let content = [&[NAME.len() as u8], NAME, declaration.as_bytes()].concat();
+    // LEB128 in two bytes, which the format allows for any length below 2^14.
+    let length = [(content.len() & 0x7f | 0x80) as u8, (content.len() >> 7) as u8];
+    component.push(0);
+    component.extend(length);
+    component.extend(content);
+    component
+}
+
 /// Where a test keeps plugins; the server watches it.
 pub fn directory() -> Result<tempfile::TempDir> {
     tempfile::tempdir().context("cannot make a plugin directory")

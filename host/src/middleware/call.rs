@@ -1,0 +1,300 @@
+//! Asking a plugin about several items, and what becomes of them when that fails.
+//!
+//! A call is about items of several connections, and the item that makes it fail is not
+//! known. So those of a call that failed are asked about again, on the instance that took
+//! over: by connection, and then item by item. Only what fails alone gets the policy, and
+//! counts against its connection. What this takes of a processor is bounded.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::bindings::{Fault, Instance};
+use super::chain::Asked;
+use super::isolation::Cause;
+use super::plugin::{Plugin, TrapPolicy};
+use super::stats::{Failure, Hook};
+use crate::batch::Batch;
+use crate::protocol::command::{Refusal, TOOLARGE};
+use crate::wasm;
+
+/// How much of a processor it may take to ask again about the items of one call that
+/// failed, in budgets of a call.
+const AGAIN_BUDGETS: u32 = 8;
+
+/// What a plugin said of some items: one answer for each, in order.
+pub enum Answers<V> {
+    /// One call answered them all.
+    All(Batch<V>),
+    /// Some have no answer.
+    Each(Vec<Result<V, Absence>>),
+}
+
+/// Why a plugin did not answer about an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absence {
+    /// It failed, or no instance of it can be asked.
+    Failed,
+    /// Items of the connection made it fail repeatedly: it was not asked.
+    Isolated,
+    /// It would not have ended within its budget: it was not asked.
+    TooLarge,
+    /// What it made of the item is over a limit.
+    OverLimit,
+}
+
+impl<V> Answers<V> {
+    fn none(items: usize) -> Answers<V> {
+        Answers::Each((0..items).map(|_| Err(Absence::Failed)).collect())
+    }
+
+    /// What was said of the item in this place; none: nothing.
+    pub fn get(&self, place: usize) -> Option<&V> {
+        match self {
+            Answers::All(all) => all.get(place),
+            Answers::Each(each) => each.get(place)?.as_ref().ok(),
+        }
+    }
+
+    /// The same, but for those that may not be: they count as not given.
+    pub fn without(self, is_bad: impl Fn(&V) -> bool) -> Answers<V> {
+        match self {
+            Answers::All(all) if !all.iter().any(&is_bad) => Answers::All(all),
+            answers => Answers::Each(
+                answers
+                    .into_each()
+                    .map(|answer| match answer {
+                        Ok(answer) if is_bad(&answer) => Err(Absence::OverLimit),
+                        answer => answer,
+                    })
+                    .collect(),
+            ),
+        }
+    }
+
+    /// What was said, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        let (all, each): (&mut [V], &mut [Result<V, Absence>]) = match self {
+            Answers::All(all) => (all, &mut []),
+            Answers::Each(each) => (&mut [], each),
+        };
+        all.iter_mut().chain(each.iter_mut().flatten())
+    }
+
+    /// All of them, in order.
+    pub fn into_each(self) -> impl Iterator<Item = Result<V, Absence>> {
+        let (all, each) = match self {
+            Answers::All(all) => (all, Vec::new()),
+            Answers::Each(each) => (Batch::new(), each),
+        };
+        all.into_iter().map(Ok).chain(each)
+    }
+}
+
+/// What came of one call.
+enum Called<V> {
+    Answered(Batch<V>),
+    Failed,
+    /// There was no instance to be called.
+    Absent,
+}
+
+/// How much of a processor may still be taken.
+struct Patience {
+    began: Duration,
+    limit: Duration,
+}
+
+impl Patience {
+    fn is_over(&self) -> bool {
+        wasm::thread_cpu_time().saturating_sub(self.began) >= self.limit
+    }
+}
+
+impl Plugin {
+    /// Has the instance that serves these items say something about each, counted as
+    /// calls of this hook. They are served by one instance and weigh so much. Also answers
+    /// how long the calls took, without the wait for the instance.
+    pub fn ask_all<T, V>(
+        &self,
+        hook: Hook,
+        asked: &[Asked<T>],
+        weight: usize,
+        question: impl Fn(&mut Instance, &[Asked<T>]) -> Result<Batch<V>, Fault>,
+    ) -> (Answers<V>, Duration) {
+        if !self.isolation.is_used() {
+            return self.ask_once_or_again(hook, asked, weight, &question);
+        }
+        let isolated = self.isolated_among(asked.iter().map(|asked| asked.connection));
+        let is_isolated = |asked: &Asked<T>| isolated.contains(&asked.connection);
+        if isolated.is_empty() {
+            return self.ask_once_or_again(hook, asked, weight, &question);
+        }
+        let (mut each, mut took) = (Vec::with_capacity(asked.len()), Duration::ZERO);
+        for run in asked.chunk_by(|one, other| is_isolated(one) == is_isolated(other)) {
+            if run.first().is_some_and(is_isolated) {
+                each.extend(run.iter().map(|_| Err(Absence::Isolated)));
+                continue;
+            }
+            // The weight is that of all: nothing is learnt of a part.
+            let (answers, time) = self.ask_once_or_again(hook, run, 0, &question);
+            took += time;
+            each.extend(answers.into_each());
+        }
+        (Answers::Each(each), took)
+    }
+
+    fn ask_once_or_again<T, V>(
+        &self,
+        hook: Hook,
+        asked: &[Asked<T>],
+        weight: usize,
+        question: &impl Fn(&mut Instance, &[Asked<T>]) -> Result<Batch<V>, Fault>,
+    ) -> (Answers<V>, Duration) {
+        let size = self.call_size(hook);
+        let alone = match asked {
+            [] => return (Answers::All(Batch::new()), Duration::ZERO),
+            [alone] => Some(alone.connection),
+            _ => None,
+        };
+        if alone.is_some() && self.policy == TrapPolicy::Closed && !size.can_manage(weight) {
+            return (Answers::Each(vec![Err(Absence::TooLarge)]), Duration::ZERO);
+        }
+        let cause = alone.map_or(Cause::Batch, Cause::Connection);
+        let (called, took) = self.call_about(hook, asked, cause, question);
+        match called {
+            Called::Answered(answers) => {
+                if weight > 0 {
+                    size.learn(weight, took);
+                }
+                if alone.is_some() {
+                    size.managed(weight, took);
+                }
+                (Answers::All(answers), took)
+            }
+            Called::Absent => (Answers::none(asked.len()), took),
+            Called::Failed if alone.is_some() => (Answers::none(1), took),
+            Called::Failed => {
+                let (each, again) = self.ask_again(hook, asked, question);
+                // No item fails alone: together they were too many.
+                if weight > 0 && each.iter().all(Result::is_ok) {
+                    size.learn(weight, took);
+                }
+                (Answers::Each(each), took + again)
+            }
+        }
+    }
+
+    /// Asks about the items of a call that failed, by connection and then item by item.
+    fn ask_again<T, V>(
+        &self,
+        hook: Hook,
+        asked: &[Asked<T>],
+        question: &impl Fn(&mut Instance, &[Asked<T>]) -> Result<Batch<V>, Fault>,
+    ) -> (Vec<Result<V, Absence>>, Duration) {
+        self.stats.asked_again(asked.len());
+        let limit = self.config.limits.call_budget.saturating_mul(AGAIN_BUDGETS);
+        let patience = Patience { began: wasm::thread_cpu_time(), limit };
+        let (mut each, mut took) = (Vec::with_capacity(asked.len()), Duration::ZERO);
+        for of_one in asked.chunk_by(|one, other| one.connection == other.connection) {
+            let is_part = of_one.len() < asked.len();
+            if is_part && of_one.len() > 1 && !patience.is_over() {
+                let (called, time) = self.call_about(hook, of_one, Cause::Batch, question);
+                took += time;
+                if let Called::Answered(answers) = called {
+                    each.extend(answers.into_iter().map(Ok));
+                    continue;
+                }
+            }
+            for item in of_one {
+                if self.is_isolated(Instant::now(), item.connection) {
+                    each.push(Err(Absence::Isolated));
+                    continue;
+                }
+                if patience.is_over() {
+                    each.push(Err(Absence::Failed));
+                    continue;
+                }
+                let item = std::slice::from_ref(item);
+                let cause =
+                    item.first().map_or(Cause::Batch, |item| Cause::Connection(item.connection));
+                let (called, time) = self.call_about(hook, item, cause, question);
+                took += time;
+                each.push(match called {
+                    Called::Answered(answers) => answers.into_iter().next().ok_or(Absence::Failed),
+                    Called::Failed | Called::Absent => Err(Absence::Failed),
+                });
+            }
+        }
+        (each, took)
+    }
+
+    fn call_about<T, V>(
+        &self,
+        hook: Hook,
+        asked: &[Asked<T>],
+        cause: Cause,
+        question: &impl Fn(&mut Instance, &[Asked<T>]) -> Result<Batch<V>, Fault>,
+    ) -> (Called<V>, Duration) {
+        let Some(Asked { connection, .. }) = asked.first() else {
+            return (Called::Absent, Duration::ZERO);
+        };
+        let mut took = None;
+        let answer = self.ask(*connection, cause, |instance| {
+            let started = Instant::now();
+            let answer = question(instance, asked);
+            took = Some(started.elapsed());
+            answer
+        });
+        if let Some(took) = took {
+            self.stats.of(hook).called(asked.len(), took);
+        }
+        let called = match (answer, took) {
+            (Some(answers), _) => Called::Answered(answers),
+            (None, Some(_)) => Called::Failed,
+            (None, None) => Called::Absent,
+        };
+        (called, took.unwrap_or_default())
+    }
+
+    /// Whether it made a payload that is larger than any may be. That is kept and counted as
+    /// a failure.
+    pub fn is_over_limit(&self, hook: Hook, payload: &[u8]) -> bool {
+        let (bytes, bytes_max) = (payload.len(), self.payload_bytes_max());
+        if bytes <= bytes_max {
+            return false;
+        }
+        self.stats.failed(Failure {
+            at: SystemTime::now(),
+            plugin: self.identity.clone(),
+            step: hook.name(),
+            problem: format!(
+                "it made a payload of {bytes} bytes, which is over limits.payload_bytes_max \
+                 ({bytes_max})"
+            ),
+            file: None,
+        });
+        true
+    }
+
+    /// What a client is told about an item where the policy is closed.
+    pub fn refusal(&self, absence: Absence) -> Refusal {
+        match absence {
+            Absence::Failed => self.unavailable(),
+            Absence::Isolated => self.unavailable_because(
+                "what this connection sent made it fail repeatedly, and it is not asked about \
+                 more of it for a while",
+            ),
+            Absence::OverLimit => self.signed(Refusal::new(
+                TOOLARGE,
+                format!("the plugin {} made a payload that is over the limit", self.config.name),
+            )),
+            Absence::TooLarge => self.signed(Refusal::new(
+                TOOLARGE,
+                format!(
+                    "the plugin {} cannot look at so large a payload within its budget of {} ms",
+                    self.config.name,
+                    self.config.limits.call_budget.as_millis()
+                ),
+            )),
+        }
+    }
+}

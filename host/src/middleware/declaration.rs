@@ -1,0 +1,171 @@
+//! What a plugin declares of itself, readable without an instance of it.
+//!
+//! The custom section `switchyard:plugin` holds a JSON object. It is static because it
+//! must hold when `init` is what fails: how a plugin fails cannot be asked of an
+//! instance.
+
+use serde::{Deserialize, Serialize};
+
+use super::bindings::Hooks;
+use super::plugin::TrapPolicy;
+use crate::wasm;
+
+/// The name of the custom section.
+pub const SECTION: &str = "switchyard:plugin";
+/// How long the section may be.
+const SECTION_BYTES_MAX: usize = 4 << 10;
+/// How long a name or a version in it may be.
+const WORD_BYTES_MAX: usize = 64;
+
+/// What a component declares. Keys that are not known are ignored, so that later
+/// versions may add some.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Declaration {
+    /// What its author calls it.
+    pub name: Option<String>,
+    /// Its author's version.
+    pub version: Option<String>,
+    /// What it wants to hold when it cannot answer; none: it does not say.
+    pub on_failure: Option<TrapPolicy>,
+}
+
+/// Where a plugin's policy comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicySource {
+    /// Its `.toml` says it.
+    Config,
+    /// The component declares it.
+    Component,
+    /// Neither says it: its hooks decide.
+    Default,
+}
+
+impl PolicySource {
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            PolicySource::Config => "by its .toml",
+            PolicySource::Component => "declared by the component",
+            PolicySource::Default => "by its hooks",
+        }
+    }
+}
+
+impl Declaration {
+    /// Reads the section of a component; a declaration of nothing if it has none.
+    ///
+    /// # Errors
+    ///
+    /// The section is too long or malformed, in words.
+    pub fn of(component: &[u8]) -> Result<Declaration, String> {
+        let Some(section) = wasm::custom_section(component, SECTION) else {
+            return Ok(Declaration::default());
+        };
+        if section.len() > SECTION_BYTES_MAX {
+            return Err(format!(
+                "the custom section {SECTION} has {} bytes, and may have {SECTION_BYTES_MAX}",
+                section.len()
+            ));
+        }
+        // An object, and nothing else that would pass for a list of its members.
+        let declaration =
+            serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(section)
+                .and_then(|members| Declaration::deserialize(serde_json::Value::Object(members)))
+                .map_err(|json| format!("the custom section {SECTION}: {json}"))?;
+        for (key, word) in [("name", &declaration.name), ("version", &declaration.version)] {
+            let is_fit = |word: &String| {
+                (1..=WORD_BYTES_MAX).contains(&word.len()) && !word.contains(char::is_control)
+            };
+            if !word.as_ref().is_none_or(is_fit) {
+                return Err(format!(
+                    "the custom section {SECTION}: {key} must have 1 to {WORD_BYTES_MAX} bytes \
+                     and no control characters"
+                ));
+            }
+        }
+        Ok(declaration)
+    }
+}
+
+/// The policy that holds, and where it comes from: what the operator configured, else
+/// what the component declares, else closed if it decides who may do what and open if
+/// it only sees messages.
+pub fn policy(
+    configured: Option<TrapPolicy>,
+    declared: &Declaration,
+    hooks: Hooks,
+) -> (TrapPolicy, PolicySource) {
+    if let Some(policy) = configured {
+        return (policy, PolicySource::Config);
+    }
+    if let Some(policy) = declared.on_failure {
+        return (policy, PolicySource::Component);
+    }
+    let policy = match hooks.admission || hooks.access {
+        true => TrapPolicy::Closed,
+        false => TrapPolicy::Open,
+    };
+    (policy, PolicySource::Default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An empty component with this custom section.
+    fn component(content: &str) -> Vec<u8> {
+        let mut bytes = b"\0asm\x0d\0\x01\0\0".to_vec();
+        let length = 1 + SECTION.len() + content.len();
+        bytes.extend([(length & 0x7f | 0x80) as u8, (length >> 7) as u8, SECTION.len() as u8]);
+        bytes.extend(SECTION.bytes().chain(content.bytes()));
+        bytes
+    }
+
+    #[test]
+    fn what_a_component_declares_is_read_and_what_is_malformed_is_refused() {
+        let read = |content: &str| Declaration::of(&component(content));
+        let declared =
+            read(r#"{"name": "redact", "version": "0.1.0", "on_failure": "closed", "later": 1}"#);
+        assert_eq!(
+            declared,
+            Ok(Declaration {
+                name: Some("redact".to_owned()),
+                version: Some("0.1.0".to_owned()),
+                on_failure: Some(TrapPolicy::Closed),
+            })
+        );
+        assert_eq!(read("{}"), Ok(Declaration::default()));
+        assert_eq!(Declaration::of(b"\0asm\x0d\0\x01\0"), Ok(Declaration::default()));
+        for malformed in [
+            "",
+            "closed",
+            "[]",
+            r#"{"on_failure": "shut"}"#,
+            r#"{"name": ""}"#,
+            r#"{"version": "1\n2"}"#,
+            &format!(r#"{{"later": "{}"}}"#, "x".repeat(SECTION_BYTES_MAX)),
+        ] {
+            let problem = read(malformed).expect_err(malformed);
+            assert!(problem.contains(SECTION), "{problem}");
+        }
+    }
+
+    #[test]
+    fn the_operator_comes_before_the_author_and_the_author_before_the_hooks() {
+        use TrapPolicy::{Closed, Open};
+        let declared = |on_failure| Declaration { on_failure, ..Declaration::default() };
+        let messages = Hooks { messages: true, ..Hooks::default() };
+        let access = Hooks { access: true, ..messages };
+        for (configured, on_failure, hooks, expected) in [
+            (None, None, messages, (Open, PolicySource::Default)),
+            (None, None, access, (Closed, PolicySource::Default)),
+            (None, Some(Closed), messages, (Closed, PolicySource::Component)),
+            (None, Some(Open), access, (Open, PolicySource::Component)),
+            (Some(Open), Some(Closed), messages, (Open, PolicySource::Config)),
+        ] {
+            assert_eq!(policy(configured, &declared(on_failure), hooks), expected);
+        }
+    }
+}

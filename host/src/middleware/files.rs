@@ -1,0 +1,342 @@
+//! Bringing the chain to what the plugin directory says.
+//!
+//! Files add and replace plugins. A file that vanishes removes none: one that is replaced
+//! in two steps, a directory that is moved or cannot be read, and settings that are not
+//! there yet would each leave a guard out for a while. A plugin whose file is gone stays in
+//! force until the file is back, or until it is removed by its name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tracing::{error, info, warn};
+
+use super::changes::set_aside_file;
+use super::directory::{self, Listing, PluginFiles, name_of};
+use super::plugin::Plugin;
+use super::stats::By;
+use super::{Changes, Middleware, Placing, PluginError};
+
+/// Which file of a plugin in force is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MissingFile {
+    /// The component.
+    Component,
+    /// What stood beside it.
+    Settings,
+}
+
+/// What is wrong with the plugin directory, said once.
+#[derive(Default)]
+pub(super) struct Gaps {
+    /// Slots in force of which a file is gone.
+    missing: BTreeMap<String, MissingFile>,
+    /// Settings files without a component, in words.
+    orphans: Vec<String>,
+    /// Why the directory was not read the last time.
+    unreadable: Option<String>,
+}
+
+/// How much two names may differ for one to be taken for a misspelt other.
+const MISSPELT_MAX: usize = 2;
+
+impl Middleware {
+    /// Has the next `rescan` read all files again, also those that look as they did.
+    pub fn look_again(&self) {
+        self.changes.lock().seen.values_mut().for_each(directory::Fingerprint::forget);
+    }
+
+    /// What the directory lists, if it is not what was seen last. None: it is, or a change
+    /// is under way, or it cannot be read.
+    pub fn listing_if_changed(&self) -> Option<Listing> {
+        let listing = self.list().ok()??;
+        let changes = self.changes.try_lock()?;
+        (listing.slots != changes.seen || self.is_any_missing(&listing)).then_some(listing)
+    }
+
+    /// Brings the chain to what the directory says: adds what is new and swaps what
+    /// changed. What is refused leaves its slot as it was; what is gone stays in force.
+    /// Blocks: not to be called on a thread that serves connections.
+    pub fn rescan(&self, by: &By) -> Vec<PluginError> {
+        let mut changes = self.changes.lock();
+        let listing = match self.list() {
+            Ok(Some(listing)) => listing,
+            Ok(None) => return Vec::new(),
+            Err(error) => return vec![error],
+        };
+        self.say_orphans(&listing);
+        let gone: Vec<String> = changes
+            .seen
+            .keys()
+            .filter(|slot| !listing.slots.contains_key(*slot))
+            .cloned()
+            .collect();
+        for slot in gone {
+            changes.seen.remove(&slot);
+            self.refused.lock().remove(&slot);
+        }
+        for slot in self.slots_in_force() {
+            if !listing.slots.contains_key(&slot) {
+                self.is_missing(&slot, MissingFile::Component);
+            }
+        }
+        let mut errors = Vec::new();
+        for (slot, fingerprint) in listing.slots {
+            if changes.seen.get(&slot) == Some(&fingerprint) {
+                continue;
+            }
+            // Remembered even if it is refused: it is said once.
+            changes.seen.insert(slot.clone(), fingerprint);
+            let directory = self.directory().unwrap_or(Path::new(""));
+            let placed = directory::read(directory, &slot, self.config.defaults)
+                .and_then(|files| self.place_found(&mut changes, files, by));
+            if let Err(error) = placed {
+                if error.step == "read" {
+                    // Tried again at the next look: the process may be out of descriptors.
+                    changes.seen.remove(&slot);
+                }
+                let is_known =
+                    self.refused.lock().get(&slot).is_some_and(|(_, known)| *known == error);
+                if !is_known {
+                    self.was_refused(&slot, &error, by);
+                }
+                errors.push(error);
+            }
+        }
+        errors
+    }
+
+    /// Slots in force of which a file is gone from the directory.
+    pub fn missing_files(&self) -> BTreeMap<String, MissingFile> {
+        self.gaps.lock().missing.clone()
+    }
+
+    /// Settings files in the directory that no plugin has, each in a sentence.
+    pub fn orphans(&self) -> Vec<String> {
+        self.gaps.lock().orphans.clone()
+    }
+
+    /// Why the directory cannot be read, if it cannot.
+    pub fn unreadable_directory(&self) -> Option<String> {
+        self.gaps.lock().unreadable.clone()
+    }
+
+    /// Forgets that a file of this slot was gone.
+    pub(super) fn is_whole(&self, slot: &str) {
+        self.gaps.lock().missing.remove(slot);
+    }
+
+    /// The slot has another name from now on.
+    pub(super) fn missing_moved(&self, slot: &str, to: &str) {
+        let mut gaps = self.gaps.lock();
+        if let Some(missing) = gaps.missing.remove(slot) {
+            gaps.missing.insert(to.to_owned(), missing);
+        }
+    }
+
+    /// None: there is no directory.
+    fn list(&self) -> Result<Option<Listing>, PluginError> {
+        let Some(directory) = &self.config.directory else { return Ok(None) };
+        let listed = directory::list(directory);
+        let mut gaps = self.gaps.lock();
+        match listed {
+            Ok(listing) => {
+                if gaps.unreadable.take().is_some() {
+                    info!(directory = %directory.display(), "the plugin directory can be read again");
+                }
+                Ok(Some(listing))
+            }
+            Err(io) => {
+                let error = PluginError {
+                    plugin: "(all)".to_owned(),
+                    file: directory.clone(),
+                    step: "read",
+                    problem: io.to_string(),
+                };
+                if gaps.unreadable.as_ref() != Some(&error.problem) {
+                    error!(%error, "the plugin directory was not read: all plugins stay in force");
+                    gaps.unreadable = Some(error.problem.clone());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts what was found in the directory into its slot.
+    fn place_found(
+        &self,
+        changes: &mut Changes,
+        files: PluginFiles,
+        by: &By,
+    ) -> Result<(), PluginError> {
+        let slot = files.config.slot.clone();
+        let is_new = !self.records.lock().contains_key(&slot);
+        let renamed = if is_new { self.renamed_to(&files) } else { None };
+        let in_force = renamed.as_deref().unwrap_or(&slot);
+        if files.toml.is_none() && self.has_settings(in_force) {
+            self.is_missing(in_force, MissingFile::Settings);
+            return Ok(());
+        }
+        if is_new && files.toml.is_none() {
+            self.check_set_aside(&files)?;
+        }
+        let placing = Placing { renamed_from: renamed, ..Placing::as_found(by) };
+        self.place(changes, files, placing)?;
+        if self.gaps.lock().missing.remove(&slot).is_some() {
+            info!(%slot, "the files of a plugin are back");
+        }
+        Ok(())
+    }
+
+    /// The slot whose component is gone, if this is the same plugin under another name.
+    fn renamed_to(&self, files: &PluginFiles) -> Option<String> {
+        let gone: Vec<String> = {
+            let gaps = self.gaps.lock();
+            let gone = gaps.missing.iter().filter(|(_, file)| **file == MissingFile::Component);
+            gone.map(|(slot, _)| slot.clone()).collect()
+        };
+        let plugins: Vec<Arc<Plugin>> = self.chain.read().plugins().to_vec();
+        let plugins = || plugins.iter().filter(|plugin| gone.contains(&plugin.slot()));
+        let is_named = |plugin: &&Arc<Plugin>| name_of(&plugin.slot()) == files.config.name;
+        let is_same = |plugin: &&Arc<Plugin>| plugin.config.version == files.config.version;
+        let found = plugins()
+            .find(|plugin| is_named(plugin) && is_same(plugin))
+            .or_else(|| plugins().find(is_named))
+            .or_else(|| plugins().find(is_same));
+        found.map(|plugin| plugin.slot())
+    }
+
+    /// A plugin that was removed by name left its settings under another name: without
+    /// them it would not do what it did.
+    fn check_set_aside(&self, files: &PluginFiles) -> Result<(), PluginError> {
+        let Some(directory) = &self.config.directory else { return Ok(()) };
+        let slot = &files.config.slot;
+        let aside = set_aside_file(directory, slot);
+        if !aside.exists() {
+            return Ok(());
+        }
+        let toml = directory::toml_file(directory, slot);
+        Err(PluginError {
+            plugin: files.config.name.clone(),
+            file: toml.clone(),
+            step: "config",
+            problem: format!(
+                "its settings were set aside as {} when it was removed: rename that to {}, or \
+                 delete it",
+                aside.display(),
+                toml.display()
+            ),
+        })
+    }
+
+    fn has_settings(&self, slot: &str) -> bool {
+        self.records.lock().get(slot).is_some_and(|record| record.source.toml.is_some())
+    }
+
+    fn slots_in_force(&self) -> BTreeSet<String> {
+        self.chain.read().plugins().iter().map(|plugin| plugin.slot()).collect()
+    }
+
+    fn is_any_missing(&self, listing: &Listing) -> bool {
+        let missing = self.missing_files();
+        let is_new = |slot: &String| {
+            !listing.slots.contains_key(slot) && missing.get(slot) != Some(&MissingFile::Component)
+        };
+        self.slots_in_force().iter().any(is_new)
+    }
+
+    /// Says once that a file of a plugin in force is gone.
+    fn is_missing(&self, slot: &str, file: MissingFile) {
+        if self.gaps.lock().missing.insert(slot.to_owned(), file) == Some(file) {
+            return;
+        }
+        let directory = self.directory().unwrap_or(Path::new(""));
+        match file {
+            MissingFile::Component => warn!(
+                plugin = slot, file = %directory::wasm_file(directory, slot).display(),
+                "the file of a plugin is gone: the plugin stays in force, and will be absent after \
+                 a restart; put the file back, or use `switchyard plugin rm {slot}` to remove it"
+            ),
+            MissingFile::Settings => warn!(
+                plugin = slot, file = %directory::toml_file(directory, slot).display(),
+                "the settings file of a plugin is gone: the plugin stays in force with the \
+                 settings that it has; put the file back, or write one with only a comment to run \
+                 it without settings"
+            ),
+        }
+    }
+
+    /// Says once which settings files have no component.
+    fn say_orphans(&self, listing: &Listing) {
+        let Some(directory) = &self.config.directory else { return };
+        let in_force = self.slots_in_force();
+        let is_orphan = |slot: &&String| {
+            !listing.slots.contains_key(*slot)
+                && !in_force.contains(*slot)
+                && directory::is_for_a_plugin(directory, slot)
+        };
+        let orphans: Vec<String> = listing
+            .settings
+            .iter()
+            .filter(is_orphan)
+            .map(|slot| {
+                let file = directory::toml_file(directory, slot);
+                let mut words = format!(
+                    "{} has no {slot}.wasm beside it: what it configures is not in force",
+                    file.display()
+                );
+                let without = listing.slots.keys().filter(|slot| !listing.settings.contains(*slot));
+                let meant = without.min_by_key(|other| differences(other, slot));
+                if let Some(meant) = meant.filter(|other| differences(other, slot) <= MISSPELT_MAX)
+                {
+                    words += &format!("; {meant}.wasm has no settings: was {meant}.toml meant?");
+                }
+                words
+            })
+            .collect();
+        let before = std::mem::replace(&mut self.gaps.lock().orphans, orphans.clone());
+        for orphan in orphans.iter().filter(|orphan| !before.contains(orphan)) {
+            warn!("{orphan}");
+        }
+    }
+}
+
+/// How many letters must be put in, left out or changed to make one of the other.
+fn differences(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.chars().count()).collect();
+    for (line, letter) in one.chars().enumerate() {
+        let mut before = line;
+        let mut left = line + 1;
+        for (cell, other) in row.iter_mut().skip(1).zip(other.chars()) {
+            let changed = before + usize::from(letter != other);
+            before = *cell;
+            left = changed.min(before + 1).min(left + 1);
+            *cell = left;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = line + 1;
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_nearly_the_same_are_seen_to_be() {
+        for (one, other, expected) in [
+            ("20-redact", "20-redact", 0),
+            ("20-redact", "20-redcat", 2),
+            ("20-redact", "20-redac", 1),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("10-acl", "20-redact", 6),
+        ] {
+            assert_eq!(differences(one, other), expected, "{one} {other}");
+        }
+    }
+}

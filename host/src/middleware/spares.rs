@@ -1,0 +1,160 @@
+//! Instances at hand: initialised, and asked nothing until another one fails.
+//!
+//! The instance that fails is gone with its store, and a fresh one takes its place while
+//! the same call is still under way: a spare, or one that is built on the spot where that
+//! was seen to be quick. So there is no time in which the policy decides about items that
+//! did the plugin no harm. A spare begins with no state, as any rebuilt instance does.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tracing::{info, warn};
+
+use super::PluginError;
+use super::bindings::{Fault, Instance};
+use super::isolation::Cause;
+use super::plugin::Plugin;
+
+/// The spares of one plugin.
+pub struct Spares {
+    ready: Mutex<Vec<Box<Instance>>>,
+    /// How many are wanted.
+    wanted: usize,
+    /// How many are being built.
+    under_way: AtomicUsize,
+    /// What the last instance took of a processor to build, in nanoseconds.
+    build_ns: AtomicU64,
+}
+
+/// Where an instance came from that took the place of one that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replacement {
+    /// It was at hand, and another is wanted.
+    Spare,
+    /// It was built on the spot.
+    Built,
+}
+
+impl Spares {
+    /// None yet; so many are wanted.
+    pub fn new(wanted: usize) -> Spares {
+        Spares {
+            ready: Mutex::default(),
+            wanted,
+            under_way: AtomicUsize::new(0),
+            build_ns: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// An instance took so much of a processor to build.
+    pub fn learn(&self, took: Duration) {
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.build_ns.store(ns, Ordering::Relaxed);
+    }
+
+    /// Whether an instance is built within this time.
+    fn is_quick(&self, time: Duration) -> bool {
+        Duration::from_nanos(self.build_ns.load(Ordering::Relaxed)) <= time
+    }
+
+    /// One of those at hand.
+    pub fn take(&self) -> Option<Box<Instance>> {
+        self.ready.lock().pop()
+    }
+
+    /// Ends those at hand.
+    pub fn clear(&self) {
+        let ended = std::mem::take(&mut *self.ready.lock());
+        drop(ended);
+    }
+
+    /// What the memories of those at hand hold.
+    pub fn memory_bytes(&self) -> Vec<usize> {
+        self.ready.lock().iter().map(|instance| instance.memory_bytes()).collect()
+    }
+}
+
+impl Plugin {
+    /// An instance to take the place of one that failed; none: it must be waited for.
+    pub(super) fn replacement(&self) -> Option<(Box<Instance>, Replacement)> {
+        if let Some(spare) = self.spares.take() {
+            return Some((spare, Replacement::Spare));
+        }
+        if !self.spares.is_quick(self.config.limits.call_budget) {
+            return None;
+        }
+        // Where it fails, the rebuild that follows fails as well, and counts.
+        let built = self.build().ok()?;
+        Some((Box::new(built), Replacement::Built))
+    }
+
+    /// Builds `count` spares now, whatever is wanted. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// The step that failed and why.
+    pub(super) fn build_spares(&self, count: usize) -> Result<(), PluginError> {
+        for _ in 0..count {
+            let built = Box::new(self.build()?);
+            self.spares.ready.lock().push(built);
+        }
+        Ok(())
+    }
+
+    /// Sees to it that as many spares are at hand as are wanted, off the path of messages.
+    pub(super) fn refill_after(&self, wait: Duration, is_rebuild: bool) {
+        let spares = &self.spares;
+        let at_hand = spares.ready.lock().len() + spares.under_way.load(Ordering::Relaxed);
+        if at_hand >= spares.wanted || self.is_parked() {
+            return;
+        }
+        spares.under_way.fetch_add(1, Ordering::Relaxed);
+        let own = self.own();
+        self.runtime().spawn(async move {
+            tokio::time::sleep(wait).await;
+            // What panics in there has been logged by the panic hook.
+            let _ = tokio::task::spawn_blocking(move || {
+                let Some(plugin) = own.upgrade() else { return };
+                plugin.refill(is_rebuild);
+            })
+            .await;
+        });
+    }
+
+    fn refill(&self, is_rebuild: bool) {
+        let built = match self.is_parked() {
+            true => None,
+            false => Some(self.build()),
+        };
+        self.spares.under_way.fetch_sub(1, Ordering::Relaxed);
+        match built {
+            None => {}
+            Some(Ok(instance)) => {
+                self.spares.ready.lock().push(Box::new(instance));
+                if is_rebuild {
+                    self.was_rebuilt("spare");
+                }
+            }
+            Some(Err(error)) => {
+                let fault = Fault { hook: error.step, problem: error.problem };
+                if !self.strike(Instant::now(), None, &fault, Cause::Plugin) {
+                    warn!(plugin = %self.identity, step = fault.hook, problem = fault.problem,
+                        "a spare instance of a plugin was not built");
+                    self.refill_after(self.backoff_max(), is_rebuild);
+                }
+            }
+        }
+        // Parked meanwhile: it is asked nothing any more.
+        if self.is_parked() {
+            self.spares.clear();
+        } else {
+            self.refill_after(Duration::ZERO, false);
+        }
+    }
+
+    pub(super) fn was_rebuilt(&self, instance: &str) {
+        self.stats.rebuilt();
+        info!(plugin = %self.identity, instance, "a plugin was rebuilt");
+    }
+}

@@ -1,34 +1,39 @@
-# make run         builds everything and starts the server with the example plugins
-# make build       leaves the server at target/release/switchyard
-# make production  leaves one that took longer to build and runs faster in target/production/
-# make release     leaves an archive of that to install from in target/dist/
+# make run         builds what a first look needs and starts the server with two example plugins
+# make build       leaves the server at target/release/switchyard: fast to build
+# make production  leaves the server at target/production/switchyard: slow to build, fast to run
+# make release     leaves an archive to install that from in target/dist/
 # make components  leaves the engine and the plugins in target/components/
 # make languages   leaves an example in Rust, JavaScript and Python in target/components/languages/
-# make test        everything there is to test, real clients included
 # make check       format and lints, as errors
+# make test-quick  format, lints, unit tests, transcripts, comparison with Redis: before each commit
+# make test        everything there is to test, real clients included, and short measurements
+# make measure     the short measurements: costs of plugins, nodes and messages
 # make fuzz        ten minutes of random inputs for each codec, or FUZZ_SECONDS=n
 # make wit-reference  leaves the contract's comments as a page: docs/plugins/reference.md
 # make node-host   the same engine component in a host written in JavaScript
 # make bench       what the sandbox costs: native and component engine side by side
+# make bench-cost  instructions and processor time for each message, compared with another commit
 # make bench-peers the server beside Redis, NATS, Bun and Node; takes an hour
 # make bench-languages what a plugin costs in Rust, JavaScript and Python
 # make bench-profile where a server's time goes: SERVER='redis-server' SCENARIO='1→1000, one at a time'
-# make bench-swaps how long swaps hold messages up
+# make bench-swaps how long swaps hold up messages
 
 CARGO ?= cargo
 WASM := wasm32-wasip2
 # Plugins that ship, and components that only tests need.
+RUN_PLUGINS := acl redact
 PLUGINS := acl jwt-auth rate-limit redact validate webhook-auth
 FOR_TESTS := asker probe stranger snoop bad-engine onlooker
 # One plugin, for comparison in all languages.
 IN_RUST := emoji
+COMPONENT = $(CARGO) build --profile component --target $(WASM)
 BUILT := target/$(WASM)/component
 OUT := target/components
 RUN := target/run/plugins
 
-.PHONY: run build production release components languages toolchain tools test check fuzz bench bench-languages bench-peers bench-profile bench-swaps node-host wit-reference
+.PHONY: run build production release engine run-plugins components languages toolchain tools check test-quick test measure fuzz bench bench-cost bench-languages bench-peers bench-profile bench-swaps node-host wit-reference
 
-run: build $(RUN)/10-acl.toml $(RUN)/20-redact.toml
+run: build run-plugins $(RUN)/10-acl.toml $(RUN)/20-redact.toml
 	@cp $(OUT)/acl.wasm $(RUN)/10-acl.wasm
 	@cp $(OUT)/redact.wasm $(RUN)/20-redact.wasm
 	@echo
@@ -42,10 +47,9 @@ $(RUN)/%.toml: | examples/plugins/%.toml
 	@mkdir -p $(RUN)
 	@cp examples/plugins/$*.toml $@
 
-build: components
+build: engine
 	$(CARGO) build --release --package switchyard
 
-# Slow to build and fast to run.
 production: components
 	$(CARGO) build --profile production --package switchyard
 
@@ -53,11 +57,18 @@ release: production
 	@sh packaging/release.sh target/production/switchyard $(OUT) target/dist
 
 # The engine by itself: plugins use its library, and must not export what it does.
-components: toolchain
-	$(CARGO) build --profile component --target $(WASM) --package guest-core --features component
+engine: toolchain
+	$(COMPONENT) --package guest-core --features component
 	@mkdir -p $(OUT)/test $(OUT)/languages
 	@name=guest-core; $(call place,$(OUT))
-	$(CARGO) build --profile component --target $(WASM) $(addprefix --package ,$(PLUGINS) $(FOR_TESTS) $(IN_RUST))
+
+# What `make run` starts with, and no more: the other plugins take three times as long.
+run-plugins: engine
+	$(COMPONENT) $(addprefix --package ,$(RUN_PLUGINS))
+	@for name in $(RUN_PLUGINS); do $(call place,$(OUT)); done
+
+components: engine
+	$(COMPONENT) $(addprefix --package ,$(PLUGINS) $(FOR_TESTS) $(IN_RUST))
 	@for name in $(PLUGINS); do $(call place,$(OUT)); done
 	@for name in $(FOR_TESTS); do $(call place,$(OUT)/test); done
 	@for name in $(IN_RUST); do $(call place,$(OUT)/languages); done
@@ -76,8 +87,18 @@ toolchain:
 tools:
 	@sh host/tests/clients/install.sh
 
+# The tools of the tests may be installed below .tools/.
+NEXTEST = PATH="$$PWD/.tools/cargo/bin:$$PATH" $(CARGO) nextest run --release --workspace
+
+test-quick: check tools
+	$(NEXTEST) --profile quick
+
 test: components tools languages
-	$(CARGO) test --release --workspace
+	$(NEXTEST)
+	@$(MAKE) --no-print-directory measure
+
+measure: components tools languages
+	$(NEXTEST) --profile measure
 
 check: components
 	$(CARGO) fmt --all --check
@@ -88,7 +109,7 @@ fuzz:
 	SWITCHYARD_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --release --package switchyard --test fuzz -- --nocapture
 
 bench: components
-	$(CARGO) run --release --package bench --bin sandbox
+	$(CARGO) run --profile production --package bench --bin sandbox
 
 # Short: make bench-peers RUN_SECONDS=0.5 RUNS=3
 RUN_SECONDS ?= 2
@@ -97,7 +118,7 @@ LOAD := target/release/load --switchyard target/production/switchyard
 PEERS := $(LOAD) --seconds $(RUN_SECONDS) --runs $(RUNS) --write bench/RESULTS.md
 
 bench-languages: languages
-	$(CARGO) run --release --package bench --bin languages
+	$(CARGO) run --profile production --package bench --bin languages
 
 bench-peers: production
 	@sh bench/peers/install.sh
@@ -113,6 +134,16 @@ bench-profile: production
 	$(CARGO) build --release --package bench --bin load --bin floor
 	@ulimit -n 20000 && sh bench/profile.sh target/profile \
 		taskset -c 1 $(LOAD) --pinned --runs 1 --seconds 5 --server '$(SERVER)' --scenario '$(SCENARIO)'
+
+# Compares with this commit: it is checked out and built below target/, once.
+REFERENCE ?= fd42a74
+REFERENCE_ROOT = target/reference/$(REFERENCE)
+COST_SECONDS ?= 1
+bench-cost: production tools
+	$(CARGO) build --release --package bench --bin load --bin floor
+	@sh bench/reference.sh $(REFERENCE) $(REFERENCE_ROOT)
+	ulimit -n 20000 && target/release/load --switchyard target/production/switchyard \
+		--against $(REFERENCE_ROOT) --seconds $(COST_SECONDS) $(COST_OPTIONS)
 
 bench-swaps: production
 	$(CARGO) build --release --package bench --bin load

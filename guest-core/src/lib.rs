@@ -23,7 +23,6 @@ pub mod glob;
 mod pattern_index;
 mod trie;
 
-#[cfg(any(test, feature = "model"))]
 pub mod model;
 
 #[cfg(all(target_family = "wasm", feature = "component"))]

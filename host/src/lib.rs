@@ -58,6 +58,5 @@ pub mod middleware;
 pub use switchyard_wasm as wasm;
 mod watch;
 
-#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod terminal;

@@ -21,7 +21,6 @@ use super::command::{
 };
 use super::websocket::{MessageKind, write_message};
 
-#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 
 /// The sub-protocol's name in `Sec-WebSocket-Protocol`.

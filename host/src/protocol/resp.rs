@@ -22,7 +22,6 @@ pub mod help;
 mod frames;
 mod reply;
 
-#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 
 pub use arguments::{Arguments, Burst};

@@ -102,6 +102,14 @@ if [ "$(cat .tools/plugins/python 2>/dev/null)" != "$componentize_py" ]; then
     echo "$componentize_py" >.tools/plugins/python
 fi
 
+# What runs the tests.
+nextest=0.9.143
+
+if ! cargo nextest --version >/dev/null 2>&1 && [ ! -x .tools/cargo/bin/cargo-nextest ]; then
+    cargo install --quiet --locked --root .tools/cargo "cargo-nextest@$nextest" ||
+        { echo "install.sh: cargo cannot install cargo-nextest@$nextest" >&2; exit 1; }
+fi
+
 # Has the packages of a program that is not there installed.
 need() {
     program=$1

@@ -5,6 +5,8 @@
 //! run a part. The servers' processor time for each message is the figure that
 //! drifts least; absolute figures of different runs do not compare.
 
+mod cost;
+mod count;
 mod fleet;
 mod report;
 mod scenarios;
@@ -18,6 +20,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
+use cost::{Builds, Rule};
+use count::Counter;
 use report::{Cell, Report};
 use scenarios::Scenario;
 use server::{KINDS, Kind, Places, Server};
@@ -60,6 +64,22 @@ struct Args {
     /// How often.
     #[arg(long, default_value_t = 1_000)]
     swaps: u32,
+    /// Instead: compares what the server costs with another build, in the checkout at this path,
+    /// and fails where it costs more than it may.
+    #[arg(long)]
+    against: Option<PathBuf>,
+    /// Pairs of runs of the two builds, for processor time.
+    #[arg(long, default_value_t = 11)]
+    pairs: usize,
+    /// Runs of each build in which instructions are counted.
+    #[arg(long, default_value_t = 3)]
+    counts: usize,
+    /// By how much instructions may rise, in per cent.
+    #[arg(long, default_value_t = 5.0)]
+    instructions_percent_max: f64,
+    /// By how much processor time may rise, in per cent.
+    #[arg(long, default_value_t = 10.0)]
+    cpu_percent_max: f64,
     /// One short run of one scenario of each kind against Switchyard: a check of the
     /// load itself.
     #[arg(long)]
@@ -108,7 +128,7 @@ fn main() -> Result<()> {
     let switchyard = root.join(&args.switchyard).canonicalize().context("--switchyard")?;
     // It is built with the load.
     let floor = std::env::current_exe()?.with_file_name("floor");
-    let places = Places { root, switchyard, floor };
+    let places = Places::new(root, switchyard, floor.clone())?;
     let is_asked = |words: &[String], name: &str| {
         words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
     };
@@ -121,9 +141,20 @@ fn main() -> Result<()> {
     if let Some(part) = args.swap {
         return swap(&args, &places, part);
     }
-    let all = if args.quick { QUICK } else { SCENARIOS };
+    let all = match (&args.against, args.quick) {
+        (Some(_), _) => cost::SCENARIOS,
+        (None, true) => QUICK,
+        (None, false) => SCENARIOS,
+    };
     let scenarios: Vec<Scenario> =
         all.iter().copied().filter(|s| is_asked(&args.scenario, &s.name())).collect();
+    if let Some(checkout) = &args.against {
+        let reference = Places::of_checkout(checkout, &args.switchyard, floor)?;
+        let kinds: Vec<Kind> =
+            kinds.into_iter().filter(|kind| kind.is_switchyard() && !kind.is_variant()).collect();
+        let builds = Builds { measured: places, reference };
+        return cost::compare(&builds, &kinds, &scenarios, args.rule());
+    }
     if args.profile.is_some() {
         let asked = (kinds.len(), scenarios.len(), args.runs);
         ensure!(
@@ -165,7 +196,7 @@ fn main() -> Result<()> {
 
 fn run(args: &Args, places: &Places, scenario: Scenario, kind: Kind) -> Result<scenarios::Figures> {
     // Fresh for each: what one scenario leaves behind is not paid for by the next.
-    let server = Server::start(kind, places, args.pinned.then_some("0"))?;
+    let server = Server::start(kind, places, args.pinned.then_some("0"), Counter::Off)?;
     let perf = args.profile.as_deref().map(|file| server.profile(file)).transpose()?;
     let figures = scenario.run(&server, kind.wire, Duration::from_secs_f64(args.seconds));
     drop(server);
@@ -180,7 +211,7 @@ fn run(args: &Args, places: &Places, scenario: Scenario, kind: Kind) -> Result<s
 fn swap(args: &Args, places: &Places, part: Part) -> Result<()> {
     let kind =
         *KINDS.iter().find(|kind| kind.name == "switchyard/ws+plugin").context("it is there")?;
-    let server = Server::start(kind, places, None)?;
+    let server = Server::start(kind, places, None, Counter::Off)?;
     let pauses = swaps::measure(&server, kind, part, args.swaps)?;
     println!(
         "{} swaps of the {}, pause in us: median {}, p99 {}, p99.9 {}, longest {}",
@@ -195,6 +226,17 @@ fn swap(args: &Args, places: &Places, part: Part) -> Result<()> {
 }
 
 impl Args {
+    fn rule(&self) -> Rule {
+        Rule {
+            pairs: self.pairs,
+            counts: self.counts,
+            time: Duration::from_secs_f64(self.seconds),
+            instructions_percent_max: self.instructions_percent_max,
+            cpu_percent_max: self.cpu_percent_max,
+            pinned: self.pinned,
+        }
+    }
+
     fn title(&self) -> String {
         let where_ = match self.pinned {
             true => "the server on the first core, the load on the second",

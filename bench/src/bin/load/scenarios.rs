@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
 
+use crate::count::Counting;
 use crate::fleet::{Fleet, is_closed};
 use crate::server::{Kind, Server};
 use crate::wire::{Wire, ask};
@@ -51,6 +52,8 @@ pub struct Figures {
     pub answer_us: Option<Histogram<u64>>,
     /// Resident memory for each connection.
     pub bytes_each: Option<f64>,
+    /// The server's user-space instructions, where they were counted.
+    pub instructions: Option<u64>,
 }
 
 impl Scenario {
@@ -157,11 +160,13 @@ fn micros(since: Instant, now: Instant) -> u64 {
 struct Stretch {
     started: Instant,
     cpu_seconds: f64,
+    counting: Counting,
 }
 
 impl Stretch {
     fn begin(server: &Server) -> Result<Stretch> {
-        Ok(Stretch { cpu_seconds: server.cpu_seconds()?, started: Instant::now() })
+        let counting = server.begin_count()?;
+        Ok(Stretch { cpu_seconds: server.cpu_seconds()?, started: Instant::now(), counting })
     }
 
     fn end(self, server: &Server, count: usize) -> Result<Figures> {
@@ -169,6 +174,7 @@ impl Stretch {
             count: count as f64,
             seconds: self.started.elapsed().as_secs_f64(),
             cpu_seconds: server.cpu_seconds()? - self.cpu_seconds,
+            instructions: self.counting.end(server.home.path())?,
             ..Figures::default()
         })
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::count::{Counter, Counting};
 use crate::wire::Wire;
 
 /// A server that can be measured.
@@ -63,6 +64,7 @@ pub struct Server {
     child: Child,
     /// Its log, line by line.
     log: Mutex<mpsc::Receiver<String>>,
+    counter: Counter,
     /// Plugins and engine are in here.
     pub home: tempfile::TempDir,
 }
@@ -76,21 +78,88 @@ pub struct Places {
     pub switchyard: PathBuf,
     /// What answers and does nothing besides.
     pub floor: PathBuf,
+    /// Lines for its config file that this build knows.
+    config: String,
 }
+
+/// What every build knows: room for what the scenarios do.
+const CONFIG: &str = "\
+    limits.connections_max = 20000
+    limits.subscriptions_max = 100000
+    limits.names_per_command_max = 100000
+    http.handshakes_max = 20000
+    plugins.debounce_ms = 1
+";
+
+/// Under callgrind a call takes fifty times as long.
+const CONFIG_UNDER_CALLGRIND: &str = "\
+    plugins.call_budget_ms = 60000
+    plugins.init_budget_ms = 60000
+    engine.call_budget_ms = 60000
+";
+
+/// What only newer builds know: limits that a scenario passes. One setting a line.
+const CONFIG_OF_NEWER: &str = "\
+    limits.patterns_max = 200000
+";
+
+impl Places {
+    /// A server, beside the components of its checkout.
+    ///
+    /// # Errors
+    ///
+    /// The server cannot be started.
+    pub fn new(root: PathBuf, switchyard: PathBuf, floor: PathBuf) -> Result<Places> {
+        let home = tempfile::tempdir()?;
+        let file = home.path().join("switchyard.toml");
+        let mut config = CONFIG.to_owned();
+        for line in CONFIG_OF_NEWER.lines() {
+            fs::write(&file, line)?;
+            let checked = Command::new(&switchyard)
+                .args(["serve", "--check", "--config"])
+                .arg(&file)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .with_context(|| format!("cannot start {}", switchyard.display()))?;
+            if checked.success() {
+                config.push_str(line);
+                config.push('\n');
+            }
+        }
+        Ok(Places { root, switchyard, floor, config })
+    }
+}
+
+/// How long a server may take to listen; under callgrind it compiles its components slowly.
+const START_TIME_MAX: Duration = Duration::from_secs(90);
 
 impl Server {
     /// Starts a server and waits until it listens. On these processors, if any are
     /// named.
-    pub fn start(kind: Kind, places: &Places, cpus: Option<&str>) -> Result<Server> {
+    /// Its instructions can be counted by `counter`.
+    pub fn start(
+        kind: Kind,
+        places: &Places,
+        cpus: Option<&str>,
+        counter: Counter,
+    ) -> Result<Server> {
         // The port that was free a moment ago may be taken: while nobody listens there, who
         // tries to connect may be given it.
-        Server::try_start(kind, places, cpus).or_else(|_| Server::try_start(kind, places, cpus))
+        let start = || Server::try_start(kind, places, cpus, counter);
+        start().or_else(|_| start())
     }
 
-    fn try_start(kind: Kind, places: &Places, cpus: Option<&str>) -> Result<Server> {
+    fn try_start(
+        kind: Kind,
+        places: &Places,
+        cpus: Option<&str>,
+        counter: Counter,
+    ) -> Result<Server> {
         let home = tempfile::tempdir()?;
         let port = free_port()?;
-        let words = kind.command(places, port, home.path())?;
+        let mut words = counter.prefix(home.path());
+        words.extend(kind.command(places, port, home.path(), counter)?);
         let (program, arguments) = words.split_first().context("there is a program")?;
         let mut command = match cpus {
             Some(cpus) => {
@@ -117,15 +186,20 @@ impl Server {
                 let _ = lines.send(line);
             }
         });
-        let mut server = Server { port, child, log: Mutex::new(log), home };
+        let mut server = Server { port, child, log: Mutex::new(log), counter, home };
         let started = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let ended = server.child.try_wait()?;
             ensure!(ended.is_none(), "{program} ended: {:?}", server.last_words());
-            ensure!(started.elapsed() < Duration::from_secs(30), "{program} does not listen");
+            ensure!(started.elapsed() < START_TIME_MAX, "{program} does not listen");
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(server)
+    }
+
+    /// Begins to count its instructions.
+    pub fn begin_count(&self) -> Result<Counting> {
+        self.counter.begin(self.child.id(), self.home.path())
     }
 
     /// The processor time that its threads have taken, in seconds.
@@ -194,7 +268,13 @@ impl Kind {
         matches!(self.program, Program::Switchyard { plugins, is_native } if is_native || plugins > 1)
     }
 
-    fn command(self, places: &Places, port: u16, home: &Path) -> Result<Vec<String>> {
+    fn command(
+        self,
+        places: &Places,
+        port: u16,
+        home: &Path,
+        counter: Counter,
+    ) -> Result<Vec<String>> {
         let word = |path: PathBuf| path.to_string_lossy().into_owned();
         let tools = places.root.join(".tools/bench");
         let port = port.to_string();
@@ -237,12 +317,11 @@ impl Kind {
                 let engine = home.join("engine.wasm");
                 fs::copy(places.root.join("target/components/guest-core.wasm"), &engine)?;
                 let config = home.join("switchyard.toml");
-                fs::write(
-                    &config,
-                    "limits.connections_max = 20000\nlimits.subscriptions_max = 100000\n\
-                     limits.names_per_command_max = 100000\nhttp.handshakes_max = 20000\n\
-                     plugins.debounce_ms = 1\n",
-                )?;
+                let slow = match counter {
+                    Counter::Callgrind => CONFIG_UNDER_CALLGRIND,
+                    Counter::Off | Counter::Perf => "",
+                };
+                fs::write(&config, places.config.clone() + slow)?;
                 let (http, resp) = match self.wire {
                     Wire::Resp => ("127.0.0.1:0".to_owned(), format!("127.0.0.1:{port}")),
                     Wire::Json | Wire::Nats => (format!("127.0.0.1:{port}"), "off".to_owned()),

@@ -50,13 +50,11 @@ enum Source {
 
 impl Burst {
     /// How many requests there are.
-    #[cfg(any(test, feature = "fuzzing"))]
     pub fn len(&self) -> usize {
         self.requests.len()
     }
 
     /// Whether there is none.
-    #[cfg(any(test, feature = "fuzzing"))]
     pub fn is_empty(&self) -> bool {
         self.requests.is_empty()
     }
@@ -78,7 +76,6 @@ impl Burst {
     }
 
     /// The requests alone.
-    #[cfg(any(test, feature = "fuzzing"))]
     pub fn requests<'a>(
         &'a self,
         buffer: &'a [u8],
@@ -124,7 +121,6 @@ impl Burst {
     }
 
     /// The memory held, in bytes.
-    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn memory(&self) -> usize {
         self.requests.capacity() * size_of::<Place>()
             + self.spans.capacity() * size_of::<Span>()

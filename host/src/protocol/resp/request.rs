@@ -292,7 +292,6 @@ impl RequestParser {
     }
 
     /// The memory held, in bytes.
-    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn memory(&self) -> usize {
         self.spans.capacity() * size_of::<Span>()
     }

@@ -334,7 +334,7 @@ mod tests {
             ("20-redact", "20-redac", 1),
             ("", "abc", 3),
             ("abc", "", 3),
-            ("10-acl", "20-redact", 6),
+            ("10-acl", "20-redact", 5),
         ] {
             assert_eq!(differences(one, other), expected, "{one} {other}");
         }

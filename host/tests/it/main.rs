@@ -48,6 +48,7 @@ mod one_command;
 mod outside;
 mod pattern_bombs;
 mod recheck;
+mod returned;
 mod slow_consumer;
 mod swap;
 mod swap_under_load;

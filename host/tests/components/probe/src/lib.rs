@@ -54,6 +54,7 @@ impl lifecycle::Guest for Probe {
                 Ok(())
             }
             Init::Error => Err("the probe was told to refuse".to_owned()),
+            Init::LongError => Err("told to refuse ".repeat(140_000)),
             Init::Trap => trap(),
             Init::Loop => stall(),
         }
@@ -221,6 +222,7 @@ fn act_on(action: &Action, payload: &mut Vec<u8>) {
             NUMBER.set(NUMBER.get() + 1);
             payload.extend_from_slice(format!("#{}", NUMBER.get()).as_bytes());
         }
+        Action::Grow(bytes) => payload.resize(payload.len() + bytes, b'.'),
         Action::Count(key) => payload.extend_from_slice(format!("={}", count(key)).as_bytes()),
         Action::CountFor { key, ttl_ms } => {
             let count = counters::add(key, 1, *ttl_ms);

@@ -41,6 +41,8 @@ pub enum Init {
     #[default]
     Ok,
     Error,
+    /// With words of 2 MiB.
+    LongError,
     Trap,
     Loop,
 }
@@ -118,6 +120,8 @@ pub enum Action {
     },
     /// Appends `:` and the attribute's value to the payload.
     Show(String),
+    /// Appends this many bytes to the payload.
+    Grow(usize),
     /// Says that this many received it.
     Absorb(u64),
     /// Publishes on this channel.
@@ -231,7 +235,7 @@ impl Behaviour {
             Action::Refuse { .. } => ![Disconnect, Deliver].contains(&hook),
             Action::Note { .. } => [Connect, Authenticate].contains(&hook),
             Action::WrongCount => [Access, Publish, Deliver].contains(&hook),
-            Action::Stamp | Action::Number => [Publish, Deliver].contains(&hook),
+            Action::Stamp | Action::Number | Action::Grow(_) => [Publish, Deliver].contains(&hook),
             Action::CountFor { .. } => hook == Publish,
             Action::Show(_) | Action::Absorb(_) | Action::Rename(_) => hook == Publish,
             Action::Narrow(_) => hook == Deliver,

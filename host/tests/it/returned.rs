@@ -1,0 +1,84 @@
+//! What plugins return is held to the limits that clients are held to.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::support::admin::Operator;
+use crate::support::components;
+use crate::support::raw::exchange;
+use crate::support::server::{Launch, Server};
+
+const CONFIG: &str = "shutdown.timeout_ms = 100\nlimits.payload_bytes_max = 1024\n";
+
+async fn with_probe(config: &Value) -> Result<(Server, tempfile::TempDir)> {
+    let directory = components::directory()?;
+    components::configure(directory.path(), "probe", config)?;
+    let probe = components::built("test/probe")?;
+    components::write_atomically(&components::path(directory.path(), "probe"), &probe)?;
+    let plugins = Some(directory.path().to_owned());
+    let server = Launch { plugins, ..Launch::with_config(CONFIG) }.start().await?;
+    Ok((server, directory))
+}
+
+/// Refused on the way in; on the way out left to the policy, and counted as a fault.
+#[tokio::test]
+async fn a_payload_that_a_plugin_makes_is_no_larger_than_any() -> Result<()> {
+    for (hook, policy, code) in [
+        ("on_publish", "closed", "TOOLARGE"),
+        ("on_publish", "open", "TOOLARGE"),
+        ("on_deliver", "closed", "TOOLARGE"),
+        ("on_deliver", "open", ""),
+    ] {
+        let config = json!({"policy": policy, "settings": {(hook): {"grow": 1024}}});
+        let (server, _directory) = with_probe(&config).await?;
+        let mut listener = server.client().await?;
+        listener.call(json!(["SUBSCRIBE", "a"])).await?;
+        let mut client = server.client().await?;
+        let answer = client.call(json!(["PUBLISH", "a", "x"])).await?;
+        let its_code = answer.pointer("/1/code").and_then(Value::as_str).unwrap_or_default();
+        ensure!(its_code == code, "{hook}, {policy}: answered {answer}");
+        if code.is_empty() {
+            let came = listener.next_json().await?;
+            ensure!(came == json!(["message", "a", "x"]), "{hook}, {policy}: {came} came");
+        }
+        ensure!(listener.call(json!(["PING"])).await? == json!(["OK", "PONG"]));
+        let shown = Operator::of(&server).await?.get("/v1/plugins/probe")?;
+        ensure!(shown["state"] == "running", "{shown}");
+        if hook == "on_deliver" {
+            let words = shown.pointer("/failures/0/message").and_then(Value::as_str);
+            ensure!(words.is_some_and(|words| words.contains("payload_bytes_max")), "{shown}");
+        }
+        server.stop().await?;
+    }
+    Ok(())
+}
+
+/// The same number over both doors, and one that both carry.
+#[tokio::test]
+async fn a_plugin_tells_of_no_more_receivers_than_can_be_counted() -> Result<()> {
+    let absorb = json!({"settings": {"on_publish": {"absorb": i64::MAX}}});
+    let (server, _directory) = with_probe(&absorb).await?;
+    let answer = server.client().await?.call(json!(["PUBLISH", "a", "x"])).await?;
+    ensure!(answer == json!(["OK", 9_007_199_254_740_991_u64]), "answered {answer}");
+    let said = exchange(server.resp_address().await?, "PUBLISH a x\r\nQUIT\r\n").await?;
+    ensure!(said.starts_with(":9007199254740991\r\n"), "{said:?}");
+    server.stop().await
+}
+
+#[tokio::test]
+async fn what_a_plugin_says_of_its_failure_is_cut() -> Result<()> {
+    let directory = components::directory()?;
+    components::install(
+        directory.path(),
+        "probe",
+        &components::built("test/probe")?,
+        &json!({"init": "long_error"}),
+    )?;
+    let path = directory.path().to_str().context("a path in UTF-8")?;
+    let mut server = Server::run_with(&["serve", "--http", "127.0.0.1:0", "--plugins", path])?;
+    let (status, _) = server.exit().await?;
+    ensure!(status.code() == Some(1));
+    let log = server.log();
+    ensure!(log.contains("told to refuse") && log.len() < 10_000, "{} bytes", log.len());
+    Ok(())
+}

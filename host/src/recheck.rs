@@ -392,22 +392,23 @@ impl Check {
         if walk.is_over() {
             self.walks().pop_front();
         }
+        // No plugin was asked about those that stay.
+        self.asked += found.len();
         for (connection, kind, refused) in found {
             let ended = hub.end_refused(&connection, kind, &[refused], None);
             self.ended += ended.unwrap_or_default();
         }
-        self.asked += looked_at;
         Step::Checked { names: looked_at }
     }
 
     fn report(&self) {
-        let Check { due: Recheck { plugin, against }, asked, ended, unanswered, .. } = self;
+        let Check { due: Recheck { plugin, .. }, asked, ended, unanswered, .. } = self;
         let plugin = &plugin.identity;
         let ms = self.began.elapsed().as_millis() as u64;
         if *unanswered > 0 {
             warn!(%plugin, asked, ended, unanswered, ms,
                 "existing subscriptions stay because the plugin could not answer about all of them");
-        } else if *asked > 0 && (*against == Against::Access || *ended > 0) {
+        } else if *asked > 0 {
             info!(%plugin, asked, ended, ms, "existing subscriptions were checked again");
         } else {
             debug!(%plugin, asked, ended, ms, "existing subscriptions were checked again");

@@ -45,6 +45,9 @@ const REVISIONS_MAX: usize = 3;
 /// not be what parks it.
 const FAULTS_MAX: usize = 3;
 
+/// What a timer was late for is made up for, but for no more than this.
+const LATE_MAX: Duration = Duration::from_millis(10);
+
 /// The first wait for an instance that is not there; it doubles with each further one.
 const RETRY_TIME: Duration = Duration::from_millis(50);
 /// The longest wait.
@@ -84,8 +87,8 @@ impl Pace {
     /// A slice of so many names began and ended then. Others have the plugin at least as long.
     fn spent(&mut self, names: usize, began: Instant, ended: Instant) {
         let time = Duration::from_secs_f64(names as f64 / self.names_per_second_max as f64);
-        // What the timer was late for is made up for, but for no more than a slice.
-        let due = self.next.max(began.checked_sub(time).unwrap_or(began)) + time;
+        let earliest = began.checked_sub(LATE_MAX).unwrap_or(began);
+        let due = self.next.max(earliest) + time;
         self.next = due.max(ended + (ended - began));
     }
 }

@@ -30,7 +30,7 @@ pub(super) const CALL_BYTES_MAX: usize = 64 << 10;
 /// number that JSON and RESP both carry unchanged.
 const RECEIVERS_MAX: u64 = (1 << 53) - 1;
 /// How many items it is shown in one call, for the same reason.
-pub(super) const CALL_ITEMS_MAX: usize = 256;
+const CALL_ITEMS_MAX: usize = 256;
 
 /// Cuts items into what a plugin is shown in one call each, with what each call weighs: no more
 /// than `weight_max` says then, if it is not a single item.

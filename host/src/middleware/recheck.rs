@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::Middleware;
 use super::call_size::ITEM_WEIGHT;
-use super::chain::{Action, Asked, CALL_BYTES_MAX, CALL_ITEMS_MAX, Call, Chain, Seen, failed};
+use super::chain::{Action, Asked, CALL_BYTES_MAX, Call, Chain, Seen, failed};
 use super::isolation::Cause;
 use super::plugin::Plugin;
 use super::stats::{Hook, Verdict};
@@ -123,6 +123,10 @@ impl Question {
     }
 }
 
+/// How many names one call may be about: fewer than on the data path, so that who waits for the
+/// instance, or for a processor, waits less.
+const ITEMS_MAX: usize = 64;
+
 /// How much one call may be about.
 #[derive(Clone, Copy)]
 pub struct Room {
@@ -134,12 +138,12 @@ pub struct Room {
 impl Room {
     /// For a plugin that may be shown so much in one call.
     fn of(weight: usize) -> Room {
-        Room { items: CALL_ITEMS_MAX, bytes: CALL_BYTES_MAX, weight: weight.max(1) }
+        Room { items: ITEMS_MAX, bytes: CALL_BYTES_MAX, weight }
     }
 
     /// Takes room for one more name. False: there is none. There always is for the first.
     pub fn take(&mut self, bytes: usize) -> bool {
-        let is_first = self.items == CALL_ITEMS_MAX;
+        let is_first = self.items == ITEMS_MAX;
         let weight = bytes + ITEM_WEIGHT;
         let has_room = self.items > 0 && bytes <= self.bytes && weight <= self.weight;
         if !(is_first || has_room) {

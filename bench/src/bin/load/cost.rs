@@ -108,7 +108,9 @@ pub fn compare(builds: &Builds, kinds: &[Kind], scenarios: &[Scenario], rule: Ru
         rule.pairs,
         rule.time.as_secs_f64(),
     );
-    println!("| scenario | server | instructions, reference | change | CPU µs, reference | change |");
+    println!(
+        "| scenario | server | instructions, reference | change | CPU µs, reference | change |"
+    );
     println!("|---|---|---|---|---|---|");
     let mut above = Vec::new();
     let (mut instruction_ratios, mut cpu_ratios) = (Vec::new(), Vec::new());

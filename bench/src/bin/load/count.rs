@@ -182,7 +182,10 @@ impl Perf {
         // perf answers "ack\n" and, in some versions, a zero byte.
         let mut answer = [0; 4];
         self.answers.read_exact(&mut answer).context("perf did not answer")?;
-        ensure!(answer.trim_ascii().ends_with(b"ack") || answer.contains(&b'a'), "perf: {answer:?}");
+        ensure!(
+            answer.trim_ascii().ends_with(b"ack") || answer.contains(&b'a'),
+            "perf: {answer:?}"
+        );
         Ok(())
     }
 

@@ -13,6 +13,7 @@
 # make node-host   the same engine component in a host written in JavaScript
 # make bench       what the sandbox costs: native and component engine side by side
 # make bench-cost  instructions and processor time for each message, compared with another commit
+# make bench-hostile well-behaved clients beside hostile ones, in a bounded control group; as root
 # make bench-peers the server beside Redis, NATS, Bun and Node; takes an hour
 # make bench-languages what a plugin costs in Rust, JavaScript and Python
 # make bench-profile where a server's time goes: SERVER='redis-server' SCENARIO='1→1000, one at a time'
@@ -31,7 +32,7 @@ BUILT := target/$(WASM)/component
 OUT := target/components
 RUN := target/run/plugins
 
-.PHONY: run build production release engine run-plugins components languages toolchain tools check test-quick test measure fuzz bench bench-cost bench-languages bench-peers bench-profile bench-swaps node-host wit-reference
+.PHONY: run build production release engine run-plugins components languages toolchain tools check test-quick test measure fuzz bench bench-cost bench-hostile bench-languages bench-peers bench-profile bench-swaps node-host wit-reference
 
 run: build run-plugins $(RUN)/10-acl.toml $(RUN)/20-redact.toml
 	@cp $(OUT)/acl.wasm $(RUN)/10-acl.wasm
@@ -144,6 +145,11 @@ bench-cost: production tools
 	@sh bench/reference.sh $(REFERENCE) $(REFERENCE_ROOT)
 	ulimit -n 20000 && target/release/load --switchyard target/production/switchyard \
 		--against $(REFERENCE_ROOT) --seconds $(COST_SECONDS) $(COST_OPTIONS)
+
+# Well-behaved clients beside each kind of hostile one, and beside all of them.
+bench-hostile: production
+	$(CARGO) build --release --package bench --bin hostile
+	ulimit -n 20000 && taskset -c 1 target/release/hostile $(HOSTILE_OPTIONS)
 
 bench-swaps: production
 	$(CARGO) build --release --package bench --bin load

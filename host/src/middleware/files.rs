@@ -93,12 +93,15 @@ impl Middleware {
             let placed = directory::read(directory, &slot, self.config.defaults)
                 .and_then(|files| self.place_found(&mut changes, files, by));
             if let Err(error) = placed {
+                let mut is_known = false;
                 if error.step == "read" {
-                    // Tried again at the next look: the process may be out of descriptors.
+                    // Tried again at the next look, and said once: the process may be out of
+                    // descriptors.
                     changes.seen.remove(&slot);
+                    let refused = self.refused.lock();
+                    is_known = *by != By::Signal
+                        && refused.get(&slot).is_some_and(|(_, known)| *known == error);
                 }
-                let is_known =
-                    self.refused.lock().get(&slot).is_some_and(|(_, known)| *known == error);
                 if !is_known {
                     self.was_refused(&slot, &error, by);
                 }

@@ -154,11 +154,13 @@ fn fragile(strikes: u32, on_park: &str) -> Value {
 }
 
 /// Has the plugin fail until it is parked, for the so many-th time. What one connection
-/// causes counts once, so each failure is that of another.
+/// causes counts once, so each failure is that of another. Of two instances it is always the
+/// same: ids follow one another.
 async fn park(server: &Server, times: usize) -> Result<String> {
     let began = Instant::now();
     while server.log().matches(PARKED).count() < times {
-        server.client().await?.call(json!(["PUBLISH", "a", "boom"])).await?;
+        let (mut client, _served_by_the_other) = (server.client().await?, server.client().await?);
+        client.call(json!(["PUBLISH", "a", "boom"])).await?;
         ensure!(began.elapsed() < PATIENCE, "it is not parked");
     }
     let lines = server.wait_for_logs(PARKED, times).await?;

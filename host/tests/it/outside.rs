@@ -345,9 +345,10 @@ async fn a_call_that_asks_has_a_budget_like_others() -> Result<()> {
     is_refused(&client.call(json!(["AUTH", "spin"])).await?, "UNAVAILABLE", "asker")?;
     let line = server.wait_for_log("a plugin failed when it asked").await?;
     ensure!(line.contains("more than its budget of 10 ms"), "{line}");
-    // The next one asks in a new instance, and the second strike parks it.
+    // The next one asks in a new instance, and the second client that strikes parks it.
     assert_eq!(client.call(json!(["AUTH", service.url("/ok")])).await?, json!(["OK", "OK"]));
-    is_refused(&client.call(json!(["AUTH", "spin"])).await?, "UNAVAILABLE", "asker")?;
+    let mut other = server.client().await?;
+    is_refused(&other.call(json!(["AUTH", "spin"])).await?, "UNAVAILABLE", "asker")?;
     server.wait_for_log("a plugin was parked").await?;
     let refused = client.call(json!(["AUTH", service.url("/ok")])).await?;
     is_refused(&refused, "UNAVAILABLE", "asker")?;

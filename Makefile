@@ -49,7 +49,7 @@ $(RUN)/%.toml: | examples/plugins/%.toml
 	@cp examples/plugins/$*.toml $@
 
 build: engine
-	$(CARGO) build --release --package switchyard
+	$(CARGO) build --release --workspace --bin switchyard
 
 production: components
 	$(CARGO) build --profile production --package switchyard

@@ -30,6 +30,7 @@ pub const CONTRACT: &[File] = embedded!(
     "deliveries.wit",
     "engine.wit",
     "lifecycle.wit",
+    "listing.wit",
     "log.wit",
     "messages.wit",
     "snapshot.wit",

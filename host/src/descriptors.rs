@@ -60,6 +60,12 @@ pub fn are_exhausted(error: &io::Error) -> bool {
 /// A descriptor that is there when no other is.
 pub struct Reserve(Option<File>);
 
+impl Default for Reserve {
+    fn default() -> Reserve {
+        Reserve::new()
+    }
+}
+
 impl Reserve {
     /// One that is kept, if there is one.
     pub fn new() -> Reserve {

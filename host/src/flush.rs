@@ -61,7 +61,7 @@ impl Drop for Flushing {
 async fn flush_all(connections: Vec<Arc<Connection>>) {
     let mut flushing = Flushing(connections.into_iter());
     let mut written = 0;
-    while let Some(connection) = flushing.0.next() {
+    for connection in flushing.0.by_ref() {
         written += flush(&connection.outbox);
         if written > BYTES_IN_A_ROW_MAX {
             written = 0;

@@ -137,7 +137,7 @@ impl Gatherings {
             .fold(true, |is_little, (_, publication)| work.take(&publication.channel) && is_little);
         let is_few = gathered.publications + speaker.publications.len() <= gathered.room;
         // Who comes first is always taken, or what was learnt would hold for ever.
-        if !is_first && !(is_few && is_little) {
+        if !(is_first || is_few && is_little) {
             return Err(speaker);
         }
         if is_first {

@@ -433,13 +433,16 @@ fn refused_of(answers: &[Answer]) -> Vec<Refused<'_>> {
         .collect()
 }
 
+/// A connection, a kind of names, and the last name that was walked over.
+type At = (Arc<Connection>, Kind, Option<Box<[u8]>>);
+
 /// How far the subscriptions of some connections have been walked over.
 struct Walk {
     /// One of the connections: all are served by the same instance.
     served: ConnectionId,
     ids: std::vec::IntoIter<ConnectionId>,
     /// At which connection, in which kind of names, and behind which.
-    at: Option<(Arc<Connection>, Kind, Option<Box<[u8]>>)>,
+    at: Option<At>,
     /// Whether a call about this connection, and others, failed before.
     is_of_suspect: bool,
     failures: u32,

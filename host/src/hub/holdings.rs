@@ -188,8 +188,8 @@ impl Holdings {
         for connection in all {
             let subscriptions = connection.subscriptions();
             let state = self.state.lock();
-            let of = |pattern: &Box<[u8]>| on_longest(state.costs.steps_of(pattern));
-            let steps = subscriptions.patterns.iter().map(of).sum();
+            let of = |pattern: &[u8]| on_longest(state.costs.steps_of(pattern));
+            let steps = subscriptions.patterns.iter().map(|pattern| of(pattern)).sum();
             connection.holds.steps.store(steps, Ordering::Relaxed);
         }
     }

@@ -184,7 +184,7 @@ mod tests {
             assert_eq!(kept, outboxes * MIB);
             let all = kept + input + history + names + engine_and_plugins;
             assert!(all < bytes_max, "{budget:?}");
-            assert!(input <= 100 * MIB && input >= 25 * MIB, "{budget:?}");
+            assert!((25 * MIB..=100 * MIB).contains(&input), "{budget:?}");
         }
     }
 

@@ -18,6 +18,7 @@ use super::plugin::Plugin;
 
 /// The spares of one plugin.
 pub struct Spares {
+    #[expect(clippy::vec_box, reason = "they are moved to their places without a copy")]
     ready: Mutex<Vec<Box<Instance>>>,
     /// How many are wanted.
     wanted: usize,

@@ -279,6 +279,7 @@ fn instances(server: &Server) -> Result<usize> {
 }
 
 /// Waits until the plugin has an instance and its spares, and no other is under way.
+#[expect(clippy::indexing_slicing, reason = "what is not there fails the test")]
 async fn operator_sees_all_spares(server: &Server) -> Result<()> {
     let operator = Operator::of(server).await?;
     let began = Instant::now();

@@ -226,10 +226,9 @@ async fn one_address_does_not_take_what_is_for_all() -> Result<()> {
         deaf.push(deaf_reader(address, from, channel).await?);
     }
     let mut publisher = TcpStream::connect(address).await?;
-    let mut number = 0;
-    for channel in ["other"; 6].into_iter().chain(["one", "two"].into_iter().cycle().take(16)) {
+    let channels = ["other"; 6].into_iter().chain(["one", "two"].into_iter().cycle().take(16));
+    for (number, channel) in channels.enumerate() {
         publish(&mut publisher, channel, &payload(number)).await?;
-        number += 1;
     }
     ensure!(closed_for(&server, "outboxes").await? == 0);
     ensure!(closed_for(&server, "outboxes_of_address").await? >= 1, "none was closed");
@@ -296,7 +295,15 @@ async fn half_sent_requests_do_not_take_the_server_along() -> Result<()> {
     let (code, reason) = first.next_close().await?;
     ensure!(code == Some(4107) && reason.contains("limits.input_bytes_total_max"), "{reason}");
     drop((half, websockets));
-    wait_for_memory_below(&server, &mut witness, before + 12 * MIB).await?;
+    // When the allocator gives the memory back to the system is its business.
+    let operator = Operator::of(&server).await?;
+    let let_go = async {
+        while budget(&operator.get("/v1/memory")?, "input")? > 0 {
+            witness.look().await?;
+        }
+        anyhow::Ok(())
+    };
+    within(PATIENCE, "the end of what was received in part", let_go).await??;
     witness.look().await?;
     server.stop().await
 }

@@ -117,8 +117,9 @@ async fn of_a_mask() -> Result<()> {
     const CARD: &str = r"(?:\d\p{Cf}*){4}(?:[\s\p{Pd}]?(?:\d\p{Cf}*){4}){3}";
     let rule = |rule: Value| {
         let mut all = json!({"channels": ["*"], "action": "mask"});
-        let both = all.as_object_mut().zip(rule.as_object().cloned());
-        both.map(|(all, rule)| all.extend(rule));
+        if let Some((all, rule)) = all.as_object_mut().zip(rule.as_object().cloned()) {
+            all.extend(rule);
+        }
         all
     };
     let card = rule(json!({"regex": CARD, "no_digit_beside": true}));

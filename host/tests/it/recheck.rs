@@ -378,6 +378,7 @@ async fn quick_swaps_lose_nothing_that_is_allowed() -> Result<()> {
 
 /// Subscribes and unsubscribes until it is over. Every count that the server says must be the
 /// one that follows from what it said before.
+#[expect(clippy::indexing_slicing, reason = "what is not there fails the test")]
 async fn come_and_go(
     mut client: Resp,
     number: usize,

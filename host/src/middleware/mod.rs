@@ -281,6 +281,12 @@ impl Middleware {
                         let file = directory::wasm_file(directory, &slot);
                         error!(%io, file = %file.display(), "the file in use was not written back");
                     }
+                    // What is there now is in use: the next look at the directory finds no change.
+                    if let Ok(listing) = directory::list(directory)
+                        && let Some(fingerprint) = listing.slots.get(&slot)
+                    {
+                        changes.seen.insert(slot.clone(), fingerprint.clone());
+                    }
                 }
                 return Err(failure);
             }

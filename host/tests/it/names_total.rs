@@ -6,6 +6,7 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 
+use crate::support::admin::Operator;
 use crate::support::resp::{self, Resp};
 use crate::support::server::{Launch, Server};
 
@@ -42,13 +43,9 @@ async fn subscribe(
 }
 
 async fn name_bytes(server: &Server) -> Result<f64> {
-    let admin = server.admin_url().await?;
-    let address = admin
-        .trim_start_matches("http://")
-        .trim_end_matches('/')
-        .parse::<std::net::SocketAddr>()?;
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\n\r\n");
-    let text = crate::support::raw::exchange(address, &request).await?;
+    let operator = Operator::of(server).await?;
+    let head = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\n", operator.authority());
+    let (_, _, text) = operator.exchange(&head, b"")?;
     let line = text.lines().find(|line| line.starts_with("switchyard_name_bytes "));
     let value = line.and_then(|line| line.rsplit(' ').next());
     Ok(value.ok_or_else(|| anyhow::anyhow!("no such metric in {text}"))?.parse()?)

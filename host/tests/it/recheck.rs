@@ -262,7 +262,7 @@ async fn a_recheck_counts_nothing_against_a_client() -> Result<()> {
     });
     components::install(plugins.path(), "20-probe", &probe, &counts)?;
     server.wait_for_logs(CHECKED, 5).await?;
-    std::fs::remove_file(components::path(plugins.path(), "10-rate-limit"))?;
+    Operator::of(&server).await?.ask("DELETE", "/v1/plugins/10-rate-limit", None)?;
     server.wait_for_log("a plugin was removed").await?;
     ensure!(client.call(json!(["SUBSCRIBE", "n.1", "n.2"])).await? == json!(["OK", 8]));
     components::write_atomically(

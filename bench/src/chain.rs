@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use switchyard::config::Config;
 use switchyard::hub::connections::{Connection, Connections};
 use switchyard::hub::encoding::Encoding;
+use switchyard::limits::LiveLimits;
 use switchyard::middleware::bindings::CompiledPlugin;
 use switchyard::middleware::chain::Chain;
 use switchyard::middleware::counters::Counters;
@@ -48,6 +49,7 @@ impl Bench {
             rebuild_backoff: config.plugins.rebuild_backoff,
             rebuild_backoff_max: config.plugins.rebuild_backoff_max,
             parked: Arc::default(),
+            limits: Arc::new(LiveLimits::new(&config.limits)),
         };
         Ok(Bench { wasm: wasm.clone(), config, surroundings, connection, _runtime: runtime })
     }

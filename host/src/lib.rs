@@ -33,7 +33,7 @@ mod connection;
 mod door;
 mod flush;
 mod gathering;
-mod limits;
+pub mod limits;
 pub mod protocol;
 mod publish;
 mod session;

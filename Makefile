@@ -7,7 +7,7 @@
 # make check       format and lints, as errors
 # make test-quick  format, lints, unit tests, transcripts, comparison with Redis: before each commit
 # make test        everything there is to test, real clients included, and short measurements
-# make measure     the short measurements: costs of plugins, nodes and messages
+# make measure     the short measurements: costs of plugins and nodes, and a short load
 # make fuzz        ten minutes of random inputs for each codec, or FUZZ_SECONDS=n
 # make wit-reference  leaves the contract's comments as a page: docs/plugins/reference.md
 # make node-host   the same engine component in a host written in JavaScript

@@ -58,7 +58,7 @@ pub struct Rule {
 pub enum Target {
     /// Text: in what the strings and numbers of a JSON document say, and in payloads
     /// that are none.
-    Text(Text),
+    Text(Box<Text>),
     /// A value in a JSON document.
     Value(Pointer),
 }

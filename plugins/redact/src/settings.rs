@@ -109,12 +109,12 @@ fn read_rule(raw: RawRule, number: usize, cache_bytes: usize) -> Result<Rule, St
         return Err("`raw` and `no_digit_beside` go with a `regex` only".to_owned());
     }
     let target = match (raw.regex, raw.pointer) {
-        (Some(regex), None) => Target::Text(Text {
+        (Some(regex), None) => Target::Text(Box::new(Text {
             search: Search::new(&regex, cache_bytes)
                 .map_err(|reason| format!("the regex `{regex}` cannot be read: {reason}"))?,
             is_raw: is_raw.unwrap_or(false),
             no_digit_beside: no_digit_beside.unwrap_or(false),
-        }),
+        })),
         (None, Some(pointer)) => Target::Value(Pointer::parse(&pointer)?),
         _ => return Err("give it either a `regex` or a `pointer`".to_owned()),
     };

@@ -67,7 +67,7 @@ impl<'a> Reading<'a> {
             at += 1 + length;
         }
         spelt_at.push(self.source_of(text.len()));
-        is_changed.then(|| Reading {
+        is_changed.then_some(Reading {
             text: Cow::Owned(decoded),
             spelt_at: Some(spelt_at),
             offset: self.offset,
@@ -113,7 +113,7 @@ fn escape(rest: &[u8], escapes: Escapes) -> Option<(char, usize)> {
                 let code = hexadecimal(rest.get(2..length)?)?;
                 return Some((char::from_u32(code).unwrap_or('\u{fffd}'), length + 1));
             }
-            return Some(unit(rest)?);
+            return unit(rest);
         }
         b'x' if escapes == Escapes::Any => {
             return Some((char::from_u32(hexadecimal(rest.get(1..3)?)?)?, 3));

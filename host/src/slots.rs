@@ -276,15 +276,15 @@ impl Slot {
         self.began
     }
 
-    /// Polls what waits for the peer: once it has been waited for as long as the
-    /// listener's patience, the place may be dropped. What comes meanwhile changes
-    /// nothing about that, so that sending little by little keeps no place.
+    /// Polls what waits for the peer: once the place has been taken for as long as the
+    /// listener's patience, it may be dropped. What comes until then changes nothing about
+    /// that, so that sending little by little keeps no place.
     pub async fn waits<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         std::future::poll_fn(|context| match future.as_mut().poll(context) {
             Poll::Pending => {
                 if self.progress.load(Ordering::Relaxed) == FRESH {
-                    self.idles(self.slots.patience);
+                    self.idles_from(self.began, self.slots.patience);
                 }
                 Poll::Pending
             }
@@ -295,8 +295,11 @@ impl Slot {
 
     /// The peer is waited for from here on; after this time the place may be dropped.
     pub fn idles(&self, patience: Duration) {
-        let at = self.slots.at(Instant::now() + patience);
-        self.progress.store(at, Ordering::Relaxed);
+        self.idles_from(Instant::now(), patience);
+    }
+
+    fn idles_from(&self, from: Instant, patience: Duration) {
+        self.progress.store(self.slots.at(from + patience), Ordering::Relaxed);
     }
 
     /// The server is at work for the peer: the place is kept.

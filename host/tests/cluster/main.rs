@@ -5,19 +5,7 @@
 //! its own backplane on free ports and may run beside any other. No test sleeps,
 //! but where an outage lasts as long as it is said to last.
 
-#[allow(dead_code, reason = "it is shared with `it`, which needs other parts of it")]
-#[path = "../it/support/mod.rs"]
-mod support;
-
-#[allow(dead_code, reason = "it is shared with `redis`, which needs other parts of it")]
-#[path = "../redis/client.rs"]
-mod client;
-#[allow(dead_code, reason = "it is shared with `redis`, which needs other parts of it")]
-#[path = "../redis/notation.rs"]
-mod notation;
-#[allow(dead_code, reason = "it is shared with `redis`, which needs other parts of it")]
-#[path = "../redis/value.rs"]
-mod value;
+use switchyard_test_support::{self as support, client, value};
 
 mod backplane;
 mod listener;

@@ -4,19 +4,15 @@
 //! `tests/clients/install.sh` gets what drives the browser, at a pinned version, and
 //! Debian's Chromium. Without them the tests fail and say so.
 
-#[allow(dead_code, reason = "it is shared with `it`, which needs other parts of it")]
-#[path = "../it/support/mod.rs"]
-mod support;
-
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use support::admin::Operator;
-use support::components;
-use support::server::{Launch, Server};
-use support::websocket::{Client, Upgrade};
+use switchyard_test_support::admin::Operator;
+use switchyard_test_support::components;
+use switchyard_test_support::server::{Launch, Server};
+use switchyard_test_support::websocket::{Client, Upgrade};
 use tempfile::TempDir;
 
 /// A server with one plugin, which stamps what is published.

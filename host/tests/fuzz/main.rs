@@ -14,13 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use peak_alloc::PeakAlloc;
 use switchyard::fuzzing::{JSON, RESP, Random, Target, mutation};
-
-#[path = "../redis/notation.rs"]
-#[allow(dead_code, reason = "only commands are read here")]
-mod notation;
-#[path = "../redis/value.rs"]
-#[allow(dead_code, reason = "only commands are written here")]
-mod value;
+use switchyard_test_support::{notation, value};
 
 #[global_allocator]
 static HEAP: PeakAlloc = PeakAlloc;

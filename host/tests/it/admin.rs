@@ -702,14 +702,14 @@ async fn a_trace_shows_what_each_plugin_said() -> Result<()> {
         operator.start(&["plugin", "trace", "--connection", &id.to_string(), "--json"])?;
     let mut by_other = operator.start(&["plugin", "trace", "--connection", "999", "--json"])?;
     for trace in [&mut by_channel, &mut by_connection, &mut by_other] {
-        ensure!(trace.next()?.is_some_and(|line| line["kind"] == "began"));
+        ensure!(trace.next_line()?.is_some_and(|line| line["kind"] == "began"));
     }
     ensure!(operator.get("/v1/stats")?["traces"] == 3);
     ensure!(echo(&mut client, "xy").await? == "xy@00000001@00000001");
     client.call(json!(["PUBLISH", "b", "bad"])).await?;
     client.call(json!(["PUBLISH", "a", "bad"])).await?;
     let mut seen = Vec::new();
-    while let Some(line) = by_channel.next()? {
+    while let Some(line) = by_channel.next_line()? {
         seen.push(line);
     }
     let said: Vec<Value> = seen
@@ -744,7 +744,7 @@ async fn a_trace_shows_what_each_plugin_said() -> Result<()> {
 
     let mut channels = Vec::new();
     for _ in 0..7 {
-        let line = by_connection.next()?.context("it goes on")?;
+        let line = by_connection.next_line()?.context("it goes on")?;
         channels.push(line["channel"].as_str().unwrap_or("?").to_owned());
     }
     ensure!(channels == ["a", "a", "a", "b", "b", "a", "a"], "{channels:?}");
@@ -758,8 +758,8 @@ async fn a_trace_shows_what_each_plugin_said() -> Result<()> {
     // The end of the server is said.
     let stopping = house.server.stop();
     stopping.await?;
-    ensure!(by_other.next()?.is_some_and(|line| line["why"] == "the server is ending"));
-    ensure!(by_other.next()?.is_none());
+    ensure!(by_other.next_line()?.is_some_and(|line| line["why"] == "the server is ending"));
+    ensure!(by_other.next_line()?.is_none());
     Ok(())
 }
 
@@ -773,7 +773,7 @@ async fn a_trace_that_is_not_read_drops_and_says_so() -> Result<()> {
     let wasm = json!({"wasm": BASE64_STANDARD.encode(probe(1)?), "config": STAMPING});
     ensure!(operator.ask("POST", "/v1/plugins/10-probe", Some(&wasm))?.0 == 200);
     let mut trace = operator.start(&["plugin", "trace", "--channel", "*", "--json"])?;
-    ensure!(trace.next()?.is_some_and(|line| line["kind"] == "began"));
+    ensure!(trace.next_line()?.is_some_and(|line| line["kind"] == "began"));
     let (status, error) = operator.ask("GET", "/v1/trace?connection=1", None)?;
     ensure!((status, &error["code"]) == (503, &json!("too-many-traces")), "{error}");
     let mut client = listener(&server).await?;
@@ -788,7 +788,7 @@ async fn a_trace_that_is_not_read_drops_and_says_so() -> Result<()> {
     }
     let mut said = 0;
     let dropped = loop {
-        let line = trace.next()?.context("it goes on")?;
+        let line = trace.next_line()?.context("it goes on")?;
         match line["kind"].as_str() {
             Some("dropped") => break line["count"].as_u64().context("a number")?,
             _ => said += 1,
@@ -834,9 +834,9 @@ async fn answers_are_as_documented() -> Result<()> {
         check(&openapi, &schema(name), &operator.get(path)?).context(path)?;
     }
     let mut trace = operator.start(&["plugin", "trace", "--channel", "*", "--json"])?;
-    check(&openapi, &schema("TraceLine"), &trace.next()?.context("it begins")?)?;
+    check(&openapi, &schema("TraceLine"), &trace.next_line()?.context("it begins")?)?;
     echo(&mut client, "x").await?;
-    check(&openapi, &schema("TraceLine"), &trace.next()?.context("it goes on")?)?;
+    check(&openapi, &schema("TraceLine"), &trace.next_line()?.context("it goes on")?)?;
     // Each operation is served: none is unknown or has another method.
     for (path, methods) in openapi["paths"].as_object().context("paths")? {
         let path = path.replace("{plugin}", "nothing").replace("{connection}", "0");

@@ -180,14 +180,15 @@ async fn a_plugin_that_fails_too_often_is_parked_until_it_is_replaced() -> Resul
     for word in ["ERROR", "plugin=probe@", "policy=Closed", "strikes=3", "panicked"] {
         ensure!(line.contains(word), "{word:?} is not said: {line}");
     }
-    // A rebuild would take a millisecond: many calls later there still is none.
+    // A rebuild would take a millisecond: many calls later there still is none. The last
+    // spare is not always built before the strike that parks the plugin.
     for _ in 0..200 {
         let answer = client.call(json!(["PUBLISH", "a", "x"])).await?;
         ensure!(is_unavailable(&answer), "a parked plugin let through: {answer}");
     }
     let log = server.log();
     let rebuilt = log.matches("a plugin was rebuilt").count();
-    ensure!(rebuilt == STRIKES as usize - 1, "it was rebuilt {rebuilt} times: {log}");
+    ensure!(rebuilt < STRIKES as usize, "it was rebuilt {rebuilt} times: {log}");
 
     components::write_atomically(&components::path(directory.path(), "probe"), &probe(1)?)?;
     server.wait_for_log("a plugin was swapped").await?;

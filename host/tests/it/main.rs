@@ -4,7 +4,7 @@
 //! own on a free port and may run beside any other. No test sleeps: it waits for
 //! what must come, with a deadline that only a broken server meets.
 
-mod support;
+use switchyard_test_support as support;
 
 mod tokens;
 mod transcript;

@@ -5,14 +5,9 @@
 //! own on a free port and may run beside any other. No test sleeps: it waits for
 //! what must come, with a deadline that only a broken server meets.
 
-#[allow(dead_code, reason = "it is shared with `it`, which needs other parts of it")]
-#[path = "../it/support/mod.rs"]
-mod support;
+use switchyard_test_support::{self as support, client, notation, value};
 
-mod client;
-mod notation;
 mod redis_server;
-mod value;
 
 mod conversation;
 mod differences;

@@ -9,13 +9,15 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::switchyard;
+
 /// A shell for commands that somebody typed in this folder, one after the other, with
 /// `switchyard` on the path.
 pub fn shell(folder: &Path) -> Result<Command> {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..").canonicalize()?;
     let tools = repository.join(".tools/plugins");
     ensure!(tools.exists(), "there is no {}; run host/tests/clients/install.sh", tools.display());
-    let binaries = Path::new(env!("CARGO_BIN_EXE_switchyard")).parent();
+    let binaries = switchyard().parent();
     let binaries = binaries.context("the binary is in a folder")?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path: Vec<PathBuf> =

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
-use super::{PATIENCE, within};
+use crate::{PATIENCE, within};
 
 /// The least time between two connections of one task, so that the flood leaves some of
 /// the machine to the server.

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use super::{PATIENCE, within};
+use crate::{PATIENCE, within};
 
 /// A request as it came.
 #[derive(Debug, Clone)]

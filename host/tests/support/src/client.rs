@@ -11,10 +11,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::server::Server;
-use crate::support::websocket::{self, Upgrade, describe};
-use crate::support::{PATIENCE, within};
+use crate::server::Server;
 use crate::value::{self, Value};
+use crate::websocket::{self, Upgrade, describe};
+use crate::{PATIENCE, within};
 
 /// A connection.
 pub struct RespClient {

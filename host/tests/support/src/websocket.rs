@@ -11,7 +11,7 @@ use tokio::net::{TcpSocket, TcpStream};
 pub use switchyard::authors::conversation::client::describe;
 pub use switchyard::authors::conversation::client::{Close, Upgrade};
 
-use super::{PATIENCE, within};
+use crate::{PATIENCE, within};
 
 /// A client made of tokio-tungstenite.
 pub type Client = switchyard::authors::conversation::client::Client<TcpStream>;

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use anyhow::{Context, Result, ensure};
 use tokio::sync::watch;
 
-use super::{PATIENCE, within};
+use crate::{PATIENCE, within};
 
 /// A running process. Dropping it kills it, and shows what it wrote: the test
 /// harness prints that when the test fails.

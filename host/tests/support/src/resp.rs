@@ -7,24 +7,13 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::{PATIENCE, within};
+pub use crate::value::command;
+use crate::{PATIENCE, within};
 
 /// A connection to the listener for Redis clients.
 pub struct Resp {
     reader: BufReader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
-}
-
-/// One command, as it is sent.
-pub fn command(words: &[impl AsRef<[u8]>]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
-    for word in words {
-        let word = word.as_ref();
-        bytes.extend(format!("${}\r\n", word.len()).bytes());
-        bytes.extend(word);
-        bytes.extend(b"\r\n");
-    }
-    bytes
 }
 
 impl Resp {
@@ -57,7 +46,8 @@ impl Resp {
     /// The elements of an array of bulk strings and numbers, as text.
     pub async fn array(&mut self) -> Result<Vec<String>> {
         let head = self.line().await?;
-        let length: usize = head.strip_prefix('*').context("an array")?.parse()?;
+        let length: usize =
+            head.strip_prefix('*').with_context(|| format!("not an array: {head}"))?.parse()?;
         let mut elements = Vec::with_capacity(length);
         for _ in 0..length {
             let head = self.line().await?;

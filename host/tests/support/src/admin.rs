@@ -7,8 +7,8 @@ use std::process::{Child, Command, Output, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::PATIENCE;
-use super::server::Server;
+use crate::server::Server;
+use crate::{PATIENCE, switchyard};
 
 /// Somebody who operates a server.
 pub struct Operator {
@@ -99,7 +99,7 @@ impl Operator {
 
     /// The binary with these words, at this server.
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+        let mut command = Command::new(switchyard());
         command.args(words).args(["--admin", &self.url]).env_remove("SWITCHYARD_ADMIN_TOKEN");
         if let Some(token) = &self.token {
             command.env("SWITCHYARD_ADMIN_TOKEN", token);
@@ -146,7 +146,7 @@ impl Done {
 
 impl Running {
     /// Its next line as JSON; none: it has ended.
-    pub fn next(&mut self) -> Result<Option<Value>> {
+    pub fn next_line(&mut self) -> Result<Option<Value>> {
         let mut line = String::new();
         match self.stdout.read_line(&mut line)? {
             0 => Ok(None),

@@ -1,28 +1,40 @@
-//! What the tests share: a running server, clients for it, components to load.
+//! What the programs of tests share: a running server, clients for it, components to load.
+//!
+//! A crate of its own, so that it is compiled once.
 
-#[allow(dead_code, reason = "only `tests/it` operates a server")]
+#![allow(missing_docs, reason = "what tests use is not published")]
+
 pub mod admin;
+pub mod client;
 pub mod components;
-#[allow(dead_code, reason = "only `tests/it` floods a server")]
 pub mod flood;
-#[allow(dead_code, reason = "only `tests/it` has plugins that ask")]
 pub mod http_service;
 pub mod node_host;
+pub mod notation;
 pub mod process;
-#[allow(dead_code, reason = "each test program needs another part of it")]
 pub mod raw;
-#[allow(dead_code, reason = "only `tests/it` sends Redis commands by hand")]
 pub mod resp;
 pub mod server;
-#[allow(dead_code, reason = "only `tests/it` builds plugins")]
 pub mod toolchains;
+pub mod value;
 pub mod websocket;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use anyhow::{Context, Result};
 
 pub use switchyard::authors::conversation::client::{PATIENCE, within};
+
+/// The program that is tested: cargo builds it with the tests, and puts it where they are.
+pub fn switchyard() -> &'static Path {
+    static SWITCHYARD: LazyLock<PathBuf> = LazyLock::new(|| {
+        let test = std::env::current_exe().expect("a test is a program");
+        let built = test.ancestors().nth(2).expect("it is in a folder of what was built");
+        built.join("switchyard")
+    });
+    &SWITCHYARD
+}
 
 /// The names of the files in a folder, without their endings, in order: for tests
 /// that play files, to see that none is left out.

@@ -10,10 +10,10 @@ use std::sync::LazyLock;
 
 use anyhow::{Context, Result, ensure};
 
-use super::server::Launch;
+use crate::server::Launch;
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/node-host")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../examples/node-host")
 }
 
 /// The command that starts it on a free port, with the limits that the config

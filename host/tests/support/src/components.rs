@@ -16,7 +16,7 @@ const STAMP: &[u8] = b"@@stamp:00000000";
 /// The bytes of a built component, such as `acl` or `test/probe`.
 pub fn built(name: &str) -> Result<Vec<u8>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../target/components")
+        .join("../../../target/components")
         .join(name)
         .with_extension("wasm");
     std::fs::read(&path)

@@ -11,11 +11,10 @@ use std::process::{Command, ExitStatus, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use super::node_host;
-use super::process::{Pipe, Process};
-use super::websocket::{Client, RawClient, Upgrade};
-
-const SWITCHYARD: &str = env!("CARGO_BIN_EXE_switchyard");
+use crate::node_host;
+use crate::process::{Pipe, Process};
+use crate::switchyard;
+use crate::websocket::{Client, RawClient, Upgrade};
 
 /// Which engine the server runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,11 +92,11 @@ impl Launch {
             words.extend(["--config".into(), file.into()]);
         }
         let mut command = match self.ulimit {
-            None => Command::new(SWITCHYARD),
+            None => Command::new(switchyard()),
             Some(ulimit) => {
                 let mut shell = Command::new("sh");
                 let script = format!("ulimit {ulimit} && exec \"$0\" \"$@\"");
-                shell.args(["-c", &script, SWITCHYARD]);
+                shell.args(["-c", &script]).arg(switchyard());
                 shell
             }
         };
@@ -119,7 +118,7 @@ impl Server {
     /// may not come up at all.
     pub fn run_with(words: &[&str]) -> Result<Server> {
         let home = tempfile::tempdir().context("cannot make a home for the server")?;
-        let mut command = Command::new(SWITCHYARD);
+        let mut command = Command::new(switchyard());
         command.args(words);
         Server::start(command, home)
     }
@@ -162,7 +161,6 @@ impl Server {
     }
 
     /// Where its admin API is: `http://…`.
-    #[allow(dead_code, reason = "only `tests/it` asks")]
     pub async fn admin_url(&self) -> Result<String> {
         self.process.line_with(Pipe::Stdout, "http://").await
     }

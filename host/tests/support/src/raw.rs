@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{PATIENCE, within};
+use crate::{PATIENCE, within};
 
 /// Says this and no more; what is answered until the end.
 pub async fn exchange(address: SocketAddr, says: &str) -> Result<String> {

@@ -223,7 +223,7 @@ struct Word<'a>(&'a [u8]);
 impl fmt::Display for Word<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match std::str::from_utf8(self.0) {
-            Ok(text) if super::notation::is_word(text) => f.write_str(text),
+            Ok(text) if crate::notation::is_word(text) => f.write_str(text),
             _ => write!(f, "{}", Quoted(self.0)),
         }
     }

@@ -44,7 +44,10 @@ async fn follow(language: &str) -> Result<()> {
     ensure!(said.contains("steps as expected"), "{said}");
 
     let plugins = components::directory()?;
-    let launch = Launch { plugins: Some(plugins.path().to_owned()), ..Launch::default() };
+    // The listener answers no pings while a large component is compiled.
+    let patient = "websocket.ping_interval_ms = 600000";
+    let launch =
+        Launch { plugins: Some(plugins.path().to_owned()), ..Launch::with_config(patient) };
     let server = launch.start().await?;
     let operator = Operator::of(&server).await?;
     let mut listener = server.client().await?;

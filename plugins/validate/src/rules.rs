@@ -318,6 +318,25 @@ mod tests {
         assert!(found.iter().any(|it| it.as_ref().is_err_and(|it| it.code == "UNAVAILABLE")));
     }
 
+    /// Each array writes down what is in it, with all that is in that.
+    #[test]
+    fn unique_items_cost_what_is_in_them() {
+        let schema = json!({"uniqueItems": true, "items": {"$ref": "#"}});
+        let rule = json!({"name": "a", "channels": ["*"], "schema": schema});
+        let settings = json!({"rules": [rule], "depth_max": 127});
+        let Ok(rules) = settings::read(&settings.to_string()) else {
+            panic!("{settings} is refused");
+        };
+        let numbers = json!((0..1_000).collect::<Vec<_>>()).to_string();
+        let deep = format!("{}{numbers}{}", "[".repeat(100), "]".repeat(100));
+        let code = |payload: &str| match rules.check_all(&[("a", payload.as_bytes())]).first() {
+            Some(Err(refused)) => Some(refused.code),
+            _ => None,
+        };
+        assert_eq!(code(&numbers), None);
+        assert_eq!(code(&deep), Some("TOOLARGE"));
+    }
+
     /// A regex that takes exponential time elsewhere.
     #[test]
     fn patterns_take_linear_time() {

@@ -2,9 +2,10 @@
 //!
 //! That one puts items into a hash table whose hashes are easy to make collide:
 //! `[1,[2]]` and `[[1],2]` have one, and so have numbers that are one double. An
-//! array of such items then costs its length squared. Here they are sorted.
+//! array of such items then costs its length squared. Here they are sorted: see
+//! [`crate::work`] for what that costs.
 
-use std::collections::BTreeSet;
+use std::fmt::{self, Write};
 
 use jsonschema::{Keyword, ValidationError, paths::Location};
 use serde_json::{Map, Value};
@@ -37,12 +38,17 @@ impl<'i> Keyword<'i> for UniqueItems {
     fn is_valid(&self, instance: &'i Value) -> bool {
         match instance {
             Value::Array(items) if self.is_asked && items.len() > 1 => {
-                let mut seen = BTreeSet::new();
-                items.iter().all(|item| {
-                    let mut text = String::new();
+                let mut text = String::new();
+                let mut ends = vec![];
+                for item in items {
                     write(item, &mut text);
-                    seen.insert(text)
-                })
+                    ends.push(text.len());
+                }
+                let starts = std::iter::once(0).chain(ends.iter().copied());
+                let mut written: Vec<_> =
+                    starts.zip(&ends).map(|(start, end)| text.get(start..*end)).collect();
+                written.sort_unstable();
+                written.array_windows().all(|[one, next]| one != next)
             }
             _ => true,
         }
@@ -56,9 +62,9 @@ fn write(value: &Value, text: &mut String) {
         Value::Number(number) => match number.as_f64() {
             Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 1e18 => {
                 // Exact within these bounds.
-                text.push_str(&(float as i64).to_string());
+                append(text, float as i64);
             }
-            _ => text.push_str(&number.to_string()),
+            _ => append(text, number),
         },
         Value::Array(items) => {
             text.push('[');
@@ -72,14 +78,18 @@ fn write(value: &Value, text: &mut String) {
             text.push('{');
             let sorted: std::collections::BTreeMap<_, _> = members.iter().collect();
             for (key, value) in sorted {
-                text.push_str(&Value::from(key.as_str()).to_string());
+                append(text, Value::from(key.as_str()));
                 write(value, text);
                 text.push(',');
             }
             text.push('}');
         }
-        Value::Null | Value::Bool(_) | Value::String(_) => text.push_str(&value.to_string()),
+        Value::Null | Value::Bool(_) | Value::String(_) => append(text, value),
     }
+}
+
+fn append(text: &mut String, what: impl fmt::Display) {
+    write!(text, "{what}").expect("a String takes all there is");
 }
 
 #[cfg(test)]

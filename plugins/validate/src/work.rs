@@ -99,6 +99,8 @@ enum InPlace {
 struct Subschema {
     /// What it costs by itself.
     cost: f64,
+    /// What it costs for each place below its own, however deep.
+    cost_below: f64,
     in_place: Vec<(InPlace, usize)>,
     /// Of these one at most concerns a member of an object, ...
     one_of_members: Vec<usize>,
@@ -275,7 +277,7 @@ impl<'a> Graph<'a> {
                 // A regex is compiled, and a text may be one that is laborious.
                 "format" if value == "regex" => found.cost += REGEX_CHECKS,
                 "format" => found.cost += 1.0,
-                "uniqueItems" => found.cost += 1.0,
+                "uniqueItems" if value == &Value::Bool(true) => found.cost_below += UNIQUE_CHECKS,
                 _ => found.cost += 0.1,
             }
         }
@@ -402,6 +404,7 @@ impl<'a> Graph<'a> {
         let mut explained = vec![0.0; count];
         let mut work = Work { valid: vec![], explained: vec![] };
         let mut remembered = f64::INFINITY;
+        let below: f64 = self.subschemas.iter().map(|subschema| subschema.cost_below).sum();
         for depth in 0..=depth_max {
             let (valid_above, explained_above) = (valid, explained);
             valid = vec![0.0; count];
@@ -419,8 +422,8 @@ impl<'a> Graph<'a> {
                 let (own_valid, own_explained) = match depth {
                     0 => (subschema.cost, subschema.cost),
                     _ => (
-                        below(&valid_above, &valid_above),
-                        below(&explained_above, &explained_above),
+                        below(&valid_above, &valid_above) + subschema.cost_below,
+                        below(&explained_above, &explained_above) + subschema.cost_below,
                     ),
                 };
                 let mut totals = (own_valid, own_explained, own_valid);
@@ -447,6 +450,8 @@ impl<'a> Graph<'a> {
             if depth == 0 && self.is_memoised {
                 remembered = REPEATED * valid.iter().sum::<f64>();
             }
+            // What is below a place is gone through for each place that it is below.
+            let remembered = remembered + REPEATED * below * depth as f64;
             work.valid.push(at(&valid, 0).min(remembered));
             work.explained.push(at(&explained, 0));
         }
@@ -480,3 +485,6 @@ const FRACTION_CHECKS: f64 = 40.0;
 
 /// What compiling a regex costs, in checks.
 const REGEX_CHECKS: f64 = 40.0;
+
+/// What writing a value costs, to compare it with others, in checks.
+const UNIQUE_CHECKS: f64 = 2.0;

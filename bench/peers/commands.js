@@ -1,4 +1,4 @@
-// What a client of the benchmark says, and is told: the part of Switchyard's JSON
+// The commands and replies of the benchmark's clients: the part of Switchyard's JSON
 // sub-protocol that the load uses, so that one load serves every WebSocket server.
 "use strict";
 

@@ -1,5 +1,5 @@
-//! What measuring takes: a clock that a busy machine does not advance, two sides
-//! that take turns, a plugin to ask, a table, and where the numbers come from.
+//! Tools for measuring: a clock of processor time, the comparison of two sides in alternating
+//! batches, a plugin to call, a table, and a description of the machine.
 //!
 //! What is measured is up to the programs in `src/bin`.
 

@@ -1,8 +1,8 @@
-//! Two sides that do the same, measured in turns.
+//! Two sides that do the same, measured in alternating batches.
 //!
-//! On a machine that others use too, a number alone says little: what disturbs
-//! one side must disturb the other alike. So they take turns, batch by batch, and
-//! what counts is the thread's processor time, of which the median batch is told.
+//! On a shared machine an absolute number says little: a disturbance must affect both sides
+//! alike. So batches of the two sides alternate. The result is the thread's processor time in
+//! the median batch.
 
 use std::time::Duration;
 
@@ -44,9 +44,9 @@ impl Comparison {
     }
 }
 
-/// Has the native side and the component do batches in turns. `batch` is given a
-/// side and answers what it took of the processor (see `time`); `things` is how
-/// many things a batch does, and the answer is told for one of them.
+/// Runs batches of the native side and of the component alternately. `batch` receives a side
+/// and returns the processor time that it took (see `time`); `things` is the number of
+/// operations in a batch, and the result is for one of them.
 ///
 /// # Errors
 ///
@@ -62,7 +62,7 @@ where
     let mut native_times = Vec::with_capacity(BATCHES);
     let mut component_times = Vec::with_capacity(BATCHES);
     for number in 0..WARM_UP_BATCHES + BATCHES {
-        // Who is first finds the caches as the other left them: both are, in turn.
+        // The first side finds the caches as the other left them, so the order alternates.
         let (of_native, of_component);
         if number % 2 == 0 {
             of_native = batch(native)?;

@@ -4,9 +4,8 @@
 //! processor on every machine, and counts the same each time, so that 5 % is a change
 //! and not chance. `counts.txt` holds
 //! what is expected; `SWITCHYARD_RENEW_COUNTS=1 cargo test --release --workspace --test
-//! counts` writes it anew, for a change that is worth its cost, and the commit says
-//! why. An incremental build, or one of this package alone, is another program with
-//! other counts.
+//! counts` rewrites it, for a change that is worth its cost, and the commit says why. An
+//! incremental build, or one of this package alone, is another program with other counts.
 
 use std::collections::BTreeMap;
 use std::fs;

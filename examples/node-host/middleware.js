@@ -11,7 +11,7 @@
 export function onPublish(connection, channel, payload) {
   const name = channel.toString();
 
-  // Refused: the publisher is told why, in a word for programs and one for people.
+  // Refused: the publisher receives a code for programs and a message for people.
   if (name.startsWith("system.")) {
     const message = "only the server publishes on system.*";
     return { tag: "reject", val: { code: "NOPERM", message } };

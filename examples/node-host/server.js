@@ -130,7 +130,7 @@ for (const signal of ["SIGINT", "SIGTERM"]) {
       connection.say(goaway);
       connection.close(1001, reason);
     }
-    // With nothing left to do the process ends by itself; whoever is slower is cut off.
+    // The process exits by itself when all connections are closed; the timeout closes the rest.
     setTimeout(() => process.exit(), CLOSE_TIMEOUT_MS).unref();
   });
 }

@@ -29,7 +29,7 @@ const { files } = await transpile(component, {
 });
 mkdirSync(output, { recursive: true });
 for (const [file, bytes] of Object.entries(files)) {
-  // By a rename, so that a server that starts meanwhile reads no half of a file.
+  // By a rename, so that a server that starts at the same time reads no incomplete file.
   writeFileSync(`${file}.${process.pid}`, bytes);
   renameSync(`${file}.${process.pid}`, file);
 }

@@ -36,7 +36,7 @@ impl FanOuts {
         self.groups.clear();
     }
 
-    /// Adds a group of these subscribers, of whom there is at least one.
+    /// Adds a group of these subscribers. There must be at least one.
     pub(crate) fn push(
         &mut self,
         publication: usize,

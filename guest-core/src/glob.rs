@@ -26,8 +26,8 @@ use segment_search::Segment;
 const STARS_MAX: usize = 1000;
 
 /// How many bytes of the pattern may be read again and again for one `*` before the search takes
-/// over. As many as the search's table has rows, so that few are made in vain; and more than most
-/// names and patterns need.
+/// over. As many as the search's table has rows, so that a table rarely costs more than it saves;
+/// and more than most names and patterns need.
 const SCAN_STEPS_MAX: usize = 256;
 
 /// Whether the name matches the pattern. The empty name is matched by the empty pattern alone, not

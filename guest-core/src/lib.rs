@@ -1,12 +1,12 @@
 //! The engine of Switchyard: who listens to what.
 //!
-//! A [`Registry`] is told who subscribes to which names and answers who must receive a publication.
-//! It knows names (bytes) and ids, and nothing else: no payloads, sockets, time, WIT or logging.
-//! What it holds is derived from what the host knows, so it can be thrown away and built again.
+//! A [`Registry`] records which ids subscribe to which names, and computes the receivers of a
+//! publication. It knows names (bytes) and ids, and nothing else: no payloads, sockets, time, WIT
+//! or logging. Its state is derived from the host's, so it can be dropped and rebuilt.
 //!
 //! With the feature `component`, on a wasm target, the crate is the component of the world
-//! `guest-core`; otherwise it is a library without dependencies, for whoever wants its globs, for
-//! benchmarks and for the parity test.
+//! `guest-core`; otherwise it is a library without dependencies, for crates that use its globs,
+//! for benchmarks and for the parity test.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]

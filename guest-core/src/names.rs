@@ -6,8 +6,8 @@
 /// Several names: the bytes of all, end to end, and where each ends.
 ///
 /// The fields are public because they come from, and go to, the other side of a component boundary
-/// as they are. `ends` that fall, or that pass the end of `bytes`, are a fault of whoever made
-/// them, and reading such a name panics. Bytes after the last end belong to no name.
+/// as they are. `ends` must not decrease and must not exceed the length of `bytes`: reading a name
+/// that violates this panics. Bytes after the last end belong to no name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     /// The bytes of all names, end to end.

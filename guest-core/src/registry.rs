@@ -29,7 +29,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// A registry in which nobody listens to anything.
+    /// A registry without subscriptions.
     pub fn new() -> Registry {
         Registry::default()
     }
@@ -137,8 +137,8 @@ impl Registry {
         Page { names, next: channels.next().map(<[u8]>::to_vec) }
     }
 
-    /// The number of subscribers of each channel (patterns do not count), in order; zero for one
-    /// nobody listens to.
+    /// The number of subscribers of each channel (patterns do not count), in order; zero for a
+    /// channel without subscribers.
     pub fn subscriber_counts(&self, channels: &Names) -> Vec<u64> {
         channels
             .iter()

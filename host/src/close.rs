@@ -1,4 +1,4 @@
-//! Why a connection is closed, and what its client is told.
+//! Why a connection is closed, and the close code and reason that its client receives.
 //!
 //! A closed catalogue: every end of a connection that the server decides on is
 //! one of these. The range of the code tells a client what to do next (4000–4099
@@ -18,7 +18,7 @@ pub enum CloseReason {
     Peer(Option<u16>),
     /// The server ends.
     ShuttingDown,
-    /// Whoever operates the server sent it away.
+    /// An operator disconnected it.
     Operator,
     /// The bytes are not the protocol: RFC 6455, or a text frame under `resp`.
     Violation(ProtocolViolation),
@@ -35,7 +35,7 @@ pub enum CloseReason {
     OverCapacity,
     /// No more connections are taken from this address.
     OverAddressCapacity,
-    /// The server ends, and takes nobody in any more.
+    /// The server is shutting down and rejects new connections.
     Draining,
     /// It went on sending commands faster than it may.
     Flood,
@@ -44,7 +44,7 @@ pub enum CloseReason {
     AuthFlood,
     /// It listened to nothing and said nothing for too long.
     Idle,
-    /// A middleware that must be asked cannot answer now.
+    /// A plugin that must be called is not available now.
     Unavailable(String),
     /// A middleware does not want the client now: it comes too often.
     Limited(String),
@@ -77,7 +77,7 @@ pub enum ProtocolViolation {
     TooBig,
     /// A frame or message over the limit for connections that must authenticate.
     TooBigBeforeAuth,
-    /// Bytes that are no RESP request; the client has been told which.
+    /// The bytes are no RESP request; the client has received an error reply that says why.
     Resp,
 }
 
@@ -137,7 +137,9 @@ impl CloseReason {
             CloseReason::OverAddressCapacity => {
                 "your address is at limits.connections_per_address_max".into()
             }
-            CloseReason::Draining => "the server is shutting down and takes nobody in".into(),
+            CloseReason::Draining => {
+                "the server is shutting down and accepts no new connections".into()
+            }
             CloseReason::Flood => "over limits.commands_per_second_max for too long".into(),
             CloseReason::AuthFlood => {
                 "too many failed attempts to authenticate (limits.auth_attempts_per_minute_max)"

@@ -35,8 +35,8 @@ const READ_BYTES_MAX: usize = 64 << 10;
 const KEPT_BYTES_MAX: usize = 4 << 10;
 /// How much room may be kept for an unfinished command that needs little of it.
 const KEPT_FOR_LITTLE_MAX: usize = 256 << 10;
-/// How often a connection with much to say is read before all others have had a turn, and the
-/// sockets are looked at.
+/// How often a busy connection is read in a row before it yields to all other tasks and to the
+/// I/O driver.
 const READS_IN_A_ROW_MAX: u8 = 8;
 
 thread_local! {
@@ -47,7 +47,7 @@ thread_local! {
 #[derive(Default)]
 pub struct Writer {
     chunks: Chunks,
-    /// What the outbox has not been told of.
+    /// What was written and is not yet reported to the outbox.
     written: Written,
     /// Whether the connection should not be read from now: so much waits, or another task
     /// writes to it.
@@ -151,8 +151,7 @@ pub struct OpenConnection<S, D> {
     writer: Writer,
     /// The beginning of what the door takes only as a whole.
     unfinished: Vec<u8>,
-    /// Whether the door has more to do with it than the last turn was long enough
-    /// for.
+    /// Whether the time budget was exhausted before the door had processed all of it.
     goes_on: bool,
     /// How often there was something to read, or left to do, since there was not.
     reads_in_a_row: u8,
@@ -178,7 +177,7 @@ struct Read {
 pub enum End {
     /// The server closed it, or the client did in good order.
     Closed(CloseReason),
-    /// The stream broke, or ended without a word.
+    /// The stream failed, or ended without a close handshake.
     Gone(io::Error),
 }
 
@@ -379,7 +378,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         })
     }
 
-    /// Gives the door a turn; answers how many bytes it is done with.
+    /// Has the door process these bytes within a new time budget. Returns how many it has
+    /// processed.
     fn take_in(&mut self, bytes: &mut [u8]) -> usize {
         self.session.begin_turn();
         if self.reads_in_a_row == 0 {
@@ -434,7 +434,7 @@ mod tests {
     use crate::server;
     use crate::session::{Framing, Services, WriteReply};
 
-    /// Does so in each turn.
+    /// A door that calls this function in each poll.
     struct Does<F>(F);
 
     impl<F: FnMut(&mut [u8], &mut Session) -> DoorTaken> Door for Does<F> {
@@ -463,7 +463,7 @@ mod tests {
         }
     }
 
-    /// Publishes a burst when it is told anything.
+    /// Publishes a burst for any input.
     fn publishes(bytes: &mut [u8], session: &mut Session) -> DoorTaken {
         let request = |_| Request {
             tag: Tag::InOrder,
@@ -517,7 +517,7 @@ mod tests {
             assert!((1..=usize::from(READS_IN_A_ROW_MAX)).contains(&more), "{more}");
             if before > 0 { Poll::Ready(()) } else { Poll::Pending }
         }));
-        // Fewer turns than a thread of tests looks at its sockets after.
+        // Fewer polls than the interval at which a worker polls the I/O driver in tests.
         const OTHERS: usize = 30;
         let others = Arc::new(AtomicUsize::new(0));
         let had = others.clone();
@@ -538,7 +538,8 @@ mod tests {
         let listener = connection(&services)?;
         let (mut open, mut client) = open(&services, Does(publishes))?;
         let connections = services.hub.connections().clone();
-        // How many replies are there after a turn, before which the client speaks or not.
+        // Polls the connection once, after the client has sent something or not. Returns how many
+        // replies have arrived.
         let mut turn = |speaks: bool| {
             let mut context = Context::from_waker(Waker::noop());
             if speaks {

@@ -79,7 +79,8 @@ impl Reserve {
         self.0.take().is_some()
     }
 
-    /// Opens it again, if it is not there. What has taken its place meanwhile keeps it for now.
+    /// Opens it again if it was released. This can fail when another file has taken the
+    /// descriptor since; then the reserve stays empty until the next call.
     pub fn refill(&mut self) {
         if self.0.is_none() {
             self.0 = File::open("/dev/null").ok();

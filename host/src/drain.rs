@@ -1,5 +1,5 @@
-//! How the server parts from its clients: little by little, so that whoever takes
-//! them over is not run down.
+//! Closes the connections at shutdown, slice by slice, so that the servers they reconnect to
+//! are not overloaded.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::hub::connections::Connections;
 
 /// In how many slices the time is cut.
 const SLICES: usize = 100;
-/// How long whoever takes over has before the first client comes.
+/// The time before the first client reconnects, for the servers that take the clients over.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Who is closed when, and told to come back when.
+/// When each connection is closed, and when its client is told to reconnect.
 #[derive(Debug, Clone, Copy)]
 struct Plan {
     connections: usize,
@@ -50,9 +50,9 @@ fn share(whole: Duration, slices: usize) -> Duration {
     whole.mul_f64(slices as f64 / SLICES as f64)
 }
 
-/// Tells everybody when to come back, closes them slice by slice, and answers how
-/// many there were and how long it took. Who comes meanwhile is the entrance's
-/// business.
+/// Sends each client the time at which to reconnect, then closes the connections slice by
+/// slice. Returns how many there were and how long it took. Connections that arrive during
+/// the drain are handled by the entrance.
 pub async fn drain(connections: &Connections, config: &ShutdownConfig) -> (usize, Duration) {
     let leaving = connections.opened_ones();
     let plan = Plan::new(leaving.len(), config);

@@ -1,4 +1,4 @@
-//! Replacing the engine, whoever asks for it: a file, a signal, the admin API.
+//! Replacing the engine on request of the file watch, a signal or the admin API.
 //!
 //! One swap at a time, and what was replaced stays compiled for a rollback. Where
 //! the engine is a file, a swap is written there, too, so that a restart finds it.
@@ -127,8 +127,8 @@ impl EngineSwaps {
         }
     }
 
-    /// Reads the engine that the configuration names again. `is_wanted`: somebody
-    /// asked for it, so that it is swapped even if it is the same.
+    /// Reads the engine that the configuration names again. `is_wanted`: an operator requested
+    /// it, so that it is swapped even if it is the same.
     pub fn reload(&self, by: &By, is_wanted: bool) {
         let mut versions = self.versions.lock();
         let done = self.read().map_err(EngineSwapError::from).and_then(|(code, bytes, origin)| {
@@ -208,7 +208,7 @@ impl EngineSwaps {
         let swap = match self.hub.swap_engine(code.clone()) {
             Ok(swap) => swap,
             Err(problem) => {
-                // Back to what is in use, lest a restart finds what failed.
+                // Restore the engine in use, so that a restart does not load the failed one.
                 if let (Some(path), Some(bytes)) = (file, &versions.now.bytes)
                     && let Err(io) = write_atomically(path, bytes)
                 {

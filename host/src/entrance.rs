@@ -1,4 +1,4 @@
-//! Whom the server lets in: accepting, shaking hands, asking the chain.
+//! Accepts connections, performs their handshakes, and has the plugin chain admit them.
 
 pub(crate) mod reserve;
 
@@ -47,7 +47,7 @@ use crate::tls::{self, Tls, TlsError};
 
 /// How long to wait before accepting again after it failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long it is not said again that newcomers wait.
+/// The shortest interval between two log lines that say that accepting is paused.
 const SAID_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// How long a client is waited for before its handshake may be dropped for another, where
 /// as many are under way as there may be. One that sends its request at once, as clients
@@ -55,8 +55,8 @@ const SAID_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// others are computed.
 const PATIENCE: Duration = Duration::from_millis(100);
 const TLS_PATIENCE: Duration = Duration::from_millis(300);
-/// What is left of the share of handshakes of an address that has as many connections as
-/// it may: its clients are told so, a few at a time.
+/// Divides the share of handshakes of an address that is at its connection limit: its clients
+/// still receive the reason, a few at a time.
 const FULL_ADDRESS_PART: usize = 8;
 /// How long a client may take to take an answer that ends its connection.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
@@ -128,7 +128,7 @@ impl Live {
         *self.config.write() = Arc::new(config);
     }
 
-    /// From here on, nobody is let in.
+    /// From here on, new connections are rejected.
     pub fn begin_draining(&self) {
         self.is_draining.store(true, Ordering::SeqCst);
     }
@@ -150,7 +150,7 @@ impl Live {
         std::iter::once(http).chain(has_resp.then_some(resp)).collect()
     }
 
-    /// Whether nobody is let in any more.
+    /// Whether new connections are rejected.
     pub fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::SeqCst)
     }
@@ -159,7 +159,7 @@ impl Live {
 /// Where a client comes from, as far as the connection itself says.
 struct Peer {
     remote: SocketAddr,
-    /// Whom its certificate names.
+    /// The subject of its client certificate.
     subject: Option<String>,
 }
 
@@ -180,9 +180,8 @@ pub struct Entrance {
 }
 
 impl Entrance {
-    /// An entrance that nobody has come through. `admin` is where the admin listener
-    /// is. Each connection holds a clone of `served` until it ends. Once `is_ending`
-    /// says so, handshakes end.
+    /// Creates it. `admin` is the address of the admin listener. Each connection holds a clone
+    /// of `served` until it ends. Handshakes are aborted once `is_ending` is true.
     pub fn new(
         config: Arc<Config>,
         health: Arc<Health>,
@@ -396,8 +395,8 @@ impl Entrance {
                 }
             }
             Protocol::Resp => {
-                // What a plugin is asked is its handshake. It keeps none but those of its
-                // address waiting.
+                // The plugin calls are its handshake. While it waits for them, it only takes a
+                // slot of its own address.
                 handshaking.counts_for_address();
                 let mut is_ending = self.is_ending.clone();
                 let admitted = tokio::select! {
@@ -442,7 +441,7 @@ impl Entrance {
         debug!(connection = id, remote = %connection.remote, "connection opened");
         connections.opened(&connection);
         connection.outbox.attach(stream.socket());
-        // Whoever began to drain before this does not see the connection.
+        // A drain that began before `opened` did not see this connection, so close it here.
         if live.is_draining() || *is_ending.borrow() {
             door::farewell(&connection, CloseReason::ShuttingDown);
         }
@@ -539,8 +538,8 @@ impl Entrance {
         };
         // Others may shake hands while a plugin asks the outside world.
         handshaking.counts_for_address();
-        // Asked before the upgrade is answered; told after it, because a browser
-        // shows its page a close code, and of a refused upgrade nothing.
+        // Plugins are called before the upgrade is answered, but a refusal is sent after it: a
+        // browser gives its page the close code, but no details of a refused upgrade.
         let admitted = self.admit(client, peer, encoding).await;
         let accepted = upgrade.accept(&mut stream).await;
         match (admitted, accepted) {
@@ -585,7 +584,7 @@ impl Entrance {
             unwanted(&refusal)
         })?;
         if admitted.is_expired() {
-            // The plugins let it in, so they are told that it is gone.
+            // The plugins admitted it, so they are notified of its end.
             drop(Session::new(admitted, self.services.clone(), Framing::None));
             return Err(expiries::expired());
         }
@@ -605,8 +604,8 @@ impl Entrance {
         if self.live.is_draining() {
             return Err(CloseReason::Draining);
         }
-        // Ids are given while the chain is held, so that a plugin that is added
-        // knows which connections it has been asked about.
+        // Ids are assigned while the chain is locked, so that it is known for which connections
+        // a plugin that is added has been called.
         let chain = self.services.middleware.chain();
         if !self.config.is_open_to_all && !is_local(peer.remote) && !chain.has_admission() {
             return Err(CloseReason::Unavailable(UNPROTECTED.to_owned()));
@@ -648,7 +647,8 @@ impl Entrance {
         let telling = async {
             stream.write_all(&words).await?;
             stream.shutdown().await?;
-            // Read until it is gone, lest the words are lost in a reset.
+            // Read until the peer closes: closing with unread data would send a reset, and the
+            // peer could lose the reply.
             let mut sink = [0; 1024];
             while stream.read(&mut sink).await? > 0 {}
             io::Result::Ok(())
@@ -680,7 +680,7 @@ pub fn listen(address: SocketAddr, protocol: Protocol) -> io::Result<TcpListener
 }
 
 /// Whether a connection has the options that its listener had when it came
-/// (`sk_clone_lock` in Linux' net/core/sock.c). Elsewhere each is told.
+/// (`sk_clone_lock` in Linux' net/core/sock.c). Elsewhere they are set on each connection.
 const OPTIONS_ARE_INHERITED: bool = cfg!(target_os = "linux");
 
 /// Sets what the sockets of a door need.
@@ -701,7 +701,7 @@ pub fn is_local(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
-/// Why others are refused while nobody decides about them.
+/// Why connections from other machines are refused while no plugin has `admission`.
 const UNPROTECTED: &str = "no plugin decides who may connect; see security.open_to_all";
 
 fn unwanted(refusal: &Refusal) -> CloseReason {

@@ -18,7 +18,7 @@ use crate::turns;
 
 /// How many connections one task writes to: other threads take their share of the tasks.
 const CONNECTIONS_MAX: usize = 64;
-/// After how many bytes others have their turn.
+/// After how many bytes a flush yields to other tasks.
 const BYTES_IN_A_ROW_MAX: usize = 1 << 20;
 
 /// Connections that have something to be flushed. Dropping it sees to it, whatever happens.
@@ -26,7 +26,7 @@ const BYTES_IN_A_ROW_MAX: usize = 1 << 20;
 pub struct Unflushed(Vec<Arc<Connection>>);
 
 impl Unflushed {
-    /// Adds one that nobody else will flush.
+    /// Adds a connection that must be flushed and is in no other collection.
     pub fn add(&mut self, connection: &Arc<Connection>) {
         self.0.push(connection.clone());
     }

@@ -1,11 +1,11 @@
 //! Publications of several connections that are there at once, gathered to be published
 //! together.
 //!
-//! A connection that publishes one message and waits for the reply would have plugins and
-//! engine called for that message alone, and a call costs more than what it is asked. So what
-//! connections of one thread publish in few is put together until all of them that the thread
-//! knows to have something to say have said it, and then goes on at once. Nobody waits for
-//! others longer than that.
+//! A connection that publishes one message and waits for the reply would need one call of each
+//! plugin and of the engine for that message alone, and the call costs more than the work in it.
+//! So small publications of a worker's connections are collected in a batch. The batch is
+//! published once the worker has polled all connections that it knows to be ready. No timer is
+//! involved; a lone publisher is not delayed.
 
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
@@ -158,7 +158,7 @@ impl Gatherings {
     /// this returns, too. The caller does not hold the chain.
     pub fn publish(&self, services: &Services, place: Place) {
         let Some(Gathering { gathered, publishing }) = self.places.get(place.0) else { return };
-        // Before the turn, lest one who waits for the chain be waited for.
+        // Take the chain first: a thread that holds `publishing` must never wait for a swap.
         let chain = services.middleware.chain();
         let _in_turn = publishing.lock();
         let mut speakers = {

@@ -1,9 +1,8 @@
 //! The HTTP that comes before a WebSocket: one request, answered with an upgrade
 //! or with the reason why not.
 //!
-//! `tungstenite` parses the request and makes the answer. Whoever wants something
-//! else of this port (`/healthz`, a page to try it with) gets one answer, and the
-//! connection ends.
+//! `tungstenite` parses the request and makes the response. Other requests to this port
+//! (`/healthz`, the page for trying it out) get one response, and the connection is closed.
 
 use std::io;
 
@@ -25,7 +24,7 @@ use crate::protocol::json;
 /// Where the WebSocket is.
 pub const WEBSOCKET_PATH: &str = "/ws";
 
-/// What a client asked for.
+/// A parsed request.
 pub enum Asked {
     /// An upgrade, which the server can answer with `accept`.
     Upgrade(Box<Upgrade>),
@@ -35,12 +34,12 @@ pub enum Asked {
     Answered(StatusCode),
 }
 
-/// What can be asked about the server.
+/// The health endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
     /// `/healthz`: whether it does its work.
     Healthy,
-    /// `/readyz`: whether newcomers should come.
+    /// `/readyz`: whether the server is ready for new connections.
     Ready,
 }
 
@@ -57,7 +56,7 @@ pub struct Upgrade {
 /// What a WebSocket speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subprotocol {
-    /// Nothing was asked for: JSON, without naming it.
+    /// The client requested none: JSON, without naming it in the response.
     NotAsked,
     /// `switchyard.v1.json`.
     Json,
@@ -171,7 +170,7 @@ impl Upgrade {
     }
 }
 
-/// The first sub-protocol asked for that is known; an error when there is none.
+/// The first requested sub-protocol that is known; an error when there is none.
 fn choose_subprotocol(request: &Request) -> Result<Subprotocol, ()> {
     let mut was_asked = false;
     for list in request.headers().get_all(SEC_WEBSOCKET_PROTOCOL) {

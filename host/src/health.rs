@@ -1,11 +1,10 @@
-//! How the server is, and which part of it is ill.
+//! The health of the server, and which part of it is unhealthy.
 //!
-//! The engine is tried by a message that goes the way of all messages: into each
-//! shard, through its engine, into the outbox of a connection that nobody sees.
-//! Nobody else receives it, and no plugin is asked about it, because what a plugin
-//! says of a stranger is no illness; plugins and backplane say themselves how they
-//! are. What was found holds for `health.reuse_ms`, so that asking often costs
-//! nothing, and is waited for no longer than `health.timeout_ms`.
+//! The engine is tested with a message that takes the path of all messages: into each shard,
+//! through its engine, into the outbox of a hidden connection. No other connection receives
+//! it. No plugin is called for it: a plugin that refuses an unknown client is not unhealthy.
+//! Plugins and backplane report their own health. A result is reused for `health.reuse_ms`,
+//! so that frequent requests cost nothing, and a check takes at most `health.timeout_ms`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -84,7 +83,7 @@ impl Report {
         self.findings().map(|finding| finding.status).max().unwrap_or(Status::Ok)
     }
 
-    /// Whether newcomers should be sent here.
+    /// Whether the server is ready for new connections.
     pub fn is_ready(&self) -> bool {
         !self.is_draining && self.status() != Status::Ill
     }
@@ -95,7 +94,7 @@ impl Report {
         wrong.sort_by_key(|finding| std::cmp::Reverse(finding.status));
         let mut problems: Vec<String> =
             wrong.into_iter().filter_map(|finding| finding.problem.clone()).collect();
-        // Shards that are ill of the same.
+        // Several shards may have the same problem.
         problems.dedup();
         problems
     }
@@ -130,7 +129,7 @@ pub struct Health {
     services: Services,
     live: Arc<Live>,
     config: HealthConfig,
-    /// Who comes while it is asked waits for the answer to that.
+    /// Locked during a probe: a request that arrives then waits for its result.
     last: Mutex<Option<Probed>>,
     /// Whether a message is under way.
     is_probing: Arc<AtomicBool>,
@@ -145,7 +144,7 @@ struct Probed {
 }
 
 impl Health {
-    /// Of a server of these parts. Nothing is asked yet.
+    /// The health of a server with these parts. Nothing is probed yet.
     pub fn new(services: Services, live: Arc<Live>, config: HealthConfig) -> Arc<Health> {
         let is_probing = Arc::default();
         Arc::new(Health { services, live, config, last: Mutex::new(None), is_probing })
@@ -257,7 +256,8 @@ impl Health {
         let services = self.services.clone();
         let probing = tokio::task::spawn_blocking(move || {
             let _done = done;
-            // Half of the time is for waiting, so that it can be said for whom.
+            // Wait for locks for half of the time only, so that the report can name the lock
+            // that is held.
             let until = Instant::now() + patience / 2;
             let is_chain_free = services.middleware.chain_within(patience / 2).is_some();
             (is_chain_free, services.hub.probe(until))

@@ -87,14 +87,14 @@ const SECOND: u64 = 1_000_000_000;
 /// worth of commands, and a second's worth of debt.
 ///
 /// Kept as the time at which the bucket would be full again, in nanoseconds since
-/// the limits began. Refused commands take from it, too: whoever goes on at the
-/// same pace is refused altogether, and closed in the end.
+/// the limits began. Refused commands take from it, too: a connection that goes on at the
+/// same rate has all its commands refused, and is closed in the end.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Rate {
     full_at: u64,
 }
 
-/// What the rate is measured by, for as long as a turn takes.
+/// The clock and the limit for measuring rates, read once for each time budget.
 #[derive(Debug, Clone, Copy)]
 pub struct Meter {
     now: u64,

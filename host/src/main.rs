@@ -1,4 +1,4 @@
-//! `switchyard`: reads what it is told, and does it.
+//! `switchyard`: parses the command line and runs the command.
 //!
 //! Exit codes: 0 done, 1 failed, 64 bad arguments or configuration.
 
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are errors to clap, but not to who asked.
+            // Help and version are errors to clap, but not to the user.
             let is_failure = error.use_stderr();
             let _ = error.print();
             return if is_failure { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
@@ -79,12 +79,12 @@ fn code(done: Result<(), OperatorError>) -> ExitCode {
 /// answers, 1,000 channels with a subscriber each at depth 64, when each subscriber was woken).
 /// With still smaller ones a delivery took more processor time: fewer messages met in a write.
 const GLOBAL_QUEUE_INTERVAL: u32 = 6;
-/// After so many turns a thread looks at sockets and timers, if it has not run out of tasks
-/// before, as it mostly has: those who have something to say meanwhile come after those who are
-/// owed something. With 256 ten rooms of ten took 8 % more processor time for each delivery over
-/// RESP, and a fifth more over WebSocket; with tokio's 61 the same few publishers speak again and
-/// again. Who keeps the queue from running out waits for a look by itself
-/// (`READS_IN_A_ROW_MAX`).
+/// A worker polls the I/O driver and timers after this many task polls, or earlier when its run
+/// queue is empty, which is the usual case: tasks that are ready run before new input is read.
+/// With 256, ten rooms of ten took 8 % more processor time for each delivery over RESP, and a
+/// fifth more over WebSocket; with tokio's default of 61, the same few publishers were served
+/// again and again. A connection that keeps the run queue from emptying waits for the I/O driver
+/// by itself (`READS_IN_A_ROW_MAX`).
 const EVENT_INTERVAL: u32 = 512;
 
 fn serve(args: &ServeArgs) -> ExitCode {

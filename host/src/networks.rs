@@ -85,8 +85,8 @@ impl AddressCounts {
     }
 }
 
-/// What an address is counted as. Whoever has an IPv6 address has all that begin with
-/// the same 64 bits.
+/// The address that is counted for this one. A host with an IPv6 address usually has the whole
+/// /64, so these are counted by their first 64 bits.
 pub fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),

@@ -4,9 +4,8 @@
 //! comes from; it is up to the server to refuse. Programs name no origin. It knows
 //! headers and nothing else of HTTP.
 //!
-//! The console is a page of another port of this machine, the admin listener's.
-//! Whoever else could serve one there is a program of this machine, and needs no
-//! browser to connect.
+//! The console is a page on another port of this machine, the admin listener's. Only a program
+//! on this machine could serve another page there, and it needs no browser to connect.
 
 use std::net::IpAddr;
 
@@ -114,9 +113,9 @@ impl<'a> Site<'a> {
         })
     }
 
-    /// Whether it is the console of the server that was asked under this name. Only a
-    /// name for loopback will do: others can be pointed there by whoever owns them,
-    /// and what stands before a proxy is another machine.
+    /// Whether it is the console of the server that has the host name `host`. Only names of
+    /// loopback are accepted: the owner of any other name can point it at loopback, and a name
+    /// in front of a proxy belongs to another machine.
     fn is_console(&self, host: &str, port: u16) -> bool {
         let host = host.to_ascii_lowercase();
         let is_same_host = host_and_port(&host).is_some_and(|(name, _)| name == self.host);
@@ -235,7 +234,7 @@ mod tests {
         check("http://[::1]:8081", "[::1]:8080", true);
         check("http://127.0.0.1:8082", "127.0.0.1:8080", false);
         check("https://127.0.0.1:8081", "127.0.0.1:8080", false);
-        // Asked under another name than the page's: a proxy stands between.
+        // The request's host name differs from the page's: there is a proxy in between.
         check("http://localhost:8081", "example.com", false);
         check("http://localhost:8081", "127.0.0.1:8080", false);
         // A name that somebody pointed at loopback.

@@ -1,10 +1,10 @@
 //! What waits to be written to one connection.
 //!
-//! A queue of bytes that were encoded elsewhere, bounded in bytes, first in
-//! first out. Many push, and one at a time writes: the connection's own task, its
-//! writer, or whoever flushes it while the writer has nothing in hand. Pushing never
-//! waits: what does not fit closes the connection (Redis' `client-output-buffer-limit`),
-//! so that a slow subscriber cannot hold up a publisher. It knows nothing of protocols.
+//! A FIFO queue of encoded bytes, bounded in bytes. Many tasks push, and one at a time writes:
+//! the connection's own task (its writer), or a flusher while the writer has nothing to write.
+//! Pushing never waits: a push that does not fit closes the connection (Redis'
+//! `client-output-buffer-limit`), so that a slow subscriber cannot hold up a publisher. This
+//! module knows nothing of protocols.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -132,7 +132,7 @@ enum Hands {
     Writers,
     /// Someone's who flushes.
     Flushers {
-        /// Whether the writer asked meanwhile, and is to be woken.
+        /// Whether the writer called `take` during the flush and must be woken after it.
         is_awaited: bool,
     },
 }
@@ -187,9 +187,9 @@ impl Outbox {
     /// would pass the hard limit, or the soft limit for too long, is dropped
     /// with all that waits, and the outbox is closing.
     ///
-    /// The writer is woken only when nothing waited: otherwise it has been woken
-    /// already, or waits for its socket and will look again, or has a turn, or who
-    /// pushed before has it flushed.
+    /// The writer is woken only when the queue was empty: otherwise it has been woken already,
+    /// or waits for its socket and will check the queue again, or is being polled, or the task
+    /// that pushed before flushes the queue.
     pub fn push(&self, chunk: Bytes) {
         let mut queue = self.queue.lock();
         let pushed = self.queue_up(&mut queue, chunk);
@@ -241,7 +241,7 @@ impl Outbox {
             return None;
         }
         let Some(socket) = queue.socket.clone() else {
-            // It was detached meanwhile.
+            // The socket was detached in the meantime.
             queue.wake();
             return None;
         };
@@ -250,8 +250,8 @@ impl Outbox {
         Some(socket)
     }
 
-    /// So much was written after `begin_flush`. What is left of what was taken, and what came
-    /// meanwhile, is the writer's.
+    /// Ends the flush that `begin_flush` began, with the result of its write. The rest, and what
+    /// was pushed during the flush, is left to the writer.
     pub fn end_flush(&self, written: Written, mut left: Chunks) {
         let mut queue = self.queue.lock();
         self.settle(&mut queue, written);
@@ -261,7 +261,7 @@ impl Outbox {
         queue.drop_waiting(shed);
         let is_awaited = queue.hands == Hands::Flushers { is_awaited: true };
         if is_awaited || !queue.chunks.is_empty() || queue.closing.is_some() {
-            // Nobody else flushes before it has had its turn.
+            // The writer owns the bytes from here on: no flush begins before it is polled.
             queue.hands = Hands::Writers;
             queue.wake();
         } else {
@@ -282,9 +282,9 @@ impl Outbox {
         queue.wake();
     }
 
-    /// As `push`, for who is the writer's own task or wakes it afterwards: it is not woken,
-    /// which would only cost it another turn, and must `take` before it waits. Nobody else
-    /// who pushes would wake it until it has.
+    /// As `push`, without waking the writer. Only for the writer's own task, or a task that
+    /// wakes it afterwards: a wake here would only cost another poll. The writer must `take`
+    /// before it waits, because until then pushes of other tasks do not wake it either.
     pub fn push_own(&self, chunk: Bytes) {
         let pushed = self.queue_up(&mut self.queue.lock(), chunk);
         self.see_to(pushed.memory);
@@ -353,9 +353,9 @@ impl Outbox {
         queue.wake();
     }
 
-    /// Is told what was written since the last time, and moves what waits to the
-    /// end of `chunks`. The writer's task is woken when more comes. Both at once,
-    /// because it is done for every write.
+    /// Records what was written since the last call, and moves what is queued to the end of
+    /// `chunks`. The writer's task is woken when more is pushed. One call does both, because it
+    /// is made for every write.
     pub fn take(&self, written: Written, chunks: &mut Chunks, context: &Context<'_>) -> Taken {
         let mut queue = self.queue.lock();
         self.settle(&mut queue, written);
@@ -436,8 +436,8 @@ impl Outbox {
         Shedding { was_open, kept_bytes }
     }
 
-    /// What it keeps in memory: `buffers` are those of its chunks, but for a few that are being
-    /// written where little waits. They are copied, because who pushes waits meanwhile.
+    /// What it keeps in memory. `buffers` receives those of its chunks, except a few that are
+    /// being written while the queue is short. They are copied, because pushes wait for the lock.
     pub fn holding(&self, buffers: &mut Vec<Buffer>) -> Holding {
         buffers.clear();
         let queue = self.queue.lock();
@@ -475,8 +475,8 @@ impl Outbox {
             backlog.written = 0;
             backlog.progressed_at = Instant::now();
         }
-        // Not at each step down, or an outbox at the edge of one would be accounted for anew
-        // with every chunk.
+        // Not at each step down: an outbox at the edge of a step would be accounted again with
+        // every chunk.
         if queue.bytes + step / 2 < backlog.accounted {
             self.account(queue);
         }
@@ -500,9 +500,8 @@ impl Outbox {
         queue.look_at = self.look_at(left);
     }
 
-    /// Closes the outbox if it has been over its soft limit for too long; to be
-    /// asked now and then, because a connection nobody writes to is not seen by
-    /// `push`.
+    /// Closes the outbox if it has been over its soft limit for too long. Must be called
+    /// periodically: `push` checks this, too, but is not called for an idle connection.
     pub fn check(&self) {
         let mut queue = self.queue.lock();
         if queue.closing.is_none() && self.is_too_full(&mut queue) {

@@ -53,8 +53,8 @@ fn log(panic: &PanicHookInfo<'_>) {
     error!(target: TARGET, thread, ?text, location, backtrace, "something in the server panicked");
 }
 
-/// Who called whom, in one line, the last first. None: there was one within this second. Making
-/// one takes milliseconds, and a client may know how to cause the same panic again and again.
+/// A backtrace in one line, the innermost call first. None: one was made within this second. A
+/// backtrace takes milliseconds, and a client may be able to cause the same panic repeatedly.
 fn backtrace() -> Option<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     if BACKTRACE_AT.swap(now, Ordering::Relaxed) == now {

@@ -1,8 +1,8 @@
-//! Publications on their way from those who publish to the hub.
+//! The path of publications from the publishers to the hub.
 //!
-//! What is there at once goes through the chain and the engine together, whoever it is from:
-//! what a call into a component costs is shared by all that it is asked about. Everyone's
-//! publications stay in their order.
+//! Publications that are pending at the same time go through the chain and the engine together,
+//! also those of different publishers: they share the cost of a call into a component. The
+//! publications of one publisher stay in order.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ enum Pending<'a> {
     Settled(Result<u64, Refusal>),
 }
 
-/// What goes on to the hub, and the place of each among all that was asked.
+/// The publications that are forwarded to the hub, and the place of each in the request.
 #[derive(Default)]
 struct Forwarded<'a> {
     places: Batch<usize>,
@@ -126,7 +126,7 @@ pub fn publish<'a, W: WriteReply>(
         if outcome.is_err()
             && let (Some(admitted), Some((_, refused))) = (&mut admitted, publications.get(index))
         {
-            // Nobody else receives what was refused here.
+            // A publication that was refused here must not be delivered anywhere else.
             admitted.withdraw(index, refused);
         }
         settle(*place, Some(outcome), speakers);
@@ -372,7 +372,7 @@ pub fn as_text(name: &[u8]) -> Result<&str, Refusal> {
     })
 }
 
-/// Queues replies. The writer is not woken: it has a turn, or is woken afterwards.
+/// Queues replies without waking the writer: it is being polled, or is woken afterwards.
 pub fn queue(connection: &Connection, framing: Framing, replies: &mut Vec<u8>) {
     if replies.is_empty() {
         return;

@@ -1,10 +1,10 @@
 //! Existing subscriptions are checked again when the rules change.
 //!
-//! A plugin with `access` that came or was replaced is asked about what connections listen to
-//! already, and what it refuses ends with a notice. This happens off the data path and at a
-//! bounded rate: a slice is one call, and the chain is held for a slice at a time, so a swap
-//! waits for no more than that. A plugin that is replaced meanwhile is not asked any further;
-//! the check of its successor starts from the beginning.
+//! A plugin with `access` that was added or replaced is called for the existing subscriptions,
+//! and those that it refuses end with a notice. This happens off the data path and at a
+//! bounded rate: a slice is one call, and the chain is locked for a slice at a time, so a swap
+//! waits for no more than that. If the plugin is replaced during its check, the check ends; the
+//! check of its successor starts from the beginning.
 //!
 //! A refusal that is about a rate (LIMIT), or says that the plugin cannot answer (UNAVAILABLE),
 //! ends nothing, and a call that fails is made again later, a bounded number of times.
@@ -37,8 +37,9 @@ const SLICE_CONNECTIONS_MAX: usize = 1_000;
 /// How many subscriptions of one connection end while their shards are held.
 const ENDS_MAX: usize = 64;
 
-/// How often a connection is asked about again because its rights changed meanwhile. Then the
-/// last answer counts, or a client could keep what it may not have by changing them for ever.
+/// How often a connection is checked again because its rights changed during the check. After
+/// that the last result counts: otherwise a client could keep a subscription that is not
+/// permitted by changing its rights again and again.
 const REVISIONS_MAX: usize = 3;
 
 /// How many calls of one check may fail. Each is a strike against the plugin, and a check must
@@ -131,7 +132,7 @@ async fn check_all(check: Check, pace: Arc<Mutex<Pace>>) {
 enum Step {
     /// So many names were checked; there may be more.
     Checked { names: usize },
-    /// Nothing can be asked for so long.
+    /// No call is possible for this time.
     Wait(Duration),
     /// There is nothing more to ask.
     Done,
@@ -150,8 +151,7 @@ struct Check {
     began: Instant,
     /// None: it has not begun.
     walks: Option<VecDeque<Walk>>,
-    /// Connections that were asked about in a call that failed; each is asked about by itself
-    /// in the end.
+    /// Connections of a call that failed; each is checked in a call of its own at the end.
     suspects: HashSet<ConnectionId>,
     faults: usize,
     asked: usize,
@@ -275,13 +275,13 @@ impl Check {
             }
         };
         if !walk.is_over() {
-            // Those that wait are behind it, and their turn comes when it is over.
+            // It stays at the head of the queue until it is done; the others wait behind it.
             self.walks().push_front(walk);
         }
         Step::Checked { names }
     }
 
-    /// All others have been asked about.
+    /// Called when all others have been checked.
     fn ask_suspects(&mut self) -> Step {
         let suspects = std::mem::take(&mut self.suspects);
         if suspects.is_empty() {
@@ -296,7 +296,7 @@ impl Check {
         Step::Checked { names: 0 }
     }
 
-    /// What was not asked about stays, and is counted.
+    /// Subscriptions that were not checked stay, and are counted.
     fn give_up(&mut self) -> Step {
         let hub = self.hub.clone();
         let suspects = std::mem::take(&mut self.suspects);
@@ -329,7 +329,7 @@ impl Check {
     }
 
     /// Ends the refused subscriptions of one connection. If its rights changed or it subscribed
-    /// again after it was asked about, it is asked about again.
+    /// again since the call, it is checked again.
     fn end(
         &mut self,
         chain: &Chain,
@@ -399,7 +399,7 @@ impl Check {
         if walk.is_over() {
             self.walks().pop_front();
         }
-        // No plugin was asked about those that stay.
+        // No plugin was called for those that stay.
         self.asked += found.len();
         for (connection, kind, refused) in found {
             let ended = hub.end_refused(&connection, kind, &[refused], None);

@@ -55,7 +55,7 @@ pub struct Server {
     linking: Option<JoinHandle<()>>,
 }
 
-/// Why the server was told to act.
+/// An order to the server, from a signal or a changed file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// To end in good order.
@@ -69,8 +69,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// A certificate, the engine or a plugin is refused, others could connect and
-    /// nobody decides who may, or an address cannot be bound.
+    /// A certificate, the engine or a plugin is refused, other machines could connect and no
+    /// plugin decides which clients may, or an address cannot be bound.
     pub async fn start(config: Config, supervisor: Arc<Supervisor>) -> anyhow::Result<Server> {
         let (live, services, engine) = prepare(&config)?;
         let services = Services { supervisor, ..services };
@@ -143,8 +143,8 @@ impl Server {
         Ok(urls)
     }
 
-    /// Serves until it is told to end, and then ends in good order: everyone is
-    /// told, and has a while to take what was queued.
+    /// Serves until it receives the order to end, and then shuts down gracefully: all clients
+    /// are notified and have some time to receive what was queued.
     pub async fn run(self, mut orders: mpsc::UnboundedReceiver<Order>, reloading: Reloading) {
         let Server { config, live, services, health, engine, http, resp, admin, linking } = self;
         let config_file = reloading.args.config.clone();
@@ -239,8 +239,8 @@ impl Server {
         reading.abort();
         polling.abort();
         drop(watching);
-        // Newcomers are turned away with a reason, and /readyz is answered. Redis'
-        // clients know only one that makes them come back: that nobody listens.
+        // New HTTP connections are rejected with a reason, and /readyz is answered. Redis clients
+        // reconnect elsewhere only if the connection is refused, so the RESP listener is closed.
         live.begin_draining();
         for resp in accepting.drain(1..) {
             resp.abort();
@@ -256,7 +256,7 @@ impl Server {
             info!(connections = drained, ms, "connections were told goodbye");
         }
         accepting.iter().for_each(tokio::task::JoinHandle::abort);
-        // Who is let in from here on is told by the entrance.
+        // The entrance closes connections that are admitted from here on.
         ending.send_replace(true);
         if tokio::time::timeout(shutdown.time, all_served.recv()).await.is_err() {
             let left = connections.count();
@@ -366,8 +366,8 @@ struct Reader {
     services: Services,
     engine: Arc<EngineSwaps>,
     reloading: Reloading,
-    /// Whether a plugin decided who may connect where others can, when it was last asked:
-    /// plugins are also changed by the admin API.
+    /// Whether a plugin decided which clients may connect, at the last check: plugins are also
+    /// changed by the admin API.
     was_protected: AtomicBool,
 }
 
@@ -469,7 +469,7 @@ pub(crate) async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) -> Ended {
                 Pulse::Lost => connection.outbox.close(CloseReason::PingTimeout),
             }
         }
-        // A shard that was given up is tried again even if nobody asks.
+        // Retry a shard that was given up even if no request needs it.
         let is_ill = hub.tend() > 0;
         if was_ill.swap(is_ill, Ordering::Relaxed) && !is_ill {
             info!("the engine can be asked again");

@@ -45,7 +45,7 @@ use crate::supervise::Supervisor;
 /// and a swap waits for them.
 pub const BURST_MAX: usize = 128;
 
-/// How long a connection's commands are carried out before others have a turn.
+/// The time budget: how long a connection's commands are executed before its task yields.
 pub const TURN_TIME: Duration = Duration::from_millis(5);
 
 /// How many bytes of replies are put together before they are queued, where the
@@ -85,14 +85,15 @@ pub struct Session {
     rate: Rate,
     /// Whether somebody was sent something since this was last looked at.
     is_heard: bool,
-    /// Commands that the turn was too short for.
+    /// Commands that are left because the time budget was exhausted.
     pending: Vec<Request<'static>>,
     /// A SUBSCRIBE that waits for the backplane. What came behind it is pending.
     joining: Option<Joining>,
     /// Credentials that a plugin asks the outside world about. What came behind
     /// them is pending.
     authenticating: Option<Box<Authenticating>>,
-    /// A PUBSUB that the turn was too short for. What came behind it is pending.
+    /// A PUBSUB that is unfinished because the time budget was exhausted. Commands after it are
+    /// pending.
     inspecting: Option<Box<Inspection>>,
     /// Publications that wait for those of other connections, and where. What came
     /// behind them is pending.
@@ -102,9 +103,9 @@ pub struct Session {
     is_over: bool,
 }
 
-/// A SUBSCRIBE that was let through and waits until the backplane listens to its
-/// names, too, lest what is published elsewhere after its acknowledgement be
-/// missed.
+/// A SUBSCRIBE that was permitted and waits until the backplane has subscribed to its names,
+/// too. Otherwise messages that other nodes publish right after the acknowledgement could be
+/// lost.
 struct Joining {
     tag: Tag,
     kind: Kind,
@@ -174,18 +175,18 @@ impl Session {
         }
     }
 
-    /// Begins a turn: what the connection has to say is carried out until the turn
-    /// is over, and then others have theirs.
+    /// Starts a time budget: commands are executed until it is exhausted, and then the task
+    /// yields.
     pub fn begin_turn(&mut self) {
         self.turn_began = Instant::now();
     }
 
-    /// When the turn began.
+    /// When the time budget started.
     pub fn turn_began(&self) -> Instant {
         self.turn_began
     }
 
-    /// Whether the turn is over, or nothing more is to be said because the
+    /// Whether the time budget is exhausted, or no more commands are executed because the
     /// connection is closing.
     pub fn is_turn_over(&self) -> bool {
         self.turn_began.elapsed() > TURN_TIME
@@ -193,17 +194,17 @@ impl Session {
             || self.has_unread_replies()
     }
 
-    /// Whether somebody was sent something since this was last asked.
+    /// Whether a publication had receivers since the last call.
     pub fn was_heard(&mut self) -> bool {
         std::mem::take(&mut self.is_heard)
     }
 
-    /// Whether commands wait for the next turn.
+    /// Whether commands wait for the next time budget.
     pub fn has_pending(&self) -> bool {
         !self.pending.is_empty() || self.is_waiting()
     }
 
-    /// What the commands that wait for the next turn keep in memory.
+    /// How many bytes the commands that wait for the next time budget keep in memory.
     pub fn held_bytes(&self) -> usize {
         if self.pending.is_empty() {
             return 0;
@@ -225,7 +226,7 @@ impl Session {
             || self.gathered.is_some()
     }
 
-    /// Waits until the next turn is of use. The connection's outbox must have this task's
+    /// Ready when the session can make progress. The connection's outbox must have this task's
     /// waker.
     pub fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.gathered.is_some() {
@@ -277,11 +278,11 @@ impl Session {
         self.execute_paced(pending.into_iter(), write, false)
     }
 
-    /// Carries out commands and queues their replies. Those that the turn is too
-    /// short for wait for the next; those that come too fast are refused, and in
-    /// the end the outbox is closed. A reason to close: the client said QUIT, and
-    /// what came after is not carried out. `more`: the door has more behind these, which
-    /// should not wait for what others publish.
+    /// Executes commands and queues their replies. When the time budget is exhausted, the rest
+    /// waits for the next one. Commands over the rate limit are refused, and in the end the
+    /// outbox is closed. Returns a close reason if the client sent QUIT; commands after it are
+    /// not executed. `more`: the door has more commands behind these, which should not wait for
+    /// a batch with publications of other connections.
     pub fn execute<'a>(
         &mut self,
         requests: impl Iterator<Item = Request<'a>>,
@@ -340,7 +341,7 @@ impl Session {
         let mut requests = requests.peekable();
         let mut is_first = true;
         while requests.peek().is_some() {
-            // However late it is, something is done in every turn.
+            // At least one command is executed in every time budget.
             if !std::mem::take(&mut is_first) && self.is_turn_over() {
                 self.pending = requests.map(Request::into_owned).collect();
                 break;
@@ -405,13 +406,13 @@ impl Session {
         None
     }
 
-    /// Ends all subscriptions of a kind without a word.
+    /// Unsubscribes from all names of a kind without replying.
     pub fn leave_all(&mut self, kind: Kind) {
         self.services.hub.unsubscribe(&self.connection, kind, &[], |_, _| {});
     }
 
-    /// Ends the session: it listens to nothing any more, the chain is told, and
-    /// the connection is forgotten. Dropping a session ends it, too.
+    /// Ends the session: removes its subscriptions, notifies the chain, and removes the
+    /// connection. Dropping a session ends it, too.
     pub fn end(&mut self) {
         if std::mem::replace(&mut self.is_over, true) {
             return;
@@ -425,7 +426,7 @@ impl Session {
         // Others that still hold the connection do not keep its socket open.
         panics::contain(|| self.connection.outbox.attach(None));
         panics::contain(|| hub.disconnect(&self.connection));
-        // A connection whose plugins could not be told is forgotten all the same.
+        // The connection is removed even if its plugins could not be notified.
         let plugins = panics::contain(|| middleware.chain().disconnect(id));
         panics::contain(|| middleware.forget(self.connection.clone(), plugins.unwrap_or_default()));
     }
@@ -665,8 +666,8 @@ impl Session {
         names.iter().try_for_each(|name| publish::check_name(&self.services, name))
     }
 
-    /// Only this session adds to what the connection listens to. A recheck may remove from it
-    /// meanwhile, so there is at least as much room when the hub is asked.
+    /// Only this session adds subscriptions of the connection. A recheck may remove some in the
+    /// meantime, so there is at least as much room when the hub is called.
     fn check_room(&self, kind: Kind, names: &[Bytestring<'_>]) -> Result<(), Refusal> {
         let subscriptions = self.connection.subscriptions();
         let names_max = self.services.limits.subscriptions_max();

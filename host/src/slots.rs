@@ -1,11 +1,11 @@
-//! The places of a listener: who has them, how many there may be, and which one gives
-//! way.
+//! The slots of a listener: which peers have them, how many there may be, and which one is
+//! dropped for a new peer.
 //!
-//! At the doors of clients a place is a handshake, at the admin listener a connection.
-//! Each address has a share of them. Where all are taken, the one that has waited for
-//! its peer the longest, of the address that has most, is dropped for the next: so that
-//! peers that send nothing keep nobody out. A place whose peer has not been waited for
-//! is never dropped. It knows addresses and tasks, and neither sockets nor protocols.
+//! At the doors of clients a slot is a handshake, at the admin listener a connection. Each
+//! address has a share of them. When all slots are in use, one of the address with the most
+//! slots is dropped: the one that has waited for its peer the longest. So peers that send
+//! nothing cannot block others. A slot that is not waiting for its peer is never dropped. This
+//! module knows addresses and tasks, and neither sockets nor protocols.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;

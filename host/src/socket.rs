@@ -43,8 +43,7 @@ impl Plain {
 }
 
 impl Socket {
-    /// Writes what the socket takes now. Pending: it takes nothing, and nobody is woken when
-    /// it does.
+    /// Writes what the socket takes now. Pending: it takes nothing, and no waker is registered.
     pub fn try_write(&self, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let Some(half) = &self.half else { return Poll::Ready(Ok(0)) };
         match half.try_write(bytes) {

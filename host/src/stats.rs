@@ -1,9 +1,9 @@
 //! What is counted while the server runs.
 //!
-//! What is counted for each message or each read has a set of counters for each of
-//! a few threads, lest they take the same cache lines from one another; what is
-//! counted once a connection has one. All are relaxed atomics, read one by one: a
-//! reading is of about one moment. It knows nothing of how they are shown.
+//! Counters of messages and reads exist in several sets, and threads are spread over them, so
+//! that they do not contend for the same cache lines. Counters of connections exist once. All
+//! are relaxed atomics that are read one by one, so a reading is not a consistent snapshot. This
+//! module knows nothing of how they are shown.
 
 use std::array;
 use std::cell::Cell;
@@ -23,7 +23,7 @@ pub struct Stats {
     pub outbox_overflows: AtomicU64,
     /// What waited in those outboxes, in bytes.
     pub outbox_overflow_bytes: AtomicU64,
-    /// Connections that broke, or ended without a word.
+    /// Connections that failed, or ended without a close handshake.
     pub lost: AtomicU64,
     /// How often a connection to the admin API could not be accepted.
     pub admin_not_accepted: AtomicU64,
@@ -143,7 +143,7 @@ impl Refused {
 }
 
 impl From<&CloseReason> for Refused {
-    /// Of the reasons for which nobody is let in.
+    /// For the reasons for which a connection is rejected.
     fn from(reason: &CloseReason) -> Refused {
         match reason {
             CloseReason::OverCapacity => Refused::OverCapacity,
@@ -213,12 +213,12 @@ impl Stats {
         load(&self.door(door).not_accepted)
     }
 
-    /// As many handshakes are under way as there may be: newcomers wait.
+    /// Counts that the handshake limit was reached and accepting is paused.
     pub fn waits_for_handshakes(&self, door: Door) {
         count(&self.door(door).handshake_waits);
     }
 
-    /// How often newcomers had to wait for handshakes at this door.
+    /// How often accepting was paused at this door because the handshake limit was reached.
     pub fn handshake_waits(&self, door: Door) -> u64 {
         load(&self.door(door).handshake_waits)
     }
@@ -324,7 +324,7 @@ impl Stats {
     }
 }
 
-/// Which number this thread has among those that count: they are given in turn.
+/// The number of this thread among those that count. Numbers are assigned round-robin.
 pub fn thread_number() -> usize {
     NUMBER.get()
 }

@@ -1,4 +1,4 @@
-//! TLS: a listener's certificate, and whom its clients say they are.
+//! TLS: a listener's certificate, and the identity in its clients' certificates.
 //!
 //! rustls with ring, TLS 1.2 and 1.3. A certificate that is replaced holds for
 //! handshakes from then on; connections keep what they shook hands with. It knows

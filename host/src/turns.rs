@@ -1,10 +1,9 @@
-//! Whoever is woken last does not run first.
+//! Works around tokio's LIFO slot, which runs the most recently woken task first.
 //!
-//! Tokio runs the task that was woken last before all that wait, so that two who talk to each
-//! other need not wait for the others. A connection that is run so at once sends the one message
-//! that it has, while those before it in the queue publish more for it: where a hundred speak in
-//! rooms of ten, a delivery took a fourth more processor time. So a task that does nothing is woken
-//! last.
+//! The slot helps two tasks that send messages to each other. A connection task that runs from
+//! it writes the one message that it has, although tasks ahead of it in the run queue are about
+//! to publish more for it: with a hundred publishers in rooms of ten, a delivery took a fourth
+//! more processor time. So a task that does nothing is woken last and takes the slot.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -17,7 +16,8 @@ thread_local! {
     static IDLER: Arc<OnceLock<Waker>> = start_idler();
 }
 
-/// Lets those whom this thread has woken wait behind those who were waiting before.
+/// Wakes the idle task into the LIFO slot, so that the task in it moves to the end of the run
+/// queue.
 pub fn wake_nobody_first() {
     IDLER.with(|waker| {
         if let Some(waker) = waker.get() {
@@ -26,8 +26,8 @@ pub fn wake_nobody_first() {
     });
 }
 
-/// Lets those who are ready have their turns. (Tokio's `yield_now` waits until the thread has
-/// looked at its sockets, too.)
+/// Yields to the tasks in the run queue. (Tokio's `yield_now` also waits until the worker has
+/// polled the I/O driver.)
 pub async fn wait_for_others() {
     let mut is_behind = false;
     poll_fn(|context| {
@@ -40,8 +40,8 @@ pub async fn wait_for_others() {
     .await;
 }
 
-/// Has this task wait until the thread has looked at its sockets and timers, which it does when
-/// all who are ready have had their turns, or after many of them.
+/// Has this task wait until the worker has polled the I/O driver and timers. It does so when its
+/// run queue is empty, or after many task polls.
 pub fn wait_for_sockets(context: &mut Context<'_>) {
     let _ = pin!(tokio::task::yield_now()).poll(context);
 }

@@ -32,7 +32,7 @@ pub enum Watched {
     Config,
     /// Files of certificates.
     Certificates,
-    /// All of it, because somebody asked for it.
+    /// All of it, because an operator requested it.
     Everything,
 }
 

@@ -349,7 +349,7 @@ mod tests {
 
     /// How many are kept of each class that has any.
     fn kept(heap: &Heap) -> Vec<u32> {
-        // SAFETY: nobody else looks.
+        // SAFETY: the test holds no other reference to the classes.
         let classes = unsafe { &*heap.classes.get() };
         classes.iter().map(|class| class.kept).filter(|kept| *kept > 0).collect()
     }

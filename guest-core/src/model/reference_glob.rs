@@ -1,4 +1,4 @@
-//! Redis' globs as the rules are told, one after the other, without a thought for cost.
+//! Redis' globs, implemented rule by rule from their description, without regard to cost.
 //!
 //! Every element but `*` is the set of the bytes it takes, written out. A `*` tries every length by
 //! recursion, which is exponential: keep patterns short.

@@ -19,13 +19,13 @@ use crate::door;
 use crate::hub::connections::{Connection, ConnectionId};
 use crate::middleware::stats::By;
 
-/// How many are shown at once, and unless something else is asked for.
+/// How many are shown at most in one response, and by default.
 const PAGE_MAX: usize = 1_000;
 const PAGE: usize = 100;
 /// How many names of each kind are shown of one connection.
 const NAMES_MAX: usize = 1_000;
 
-/// Which connections are asked for.
+/// The query parameters: which connections to list.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Page {
@@ -59,7 +59,7 @@ pub async fn list(
         };
         match search.as_deref().filter(|search| !search.is_empty()) {
             None => connections.read().keys().filter(|id| **id > after).copied().for_each(note),
-            // Looking at each takes a while, in which nobody waits for the table.
+            // Searching all connections takes long, so the table's lock is not held for it.
             Some(search) => {
                 let all = connections.opened_ones();
                 all.iter()

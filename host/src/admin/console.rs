@@ -41,9 +41,9 @@ const FILES: [(&str, &str, &str); 13] = [
     file!("/console/icon.svg", SVG, "icon.svg"),
 ];
 
-/// Scripts and styles from here only, and nothing that makes either from text. The
-/// client in the page connects to whatever WebSocket it is told to, such as the one
-/// before a proxy.
+/// Scripts and styles from this origin only, and nothing that makes either from text. The
+/// client in the page may connect to any WebSocket URL that the user enters, such as that of
+/// a proxy.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";

@@ -17,7 +17,7 @@ use super::error::ApiError;
 use crate::middleware::stats::By;
 use crate::origin::is_loopback;
 
-/// Turns away what a browser asks for a page of somebody else.
+/// Rejects requests that a browser sends for a page of another origin.
 ///
 /// # Errors
 ///
@@ -31,8 +31,8 @@ pub async fn keep_out_other_origins(
     Ok(next.run(request).await)
 }
 
-/// Lets pass who shows a token, or everybody where none is asked for, and notes who
-/// it is.
+/// Admits requests with a valid token, or all where no token is required, and stores the
+/// token's name in the request.
 ///
 /// # Errors
 ///

@@ -12,11 +12,11 @@ use crate::door::resp::info::resident_bytes;
 use crate::memory::usage::usage;
 use crate::memory::{Bound, Holding};
 
-/// How many connections and addresses are shown at most, and unless something else is asked for.
+/// How many connections and addresses are shown at most, and by default.
 const SHOWN_MAX: usize = 100;
 const SHOWN: usize = 10;
 
-/// How many are asked for.
+/// The query parameters: how many to show.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Asked {
@@ -71,6 +71,7 @@ fn holder(holding: &Holding) -> HolderView {
         address: holding.address.clone(),
         outbox_bytes: holding.outbox,
         input_bytes: holding.input,
+        name_bytes: holding.names,
         stalled_ms: holding.stalled.map(|stalled| stalled.as_millis() as u64),
     }
 }

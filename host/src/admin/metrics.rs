@@ -25,13 +25,14 @@ pub async fn scrape(State(admin): State<Admin>, headers: HeaderMap) -> Result<Re
         handshakes_max: admin.live.handshakes_max,
         is_draining: admin.live.is_draining(),
     };
-    // Engine and plugins are asked, and may be busy.
+    // This locks shards and plugin instances, which may be busy.
     let written = blocking(move || Ok(metrics.scrape(format))).await?;
     let headers = [(CONTENT_TYPE, format.content_type()), (CACHE_CONTROL, "no-store")];
     Ok((headers, written).into_response())
 }
 
-/// Whoever names OpenMetrics at all reads it: its weights tell versions apart.
+/// Whether this entry of `Accept` is OpenMetrics with a weight above zero. The weight is not
+/// compared with those of other entries: scrapers use it to order versions of the format.
 fn is_open_metrics(media_type: &str) -> bool {
     let (name, parameters) = media_type.split_once(';').unwrap_or((media_type, ""));
     let is_unwanted = |parameter: &str| {

@@ -66,7 +66,7 @@ pub struct Admin {
     live: Arc<Live>,
     health: Arc<Health>,
     places: Arc<Places>,
-    /// Turns true when the server ends; set by the listener.
+    /// Becomes true when the server shuts down; set by the listener.
     ending: watch::Receiver<bool>,
 }
 
@@ -121,7 +121,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const SAID_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 impl AdminListener {
-    /// A listener that nobody is served on yet.
+    /// Wraps a bound listener. It does not accept connections yet.
     pub fn new(listener: TcpListener, admin: Admin) -> AdminListener {
         AdminListener { listener, admin }
     }
@@ -220,7 +220,7 @@ async fn serve(
     mut ending: watch::Receiver<bool>,
 ) -> hyper::Result<()> {
     let _not_worth_a_word = stream.set_nodelay(true);
-    // One that takes nothing of what it asked for would keep its place for ever.
+    // A client that does not read its response would keep its slot for ever.
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(config.request_time));
     let slot = Arc::new(slot);

@@ -113,8 +113,8 @@ pub async fn reload(
     change(admin, move |middleware| middleware.reload(&plugin, config, fresh, &by)).await
 }
 
-/// Has the middleware change something, on a thread that nobody waits for. It goes
-/// on when the client leaves.
+/// Runs a change of the middleware on a blocking thread. The change is completed even if the
+/// client disconnects.
 async fn change(
     admin: Admin,
     change: impl FnOnce(&Middleware) -> Result<Swap, ChangeError> + Send + 'static,

@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::view::{ChannelsView, CountsView, Name, NodesView, PatternsView, SubscribersView};
 use crate::backplane::{self, Answer, Question, Text};
 
-/// How many channels can be asked about at once.
+/// How many channels one request may name.
 const CHANNELS_MAX: usize = 1_000;
 
 /// What a request asks for.

@@ -92,8 +92,8 @@ pub fn router(admin: Admin) -> Router {
         })
         .layer(from_fn_with_state(admin.clone(), guard::keep_out_other_origins))
         .layer(from_fn(answer_panics))
-        // A page that says nothing of this server: whoever follows a link to it may
-        // have it.
+        // Static pages that contain nothing about this server, so they need no token and no
+        // origin check.
         .merge(console::routes())
         .with_state(admin)
 }

@@ -11,7 +11,7 @@ use crate::stats::load;
 
 /// `GET /v1/stats`
 pub async fn show(State(admin): State<Admin>) -> Result<Json<StatsView>, ApiError> {
-    // The engine is asked, and may be busy.
+    // This calls the engine, which may be busy.
     blocking(move || Ok(Json(read(&admin)))).await
 }
 

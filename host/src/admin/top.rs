@@ -1,11 +1,11 @@
 //! The channels that the most listen to.
 //!
-//! Only who listens to what is known, so they are counted when somebody asks:
-//! candidates by one pass over the connections, with room for so many names and no
-//! more, and then the engine is asked about those. With a million subscriptions the
-//! pass takes half a second of one core and some megabytes. It holds up nobody (of
-//! publications meanwhile, 99 of 100 took 0.3 ms or less), and is repeated only after
-//! ten times as long, however many ask.
+//! The server keeps no subscriber counts of its own, so they are computed on request. One pass
+//! over the connections finds candidates, with a bounded number of names, and the engine
+//! counts the subscribers of those. With a million subscriptions the pass takes half a second
+//! of one core and some megabytes. It does not block publishing (p99 of publications during a
+//! pass was 0.3 ms), and it is repeated only after ten times its own duration, however many
+//! requests arrive.
 
 use std::cmp::Reverse;
 use std::ops::Bound;
@@ -25,10 +25,10 @@ use crate::hub::Hub;
 use crate::keyed_hash::KeyedMap;
 use crate::protocol::command::{Bytestring, Space};
 
-/// How many are shown at most, and unless something else is asked for.
+/// How many are shown at most, and by default.
 const SHOWN_MAX: usize = 100;
 const SHOWN: usize = 20;
-/// How many the engine is asked about.
+/// How many channels the engine counts the subscribers of.
 const CANDIDATES_MAX: usize = 4 * SHOWN_MAX;
 /// How many subscriptions one pass looks at.
 const SUBSCRIPTIONS_MAX: usize = 1_000_000;
@@ -41,7 +41,7 @@ const SLICE: usize = 256;
 const GOOD_FOR: Duration = Duration::from_secs(1);
 const GOOD_FOR_TIMES: u32 = 10;
 
-/// How many are asked for.
+/// The query parameters: how many to show.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Asked {
@@ -51,7 +51,7 @@ pub struct Asked {
 /// A channel, and how many listen to it.
 type Counted = (Box<[u8]>, u64);
 
-/// The last count. Whoever asks while one is under way waits for it.
+/// The last count. A request that arrives while a count is running waits for its result.
 #[derive(Clone, Default)]
 pub struct Census(Arc<Mutex<Option<Count>>>);
 
@@ -117,7 +117,7 @@ fn take(hub: &Hub) -> Count {
     }
     let (candidates, is_exact) = tally.most(CANDIDATES_MAX);
     let names: Vec<Bytestring> = candidates.iter().map(|(name, _)| (&**name).into()).collect();
-    // The count of an engine that cannot be asked is that of the pass.
+    // If the engine is not available, use the counts of the pass.
     let mut channels = match hub.subscriber_counts(Space::Channels, &names) {
         Ok(counts) => candidates.iter().map(|(name, _)| name.clone()).zip(counts).collect(),
         Err(_) => candidates,

@@ -85,7 +85,7 @@ pub struct RechecksView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
-    /// All its instances can be asked.
+    /// All its instances are available.
     Running,
     /// An instance is being rebuilt.
     Rebuilding,
@@ -216,7 +216,7 @@ pub struct ConnectionView {
     pub shard_channels: usize,
     pub outbox_bytes: usize,
     pub input_bytes: usize,
-    /// What it listens to; only where one connection is asked for.
+    /// Its subscriptions; only in the view of a single connection.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub names: Option<NamesView>,
 }
@@ -248,7 +248,7 @@ pub enum Name {
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct TopView {
     pub channels: Vec<SubscribersView>,
-    /// How many channels have subscribers; none: the engine cannot be asked now.
+    /// How many channels have subscribers. None: the engine is not available now.
     pub count: Option<u64>,
     pub is_whole: bool,
     pub counted_ms: u64,
@@ -278,7 +278,7 @@ pub struct StatsView {
     pub deliveries: u64,
     pub bytes_read: u64,
     pub bytes_written: u64,
-    /// None: the engine cannot be asked now.
+    /// None: the engine is not available now.
     pub channels: Option<u64>,
     pub shard_channels: Option<u64>,
     pub patterns: Option<u64>,
@@ -329,6 +329,7 @@ pub struct HolderView {
     pub address: String,
     pub outbox_bytes: usize,
     pub input_bytes: usize,
+    pub name_bytes: usize,
     /// None: little waits, or it is of an address.
     pub stalled_ms: Option<u64>,
 }

@@ -38,7 +38,7 @@ pub struct Report {
     pub declared: Declaration,
     /// What it imports to ask the outside world with, where it does.
     pub asks_with: Option<String>,
-    /// Whom it may ask, by what stands beside it.
+    /// The hosts it may send HTTP requests to, by the settings file beside it.
     pub may_ask: Vec<String>,
     /// Whether `init` was called, with the settings beside it.
     pub was_initialised: bool,

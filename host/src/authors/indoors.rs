@@ -24,7 +24,7 @@ use crate::supervise::Ended;
 /// How many bytes are under way to or from one client; more wait.
 const PIPE_BYTES: usize = 64 << 10;
 
-/// A running server that nobody reaches but through `dial`.
+/// A running server without listeners. Connections to it are opened with `dial` only.
 pub struct Indoors {
     entrance: Entrance,
     services: Services,
@@ -98,7 +98,7 @@ impl Indoors {
     /// A way for one more client to speak HTTP and WebSocket.
     pub fn dial(&self) -> DuplexStream {
         let (theirs, ours) = tokio::io::duplex(PIPE_BYTES);
-        // Of no meaning but to be told apart.
+        // The number only distinguishes the clients.
         let port = self.clients.fetch_add(1, Ordering::Relaxed);
         let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         tokio::spawn(self.entrance.clone().take(ours, remote, Protocol::Http));

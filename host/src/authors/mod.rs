@@ -149,7 +149,7 @@ pub enum AuthorError {
 }
 
 impl AuthorError {
-    /// Whether what was asked for makes no sense.
+    /// Whether the command line is the reason.
     pub fn is_usage(&self) -> bool {
         match self {
             AuthorError::New(error) => error.is_usage(),

@@ -102,7 +102,7 @@ pub enum NewError {
 }
 
 impl NewError {
-    /// Whether what was asked for cannot be had anywhere.
+    /// Whether the command line is the reason.
     pub fn is_usage(&self) -> bool {
         !matches!(self, NewError::Write { .. })
     }

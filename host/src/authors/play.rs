@@ -59,7 +59,7 @@ pub enum Outcome {
     Passed(Vec<String>),
     /// Otherwise.
     Failed(String),
-    /// It was not its turn any more.
+    /// It was not reached.
     NotPlayed,
 }
 
@@ -86,7 +86,7 @@ pub enum PlayError {
 }
 
 impl PlayError {
-    /// Whether what was asked for makes no sense.
+    /// Whether the command line is the reason.
     pub fn is_usage(&self) -> bool {
         !matches!(self, PlayError::Refused(_) | PlayError::Server(_))
     }

@@ -1,9 +1,9 @@
-//! Asking all nodes: what PUBSUB answers for one, put together from those that
-//! answer in time.
+//! Requests to all nodes: PUBSUB replies for the cluster, merged from the nodes that respond in
+//! time.
 //!
-//! A question goes to a channel that all nodes listen to, an answer to one of the
-//! node that asked. Both are JSON with names in base64, and no more than a NATS
-//! takes by default.
+//! A request is published on a channel that all nodes subscribe to, a response on a channel of
+//! the requesting node. Both are JSON with names in base64, and not larger than NATS accepts by
+//! default.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,7 @@ use super::{Backplane, Link, LinkError, State, within};
 use crate::hub::Hub;
 use crate::protocol::command::{Bytestring, Space};
 
-/// What can be asked.
+/// The kinds of requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Question {
@@ -45,7 +45,7 @@ pub enum Answer {
     Counts(Vec<u64>),
     /// Patterns.
     Count(u64),
-    /// Its engine cannot be asked.
+    /// Its engine is not available.
     Unavailable,
 }
 
@@ -77,7 +77,7 @@ impl TryFrom<String> for Text {
     }
 }
 
-/// To whom a message of the nodes goes.
+/// The nodes that a message is sent to.
 #[derive(Debug, Clone, Copy)]
 pub enum To<'a> {
     /// All nodes, also the one that sends it.
@@ -91,7 +91,7 @@ pub enum To<'a> {
 struct Message {
     /// Who sends it.
     node: String,
-    /// The question's number at the node that asked.
+    /// The number of the request at the requesting node.
     number: u64,
     #[serde(flatten)]
     says: Says,
@@ -106,8 +106,8 @@ enum Says {
 
 /// How many bytes of names an answer has, before base64.
 const ANSWER_BYTES_MAX: usize = 512 << 10;
-/// How many messages of other nodes wait to be looked at. More are dropped, and
-/// whoever asked waits in vain.
+/// How many messages of other nodes may be queued. More are dropped; a node
+/// whose request is dropped waits until its timeout.
 const HEARD_MAX: usize = 256;
 
 /// Questions under way.

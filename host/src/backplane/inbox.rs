@@ -1,8 +1,8 @@
 //! What came over the backplane and is to be delivered here, in its order.
 //!
-//! Filled by the link, emptied by one task, in batches, because a batch shares
-//! locks and calls. Whoever fills it beyond its limit delivers it first, so that
-//! the backplane feels it and no memory is taken.
+//! The link's tasks fill it. One task empties it in batches, because a batch shares locks and
+//! engine calls. A task that would exceed the limit delivers what is queued first: this puts
+//! back-pressure on the backplane and bounds the memory.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -72,7 +72,7 @@ impl Inbox {
         })
     }
 
-    /// Says to whom it is delivered.
+    /// Sets the hub and the middleware that receive the publications.
     pub fn deliver_to(&self, hub: &Arc<Hub>, middleware: &Arc<Middleware>) {
         *self.receivers.lock() = Some((hub.clone(), middleware.clone()));
     }
@@ -105,7 +105,7 @@ impl Inbox {
     pub async fn deliver(self: Arc<Inbox>, hub: Arc<Hub>, middleware: Arc<Middleware>) -> Ended {
         loop {
             while self.deliver_some(&hub, &middleware) {
-                // Connections of this thread have a turn, too.
+                // Let the connection tasks of this thread run.
                 tokio::task::yield_now().await;
             }
             self.filled.notified().await;

@@ -1,10 +1,10 @@
 //! What this node listens to on the backplane: the names that its connections
 //! listen to, each once.
 //!
-//! A name is counted up and down while connections come and go. The first listener
-//! has it asked for in the next round; the last one leaving has it given up a
-//! little later, so that who comes back at once costs nothing. It knows names and
-//! numbers, and neither connections nor what a backplane is.
+//! Each name has a count of its listeners. The first listener causes a subscription in the next
+//! round; when the last one leaves, the name is unsubscribed after a delay, so that a client that
+//! reconnects at once causes no traffic. This module knows names and numbers, and neither
+//! connections nor backplanes.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub struct Name {
     pub bytes: Arc<[u8]>,
 }
 
-/// What the backplane is to be told in one round.
+/// The subscriptions to add and to remove at the backplane in one round.
 #[derive(Debug, Default)]
 pub struct Round {
     /// Its number.
@@ -137,8 +137,8 @@ impl Interest {
         Hold { interest: self.clone(), kind, names, round }
     }
 
-    /// The backplane is there again and knows nothing: all names are asked for in
-    /// the next round, whose number is answered.
+    /// The backplane is connected and has no subscriptions: the next round subscribes to all
+    /// names. Returns its number.
     pub fn connected(&self) -> u64 {
         let round = self.table.lock().connected();
         self.progress.send_modify(|progress| progress.is_connected = true);
@@ -146,13 +146,13 @@ impl Interest {
         round
     }
 
-    /// The backplane is away: nobody waits for it any longer.
+    /// The backplane is disconnected: all waits for it end.
     pub fn disconnected(&self) {
         self.table.lock().disconnected();
         self.progress.send_modify(|progress| progress.is_connected = false);
     }
 
-    /// What the backplane must be told next; waits until there is something.
+    /// The next round of changes for the backplane; waits until there is one.
     pub async fn next_round(&self) -> Round {
         loop {
             let due = {
@@ -173,7 +173,7 @@ impl Interest {
         }
     }
 
-    /// The backplane has been told all of this round.
+    /// The backplane has applied all changes of this round.
     pub fn settled(&self, round: u64) {
         self.progress.send_if_modified(|progress| {
             let is_news = round > progress.settled;
@@ -211,8 +211,8 @@ impl Table {
         self.round += 1;
         self.joining.clear();
         for (kind, entries) in KINDS.into_iter().zip(&mut self.entries) {
-            // What nobody listens to any more is not asked for again; the queue of
-            // those that leave passes over it.
+            // Names without listeners are not subscribed again. The queue of names to leave
+            // skips them.
             entries.retain(|_, entry| entry.listeners > 0);
             for (name, entry) in entries {
                 entry.round = Some(self.round);
@@ -252,7 +252,7 @@ impl Table {
         (name, round, true)
     }
 
-    /// Answers whether nobody is left.
+    /// Removes one listener. Returns whether it was the last one.
     fn leave(&mut self, kind: Kind, name: &[u8], now: Instant, delay: Duration) -> bool {
         let Some((name, _)) = self.entries(kind).get_key_value(name) else { return false };
         let name = name.clone();
@@ -361,7 +361,7 @@ mod tests {
         assert!(!table.leave(Kind::Channel, b"a", start, DELAY));
         assert!(table.leave(Kind::Channel, b"a", start, DELAY));
         assert_eq!(take(&mut table, start), (words(&[]), words(&[])));
-        // Flapping: it costs nothing, and the delay begins anew.
+        // Flapping: it causes no change at the backplane, and the delay starts again.
         table.join(Kind::Channel, b"a");
         table.leave(Kind::Channel, b"a", start + DELAY / 2, DELAY);
         assert_eq!(take(&mut table, start + DELAY), (words(&[]), words(&[])));

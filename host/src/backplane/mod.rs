@@ -5,9 +5,9 @@
 //! this node's connections at once and handed to the backplane after that; when
 //! the backplane brings it back, it is known for an own one and dropped.
 //!
-//! A [`Link`] is one connection to it, with what a Redis or a NATS needs; when it
-//! breaks, another is made and told all names. Nothing here knows plugins or
-//! engines, and without a backplane none of it runs.
+//! A [`Link`] is one connection to it, with what Redis or NATS needs. When it fails, a new
+//! link is made and subscribes to all names again. Nothing here knows plugins or engines, and
+//! without a backplane none of it runs.
 
 mod ask;
 mod inbox;
@@ -77,7 +77,7 @@ pub struct Backplane {
 pub enum State {
     /// There is no connection.
     Away,
-    /// There is one, and it is being told what is listened to.
+    /// There is one, and its subscriptions are being restored.
     Restoring,
     /// All that is listened to here comes here.
     Ready,
@@ -285,9 +285,8 @@ impl Backplane {
     ///
     /// # Errors
     ///
-    /// The backplane is away, or too much waits for it, and the config says that
-    /// the publisher is to be told; or the backplane never takes such a
-    /// publication.
+    /// The backplane is disconnected, or its queue is full, and the config says to refuse
+    /// publications then; or the backplane never accepts such a publication.
     pub fn admit(&self, publication: &Publication<'_>) -> Result<Admission, Refusal> {
         if is_reserved(&publication.channel) {
             return Ok(Admission::Stay);
@@ -523,8 +522,8 @@ impl Backplane {
     }
 }
 
-/// Publications that the backplane has or has not: nobody knows, and they are not
-/// sent again, because at most once is promised.
+/// Publications that may or may not have reached the backplane. They are not sent again,
+/// because delivery is at most once.
 struct UnderWay<'a> {
     stats: &'a BackplaneStats,
     publications: usize,
@@ -539,7 +538,7 @@ impl Drop for UnderWay<'_> {
 /// How often listening to refused names is tried again.
 const RETRY_TIME: Duration = Duration::from_secs(10);
 
-/// How many names the backplane is told at once.
+/// How many names the backplane is sent at once.
 const NAMES_MAX: usize = 1_000;
 
 /// Whether a name is the nodes' own.
@@ -554,7 +553,7 @@ async fn within<T>(
     tokio::time::timeout(limit, future).await.unwrap_or(Err(LinkError::NoAnswer(limit)))
 }
 
-/// A number that nobody can guess, from the seed of a hash map.
+/// An unpredictable number, from the seed of a hash map.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }

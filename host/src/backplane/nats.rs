@@ -66,7 +66,7 @@ pub struct NatsLink {
     client: Client,
     /// Hears how far the server has come. Kept for that.
     _witness: Client,
-    /// The last number said to the witness, and the last one that it heard.
+    /// The last number sent to the witness, and the last one that it received.
     said: AtomicU64,
     heard: watch::Receiver<u64>,
     reader: Arc<Reader>,
@@ -223,8 +223,8 @@ impl NatsLink {
             self.reader.give_up(name, left.id);
             self.refusals.forget_name(name);
             if let Some(reading) = left.ended {
-                // Its subscriber is dropped with it. What it still had, others have,
-                // or nobody wants.
+                // This drops its subscriber. Messages that it still had queued are either
+                // received by another subscription or no longer wanted.
                 reading.abort();
             }
         }
@@ -241,7 +241,7 @@ impl NatsLink {
 
     async fn heard(&self, number: u64) -> Result<(), LinkError> {
         let mut heard = self.heard.clone();
-        // A right may be missing for it to be heard at all.
+        // The message may never arrive, if a permission is missing.
         tokio::select! {
             heard = heard.wait_for(|heard| *heard >= number) => heard.map(drop).map_err(failed),
             problem = self.broken() => Err(problem),
@@ -450,7 +450,7 @@ async fn read(reader: Arc<Reader>, id: ConnectionId, mut subscriber: Subscriber)
     }
 }
 
-/// Reads what the subscriptions are told.
+/// Reads the messages of the subscriptions.
 struct Reader {
     inbox: Arc<Inbox>,
     stats: Arc<BackplaneStats>,

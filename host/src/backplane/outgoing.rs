@@ -130,7 +130,7 @@ impl Queue {
             if self.waiting() == 0 {
                 return;
             }
-            // Whoever takes looks again, and says so.
+            // Wake the consumer: it checks the queue again and notifies `emptied`.
             self.changed.notify_one();
             emptied.await;
         }

@@ -1,13 +1,12 @@
 //! Redis and Valkey, from 7.0 on: one server, what a Sentinel says is the master,
 //! or one node of a cluster, whose bus brings PUBLISH to all others.
 //!
-//! Two connections: one publishes, one listens. Redis tells a listener nothing of
-//! who published, so what this node publishes stands in a transaction between two
-//! marks on a shard channel of its own: what comes between the marks is an own
-//! message, which was delivered here already. A transaction is one step to Redis,
-//! so that is exact, also when a connection was lost and its last commands are
-//! carried out late. Patterns do not see shard channels, so nobody else sees the
-//! marks.
+//! Two connections: one publishes, one subscribes. Redis does not tell a subscriber which
+//! client published a message. So this node publishes in a transaction, between two marks on
+//! a shard channel of its own: a message between the marks is its own and was delivered here
+//! already. A transaction is atomic, so this is exact, also when a connection was lost and
+//! Redis executes its last commands late. Pattern subscriptions do not match shard channels,
+//! so no other client receives the marks.
 //!
 //! A message comes once for its channel and once for each pattern. The hub wants
 //! it once; the copies of one publication stand together, which tells them from
@@ -153,7 +152,7 @@ impl RedisLink {
         };
         let read = |reader: Arc<Reader>| {
             move |push: PushInfo| {
-                // What it knows of copies may be half of a change: another link begins anew.
+                // The record of copies may be inconsistent now: a new link starts afresh.
                 if panics::contain(|| reader.take(push)).is_none() {
                     reader.breaking.send_replace(true);
                 }
@@ -251,8 +250,8 @@ impl RedisLink {
     /// carried out, and which messages the user may not publish: some of those are the
     /// reason if it was not.
     ///
-    /// An error is of the link: also where the server refused what every node must do,
-    /// and where nobody knows what was carried out.
+    /// An error means that the link has failed. This includes a refusal of a command that every
+    /// node needs, and the case that it is unknown which commands were executed.
     async fn publish_marked(
         &self,
         messages: &[(&str, Vec<u8>, &[u8])],
@@ -623,7 +622,7 @@ fn escape(prefix: &[u8]) -> Vec<u8> {
         .collect()
 }
 
-/// Reads what a listening connection is told.
+/// Reads the messages of the subscribing connection.
 struct Reader {
     inbox: Arc<Inbox>,
     stats: Arc<BackplaneStats>,

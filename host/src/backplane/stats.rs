@@ -55,7 +55,7 @@ impl BackplaneStats {
             .sum()
     }
 
-    /// All counters with their names, for whoever shows them. INFO does.
+    /// All counters with their names, for INFO.
     pub fn all(&self) -> [(&'static str, u64); 17] {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [

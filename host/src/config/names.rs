@@ -4,7 +4,9 @@
 //! follow from what the instances may hold, unless they are set. One that is set and does not fit
 //! is refused.
 
-use super::{ConfigError, RawLimits, bytes, count};
+use super::ConfigError;
+use super::raw::RawLimits;
+use super::values::{bytes, count};
 
 /// What the names of several connections, and the patterns of one, may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! The doors: each turns what one kind of client sends into a session's commands,
-//! and knows how that kind is told goodbye.
+//! The doors: each decodes what one kind of client sends into a session's commands, and
+//! encodes the close for that kind.
 
 pub mod json;
 pub mod resp;
@@ -20,8 +20,8 @@ use crate::session::Session;
 pub struct Taken {
     /// How many bytes are done with.
     pub bytes: usize,
-    /// Whether the turn was too short: it goes on where it stopped, even if
-    /// nothing comes behind.
+    /// Whether the time budget was exhausted: processing continues where it stopped, even if
+    /// no more bytes arrive.
     pub is_unfinished: bool,
 }
 
@@ -32,8 +32,8 @@ pub trait Door {
     /// outbox is.
     fn take_in(&mut self, bytes: &mut [u8], session: &mut Session) -> Taken;
 
-    /// Whether something that the client sent was whole since this was last asked, when so many
-    /// bytes are done with.
+    /// Whether a request or message of the client was completed since the last call; `taken`
+    /// bytes have been processed.
     fn has_progressed(&mut self, taken: usize) -> bool {
         taken > 0
     }

@@ -16,8 +16,8 @@ const UNAUTHENTICATED_BYTES_MAX: usize = 16 << 10;
 
 /// What a sub-protocol makes of messages.
 pub trait Subprotocol {
-    /// Carries out messages, in order. A reason to close: what came behind is not
-    /// carried out. What the turn is too short for waits.
+    /// Executes messages, in order. After a close reason the rest is not executed. When the time
+    /// budget is exhausted, the rest waits.
     fn take_messages<'a>(
         &mut self,
         messages: impl Iterator<Item = (MessageKind, &'a [u8])>,
@@ -27,7 +27,7 @@ pub trait Subprotocol {
     /// Goes on with what waits, if anything does.
     fn resume(&mut self, session: &mut Session) -> Option<CloseReason>;
 
-    /// Whether something waits for the next turn.
+    /// Whether messages wait for the next time budget.
     fn has_pending(&self, session: &Session) -> bool;
 
     /// How large a message may be while the connection must authenticate.
@@ -40,7 +40,7 @@ pub trait Subprotocol {
         Bytes::new()
     }
 
-    /// Whether a request was whole since this was last asked, where messages came.
+    /// Whether a request was completed since the last call, where messages have arrived.
     fn has_progressed(&mut self) -> bool {
         true
     }
@@ -59,7 +59,7 @@ pub struct WebSocket<P> {
     frames: FrameReader,
     message_bytes_max: usize,
     subprotocol: P,
-    /// Whether a message came whole since this was last asked.
+    /// Whether a message was completed since the last call of `has_progressed`.
     had_message: bool,
 }
 

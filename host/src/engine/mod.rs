@@ -21,8 +21,7 @@ use crate::config::{EngineConfig, EngineSource};
 use crate::wasm::{self, Wasm};
 use component::CompiledEngine;
 
-/// An engine that can be asked. Each method does what `wit/engine.wit` says of
-/// the function of its name.
+/// An engine. Each method does what `wit/engine.wit` says of the function of its name.
 ///
 /// After an error the engine is in an unknown state and must be dropped.
 #[allow(missing_docs, reason = "the contract documents them")]

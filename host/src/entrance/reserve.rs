@@ -34,7 +34,7 @@ impl Entrance {
             reserve.refill();
             return false;
         }
-        // Another may have taken the descriptor meanwhile.
+        // Another thread may have taken the descriptor; then `accept` fails or waits.
         let accepted = tokio::time::timeout(ACCEPT_PAUSE, listener.accept()).await;
         let is_served = match accepted {
             Ok(Ok((stream, remote))) => {

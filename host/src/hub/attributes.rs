@@ -120,8 +120,8 @@ impl Attributes {
         }
     }
 
-    /// The plugins accepted the credentials: the connection need not authenticate any
-    /// more, unless a plugin has asked for it again meanwhile.
+    /// The plugins accepted the credentials: the connection is authenticated, unless a plugin
+    /// has required authentication again since.
     pub fn accept_credentials(&self) {
         let mut notes = self.notes.lock();
         let notes = &mut *notes;
@@ -151,7 +151,7 @@ impl Attributes {
         Some(self.expires_at_ms.load(Ordering::Relaxed)).filter(|at| *at != NEVER)
     }
 
-    /// Changes when the host looks at the expiry next. The notes are locked meanwhile.
+    /// Changes when the host checks the expiry next. Holds the lock of the notes.
     pub fn with_deadline<T>(&self, change: impl FnOnce(&mut Deadline, Option<u64>) -> T) -> T {
         let mut notes = self.notes.lock();
         let expires_at = self.expires_at_ms();

@@ -1,9 +1,8 @@
 //! The ground state: which connections there are, and what each listens to.
 //!
-//! Everything the engine knows can be rebuilt from here. What a connection
-//! listens to changes only while the hub holds the locks of the shards
-//! concerned, so that whoever holds a shard's lock sees what its engine should
-//! know.
+//! The whole state of the engine can be rebuilt from it. The subscriptions of a connection
+//! change only while the hub holds the locks of the shards concerned. So a thread that holds a
+//! shard's lock sees the subscriptions that its engine should know.
 //!
 //! Locks, in the order in which they may be taken: shards (by rising number),
 //! the table, a connection's subscriptions or attributes, its outbox. The table
@@ -115,13 +114,13 @@ impl Subscriptions {
     }
 }
 
-/// When the connection was last heard, in milliseconds since the table began.
+/// When data was last received, in milliseconds since the table was created.
 #[derive(Default)]
 struct Liveness {
     heard_ms: AtomicU64,
-    /// When it was pinged and has not been heard since; zero: it was not.
+    /// When it was pinged, if nothing was received since; else zero.
     pinged_ms: AtomicU64,
-    /// Whether it was let in: until then it is neither pinged nor told goodbye.
+    /// Whether it was admitted: until then it receives neither pings nor a close.
     open: AtomicBool,
 }
 
@@ -201,13 +200,13 @@ impl Connection {
         self.attributes.is_auth_required()
     }
 
-    /// Says that what a plugin was asked about the connection before may be out of date: a
-    /// subscription is being acknowledged, or an attribute has changed.
+    /// Raises the revision: results of earlier plugin calls for the connection may be outdated,
+    /// because a subscription is being acknowledged or an attribute has changed.
     pub fn revise(&self) {
         self.revision.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// How often that was said.
+    /// The current revision.
     pub fn revision(&self) -> u64 {
         self.revision.load(Ordering::Acquire)
     }
@@ -302,8 +301,8 @@ impl Connections {
         };
     }
 
-    /// A new connection, in the table before anyone is asked about it, so that
-    /// plugins can pin notes to it while they decide.
+    /// A new connection. It is in the table before any plugin is called for it, so that plugins
+    /// can set its attributes while they decide.
     ///
     /// # Errors
     ///
@@ -342,8 +341,8 @@ impl Connections {
         is_counted.then(left)
     }
 
-    /// A connection that is in no table: nobody sees it, it counts for nothing, and
-    /// what is published reaches it only from who has it.
+    /// A connection that is not in the table: it is not listed, not counted, and receives only
+    /// what the owner of this value delivers to it.
     pub fn unseen(&self, encoding: Encoding) -> Connection {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         self.make(ConnectionId::MAX, encoding, nowhere, self.limits.read().outbox, false)
@@ -417,8 +416,8 @@ impl Connections {
         self.table.read().get(&id).cloned()
     }
 
-    /// The table, to look up many. No plugin is called and no shard locked
-    /// meanwhile.
+    /// Locks the table for reading, to look up many. The caller must not call a plugin or lock a
+    /// shard while it holds the guard.
     pub fn read(&self) -> impl std::ops::Deref<Target = Table> {
         self.table.read()
     }

@@ -148,7 +148,7 @@ impl<'a> Push<'a> {
     }
 }
 
-/// A subscription that ended without being asked to.
+/// A subscription that the server has ended.
 pub struct Ended<'a> {
     /// Its name.
     pub name: &'a [u8],

@@ -1,4 +1,4 @@
-//! Subscriptions that end without being asked to: new rules refuse them.
+//! Subscriptions that the server ends, because new rules refuse them.
 //!
 //! The connection is sent a notice in the order of its acknowledgements, and no message on
 //! the names in it after that.

@@ -15,7 +15,7 @@ use super::encoding::Encoding;
 use crate::close::CloseReason;
 use crate::protocol::json;
 
-/// How long before it a client is told that its credentials expire.
+/// How long before the expiry a client is notified of it.
 const NOTICE_MS: u64 = 30_000;
 /// The longest wait at once, so that a change of the machine's clock is noticed.
 const WAIT_MAX: Duration = Duration::from_secs(1);
@@ -35,7 +35,7 @@ pub struct Deadline {
 #[derive(Default)]
 pub struct Expiries {
     queue: Mutex<BTreeSet<(u64, ConnectionId)>>,
-    /// Told when there is an earlier first entry.
+    /// Notified when there is an earlier first entry.
     changed: Notify,
 }
 

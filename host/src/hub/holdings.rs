@@ -39,7 +39,7 @@ pub const PATTERN_COPIES: usize = 3;
 /// How often a refusal is logged.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How many steps of matching are done before others have their turn: a few milliseconds.
+/// How many steps of matching are done before the task yields: a few milliseconds.
 pub const STEPS_AT_ONCE_MAX: u64 = 2_000_000;
 
 /// What a publication costs beside the patterns.
@@ -167,8 +167,8 @@ impl Holdings {
         }
     }
 
-    /// From here on these limits hold for what is added. The locks of all shards are held, so
-    /// that no connection changes what it listens to meanwhile.
+    /// Sets the limits for names that are added from here on. The caller holds the locks of all
+    /// shards, so that no subscription changes during the call.
     pub fn set_limits(&self, limits: NameLimits, connections: &Connections) {
         let mut state = self.state.lock();
         let is_changed = limits.name_bytes_max != state.limits.name_bytes_max;
@@ -447,7 +447,7 @@ pub fn most(connections: &Connections) -> Option<Arc<Connection>> {
     connections.read().values().max_by_key(|connection| connection.holds.bytes()).cloned()
 }
 
-/// How much more matching may be done before others have their turn.
+/// The rest of the matching budget, after which the task yields.
 #[derive(Debug, Clone, Copy)]
 pub struct Work {
     steps: Steps,

@@ -73,7 +73,7 @@ pub struct Hub {
     interest: Option<Arc<Interest>>,
 }
 
-/// The engine cannot be asked now.
+/// The engine is not available now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unavailable;
 
@@ -97,8 +97,8 @@ pub struct EngineSwap {
     pub longest_pause: Duration,
 }
 
-/// How long others have a shard between two slices of what a new engine is told:
-/// as long as a slice takes.
+/// How long a shard is unlocked between two slices that a standby engine receives: as long as
+/// a slice takes.
 const BETWEEN_SLICES: Duration = Duration::from_millis(1);
 
 type Guards<'a> = Batch<(usize, MutexGuard<'a, Shard>)>;
@@ -135,14 +135,13 @@ impl Hub {
         })
     }
 
-    /// The same, and other nodes are told what is listened to.
+    /// The same, with the interest that subscribes at the backplane.
     pub fn with_interest(self, interest: Arc<Interest>) -> Hub {
         Hub { interest: Some(interest), ..self }
     }
 
-    /// Subscribes a connection to names, and has `acknowledge` told of each name,
-    /// and of how many channels and patterns it holds, before any message on them
-    /// can come.
+    /// Subscribes a connection to names. Calls `acknowledge` for each name, with the number of
+    /// the connection's channels and patterns, before any message on them can arrive.
     ///
     /// # Errors
     ///
@@ -223,9 +222,9 @@ impl Hub {
         }
     }
 
-    /// Ends subscriptions, all of the kind when no name is given, and has
-    /// `acknowledge` told as in `subscribe`: after it no message on them comes.
-    /// Never fails: an engine that cannot be asked will be rebuilt without them.
+    /// Ends subscriptions, all of the kind when no name is given. Calls `acknowledge` as
+    /// `subscribe` does; after it no message on them arrives. Never fails: an engine that is not
+    /// available will be rebuilt without them.
     pub fn unsubscribe<'a>(
         &self,
         connection: &Connection,
@@ -298,9 +297,8 @@ impl Hub {
 
     /// Delivers publications, in their order. The writers of publishers are not woken for
     /// what they receive of their own: the caller does that, or is their task. `counted` is
-    /// told of each, with how many deliveries it makes and whether the publisher is among the
-    /// receivers, before the first of them is queued. Answers whether anybody receives
-    /// anything.
+    /// called for each, with the number of its deliveries and whether the publisher is among the
+    /// receivers, before the first of them is queued. Returns whether there was any receiver.
     pub fn publish(
         &self,
         chain: &Chain,
@@ -310,8 +308,8 @@ impl Hub {
         let mut is_heard = false;
         let mut begun = 0;
         while let Some(rest) = publications.get(begun..).filter(|rest| !rest.is_empty()) {
-            // Where patterns are costly the shards are held, and the engine is asked, for a few
-            // publications at a time.
+            // Where patterns are costly, the shards are locked and the engine is called for a
+            // few publications at a time.
             let mut work = self.holdings.work();
             let fits = |(_, publication): &&(_, Publication<'_>)| work.take(&publication.channel);
             let slice = rest.iter().take_while(fits).count();
@@ -483,7 +481,7 @@ impl Hub {
         Ok(listing.into_names())
     }
 
-    /// How many subscribe to each of these channels. Each shard is locked and asked once.
+    /// The number of subscribers of each of these channels. Each shard is locked and called once.
     ///
     /// # Errors
     ///
@@ -541,25 +539,25 @@ impl Hub {
         shard.lock().ask(self, EngineCall::PatternCount, |engine| engine.pattern_count())
     }
 
-    /// Tries again what was given up, and answers how many shards have no engine
-    /// that can be asked.
+    /// Retries the shards that were given up. Returns how many shards have no available engine.
     pub fn tend(&self) -> usize {
-        // One that is held is being asked, and whoever asks sees to it.
+        // A shard whose lock is held is in use, and the thread that holds it handles a fault.
         let is_ill = |shard: &Mutex<Shard>| {
             shard.try_lock().is_some_and(|mut shard| shard.tend(self).is_err())
         };
         self.shards.iter().filter(|shard| is_ill(shard)).count()
     }
 
-    /// Replaces the engine while everything goes on: fresh ones are told the
-    /// ground state, slice by slice, and of what changes meanwhile; then they
-    /// take over, all at once. On an error all shards keep the old one. Takes
-    /// longer the more is listened to, but holds no shard longer for it. Blocks:
-    /// not to be called on a thread that serves connections.
+    /// Replaces the engine while the server goes on serving. The standby engines receive the
+    /// ground state slice by slice, and every change since; then all shards switch to them at
+    /// once. On an error all shards keep the old engine. The duration grows with the number of
+    /// subscriptions, but the time for which a shard is locked does not. Blocks: not to be
+    /// called on a thread that serves connections.
     ///
     /// # Errors
     ///
-    /// The new one cannot be instantiated or told, in words.
+    /// The new engine cannot be instantiated, or fails while it receives the ground state. The
+    /// error is a message for people.
     pub fn swap_engine(&self, new: EngineCode) -> Result<EngineSwap, String> {
         let _one_at_a_time = self.swapping.lock();
         let mut longest_pause = Duration::ZERO;
@@ -603,7 +601,7 @@ impl Hub {
             let mut held = shard.lock();
             let started = Instant::now();
             let knows_all = held.tell_slice(self, &mut told);
-            // Whoever waits is next.
+            // A fair unlock passes the lock to the thread that waits for it.
             MutexGuard::unlock_fair(held);
             *longest_pause = (*longest_pause).max(started.elapsed());
             if knows_all.map_err(|fault| fault.to_string())? {
@@ -672,7 +670,7 @@ impl Hub {
         ((u128::from(hasher.finish()) * self.spread as u128) >> 64) as usize
     }
 
-    /// The names that each shard must be told, by rising number of the shards.
+    /// The names of each shard, in ascending order of the shards.
     fn by_shard(&self, kind: Kind, names: &[Bytestring<'_>]) -> Vec<(usize, Names)> {
         let space = match kind {
             Kind::Pattern => {

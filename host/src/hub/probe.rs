@@ -1,8 +1,8 @@
-//! A message that tries a shard: it goes the way of all messages, and only a
-//! connection that nobody sees receives it.
+//! A message that tests a shard: it takes the path of all messages, and only a hidden
+//! connection receives it.
 //!
-//! The shard is held from the subscription to its end, so that no client can listen
-//! to the channel or find it listed. The backplane is not told.
+//! The shard is locked from the subscription to its end, so that no client can subscribe to
+//! the channel or find it listed. The backplane is not notified.
 
 use std::task::{Context, Waker};
 use std::time::Instant;
@@ -26,7 +26,7 @@ const PAYLOAD: &[u8] = b"probe";
 pub enum ProbeFault {
     /// The shard was held for too long.
     Busy,
-    /// The engine cannot be asked.
+    /// The engine is not available.
     Unavailable,
     /// It was not delivered.
     Lost,

@@ -37,7 +37,8 @@ impl<'a> Run<'a> {
         Run { first: push, more: Vec::new(), bytes, receivers, own }
     }
 
-    /// Whether one that goes to these receivers may be appended, of whom this one publishes it.
+    /// Whether `push` may be appended: it has the same receivers, the same publisher `own`, and
+    /// fits.
     pub fn has_room_for(
         &self,
         push: &Push<'_>,
@@ -76,8 +77,8 @@ impl<'a> Run<'a> {
             let encoding = connection.encoding();
             let Some(slot) = encoded.get_mut(usize::from(encoding.index())) else { continue };
             let chunk = slot.get_or_insert_with(|| self.encoded(encoding)).clone();
-            // One that is publishing is woken when that is done. Asked after the push, so that it
-            // finds the chunk then.
+            // A connection that is publishing is woken when that is done. Check after the push,
+            // so that it finds the chunk then.
             if connection.outbox.push_to_flush(chunk) && !connection.is_publishing() {
                 unflushed.add(connection);
             }

@@ -1,11 +1,11 @@
 //! One engine, and what keeps it alive.
 //!
-//! An engine that fails is dropped, rebuilt from the ground state, and asked
-//! once more; its caller sees a pause. One that fails too often in a short time
-//! is left alone for a while, and whoever needs it is told `Unavailable`.
+//! An engine that fails is dropped and rebuilt from the ground state, and the call is made
+//! once more; its caller sees a pause. An engine that fails too often in a short time is not
+//! called for a while, and calls that need it return `Unavailable`.
 //!
-//! One that is to be replaced goes on while its successor is told the ground
-//! state, a slice at a time. What changes meanwhile, both are told.
+//! An engine that is being replaced stays in use while the standby engine receives the ground
+//! state, a slice at a time. Changes that occur during this time go to both.
 
 use std::collections::VecDeque;
 use std::ops::{Bound, Range};
@@ -28,12 +28,12 @@ use crate::protocol::command::Kind;
 /// How long a shard is held to tell a successor a part of the ground state.
 const SLICE_TIME: Duration = Duration::from_millis(1);
 
-/// How many names of one connection are told at once: some tenths of a
+/// How many names of one connection a standby engine receives at once: some tenths of a
 /// millisecond.
 const SLICE_NAMES_MAX: usize = 1_000;
 
-/// How many bytes of names an engine is told in one call. They are copied into its memory, beside
-/// what it keeps.
+/// How many bytes of names an engine receives in one call. They are copied into its memory, in
+/// addition to what it keeps.
 const SLICE_BYTES_MAX: usize = 256 << 10;
 
 /// A shard of the channels of one name space.
@@ -64,18 +64,18 @@ struct Successor {
     patterns: Vec<Box<[u8]>>,
 }
 
-/// How far a successor has been told the ground state.
+/// How much of the ground state a standby engine has received.
 pub struct Told {
-    /// Those that there were when it began to be told of every change.
+    /// The connections that existed when it began to receive every change.
     connections: std::vec::IntoIter<ConnectionId>,
     at: Option<Place>,
 }
 
-/// Whom a successor is being told of, which kind of names, and the last of them.
+/// The position in the ground state: the connection, the kind of names, and the last name.
 type Place = (ConnectionId, Kind, Option<Box<[u8]>>);
 
 impl Told {
-    /// Nothing yet. The successor is told of every change already.
+    /// At the start. The standby engine receives every change already.
     pub fn nothing(hub: &Hub) -> Told {
         let connections: Vec<ConnectionId> = hub.connections.read().keys().copied().collect();
         Told { connections: connections.into_iter(), at: None }
@@ -113,9 +113,8 @@ impl Shard {
         })
     }
 
-    /// Asks the engine. One that traps is rebuilt and asked once more; one that
-    /// takes too long is not, because everybody else waits, nor is one in which the host
-    /// panicked.
+    /// Calls the engine. After a trap it is rebuilt and called once more. After an overrun it is
+    /// not, because all other callers wait, nor after a panic of the host.
     pub fn ask<T>(
         &mut self,
         hub: &Hub,
@@ -156,7 +155,7 @@ impl Shard {
             Kind::Pattern => EngineCall::Psubscribe,
             Kind::Channel | Kind::Shard => EngineCall::Subscribe,
         };
-        // Asked again, the engine is a new one: it is told all of them again.
+        // A retry calls a new engine, which needs all names again.
         let ids = self.ask(hub, call, |engine| {
             let mut ids = Vec::new();
             in_slices(names, |names| {
@@ -175,8 +174,8 @@ impl Shard {
         Ok(())
     }
 
-    /// Ends subscriptions. An engine that cannot be asked will be rebuilt without
-    /// them, because the ground state has them no more.
+    /// Ends subscriptions. An engine that is not available will be rebuilt without them, because
+    /// the ground state no longer has them.
     pub fn unsubscribe(&mut self, hub: &Hub, connection: ConnectionId, kind: Kind, names: &Names) {
         let call = match kind {
             Kind::Pattern => EngineCall::Punsubscribe,
@@ -251,8 +250,7 @@ impl Shard {
         self.ready(hub).map(|_| ())
     }
 
-    /// Takes a fresh engine that will take over. From here on it is told of every
-    /// change.
+    /// Sets the standby engine. From here on it receives every change.
     pub fn prepare(&mut self, engine: Box<dyn Engine>) {
         self.successor = Some(Ok(Successor { engine, patterns: Vec::new() }));
     }
@@ -276,7 +274,7 @@ impl Shard {
                     None => return Ok(true),
                 },
             };
-            // Who has left meanwhile listens to nothing.
+            // The connection has closed since and has no subscriptions.
             let Some(connection) = hub.connections.get(id) else { continue };
             let after = after.as_deref();
             let names_max = SLICE_NAMES_MAX;
@@ -301,14 +299,14 @@ impl Shard {
         self.successor.as_ref()?.as_ref().err().cloned()
     }
 
-    /// Forgets the successor, if there is one. Answers it, to be dropped where
-    /// nobody waits for it.
+    /// Removes the standby engine, if there is one. Returns it, so that the caller drops it
+    /// after it has released the lock.
     pub fn abandon(&mut self) -> Option<Box<dyn Engine>> {
         self.successor.take()?.ok().map(|successor| successor.engine)
     }
 
-    /// Puts the successor in the engine's place, if it is well. Answers the old
-    /// one, to be dropped where nobody waits for it.
+    /// Puts the standby engine in the engine's place, if it has not failed. Returns the old
+    /// engine, so that the caller drops it after it has released the lock.
     pub fn take_over(&mut self, code: &EngineCode) -> Option<Box<dyn Engine>> {
         let Successor { engine, patterns } = self.successor.take()?.ok()?;
         self.patterns = patterns;
@@ -376,8 +374,8 @@ impl Shard {
         self.engine = None;
         self.stats.failed(fault);
         let now = Instant::now();
-        // What took too long is what was asked about: the engine is not given up for it, or one
-        // name would stop all others.
+        // The publication is the reason for the overrun: the engine is not given up for it,
+        // because otherwise one name could block all others.
         if fault.is_overrun && fault.call == EngineCall::Route.name() {
             warn!(shard = self.number, %fault, "the engine took too long and is rebuilt");
             return;
@@ -413,7 +411,7 @@ fn fill(engine: &mut dyn Engine, hub: &Hub, number: usize) -> Outcome<Vec<Box<[u
     // The table is not held while the engine is called: accepting or removing a connection
     // locks it to write, and every publication would wait behind that. Nothing is missed: a
     // connection that comes later needs this shard's lock to subscribe, and one that ends
-    // needs it to unsubscribe, before or after the engine is told.
+    // needs it to unsubscribe, before or after the engine is called.
     let connections: Vec<Arc<Connection>> = hub.connections.read().values().cloned().collect();
     for connection in &connections {
         let mut kind = Some(first_kind(hub, number));

@@ -1,7 +1,7 @@
 //! What is counted of the shards and their engines.
 //!
-//! Each shard counts for itself while its lock is held, so that nobody else writes
-//! there; whoever reads takes no lock.
+//! Each shard has its own counters and writes them while its lock is held, so that there is
+//! one writer at a time. Readers take no lock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -89,7 +89,7 @@ impl Default for ShardStats {
 }
 
 impl ShardStats {
-    /// Its engine was asked this, and took so long.
+    /// Records a call of its engine, which took `time`.
     pub fn called(&self, call: EngineCall, time: Duration) {
         if let Some(calls) = self.calls.get(call as usize) {
             calls.time.record(time);
@@ -105,7 +105,7 @@ impl ShardStats {
         }
     }
 
-    /// It has an engine that was told what holds, which took so long.
+    /// Its engine has been rebuilt from the ground state, which took `time`.
     pub fn rebuilt(&self, time: Duration) {
         self.rebuilds.record(time);
         self.is_up();
@@ -139,7 +139,7 @@ impl HubStats {
         self.shards.get(number).cloned().unwrap_or_default()
     }
 
-    /// Publications that were delivered, to whoever listened.
+    /// Publications that were delivered to subscribers on this node.
     pub fn publications(&self) -> u64 {
         self.shards.iter().map(|shard| load(&shard.publications)).sum()
     }

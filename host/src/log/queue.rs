@@ -283,7 +283,7 @@ fn write_some(sink: &mut impl Write, mut bytes: &[u8]) -> Result<(), (io::Error,
             Ok(0) => return Err((io::ErrorKind::WriteZero.into(), bytes.len())),
             Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Whoever shares standard error has made it non-blocking.
+            // Another process that shares standard error has made it non-blocking.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 std::thread::sleep(RETRY_PAUSE);
             }

@@ -42,7 +42,7 @@ pub enum Due {
     Not,
     /// The limit may have been passed.
     Soon,
-    /// It may have been passed by far, and nobody has looked.
+    /// The limit may have been exceeded by far, and no check has run since.
     Now,
 }
 

@@ -24,6 +24,7 @@ use super::survey::{Closed, Survey};
 use super::{Budget, percent};
 use crate::close::CloseReason;
 use crate::hub::connections::{Connection, ConnectionId, Connections};
+use crate::keyed_hash::KeyedMap;
 use crate::networks::counted_as;
 
 /// How often it is looked whether a bound is near.
@@ -133,6 +134,8 @@ pub struct Holding {
     pub outbox: usize,
     /// What was received from it in part.
     pub input: usize,
+    /// What the names that it subscribes to count.
+    pub names: usize,
     /// For how long it has taken little or nothing of what waits; none: little waits.
     pub stalled: Option<Duration>,
 }
@@ -215,7 +218,7 @@ impl Memory {
         }
     }
 
-    /// Looks now and then, and when it is told that it should, for ever.
+    /// Checks the memory periodically and whenever it is notified. Never returns.
     pub async fn keep(self: Arc<Memory>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -297,7 +300,7 @@ impl Memory {
         let Some(connections) = self.connections.upgrade() else { return };
         let added = self.input.added();
         let (limit, per_address) = (self.input.limit(), self.input.per_address());
-        let mut by_address: FxHashMap<IpAddr, usize> = FxHashMap::default();
+        let mut by_address: KeyedMap<IpAddr, usize> = KeyedMap::default();
         let mut holders: Vec<(u128, Arc<Connection>)> = Vec::new();
         for connection in connections.all() {
             let accounted = connection.input.accounted();
@@ -425,12 +428,13 @@ impl Memory {
         let survey = self.look_at_outboxes(&mut looked);
         drop(looked);
         let mut holdings: FxHashMap<ConnectionId, Holding> = FxHashMap::default();
-        let mut addresses: FxHashMap<IpAddr, Holding> = FxHashMap::default();
+        let mut addresses: KeyedMap<IpAddr, Holding> = KeyedMap::default();
         let of_address = |address: IpAddr| Holding {
             connection: None,
             address: address.to_string(),
             outbox: 0,
             input: 0,
+            names: 0,
             stalled: None,
         };
         let of_connection = |connection: &Connection| Holding {
@@ -438,6 +442,7 @@ impl Memory {
             address: connection.remote.to_string(),
             outbox: 0,
             input: 0,
+            names: 0,
             stalled: None,
         };
         for waiting in survey.waiting() {
@@ -452,20 +457,25 @@ impl Memory {
         }
         let connections = self.connections.upgrade();
         for connection in connections.iter().flat_map(|connections| connections.all()) {
-            let bytes = connection.input.accounted();
-            if bytes == 0 {
+            let (input, names) = (connection.input.accounted(), connection.holds.bytes());
+            if count == 0 || input + names == 0 {
                 continue;
             }
-            holdings.entry(connection.id).or_insert_with(|| of_connection(&connection)).input =
-                bytes;
+            let holding =
+                holdings.entry(connection.id).or_insert_with(|| of_connection(&connection));
+            (holding.input, holding.names) = (input, names);
             if connection.is_address_counted() {
                 let address = counted_as(connection.remote.ip());
-                addresses.entry(address).or_insert_with(|| of_address(address)).input += bytes;
+                let holding = addresses.entry(address).or_insert_with(|| of_address(address));
+                holding.input += input;
+                holding.names += names;
             }
         }
         let most = |all: Vec<Holding>| {
             let mut all = all;
-            all.sort_unstable_by_key(|holding| std::cmp::Reverse(holding.outbox + holding.input));
+            all.sort_unstable_by_key(|holding| {
+                std::cmp::Reverse(holding.outbox + holding.input + holding.names)
+            });
             all.truncate(count);
             all
         };

@@ -14,6 +14,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::chunks::Buffer;
 use crate::close::CloseReason;
 use crate::hub::connections::Connection;
+use crate::keyed_hash::KeyedMap;
 use crate::outbox::Shedding;
 
 /// The place of a chunk in its queue, and the head of its buffer.
@@ -47,7 +48,7 @@ pub struct Survey {
     /// By the address of their ends. The server chooses these, and not a client.
     buffers: FxHashMap<usize, Shared>,
     bytes: usize,
-    by_address: FxHashMap<IpAddr, usize>,
+    by_address: KeyedMap<IpAddr, usize>,
 }
 
 /// How many connections were closed, and what that gave back.
@@ -99,7 +100,7 @@ impl Survey {
         holders.sort_unstable_by_key(|holder| holder.address);
         let mut buffers: FxHashMap<usize, Shared> = FxHashMap::default();
         let mut bytes = 0;
-        let mut by_address: FxHashMap<IpAddr, usize> = FxHashMap::default();
+        let mut by_address: KeyedMap<IpAddr, usize> = KeyedMap::default();
         let mut known: FxHashSet<usize> = FxHashSet::default();
         let mut held: Vec<Buffer> = Vec::new();
         for same in holders.chunk_by_mut(|one, next| one.address == next.address) {

@@ -15,10 +15,16 @@ pub struct Usage {
 }
 
 /// Looks at all connections, engines and plugins: so many connections and addresses are named.
-/// Blocks until each of them can be asked.
+/// Blocks until it has locked each of them.
 pub fn usage(services: &Services, count: usize) -> Usage {
     let memory = services.hub.connections().memory();
     let (mut budgets, connections, addresses) = memory.read(count);
+    let holdings = services.hub.holdings();
+    budgets.push(Reading {
+        name: "names",
+        used: holdings.total().1,
+        limit: holdings.limits().name_bytes_total_max,
+    });
     let plugins = services.middleware.chain().plugins().to_vec();
     let plugins: usize = plugins.iter().flat_map(|plugin| plugin.memory_bytes()).flatten().sum();
     budgets.extend(memory.settings().map(|settings| Reading {

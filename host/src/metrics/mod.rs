@@ -97,7 +97,7 @@ impl Collector for Metrics {
         )?;
         page.gauge(
             "switchyard_draining",
-            "Whether the server is ending and lets nobody in: 1.",
+            "1 while the server is shutting down and rejects new connections, else 0.",
             f64::from(u8::from(self.is_draining)),
         )?;
         self.doors(&mut page, stats)?;
@@ -178,7 +178,7 @@ impl Metrics {
         )?;
         page.counters(
             "switchyard_handshake_waits",
-            "How often newcomers had to wait because so many were under way.",
+            "How often accepting was paused because the handshake limit was reached.",
             self.doors
                 .iter()
                 .map(|(door, _)| ([("door", door.name())], stats.handshake_waits(*door))),
@@ -231,7 +231,7 @@ impl Metrics {
         let stats = hub.stats();
         page.counters(
             "switchyard_publications",
-            "Publications that were delivered to whoever listened on this node.",
+            "Publications that were delivered to subscribers on this node.",
             [(NONE, stats.publications())],
         )?;
         page.counters(

@@ -1,8 +1,7 @@
 //! The process, under the names that Prometheus' own libraries use.
 //!
-//! Linux says it in `/proc`; what is not there is left out. The crates that read it
-//! want features of `rustix` or the size of a page; what is asked for here needs
-//! neither.
+//! Linux reports them in `/proc`; missing values are left out. The crates that read it need
+//! features of `rustix` or the page size; the values that are read here need neither.
 
 use std::fmt;
 use std::time::SystemTime;

@@ -1,9 +1,10 @@
-//! Asking the chain about a client, slot by slot, where plugins are asked apart from the
+//! Admission of a client by the chain, slot by slot, where plugins are called apart from the
 //! data path.
 //!
-//! The chain is held for the plugins that answer here, and not while one is asked apart. So
-//! it may be another when it is asked again: whoever was met is not met again,
-//! swapped or moved, and whoever came later is not asked about this client.
+//! The chain is locked while plugins are called here, and not while a plugin is called apart
+//! from the data path. So it may have changed when the admission goes on: a plugin that was
+//! called is not called again, even if it was swapped or moved, and a plugin that was added
+//! since is not called for this client.
 
 use std::sync::Arc;
 
@@ -18,9 +19,9 @@ use crate::hub::connections::{Connection, ConnectionId, Connections};
 use crate::protocol::command::{Credentials, Refusal};
 
 impl Middleware {
-    /// Asks this plugin, and those that are left, whether the client may connect.
-    /// Dropped, or when one of them refuses, the connection is forgotten, and
-    /// those that let it in are told that it is gone.
+    /// Calls this plugin, and those after it, to decide whether the client may connect. If one
+    /// of them refuses, or the future is dropped, the connection is removed, and the plugins
+    /// that admitted it are notified of its end.
     ///
     /// # Errors
     ///
@@ -88,8 +89,8 @@ impl Middleware {
 }
 
 impl Middleware {
-    /// Has these plugins told that a connection is gone, and forgets it then: until they
-    /// were told, they can read its attributes.
+    /// Notifies these plugins that a connection is gone, and removes it then: until they are
+    /// notified, they can read its attributes.
     pub fn forget(&self, connection: Arc<Connection>, plugins: Vec<Arc<Plugin>>) {
         let connections = self.surroundings.connections.clone();
         if plugins.is_empty() {
@@ -108,15 +109,15 @@ impl Middleware {
         });
     }
 
-    /// Waits until the plugins have been told of all connections that are gone.
+    /// Waits until the plugins have been notified of all connections that are gone.
     pub async fn all_told(&self) {
         let mut underway = self.farewells.subscribe();
         let _ = underway.wait_for(|count| *count == 0).await;
     }
 }
 
-/// A connection of whose end plugins are told. It is forgotten when this is dropped, also by a
-/// panic.
+/// A connection whose end plugins are being notified of. It is removed when this is dropped, also
+/// by a panic.
 struct Farewell {
     connections: Arc<Connections>,
     id: ConnectionId,

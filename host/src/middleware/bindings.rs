@@ -1,8 +1,8 @@
 //! Middleware as components. One of the two files that hold generated types;
 //! they do not leave it.
 //!
-//! A component is asked which hooks it exports; a hook that it does not export
-//! costs nothing.
+//! The exports of a component determine its hooks; a hook that it does not export costs
+//! nothing.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub struct Lent {
     pub connections: Arc<Connections>,
     /// For `counters`.
     pub counters: Arc<CounterSpace>,
-    /// Whether it is asked about what clients have already, which must not cost them anything:
+    /// Whether existing subscriptions are being checked. This must cost clients nothing, so
     /// `counters` counts nothing.
     pub is_rechecking: Cell<bool>,
 }
@@ -350,8 +350,8 @@ impl Instance {
         Ok(answers.into_iter().map(|answer| answer.map(refusal)).collect())
     }
 
-    /// The same about subscriptions that connections have already: meanwhile `counters.take`
-    /// answers that tokens were taken and takes none, and `counters.add` does not add.
+    /// The same for subscriptions that already exist. During the call `counters.take` reports
+    /// success without taking tokens, and `counters.add` does not add.
     pub fn recheck(
         &mut self,
         asked: &[Asked<Action<'_>>],
@@ -430,8 +430,8 @@ fn outside_import(imports: &[String]) -> Option<String> {
     wanted.find_map(|wanted| imports.iter().find(|name| name.starts_with(wanted))).cloned()
 }
 
-/// A name as plugins see it. Names that are not UTF-8 are refused before a
-/// plugin that sees names is asked.
+/// A name as plugins see it. Names that are not UTF-8 are refused before a plugin that sees
+/// names is called.
 fn text(name: &[u8]) -> &str {
     std::str::from_utf8(name).unwrap_or("\u{fffd}")
 }

@@ -1,9 +1,9 @@
-//! Asking a plugin about several items, and what becomes of them when that fails.
+//! Calls of a plugin for several items, and what becomes of the items when a call fails.
 //!
-//! A call is about items of several connections, and the item that makes it fail is not
-//! known. So those of a call that failed are asked about again, on the instance that took
-//! over: by connection, and then item by item. Only what fails alone gets the policy, and
-//! counts against its connection. What this takes of a processor is bounded.
+//! A call has items of several connections, and it is unknown which item makes it fail. So the
+//! items of a failed call are tried again, on the instance that has taken over: by connection,
+//! and then item by item. Only an item that fails alone gets the policy, and counts against its
+//! connection. The processor time for this is bounded.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -31,11 +31,11 @@ pub enum Answers<V> {
 /// Why a plugin did not answer about an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Absence {
-    /// It failed, or no instance of it can be asked.
+    /// It failed, or no instance of it is available.
     Failed,
-    /// Items of the connection made it fail repeatedly: it was not asked.
+    /// Items of the connection made it fail repeatedly: it was not called.
     Isolated,
-    /// It would not have ended within its budget: it was not asked.
+    /// It would not have ended within its budget: it was not called.
     TooLarge,
     /// What it made of the item is over a limit.
     OverLimit,
@@ -275,7 +275,7 @@ impl Plugin {
         true
     }
 
-    /// What a client is told about an item where the policy is closed.
+    /// The refusal of an item where the policy is closed.
     pub fn refusal(&self, absence: Absence) -> Refusal {
         match absence {
             Absence::Failed => self.unavailable(),

@@ -17,7 +17,7 @@ const FIRST_WEIGHT: u64 = 1024;
 /// How much a call counts among those before it: one part of so many.
 const MEMORY: u64 = 8;
 /// How much slower than those before it a call counts at most, if it was within its budget:
-/// others may have run meanwhile.
+/// the thread may have been preempted during the call.
 const SLOWER_MAX: u64 = 2;
 /// From what weight on a single item says how quick a plugin is with large ones: less is
 /// mostly the price of a call.
@@ -56,7 +56,8 @@ impl CallSize {
         usize::try_from(self.target / self.each()).unwrap_or(usize::MAX)
     }
 
-    /// A call was shown so much, and took so long; zero: nobody was there to be called.
+    /// Records a call: the weight of its items, and how long it took. Zero: there was no
+    /// instance to call.
     pub fn learn(&self, weight: usize, took: Duration) {
         if took.is_zero() {
             return;
@@ -78,7 +79,8 @@ impl CallSize {
         if weight < LARGE_WEIGHT {
             return;
         }
-        // It was within the budget, which is of processor time: others ran meanwhile.
+        // The call was within its budget, which is processor time. More wall time than that
+        // means that the thread was preempted.
         let took = picos(took).min(self.target.saturating_mul(BUDGET_SHARE));
         let each = (took / weight as u64).max(1);
         let before = self.quickest.load(Ordering::Relaxed);

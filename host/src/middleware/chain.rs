@@ -1,9 +1,8 @@
 //! The plugins in their order, and what they make of commands.
 //!
-//! Whoever runs a burst of commands holds the chain for reading from the first
-//! hook to the last delivery; a swap takes it for writing. So every message is
-//! treated by one version of each plugin, and a swap waits for no more than the
-//! bursts under way.
+//! A connection task that runs a burst of commands holds the chain's read lock from the first
+//! hook to the last delivery; a swap takes the write lock. So each message is processed by one
+//! version of each plugin, and a swap waits only for the bursts that are running.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -26,7 +25,7 @@ pub use crate::protocol::command::{Publication, Refusal, Space};
 /// single item has more: its budget is for the call, and must not depend on how
 /// much a client sends at once.
 pub(super) const CALL_BYTES_MAX: usize = 64 << 10;
-/// How many receivers a publisher is told of at most, whatever a plugin says: the largest
+/// The largest receiver count that a publisher is sent, whatever a plugin returns: the largest
 /// number that JSON and RESP both carry unchanged.
 const RECEIVERS_MAX: u64 = (1 << 53) - 1;
 /// How many items it is shown in one call, for the same reason.
@@ -56,10 +55,10 @@ fn chunks<T>(
     })
 }
 
-/// What a plugin is asked about.
+/// An item of a plugin call.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<T> {
-    /// Its place among all that the chain is asked about.
+    /// Its place among all items of the chain's call.
     pub(super) place: usize,
     /// Whose it is.
     pub connection: ConnectionId,
@@ -67,8 +66,8 @@ pub struct Asked<T> {
     pub about: T,
 }
 
-/// Cuts what a hook is asked about into what each instance is shown in one call, with what it
-/// weighs. What one connection asks about stays in its order.
+/// Splits the items of a hook into the calls of each instance, with their weights. The items of
+/// one connection stay in order.
 fn calls<'a, T>(
     plugin: &'a Plugin,
     hook: Hook,
@@ -93,7 +92,7 @@ pub struct Chain {
     any: Hooks,
     /// Rises with every change.
     generation: u64,
-    /// Who looks at single messages; none: nobody can.
+    /// Traces single messages. None: tracing is not available.
     tracer: Option<Arc<Tracer>>,
 }
 
@@ -201,9 +200,9 @@ pub struct Change {
 pub enum Fate<'a> {
     /// It is published, perhaps changed.
     Forward(Publication<'a>),
-    /// The publisher is told why not.
+    /// The publisher receives this refusal.
     Refused(Refusal),
-    /// The publisher is told it reached so many.
+    /// The publisher receives this receiver count.
     Absorbed(u64),
 }
 
@@ -225,7 +224,7 @@ impl Chain {
         Chain { generation: old.generation + 1, ..self }
     }
 
-    /// Which chain it is: what was asked of one with another number was asked of other plugins.
+    /// The number of this chain. A chain with another number has other plugins.
     pub fn generation(&self) -> u64 {
         self.generation
     }
@@ -287,8 +286,8 @@ impl Chain {
         Step::Settled(Ok(()))
     }
 
-    /// Tells those that let a client in, of whom one refused it in the end, that it
-    /// is gone. Answers those that are to be told apart from the data path.
+    /// Notifies the plugins that admitted a client that it is gone, after another plugin has
+    /// refused it. Returns the plugins that must be notified apart from the data path.
     pub fn let_go(&self, connection: ConnectionId, walk: &Walk) -> Vec<Arc<Plugin>> {
         self.say_gone(connection, |plugin| walk.has_met(plugin))
     }
@@ -326,8 +325,8 @@ impl Chain {
         Step::Settled(Err(Refusal::new(NOAUTH, "no plugin knows these credentials")))
     }
 
-    /// Tells those that let the connection in that it is gone. Answers those that are to
-    /// be told apart from the data path.
+    /// Notifies the plugins that admitted the connection that it is gone. Returns the plugins
+    /// that must be notified apart from the data path.
     pub fn disconnect(&self, connection: ConnectionId) -> Vec<Arc<Plugin>> {
         self.say_gone(connection, |plugin| plugin.admitted(connection))
     }
@@ -351,7 +350,7 @@ impl Chain {
     }
 
     /// May these connections do these things? One answer for each; none: allowed.
-    /// An empty list: nobody was asked, and all is allowed.
+    /// An empty list: no plugin was called, and all is allowed.
     pub fn access(&self, actions: &[(ConnectionId, Action<'_>)]) -> Batch<Option<Refusal>> {
         self.ask_access(actions, Instance::on_access)
     }
@@ -371,7 +370,7 @@ impl Chain {
         }
         let mut refusals: Batch<Option<Refusal>> = smallvec![None; actions.len()];
         for plugin in self.with(|hooks| hooks.access) {
-            // Those that a plugin before refused are not asked about again.
+            // Items that a plugin has refused are not passed to the plugins after it.
             let open = refusals.iter().zip(actions).enumerate();
             let mut asked: Batch<Asked<Action<'_>>> = Batch::with_capacity(actions.len());
             asked.extend(
@@ -505,8 +504,8 @@ impl Chain {
         fates
     }
 
-    /// What becomes of these deliveries, one answer for each, in order. Shards
-    /// are held meanwhile. Their publishers choose the instances that are asked.
+    /// Has plugins edit or refuse these deliveries: one result for each, in order. The caller
+    /// holds shard locks during the call. The publisher of a delivery selects the instance.
     pub fn deliver(
         &self,
         deliveries: Vec<(ConnectionId, Delivery<'_>)>,
@@ -621,7 +620,7 @@ impl Chain {
     }
 }
 
-/// How far a chain, which may change meanwhile, has been asked about one client.
+/// How far the admission of one client has come. The chain may change before it goes on.
 #[derive(Default)]
 pub struct Walk {
     /// What is counted of their slots: it stays the same when they are swapped or
@@ -633,13 +632,13 @@ pub struct Walk {
 pub enum Step<T> {
     /// This.
     Settled(T),
-    /// The next is a plugin that is asked apart from the data path: while the chain is not
-    /// held, and it is to be met before the chain is asked about the rest.
+    /// The next plugin is called apart from the data path, while the chain is not locked. The
+    /// caller calls it, and `meet`s it before it continues with the rest of the chain.
     Apart(Arc<Plugin>),
 }
 
 impl Walk {
-    /// The plugin was asked, and has nothing against going on.
+    /// Records that the plugin was called and has not refused.
     pub fn meet(&mut self, plugin: &Plugin) {
         self.met.push(plugin.stats.clone());
     }
@@ -648,8 +647,8 @@ impl Walk {
         self.met.iter().any(|met| Arc::ptr_eq(met, &plugin.stats))
     }
 
-    /// Whether it was met, or came when the connection had its id already: it will
-    /// not be told of the connection's end either.
+    /// Whether the plugin was called already, or was added when the connection had its id
+    /// already: then it is not notified of the connection's end either.
     fn is_past(&self, plugin: &Plugin, connection: ConnectionId) -> bool {
         !self.met.is_empty() && (self.has_met(plugin) || !plugin.admitted(connection))
     }
@@ -678,8 +677,8 @@ pub fn may_connect(
     }
 }
 
-/// What one plugin makes of credentials; none: the next is to be asked. The outer
-/// error: it could not answer.
+/// The verdict of one plugin on credentials. None: the next plugin decides. The outer error: it
+/// was not available.
 pub fn are_good(
     tracer: Option<&Tracer>,
     plugin: &Plugin,

@@ -1,9 +1,8 @@
 //! Named numbers with a time to live, and buckets of tokens, which outlive the
 //! plugins that count with them.
 //!
-//! Of a bucket only one thing is kept: when it will be full again. That says how
-//! many tokens it holds at any moment, for whatever capacity and rate it is asked
-//! with, and when it can be forgotten.
+//! Of a bucket only the time at which it will be full again is stored. This determines how
+//! many tokens it holds at any moment, for any capacity and rate, and when it can be removed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -93,7 +92,7 @@ impl Counters {
         Counters { spaces: Mutex::default(), counters_max }
     }
 
-    /// The name space of this name, made when it is first asked for.
+    /// The name space of this name, created on first use.
     pub fn space(&self, name: &str) -> Arc<CounterSpace> {
         let mut spaces = self.spaces.lock();
         let counters_max = self.counters_max;
@@ -235,7 +234,7 @@ mod tests {
         assert!(!add(start, &"k".repeat(KEY_BYTES_MAX + 1)));
     }
 
-    /// That costs a look at all, so nobody can ask for it as often as they like.
+    /// The search looks at all counters, so its rate is bounded.
     #[test]
     fn a_full_space_is_searched_once_a_second() {
         let space = Counters::new(2).space("a");
@@ -245,10 +244,10 @@ mod tests {
             space.add_at(start + Duration::from_millis(ms), key.to_owned(), 1, ttl).is_some()
         };
         assert!(add(0, "short", 100) && add(0, "long", 10_000));
-        // Searched in vain at 50: what ends at 100 is found a second later.
+        // The search at 50 found nothing: what ends at 100 is found a second later.
         assert!(!add(50, "new", 100));
         assert!(!add(100, "new", 100) && !add(1049, "new", 100));
-        // What is there is counted all the while, and one that ended begins anew.
+        // Existing counters are still counted, and one that has ended starts again.
         assert!(add(1049, "long", 100) && add(1049, "short", 2_000));
         assert!(!add(1050, "new", 100));
         assert!(!add(2049, "new", 100));
@@ -280,7 +279,7 @@ mod tests {
         assert_eq!(take(50, 1), short(50));
         assert_eq!(take(100, 1), Some(Taking::Taken));
         assert_eq!(take(100, 0), Some(Taking::Taken));
-        // However long nobody takes, it never holds more than its capacity.
+        // However long no token is taken, the bucket never holds more than its capacity.
         assert_eq!(take(3_600_000, 11), Some(Taking::Short { position: 0, retry: None }));
         assert_eq!(take(3_600_000, 10), Some(Taking::Taken));
         assert_eq!(take(3_600_000, 1), short(100));

@@ -1,8 +1,7 @@
 //! What a plugin declares of itself, readable without an instance of it.
 //!
-//! The custom section `switchyard:plugin` holds a JSON object. It is static because it
-//! must hold when `init` is what fails: how a plugin fails cannot be asked of an
-//! instance.
+//! The custom section `switchyard:plugin` holds a JSON object. It is static because it must
+//! also apply when `init` fails: then there is no instance that could report it.
 
 use serde::{Deserialize, Serialize};
 

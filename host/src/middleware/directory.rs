@@ -24,7 +24,7 @@ use crate::wasm::outside::{Destination, OutsideLimits};
 pub struct PluginConfig {
     /// Its place in the chain: the file's name without `.wasm`.
     pub slot: String,
-    /// The name that the log and clients are told.
+    /// The name in the log and in refusals.
     pub name: String,
     /// Where it was read from.
     pub file: PathBuf,
@@ -36,14 +36,14 @@ pub struct PluginConfig {
     pub declared: Declaration,
     /// How many instances its connections are spread over.
     pub instances: usize,
-    /// How many instances are asked about clients apart from the data path; zero: those of
-    /// the data path are. None: as many as those, unless it has state to hand over.
+    /// How many instances are called for clients apart from the data path. Zero: those of the
+    /// data path are called. None: as many as those, unless it has state to hand over.
     pub admission_instances: Option<usize>,
     /// The name space of its counters.
     pub counters: String,
     /// What it may take.
     pub limits: PluginLimits,
-    /// Whom it may ask when a client connects or authenticates.
+    /// The destinations it may send HTTP requests to when a client connects or authenticates.
     pub http_allow: Vec<Destination>,
     /// What `init` is given, a JSON object.
     pub settings: String,

@@ -1,10 +1,10 @@
 //! Whose items made a plugin fail.
 //!
-//! A failure that one connection's items caused is counted to that connection. One that
-//! caused several is isolated: the plugin is not asked about its items for a while, and
-//! the policy decides about them. So a client that knows how to make a plugin fail has
-//! neither others refused nor the plugin parked; a plugin is parked for failures of
-//! several origins.
+//! A failure that the items of one connection caused counts against that connection. A
+//! connection that caused several is isolated: the plugin is not called for its items for a
+//! while, and the policy decides about them. So a client that can make a plugin fail cannot
+//! have other clients refused or the plugin parked; a plugin is parked for failures of several
+//! origins.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
@@ -146,7 +146,7 @@ impl Isolation {
         among
     }
 
-    /// Whether the plugin is not asked about items of this connection.
+    /// Whether the plugin is not called for items of this connection.
     pub fn is_isolated(&self, now: Instant, connection: ConnectionId, window: Duration) -> bool {
         self.is_used() && {
             let mut suspects = self.suspects.lock();

@@ -87,7 +87,7 @@ pub struct Middleware {
     gaps: Mutex<Gaps>,
     swaps: Swaps,
     tracer: Arc<Tracer>,
-    /// How many connections are gone of which plugins have not been told yet.
+    /// How many connections are gone whose plugins have not been notified yet.
     farewells: watch::Sender<usize>,
 }
 
@@ -273,7 +273,7 @@ impl Middleware {
         let pause = match replaced {
             Ok(pause) => pause,
             Err(failure) => {
-                // Back to what is in use, lest a restart finds what was refused.
+                // Restore the plugin in use, so that a restart does not load the refused one.
                 if let Some(directory) = placing.write_to {
                     let in_use = records.get(&slot).map(|record| record.source.clone());
                     drop(records);
@@ -301,8 +301,8 @@ impl Middleware {
         };
         let from = current.as_ref().map(|old| old.identity.clone());
         let before = match records.remove(slot_before).zip(current.as_ref()) {
-            // Nobody is brought back to what was parked; and what was before that may be
-            // what comes back now.
+            // A rollback never returns to a parked plugin. The version before it may be the one
+            // that this change restores.
             Some((record, old)) if old.is_parked() => {
                 record.before.filter(|_| !placing.is_rollback)
             }
@@ -455,7 +455,8 @@ impl Middleware {
         let new = Chain::new(plugins).traced_by(self.tracer.clone()).after(&chain);
         let old = std::mem::replace(&mut *chain, new);
         self.rechecks.add_for(&old, &chain);
-        // Whoever waited may take this thread's processor before the clock is read again.
+        // Read the clock before the lock is released: a thread that waits for it may preempt
+        // this one then.
         let pause = started.elapsed();
         drop(chain);
         drop(old);

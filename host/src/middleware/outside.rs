@@ -1,14 +1,13 @@
-//! Asking plugins about clients that connect or authenticate, apart from the data path.
+//! Calls plugins for clients that connect or authenticate, apart from the data path.
 //!
-//! Verifying credentials takes long, and anybody may send some: what is published must
-//! not wait for it. So plugins with `admission` have instances of their own for it, and
-//! threads that carry no messages. The chain is not held meanwhile: a plugin that is
-//! replaced answers what it was asked, and ends then. What a plugin must know in its
-//! other hooks it notes on the connection.
+//! Verifying credentials takes long, and any client can send them: publishing must not wait
+//! for it. So plugins with `admission` have separate instances for it, which run on blocking
+//! threads. The chain is not locked during such a call: a plugin that is replaced finishes its
+//! running calls and is dropped then. What a plugin needs in its other hooks it stores in the
+//! connection's attributes.
 //!
-//! A plugin that asks the outside world does so there, too. Each of its calls has a
-//! thread of its own, which waits where the call does; instances are made when they are
-//! needed, up to so many.
+//! Plugins send HTTP requests from here, too. Each of their calls has a thread of its own,
+//! which blocks as long as the call waits; instances are created on demand, up to a limit.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,11 +26,11 @@ use crate::hub::connections::ConnectionId;
 use crate::protocol::command::Refusal;
 use crate::wasm::outside::{Grant, Leave};
 
-/// What a plugin has that is asked about clients apart from the data path.
+/// The instances of a plugin that is called for clients apart from the data path.
 pub struct Asking {
-    /// None: it does not ask the outside world.
+    /// None: it sends no HTTP requests.
     grant: Option<Arc<Grant>>,
-    /// How long a client waits for its turn, and for the outside world.
+    /// How long a client waits for a free instance and for its HTTP requests.
     time: Duration,
     calls_max: usize,
     turns: Arc<Semaphore>,
@@ -40,12 +39,12 @@ pub struct Asking {
 }
 
 impl Asking {
-    /// None: the plugin has no hook for it, or is asked on the data path: because its file
-    /// says so, or because it has state to hand over and its file says nothing.
+    /// None: the plugin has no hook for it, or is called on the data path: because its file
+    /// says so, or because it has state to hand over and its file does not set it.
     ///
     /// # Errors
     ///
-    /// It wants to ask, and nobody is granted to it; or nobody could be asked.
+    /// The plugin imports HTTP but has no permitted destination, or requests could not be sent.
     pub fn new(
         compiled: &CompiledPlugin,
         config: &PluginConfig,
@@ -92,26 +91,26 @@ impl Asking {
         self.grant.is_some()
     }
 
-    /// One more that can be asked.
+    /// Adds an idle instance.
     pub fn put(&self, instance: Instance) {
         self.idle.lock().push(instance);
     }
 
-    /// Ends those that wait to be asked.
+    /// Drops the idle instances.
     pub fn clear(&self) {
         self.idle.lock().clear();
     }
 
-    /// What the memories of those that wait to be asked hold.
+    /// The memory of each idle instance, in bytes.
     pub fn memory_bytes(&self) -> Vec<usize> {
         self.idle.lock().iter().map(Instance::memory_bytes).collect()
     }
 }
 
 impl Plugin {
-    /// Has an instance answer apart from the data path, and says how long it took. An error:
-    /// it could not, and the client is told why if the policy says so. Dropped, it gives up
-    /// waiting; the call itself goes on to its end.
+    /// Calls an instance apart from the data path, and returns how long the call took. On an
+    /// error the client receives the refusal if the policy says so. If the future is dropped,
+    /// the call itself still runs to its end.
     pub async fn ask_apart<T: Send + 'static>(
         self: &Arc<Self>,
         hook: Hook,

@@ -1,12 +1,11 @@
 //! A configured middleware and its running instances.
 //!
-//! An instance that traps, overruns its budget or breaks the contract is dropped
-//! with its store. A spare takes its place at once, and is replaced off the path of
-//! messages, at once the first time and then after a wait that doubles. Where there is
-//! none, the plugin's policy decides for the connections that it serves until the
-//! instance is rebuilt. A plugin that fails too often within a while, for more than one
-//! client, is parked: none of its instances is asked or rebuilt any more, and its policy
-//! decides for all.
+//! An instance that traps, overruns its budget or breaks the contract is dropped with its
+//! store. A spare takes its place at once, and is replaced off the data path, at once the first
+//! time and then after a wait that doubles. If there is no spare, the plugin's policy decides
+//! for the connections that the instance serves until it is rebuilt. A plugin that fails too
+//! often within a time window, for more than one client, is parked: none of its instances is
+//! called or rebuilt any more, and its policy decides for all.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -72,7 +71,7 @@ pub struct Surroundings {
     pub rebuild_backoff: Duration,
     /// The longest wait before a rebuild.
     pub rebuild_backoff_max: Duration,
-    /// Told when a plugin is parked.
+    /// Notified when a plugin is parked.
     pub parked: Arc<Notify>,
     /// What holds for what plugins make of messages, too.
     pub limits: Arc<LiveLimits>,
@@ -81,7 +80,7 @@ pub struct Surroundings {
 /// How a plugin is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// All its instances can be asked.
+    /// All its instances are available.
     Running,
     /// Its policy decides where instances are missing, until they are rebuilt.
     Rebuilding {
@@ -119,7 +118,7 @@ struct Failures {
 
 /// A middleware of the chain.
 pub struct Plugin {
-    /// What it is called, as the client is told: `name@version`.
+    /// Its name in refusals: `name@version`.
     pub identity: Arc<str>,
     /// How it is configured; its place may be another by now.
     pub config: PluginConfig,
@@ -137,12 +136,12 @@ pub struct Plugin {
     pub(super) spares: Spares,
     /// How much each hook is shown in one call.
     call_sizes: [CallSize; Hook::ALL.len()],
-    /// The first connection that its slot was asked about; set while the chain
-    /// is held to put it in.
+    /// The first connection that its slot was called for; set while the chain is locked to
+    /// insert it.
     first_connection: AtomicU64,
     compiled: Arc<CompiledPlugin>,
     instances: Box<[Mutex<InstanceState>]>,
-    /// What it has besides, where it is asked about clients apart from the data path.
+    /// Its other instances, where it is called for clients apart from the data path.
     asking: Option<Asking>,
     /// How many of them are missing.
     missing: AtomicUsize,
@@ -253,8 +252,8 @@ impl Plugin {
         self.compiled.hooks()
     }
 
-    /// What it has where it is asked apart from the data path when a client connects,
-    /// authenticates or is gone; it is to be asked there, and not here.
+    /// Its instances for calls apart from the data path, if it has any. When a client connects,
+    /// authenticates or is gone, these must be called, and not those of the data path.
     pub fn asking(&self) -> Option<&Asking> {
         self.asking.as_ref()
     }
@@ -288,12 +287,12 @@ impl Plugin {
         }
     }
 
-    /// Whether it is not asked about what this connection says any more.
+    /// Whether it is not called for items of this connection any more.
     pub(super) fn is_isolated(&self, now: Instant, connection: ConnectionId) -> bool {
         self.isolation.is_isolated(now, connection, self.config.limits.strikes_window)
     }
 
-    /// Which of these connections it is not asked about.
+    /// Which of these connections it is not called for.
     pub(super) fn isolated_among(
         &self,
         connections: impl Iterator<Item = ConnectionId>,
@@ -301,7 +300,7 @@ impl Plugin {
         self.isolation.among(Instant::now(), connections, self.config.limits.strikes_window)
     }
 
-    /// How many connections it is not asked about.
+    /// How many connections it is not called for.
     pub fn isolated(&self) -> usize {
         self.isolation.count(Instant::now(), self.config.limits.strikes_window)
     }
@@ -315,7 +314,7 @@ impl Plugin {
         connection: ConnectionId,
         question: impl FnOnce(&mut Instance) -> Result<T, Fault>,
     ) -> (Option<T>, Duration) {
-        // One that is gone is told so in any case.
+        // The end of a connection is always delivered.
         if hook != Hook::OnDisconnect
             && self.isolation.is_used()
             && self.is_isolated(Instant::now(), connection)
@@ -385,7 +384,7 @@ impl Plugin {
         self.is_parked.load(Ordering::Relaxed)
     }
 
-    /// What a client is told when the policy is closed.
+    /// The refusal when the policy is closed.
     pub fn unavailable(&self) -> Refusal {
         Refusal {
             by: Some(self.identity.clone()),
@@ -413,12 +412,12 @@ impl Plugin {
         self.first_connection.store(next, Ordering::Relaxed);
     }
 
-    /// Says that the chain has it, and that it will be asked.
+    /// Called when the plugin is in the chain and will be called from now on.
     pub fn is_in_force(&self) {
         self.refill_after(Duration::ZERO, false);
     }
 
-    /// Whether `on-connect` of this slot was asked about the connection.
+    /// Whether `on-connect` of this slot was called for the connection.
     pub fn admitted(&self, connection: ConnectionId) -> bool {
         self.first_connection.load(Ordering::Relaxed) <= connection
     }
@@ -458,7 +457,7 @@ impl Plugin {
             warn!(plugin = %self.identity, instance = number, step = error.step,
                 problem = error.problem, "a plugin's state was not taken over");
             if error.step == "restore" {
-                // It is not to be asked any more.
+                // The failed instance must not be called any more.
                 let mut new = new.lock();
                 new.instance = self.spares.take();
                 if new.instance.is_none() {
@@ -526,7 +525,7 @@ impl Plugin {
             is_rechecking: Cell::new(false),
         };
         let init_budget = self.config.limits.init_budget;
-        // Of processor time: others run meanwhile.
+        // Processor time: the thread may be preempted during the call.
         let began = wasm::thread_cpu_time();
         let mut instance = self
             .compiled
@@ -601,8 +600,8 @@ impl Plugin {
         wait
     }
 
-    /// An instance that is asked apart from the data path failed, and is gone. There will
-    /// be another when it is needed.
+    /// An instance that is called apart from the data path has failed and was dropped. Another
+    /// one is created when it is needed.
     pub(super) fn failed_apart(&self, fault: &Fault, cause: Cause) {
         let Some(asking) = &self.asking else { return };
         if self.strike(Instant::now(), None, fault, cause) {
@@ -697,8 +696,8 @@ impl Plugin {
         self.surroundings.rebuild_backoff_max
     }
 
-    /// Rebuilds an instance off the path of messages. A plugin that was replaced
-    /// meanwhile is left alone.
+    /// Rebuilds an instance off the data path. Does nothing if the plugin has been replaced in
+    /// the meantime.
     fn rebuild_after(&self, wait: Duration, number: usize) {
         let own = self.own.clone();
         let backoff_max = self.surroundings.rebuild_backoff_max;

@@ -1,8 +1,8 @@
-//! Asking a plugin again about subscriptions that connections have already.
+//! Checks of existing subscriptions by a plugin.
 //!
-//! A plugin with new rules answers for what clients ask from there on. What they were allowed
-//! before is asked about again, of that plugin alone, off the data path. Here is what is due,
-//! and one call; who walks over the subscriptions is the server's business.
+//! A plugin with new rules decides about new subscriptions. Subscriptions that were permitted
+//! before are checked again, by that plugin alone, off the data path. This module has the checks
+//! that are due, and a single call; the server iterates over the subscriptions.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -33,15 +33,15 @@ pub enum Against {
 /// A check of existing subscriptions that is due.
 #[derive(Clone)]
 pub struct Recheck {
-    /// The plugin that came, or came anew.
+    /// The plugin that was added or replaced.
     pub plugin: Arc<Plugin>,
     /// What it is about.
     pub against: Against,
 }
 
 impl Recheck {
-    /// Whether the check is still wanted: a plugin that was replaced meanwhile is not asked,
-    /// and another check is due for its successor.
+    /// Whether the check is still needed. If the plugin has been replaced since, it is not
+    /// called, and another check is due for its successor.
     pub fn is_wanted(&self, chain: &Chain) -> bool {
         match self.against {
             Against::Access => chain.plugins().iter().any(|p| Arc::ptr_eq(p, &self.plugin)),
@@ -102,11 +102,11 @@ impl Middleware {
     }
 }
 
-/// A subscription that is asked about.
+/// A subscription that is checked.
 pub struct Question {
     /// Whose it is.
     pub connection: Arc<Connection>,
-    /// The connection's revision before it was asked about.
+    /// The connection's revision before the check.
     pub revision: u64,
     /// What it is to.
     pub kind: Kind,
@@ -167,10 +167,10 @@ pub enum Answers {
 }
 
 impl Chain {
-    /// Asks the instance of a plugin that serves this connection about subscriptions. They are
-    /// collected while the instance is held: a connection that listens to something then has
-    /// not reached `on-disconnect`, so the plugin is not asked about one that it was told is
-    /// gone. Nothing is counted against the client.
+    /// Calls the instance of a plugin that serves this connection to check its subscriptions.
+    /// They are collected while the instance is locked: a connection that still has subscriptions
+    /// then has not reached `on-disconnect`, so the plugin is never called for a connection after
+    /// its end. Nothing is counted against the client.
     pub fn recheck(
         &self,
         plugin: &Plugin,

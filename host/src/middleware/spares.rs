@@ -1,9 +1,9 @@
-//! Instances at hand: initialised, and asked nothing until another one fails.
+//! Spare instances: initialised, and not called until another instance fails.
 //!
-//! The instance that fails is gone with its store, and a fresh one takes its place while
-//! the same call is still under way: a spare, or one that is built on the spot where that
-//! was seen to be quick. So there is no time in which the policy decides about items that
-//! did the plugin no harm. A spare begins with no state, as any rebuilt instance does.
+//! An instance that fails is dropped with its store, and a fresh one takes its place during the
+//! same call: a spare, or one that is built at once where that has proved to be quick. So the
+//! policy never decides about items that did not make the plugin fail. A spare starts without
+//! state, as any rebuilt instance does.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -146,7 +146,7 @@ impl Plugin {
                 }
             }
         }
-        // Parked meanwhile: it is asked nothing any more.
+        // The plugin was parked in the meantime and is not called any more.
         if self.is_parked() {
             self.spares.clear();
         } else {

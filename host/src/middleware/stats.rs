@@ -1,8 +1,8 @@
 //! What is counted of each plugin, and of each swap.
 //!
-//! A plugin's counters belong to its slot: they go on across swaps, as whoever
-//! draws curves of them expects. All are relaxed atomics, read one by one: a
-//! reading is of about one moment. It knows nothing of how they are shown.
+//! A plugin's counters belong to its slot: they continue across swaps, as graphs of them need.
+//! All are relaxed atomics that are read one by one, so a reading is not a consistent snapshot.
+//! This module knows nothing of how they are shown.
 
 use std::array;
 use std::collections::VecDeque;
@@ -63,7 +63,7 @@ pub enum Verdict {
     Replace,
     /// It is refused.
     Reject,
-    /// It ends here, and its publisher is told it arrived.
+    /// It ends here, and its publisher receives a success reply.
     Absorb,
     /// Fewer receive it.
     Narrow,
@@ -317,7 +317,7 @@ impl RecheckStats {
 pub struct Failure {
     /// When it was.
     pub at: SystemTime,
-    /// Which version, as the client was told.
+    /// The version, as in the refusal that the client received.
     pub plugin: Arc<str>,
     /// The hook or the step that failed.
     pub step: &'static str,
@@ -361,7 +361,7 @@ impl PluginStats {
         self.rebuilds.load(Ordering::Relaxed)
     }
 
-    /// So many items of a call that failed were asked about again.
+    /// Counts items of a failed call that were tried again.
     pub fn asked_again(&self, items: usize) {
         self.asked_again.fetch_add(items as u64, Ordering::Relaxed);
     }
@@ -371,7 +371,7 @@ impl PluginStats {
         self.isolations.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many items were asked about again.
+    /// How many items were tried again.
     pub fn items_asked_again(&self) -> u64 {
         self.asked_again.load(Ordering::Relaxed)
     }
@@ -387,7 +387,7 @@ impl PluginStats {
     }
 }
 
-/// Who asked for a change.
+/// The initiator of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum By {
     /// The server, as it started.
@@ -396,7 +396,7 @@ pub enum By {
     File,
     /// SIGHUP.
     Signal,
-    /// Nobody: what was there had been parked.
+    /// No initiator: the previous plugin had been parked.
     Parked,
     /// The admin API, by the token of this name.
     Token(Arc<str>),
@@ -472,7 +472,7 @@ impl Deed {
 pub struct Swap {
     /// When it was done.
     pub at: SystemTime,
-    /// Who asked for it.
+    /// The initiator.
     pub by: By,
     /// What it did.
     pub deed: Deed,

@@ -1,9 +1,8 @@
 //! Looking at single messages: what each plugin made of them.
 //!
-//! Nobody looks most of the time, and then it costs one relaxed load a burst. Who
-//! looks has a queue that is bounded; what does not fit is dropped and counted, so
-//! that no publisher waits for who looks. Payloads never go in here, only how long
-//! they are.
+//! Without a subscriber, which is the usual case, tracing costs one relaxed load a burst. Each
+//! subscriber has a bounded queue; events that do not fit are dropped and counted, so that no
+//! publisher waits for a subscriber. Events never contain payloads, only their lengths.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -23,14 +22,13 @@ pub struct Sight {
     pub at: SystemTime,
     /// Whose item it is.
     pub connection: ConnectionId,
-    /// What was asked for: `publish`, `subscribe`, `psubscribe`, `deliver` or
-    /// `authenticate`.
+    /// The action: `publish`, `subscribe`, `psubscribe`, `deliver` or `authenticate`.
     pub action: &'static str,
     /// The channel or pattern, as the plugin saw it; none: it is not about one.
     pub channel: Option<Box<[u8]>>,
     /// Another channel that the plugin gave it.
     pub channel_after: Option<Box<[u8]>>,
-    /// Which plugin, as the client is told.
+    /// The plugin, as in refusals.
     pub plugin: Arc<str>,
     /// Which hook.
     pub hook: Hook,
@@ -71,7 +69,7 @@ impl Wanted {
 
 /// Those who look.
 pub struct Tracer {
-    /// How many look: what is asked before anything else is done.
+    /// The number of subscribers. Read first, so that tracing costs nothing without any.
     looking: AtomicUsize,
     lookouts: RwLock<Vec<Arc<Lookout>>>,
     lookouts_max: usize,
@@ -153,7 +151,7 @@ impl Looking {
         self.sights.recv().await
     }
 
-    /// How many were dropped since this was asked last.
+    /// How many were dropped since the last call.
     pub fn take_dropped(&self) -> u64 {
         self.dropped.swap(0, Ordering::Relaxed)
     }

@@ -54,7 +54,7 @@ pub enum OperatorError {
 }
 
 impl OperatorError {
-    /// Whether what was asked for makes no sense, whatever server there is.
+    /// Whether the command line is the reason, whatever server there is.
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
@@ -79,7 +79,7 @@ fn describe(view: &ErrorView) -> String {
     words
 }
 
-/// How something is asked.
+/// The HTTP method of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "HTTP documents them")]
 pub enum Method {
@@ -97,7 +97,7 @@ pub struct Api {
 }
 
 impl Api {
-    /// The one at this URL. Nothing is asked yet.
+    /// The API at this URL. No request is sent yet.
     pub fn new(url: &str) -> Result<Api, OperatorError> {
         let bad = || OperatorError::BadUrl(url.to_owned());
         let trimmed = url.trim_end_matches('/');
@@ -111,7 +111,7 @@ impl Api {
         }
         let agent = Agent::config_builder()
             .http_status_as_error(false)
-            // A token is meant for the server, and for nobody on the way.
+            // The token must reach only the server, so no proxy is used.
             .proxy(None)
             .max_redirects(0)
             .timeout_connect(Some(CONNECT_TIME))

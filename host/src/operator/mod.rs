@@ -23,11 +23,11 @@ use crate::cli::operate::{
 pub use api::OperatorError;
 use api::{Api, Method};
 
-/// Does what is to be done with plugins.
+/// Runs a command for plugins.
 ///
 /// # Errors
 ///
-/// There is no server, it refused, or what was asked for makes no sense.
+/// There is no server, it refused, or the arguments are invalid.
 pub fn plugin(command: PluginCommand) -> Result<(), OperatorError> {
     match command {
         PluginCommand::Ls { admin } => {
@@ -67,11 +67,11 @@ pub fn plugin(command: PluginCommand) -> Result<(), OperatorError> {
     }
 }
 
-/// Does what is to be done with the engine.
+/// Runs a command for the engine.
 ///
 /// # Errors
 ///
-/// There is no server, it refused, or what was asked for makes no sense.
+/// There is no server, it refused, or the arguments are invalid.
 pub fn engine(command: EngineCommand) -> Result<(), OperatorError> {
     match command {
         EngineCommand::Show { admin } => {
@@ -188,7 +188,7 @@ fn print<T: DeserializeOwned>(
     write_out(table(&view).as_bytes())
 }
 
-/// Whoever reads may have read enough, such as `head`.
+/// Writes to standard output. A closed pipe is no error: a reader such as `head` may stop early.
 fn write_out(bytes: &[u8]) -> Result<(), OperatorError> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {

@@ -232,7 +232,7 @@ pub fn patterns(view: &PatternsView) -> String {
     format!("{}\n", view.patterns) + &nodes(&view.nodes)
 }
 
-/// Nothing where one node was asked and answered.
+/// Empty if there was one node and it responded.
 fn nodes(view: &NodesView) -> String {
     match view {
         NodesView { answered: 1, unavailable: 0 } => String::new(),
@@ -315,7 +315,7 @@ fn version(plugin: &PluginView) -> String {
 }
 
 fn policy(plugin: &PluginView) -> String {
-    // Marked where nobody chose it.
+    // Mark a policy that was not configured.
     let mark = if plugin.policy_source == PolicySource::Default { " (default)" } else { "" };
     format!("{}{mark}", plugin.policy.name())
 }

@@ -435,8 +435,8 @@ pub fn write_expiring(in_ms: u64, output: &mut Vec<u8>) {
     });
 }
 
-/// Appends the frame that says which names of a kind the connection does not listen to any
-/// more, without having asked for it, and why.
+/// Appends the frame that notifies the client of subscriptions that the server has ended: the
+/// names of a kind, and the reason.
 pub fn write_unsubscribed<'a>(
     kind: Kind,
     names: impl Iterator<Item = &'a [u8]>,

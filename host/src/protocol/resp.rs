@@ -1,10 +1,10 @@
 //! Redis' protocol, RESP2 and RESP3, as bytes in and bytes out.
 //!
-//! A [`RequestParser`] turns what a connection sent into a [`Burst`] of
-//! requests, [`commands::lookup`] says which command each of them is or how
-//! Redis would refuse it, and a [`ReplyWriter`] writes what goes back. Nothing
-//! here reads a socket, waits, or knows of sessions: what the commands do is
-//! theirs. The words and the order of checks are those of Redis 7.4.
+//! A [`RequestParser`] parses what a connection sent into a [`Burst`] of
+//! requests, [`commands::lookup`] finds the command of each of them or the error
+//! that Redis would reply, and a [`ReplyWriter`] writes replies. Nothing here reads
+//! a socket, waits, or knows sessions: sessions execute the commands. The error
+//! texts and the order of checks are those of Redis 7.4.
 
 mod arguments;
 mod inline;

@@ -183,7 +183,7 @@ fn close_code(body: &[u8]) -> Result<Option<u16>, CloseReason> {
     let code = u16::from_be_bytes(*code);
     // RFC 6455, section 7.4, and the codes that IANA has registered since.
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return Err(violation("close code that nobody may send"));
+        return Err(violation("close code that must not be sent"));
     }
     check_text(MessageKind::Text, reason)?;
     Ok(Some(code))

@@ -59,9 +59,9 @@ impl Session {
         self.ending.take()
     }
 
-    /// Shows credentials to the chain. An error: a plugin refuses them, or none knows
-    /// them. None: a plugin is asked elsewhere; until `authenticated` has the answer,
-    /// something is pending.
+    /// Has the chain check credentials. An error: a plugin refuses them, or no plugin knows
+    /// them. None: a plugin is called apart from the data path; until `authenticated` has the
+    /// result, something is pending.
     pub fn authenticate(&mut self, credentials: Credentials) -> Option<Result<(), Refusal>> {
         let services = self.services.clone();
         self.check_credentials(&services.middleware.chain(), credentials, None)

@@ -1,9 +1,9 @@
-//! PUBSUB: what a client may see of what others listen to.
+//! PUBSUB: what a client may see of the subscriptions of others.
 //!
-//! Where plugins decide who may listen, they are asked about each name first: a channel
-//! that the client may not subscribe to has no subscribers for it, and is not listed.
-//! What that takes depends on how many names there are, so it is done in slices, between
-//! which other connections are served.
+//! Where plugins decide about subscriptions, they are called for each name first: a channel
+//! that the client may not subscribe to has no subscribers for it, and is not listed. The cost
+//! depends on the number of names, so it is done in slices, between which other connections
+//! are served.
 
 use guest_core::Names;
 
@@ -18,8 +18,8 @@ use crate::protocol::command::{
 };
 use crate::publish;
 
-/// How many names are looked at before the budget of the turn is: as many as a plugin is
-/// shown in one call.
+/// How many names are processed between two checks of the time budget: as many as a plugin
+/// receives in one call.
 const SLICE_MAX: usize = 256;
 
 /// A command that is not finished.
@@ -45,8 +45,8 @@ enum Found {
 }
 
 impl Session {
-    /// Carries out a PUBSUB command, as far as the turn is long enough for it. The rest
-    /// waits for the next turn.
+    /// Executes a PUBSUB command until the time budget is exhausted. The rest waits for the
+    /// next one.
     pub(super) fn inspect(
         &mut self,
         chain: &Chain,
@@ -89,7 +89,7 @@ impl Session {
         Ok(())
     }
 
-    /// Goes on with a PUBSUB command that the last turn was too short for.
+    /// Continues a PUBSUB command that is unfinished because the time budget was exhausted.
     pub(super) fn finish_inspecting(&mut self) {
         if let Some(mut inspection) = self.inspecting.take() {
             let middleware = self.services.middleware.clone();
@@ -103,7 +103,8 @@ impl Session {
         }
     }
 
-    /// Carries out the next slices, until the turn is over. True: the command is answered.
+    /// Processes further slices until the time budget is exhausted. True: the command is
+    /// finished.
     fn advance(&mut self, chain: &Chain, inspection: &mut Inspection) -> Result<bool, Refusal> {
         let connection = self.connection.id;
         let hub = self.services.hub.clone();

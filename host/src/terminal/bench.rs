@@ -35,7 +35,7 @@ const OPENING_MAX: usize = 64;
 /// How long deliveries under way at the end are waited for without any coming.
 const STRAGGLER_TIME: Duration = Duration::from_secs(2);
 
-/// The longest latency that is told from longer ones, in nanoseconds.
+/// The longest latency that is distinguished from longer ones, in nanoseconds.
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
 
 /// The time that a message carries: nanoseconds in hexadecimal.
@@ -294,7 +294,7 @@ impl Publisher {
     async fn publish(mut self, mut client: Client, deadline: Instant) -> anyhow::Result<()> {
         let args = &self.args;
         let filler = "x".repeat((args.payload_bytes as usize).saturating_sub(STAMP_BYTES));
-        // Publishers take turns in the schedule of all.
+        // The publishers share one schedule, round-robin.
         let pace = args.rate.map(|rate| Duration::from_secs_f64(1.0 / f64::from(rate)));
         let (mut sent, mut unanswered) = (0_u64, 0);
         loop {

@@ -1,4 +1,4 @@
-//! One connection to a server: opened, asked, listened to, and its end named.
+//! One connection to a server: opening it, commands, messages, and the reason of its end.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use tokio_tungstenite::tungstenite::{self, Bytes};
 use super::endpoint::{EndpointArgs, resolve};
 use super::wire::{self, Goaway, Refusal, Said};
 
-/// How long the server may say nothing at all before it is asked for a sign of
-/// life. It pings every 25 seconds unless its config says otherwise.
+/// How long the server may send nothing at all before it is pinged. It pings every 25 seconds
+/// unless its config says otherwise.
 const SILENCE_MAX: Duration = Duration::from_secs(40);
 
 /// How long that sign may take.
@@ -67,7 +67,7 @@ pub enum Ended {
     /// What came is not the protocol.
     #[error("the server does not speak switchyard.v1.json: {0}")]
     Foreign(String),
-    /// The server does not do what it was told.
+    /// The server refused a command.
     #[error(transparent)]
     Refused(#[from] Refusal),
 }
@@ -161,8 +161,7 @@ impl Client {
         }
     }
 
-    /// What the server says next. A server that is silent is asked for a sign of
-    /// life. Giving up waiting loses nothing.
+    /// The next message or reply of the server. A silent server is pinged. Cancel-safe.
     ///
     /// # Errors
     ///

@@ -20,13 +20,13 @@ const SOON: Duration = Duration::from_secs(2);
 /// The longest time that a server may send us away for.
 const GOAWAY_MAX: Duration = Duration::from_secs(600);
 
-/// How often in a row a client came back in vain.
+/// How often in a row a client failed to reconnect.
 #[derive(Debug, Default)]
 pub struct Comeback {
     in_vain: u32,
-    /// Whether other credentials can be had: they are read anew for each connection.
+    /// Whether other credentials can be had: they are read again for each connection.
     has_fresh_credentials: bool,
-    /// Whether other credentials were asked for already because some were refused.
+    /// Whether the credentials were read again already because some were refused.
     was_refused: bool,
 }
 
@@ -45,7 +45,7 @@ enum Advice {
 }
 
 impl Comeback {
-    /// None was lost yet. `has_fresh_credentials`: they are read anew for each connection.
+    /// No failure yet. `has_fresh_credentials`: they are read again for each connection.
     pub fn new(has_fresh_credentials: bool) -> Comeback {
         Comeback { has_fresh_credentials, ..Comeback::default() }
     }

@@ -125,7 +125,7 @@ impl EndpointArgs {
         Ok(request)
     }
 
-    /// What AUTH is told; none: it is not said.
+    /// The arguments of AUTH. None: AUTH is not sent.
     ///
     /// # Errors
     ///

@@ -30,7 +30,7 @@ pub fn get(
     let agent: Agent = Agent::config_builder()
         .http_status_as_error(false)
         .timeout_global(Some(time))
-        // It is about this server, and a token is for nobody else.
+        // The request is for this server only, and a proxy must not see the token.
         .proxy(None)
         .max_redirects(0)
         .build()

@@ -50,8 +50,8 @@ pub fn code(result: anyhow::Result<()>) -> ExitCode {
     }
 }
 
-/// Waits until the person, or whoever supervises the program, wants it to end. They
-/// are heard from this call on.
+/// Resolves on SIGINT or SIGTERM. The handlers are installed by this call, before the future is
+/// polled.
 fn told_to_end() -> impl Future<Output = ()> {
     let signals = [signal(SignalKind::interrupt()), signal(SignalKind::terminate())];
     async move {

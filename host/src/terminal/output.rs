@@ -12,7 +12,7 @@ use anstyle::{AnsiColor, Style};
 use clap::Args;
 use serde::Serialize;
 
-/// The flag that says for whom it is.
+/// The flag that selects the audience of the output.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct OutputArgs {
     /// Prints one JSON object a line, as is done anyway when standard output is no
@@ -22,7 +22,7 @@ pub struct OutputArgs {
 }
 
 impl OutputArgs {
-    /// For whom it is.
+    /// The audience: a program if `--json` is given or standard output is no terminal.
     pub fn audience(self) -> Audience {
         if self.json || !io::stdout().is_terminal() { Audience::Program } else { Audience::Person }
     }
@@ -45,8 +45,8 @@ pub struct Output {
 }
 
 impl Output {
-    /// Standard output, for whom the flags say. A terminal is shown colours unless
-    /// `NO_COLOR` is set or it has none.
+    /// Standard output for this audience. A terminal gets colours, unless `NO_COLOR` is set or
+    /// it supports none.
     pub fn new(audience: Audience) -> Output {
         let choice = match audience {
             Audience::Person => AutoStream::choice(&io::stdout()),
@@ -85,7 +85,7 @@ impl Output {
     }
 }
 
-/// Whether this only says that nobody reads on, as `head` does.
+/// Whether this error only means that the reader closed the pipe, as `head` does.
 pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let of_io = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
     error.downcast_ref::<io::Error>().is_some_and(of_io)

@@ -1,4 +1,4 @@
-//! `switchyard sub`: shows what is published, until it is told to end.
+//! `switchyard sub`: shows published messages until it receives a signal.
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -79,7 +79,7 @@ impl SubArgs {
     }
 }
 
-/// Shows what is published, until it is told to end, or as the flags say.
+/// Shows published messages until it receives a signal, or as the flags say.
 ///
 /// # Errors
 ///
@@ -236,7 +236,7 @@ impl Screen {
             let said = match client.next_now() {
                 Some(said) => said,
                 None => {
-                    // Nobody waits for a line that is here.
+                    // Flush before waiting, so that no finished line is held back.
                     self.output.flush()?;
                     client.next().await
                 }

@@ -104,7 +104,7 @@ pub struct Unsubscribed {
     pub refusal: Refusal,
 }
 
-/// Why the server did not do what it was told.
+/// Why the server refused a command.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, thiserror::Error)]
 pub struct Refusal {
     /// A stable word.

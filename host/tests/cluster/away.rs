@@ -35,7 +35,7 @@ async fn outage(kind: Kind) -> Result<()> {
 
     let began = Instant::now();
     backplane.go_away();
-    // Some while nobody knows yet, and some when all do.
+    // Publish before any node has detected the failure, and again when all have.
     publish(50).await?;
     a.until_health(503).await?;
     b.until_health(503).await?;
@@ -44,7 +44,7 @@ async fn outage(kind: Kind) -> Result<()> {
     ensure!(a.info("backplane_unsent_away").await?.parse::<u64>()? >= 50, "not all are counted");
     here.expect(200).await?;
     there.nothing_more().await?;
-    // Who comes meanwhile listens here at once, and everywhere afterwards.
+    // A subscription made during the outage is local at first, and cluster-wide afterwards.
     let mut late = Listener::start(b.client().await?, &["news"], &[]).await?;
     tokio::time::sleep(OUTAGE.saturating_sub(began.elapsed())).await;
     backplane.come_back().await?;
@@ -59,7 +59,7 @@ async fn outage(kind: Kind) -> Result<()> {
     for listener in [&mut here, &mut there, &mut late] {
         listener.nothing_more().await?;
     }
-    // What was published on the backplane reaches those who came meanwhile.
+    // Publications on the backplane reach clients that subscribed during the outage.
     backplane.publisher().await?.publish(&[("news", payload("foreign", 1))]).await?;
     here.expect(2).await?;
     late.expect(1).await?;
@@ -124,7 +124,7 @@ async fn publications_are_refused_without_nats_where_the_config_says_so() -> Res
     refusals(Kind::Nats).await
 }
 
-/// It stands still for a while, and nobody is told that it is away.
+/// The backplane stops responding for a while, and no connection to it is closed.
 async fn slowness(kind: Kind) -> Result<()> {
     let backplane = Backplane::start(kind).await?;
     let [a, b, _c] = Node::three(&backplane).await?;
@@ -137,7 +137,7 @@ async fn slowness(kind: Kind) -> Result<()> {
         let reply = publisher.call(&["PUBLISH", "news", &payload("a", number)]).await?;
         ensure!(reply == Value::Integer(1), "{reply}");
     }
-    // Nobody here waits for it.
+    // Delivery on this node does not wait for it.
     here.expect(300).await?;
     there.nothing_more().await?;
     tokio::time::sleep(Duration::from_secs(1).saturating_sub(began.elapsed())).await;

@@ -46,8 +46,8 @@ impl Backplane {
     pub async fn start_with(kind: Kind, extra: &[&str]) -> Result<Backplane> {
         let mut problem = None;
         for _ in 0..ATTEMPTS {
-            // They cannot tell which port they took, so they are told one that was
-            // free a moment ago, and somebody else may be faster.
+            // They cannot report which port they bound, so they are given one that was free a
+            // moment ago. Another process may bind it first; then try again.
             let mut backplane = Backplane {
                 kind,
                 address: (Ipv4Addr::LOCALHOST, free_port()?).into(),
@@ -63,7 +63,7 @@ impl Backplane {
         Err(problem.context("no attempt was made")?)
     }
 
-    /// What nodes are told.
+    /// The URL that nodes are configured with.
     pub fn url(&self) -> String {
         match self.kind {
             Kind::Redis => format!("redis://{}", self.address),
@@ -71,7 +71,7 @@ impl Backplane {
         }
     }
 
-    /// Kills it, without a word to anybody.
+    /// Kills it; no client is notified.
     pub fn go_away(&mut self) {
         self.process = None;
     }

@@ -60,7 +60,7 @@ async fn names_are_listened_to_as_long_as_somebody_here_listens() -> Result<()> 
     ensure!(one.call(&["UNSUBSCRIBE", "a"]).await? == ack("unsubscribe", "a", 0));
     ensure!(two.call(&["UNSUBSCRIBE", "b"]).await? == ack("unsubscribe", "b", 2));
     until_channels(&redis, &["a"]).await?;
-    // Also when it goes without a word.
+    // Also when its connection breaks.
     two.reset()?;
     until_channels(&redis, &[]).await?;
     within(PATIENCE, "the end of the pattern", async {

@@ -12,7 +12,7 @@ use crate::value::{Value, ack, message};
 async fn once_each(kind: Kind) -> Result<()> {
     let backplane = Backplane::start(kind).await?;
     let probe = components::built("test/probe")?;
-    // Where it enters it is numbered; where it leaves, it is numbered anew, or
+    // A publication is numbered where it enters; where it leaves, it is numbered again, or
     // stamped. A stamp on the second node would mean that it entered there, too.
     let (first, second) = (components::directory()?, components::directory()?);
     let settings = json!({"on_publish": "number", "on_deliver": "stamp"});

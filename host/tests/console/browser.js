@@ -83,9 +83,9 @@ const scenarios = {
     await says(page.locator("#channels tr", { hasText: "busy" }), "1");
   },
 
-  /** The page asks no more while nobody sees it. */
+  /** The page sends no requests while it is hidden. */
   async hidden(page) {
-    // The page's clock goes only where it is told to.
+    // From here on the test controls the page's clock.
     await page.clock.install();
     await page.reload();
     await says(page.locator("#state"), "live");

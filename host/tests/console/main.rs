@@ -173,7 +173,7 @@ async fn the_page_keeps_others_out() -> Result<()> {
         }
         ensure!(!policy.contains("unsafe"), "{policy}");
     }
-    // Whoever follows a link finds the page, and no page reads the API.
+    // A link from another site opens the page, but other sites' pages cannot read the API.
     let linked = format!("{host}Sec-Fetch-Site: cross-site\r\n");
     assert_eq!(operator.exchange(&format!("GET / HTTP/1.1\r\n{linked}"), b"")?.0, 200);
     assert_eq!(operator.exchange(&format!("GET /v1/stats HTTP/1.1\r\n{linked}"), b"")?.0, 403);

@@ -19,7 +19,7 @@ use switchyard_test_support::{notation, value};
 #[global_allocator]
 static HEAP: PeakAlloc = PeakAlloc;
 
-/// Whose turn it is: what one does must not be counted for another.
+/// Held by the test that measures: allocations of one test must not count for another.
 static TURN: Mutex<()> = Mutex::new(());
 
 /// How many inputs are tried, unless the environment gives a time.
@@ -68,8 +68,8 @@ impl Drop for Shown<'_> {
     }
 }
 
-/// The most heap that something took, which should be within `expected`. What is
-/// beyond it is measured again: the test harness may have taken some meanwhile.
+/// The peak heap usage of `something`, which should be within `expected`. A higher value is
+/// measured again: the test harness may have allocated at the same time.
 fn heap_of(expected: usize, something: impl Fn()) -> usize {
     let mut heap = 0;
     for _ in 0..5 {
@@ -157,7 +157,7 @@ fn fuzz(target: &Target, conversations: Vec<Vec<u8>>) {
     );
 }
 
-/// The most memory that the process held; zero where nobody says.
+/// The peak memory of the process; zero where the system does not report it.
 fn process_kib_max() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

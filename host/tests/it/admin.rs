@@ -13,7 +13,7 @@ use crate::support::components;
 use crate::support::server::{Launch, Server};
 use crate::support::websocket::Client;
 
-/// Clients that nobody reads from any more do not hold up the end.
+/// Shutdown does not wait long for clients that the test no longer reads from.
 const CONFIG: &str = "shutdown.timeout_ms = 100\n";
 
 /// The probe with this stamp.
@@ -370,8 +370,7 @@ async fn what_is_too_large_or_too_slow_is_refused() -> Result<()> {
     server.stop().await
 }
 
-/// There is one place: whoever comes next is answered when the one who takes nothing has
-/// lost it.
+/// There is one slot: the next client is served when the one that reads nothing has lost it.
 #[tokio::test]
 async fn who_does_not_take_its_answers_is_closed() -> Result<()> {
     let config = format!("{CONFIG}[admin]\nrequest_timeout_ms = 200\nconnections_max = 1\n");
@@ -494,7 +493,7 @@ async fn a_command_without_a_server_says_so() -> Result<()> {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_switchyard"));
         Done::of(command.args(words).output()?)
     };
-    // Nobody listens on port 1 of loopback.
+    // No server listens on port 1 of loopback.
     let nobody = "http://127.0.0.1:1";
     for words in [
         &["plugin", "ls"][..],
@@ -763,8 +762,8 @@ async fn a_trace_shows_what_each_plugin_said() -> Result<()> {
     Ok(())
 }
 
-/// Who looks and does not read does not hold up who publishes, and is told what it
-/// missed.
+/// A trace subscriber that does not read does not delay publishers, and receives the number of
+/// events that it missed.
 #[tokio::test]
 async fn a_trace_that_is_not_read_drops_and_says_so() -> Result<()> {
     let config = format!("{CONFIG}[admin]\ntrace_queue_max = 10\ntraces_max = 1\n");

@@ -89,7 +89,7 @@ async fn slow_bodies_and_idle_connections_do_not_silence_it() -> Result<()> {
     server.stop().await
 }
 
-/// A stream of what is traced stays, whoever else comes.
+/// A trace stream is not closed when other clients connect.
 #[tokio::test]
 async fn a_stream_is_not_closed_for_others() -> Result<()> {
     let server = Launch::default().start().await?;

@@ -1,4 +1,4 @@
-//! Who fails to authenticate again and again is refused, and holds up nobody else.
+//! A client that fails to authenticate again and again is refused, and delays no other client.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -102,7 +102,7 @@ async fn an_address_may_fail_so_often() -> Result<()> {
         let closed = client.ok().context("the upgrade")?.next_close().await?;
         assert_eq!(closed.0, Some(4001));
     }
-    // Now nobody from there is asked about: by whatever door.
+    // From here on no plugin is called for clients of that address, at any door.
     assert_eq!(code(&client.call(json!(["AUTH", good])).await?), Some("LIMIT"));
     assert_eq!(client.next_close().await?.0, Some(4104));
     assert_eq!(server.client().await?.next_close().await?.0, Some(4104));

@@ -40,7 +40,7 @@ async fn a_plugin_is_checked_as_the_server_would() -> Result<()> {
     ensure!(names("imports").contains("switchyard:pubsub/counters@0.1.0"), "{report}");
     ensure!(names("exports").contains("switchyard:pubsub/lifecycle@0.1.0"), "{report}");
 
-    // Whom a plugin would ask is said, whether it may or not.
+    // The output names the hosts that a plugin may send requests to, granted or not.
     let asker = components::built("test/asker")?;
     let grants = json!({"http_allow": ["https://id.example.com:443", "http://[::1]:8080"]});
     for (beside, may_ask) in [

@@ -12,8 +12,8 @@ use crate::support::server::{Launch, Server};
 use crate::support::websocket::Client;
 use crate::support::{PATIENCE, components};
 
-/// Rebuilds follow one another quickly, and clients that nobody reads from any more
-/// do not hold up the end.
+/// Rebuilds follow one another quickly, and shutdown does not wait long for clients that the
+/// test no longer reads from.
 const CONFIG: &str = "
     shutdown.timeout_ms = 100
     plugins.debounce_ms = 1
@@ -87,7 +87,7 @@ async fn a_component_that_is_too_large_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// Limits of what it does: the call fails, and the instance is built anew.
+/// A call that exceeds a limit fails, and the instance is rebuilt.
 #[tokio::test]
 async fn a_plugin_that_takes_too_much_fails_and_comes_back() -> Result<()> {
     let long = "x".repeat(2_000);

@@ -1,4 +1,4 @@
-//! The end of a server with many clients: who is told what, and closed when.
+//! Shutdown of a server with many clients: what each client receives, and when it is closed.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use crate::support::server::Launch;
 use crate::support::websocket::Client;
 
 const CLIENTS: usize = 2_000;
-/// Long enough for a busy machine to ask questions meanwhile.
+/// Long enough for requests during the drain, also on a busy machine.
 const DRAIN: Duration = Duration::from_secs(6);
 const BUCKETS: usize = 10;
 
-/// What one client was told, and when it was closed.
+/// What one client received, and when it was closed.
 struct Farewell {
     reconnect_within_ms: [u64; 2],
     closed_after: Duration,
@@ -82,7 +82,7 @@ async fn two_thousand_are_told_goodbye_little_by_little() -> Result<()> {
         .into_iter()
         .map(|mut client| tokio::spawn(async move { farewell(&mut client, began).await }))
         .collect();
-    // Meanwhile it is alive, not ready, and lets nobody in.
+    // During the drain it is alive, not ready, and rejects new connections.
     let ready = get(address, "/readyz").await?;
     ensure!(ready.starts_with("HTTP/1.1 503") && ready.contains("draining"), "{ready}");
     ensure!(get(address, "/healthz").await?.starts_with("HTTP/1.1 200"), "not alive");

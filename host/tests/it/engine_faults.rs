@@ -1,9 +1,8 @@
-//! An engine that traps, or never answers, while it is asked for receivers.
+//! An engine that traps, or never returns, while it computes receivers.
 //!
-//! Who listens to what is known to the server, so the engine is rebuilt from
-//! that: the message that it tripped over is refused, and nobody else notices
-//! more than a pause. An engine that fails again and again is left alone for a
-//! while, which commands and `/healthz` say.
+//! The server knows all subscriptions, so the engine is rebuilt from them: the message that
+//! caused the fault is refused, and other clients see only a pause. An engine that fails again
+//! and again is not called for a while, which commands and `/healthz` report.
 
 use std::time::{Duration, Instant};
 
@@ -214,7 +213,7 @@ async fn what_fails_too_often_is_left_alone_and_then_tried_again() -> Result<()>
     let mut listeners = Listeners::on(&server).await?;
     let mut publisher = server.client().await?;
     exhaust(&server, &mut publisher).await?;
-    // Whoever needs no engine is served, and may come and go.
+    // Commands that need no engine are served, and clients may connect and disconnect.
     ensure!(publisher.call(json!(["PING"])).await? == json!(["OK", "PONG"]));
     let mut newcomer = server.client().await?;
     ensure!(newcomer.call(json!(["HELLO"])).await?.get(0) == Some(&json!("OK")));
@@ -256,7 +255,7 @@ async fn while_it_is_left_alone_commands_say_so() -> Result<()> {
     ensure!(gone.call(json!(["QUIT"])).await? == json!(["OK", "OK"]));
     gone.next_close().await?;
 
-    // Only another engine helps before the time is over. It is told what holds.
+    // Before the retry time only a swap helps. The new engine receives the ground state.
     let good = components::built("guest-core")?;
     components::write_atomically(&home.path().join("engine.wasm"), &good)?;
     server.wait_for_log("the engine was swapped").await?;

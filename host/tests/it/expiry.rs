@@ -72,7 +72,7 @@ async fn a_json_client_is_told_and_then_closed() -> Result<()> {
     assert_eq!((code, reason.as_str()), (Some(4002), "the credentials expired"));
     ensure!(now_s()? >= expires, "it was closed too early");
 
-    // One that expires later is told later, and one that does not, never.
+    // A connection that expires later is notified later, and one that does not expire, never.
     let path = format!("/ws?token={}", token("now+600")?);
     let mut later = connect(&server, &path, JSON).await?;
     let left = later.call(json!(["HELLO"])).await?;
@@ -194,8 +194,8 @@ async fn what_is_accepted_too_late_ends_at_once() -> Result<()> {
     server.stop().await
 }
 
-/// Ten thousand expiries cost nothing until they are due: a client that waits for the
-/// last of many is told at its own time.
+/// Ten thousand expiries cost nothing until they are due: the client that expires last is
+/// notified in time.
 #[tokio::test]
 async fn many_expire_each_at_its_own_time() -> Result<()> {
     let (server, _plugins) = start().await?;

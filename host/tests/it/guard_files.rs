@@ -24,7 +24,8 @@ const SETTINGS_GONE: &str = "the settings file of a plugin is gone";
 const BACK: &str = "the files of a plugin are back";
 const SWAPPED: &str = "a plugin was swapped";
 
-/// A server with a guard that lets nobody listen to `secret`, and stamps what is published.
+/// A server with a guard plugin that refuses all subscriptions to `secret`, and stamps what is
+/// published.
 struct House {
     server: Server,
     home: TempDir,
@@ -277,7 +278,7 @@ async fn a_plugin_that_comes_back_by_name_has_its_settings() -> Result<()> {
 #[tokio::test]
 async fn what_could_not_be_read_is_read_again() -> Result<()> {
     let mut house = House::new().await?;
-    // Whoever runs as root can read all files, and no directory.
+    // Root can read every file, so an unreadable path must be a directory.
     let unreadable = house.file("10-guard.wasm");
     std::fs::remove_file(&unreadable)?;
     std::fs::create_dir(&unreadable)?;

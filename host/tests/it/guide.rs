@@ -1,10 +1,10 @@
 //! docs/plugins/guide.md, followed to the letter: its commands are typed into shells
 //! in an empty folder, and its texts must come out.
 //!
-//! The shells have a network of their own, in which nothing is but this machine: the
-//! guide's servers listen where servers listen unless told otherwise, and what it
-//! builds comes from `.tools/plugins/` (see `support/toolchains`). Linux lets
-//! everybody make one, unless `kernel.unprivileged_userns_clone` is 0.
+//! The shells run in a network namespace of their own, which contains only loopback: the
+//! guide's servers listen on their default ports, and the dependencies of what it builds come
+//! from `.tools/plugins/` (see `support/toolchains`). On Linux any user can create one, unless
+//! `kernel.unprivileged_userns_clone` is 0.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

@@ -1,8 +1,7 @@
-//! Clients that break the rules: of RFC 6455, of HTTP, of patience.
+//! Clients that violate RFC 6455, HTTP or timeouts.
 //!
-//! Each is told what it did wrong, or cut off; none disturbs another connection,
-//! and what the server sends them is itself held to the rules (`RawClient` is
-//! strict about every frame).
+//! Each receives an error or is disconnected; none affects another connection, and what the
+//! server sends to them must itself be valid (`RawClient` is strict about every frame).
 
 use std::time::Duration;
 
@@ -655,9 +654,8 @@ async fn replies_still_come_to_one_that_has_said_all() -> Result<()> {
     server.stop().await
 }
 
-/// A conversation of good frames with a few bits turned over. Whatever comes of
-/// it: what the server sends is made of proper frames, the connection ends, and
-/// nobody else is disturbed.
+/// A conversation of valid frames with a few bits flipped. In every case the server sends
+/// valid frames, the connection ends, and no other connection is affected.
 #[tokio::test]
 async fn flipped_bits_hurt_nobody_else() -> Result<()> {
     let mut random = Random::from_environment();

@@ -52,8 +52,8 @@ async fn slow_server(folder: &TempDir) -> Result<Server> {
     launch.start().await
 }
 
-/// What comes in one read is more than is carried out together, and takes longer than a turn:
-/// the rest has its own, and is not left until the client says more.
+/// One read brings more frames than are executed together, and they take longer than a time
+/// budget: the rest is executed in the next one, without waiting for further input.
 #[tokio::test]
 async fn what_a_turn_is_too_short_for_is_answered_all_the_same() -> Result<()> {
     const FRAMES: usize = 150;

@@ -63,8 +63,8 @@ async fn ctrl_c_is_an_orderly_end_as_well() -> Result<()> {
     Ok(())
 }
 
-/// Nobody is let in unnoticed while the server ends: one that shakes hands then is
-/// refused, or told goodbye like the others.
+/// No connection is missed by the shutdown: one whose handshake is in progress is refused, or
+/// closed with a goodbye like the others.
 #[tokio::test]
 async fn a_handshake_under_way_at_the_end_is_not_forgotten() -> Result<()> {
     let mut server = Launch::default().start().await?;
@@ -119,7 +119,7 @@ async fn a_second_signal_ends_at_once() -> Result<()> {
     let (mut server, _stuck) = stuck(86_400_000).await?;
     let mut other = server.client().await?;
     server.signal("TERM")?;
-    // The first one has been heard when this comes.
+    // This message shows that the server has received the first signal.
     check_goaway(&other.next_json().await?)?;
     server.signal("TERM")?;
     server.exit().await?;

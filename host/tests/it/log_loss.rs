@@ -52,7 +52,7 @@ async fn lines_lost(server: &Server) -> Result<f64> {
     Ok(lost.context("no switchyard_log_lines_lost_total")?.parse()?)
 }
 
-/// Ends the server while a client is there, which is told.
+/// Stops the server while a client is connected. The client must be notified.
 async fn ends_in_good_order(mut server: Server) -> Result<()> {
     let mut client = server.client().await?;
     client.call(json!(["PING"])).await?;
@@ -254,7 +254,7 @@ async fn until_answered(server: &Server, says: &str, text: &str) -> Result<()> {
     let resp = server.resp_address().await?;
     within(PATIENCE, format!("{text:?} in an answer"), async {
         loop {
-            // Some may be refused meanwhile.
+            // Some attempts may be refused until then.
             if exchange(resp, says).await.is_ok_and(|said| said.contains(text)) {
                 return;
             }

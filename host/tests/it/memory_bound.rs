@@ -162,7 +162,7 @@ async fn readers_that_do_not_read_do_not_take_the_server_along() -> Result<()> {
     ensure!(line.contains("WARN") && line.contains("first=127.0.0.1:"), "{line}");
     ensure!(witness.slowest < PATIENCE / 4, "a message took {:?}", witness.slowest);
     witness.look().await?;
-    // It reads on, and is told.
+    // It reads on, and receives the close.
     loop {
         let frame = websocket.next_frame().await?.context("it ended without a Close")?;
         if frame.opcode == CLOSE {
@@ -255,7 +255,7 @@ async fn half_sent_requests_do_not_take_the_server_along() -> Result<()> {
                 let mut stream = TcpStream::connect(address).await?;
                 let head = format!("*2\r\n$4\r\nPING\r\n${MIB}\r\n");
                 let body = vec![b'x'; MIB - 1];
-                // It may be closed meanwhile.
+                // The server may close it during the write.
                 let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
                 half.push(stream);
             }
@@ -290,7 +290,7 @@ async fn half_sent_requests_do_not_take_the_server_along() -> Result<()> {
     ensure!(budget(&memory, "input")? <= INPUT, "{memory}");
     let line = server.wait_for_log("to stay within limits.input_bytes_total_max").await?;
     ensure!(line.contains("WARN"), "{line}");
-    // The first of them was closed, and is told why.
+    // The first of them was closed, and receives the reason.
     let mut first = websockets.swap_remove(0);
     let (code, reason) = first.next_close().await?;
     ensure!(code == Some(4107) && reason.contains("limits.input_bytes_total_max"), "{reason}");
@@ -308,7 +308,7 @@ async fn half_sent_requests_do_not_take_the_server_along() -> Result<()> {
     server.stop().await
 }
 
-/// Commands that wait for their turn are held as well.
+/// Commands that wait for the next time budget count, too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_that_wait_are_bounded() -> Result<()> {
     const CLIENTS: usize = 30;

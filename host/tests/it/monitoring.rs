@@ -353,8 +353,8 @@ async fn an_engine_that_fails_is_named() -> Result<()> {
     server.stop().await
 }
 
-/// Nothing else happens in the server when it is asked how it is: nobody but itself sees to
-/// it that somebody hears that.
+/// The server is otherwise idle during the health check: no other event wakes the task that
+/// sends the reply.
 #[tokio::test]
 async fn an_engine_that_is_busy_is_not_waited_for() -> Result<()> {
     let config = "engine.call_budget_ms = 4000\nhealth.timeout_ms = 100";

@@ -75,6 +75,15 @@ async fn names_that_do_not_fit_are_refused_and_others_go_on() -> Result<()> {
     ensure!(log.contains("most_connection=") && log.contains("most_name_bytes="), "{log}");
     ensure!(!server.log().contains("the engine failed"), "{}", server.log());
 
+    // Operators see what the names take, and which connection has most of them.
+    let memory = Operator::of(&server).await?.get("/v1/memory")?;
+    let budgets = memory["budgets"].as_array().into_iter().flatten();
+    let used = budgets.filter(|budget| budget["budget"] == "names");
+    let used: u64 = used.filter_map(|budget| budget["used_bytes"].as_u64()).sum();
+    ensure!(used > 3_000 * 1_000, "{memory}");
+    let most = memory["connections"][0]["name_bytes"].as_u64();
+    ensure!(most.is_some_and(|bytes| bytes > 1_000 * 1_000), "{memory}");
+
     // A list of all of them takes little of the engine's memory.
     let mut lister = Resp::connect(address).await?;
     lister.send(&resp::command(&["PUBSUB", "CHANNELS"])).await?;
@@ -122,7 +131,7 @@ async fn patterns_do_not_fill_the_engine_either() -> Result<()> {
 }
 
 /// A pattern and a channel of one name, twice in one command, again and again, by a connection
-/// that leaves without a word: afterwards nothing is counted.
+/// that is then dropped: afterwards nothing is counted.
 #[tokio::test]
 async fn what_is_counted_ends_with_the_subscription() -> Result<()> {
     let server = Launch::with_config("engine.shards = 2").start().await?;

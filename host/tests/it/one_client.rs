@@ -1,5 +1,5 @@
-//! What one client sends costs that client only: a payload that makes a plugin fail is
-//! refused, what others send meanwhile passes, guarded, and the plugin stays.
+//! What one client sends affects that client only: a payload that makes a plugin fail is
+//! refused, messages of other clients still pass through the plugin, and the plugin stays.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use crate::support::components;
 use crate::support::server::{Launch, Server};
 use crate::support::websocket::Client;
 
-/// Clients that nobody reads from any more do not hold up the end.
+/// Shutdown does not wait long for clients that the test no longer reads from.
 const CONFIG: &str = "shutdown.timeout_ms = 100\n";
 const PARKED: &str = "a plugin was parked";
 const ISOLATED: &str = "what one connection sent made a plugin fail repeatedly";

@@ -16,7 +16,7 @@ use crate::support::websocket::{Client, Frame, TEXT};
 use crate::support::{PATIENCE, components};
 
 const PUBLISHERS: usize = 4;
-/// How many each publisher publishes, in turn on each of the channels.
+/// How many each publisher publishes, on the channels in round-robin order.
 const PUBLICATIONS: usize = 600;
 const CHANNELS: [&str; 3] = ["order.a", "order.b", "order.c"];
 
@@ -56,7 +56,7 @@ async fn hear(mut client: Client) -> Result<Vec<(String, String)>> {
     Ok(heard)
 }
 
-/// Lets them all talk at once, and compares what they heard.
+/// Lets all of them publish at once, and compares what they received.
 pub async fn check(engine: Engine) -> Result<()> {
     let server = Launch { engine, ..Launch::default() }.start().await?;
     let mut subscribers = JoinSet::new();
@@ -115,7 +115,7 @@ async fn all_see_one_order_with_the_native_engine() -> Result<()> {
 const SPEAKERS: usize = 24;
 const ROUNDS: usize = 50;
 
-/// Publishes where it may and where it may not, in turn.
+/// Publishes alternately where it may and where it may not.
 async fn speak(mut client: Client, speaker: usize) -> Result<()> {
     for round in 0..ROUNDS {
         let payload = format!("{speaker}:{round}");
@@ -214,7 +214,7 @@ async fn a_call_that_fails_is_made_again_for_all_others_who_are_in_it() -> Resul
     let backoff = "plugins.rebuild_backoff_ms = 1\nplugins.rebuild_backoff_max_ms = 1\n";
     let plugins_of = Some(plugins.path().to_owned());
     let server = Launch { plugins: plugins_of, ..Launch::with_config(backoff) }.start().await?;
-    // Nobody is let in while the plugin is missing.
+    // No client is admitted while the plugin is missing.
     let mut last = server.client().await?;
     let mut clients = Vec::new();
     for _ in 0..SPEAKERS {

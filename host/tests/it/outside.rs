@@ -1,5 +1,5 @@
-//! Plugins that ask the outside world: whom they may ask, when, and how much; and
-//! that nobody but the client in question waits for the answer.
+//! Plugins that send HTTP requests: to which hosts, when, and how much; and that only the
+//! client concerned waits for the response.
 
 use std::sync::Arc;
 
@@ -114,7 +114,7 @@ fn is_refused(answer: &Value, code: &str, says: &str) -> Result<()> {
     Ok(())
 }
 
-// ---- whom, and when ----------------------------------------------------------------
+// ---- hosts and times ---------------------------------------------------------------
 
 #[tokio::test]
 async fn a_granted_host_is_asked_and_no_other() -> Result<()> {
@@ -305,7 +305,8 @@ async fn calls_wait_for_their_turn() -> Result<()> {
     server.stop().await
 }
 
-/// Who gets no turn in time is told so, and that is no failure of the plugin.
+/// A client whose call gets no instance in time is refused with that reason, and this does not
+/// count as a failure of the plugin.
 #[tokio::test]
 async fn who_waits_for_a_turn_too_long_is_refused() -> Result<()> {
     let beside = json!({
@@ -326,7 +327,7 @@ async fn who_waits_for_a_turn_too_long_is_refused() -> Result<()> {
     }
     let turned_away = reasons.iter().filter(|reason| reason.contains("1 of its calls")).count();
     ensure!(turned_away > 0, "nobody was told of the limit: {reasons:?}");
-    // Those that got their turn went on waiting, which is a failure.
+    // The calls that got an instance went on waiting past their time, which is a failure.
     let line = server.wait_for_log("a plugin failed when it asked").await?;
     ensure!(line.contains("it went on waiting after the 100 ms"), "{line}");
     ensure!(server.log().matches("a plugin failed when").count() <= 6 - turned_away);
@@ -358,8 +359,8 @@ async fn a_call_that_asks_has_a_budget_like_others() -> Result<()> {
 
 // ---- slow services -------------------------------------------------------------------
 
-/// All that is published meanwhile arrives, through the same plugin; then the one
-/// who waited is let in.
+/// All messages published during the wait arrive, through the same plugin; then the client that
+/// waited is admitted.
 #[tokio::test]
 async fn a_slow_service_delays_nobody_else() -> Result<()> {
     const MESSAGES: usize = 1_000;

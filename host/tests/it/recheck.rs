@@ -309,9 +309,9 @@ async fn what_the_plugin_cannot_answer_about_stays() -> Result<()> {
     server.stop().await
 }
 
-/// What a listener is told until the message `end`: each message on `kept`, and none on `lost`
-/// while it does not listen to it. It tries to listen again whenever that ended. Answers how
-/// often it ended.
+/// Reads until the message `end`: each message on `kept` must arrive, and none on `lost` while it
+/// is not subscribed. Whenever that subscription ends, it subscribes again. Returns how often it
+/// ended.
 async fn listen(mut client: Client) -> Result<usize> {
     let (mut next, mut listens, mut notices) = (0, true, 0);
     loop {
@@ -426,7 +426,7 @@ async fn come_and_go(
     Ok([notices, refusals])
 }
 
-/// Clients that subscribe and unsubscribe while they are asked about are told counts that fit.
+/// Clients that subscribe and unsubscribe during a recheck receive correct counts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_change_what_they_listen_to_meanwhile_keep_their_counts() -> Result<()> {
     let slow = "plugins.recheck_names_per_second_max = 2000\n";
@@ -452,7 +452,7 @@ async fn clients_that_change_what_they_listen_to_meanwhile_keep_their_counts() -
     server.stop().await
 }
 
-/// What a RESP2 client is told.
+/// What a RESP2 client receives.
 enum Frames {
     Ack { kind: String, name: String, count: usize },
     Error,

@@ -33,7 +33,7 @@ async fn a_changed_config_file_holds_at_once_where_it_can() -> Result<()> {
     ensure!(line.contains("websocket.bad_frames_max"), "{line}");
     assert_eq!(client.call(long).await?, json!(["OK", 1]));
 
-    // Origins, for whoever comes next.
+    // Origins, for new connections.
     let foreign = "https://other.example";
     write(&server, &format!("http.origins = ['{foreign}']"))?;
     server.wait_for_log("http.origins").await?;

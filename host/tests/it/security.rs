@@ -35,13 +35,13 @@ async fn an_open_address_needs_a_plugin_that_admits() -> Result<()> {
         }
     }
 
-    // Told so explicitly, it starts.
+    // With the explicit flag it starts.
     let words = ["serve", "--http", everywhere, "--resp", everywhere, "--open-to-all"];
     let server = Server::run_with(&words)?;
     server.url().await?;
     server.stop().await?;
 
-    // A plugin that only sees messages admits nobody; one that admits is enough.
+    // A plugin that only sees messages is not enough; one plugin with `admission` is.
     let plugins = components::directory()?;
     let path = plugins.path().to_str().context("a path in UTF-8")?.to_owned();
     let masking = json!({"rules": [{"channels": ["*"], "regex": "secret", "action": "mask"}]});
@@ -55,7 +55,7 @@ async fn an_open_address_needs_a_plugin_that_admits() -> Result<()> {
     let server = Server::run_with(&words)?;
     let url = server.url().await?;
 
-    // When it is removed, those from other machines are refused, and nobody else.
+    // When it is removed, only connections from other machines are refused.
     Operator::of(&server).await?.say(&["plugin", "rm", "probe"])?;
     server.wait_for_log("connections from other machines are refused").await?;
     let port: u16 = url
@@ -66,7 +66,7 @@ async fn an_open_address_needs_a_plugin_that_admits() -> Result<()> {
         .parse()?;
     let mut local = connect((IpAddr::from([127, 0, 0, 1]), port).into(), &[]).await??;
     assert_eq!(local.call(json!(["PING"])).await?, json!(["OK", "PONG"]));
-    // Where this machine has no other address, there is nobody to refuse.
+    // A machine with no other address than loopback cannot test the refusal.
     if let Some(own) = own_address() {
         let (code, reason) = connect((own, port).into(), &[]).await??.next_close().await?;
         assert_eq!(code, Some(4102));

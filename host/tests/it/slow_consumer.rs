@@ -1,8 +1,8 @@
 //! Clients that take too little of what they are sent.
 //!
-//! Each is closed with 4202 when its outbox has passed its limit, and the log
-//! says how much waited. Nobody else is delayed, nothing is lost to those who
-//! keep up, and the server's memory stays bounded.
+//! Each is closed with 4202 when its outbox has exceeded its limit, and the log says how much
+//! was queued. No other client is delayed, clients that keep up lose nothing, and the server's
+//! memory stays bounded.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -146,7 +146,7 @@ async fn who_stops_reading_is_closed_and_delays_nobody() -> Result<()> {
     ensure!(delay_most < DELAY_MAX, "somebody else waited {delay_most:?}");
     check_memory(&server, memory_before, SLOW * LIMIT_BYTES)?;
 
-    // They read on, and are told; the connections end, and the log has the amounts.
+    // They read on and receive the close; the connections end, and the log has the amounts.
     for mut slow in slow {
         let messages = read_to_the_close(&mut slow).await?;
         ensure!(messages < number, "nothing was dropped, so why was it closed?");
@@ -237,8 +237,8 @@ async fn who_catches_up_in_time_misses_nothing() -> Result<()> {
     server.stop().await
 }
 
-/// Whoever takes what it is sent, however slowly, gives a sign of life by that:
-/// its pongs wait behind what it has not read yet.
+/// A client that reads, however slowly, counts as alive: its pongs are delayed behind what it
+/// has not read yet.
 #[tokio::test]
 async fn who_reads_slowly_is_not_taken_for_dead() -> Result<()> {
     const MESSAGES: usize = 256;

@@ -14,7 +14,7 @@ use crate::support::server::{Launch, Server};
 use crate::support::websocket::{Client, RawClient, UPGRADE, Upgrade};
 use crate::support::{PATIENCE, components};
 
-/// Clients that nobody reads from any more do not hold up the end.
+/// Shutdown does not wait long for clients that the test no longer reads from.
 const CONFIG: &str = "shutdown.timeout_ms = 100";
 
 const ADDED: &str = "a plugin was added";
@@ -266,7 +266,7 @@ async fn notes_and_counts_outlive_a_swap() -> Result<()> {
     house.server.stop().await
 }
 
-// ---- who is told that a connection is gone ---------------------------------------
+// ---- which plugins are notified of a connection's end -----------------------------
 
 /// How many connections came and went, as two counters of a plugin. Reading one
 /// counts, too.
@@ -359,8 +359,8 @@ async fn a_plugin_is_told_only_of_those_that_it_was_asked_about() -> Result<()> 
     leave(late).await?;
     books.say(2, 1).await?;
 
-    // One that it refuses itself is not told, and one that a later plugin
-    // refuses is.
+    // The plugin is not notified of a connection that it has refused itself, but of one that a
+    // later plugin has refused.
     let refused = Upgrade { path: "/ws?refused".to_owned(), ..Upgrade::default() };
     let later = json!({"on_connect":
         {"refuse": {"code": "NOPERM", "message": "no"}, "trigger": "unwanted"}});
@@ -376,7 +376,7 @@ async fn a_plugin_is_told_only_of_those_that_it_was_asked_about() -> Result<()> 
     house.server.stop().await
 }
 
-/// Also where the client was gone before it could be told that it is let in.
+/// Also when the client disconnected before the handshake response was sent.
 #[tokio::test]
 async fn who_leaves_in_the_handshake_is_not_forgotten() -> Result<()> {
     const CLIENTS: i64 = 50;
@@ -531,8 +531,8 @@ async fn at_startup_a_refused_plugin_ends_the_server_with_1() -> Result<()> {
     Ok(())
 }
 
-/// Without the state of the one in place nothing takes its place. It is built
-/// anew, as after any trap.
+/// A plugin whose state cannot be saved is not replaced. Its instance is rebuilt, as after any
+/// trap.
 #[tokio::test]
 async fn who_cannot_hand_its_state_over_stays() -> Result<()> {
     for (save, words) in [("trap", "panicked"), ("loop", "handover_budget_ms is 50")] {
@@ -611,8 +611,7 @@ async fn the_engine_is_swapped_when_its_file_is() -> Result<()> {
     server.stop().await
 }
 
-/// The new engine is told who listens before it is in use: one that fails then
-/// is as good as one that was refused.
+/// The new engine receives the ground state before it is used: one that fails then is refused.
 #[tokio::test]
 async fn an_engine_that_fails_while_it_is_told_who_listens_is_not_taken() -> Result<()> {
     let (server, home, mut echo) = engine_from_file().await?;
@@ -628,7 +627,7 @@ async fn an_engine_that_fails_while_it_is_told_who_listens_is_not_taken() -> Res
         ensure!(other.next_json().await? == json!(["message", channel, "x"]));
         ensure!(echo.0.next_json().await? == json!(["pmessage", "*", channel, "x"]));
     }
-    // Nobody it would fail for: it is taken.
+    // There is no subscription left that makes it fail, so it is accepted.
     ensure!(other.call(json!(["UNSUBSCRIBE", "trap-listener"])).await? == json!(["OK", 2]));
     components::write_atomically(&file, &components::rehashed(bad, 1))?;
     server.wait_for_log(ENGINE_SWAPPED).await?;

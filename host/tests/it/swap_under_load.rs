@@ -1,8 +1,8 @@
 //! Plugins and the engine are swapped again and again while messages flow.
 //!
-//! Nobody is disconnected, nothing is lost, doubled or reordered, and every
-//! message is treated by one version of the plugin: by the one in place, as soon
-//! as its swap has been logged. How long messages had to wait is printed.
+//! No client is disconnected, no message is lost, duplicated or reordered, and each message is
+//! processed by one version of the plugin: by the new one, as soon as its swap has been logged.
+//! The waiting times of messages are printed.
 //!
 //! `SWITCHYARD_SWAP_SECONDS` says how long each load lasts (20).
 
@@ -24,7 +24,7 @@ use crate::support::server::{Launch, Server};
 use crate::support::websocket::{Client, Upgrade};
 use crate::tokens;
 
-/// Clients that nobody reads from any more do not hold up the end.
+/// Shutdown does not wait long for clients that the test no longer reads from.
 const CONFIG: &str = "shutdown.timeout_ms = 100";
 
 const CONNECTIONS: usize = 50;
@@ -55,7 +55,7 @@ const SHARDS: usize = 2;
 /// What the engine holds besides the channels on which messages flow.
 const HELD_BY_EACH: usize = 2_000;
 
-/// How many builds of the probe take turns. The server keeps that many compiled.
+/// How many builds of the probe are used in rotation. The server keeps that many compiled.
 const BUILDS: u32 = 8;
 
 /// One load after the other: each is meant to have the machine for itself.
@@ -145,9 +145,9 @@ async fn the_engine_is_swapped_with_100_000_subscriptions() -> Result<()> {
     server.stop().await
 }
 
-/// The plugins that ship, in a chain, while each is replaced again and again: who
-/// was logged in stays so, what must be masked is masked in every message, and
-/// nobody gets a limit anew.
+/// The bundled plugins, in a chain, while each is replaced again and again: authenticated
+/// connections stay authenticated, every message is masked as the rules demand, and no limit
+/// is reset.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_chain_is_swapped_and_what_it_knows_is_kept() -> Result<()> {
     let _alone = ALONE.lock().await;
@@ -236,7 +236,7 @@ async fn a_chain_is_swapped_and_what_it_knows_is_kept() -> Result<()> {
     server.stop().await
 }
 
-/// A load that has been carried out, with all that was heard.
+/// A finished load, with all received messages.
 struct Load {
     server: Server,
     talkers: Vec<Talker>,
@@ -244,8 +244,8 @@ struct Load {
     _directory: tempfile::TempDir,
 }
 
-/// Messages flow through a probe that is swapped meanwhile. Checks all that does
-/// not depend on its settings.
+/// Messages flow through a probe plugin while it is swapped. Checks everything that does not
+/// depend on its settings.
 async fn plugin_load(settings: &Value) -> Result<Load> {
     let _alone = ALONE.lock().await;
     let directory = components::directory()?;
@@ -431,7 +431,7 @@ async fn arrive(server: &Server, path: String) -> Result<Infallible> {
     }
 }
 
-/// Has all of them publish and listen until each has heard everything.
+/// Has all of them publish and receive until each has received everything.
 async fn talk(talkers: Vec<Talker>, swaps: &Arc<Swaps>) -> Result<Vec<Talker>> {
     let began = Instant::now();
     let mut talking = JoinSet::new();
@@ -618,8 +618,7 @@ async fn visit(mut client: Client) -> Result<Infallible> {
     bail!("there are no more numbers")
 }
 
-/// Checks that everyone heard the same on each channel, and answers how many
-/// messages that were.
+/// Checks that all received the same messages on each channel, and returns how many.
 fn check_agreement(talkers: &[Talker]) -> Result<usize> {
     let own: BTreeMap<_, _> =
         talkers.iter().map(|talker| (channel(talker.number), talker.own())).collect();

@@ -28,7 +28,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Whom nobody trusts yet.
+    /// Creates an authority that is not trusted yet.
     pub fn new() -> Result<Authority> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -132,7 +132,7 @@ async fn plugins_see_the_subject_of_a_clients_certificate() -> Result<()> {
     let (certificate, key) = authority.sign("alice")?;
     std::fs::write(server.home().join("alice.pem"), certificate)?;
     std::fs::write(server.home().join("alice.key"), key)?;
-    // Signed by nobody the server knows.
+    // Signed by an authority that the server does not know.
     let (certificate, key) = Authority::new()?.sign("alice")?;
     std::fs::write(server.home().join("mallory.pem"), certificate)?;
     std::fs::write(server.home().join("mallory.key"), key)?;

@@ -1,9 +1,8 @@
 //! Plugins that panic, never answer, take all memory or break the contract.
 //!
-//! Each harms what it guards and nothing else: that is refused or let through, as
-//! the plugin's policy says; everyone else is answered meanwhile; and it is back
-//! by itself. Plugins that do as they should come first: what they decide reaches
-//! clients and the log.
+//! A fault affects only what the plugin guards: that is refused or permitted, by the plugin's
+//! policy. All other clients are served during the fault, and the plugin recovers by itself.
+//! Plugins without faults come first: their decisions reach clients and the log.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -21,8 +20,8 @@ use crate::support::{PATIENCE, components};
 /// How long somebody else may wait for an answer. The aim is 50 ms.
 const STALL_MAX: Duration = Duration::from_secs(2);
 
-/// Rebuilds follow one another quickly, so that many failures take little time,
-/// and clients that nobody reads from any more do not hold up the end.
+/// Rebuilds follow one another quickly, so that many failures take little time, and shutdown
+/// does not wait long for clients that the test no longer reads from.
 const CONFIG: &str = "
     shutdown.timeout_ms = 100
     plugins.rebuild_backoff_ms = 10
@@ -449,7 +448,7 @@ async fn an_open_policy_skips_what_fails() -> Result<()> {
                 let answer = client.call(command.clone()).await?;
                 match &guarded.open {
                     Some(expected) => ensure!(answer == *expected, "{command}: {answer}"),
-                    // There is nobody else to ask.
+                    // No other plugin can authenticate the client.
                     None => ensure!(
                         refusal(&answer).is_some_and(|it| it.0 == "NOAUTH" && it.2.is_empty()),
                         "{command}: {answer}"
@@ -503,7 +502,7 @@ async fn a_plugin_that_fails_on_connect_keeps_clients_out_or_lets_them_in() -> R
     Ok(())
 }
 
-/// Nobody is there to be refused anything, and the others do not notice.
+/// The client is gone, so nothing is refused, and other clients are not affected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plugin_that_fails_on_disconnect_harms_nobody() -> Result<()> {
     for fault in ["panic", "loop", "alloc"] {

@@ -14,7 +14,7 @@ use crate::support::server::{Launch, Server};
 use crate::support::websocket::{Client, Close, Upgrade};
 use crate::support::{PATIENCE, components, within};
 
-/// Whom a cookie, a secret or a path speaks for.
+/// The service: the user that a cookie, a secret or a path stands for.
 fn judge(asked: &Asked) -> Answer {
     let question: Value = serde_json::from_str(&asked.body).unwrap_or_default();
     let word = |key| question.pointer(key).and_then(Value::as_str).unwrap_or_default();
@@ -111,7 +111,7 @@ async fn a_client_is_who_the_service_says_it_is() -> Result<()> {
     assert_eq!(question.get("headers"), Some(&json!({"cookie": "ann"})), "{question}");
     ensure!(question.get("connection").is_some_and(Value::is_u64), "{question}");
 
-    // Who is known to nobody may do nothing but say who it is.
+    // A connection without a user may only authenticate.
     let mut client = connect(&server, "").await?;
     has_code(&client.call(json!(["SUBSCRIBE", "acme.a"])).await?, "NOAUTH")?;
     assert_eq!(client.call(json!(["AUTH", "name", "ann"])).await?, json!(["OK", "OK"]));

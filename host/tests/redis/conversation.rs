@@ -47,7 +47,7 @@ use crate::support::file_stems;
 use crate::support::server::{Engine, Launch, Server};
 use crate::value::{self, Value};
 
-/// Whom a conversation is held with.
+/// The server and the door that a conversation is played on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Door {
     /// Switchyard over TCP, with the component engine.

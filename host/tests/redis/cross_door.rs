@@ -127,8 +127,9 @@ async fn hear_all(
     Ok(())
 }
 
-/// Publications in a row that go to the same listeners leave together: nobody may notice,
-/// nor the publisher, who hears each of its own behind the reply to it.
+/// Consecutive publications with the same receivers are delivered together. This must not be
+/// visible to receivers, nor to the publisher, which receives each of its own publications
+/// after the reply to it.
 #[tokio::test]
 async fn a_burst_is_heard_whole_and_in_its_order() -> Result<()> {
     const BURSTS: usize = 20;

@@ -1,4 +1,4 @@
-//! Redis and Switchyard are told the same at random, and must say the same.
+//! Redis and Switchyard receive the same random commands, and must reply the same.
 //!
 //! Each test runs from a seed that is always the same and from a fresh one, which it
 //! prints: with `SWITCHYARD_SEED` it runs from that one alone. It is made longer with
@@ -403,7 +403,7 @@ async fn broken_requests() -> Result<()> {
     Ok(())
 }
 
-/// What somebody was told who left everything at once, in order.
+/// The replies to a command that ends all subscriptions at once, in order.
 fn values(mut bytes: &[u8]) -> Result<Vec<Value>> {
     let mut values = Vec::new();
     while let Some((value, length)) = parse(bytes)? {

@@ -1,6 +1,6 @@
-//! Order under load, over the door for Redis clients, with several shards: pipelined
-//! bursts keep their order, an acknowledgement comes before the first message, and
-//! whoever goes away is gone.
+//! Order under load, over the door for Redis clients, with several shards: pipelined bursts
+//! keep their order, an acknowledgement comes before the first message, and the subscriptions
+//! of a closed connection are removed.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use crate::support::{PATIENCE, within};
 use crate::value::{Shape, Value, ack, command, message};
 
 const PUBLISHERS: usize = 4;
-/// How many each publisher publishes, in turn on each of the channels.
+/// How many each publisher publishes, on the channels in round-robin order.
 const PUBLICATIONS: usize = 3_000;
 /// How many commands it sends before it reads replies.
 const PIPELINE: usize = 100;
@@ -103,7 +103,7 @@ async fn bursts_keep_their_order_across_channels() -> Result<()> {
     server.stop().await
 }
 
-/// Publishes without end, until it is told to stop.
+/// Publishes until it is stopped.
 async fn flood(
     mut client: RespClient,
     publisher: usize,
@@ -147,7 +147,7 @@ async fn come_and_go(address: SocketAddr, version: &str) -> Result<usize> {
         let mut last_of: BTreeMap<String, u64> = BTreeMap::new();
         let mut heard = 0;
         loop {
-            // Some leave at once, others when they have heard something.
+            // Some unsubscribe at once, others after they have received some messages.
             if heard == 20 * (round % 4) {
                 client.command(&[unsubscribe, name]).await?;
             }
@@ -195,7 +195,7 @@ async fn an_acknowledgement_comes_before_the_flood() -> Result<()> {
     server.stop().await
 }
 
-/// Nobody may be left of those who went away.
+/// Checks that no subscription of a closed connection is left.
 async fn nobody_is_left(address: SocketAddr) -> Result<()> {
     let mut observer = RespClient::connect(address).await?;
     let nothing = Value::Aggregate(Shape::Array, Vec::new());
@@ -271,8 +271,8 @@ async fn who_vanishes_amid_a_subscription_is_gone() -> Result<()> {
     server.stop().await
 }
 
-/// One that does not read is closed when too much waits for it. Whoever publishes
-/// does not notice, nor do those who read.
+/// A subscriber that does not read is closed when its outbox exceeds the limit. Neither
+/// publishers nor other subscribers are affected.
 #[tokio::test]
 async fn a_slow_subscriber_is_closed_and_nobody_else() -> Result<()> {
     const COUNTED: &[u8] = b"\r\nclient_output_buffer_limit_disconnections:1\r\n";

@@ -199,7 +199,7 @@ async fn a_connection_manager_comes_back() -> Result<()> {
     server.stop().await?;
     next(PushKind::Disconnection).await?;
     let server = restart(&address.to_string()).await?;
-    // It looks for its server when it is used. What is sent meanwhile may fail.
+    // It reconnects when it is used. Commands sent before that may fail.
     within(PATIENCE, "the manager to come back", async {
         while redis::cmd("PING").query_async::<String>(&mut manager).await.is_err() {
             tokio::task::yield_now().await;

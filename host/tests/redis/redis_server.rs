@@ -29,8 +29,8 @@ impl RedisServer {
     pub async fn start() -> Result<RedisServer> {
         let mut problem = None;
         for _ in 0..ATTEMPTS {
-            // Redis cannot tell which port it took, so it is told one that was
-            // free a moment ago, and somebody else may be faster.
+            // Redis cannot report which port it bound, so it is given one that was free a moment
+            // ago. Another process may bind it first; then try again.
             match RedisServer::start_on(free_port()?).await {
                 Ok(server) => return Ok(server),
                 Err(failure) => problem = Some(failure),

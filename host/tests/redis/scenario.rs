@@ -16,8 +16,8 @@
 //! alice> SUBSCRIBE news                     says a command
 //! alice>& PING                              adjacent lines like this are said at once
 //!
-//! alice< listening 2                        must be the next thing that alice is told: it
-//!                                           listens to two names (which RESP says one by one)
+//! alice< listening 2                        must be the next reply to alice: it has two
+//!                                           subscriptions (which RESP reports one by one)
 //! alice< number 3                           a count
 //! alice< text PONG                          the answer to a PING
 //! alice< ok                                 that of AUTH and QUIT

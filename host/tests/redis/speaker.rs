@@ -1,8 +1,8 @@
-//! A client of any door, and what it is told in words that all doors share.
+//! A client of any door, with replies decoded into events that all doors share.
 //!
-//! It knows what it has asked for and is owed an answer to, so that it can tell
-//! what an answer means. What only one door says, such as the counts of single
-//! acknowledgements, is checked here and not passed on.
+//! It knows its commands without a reply, so that it can interpret the next reply. What only
+//! one door sends, such as the counts of single acknowledgements, is checked here and not
+//! passed on.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -31,7 +31,7 @@ pub enum Door {
     Framed,
 }
 
-/// What a client is told.
+/// A decoded reply or message.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
     /// It now listens to so many names.
@@ -150,7 +150,7 @@ impl Speaker {
         Ok(())
     }
 
-    /// What it is told next.
+    /// Reads the next event.
     pub async fn next(&mut self) -> Result<Event> {
         match &mut self.wire {
             Wire::Json(client) => {

@@ -85,7 +85,7 @@ pub struct StoreState {
 struct Budget {
     limit: Duration,
     /// The thread's processor time when the call was first seen at a tick;
-    /// asked then and not before, because asking costs more than most calls.
+    /// read then and not before, because reading it costs more than most calls.
     seen_at: Option<Duration>,
 }
 

@@ -52,7 +52,7 @@ impl ComponentLog {
             warn!(target: "plugin", plugin = %self.name, dropped, "too many log lines were dropped");
         }
         let plugin = &self.name;
-        // One line, whoever wrote what is in it.
+        // A plugin's text may contain client data, so it must not contain line breaks.
         let text = &text.replace(['\r', '\n'], " ");
         let text = text.get(..text.floor_char_boundary(LINE_BYTES_MAX)).unwrap_or(text);
         match level {

@@ -45,7 +45,7 @@ fn acl() -> &'static Acl {
     ACL.get().expect("the host calls `init` before all else")
 }
 
-/// Who the connection belongs to. A note that says nothing names nobody.
+/// The user of the connection. An empty attribute counts as none.
 fn user_of(connection: ConnectionId) -> Option<String> {
     attributes::get(connection, USER).filter(|user| !user.is_empty())
 }

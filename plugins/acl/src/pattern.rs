@@ -1,10 +1,10 @@
-//! A pattern as it stands in a rule: a glob with places for what is known of
-//! whoever asks, such as `{user}`.
+//! A pattern of a rule: a glob with placeholders for attributes of the connection, such as
+//! `{user}`.
 //!
-//! What stands in a place goes in with every character escaped, so a user called
-//! `*` gets the channel `user.*` and nothing else. `\{user}` is the text itself,
-//! and so are braces around any word that is no place. A pattern without places
-//! is the same for all and taken apart only once.
+//! A value is inserted with every character escaped, so a user called `*` gets the channel
+//! `user.*` and nothing else. `\{user}` is the literal text, and so are braces around a word
+//! that is no placeholder. A pattern without placeholders is the same for all connections and
+//! parsed only once.
 
 use std::borrow::Cow;
 

@@ -1,10 +1,10 @@
 //! Who may listen and publish where.
 //!
-//! Rules are tried in order, and the first that speaks of the user, its roles, the
-//! action and the channel decides. Where none does, the answer is no. A PSUBSCRIBE asks
-//! for every channel that its pattern matches, those that nobody has published
-//! on yet included: it passes only when one rule lets the user listen to all of
-//! them and no rule before that forbids a single one.
+//! Rules are tried in order, and the first that matches the user, its roles, the action and
+//! the channel decides. If none matches, the action is refused. A PSUBSCRIBE requests every
+//! channel that its pattern matches, including channels that have never been used: it is
+//! permitted only if one rule permits the user to subscribe to all of them and no earlier rule
+//! denies any of them.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;

@@ -1,8 +1,8 @@
-//! Whom rules speak of: a connection, by what has been noted of it.
+//! The subject of rules: a connection, described by its attributes.
 
 use std::collections::BTreeMap;
 
-/// What is known of whoever asks.
+/// What is known of the connection that requests an action.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subject {
     /// Its user; none for an anonymous connection.

@@ -115,7 +115,7 @@ fn send(
         .and_then(|()| request.set_path_with_query(Some(&url.path_and_query)))
         .map_err(|()| NoAnswer("the URL cannot be asked".to_owned()))?;
     let outgoing = request.body().map_err(|()| nothing("its body"))?;
-    // First, because nobody would take the body otherwise.
+    // Send the request first: the body is read only while the request is being sent.
     let future = handle(request, None).map_err(in_words)?;
     let written = write(&outgoing, body);
     // What is wrong with the request is said where the answer is.

@@ -1,9 +1,9 @@
 //! The keys, and which of them a token is checked with.
 //!
 //! Each key belongs to one algorithm, by the settings and never by the token: a
-//! token that names another is refused before anything is computed, so that no
-//! public key is ever taken for a secret. A token is checked with one key at
-//! most, so that nobody can make the plugin overrun its budget.
+//! token that names another is refused before anything is computed, so that a
+//! public key is never used as a secret. A token is checked with one key at
+//! most, so that no client can make the plugin exceed its budget.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -57,7 +57,7 @@ impl Keys {
     ///
     /// # Errors
     ///
-    /// There is one that could not be told from it.
+    /// There is a key with the same algorithm and the same `kid`.
     pub fn add(&mut self, key: Key) -> Result<(), String> {
         let is_same = |known: &Key| (known.algorithm, &known.kid) == (key.algorithm, &key.kid);
         if self.0.iter().any(is_same) {

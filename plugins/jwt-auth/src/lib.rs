@@ -59,8 +59,8 @@ fn note(connection: ConnectionId, key: &str, value: Option<&str>) -> Result<(), 
     })
 }
 
-/// Notes what a token said, in place of what one before it said. The user comes
-/// last: where there is no room for all, the connection belongs to nobody.
+/// Stores the claims of a token in the connection's attributes and replaces those of the token
+/// before. The user is set last: if there is no room for all, the connection has no user.
 fn note_identity(connection: ConnectionId, identity: &Identity) -> Result<(), Refusal> {
     let note = |key: &str, value: Option<&str>| note(connection, key, value);
     note(USER, None)?;

@@ -122,7 +122,7 @@ pub fn read(settings: &str) -> Result<Settings, String> {
         let jwks = keys::read_jwks(jwks).map_err(in_jwks)?;
         warnings.extend(jwks.left_out.into_iter().map(in_jwks));
         for key in jwks.keys {
-            // Of two that cannot be told apart the first counts.
+            // Of two keys with the same algorithm and `kid` the first counts.
             warnings.extend(all.add(key).err().map(in_jwks));
         }
     }

@@ -19,9 +19,9 @@ const PATTERNS_MAX: usize = 64;
 pub struct Verifier {
     /// With which keys it may be signed.
     pub keys: Keys,
-    /// From whom it may come; empty: from anyone who has a key.
+    /// The permitted issuers (`iss`). Empty: any issuer whose signature is valid.
     pub issuers: Vec<String>,
-    /// For whom it must be meant; empty: that is not asked.
+    /// The permitted audiences (`aud`). Empty: the audience is not checked.
     pub audiences: Vec<String>,
     /// How far clocks may be apart.
     pub leeway_s: u64,

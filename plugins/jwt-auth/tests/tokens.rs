@@ -220,7 +220,7 @@ fn registered_claims_have_the_types_of_the_standard() {
             let message = "the token's claim `sub` is not one string or whole number";
             check(json!({"sub": sub}), message);
         }
-        // In the words of whoever sees it first.
+        // The first check that fails determines the message.
         for claims in [
             json!({"sub": ["alice"]}),
             json!({"sub": {"a": 1}}),

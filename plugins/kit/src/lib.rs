@@ -1,9 +1,8 @@
-//! What several of the plugins that ship need, and none is about: globs taken
-//! apart, where a client shows a token, whom a rule speaks of, how settings are
-//! read.
+//! Code that several of the bundled plugins share: parsing globs, finding a client's token,
+//! the users that a rule applies to, reading settings.
 //!
-//! It knows nothing of the contract, so that it is tested natively and a plugin
-//! may be built on another version of it. A component that links it has `guest-heap`.
+//! It does not depend on the WIT contract, so that it is tested natively and a plugin may be
+//! built for another version of it. A component that links it uses `guest-heap`.
 
 use guest_heap as _;
 

@@ -2,10 +2,10 @@
 //! connection, so that one that authenticates is understood by one that
 //! authorises.
 
-/// Who the connection belongs to.
+/// The user of the connection.
 pub const USER: &str = "user";
 
-/// The roles of whoever it belongs to: a JSON array of strings.
+/// The roles of that user: a JSON array of strings.
 pub const ROLES: &str = "roles";
 
 /// While it is set, the server takes nothing from the connection but credentials.

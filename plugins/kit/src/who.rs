@@ -1,5 +1,5 @@
-//! Whom a rule in the settings speaks of: by the user's name, or by one of the
-//! words that stand for many.
+//! The users that a rule in the settings applies to: a user's name, or a word for a group of
+//! users.
 
 /// Which users a rule speaks of.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,14 +16,14 @@ use sha2::{Digest, Sha256};
 /// How long a user's name may be that stands in a key as it is.
 const USER_BYTES_MAX: usize = 128;
 
-/// One limit: a bucket of tokens for each whom it counts.
+/// One limit: a token bucket for each connection, user or address (`per`).
 #[derive(Clone, Debug)]
 pub struct Limit {
     /// What it is called.
     pub name: String,
     /// What costs tokens.
     pub of: Of,
-    /// For whom there is a bucket each.
+    /// What has a bucket of its own.
     pub per: Per,
     /// How many tokens flow into a bucket ...
     pub rate: u64,
@@ -57,7 +57,7 @@ pub enum Of {
     Bytes,
 }
 
-/// For whom a limit counts.
+/// What a limit has a bucket for.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Per {

@@ -94,7 +94,7 @@ pub enum Outcome {
     Unchanged,
     /// This takes its place.
     Changed(Vec<u8>),
-    /// It goes to nobody, and its publisher is told just that.
+    /// It is not delivered, and its publisher receives a count of zero.
     Dropped,
     /// It is refused.
     Rejected {

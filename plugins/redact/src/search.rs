@@ -263,7 +263,7 @@ impl Search {
             false => self.new_state_steps(),
         };
         budget.spend(paid)?;
-        // It fails only where it is told to give up.
+        // It fails only where its configuration makes it give up.
         let next = dfa.next_state(cache, state, byte).map_err(|_| Unknown::TooCostly)?;
         if state.is_tagged() && cache.memory_usage() != known_bytes {
             budget.spend(self.new_state_steps())?;

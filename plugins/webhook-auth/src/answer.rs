@@ -7,10 +7,10 @@ use plugin_kit::refused::Refused;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Whom a connection belongs to.
+/// The identity of a connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Granted {
-    /// The user; none: let in, and known to nobody.
+    /// The user. None: the connection is admitted without a user.
     pub user: Option<String>,
     /// The user's roles.
     pub roles: Vec<String>,
@@ -80,7 +80,7 @@ fn is_expired(body: &[u8]) -> bool {
     serde_json::from_slice(body).is_ok_and(|RawRefused { code }| code == "EXPIRED")
 }
 
-/// What the service would have its client told.
+/// The message of the service for the client.
 fn message(body: &[u8], otherwise: &str) -> String {
     #[derive(Deserialize)]
     struct RawRefused {

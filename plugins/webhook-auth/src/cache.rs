@@ -1,7 +1,7 @@
 //! What the service said, for a while: of each instance, and in its memory only.
 //!
-//! It holds no credentials but their hash. Refusals are not remembered: whoever was
-//! just let in elsewhere is let in here.
+//! It stores a hash of the credentials only. Refusals are not cached, so that credentials that
+//! have just become valid are accepted at once.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};

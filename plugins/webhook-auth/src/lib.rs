@@ -90,8 +90,8 @@ fn note(connection: ConnectionId, key: &str, value: Option<&str>) -> Result<(), 
     })
 }
 
-/// Notes whom the connection belongs to, in place of what was noted before. The
-/// user comes last: where there is no room for all, it belongs to nobody.
+/// Stores the identity in the connection's attributes and replaces the previous one. The user
+/// is set last: if there is no room for all, the connection has no user.
 fn pin(connection: ConnectionId, granted: &Granted, mut own: Noted) -> Result<(), Refusal> {
     note(connection, USER, None)?;
     for key in &own.attributes {

@@ -75,8 +75,8 @@ impl Settings {
         }
     }
 
-    /// What of a client's headers the service is told; several of one name become
-    /// one, with commas between, and bytes that are no text are replaced.
+    /// The headers of the client that are sent to the service. Several of one name are joined
+    /// with commas, and bytes that are not UTF-8 are replaced.
     pub fn passed(&self, headers: &[(String, Vec<u8>)]) -> BTreeMap<String, String> {
         let mut passed = BTreeMap::<String, String>::new();
         for (name, value) in headers.iter().filter(|(name, _)| self.pass_headers.contains(name)) {

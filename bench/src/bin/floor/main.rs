@@ -1,7 +1,7 @@
-//! The least that any server takes: it answers the load's RESP commands by one read and
-//! one write each, on a thread for each core, and does nothing besides. No limits, no
-//! errors, no slow consumers, nobody leaves. What a server takes above it is its own; who
-//! is asked to be faster than it is asked for other system calls.
+//! The lower bound for any server: it answers the load's RESP commands with one read and one
+//! write each, on a thread for each core, and does nothing else. It has no limits, no error
+//! handling and no slow-consumer handling, and clients never disconnect. What a server takes
+//! above it is its own cost; to be faster than it, a server must make other system calls.
 //!
 //! `floor PORT` serves until it is killed.
 

@@ -2,8 +2,7 @@
 //! three (`examples/languages`), asked by the chain as sessions ask it.
 //! `make bench-languages` runs it; it takes a minute, most of it to compile them.
 //!
-//! Rust takes turns with each of the others, batch by batch, so that what disturbs one
-//! disturbs both.
+//! Batches of Rust and of each other language alternate, so that a disturbance affects both.
 
 use std::borrow::Cow;
 use std::path::Path;

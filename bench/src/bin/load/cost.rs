@@ -3,8 +3,8 @@
 //!
 //! Instructions are counted by `perf stat` where the machine has the counter, and by callgrind
 //! elsewhere, in a stretch of a run that is bounded in time. Processor time is measured in pairs
-//! of runs, one of each build, in turns, because a machine's speed drifts. What is compared is
-//! the median, and an interval around it says how far the runs disagree.
+//! of alternating runs, one of each build, because a machine's speed drifts. The medians are
+//! compared, and an interval around each says how far the runs disagree.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -147,7 +147,7 @@ fn dumped(home: &Path) -> Result<u64> {
     Ok(sum)
 }
 
-/// `perf stat` beside a process, told through pipes when to count.
+/// `perf stat` on a process; commands through pipes start and stop the counting.
 struct Perf {
     child: Child,
     commands: fs::File,

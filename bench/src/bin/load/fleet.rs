@@ -23,7 +23,7 @@ pub struct Fleet {
     sockets: Vec<Socket>,
     buffer: Vec<u8>,
     uninvited: Option<&'static [u8]>,
-    /// What came in the last turn: from whom, and how much.
+    /// What the last poll received: the number of the connection, and how much.
     pub came: Vec<(usize, usize)>,
 }
 
@@ -31,7 +31,7 @@ struct Socket {
     stream: TcpStream,
     /// What the socket did not take yet.
     unsent: Vec<u8>,
-    /// Whether it was sent what nobody asked for.
+    /// Whether it received the unsolicited data that the protocol's servers send once.
     is_bothered: bool,
 }
 

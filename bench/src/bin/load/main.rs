@@ -1,5 +1,5 @@
-//! Loads Switchyard and its peers with the same messages, on the same cores, in
-//! turns, and prints what each takes.
+//! Loads Switchyard and its peers with the same messages, on the same cores, one server after
+//! the other, and prints what each takes.
 //!
 //! `make bench-peers` installs the peers and runs all of it; `--help` says how to
 //! run a part. The servers' processor time for each message is the figure that
@@ -173,14 +173,14 @@ fn main() -> Result<()> {
             .map(|kind| Cell { kind, runs: Vec::new(), failure: None })
             .collect();
         for turn in 0..args.runs {
-            // Who comes first has it harder: each turn begins with another, as far as there
-            // are more servers than turns.
+            // The first server of a round is at a disadvantage, so each round begins with
+            // another one, as far as there are more servers than rounds.
             let first = turn * cells.len() / args.runs;
             let (after, before) = cells.split_at_mut(first);
             for cell in before.iter_mut().chain(after) {
                 match run(&args, &places, scenario, cell.kind) {
                     Ok(figures) => cell.runs.push(figures),
-                    // The others still have their turn.
+                    // Measure the other servers all the same.
                     Err(error) => cell.failure = Some(format!("{error:#}")),
                 }
             }

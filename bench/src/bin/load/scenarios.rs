@@ -26,7 +26,7 @@ pub enum Scenario {
     Rate { subscribers: usize, messages_per_second: usize },
     /// The most deliveries a second before the last messages are late.
     Rising { subscribers: usize },
-    /// Rooms of ten who all listen and of whom all speak, one after the other.
+    /// Rooms of ten connections that all subscribe and publish, one after the other.
     Rooms { rooms: usize },
     /// Connections with a subscription that say nothing.
     Idle { connections: usize },

@@ -144,8 +144,8 @@ impl Server {
         cpus: Option<&str>,
         counter: Counter,
     ) -> Result<Server> {
-        // The port that was free a moment ago may be taken: while nobody listens there, who
-        // tries to connect may be given it.
+        // The port that was free a moment ago may be in use: while no socket listens on it, the
+        // kernel may give it to an outgoing connection.
         let start = || Server::try_start(kind, places, cpus, counter);
         start().or_else(|_| start())
     }
@@ -181,8 +181,8 @@ impl Server {
         let (lines, log) = mpsc::channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                // When nobody wants them any more, they are still read, lest the
-                // server waits.
+                // Keep reading after the receiver is dropped: otherwise the server would block
+                // on a full pipe.
                 let _ = lines.send(line);
             }
         });
@@ -206,7 +206,7 @@ impl Server {
     pub fn cpu_seconds(&self) -> Result<f64> {
         let mut nanoseconds = 0.0;
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            // A thread may end meanwhile.
+            // A thread may have ended since the directory was read.
             let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
             let on_cpu = text.split(' ').next().context("schedstat is empty")?;
             nanoseconds += on_cpu.parse::<f64>()?;

@@ -1,5 +1,5 @@
-//! How long a swap holds messages up, as the server itself measures it: from here,
-//! a pause cannot be told from a time slice that another process had.
+//! How long a swap holds messages up, as the server itself measures it: a client cannot
+//! distinguish a pause from a time slice that another process had.
 
 use std::fs;
 use std::path::Path;

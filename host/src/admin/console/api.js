@@ -19,7 +19,7 @@ export class ApiError extends Error {
 
 let asking = null;
 
-/** Asks whoever sits there for a token. Several requests ask once. */
+/** Shows a dialog that asks the user for a token. Concurrent requests share one dialog. */
 function askForToken(why) {
   asking ??= askInDialog({
     title: "A token is required",
@@ -50,7 +50,7 @@ export async function request(method, path, { body, type, signal } = {}) {
   if (response.ok) return response;
   const error = new ApiError(response.status, await response.json().catch(() => ({})));
   if (response.status === 401) {
-    // Another request may have been given one meanwhile.
+    // Another request may have received a new token since this one was sent.
     const isOld = token !== sessionStorage.getItem(TOKEN);
     if (isOld || (await askForToken(error.message))) return request(method, path, { body, type, signal });
   }

@@ -37,7 +37,7 @@ export function prepare(followConnection) {
 export async function look() {
   const search = byId("connections-search").text.value.trim().replace(/^#/, "").toLowerCase();
   const found = await get(`/v1/connections?${new URLSearchParams({ limit: SHOWN, search })}`);
-  // Another letter was typed meanwhile, and asked for.
+  // The search text has changed since the request was sent, so this reply is stale.
   if (search !== byId("connections-search").text.value.trim().replace(/^#/, "").toLowerCase()) return;
   table.show(found.connections);
   const more = found.next_after === null ? "" : "the first ";

@@ -11,7 +11,7 @@ import * as plugins from "./plugins.js";
 import * as trace from "./trace.js";
 
 const EVERY_MS = 1_000;
-/** Between readings that are nearer than this, a second's worth cannot be told. */
+/** Rates are not computed from readings that are closer together than this. */
 const APART_MS = 500;
 
 const views = { overview, plugins, connections, channels, trace, client };
@@ -43,7 +43,7 @@ async function poll() {
     // Curves are drawn by the server's own clock: how long the answer took does not matter.
     const reading = { at: stats.uptime_ms, stats, plugins: chain, memory };
     if (before && reading.at < before.at) {
-      // It was started again: counts begin anew, and this page may be an old one.
+      // The server was restarted: its counters began at zero, and this page may be outdated.
       if (stats.version !== before.stats.version) location.reload();
       overview.forget();
       before = null;

@@ -91,6 +91,7 @@ const holders = new Table({
     { title: "Address", cell: ({ address }) => h("code", {}, address) },
     { title: "Waits to be sent", className: "number", cell: (one) => bytes(one.outbox_bytes) },
     { title: "Received in part", className: "number", cell: (one) => bytes(one.input_bytes) },
+    { title: "Names", className: "number", cell: (one) => bytes(one.name_bytes) },
     { title: "Has not read for", className: "number", cell: (one) => (one.stalled_ms === null ? "–" : duration(one.stalled_ms)) },
   ],
 });
@@ -123,7 +124,7 @@ export function forget() {
   for (const plot of Object.values(plots)) plot.points = [];
 }
 
-/** How much faster a count went up than the clock, or null where it cannot be told. */
+/** The increase of a counter per second, or null where it cannot be computed. */
 function speed(now, before, seconds) {
   if (now === undefined || now === null || before === undefined || before === null) return null;
   return now < before || seconds <= 0 ? null : (now - before) / seconds;

@@ -10,7 +10,7 @@ const GAP_MS = 3_500;
 /** For how long curves go back, once the page has been open for that long. */
 const WINDOW_MS = 120_000;
 const WINDOW_MS_MIN = 30_000;
-/** How many colours there are; the next series begins anew. */
+/** How many colours there are; further series start again with the first. */
 const COLOURS = 6;
 
 /** The smallest round number that is not below; of bytes, it is round in their units. */

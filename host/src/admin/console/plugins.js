@@ -9,7 +9,7 @@ let engine;
 let place;
 let refresh = () => {};
 
-/** Between readings that are nearer than this, a second's worth cannot be told. */
+/** Rates are not computed from readings that are closer together than this. */
 const APART_MS = 500;
 
 const isComponent = (file) => file.name.endsWith(".wasm");
@@ -56,7 +56,7 @@ function fileButton(text, label, take, { className = "", accept = ".wasm,.toml" 
   return h("label", { className: `button ${className}` }, text, input);
 }
 
-/** What came of the last thing that was asked of a card. */
+/** The outcome of the last action on a card. */
 class Outcome {
   constructor() {
     this.words = h("span");
@@ -414,7 +414,7 @@ export function update({ at, plugins }) {
   refused.show(files);
 }
 
-/** What is asked for only while this view is open. */
+/** Requests that are sent only while this view is open. */
 export async function look() {
   engine.update(await get("/v1/engine"));
 }

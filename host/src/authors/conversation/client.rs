@@ -14,8 +14,8 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::{self, Message};
 
-/// How long a client that connects waits for what must come. Generous: the machine
-/// may be busy, and only who waits in vain pays it.
+/// How long a client that connects waits for an expected message. It is generous: the machine
+/// may be busy, and only a test that fails takes this long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What `future` gives, or a failure that says `what` did not come in time.

@@ -27,7 +27,7 @@ pub struct Cast {
     pub line: usize,
     /// Its slot.
     pub slot: String,
-    /// Its component, as whoever plays understands it.
+    /// Its component. The caller that plays the conversation interprets it.
     pub component: String,
     /// Its settings.
     pub settings: Value,

@@ -24,7 +24,8 @@ pub struct Stage<S, D> {
     questions: u64,
 }
 
-/// A client, and what it was sent in binary frames and has not been asked about.
+/// A client, and the bytes of binary frames that it has received and the conversation has not
+/// checked yet.
 struct Actor<S> {
     client: Client<S>,
     unread: Vec<u8>,
@@ -35,7 +36,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     D: AsyncFnMut() -> io::Result<S>,
 {
-    /// Nobody is there yet. What must come is waited for as long as `patience`.
+    /// A stage without clients. An expected message is waited for as long as `patience`.
     pub fn new(authority: String, patience: Duration, dial: D) -> Stage<S, D> {
         Stage { dial, authority, patience, actors: BTreeMap::new(), questions: 0 }
     }

@@ -130,8 +130,7 @@ impl World {
         *self.listeners.entry(name).or_default() -= 1;
     }
 
-    /// One piece of the work of a link: a round is taken, a name of it is told, or it is
-    /// settled.
+    /// One step of a link: it takes a round, sends one name of it, or settles it.
     fn work(&mut self) {
         let Some(link) = &mut self.link else { return };
         let Some((number, leaves, joins)) = &mut self.under_way else {
@@ -164,7 +163,7 @@ impl World {
         }
     }
 
-    /// Whoever was acknowledged because its round is settled has its subscription.
+    /// A hold that was acknowledged because its round is settled has its subscription.
     fn check_settled(&mut self) {
         let Some(link) = &self.link else { return };
         let have = link.names();

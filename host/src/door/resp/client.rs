@@ -298,7 +298,7 @@ enum Waiting {
     Hello { version: RespVersion, name: Option<Vec<u8>> },
 }
 
-/// Which connections CLIENT LIST is asked for.
+/// Which connections CLIENT LIST shows.
 pub(super) enum Selection {
     All,
     /// Those that are subscribed, or those that are not.

@@ -22,8 +22,8 @@ pub(super) struct ClientList {
 }
 
 impl Resp {
-    /// Begins a list. Over a WebSocket, which may well come from a browser, a client is told of
-    /// itself only.
+    /// Begins a list. Over a WebSocket, which may come from a browser, the list contains only the
+    /// client itself.
     pub(super) fn client_list(&mut self, selection: Selection, session: &mut Session) {
         let mut connections = match self.transport {
             Transport::Frames => vec![session.connection.clone()],
@@ -39,8 +39,8 @@ impl Resp {
         self.describe_more(session);
     }
 
-    /// Goes on with a list, if one is being made, until the turn is over. Answers it when it is
-    /// complete.
+    /// Continues a list, if one is in progress, until the time budget is exhausted. Sends it when
+    /// it is complete.
     pub(super) fn finish_client_list(&mut self, session: &mut Session) {
         let Some(list) = &self.client_list else { return };
         // Nothing was carried out since, so all else is as it was.

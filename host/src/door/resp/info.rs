@@ -154,7 +154,7 @@ impl Resp {
     }
 
     pub(super) fn config_get(&self, arguments: Arguments<'_>, session: &mut Session) {
-        // One that is asked for by its name is answered by it as it was typed.
+        // A setting that is requested by name is returned under the name as the client spelled it.
         let wanted_as = |name: &'static str| {
             let is_wanted = |pattern: &&[u8]| {
                 guest_core::glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes())

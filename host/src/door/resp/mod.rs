@@ -118,8 +118,8 @@ impl Resp {
         encoding(transport, RespVersion::Resp2)
     }
 
-    /// Carries out the whole requests that `bytes` begins with, until the turn is
-    /// over.
+    /// Executes the complete requests at the beginning of `bytes`, until the time budget is
+    /// exhausted.
     fn take_requests(&mut self, bytes: &[u8], session: &mut Session) -> (Taken, Flow) {
         let mut flow = self.resume(session);
         let mut burst = std::mem::take(&mut self.burst);
@@ -171,8 +171,8 @@ impl Resp {
         (Taken { bytes: at, is_unfinished }, flow)
     }
 
-    /// Carries out the requests of a burst until the turn is over; answers where
-    /// it stopped.
+    /// Executes the requests of a burst until the time budget is exhausted. Returns where it
+    /// stopped.
     fn execute(&mut self, burst: &Burst, bytes: &[u8], session: &mut Session) -> (usize, Flow) {
         let mut done = 0;
         let mut publications: Vec<Request<'_>> = Vec::new();
@@ -603,7 +603,7 @@ impl Door for Resp {
 }
 
 /// An error line for a client whose credentials expired. Nothing is answered behind it:
-/// an error that no command asked for would shift all replies that follow.
+/// an error that belongs to no command would shift all replies that follow.
 fn last_words(reason: &CloseReason) -> Bytes {
     let CloseReason::Expired(why) = reason else { return Bytes::new() };
     let mut out = Vec::new();
@@ -625,9 +625,9 @@ fn unauthenticated_frame_bytes_max(limits: &RequestLimits) -> usize {
 pub struct FramedResp {
     resp: Resp,
     bytes: Vec<u8>,
-    /// Whether `bytes` holds more than the last turn was long enough for.
+    /// Whether the time budget was exhausted before all of `bytes` was processed.
     is_unfinished: bool,
-    /// Whether a request was whole since this was last asked.
+    /// Whether a request was completed since the last call of `has_progressed`.
     has_progressed: bool,
 }
 
@@ -708,7 +708,7 @@ impl Subprotocol for FramedResp {
     }
 }
 
-/// What a client over TCP is told that is not let in.
+/// The reply for a client over TCP that is rejected.
 pub fn unwelcome(reason: &CloseReason) -> Bytes {
     let mut out = Vec::new();
     let text = match reason {

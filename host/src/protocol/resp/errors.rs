@@ -139,7 +139,7 @@ pub fn config_set_unknown(setting: &[u8]) -> Vec<u8> {
     quoting(text, c_string(setting), "'")
 }
 
-/// A setting that holds until the server is started anew.
+/// A setting that can be changed only by a restart.
 pub fn config_set_immutable(setting: &[u8]) -> Vec<u8> {
     quoting(
         "ERR CONFIG SET failed (possibly related to argument '",

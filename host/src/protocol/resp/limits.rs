@@ -37,8 +37,8 @@ impl Default for RequestLimits {
 /// Whether the connection still owes its credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authentication {
-    /// Given, or never asked for.
+    /// Done, or not required.
     Settled,
-    /// Asked for and not given yet: the `unauthenticated_` limits hold too.
+    /// Required and not done yet: the `unauthenticated_` limits apply, too.
     Owed,
 }

@@ -38,8 +38,8 @@ pub enum ProtocolError {
 }
 
 impl ProtocolError {
-    /// The text of the error reply that goes before the close. `None` for the
-    /// two cases in which Redis closes without a word (and drops the replies
+    /// The text of the error reply that is sent before the close. `None` for the
+    /// two cases in which Redis closes without replying (and drops the replies
     /// that it has not sent).
     pub fn reply(self) -> Option<Cow<'static, [u8]>> {
         let text: &'static [u8] = match self {

@@ -124,7 +124,7 @@ impl<'a> ReplyWriter<'a> {
         }
     }
 
-    /// Announces what was not asked for (RESP2: an array).
+    /// Begins a push (RESP2: an array).
     pub fn push(&mut self, elements: usize) {
         match self.version {
             RespVersion::Resp2 => self.length(b'*', elements),

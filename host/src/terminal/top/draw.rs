@@ -262,10 +262,10 @@ fn memory(memory: &Memory) -> [Line<'static>; 2] {
     if closed > 0 {
         most.push_span(Span::from(format!("closed for memory {}  ", grouped(closed))).red());
     }
-    if let Some(Holder { connection: Some(connection), address, outbox_bytes, input_bytes }) =
-        memory.connections.first()
+    if let Some(holder) = memory.connections.first()
+        && let Holder { connection: Some(connection), address, .. } = holder
     {
-        let held = bytes((outbox_bytes + input_bytes) as f64);
+        let held = bytes((holder.outbox_bytes + holder.input_bytes + holder.name_bytes) as f64);
         most.push_span(Span::from(format!("#{connection} {address} holds {held}")));
     }
     [used, most]

@@ -46,7 +46,7 @@ pub struct TopArgs {
     pub output: OutputArgs,
 }
 
-/// Shows what the server does, until it is told to end.
+/// Shows the activity of the server until it receives a signal.
 ///
 /// # Errors
 ///
@@ -73,8 +73,7 @@ pub async fn run(args: TopArgs) -> anyhow::Result<()> {
     }
 }
 
-/// What the server says, once an interval. The thread that asks ends when nobody
-/// wants to know any more.
+/// Polls the server once an interval. The polling thread ends when the receiver is dropped.
 fn readings(source: Source, pause: Duration) -> mpsc::Receiver<anyhow::Result<Reading>> {
     let (sender, receiver) = mpsc::channel(1);
     std::thread::spawn(move || {

@@ -87,6 +87,7 @@ pub struct Holder {
     pub address: String,
     pub outbox_bytes: u64,
     pub input_bytes: u64,
+    pub name_bytes: u64,
 }
 
 /// What a server counts.
@@ -254,8 +255,8 @@ impl Source {
 }
 
 impl Reading {
-    /// What happened in a second, on average since another reading. A server that
-    /// was started anew meanwhile began at zero.
+    /// The average rates per second since another reading. The counters of a server that was
+    /// restarted in between began at zero.
     pub fn rates_since(&self, before: &Reading) -> Rates {
         let seconds = (self.at - before.at).as_secs_f64().max(1e-9);
         let rate = |now: u64, then: u64| now.checked_sub(then).unwrap_or(now) as f64 / seconds;
@@ -291,7 +292,7 @@ mod tests {
         let now = reading(began + Duration::from_secs(2), stats);
         let rates = now.rates_since(&then);
         assert_eq!(rates.commands, 100.0);
-        // Started anew.
+        // The counter has been reset by a restart.
         assert_eq!(rates.bytes_read, 50.0);
         assert_eq!(rates.publications, None);
     }

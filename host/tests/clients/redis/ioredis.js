@@ -114,7 +114,7 @@ async function restart(publisher) {
   const { redis } = listener;
   await redis.subscribe("restarted");
   await redis.psubscribe("re?tarted");
-  // Not `once`, which fails when a connection is refused meanwhile.
+  // Not `once`, which fails when a connection is refused before the event.
   const ready = new Promise((resolve) => redis.once("ready", resolve));
   console.log("restart");
   await ready;

@@ -104,7 +104,7 @@ def in_a_thread(publisher: redis.Redis) -> None:
     pubsub.subscribe(**{"news": came.put})
     pubsub.psubscribe(**{"n?ws": came.put})
     thread = pubsub.run_in_thread(sleep_time=1.0, daemon=True)
-    # Nobody knows when the thread has subscribed, but the server does.
+    # The client cannot tell when the thread has subscribed, so ask the server.
     deadline = time.monotonic() + PATIENCE
     while publisher.publish("news", "knock") < 2:
         assert time.monotonic() < deadline

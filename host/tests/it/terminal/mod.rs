@@ -16,14 +16,14 @@ use serde_json::Value;
 use crate::support::process::{Pipe, Process};
 use crate::support::server::Server;
 
-/// `switchyard` with these words, told where the server is.
+/// `switchyard` with these arguments and the server's URL.
 fn command(url: &str, words: &[impl AsRef<OsStr>]) -> Command {
     let mut command = switchyard(words);
     command.arg("--url").arg(url);
     command
 }
 
-/// `switchyard` with these words, in the environment of nobody in particular.
+/// `switchyard` with these arguments, and without environment variables that affect it.
 fn switchyard(words: &[impl AsRef<OsStr>]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
     command.args(words);

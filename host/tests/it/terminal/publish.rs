@@ -30,7 +30,7 @@ async fn what_is_given_is_published_in_its_order() -> Result<()> {
         assert_eq!(listener.next_json().await?, json!(["message", "news", payload]));
     }
 
-    // Bytes that are not UTF-8, and nobody who listens.
+    // Bytes that are not UTF-8, and no subscriber.
     let not_utf8 = std::ffi::OsStr::from_bytes(b"\xff");
     let mut run = command(&url, &["pub".as_ref(), not_utf8, not_utf8]);
     let (lines, _) = outcome(Process::start("pub", &mut run)?, 0).await?;
@@ -132,7 +132,7 @@ async fn nonsense_ends_with_64_and_no_server_with_1() -> Result<()> {
         let (lines, said) = outcome(process, 64).await?;
         assert!(lines.is_empty() && said.contains(says), "{words:?}: {said}");
     }
-    // A port that is taken, and on which nobody answers.
+    // A port that accepts connections but never responds.
     let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
     let url = format!("ws://{}", silent.local_addr()?);
     let run = &mut command(&url, &["pub", "news", "x", "--timeout", "0.2"]);

@@ -110,7 +110,7 @@ async fn programs_read_what_was_said_and_how_fast_it_grows() -> Result<()> {
     let looks: Vec<Value> =
         lines.iter().map(|line| Ok(serde_json::from_str(line)?)).collect::<Result<_>>()?;
     assert_eq!(looks.len(), 2);
-    // Of a first look alone nobody can tell how fast anything is.
+    // Rates cannot be computed from a single reading.
     assert_eq!(looks[0]["per_second"], Value::Null);
     assert!(looks[1]["per_second"]["commands"].as_f64() > Some(0.0), "{lines:?}");
     assert_eq!(looks[1]["per_second"]["publications"], Value::Null);

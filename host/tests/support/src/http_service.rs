@@ -134,7 +134,7 @@ async fn serve(
             Ok::<_, hyper::Error>(decide(request).await)
         }
     });
-    // Whoever asks may hang up.
+    // The client may close the connection early.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 

@@ -35,7 +35,7 @@ pub fn shell(folder: &Path) -> Result<Command> {
         .env("PIP_NO_INDEX", "1")
         .env("PIP_FIND_LINKS", tools.join("wheels"))
         .env("PIP_DISABLE_PIP_VERSION_CHECK", "1");
-    // What cargo says to those whom it starts is not meant for another cargo.
+    // Variables that cargo sets for its child processes must not reach another cargo.
     for name in ["CARGO", "CARGO_MANIFEST_DIR", "CARGO_TARGET_DIR", "RUSTFLAGS"] {
         command.env_remove(name);
     }

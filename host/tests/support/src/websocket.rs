@@ -232,7 +232,7 @@ impl RawClient {
     pub async fn next_close(&mut self) -> Result<Close> {
         let frame = self.next_frame().await?.context("the connection ended without a Close")?;
         let close = close_of(&frame)?;
-        // The server may be gone already; it owes nobody a wait.
+        // The server may have closed the connection already; it need not wait for this frame.
         let _ = self.send(Frame::new(CLOSE, &frame.payload).bytes()).await;
         self.ends().await?;
         Ok(close)

@@ -1,4 +1,4 @@
-//! A host as it is granted and as it is asked for.
+//! A host, as it is granted and as it is requested.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 /// A scheme, a host and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
-    /// Whether it is asked over TLS.
+    /// Whether requests to it use TLS.
     pub is_tls: bool,
     /// A name in lower case, or an address; that of IPv6 without brackets.
     pub host: String,

@@ -28,14 +28,14 @@ use wasmtime_wasi_http::{
 use crate::StoreState;
 pub use destination::Destination;
 
-/// How long a call may go on waiting after all its requests have timed out: what a
-/// plugin needs to say what it makes of that. Whoever waits longer is ended.
+/// How long a call may go on waiting after all its requests have timed out, so that the plugin
+/// can handle the timeout. A call that waits longer is interrupted.
 const GRACE: Duration = Duration::from_millis(250);
 
 /// How much of an outgoing body is taken at once.
 const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
 
-/// What may be asked, of whom.
+/// The destinations that a plugin may send HTTP requests to, and the limits for them.
 pub struct Grant {
     destinations: Vec<Destination>,
     limits: OutsideLimits,
@@ -57,11 +57,11 @@ pub struct OutsideLimits {
 }
 
 impl Grant {
-    /// Leave to ask these hosts and no other. Requests are carried out on `runtime`.
+    /// Permits requests to these hosts and no other. Requests are sent on `runtime`.
     ///
     /// # Errors
     ///
-    /// One of them is to be asked over TLS, and the system trusts nobody.
+    /// A destination needs TLS, and the system has no root certificates.
     pub fn new(
         destinations: Vec<Destination>,
         limits: OutsideLimits,
@@ -215,7 +215,7 @@ type Sending = dyn Future<
     > + Send;
 
 impl Hooks {
-    /// Who is asked, if that is granted.
+    /// The destination of the request, if it is granted.
     fn admit(
         &mut self,
         request: &Request<WasiBody>,

@@ -146,8 +146,7 @@ fn is_near(address: IpAddr) -> bool {
     }
 }
 
-/// TLS that believes whom the system believes. What it trusts is read once for each
-/// grant.
+/// A TLS connector with the system's root certificates. They are read once for each grant.
 pub(super) fn tls_connector() -> Result<TlsConnector, String> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();

@@ -1,10 +1,9 @@
-//! For tests: a plugin that asks an HTTP server wherever it is told to, and says
-//! what came of it.
+//! For tests: a plugin that sends HTTP requests as configured by its input, and reports the
+//! results.
 //!
-//! It asks for the URL behind `ask=` in the path of a client that connects, for the
-//! secret of AUTH, for the name of a channel that is published on and for a
-//! payload, where they are URLs. `N*URL` asks N times. Two words are no URLs:
-//! `sleep` waits for a minute, and `spin` for ever.
+//! It requests the URL behind `ask=` in the path of a client that connects, the secret of
+//! AUTH, the name of a channel that is published on and a payload, where they are URLs. `N*URL`
+//! sends N requests. Two words are no URLs: `sleep` waits for a minute, and `spin` for ever.
 
 use std::hint::black_box;
 use std::sync::OnceLock;

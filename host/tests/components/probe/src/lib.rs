@@ -80,7 +80,7 @@ impl admission::Guest for Probe {
     }
 }
 
-/// Whether it was told to allow.
+/// Whether the settings say to allow it.
 fn admit<'a>(
     connection: ConnectionId,
     actions: impl Iterator<Item = &'a Action>,

@@ -1,10 +1,10 @@
-//! What the probe is told to do.
+//! The behaviours that the probe is configured with.
 //!
 //! For each hook one behaviour or a list of them, carried out in order. A
 //! behaviour is an action, `"panic"` or `{"absorb": 3}`, with or without the
 //! conditions `channels` (globs) and `trigger` (text that must occur) beside
 //! it: `{"panic": true, "trigger": "boom"}`. An action or a condition that means
-//! nothing to a hook is refused, so that a test does not wait for it in vain.
+//! nothing to a hook is refused, so that a test does not wait for an effect that never comes.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -83,7 +83,7 @@ struct Behaviour {
     action: Action,
 }
 
-/// What a hook can be told to do.
+/// The behaviours of a hook.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Action {
@@ -143,11 +143,11 @@ pub enum Action {
     WrongCount,
 }
 
-/// To whom a publication is narrowed.
+/// The recipients that a publication is narrowed to.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Narrow {
-    /// To nobody.
+    /// No recipient.
     None,
     /// To the first recipient.
     First,

@@ -1,5 +1,5 @@
 //! For tests: a plugin that wants the network, so that its component imports
-//! `wasi:sockets`, which the host grants to nobody.
+//! `wasi:sockets`, which the host grants to no plugin.
 
 use std::net::TcpStream;
 

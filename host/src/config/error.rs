@@ -1,0 +1,71 @@
+//! Why a configuration does not hold, where, and what would be right.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::admin::tokens::TOKENS_VARIABLE;
+
+/// Why the configuration does not hold.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the config file {path}")]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file that the config names could not be read.
+    #[error("{key}: cannot read {path}")]
+    UnreadableFile {
+        /// The setting, as it is called in the file.
+        key: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or has a key that there is not.
+    #[error("{path}: {problem}")]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// Line, column and what is wrong, in TOML's words.
+        problem: String,
+    },
+    /// Anybody could operate the server.
+    #[error(
+        "admin.listen is {listen}, which others can reach, so tokens are required: name a file \
+         of them in admin.tokens_file, or set {TOKENS_VARIABLE} to NAME:TOKEN; or listen on \
+         127.0.0.1, or not at all (\"off\")"
+    )]
+    Open {
+        /// Where it would listen.
+        listen: SocketAddr,
+    },
+    /// A value is not what would be right.
+    #[error("{key} is {value}, but must be {expected}")]
+    OutOfRange {
+        /// The setting, as it is called in the file.
+        key: &'static str,
+        /// What was given.
+        value: String,
+        /// What would be right.
+        expected: String,
+    },
+    /// Other machines could connect, and no plugin decides which clients may.
+    #[error(
+        "{key} is {address}, which other machines reach, and no plugin decides who may connect: \
+         load one that exports `admission`, such as acl, with --plugins; or listen on 127.0.0.1; \
+         or let everybody in with --open-to-all (security.open_to_all = true)"
+    )]
+    Unprotected {
+        /// The setting, as it is called in the file.
+        key: &'static str,
+        /// What it says.
+        address: SocketAddr,
+    },
+}

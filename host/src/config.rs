@@ -305,6 +305,8 @@ pub struct AdminConfig {
     pub tokens: Tokens,
     /// How large a component that is uploaded may be.
     pub upload_bytes_max: usize,
+    /// How many components may be uploaded at the same time.
+    pub uploads_max: usize,
     /// How large the body of any other request may be.
     pub body_bytes_max: usize,
     /// How long a client may take to send a request, or to take some of the answer.

@@ -221,7 +221,12 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    /// The log would grow beyond RLIMIT_FSIZE. Writing it fails then, and that is all.
+    _file_size: Signal,
 }
+
+/// Linux' number of it, on all architectures that Rust's tier 1 and 2 have but MIPS.
+const SIGXFSZ: i32 = 25;
 
 impl Signals {
     fn new() -> io::Result<Signals> {
@@ -229,6 +234,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
+            _file_size: signal(SignalKind::from_raw(SIGXFSZ))?,
         })
     }
 

@@ -28,6 +28,7 @@ use crate::hub::Hub;
 use crate::hub::attributes::USER;
 use crate::hub::connections::{Connection, ConnectionId};
 use crate::hub::expiries::unix_ms;
+use crate::hub::holdings::WaitingNames;
 use crate::limits::{LiveLimits, Pace, Rate};
 use crate::log;
 use crate::middleware::Middleware;
@@ -116,6 +117,7 @@ struct Joining {
     waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Kept until the connection itself listens.
     _hold: Arc<Hold>,
+    _counted: WaitingNames,
 }
 
 /// What replies are wrapped in when they leave.
@@ -253,7 +255,7 @@ impl Session {
         write: impl WriteReply + Copy + Send + 'static,
     ) -> Option<CloseReason> {
         if let Some(joining) = self.joining.take_if(|joining| joining.waiting.is_none()) {
-            let Joining { tag, kind, names, generation, waiting: _, _hold } = joining;
+            let Joining { tag, kind, names, generation, waiting: _, _hold, _counted } = joining;
             let middleware = self.services.middleware.clone();
             let chain = middleware.chain();
             let listens = match chain.generation() == generation {
@@ -523,13 +525,22 @@ impl Session {
     ) -> Result<(), Refusal> {
         self.may_listen(chain, kind, names, Chain::access)?;
         if let Some(backplane) = &self.services.backplane {
+            let counted = self.services.hub.wait_for_backplane(&self.connection, names)?;
             let hold = backplane.interest().hold(kind, names.iter().map(|name| &**name));
             if !hold.is_settled() {
                 let names = names.iter().map(|name| name.clone().into_owned().into()).collect();
                 let hold = Arc::new(hold);
                 let waiting = Some(backplane.clone().joined(hold.clone()));
                 let generation = chain.generation();
-                self.joining = Some(Joining { tag, kind, names, generation, waiting, _hold: hold });
+                self.joining = Some(Joining {
+                    tag,
+                    kind,
+                    names,
+                    generation,
+                    waiting,
+                    _hold: hold,
+                    _counted: counted,
+                });
                 return Ok(());
             }
         }

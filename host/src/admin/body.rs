@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Admin;
 use super::error::ApiError;
@@ -31,6 +32,9 @@ pub struct OfferedComponent {
     pub config: Option<String>,
     /// Whether it starts without its predecessor's state.
     pub is_fresh: bool,
+    /// Its place among those that may be uploaded at the same time: kept until the change is
+    /// made, because as long the bytes are in memory.
+    pub place: OwnedSemaphorePermit,
 }
 
 const JSON: &str = "application/json";
@@ -64,10 +68,17 @@ impl FromRequest<Admin> for OfferedComponent {
             Some(JSON) => true,
             _ => return Err(wrong_kind("application/wasm or application/json")),
         };
+        let place = admin.uploads.clone().try_acquire_owned().map_err(|_| {
+            let words = format!(
+                "{} components are being uploaded or compiled (admin.uploads_max); try again later",
+                admin.config.uploads_max
+            );
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-uploads", words)
+        })?;
         if !is_json {
             let bytes = read(request.into_body(), admin, upload_bytes_max).await?;
             let wasm = bytes.into();
-            return Ok(OfferedComponent { wasm, file: None, config: None, is_fresh: false });
+            return Ok(OfferedComponent { wasm, file: None, config: None, is_fresh: false, place });
         }
         // Base64 makes four bytes of three.
         let bytes_max = upload_bytes_max / 3 * 4 + admin.config.body_bytes_max;
@@ -86,7 +97,8 @@ impl FromRequest<Admin> for OfferedComponent {
                     let words = format!("cannot read {}: {problem}", path.display());
                     ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "unreadable", words)
                 })?;
-                Ok(OfferedComponent { wasm: bytes.into(), file: Some(path), config, is_fresh })
+                let file = Some(path);
+                Ok(OfferedComponent { wasm: bytes.into(), file, config, is_fresh, place })
             }
             (None, Some(wasm)) => {
                 let bytes = BASE64_STANDARD
@@ -95,7 +107,7 @@ impl FromRequest<Admin> for OfferedComponent {
                 if bytes.len() > upload_bytes_max {
                     return Err(too_large(upload_bytes_max));
                 }
-                Ok(OfferedComponent { wasm: bytes.into(), file: None, config, is_fresh })
+                Ok(OfferedComponent { wasm: bytes.into(), file: None, config, is_fresh, place })
             }
             _ => Err(ApiError::bad_request("the body must have either \"path\" or \"wasm\"")),
         }

@@ -33,7 +33,7 @@ pub async fn show(State(admin): State<Admin>) -> Result<Json<EngineView>, ApiErr
 pub async fn swap(
     State(admin): State<Admin>,
     Extension(by): Extension<By>,
-    OfferedComponent { wasm, file, config, is_fresh }: OfferedComponent,
+    OfferedComponent { wasm, file, config, is_fresh, place }: OfferedComponent,
 ) -> Result<Json<SwapView>, ApiError> {
     if config.is_some() {
         return Err(ApiError::bad_request("an engine has no config"));
@@ -42,6 +42,7 @@ pub async fn swap(
         return Err(ApiError::bad_request("an engine always starts fresh: its state is replayed"));
     }
     blocking(move || {
+        let _place = place;
         let swap = admin.engine.swap(wasm, file.as_deref(), &by)?;
         Ok(Json(SwapView::from(&swap)))
     })

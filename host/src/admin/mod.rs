@@ -39,7 +39,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
 use tracing::{debug, warn};
 
@@ -66,6 +66,8 @@ pub struct Admin {
     live: Arc<Live>,
     health: Arc<Health>,
     places: Arc<Places>,
+    /// One permit for each component that may be uploaded at the same time.
+    uploads: Arc<Semaphore>,
     /// Becomes true when the server shuts down; set by the listener.
     ending: watch::Receiver<bool>,
 }
@@ -84,6 +86,7 @@ impl Admin {
         let places = Places::new(config.connections_max, config.connections_per_address_max);
         Admin {
             places: Arc::new(places),
+            uploads: Arc::new(Semaphore::new(config.uploads_max)),
             config: Arc::new(config),
             services,
             engine,
@@ -140,6 +143,8 @@ impl AdminListener {
         let listener = &self.listener;
         let admin = Admin { ending: ending.clone(), ..self.admin.clone() };
         let (config, places) = (admin.config.clone(), admin.places.clone());
+        let on_reserve =
+            Arc::new(AdminConfig { head_time: reserve::HEAD_TIME, ..(*config).clone() });
         let stats = admin.services.stats.clone();
         let router = router::router(admin);
         let mut failed_at: Option<Instant> = None;
@@ -164,7 +169,7 @@ impl AdminListener {
                         let serving = serve(
                             stream,
                             router.clone(),
-                            config.clone(),
+                            on_reserve.clone(),
                             (places.clone(), slot),
                             ending.clone(),
                         );

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::{JsonBody, OfferedComponent};
 use super::error::ApiError;
@@ -52,7 +53,12 @@ pub async fn load(
     Path(slot): Path<String>,
     offered: OfferedComponent,
 ) -> Result<Json<SwapView>, ApiError> {
-    change(admin, move |middleware| middleware.load(&slot, offer(offered), &by)).await
+    let (offer, place) = offer(offered);
+    change(admin, move |middleware| {
+        let _place = place;
+        middleware.load(&slot, offer, &by)
+    })
+    .await
 }
 
 /// `POST /v1/plugins/{plugin}/swap`
@@ -62,7 +68,12 @@ pub async fn swap(
     Path(plugin): Path<String>,
     offered: OfferedComponent,
 ) -> Result<Json<SwapView>, ApiError> {
-    change(admin, move |middleware| middleware.swap(&plugin, offer(offered), &by)).await
+    let (offer, place) = offer(offered);
+    change(admin, move |middleware| {
+        let _place = place;
+        middleware.swap(&plugin, offer, &by)
+    })
+    .await
 }
 
 /// `DELETE /v1/plugins/{plugin}`
@@ -126,9 +137,9 @@ async fn change(
     .await
 }
 
-fn offer(offered: OfferedComponent) -> Offer {
-    let OfferedComponent { wasm, file, config, is_fresh } = offered;
-    Offer { wasm, file, toml: config, is_fresh }
+fn offer(offered: OfferedComponent) -> (Offer, OwnedSemaphorePermit) {
+    let OfferedComponent { wasm, file, config, is_fresh, place } = offered;
+    (Offer { wasm, file, toml: config, is_fresh }, place)
 }
 
 fn all(middleware: &Middleware) -> Vec<PluginView> {

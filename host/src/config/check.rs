@@ -413,6 +413,7 @@ impl RawAdmin {
                 self.upload_bytes_max,
                 1 << 10..=1 << 30,
             )?,
+            uploads_max: count("admin.uploads_max", self.uploads_max, 1..=1_000)?,
             body_bytes_max: bytes("admin.body_bytes_max", self.body_bytes_max, 256..=1 << 30)?,
             request_time: millis("admin.request_timeout_ms", self.request_timeout_ms)?,
             head_time: millis("admin.head_timeout_ms", self.head_timeout_ms)?,

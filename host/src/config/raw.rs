@@ -205,6 +205,7 @@ raw_table!(RawAdmin {
     tokens_file: Option<PathBuf> = None,
     /// Interpreters of other languages come to a dozen MiB.
     upload_bytes_max: u64 = 64 << 20,
+    uploads_max: u64 = 2,
     body_bytes_max: u64 = 1 << 20,
     request_timeout_ms: u64 = 30_000,
     head_timeout_ms: u64 = 5_000,

@@ -57,6 +57,21 @@ pub struct Holdings {
     /// By the limit, how many commands were refused.
     refused: [AtomicU64; Excess::ALL.len()],
     warned: Mutex<Option<Instant>>,
+    /// What the names count that wait for the backplane.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Names that wait for the backplane, counted until this is dropped. They are counted as
+/// subscriptions when the connection subscribes to them.
+pub struct WaitingNames {
+    all: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Drop for WaitingNames {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 struct State {
@@ -164,6 +179,7 @@ impl Holdings {
             steps: Default::default(),
             refused: Default::default(),
             warned: Mutex::default(),
+            waiting: Arc::default(),
         }
     }
 
@@ -191,6 +207,22 @@ impl Holdings {
             let of = |pattern: &[u8]| on_longest(state.costs.steps_of(pattern));
             let steps = subscriptions.patterns.iter().map(|pattern| of(pattern)).sum();
             connection.holds.steps.store(steps, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts names that are about to wait for the backplane.
+    ///
+    /// # Errors
+    ///
+    /// There is no room for them beside all names that are subscribed to, and that wait.
+    pub fn wait<'a>(&self, names: impl Iterator<Item = &'a [u8]>) -> Result<WaitingNames, Excess> {
+        let bytes = names.map(subscription_bytes).sum();
+        let waiting = self.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let names = WaitingNames { all: self.waiting.clone(), bytes };
+        let state = self.state.lock();
+        match state.all.bytes + waiting > state.limits.name_bytes_total_max {
+            true => Err(Excess::Bytes),
+            false => Ok(names),
         }
     }
 

@@ -46,7 +46,7 @@ use crate::protocol::command::{Bytestring, Kind, Publication, Refusal, Space, UN
 use crate::turns;
 use connections::{Connection, ConnectionId, Connections, Subscriptions};
 use encoding::Push;
-use holdings::Holdings;
+use holdings::{Holdings, WaitingNames};
 use listing::Listing;
 use run::Run;
 use shard::{FanOutRange, Shard, Told};
@@ -615,6 +615,22 @@ impl Hub {
     pub fn set_name_limits(&self, limits: NameLimits) {
         let _all = self.lock(0..self.shards.len());
         self.holdings.set_limits(limits, &self.connections);
+    }
+
+    /// Counts names that are about to wait for the backplane, as long as the result is kept.
+    ///
+    /// # Errors
+    ///
+    /// There is no room for them.
+    pub fn wait_for_backplane(
+        &self,
+        connection: &Connection,
+        names: &[Bytestring<'_>],
+    ) -> Result<WaitingNames, Refusal> {
+        self.holdings.wait(names.iter().map(|name| &**name)).map_err(|excess| {
+            self.holdings.refuse(excess, connection, &self.connections);
+            excess.into()
+        })
     }
 
     /// What all connections listen to, in sums.

@@ -131,11 +131,14 @@ pub fn list(directory: &Path) -> io::Result<Listing> {
     Ok(listing)
 }
 
-/// Whether a TOML file is meant for a plugin: by its name, or by what is in it. A server's
-/// configuration may be in the same directory.
+/// Whether a TOML file is meant for a plugin: by its name, or by what is in it, also if that has
+/// a mistake. A server's configuration may be in the same directory.
 pub fn is_for_a_plugin(directory: &Path, stem: &str) -> bool {
     let is_numbered = name_of(stem) != stem;
-    let reads = |text: String| toml::from_str::<RawPlugin>(&text).is_ok();
+    let reads = |text: String| match toml::from_str::<toml::Table>(&text) {
+        Ok(table) => table.contains_key("settings") || toml::from_str::<RawPlugin>(&text).is_ok(),
+        Err(_) => true,
+    };
     is_numbered || std::fs::read_to_string(toml_file(directory, stem)).is_ok_and(reads)
 }
 

@@ -193,7 +193,9 @@ impl Middleware {
         Ok(())
     }
 
-    /// The slot whose component is gone, if this is the same plugin under another name.
+    /// The slot whose component is gone, if this is the same plugin under another name: it has
+    /// the same settings, or none yet, which may still have the old name. Another plugin of the
+    /// same component is added, and takes nothing out of force.
     fn renamed_to(&self, files: &PluginFiles) -> Option<String> {
         let gone: Vec<String> = {
             let gaps = self.gaps.lock();
@@ -204,10 +206,15 @@ impl Middleware {
         let plugins = || plugins.iter().filter(|plugin| gone.contains(&plugin.slot()));
         let is_named = |plugin: &&Arc<Plugin>| name_of(&plugin.slot()) == files.config.name;
         let is_same = |plugin: &&Arc<Plugin>| plugin.config.version == files.config.version;
-        let found = plugins()
-            .find(|plugin| is_named(plugin) && is_same(plugin))
-            .or_else(|| plugins().find(is_named))
-            .or_else(|| plugins().find(is_same));
+        let records = self.records.lock();
+        let settings = |plugin: &Arc<Plugin>| records.get(&plugin.slot())?.source.toml.as_deref();
+        let has_settings = |plugin: &&Arc<Plugin>| settings(plugin) == files.toml.as_deref();
+        let found = plugins().find(|plugin| is_named(plugin) && has_settings(plugin)).or_else(
+            || match files.toml {
+                None => plugins().find(is_named),
+                Some(_) => plugins().find(|plugin| is_same(plugin) && has_settings(plugin)),
+            },
+        );
         found.map(|plugin| plugin.slot())
     }
 

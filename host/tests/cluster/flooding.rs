@@ -1,4 +1,4 @@
-//! Names that were chosen to collide in a hash without a key.
+//! Names that were chosen to collide in a hash without a key, and names that wait for a backplane.
 
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,39 @@ async fn names_chosen_to_collide_take_as_long_as_others() -> Result<()> {
             colliding < control * 5,
             "{kind:?}: {colliding:?}, and {control:?} without collisions"
         );
+        node.stop().await?;
+    }
+    Ok(())
+}
+
+/// They have the same bound as those that are subscribed to.
+#[tokio::test]
+async fn names_that_wait_for_the_backplane_are_bounded() -> Result<()> {
+    for kind in [Kind::Redis, Kind::Nats] {
+        let backplane = Backplane::start(kind).await?;
+        let config = "join_timeout_ms = 60000\n[limits]\nname_bytes_total_max = 200000\n";
+        let options = Options { config: config.to_owned(), ..Options::default() };
+        let node = Node::start(&backplane, &options).await?;
+        let mut clients = [node.client().await?, node.client().await?];
+        backplane.stand_still().await?;
+        for (number, client) in clients.iter_mut().enumerate() {
+            let names = (0..100).map(|name| format!("{number}:{name}:{}", "n".repeat(1_000)));
+            let words: Vec<String> = std::iter::once("SUBSCRIBE".to_owned()).chain(names).collect();
+            client.send(&command(&words)).await?;
+        }
+        // Both do not fit, so one is refused at once and the other waits.
+        let [one, other] = &mut clients;
+        let (refused, waits) = tokio::select! {
+            said = one.next() => (said?, other),
+            said = other.next() => (said?, one),
+        };
+        ensure!(refused.to_string().contains("LIMIT"), "{kind:?}: {refused}");
+        backplane.go_on()?;
+        waits.next_many(100).await?;
+        // What waited is counted once.
+        waits.send(&command(&["SUBSCRIBE", "one more"])).await?;
+        let more = waits.next().await?;
+        ensure!(!more.to_string().contains("LIMIT"), "{kind:?}: {more}");
         node.stop().await?;
     }
     Ok(())

@@ -7,11 +7,14 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::support::admin::{Done, Operator};
 use crate::support::components;
 use crate::support::server::{Launch, Server};
 use crate::support::websocket::Client;
+use crate::support::{PATIENCE, within};
 
 /// Shutdown does not wait long for clients that the test no longer reads from.
 const CONFIG: &str = "shutdown.timeout_ms = 100\n";
@@ -367,6 +370,41 @@ async fn what_is_too_large_or_too_slow_is_refused() -> Result<()> {
     let head = head.replace("Transfer-Encoding: chunked", "Content-Length: 9");
     let (status, _, body) = operator.exchange(&head, b"x")?;
     ensure!(status == 408 && body.contains("timeout"), "{status} {body}");
+    server.stop().await
+}
+
+/// However many begin to, so that uploads have a bound in memory.
+#[tokio::test]
+async fn few_components_are_uploaded_at_the_same_time() -> Result<()> {
+    let config = format!("{CONFIG}[admin]\nuploads_max = 1\nrequest_timeout_ms = 600000\n");
+    let server = Launch::with_config(&config).start().await?;
+    let operator = Operator::of(&server).await?;
+    let head = format!(
+        "POST /v1/plugins/10-x HTTP/1.1\r\nHost: {}\r\nContent-Type: application/wasm\r\n\
+         Content-Length: 9\r\n\r\nx",
+        operator.authority()
+    );
+    let mut half = TcpStream::connect(operator.authority()).await?;
+    half.write_all(head.as_bytes()).await?;
+    let refused = async || {
+        let kind = "application/wasm";
+        let (status, error) =
+            operator.ask_with("POST", "/v1/plugins/10-y", Some((kind, vec![0; 9])))?;
+        anyhow::Ok(error["code"] == json!("too-many-uploads") && status == 503)
+    };
+    within(PATIENCE, "the second to be refused", async {
+        while !refused().await? {}
+        anyhow::Ok(())
+    })
+    .await??;
+    // Other requests are served, and the place is free again when the first is gone.
+    operator.get("/v1/plugins")?;
+    drop(half);
+    within(PATIENCE, "the place to be free", async {
+        while refused().await? {}
+        anyhow::Ok(())
+    })
+    .await??;
     server.stop().await
 }
 

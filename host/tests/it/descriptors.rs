@@ -1,10 +1,13 @@
 //! File descriptors: as many as the system gives, and what happens when they run out.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::admin::Operator;
+use crate::support::components::write_atomically;
 use crate::support::raw::{exchange, get};
 use crate::support::server::{Launch, Server};
 use crate::support::{PATIENCE, within};
@@ -47,6 +50,24 @@ async fn probes_are_answered_while_there_are_no_descriptors() -> Result<()> {
     }
     let upgrade = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    // Half requests in front of a probe keep it from its answer for a moment only.
+    let operator_address = Operator::of(&server).await?.authority().to_owned();
+    for address in [address.to_string(), operator_address] {
+        let mut half = Vec::new();
+        for _ in 0..40 {
+            let mut stream = TcpStream::connect(&address).await?;
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost").await?;
+            half.push(stream);
+        }
+        let began = Instant::now();
+        let asked = async {
+            // Its turn may come when another thread has the descriptor.
+            while !get(address.parse()?, "/healthz").await.is_ok_and(|(status, _)| status == 200) {}
+            anyhow::Ok(())
+        };
+        within(PATIENCE, "/healthz behind half requests", asked).await??;
+        ensure!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    }
     let said = within(PATIENCE, "a refusal", exchange(address, upgrade)).await??;
     ensure!(said.starts_with("HTTP/1.1 503 ") && said.contains("file descriptors"), "{said}");
     let said = within(PATIENCE, "a refusal", exchange(server.resp_address().await?, "")).await??;
@@ -71,5 +92,31 @@ async fn probes_are_answered_while_there_are_no_descriptors() -> Result<()> {
     // Once for each door, however often it was tried.
     let said = server.log().matches("connections could not be accepted").count();
     ensure!(said <= 6, "said {said} times");
+    server.stop().await
+}
+
+/// What changes while the file of it cannot be opened is read when it can.
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_change_while_there_are_no_descriptors_are_read_later() -> Result<()> {
+    let config = "shutdown.timeout_ms = 100\n";
+    let server = Launch { ulimit: Some("-n 80"), ..Launch::with_config(config) }.start().await?;
+    server.wait_for_log("changes of files are watched").await?;
+    let held = idle(&server, 120).await?;
+    server.wait_for_log("connections could not be accepted").await?;
+    let changed = format!("{config}limits.names_per_command_max = 7\n");
+    write_atomically(&server.home().join("switchyard.toml"), changed.as_bytes())?;
+    let address = server.address().await?;
+    within(PATIENCE, "/healthz that says so", async {
+        loop {
+            let answer = get(address, "/healthz").await;
+            if answer.is_ok_and(|(_, body)| body.contains("cannot read the config file")) {
+                return anyhow::Ok(());
+            }
+        }
+    })
+    .await??;
+    drop(held);
+    let line = server.wait_for_log("settings were changed").await?;
+    ensure!(line.contains("limits.names_per_command_max"), "{line}");
     server.stop().await
 }

@@ -225,6 +225,27 @@ fn check(plugins: &Path) -> Result<(Option<i32>, String)> {
     Ok((output.status.code(), String::from_utf8(output.stderr)?))
 }
 
+/// Whatever it is called: only the same settings make it the same plugin.
+#[tokio::test]
+async fn another_plugin_takes_no_guard_out_of_force() -> Result<()> {
+    for name in ["20-guard", "30-words"] {
+        let mut house = House::new().await?;
+        std::fs::remove_file(house.file("10-guard.wasm"))?;
+        house.server.wait_for_log(GONE).await?;
+        let other = json!({"settings": {"on_publish": ["stamp"]}});
+        components::configure(&house.plugins(), name, &other)?;
+        let file = components::path(&house.plugins(), name);
+        components::write_atomically(&file, &probe(0)?)?;
+        house.server.wait_for_logs("a plugin was added", 2).await?;
+        // The guard refuses as before, and both stamp.
+        house.guards("x@00000000@00000000").await?;
+        let plugins = house.operator().await?.get("/v1/plugins")?;
+        ensure!(plugins["plugins"].as_array().is_some_and(|all| all.len() == 2), "{plugins}");
+        house.server.stop().await?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn settings_without_a_component_are_warned_of_and_fail_the_check() -> Result<()> {
     let home = tempfile::tempdir()?;
@@ -241,6 +262,15 @@ async fn settings_without_a_component_are_warned_of_and_fail_the_check() -> Resu
     for word in said {
         ensure!(log.contains(word), "{word:?} is not said: {log}");
     }
+    // One with a mistake is meant for a plugin as well.
+    std::fs::remove_file(plugins.join("20-redcat.toml"))?;
+    for mistake in ["[settings]\nrules = [", "polcy = 'closed'\n[settings]\n"] {
+        std::fs::write(plugins.join("acl.toml"), mistake)?;
+        let (code, log) = check(plugins)?;
+        ensure!(code == Some(64) && log.contains("acl.toml has no acl.wasm"), "{mistake}: {log}");
+    }
+    std::fs::remove_file(plugins.join("acl.toml"))?;
+    components::configure(plugins, "20-redcat", &json!({"settings": {"on_publish": "stamp"}}))?;
     let server = Launch { plugins: Some(plugins.to_owned()), ..Launch::with_config(CONFIG) };
     let server = server.start().await?;
     server.wait_for_log(said[0]).await?;

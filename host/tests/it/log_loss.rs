@@ -151,6 +151,25 @@ async fn a_log_that_is_read_again_is_in_order_and_says_how_much_was_lost() -> Re
     Ok(())
 }
 
+/// The system sends SIGXFSZ at each line then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_file_at_its_largest_size_ends_nothing() -> Result<()> {
+    let config = format!("{QUICK_END}log.filter = 'debug'\n");
+    let launch = Launch {
+        stderr: Some(tempfile::tempfile()?.into()),
+        ulimit: Some("-f 8"),
+        ..Launch::with_config(&config)
+    };
+    let server = launch.start().await?;
+    let resp = server.resp_address().await?;
+    for number in 0..200 {
+        let said = exchange(resp, &format!("ECHO {number}\r\n")).await?;
+        ensure!(said.contains(&number.to_string()), "{said:?}");
+    }
+    until_healthz_says(&server, "the log").await?;
+    ends_in_good_order(server).await
+}
+
 /// Where the log goes.
 #[derive(Clone, Copy)]
 enum Log {

@@ -216,7 +216,8 @@ fn budget(memory: &Value, name: &str) -> Result<usize> {
 #[tokio::test]
 async fn one_address_does_not_take_what_is_for_all() -> Result<()> {
     let config = format!(
-        "{CONFIG}limits.uncounted_networks = []\nlimits.outbox_bytes_per_address_max = 6291456"
+        "{CONFIG}limits.uncounted_networks = []\nlimits.outbox_bytes_per_address_max = 6291456\n\
+         limits.input_bytes_per_address_max = {INPUT}"
     );
     let server = Launch::with_config(&config).start().await?;
     let address = server.resp_address().await?;

@@ -134,3 +134,33 @@ async fn frames_that_are_no_commands_are_limited_like_commands() -> Result<()> {
     ensure!(client.next_frame().await?.is_some_and(|frame| frame.opcode == PONG));
     server.stop().await
 }
+
+/// Commands that answer for each word take no more words than there can be answers.
+#[tokio::test]
+async fn commands_that_answer_for_each_word_take_few() -> Result<()> {
+    let server = Launch::default().start().await?;
+    let mut client = Resp::connect(server.resp_address().await?).await?;
+    let refused = [
+        ["COMMAND DOCS", "pubsub"],
+        ["COMMAND INFO", "get"],
+        ["CONFIG GET", "maxmemory"],
+        ["INFO", "server"],
+    ];
+    for [command, word] in refused {
+        let words: Vec<&str> = command.split(' ').chain([word; 1_001]).collect();
+        let line = client.call(&words).await?;
+        ensure!(line.starts_with("-LIMIT "), "{command}: {line}");
+    }
+    // Long words, and many stars.
+    let long = format!("*[{}]", "q".repeat(1_000_000));
+    let stars = "*a*e*i*o*u*z".repeat(80);
+    for words in [vec!["CONFIG", "GET", &long], [&["CONFIG", "GET"], &[&*stars; 900][..]].concat()]
+    {
+        let line = client.call(&words).await?;
+        ensure!(line.starts_with("-LIMIT "), "{line}");
+    }
+    client.send(&resp::command(&["CONFIG", "GET", "max*", "*client*", "port"])).await?;
+    ensure!(client.array().await?.contains(&"maxclients".to_owned()));
+    ensure!(client.call(&["COMMAND", "INFO", "ping"]).await? == "*1");
+    server.stop().await
+}

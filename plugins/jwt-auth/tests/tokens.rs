@@ -188,7 +188,14 @@ fn a_token_holds_for_a_time_and_for_someone() {
     check(&settings, &claims(json!({"exp": now() - 20})), Ok("alice"));
     check(&settings, &claims(json!({"exp": now() - 40})), Err("the token expired"));
     check(&settings, &claims(json!({"exp": now() as f64 + 0.5})), Ok("alice"));
-    check(&settings, &claims(json!({"exp": "soon"})), Err("the token's claim `exp` is no number"));
+    check(
+        &settings,
+        &claims(json!({"exp": "soon"})),
+        Err("the token's claim `exp` is not a number"),
+    );
+    // Times before 1970 and beyond any calendar are times.
+    check(&settings, &claims(json!({"exp": -1})), Err("the token expired"));
+    check(&settings, &claims(json!({"exp": 1e30, "nbf": -1})), Ok("alice"));
     check(
         &settings,
         &claims(json!({"iss": ["https://id.example.com"]})),

@@ -7,6 +7,14 @@
 
 use std::ops::Range;
 
+use plugin_kit::budget::{Budget, TooCostly};
+
+/// What a bracket, a comma, a key or a value costs, in steps, beside its bytes.
+const PART_STEPS: usize = 3;
+
+/// What a string or a number costs beside that.
+const TOKEN_STEPS: usize = 8;
+
 /// What a document is made of, but for its structure and its literals.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
@@ -30,7 +38,7 @@ pub enum Kind {
 
 /// Whether the payload is a JSON document.
 pub fn is_document(payload: &[u8]) -> bool {
-    visit(payload, |_| ()).is_some()
+    visit(payload, &mut Budget::of(usize::MAX), |_, _| Ok(())) == Ok(true)
 }
 
 /// What may come next.
@@ -46,9 +54,42 @@ enum Expected {
     CommaOrEnd,
 }
 
-/// Visits the tokens of a document in the order in which they stand. None when the
-/// payload turns out to be no JSON document; some tokens may have been visited then.
-pub fn visit(payload: &[u8], mut take: impl FnMut(Token)) -> Option<()> {
+/// Visits the tokens of a document in the order in which they stand, and answers
+/// whether the payload is one. If not, some tokens may have been visited.
+///
+/// # Errors
+///
+/// The budget does not suffice, or what visits the tokens says so.
+pub fn visit(
+    payload: &[u8],
+    budget: &mut Budget,
+    mut take: impl FnMut(Token, &mut Budget) -> Result<(), TooCostly>,
+) -> Result<bool, TooCostly> {
+    /// So many parts may be read before they are paid for.
+    const UNPAID_MAX: usize = 1024;
+    budget.spend(payload.len())?;
+    let mut outcome = Ok(());
+    let mut unpaid = 0;
+    let visited = visit_parts(payload, |token| {
+        let Some(token) = token else {
+            unpaid += 1;
+            if unpaid > UNPAID_MAX {
+                outcome = budget.spend(std::mem::take(&mut unpaid) * PART_STEPS);
+            }
+            return outcome.is_ok();
+        };
+        let steps = std::mem::take(&mut unpaid) * PART_STEPS + TOKEN_STEPS;
+        outcome = budget.spend(steps).and_then(|()| take(token, budget));
+        outcome.is_ok()
+    });
+    outcome?;
+    budget.spend(unpaid * PART_STEPS)?;
+    Ok(visited.is_some())
+}
+
+/// Takes each part; a token comes after the part that it is. None when the payload is
+/// no document, or when `take` wants no more.
+fn visit_parts(payload: &[u8], mut take: impl FnMut(Option<Token>) -> bool) -> Option<()> {
     // The brackets that are open.
     let mut open: Vec<u8> = vec![];
     let mut expected = Expected::Value;
@@ -60,6 +101,7 @@ pub fn visit(payload: &[u8], mut take: impl FnMut(Token)) -> Option<()> {
         let byte = *payload.get(at)?;
         let start = at;
         at += 1;
+        take(None).then_some(())?;
         match (expected, byte) {
             (Expected::KeyOrEnd, b'}') | (Expected::ValueOrEnd, b']') => {
                 open.pop();
@@ -79,7 +121,8 @@ pub fn visit(payload: &[u8], mut take: impl FnMut(Token)) -> Option<()> {
             }
             (Expected::Key | Expected::KeyOrEnd, b'"') => {
                 let has_escapes = string(payload, &mut at)?;
-                take(Token { kind: Kind::String { has_escapes }, span: start..at });
+                take(Some(Token { kind: Kind::String { has_escapes }, span: start..at }))
+                    .then_some(())?;
                 at = after_space(payload, at);
                 if payload.get(at) != Some(&b':') {
                     return None;
@@ -99,11 +142,12 @@ pub fn visit(payload: &[u8], mut take: impl FnMut(Token)) -> Option<()> {
                     }
                     b'"' => {
                         let has_escapes = string(payload, &mut at)?;
-                        take(Token { kind: Kind::String { has_escapes }, span: start..at });
+                        take(Some(Token { kind: Kind::String { has_escapes }, span: start..at }))
+                            .then_some(())?;
                     }
                     b'-' | b'0'..=b'9' => {
                         at = number(payload, start)?;
-                        take(Token { kind: Kind::Number, span: start..at });
+                        take(Some(Token { kind: Kind::Number, span: start..at })).then_some(())?;
                     }
                     _ => {
                         let literals: [&[u8]; 3] = [b"true", b"false", b"null"];
@@ -130,7 +174,9 @@ fn string(payload: &[u8], at: &mut usize) -> Option<bool> {
     let mut has_escapes = false;
     loop {
         let rest = payload.get(*at..)?;
-        let length = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20))?;
+        let plain = plain_bytes(rest);
+        let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
+        let length = plain + rest.get(plain..)?.iter().position(is_special)?;
         *at += length + 1;
         match rest.get(length..)? {
             [b'"', ..] => return Some(has_escapes),
@@ -146,6 +192,22 @@ fn string(payload: &[u8], at: &mut usize) -> Option<bool> {
         }
         has_escapes = true;
     }
+}
+
+/// How many bytes in front are neither quotes nor backslashes nor control characters;
+/// some more may follow. Eight at a time.
+fn plain_bytes(rest: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES * 0x80;
+    let is_plain = |chunk: &&[u8; 8]| {
+        let bytes = u64::from_le_bytes(**chunk);
+        // The high bit of a byte is set where it is below the bound, and perhaps elsewhere.
+        let below = |bytes: u64, bound: u64| bytes.wrapping_sub(ONES * bound) & !bytes;
+        let quotes = bytes ^ (ONES * u64::from(b'"'));
+        let backslashes = bytes ^ (ONES * u64::from(b'\\'));
+        (below(bytes, 0x20) | below(quotes, 1) | below(backslashes, 1)) & HIGH == 0
+    };
+    rest.as_chunks::<8>().0.iter().take_while(is_plain).count() * 8
 }
 
 /// Where the number ends that begins here.
@@ -178,7 +240,12 @@ mod tests {
 
     fn tokens(payload: &[u8]) -> Option<Vec<Token>> {
         let mut tokens = vec![];
-        visit(payload, |token| tokens.push(token)).map(|()| tokens)
+        let mut budget = Budget::of(usize::MAX);
+        let visited = visit(payload, &mut budget, |token, _| {
+            tokens.push(token);
+            Ok(())
+        });
+        (visited == Ok(true)).then_some(tokens)
     }
 
     fn is_json(payload: &[u8]) -> bool {

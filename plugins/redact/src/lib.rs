@@ -12,6 +12,7 @@ pub mod json;
 pub mod search;
 
 pub mod document;
+pub mod number;
 pub mod text;
 
 use std::cell::OnceCell;

@@ -23,8 +23,11 @@ use regex_automata::{Anchored, Input, MatchKind};
 /// How large one expression may become when it is compiled.
 const NFA_BYTES_MAX: usize = 2 << 20;
 
-/// What entering a search costs, in steps: a byte of the DFA is one.
-const START_STEPS: usize = 16;
+/// What a search costs, in steps, before it looks at a byte: one of the DFA is one.
+const START_STEPS: usize = 32;
+
+/// What entering the search for the start of a match costs.
+const BACK_STEPS: usize = 32;
 
 /// What a new state costs: so many steps, and one for each so many NFA states.
 const NEW_STATE_STEPS: usize = 64;
@@ -124,6 +127,11 @@ impl Search {
         Ok(Self { forward, backward, simulation, caches, nfa_states, shortest })
     }
 
+    /// How many bytes the shortest match has, or fewer.
+    pub fn shortest(&self) -> usize {
+        self.shortest
+    }
+
     /// The first match at or behind `from`, with what stands before it in sight.
     ///
     /// # Errors
@@ -135,6 +143,7 @@ impl Search {
         from: usize,
         budget: &mut Budget,
     ) -> Result<Option<Range<usize>>, TooCostly> {
+        budget.spend(START_STEPS)?;
         if text.len().saturating_sub(from) < self.shortest || from > text.len() {
             return Ok(None);
         }
@@ -165,27 +174,27 @@ impl Search {
         input: &Input<'_>,
         budget: &mut Budget,
     ) -> Result<Option<usize>, Unknown> {
-        budget.spend(START_STEPS)?;
         let start = self.forward.start_state_forward(cache, input);
         let mut state = start.map_err(|_| Unknown::Boundary)?;
         let mut end = None;
-        let mut unpaid = 0;
-        for (position, byte) in (input.start()..).zip(input.haystack().iter().skip(input.start())) {
-            unpaid += 1;
-            state = self.next(&self.forward, cache, state, *byte, &mut unpaid, budget)?;
+        let mut position = input.start();
+        loop {
+            let rest = input.haystack().get(position..).unwrap_or_default().iter();
+            position += run(&self.forward, cache, &mut state, rest, budget)?;
+            let Some(byte) = input.haystack().get(position) else { break };
+            state = self.next(&self.forward, cache, state, *byte, budget)?;
             if state.is_tagged() {
                 if state.is_match() {
                     // Matches are reported one byte late.
                     end = Some(position);
                 } else if state.is_dead() {
-                    budget.spend(unpaid)?;
                     return Ok(end);
                 } else if state.is_quit() {
                     return Err(Unknown::Boundary);
                 }
             }
+            position += 1;
         }
-        budget.spend(unpaid)?;
         let last = self.forward.next_eoi_state(cache, state).map_err(|_| Unknown::TooCostly)?;
         Ok(if last.is_match() { Some(input.haystack().len()) } else { end })
     }
@@ -196,62 +205,58 @@ impl Search {
         input: &Input<'_>,
         budget: &mut Budget,
     ) -> Result<Option<usize>, Unknown> {
-        budget.spend(START_STEPS)?;
+        budget.spend(BACK_STEPS)?;
         let start = self.backward.start_state_reverse(cache, input);
         let mut state = start.map_err(|_| Unknown::Boundary)?;
         let mut found = None;
-        let mut unpaid = 0;
         let span = input.haystack().get(input.start()..input.end()).unwrap_or_default();
-        for (position, byte) in span.iter().enumerate().rev() {
-            unpaid += 1;
-            state = self.next(&self.backward, cache, state, *byte, &mut unpaid, budget)?;
+        // Going back takes longer for each byte.
+        budget.spend(span.len())?;
+        let mut left = span.len();
+        loop {
+            let rest = span.get(..left).unwrap_or_default().iter().rev();
+            left -= run(&self.backward, cache, &mut state, rest, budget)?;
+            let Some(position) = left.checked_sub(1) else { break };
+            let byte = span.get(position).copied().unwrap_or_default();
+            state = self.next(&self.backward, cache, state, byte, budget)?;
             if state.is_tagged() {
                 if state.is_match() {
-                    found = Some(input.start() + position + 1);
+                    found = Some(input.start() + left);
                 } else if state.is_dead() {
-                    budget.spend(unpaid)?;
                     return Ok(found);
                 } else if state.is_quit() {
                     return Err(Unknown::Boundary);
                 }
             }
+            left = position;
         }
-        budget.spend(unpaid)?;
         // What stands before the span decides whether it can begin here.
-        let last = match input
-            .start()
-            .checked_sub(1)
-            .and_then(|before| input.haystack().get(before))
-        {
-            Some(byte) => self.next(&self.backward, cache, state, *byte, &mut unpaid, budget)?,
-            None => self.backward.next_eoi_state(cache, state).map_err(|_| Unknown::TooCostly)?,
-        };
+        let last =
+            match input.start().checked_sub(1).and_then(|before| input.haystack().get(before)) {
+                Some(byte) => self.next(&self.backward, cache, state, *byte, budget)?,
+                None => {
+                    self.backward.next_eoi_state(cache, state).map_err(|_| Unknown::TooCostly)?
+                }
+            };
         if last.is_quit() {
             return Err(Unknown::Boundary);
         }
         Ok(if last.is_match() { Some(input.start()) } else { found })
     }
 
-    /// One step of a DFA. What it costs more than others is paid at once; each
-    /// byte's own step is the caller's, who pays many together.
-    #[inline]
+    /// One step of a DFA, whatever comes of it.
     fn next(
         &self,
         dfa: &DFA,
         cache: &mut Cache,
         state: LazyStateID,
         byte: u8,
-        unpaid: &mut usize,
         budget: &mut Budget,
     ) -> Result<LazyStateID, Unknown> {
-        /// Until then a search may go on that was not paid for.
-        const UNPAID_MAX: usize = 4096;
+        budget.spend(1)?;
         if !state.is_tagged() {
             let next = dfa.next_state_untagged(cache, state, byte);
             if !next.is_unknown() {
-                if *unpaid > UNPAID_MAX {
-                    budget.spend(std::mem::take(unpaid))?;
-                }
                 return Ok(next);
             }
         }
@@ -274,6 +279,31 @@ impl Search {
     fn new_state_steps(&self) -> usize {
         NEW_STATE_STEPS + self.nfa_states / NFA_STATES_PER_STEP
     }
+}
+
+/// Steps of a DFA as long as nothing comes of them, but not very many. Answers how many.
+fn run<'a>(
+    dfa: &DFA,
+    cache: &Cache,
+    state: &mut LazyStateID,
+    bytes: impl Iterator<Item = &'a u8>,
+    budget: &mut Budget,
+) -> Result<usize, TooCostly> {
+    /// Until then a search may go on that was not paid for.
+    const UNPAID_MAX: usize = 4096;
+    let mut steps = 0;
+    if !state.is_tagged() {
+        for byte in bytes.take(UNPAID_MAX) {
+            let next = dfa.next_state_untagged(cache, *state, *byte);
+            if next.is_tagged() {
+                break;
+            }
+            *state = next;
+            steps += 1;
+        }
+        budget.spend(steps)?;
+    }
+    Ok(steps)
 }
 
 #[cfg(test)]

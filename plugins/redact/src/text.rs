@@ -18,6 +18,8 @@ pub struct Reading<'a> {
     /// end of the source. None: each byte stands for itself, from `offset` on.
     spelt_at: Option<Vec<u32>>,
     offset: usize,
+    /// Whether it was decoded from escapes that only a script has.
+    is_script: bool,
 }
 
 /// Which escapes there are.
@@ -25,19 +27,48 @@ pub struct Reading<'a> {
 pub enum Escapes {
     /// Those of JSON. What is read is known to have no others.
     Json,
-    /// Those of JSON and of JavaScript, and what is none stays as it is.
+    /// Those of JSON, and of JavaScript's hexadecimal ones; what is none stays as it is.
     Any,
+    /// All those of JavaScript: octal ones too, an end of a line that is left out, and
+    /// any other character, which stands for itself.
+    Script,
+}
+
+/// What an escape stands for.
+enum Escaped {
+    Character(char),
+    /// This byte, the first of a character perhaps.
+    Byte(u8),
+    Nothing,
+}
+
+/// An escape: what it stands for, how many bytes it takes behind the backslash, and
+/// whether only a script has it.
+struct Escape {
+    stands_for: Escaped,
+    length: usize,
+    is_script: bool,
 }
 
 impl<'a> Reading<'a> {
     /// A text that is spelt as it is, at this offset in its source.
     pub fn plain(text: &'a [u8], offset: usize) -> Self {
-        Self { text: Cow::Borrowed(text), spelt_at: None, offset }
+        Self { text: Cow::Borrowed(text), spelt_at: None, offset, is_script: false }
     }
 
     /// With its escapes decoded; the same when there are none.
     pub fn decoded(self, escapes: Escapes) -> Self {
         self.next(escapes).unwrap_or(self)
+    }
+
+    /// Whether it was decoded from escapes that `Escapes::Any` does not have.
+    pub fn is_script(&self) -> bool {
+        self.is_script
+    }
+
+    /// Whether there may be a further level.
+    pub fn has_backslash(&self) -> bool {
+        self.text.contains(&b'\\')
     }
 
     /// One level further; none when this is the last.
@@ -46,31 +77,37 @@ impl<'a> Reading<'a> {
         let first = text.iter().position(|byte| *byte == b'\\')?;
         let mut decoded = Vec::with_capacity(text.len());
         let mut spelt_at: Vec<u32> = Vec::with_capacity(text.len() + 1);
-        let mut is_changed = false;
+        let (mut is_changed, mut is_script) = (false, false);
         let mut at = 0;
         while let Some((byte, rest)) = text.get(at..).and_then(<[u8]>::split_first) {
             let escape = match byte {
                 b'\\' if at >= first => escape(rest, escapes),
                 _ => None,
             };
-            let Some((character, length)) = escape else {
+            let Some(escape) = escape else {
                 spelt_at.push(self.source_of(at));
                 decoded.push(*byte);
                 at += 1;
                 continue;
             };
             is_changed = true;
+            is_script |= escape.is_script;
             let mut utf8 = [0; 4];
-            let utf8 = character.encode_utf8(&mut utf8).as_bytes();
-            spelt_at.extend(utf8.iter().map(|_| self.source_of(at)));
-            decoded.extend_from_slice(utf8);
-            at += 1 + length;
+            let bytes: &[u8] = match escape.stands_for {
+                Escaped::Character(character) => character.encode_utf8(&mut utf8).as_bytes(),
+                Escaped::Byte(byte) => &[byte],
+                Escaped::Nothing => &[],
+            };
+            spelt_at.extend(bytes.iter().map(|_| self.source_of(at)));
+            decoded.extend_from_slice(bytes);
+            at += 1 + escape.length;
         }
         spelt_at.push(self.source_of(text.len()));
         is_changed.then_some(Reading {
             text: Cow::Owned(decoded),
             spelt_at: Some(spelt_at),
             offset: self.offset,
+            is_script,
         })
     }
 
@@ -95,9 +132,21 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// The character that is escaped here, behind the backslash, and how many bytes it
-/// takes.
-fn escape(rest: &[u8], escapes: Escapes) -> Option<(char, usize)> {
+/// The escape that stands here, behind the backslash.
+fn escape(rest: &[u8], escapes: Escapes) -> Option<Escape> {
+    if let Some((character, length)) = character(rest, escapes) {
+        let stands_for = Escaped::Character(character);
+        return Some(Escape { stands_for, length, is_script: false });
+    }
+    if escapes != Escapes::Script {
+        return None;
+    }
+    let (stands_for, length) = script_escape(rest)?;
+    Some(Escape { stands_for, length, is_script: true })
+}
+
+/// A character that is escaped here, and how many bytes it takes.
+fn character(rest: &[u8], escapes: Escapes) -> Option<(char, usize)> {
     let character = match rest.first()? {
         b'"' => '"',
         b'\\' => '\\',
@@ -115,13 +164,66 @@ fn escape(rest: &[u8], escapes: Escapes) -> Option<(char, usize)> {
             }
             return unit(rest);
         }
-        b'x' if escapes == Escapes::Any => {
+        b'x' if escapes != Escapes::Json => {
             return Some((char::from_u32(hexadecimal(rest.get(1..3)?)?)?, 3));
         }
-        b'\'' if escapes == Escapes::Any => '\'',
+        b'\'' if escapes != Escapes::Json => '\'',
         _ => return None,
     };
     Some((character, 1))
+}
+
+/// What only a script escapes, and how many bytes it takes.
+fn script_escape(rest: &[u8]) -> Option<(Escaped, usize)> {
+    let escaped = match rest {
+        [b'u', b'{', ..] => {
+            let (first, length) = braced(rest)?;
+            let pair = || {
+                let [b'\\', second @ ..] = rest.get(length..)? else { return None };
+                let (second, second_length) = match second {
+                    [b'u', b'{', ..] => braced(second)?,
+                    [b'u', digits @ ..] => (hexadecimal(digits.get(..4)?)?, 5),
+                    _ => return None,
+                };
+                let units = [u16::try_from(first).ok()?, u16::try_from(second).ok()?];
+                let is_first_half = (0xd800..0xdc00).contains(&first);
+                let character = char::decode_utf16(units).next()?.ok().filter(|_| is_first_half)?;
+                Some((character, length + 1 + second_length))
+            };
+            let alone = || (char::from_u32(first).unwrap_or('\u{fffd}'), length);
+            let (character, length) = pair().unwrap_or_else(alone);
+            (Escaped::Character(character), length)
+        }
+        // Without its digits it is an error to all readers.
+        [b'u' | b'x', ..] | [] => return None,
+        [b'v', ..] => (Escaped::Character('\u{b}'), 1),
+        [first @ b'0'..=b'7', ..] => {
+            let length_max = if *first < b'4' { 3 } else { 2 };
+            let is_octal = |digit: &&u8| matches!(digit, b'0'..=b'7');
+            let digits = rest.iter().take(length_max).take_while(is_octal);
+            let length = digits.clone().count();
+            let code = digits.fold(0, |code, digit| code * 8 + u32::from(digit & 7));
+            (Escaped::Character(char::from_u32(code)?), length)
+        }
+        [b'\r', b'\n', ..] => (Escaped::Nothing, 2),
+        [b'\r' | b'\n', ..] => (Escaped::Nothing, 1),
+        // The line separator and the paragraph separator.
+        [0xe2, 0x80, 0xa8 | 0xa9, ..] => (Escaped::Nothing, 3),
+        [byte, ..] => (Escaped::Byte(*byte), 1),
+    };
+    Some(escaped)
+}
+
+/// `u{X}`, with as many zeros in front as there are.
+fn braced(rest: &[u8]) -> Option<(u32, usize)> {
+    let digits = rest.get(2..)?;
+    let length = digits.iter().take_while(|digit| digit.is_ascii_hexdigit()).count();
+    let zeros = digits.iter().take(length).take_while(|digit| **digit == b'0').count();
+    if digits.get(length) != Some(&b'}') || length == 0 {
+        return None;
+    }
+    let code = hexadecimal(digits.get(zeros.min(length - 1)..length)?).unwrap_or(u32::MAX);
+    Some((code, length + 3))
 }
 
 /// `uXXXX`, and the half of a pair behind it. Half a pair alone says nothing.
@@ -163,33 +265,6 @@ pub fn with_escapes(text: &[u8]) -> Vec<u8> {
     escaped
 }
 
-/// The digits of a whole number that is written with a point or an exponent, such
-/// as `4.2e1`; none for any other. Beyond what a double can hold it is no number
-/// that anyone reads.
-pub fn whole_number(text: &str) -> Option<String> {
-    const DIGITS_MAX: usize = 309;
-    let text = text.strip_prefix('-').unwrap_or(text);
-    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    if fraction.is_empty() && exponent == "0" {
-        return None;
-    }
-    let exponent: i64 = exponent.parse().ok()?;
-    let digits = [whole, fraction].concat();
-    let point = i64::try_from(whole.len()).ok()?.checked_add(exponent)?;
-    let point = usize::try_from(point).ok().filter(|point| *point <= DIGITS_MAX)?;
-    let mut number = match digits.get(point..) {
-        Some(behind) if behind.bytes().all(|digit| digit == b'0') => {
-            digits.get(..point)?.to_owned()
-        }
-        Some(_) => return None,
-        None => format!("{digits:0<point$}"),
-    };
-    let zeros = number.len() - number.trim_start_matches('0').len();
-    number.drain(..zeros);
-    Some(number)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,6 +288,12 @@ mod tests {
         }
         check(r"\x34\u{34}\u{1F600}\'\q", Escapes::Any, r"44😀'\q");
         check(r"\u{110000}\u{}", Escapes::Any, "\u{fffd}\\u{}");
+        check(r"\64\064\0\18\377\400\477", Escapes::Script, "44\0\u{1}8\u{ff} 0'7");
+        check(r"\8\9\q\é\v\'\x34\x3\u00\", Escapes::Script, "89qé\u{b}'4\\x3\\u00\\");
+        check("4\\\n4\\\r\n4\\\r4\\\u{2028}4\\\u{2029}4", Escapes::Script, "444444");
+        check(r"\u{0000000000000034}\u{0}\u{}\u{34", Escapes::Script, "4\0\\u{}\\u{34");
+        check(r"\u{d835}\u{dfd2}\u{d835}\udfd2\u{d835}", Escapes::Script, "𝟒𝟒\u{fffd}");
+        check(r"\u{34}\u{FFFFFFFFFFFF}", Escapes::Script, "4\u{fffd}");
     }
 
     #[test]
@@ -245,26 +326,6 @@ mod tests {
         assert_eq!(readings, [&br"\\u0034\u005cu0034"[..], br"\u0034\u0034", b"44"]);
         assert_eq!(reading.span_of(&(0..1)), 0..9);
         assert_eq!(reading.span_of(&(1..2)), 9..source.len());
-    }
-
-    #[test]
-    fn a_whole_number_is_one_however_it_is_written() {
-        let check = |text, expected: Option<&str>| {
-            assert_eq!(whole_number(text).as_deref(), expected, "{text}");
-        };
-        check("42", None);
-        check("4.2", None);
-        check("4.2e1", Some("42"));
-        check("-4.20E+1", Some("42"));
-        check("0.0042e4", Some("42"));
-        check("420e-1", Some("42"));
-        check("42e-1", None);
-        check("42.0", Some("42"));
-        check("0e5", Some(""));
-        check("4e3", Some("4000"));
-        check("1e400", None);
-        check("1e99999999999999999999", None);
-        check("1e-400", None);
     }
 
     #[test]

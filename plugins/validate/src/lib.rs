@@ -9,6 +9,7 @@ pub mod rules;
 pub mod settings;
 
 pub mod document;
+pub mod regexes;
 pub mod unique;
 pub mod work;
 

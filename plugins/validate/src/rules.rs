@@ -88,7 +88,9 @@ impl Rules {
                 ),
             });
         }
-        self.spend(payload.len() as f64 / BYTES_PER_CHECK, checks_left)?;
+        // What this payload alone takes.
+        let mut own = 0.0;
+        self.spend(payload.len() as f64 / BYTES_PER_CHECK, &mut own, checks_left)?;
         let document =
             document::read(payload).map_err(|error| rejected(format!("not JSON: {error}")))?;
         if !is_within(&document, self.depth_max) {
@@ -97,12 +99,12 @@ impl Rules {
         }
         let places = work::places(&document);
         rules.try_for_each(|rule| {
-            self.spend(work::checks(&places, &rule.work.valid), checks_left)?;
+            self.spend(work::checks(&places, &rule.work.valid), &mut own, checks_left)?;
             if rule.schema.is_valid(&document) {
                 return Ok(());
             }
             let checks = work::checks(&places, &rule.work.explained);
-            Err(match self.spend(checks, checks_left) {
+            Err(match self.spend(checks, &mut own, checks_left) {
                 Ok(()) => rule.explain(&document),
                 Err(_) => rejected(format!(
                     "the payload does not fit; where is not said, because that takes too long \
@@ -113,14 +115,15 @@ impl Rules {
         })
     }
 
-    fn spend(&self, checks: f64, checks_left: &mut f64) -> Result<(), Refused> {
+    fn spend(&self, checks: f64, own: &mut f64, checks_left: &mut f64) -> Result<(), Refused> {
+        *own += checks;
         if checks <= *checks_left {
             *checks_left -= checks;
             return Ok(());
         }
-        if checks > self.checks_max {
+        if *own > self.checks_max {
             let message = format!(
-                "checking the payload may take {checks:.0} checks; {:.0} are the most",
+                "checking the payload may take {own:.0} checks; {:.0} are the most",
                 self.checks_max
             );
             return Err(Refused { code: "TOOLARGE", message });
@@ -318,6 +321,17 @@ mod tests {
         assert!(found.iter().any(|it| it.as_ref().is_err_and(|it| it.code == "UNAVAILABLE")));
     }
 
+    /// Trying it again would not help.
+    #[test]
+    fn a_payload_alone_is_never_told_to_try_again() {
+        let mut rules = rules_of(&json!({"items": {"type": "number"}}));
+        rules.checks_max = 1_000.0;
+        let codes = (1..1_200).map(|count| code_of(&rules, &json!(vec![1; count]).to_string()));
+        let mut codes: Vec<_> = codes.collect();
+        codes.dedup();
+        assert_eq!(codes, [None, Some("TOOLARGE")]);
+    }
+
     /// Each array writes down what is in it, with all that is in that.
     #[test]
     fn unique_items_cost_what_is_in_them() {
@@ -335,6 +349,266 @@ mod tests {
         };
         assert_eq!(code(&numbers), None);
         assert_eq!(code(&deep), Some("TOOLARGE"));
+    }
+
+    fn rules_of(schema: &Value) -> Rules {
+        let rule = json!({"name": "a", "channels": ["*"], "schema": schema});
+        match settings::read(&json!({"rules": [rule]}).to_string()) {
+            Ok(rules) => rules,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn code_of(rules: &Rules, payload: &str) -> Option<&'static str> {
+        let found = rules.check_all(&[("a", payload.as_bytes())]).remove(0);
+        found.err().map(|refused| refused.code)
+    }
+
+    /// A name, a schema, and a payload of about so many bytes.
+    type Kind = (&'static str, Value, Box<dyn Fn(usize) -> String>);
+
+    /// Schemas that take long for some payloads below 64 KiB, and those payloads.
+    fn laborious() -> Vec<Kind> {
+        fn repeated(what: &str) -> Box<dyn Fn(usize) -> String> {
+            let what = what.to_owned();
+            Box::new(move |bytes| {
+                let count = bytes / (what.len() + 1);
+                format!("[{}]", vec![what.as_str(); count].join(","))
+            })
+        }
+        fn text(what: &str) -> Box<dyn Fn(usize) -> String> {
+            let what = what.to_owned();
+            Box::new(move |bytes| format!("\"{}\"", what.repeat(bytes / what.len())))
+        }
+        // One letter or another, without an order.
+        let random = |bytes: usize| {
+            let mut state = 1_u64;
+            let letter = |_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                if state >> 40 & 1 == 0 { 'a' } else { 'b' }
+            };
+            (0..bytes).map(letter).collect::<String>()
+        };
+        let names = |count: usize| (0..count).map(|at| format!("name{at}")).collect::<Vec<_>>();
+        let keys = move |count: usize, value: Value| {
+            let members = names(count).into_iter().map(|name| (name, value.clone()));
+            Value::Object(members.collect())
+        };
+        let prefix: Vec<usize> = (0..50).collect();
+        let lists: Vec<Value> = (0..250).map(|last| json!([prefix, last])).collect();
+        let objects: Vec<Value> =
+            (0..100).map(|last| json!({"a": {"b": 1, "c": "x"}, "z": last})).collect();
+        let long = "x".repeat(1_000);
+        let texts: Vec<Value> =
+            (0..200).map(|at| json!(format!("{long}{at:03}"))).chain([Value::from(1)]).collect();
+        let word = json!({"pattern": "\\b[0-9]{16}\\b"});
+        let thrash = "[ab]*a[ab]{14}c";
+        vec![
+            ("word", word.clone(), text("1é ")),
+            (
+                "words",
+                json!({"items": {"not": word}}),
+                repeated(&json!("1é ".repeat(60)).to_string()),
+            ),
+            (
+                "thrash",
+                json!({"pattern": thrash}),
+                Box::new(move |bytes| format!("\"{}\"", random(bytes))),
+            ),
+            (
+                "thrash of many",
+                json!({"items": {"not": {"pattern": thrash}}}),
+                Box::new(move |bytes| {
+                    let all = random(bytes);
+                    let texts = all.as_bytes().chunks(200).map(String::from_utf8_lossy);
+                    json!(texts.collect::<Vec<_>>()).to_string()
+                }),
+            ),
+            (
+                "backwards",
+                json!({"pattern": "c[ab]{14}a[ab]*$"}),
+                Box::new(move |bytes| format!("\"{}\"", random(bytes))),
+            ),
+            (
+                "names",
+                json!({"patternProperties": {thrash: true}}),
+                Box::new(move |bytes| format!("{{\"{}\":1}}", random(bytes))),
+            ),
+            (
+                "property names",
+                json!({"propertyNames": {"pattern": thrash}}),
+                Box::new(move |bytes| format!("{{\"{}\":1}}", random(bytes))),
+            ),
+            (
+                "many patterns",
+                json!({"items": {"patternProperties": Value::Object(
+                    names(60).into_iter().map(|it| (format!("[0-9]x{it}"), true.into())).collect()
+                )}}),
+                repeated(r#"{"abcdefgh":1,"bcdefgha":1}"#),
+            ),
+            (
+                "dependentRequired",
+                json!({"items": {"dependentRequired": keys(60, json!(["a"]))}}),
+                repeated("{}"),
+            ),
+            (
+                "dependencies",
+                json!({
+                    "$schema": "http://json-schema.org/draft-07/schema#",
+                    "items": {"dependencies": keys(300, json!(["a"]))},
+                }),
+                repeated("{}"),
+            ),
+            (
+                "properties",
+                json!({"items": {"properties": keys(100, json!({"type": "string"}))}}),
+                repeated(r#"{"a":1}"#),
+            ),
+            (
+                "unevaluated",
+                json!({"items": {
+                    "properties": keys(100, json!({"type": "string"})),
+                    "unevaluatedProperties": true,
+                }}),
+                repeated(r#"{"a":1,"b":1,"c":1}"#),
+            ),
+            (
+                "required",
+                json!({"items": {"required": names(200)}}),
+                Box::new(move |bytes| {
+                    let full = keys(200, 1.into());
+                    let full = full.to_string();
+                    format!("[{}]", vec![full.as_str(); bytes / full.len()].join(","))
+                }),
+            ),
+            (
+                "required of little",
+                json!({"items": {"not": {"anyOf": [
+                    {"required": names(200)},
+                    {"required": ["b"]},
+                ]}}}),
+                repeated(r#"{"a":1}"#),
+            ),
+            ("lists", json!({"items": {"not": {"enum": lists}}}), {
+                let payload = json!([prefix, 250]).to_string();
+                repeated(&payload)
+            }),
+            ("objects", json!({"items": {"not": {"enum": objects}}}), {
+                let payload = json!({"a": {"b": 1, "c": "x"}, "z": 100}).to_string();
+                repeated(&payload)
+            }),
+            (
+                "numbers",
+                json!({"items": {"not": {"enum": (0..500).collect::<Vec<_>>()}}}),
+                repeated("501"),
+            ),
+            ("texts", json!({"items": {"not": {"enum": texts}}}), {
+                repeated(&json!(format!("{long}yyy")).to_string())
+            }),
+            ("const", json!({"items": {"not": {"const": prefix}}}), {
+                let mut other = prefix.clone();
+                other[49] = 0;
+                repeated(&json!(other).to_string())
+            }),
+        ]
+    }
+
+    #[test]
+    fn what_takes_long_is_refused() {
+        let mut wrong = vec![];
+        for (name, schema, payload) in laborious() {
+            let found = code_of(&rules_of(&schema), &payload(60 << 10));
+            // Of these no payload takes long.
+            let is_quick = ["const", "required"].contains(&name);
+            if !is_quick && found != Some("TOOLARGE") {
+                wrong.push(format!("{name}: {found:?}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    /// To choose the constants of `work` and `regexes`: the time that the largest
+    /// payload takes which is checked.
+    #[test]
+    #[ignore = "a measurement"]
+    fn what_is_just_checked() {
+        for (name, schema, payload) in laborious() {
+            let rules = rules_of(&schema);
+            let is_checked = |bytes: usize| {
+                let found = code_of(&rules, &payload(bytes));
+                !matches!(found, Some("TOOLARGE" | "UNAVAILABLE"))
+            };
+            let (mut least, mut most) = (0, 64_000);
+            while most - least > 16 {
+                let middle = usize::midpoint(least, most);
+                if is_checked(middle) { least = middle } else { most = middle }
+            }
+            let payload = payload(least);
+            let time = |rules: &Rules| {
+                let began = std::time::Instant::now();
+                code_of(rules, &payload);
+                began.elapsed().as_secs_f64() * 1e3
+            };
+            let cold = (0..5).map(|_| time(&rules_of(&schema))).fold(f64::INFINITY, f64::min);
+            let warm = (0..10).map(|_| time(&rules)).fold(f64::INFINITY, f64::min);
+            println!("{name:26} {:6} bytes: {warm:.2} ms, cold {cold:.2} ms", payload.len());
+        }
+    }
+
+    /// A schema as they are, and payloads as they are.
+    #[test]
+    fn common_schemas_are_far_below_the_limit() {
+        let mut properties = serde_json::Map::new();
+        let mut item = serde_json::Map::new();
+        for at in 0..30 {
+            let schema = match at % 5 {
+                0 => json!({"type": "string", "pattern": "^[a-z0-9-]{1,64}$"}),
+                1 => json!({"enum": (0..20).map(|it| format!("state-{it}")).collect::<Vec<_>>()}),
+                2 => json!({"type": "string", "format": "date-time"}),
+                3 => json!({"type": "number", "minimum": 0}),
+                _ => json!({"type": "string", "minLength": 1, "maxLength": 200}),
+            };
+            let value = match at % 5 {
+                0 => json!("abc-123"),
+                1 => json!("state-7"),
+                2 => json!("2026-01-02T03:04:05Z"),
+                3 => json!(7),
+                _ => json!("some words of a text"),
+            };
+            properties.insert(format!("property-{at}"), schema);
+            item.insert(format!("property-{at}"), value);
+        }
+        let required: Vec<_> = properties.keys().take(10).collect();
+        let one = json!({
+            "type": "object",
+            "required": required,
+            "properties": properties,
+            "patternProperties": {"^x-[a-z]+$": {"type": "string"}},
+            "additionalProperties": false,
+        });
+        let mut rules = rules_of(&json!({"type": "array", "items": one}));
+        rules.checks_max /= 4.0;
+        let payload = json!(vec![item; 5]).to_string();
+        assert!(payload.len() > 4_000, "{}", payload.len());
+        assert_eq!(code_of(&rules, &payload), None);
+        let item = json!({
+            "type": "object",
+            "required": ["sum"],
+            "properties": {"sum": {"type": "number", "minimum": 0}, "name": {"type": "string"}},
+        });
+        let schema = json!({
+            "type": "object",
+            "required": ["id", "items"],
+            "additionalProperties": false,
+            "properties": {
+                "id": {"type": "string", "pattern": "^[0-9]{4,10}$"},
+                "items": {"type": "array", "items": {"$ref": "#/$defs/item"}},
+            },
+            "$defs": {"item": item},
+        });
+        let items = vec![json!({"sum": 1.5, "name": "a thing of some kind"}); 1_400];
+        let payload = json!({"id": "123456", "items": items}).to_string();
+        assert_eq!(code_of(&rules_of(&schema), &payload), None);
     }
 
     /// A regex that takes exponential time elsewhere.

@@ -21,7 +21,7 @@ const NAME_BYTES_MAX: usize = 64;
 const SCHEMA_BYTES_MAX: usize = 256 << 10;
 
 /// How large one regex may become when it is compiled, ...
-const REGEX_BYTES_MAX: usize = 1 << 20;
+pub const REGEX_BYTES_MAX: usize = 1 << 20;
 
 /// ... and what it may remember while it searches.
 const REGEX_CACHE_BYTES_MAX: usize = 1 << 20;
@@ -118,7 +118,7 @@ fn read_rule(
     let within = |error: String| format!("schema {}: {error}", raw.name);
     let validator = compile(&schema, check_formats).map_err(within)?;
     let work = work::of(&schema, depth_max).map_err(within)?;
-    let least = work.valid.first().copied().unwrap_or_default();
+    let least = work.least();
     if least > checks_max {
         return Err(within(format!(
             "it takes {least:.0} checks for each place of a payload, and `checks_max` is \

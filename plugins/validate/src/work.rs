@@ -15,6 +15,8 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
+use crate::regexes::Regexes;
+
 /// How many subschemas one schema may have.
 const SUBSCHEMAS_MAX: usize = 20_000;
 
@@ -22,51 +24,129 @@ const SUBSCHEMAS_MAX: usize = 20_000;
 /// once it was dear. What it does not remember is repeated so often at most.
 const REPEATED: f64 = 8.0;
 
-/// How often subschemas may be applied to one place in a payload, by how deep it is.
+/// What there is at one level of a payload, or what each of it costs, in checks.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Tally {
+    /// Values of all kinds.
+    pub values: f64,
+    /// Arrays and objects.
+    pub containers: f64,
+    /// Members of objects.
+    pub members: f64,
+    /// Bytes of the names of these members.
+    pub name_bytes: f64,
+    /// Bytes of texts. The name of a member counts where its value stands, because
+    /// `propertyNames` looks at it there.
+    pub text_bytes: f64,
+}
+
+impl Tally {
+    const NONE: Self =
+        Self { values: 0.0, containers: 0.0, members: 0.0, name_bytes: 0.0, text_bytes: 0.0 };
+
+    /// What looks at a value, at each member of it, and at each byte.
+    const fn of_each(checks: f64) -> Self {
+        let bytes = checks / BYTES_PER_CHECK;
+        Self {
+            values: checks,
+            containers: 0.0,
+            members: checks,
+            name_bytes: bytes,
+            text_bytes: bytes,
+        }
+    }
+
+    fn of_containers(containers: f64) -> Self {
+        Self { containers, ..Self::NONE }
+    }
+
+    fn zip(self, other: Self, with: impl Fn(f64, f64) -> f64) -> Self {
+        Self {
+            values: with(self.values, other.values),
+            containers: with(self.containers, other.containers),
+            members: with(self.members, other.members),
+            name_bytes: with(self.name_bytes, other.name_bytes),
+            text_bytes: with(self.text_bytes, other.text_bytes),
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        self.zip(other, |one, other| one + other)
+    }
+
+    fn max(self, other: Self) -> Self {
+        self.zip(other, f64::max)
+    }
+
+    fn min(self, other: Self) -> Self {
+        self.zip(other, f64::min)
+    }
+
+    fn times(self, factor: f64) -> Self {
+        self.zip(Self::NONE, |one, _| one * factor)
+    }
+
+    fn sum(self) -> f64 {
+        self.values + self.containers + self.members + self.name_bytes + self.text_bytes
+    }
+}
+
+/// What a payload costs, for each level of it.
 #[derive(Clone, Debug)]
 pub struct Work {
     /// To find out whether it fits.
-    pub valid: Vec<f64>,
+    pub valid: Vec<Tally>,
     /// To find out, for one that does not, where and why.
-    pub explained: Vec<f64>,
+    pub explained: Vec<Tally>,
 }
 
-/// How many places there are in a payload at each level; each counts once and once
-/// more for some bytes of text.
-pub fn places(document: &Value) -> Vec<f64> {
-    /// A byte of text costs about so much less than a subschema.
-    const BYTES_PER_CHECK: f64 = 16.0;
+impl Work {
+    /// What an empty object costs.
+    pub fn least(&self) -> f64 {
+        self.valid.first().map_or(0.0, |each| each.values + each.containers)
+    }
+}
+
+/// What there is in a payload at each level.
+pub fn places(document: &Value) -> Vec<Tally> {
     let mut places = vec![];
     let mut level = vec![document];
+    let mut names_above = 0.0;
     while !level.is_empty() {
-        let mut weight = 0.0;
+        let mut found =
+            Tally { values: level.len() as f64, text_bytes: names_above, ..Tally::NONE };
         let mut next = vec![];
         for value in level {
-            weight += 1.0;
             match value {
-                Value::String(text) => weight += text.len() as f64 / BYTES_PER_CHECK,
-                Value::Array(members) => next.extend(members),
+                Value::String(text) => found.text_bytes += text.len() as f64,
+                Value::Array(elements) => {
+                    found.containers += 1.0;
+                    next.extend(elements);
+                }
                 Value::Object(members) => {
-                    weight += members.len() as f64;
-                    let keys: usize = members.keys().map(String::len).sum();
-                    weight += keys as f64 / BYTES_PER_CHECK;
+                    found.containers += 1.0;
+                    found.members += members.len() as f64;
+                    found.name_bytes += members.keys().map(String::len).sum::<usize>() as f64;
                     next.extend(members.values());
                 }
                 Value::Null | Value::Bool(_) | Value::Number(_) => {}
             }
         }
-        places.push(weight);
+        names_above = found.name_bytes;
+        places.push(found);
         level = next;
     }
     places
 }
 
 /// How many checks these places may need.
-pub fn checks(places: &[f64], per_place: &[f64]) -> f64 {
+pub fn checks(places: &[Tally], each: &[Tally]) -> f64 {
     // Deeper than the schema was looked at no payload goes.
-    let last = per_place.last().copied().unwrap_or_default();
-    let per_place = per_place.iter().copied().chain(std::iter::repeat(last));
-    places.iter().zip(per_place).map(|(places, checks)| places * checks).sum()
+    let last = each.last().copied().unwrap_or_default();
+    let each = each.iter().copied().chain(std::iter::repeat(last));
+    // No place of a kind costs nothing, however dear one would be.
+    let cost = |count: f64, checks: f64| if count == 0.0 { 0.0 } else { count * checks };
+    places.iter().zip(each).map(|(places, each)| places.zip(each, cost).sum()).sum()
 }
 
 /// Looks at a schema, for payloads of this depth.
@@ -98,9 +178,9 @@ enum InPlace {
 #[derive(Default)]
 struct Subschema {
     /// What it costs by itself.
-    cost: f64,
+    cost: Tally,
     /// What it costs for each place below its own, however deep.
-    cost_below: f64,
+    cost_below: Tally,
     in_place: Vec<(InPlace, usize)>,
     /// Of these one at most concerns a member of an object, ...
     one_of_members: Vec<usize>,
@@ -119,6 +199,7 @@ struct Graph<'a> {
     paths: Vec<String>,
     indices: HashMap<String, usize>,
     subschemas: Vec<Subschema>,
+    regexes: Regexes,
     is_memoised: bool,
 }
 
@@ -175,6 +256,7 @@ impl<'a> Graph<'a> {
             paths: vec![],
             indices: HashMap::new(),
             subschemas: vec![],
+            regexes: Regexes::default(),
             is_memoised: true,
         }
     }
@@ -197,9 +279,10 @@ impl<'a> Graph<'a> {
         let path = self.paths.get(index).cloned().unwrap_or_default();
         let Some(Value::Object(keywords)) = self.root.pointer(&path) else {
             // `true` and `false`.
-            return self.set(index, Subschema { cost: 1.0, ..Subschema::default() });
+            return self
+                .set(index, Subschema { cost: Tally::of_each(1.0), ..Subschema::default() });
         };
-        let mut found = Subschema { cost: 1.0, ..Subschema::default() };
+        let mut found = Subschema { cost: Tally::of_each(1.0), ..Subschema::default() };
         for (keyword, value) in keywords {
             let here = join(&path, keyword);
             let each = |value: &Value| match value {
@@ -210,6 +293,7 @@ impl<'a> Graph<'a> {
                 _ => vec![],
             };
             let is_schema = value.is_object() || value.is_boolean();
+            found.cost = found.cost.plus(self.cost_of(keyword, value));
             match keyword.as_str() {
                 "$ref" | "$dynamicRef" | "$recursiveRef" => {
                     let reference = value.as_str().unwrap_or_default();
@@ -268,20 +352,53 @@ impl<'a> Graph<'a> {
                     found.one_of_elements.push(self.add(here)?);
                 }
                 "contains" if is_schema => found.all_elements.push(self.add(here)?),
-                "pattern" => found.cost += 1.0,
-                // Fractions are divided by numbers of any length.
-                "multipleOf" if !value.is_u64() => found.cost += FRACTION_CHECKS,
-                "enum" => {
-                    found.cost += value.as_array().map_or(0, Vec::len) as f64 / 8.0;
+                "uniqueItems" if value == &Value::Bool(true) => {
+                    found.cost_below = Tally::of_each(UNIQUE_CHECKS);
                 }
-                // A regex is compiled, and a text may be one that is laborious.
-                "format" if value == "regex" => found.cost += REGEX_CHECKS,
-                "format" => found.cost += 1.0,
-                "uniqueItems" if value == &Value::Bool(true) => found.cost_below += UNIQUE_CHECKS,
-                _ => found.cost += 0.1,
+                _ => {}
             }
         }
         self.set(index, found)
+    }
+
+    /// What a keyword costs where its subschema is applied, without the subschemas in it.
+    fn cost_of(&mut self, keyword: &str, value: &Value) -> Tally {
+        let count = value.as_array().map(Vec::len).or(value.as_object().map(serde_json::Map::len));
+        let keys = count.unwrap_or_default() as f64 * KEY_CHECKS;
+        match keyword {
+            "pattern" => {
+                let pattern = value.as_str().unwrap_or_default();
+                let text_bytes = self.regexes.checks_per_byte(pattern);
+                Tally { values: 1.0, text_bytes, ..Tally::NONE }
+            }
+            "patternProperties" => {
+                let patterns = value.as_object().into_iter().flat_map(serde_json::Map::keys);
+                let name_bytes = patterns.map(|one| self.regexes.checks_per_byte(one)).sum();
+                let members = count.unwrap_or_default() as f64;
+                // `additionalProperties` matches them once more.
+                Tally { members, name_bytes, ..Tally::NONE }.times(2.0)
+            }
+            "properties" | "required" | "dependentSchemas" => Tally::of_containers(keys),
+            "dependentRequired" | "dependencies" => {
+                let lists = value.as_object().into_iter().flat_map(serde_json::Map::values);
+                let names: usize = lists.filter_map(Value::as_array).map(Vec::len).sum();
+                Tally::of_containers(keys + names as f64 * KEY_CHECKS)
+            }
+            "enum" => match value.as_array() {
+                // The crate looks them up.
+                Some(all) if all.len() >= 10 && all.iter().all(Value::is_string) => {
+                    Tally { values: 1.0, ..Tally::NONE }
+                }
+                all => all.into_iter().flatten().map(compared).fold(Tally::NONE, Tally::plus),
+            },
+            "const" => compared(value),
+            // Fractions are divided by numbers of any length.
+            "multipleOf" if !value.is_u64() => Tally::of_each(FRACTION_CHECKS),
+            // A regex is compiled, and a text may be one that is laborious.
+            "format" if value == "regex" => Tally::of_each(REGEX_CHECKS),
+            "format" => Tally::of_each(1.0),
+            _ => Tally { values: 0.1, ..Tally::NONE },
+        }
     }
 
     fn set(&mut self, index: usize, found: Subschema) -> Result<(), String> {
@@ -395,49 +512,54 @@ impl<'a> Graph<'a> {
 
     fn work(&self, order: &[usize], depth_max: usize) -> Work {
         let count = self.subschemas.len();
-        let at = |row: &[f64], index: usize| row.get(index).copied().unwrap_or_default();
-        let most =
-            |row: &[f64], of: &[usize]| of.iter().map(|index| at(row, *index)).fold(0.0, f64::max);
-        let sum = |row: &[f64], of: &[usize]| of.iter().map(|index| at(row, *index)).sum::<f64>();
+        let at = |row: &[Tally], index: usize| row.get(index).copied().unwrap_or_default();
+        let most = |row: &[Tally], of: &[usize]| {
+            of.iter().map(|index| at(row, *index)).fold(Tally::NONE, Tally::max)
+        };
+        let sum = |row: &[Tally], of: &[usize]| {
+            of.iter().map(|index| at(row, *index)).fold(Tally::NONE, Tally::plus)
+        };
         // What each subschema costs at a place that is so many levels below its own.
-        let mut valid = vec![0.0; count];
-        let mut explained = vec![0.0; count];
+        let mut valid = vec![Tally::NONE; count];
+        let mut explained = vec![Tally::NONE; count];
         let mut work = Work { valid: vec![], explained: vec![] };
-        let mut remembered = f64::INFINITY;
-        let below: f64 = self.subschemas.iter().map(|subschema| subschema.cost_below).sum();
+        let mut remembered = None;
+        let below = self.subschemas.iter().map(|subschema| subschema.cost_below);
+        let below = below.fold(Tally::NONE, Tally::plus);
         for depth in 0..=depth_max {
             let (valid_above, explained_above) = (valid, explained);
-            valid = vec![0.0; count];
-            explained = vec![0.0; count];
-            let mut marked = vec![0.0; count];
+            valid = vec![Tally::NONE; count];
+            explained = vec![Tally::NONE; count];
+            let mut marked = vec![Tally::NONE; count];
             for index in order {
                 let Some(subschema) = self.subschemas.get(*index) else { continue };
-                let below = |one_of: &[f64], all: &[f64]| {
-                    let members =
-                        most(one_of, &subschema.one_of_members) + sum(all, &subschema.all_members);
+                let below = |one_of: &[Tally], all: &[Tally]| {
+                    let members = most(one_of, &subschema.one_of_members)
+                        .plus(sum(all, &subschema.all_members));
                     let elements = most(one_of, &subschema.one_of_elements)
-                        + sum(all, &subschema.all_elements);
+                        .plus(sum(all, &subschema.all_elements));
                     members.max(elements)
                 };
                 let (own_valid, own_explained) = match depth {
                     0 => (subschema.cost, subschema.cost),
                     _ => (
-                        below(&valid_above, &valid_above) + subschema.cost_below,
-                        below(&explained_above, &explained_above) + subschema.cost_below,
+                        below(&valid_above, &valid_above).plus(subschema.cost_below),
+                        below(&explained_above, &explained_above).plus(subschema.cost_below),
                     ),
                 };
                 let mut totals = (own_valid, own_explained, own_valid);
                 for (how, other) in &subschema.in_place {
-                    totals.0 += at(&valid, *other);
-                    totals.1 += at(&explained, *other);
-                    totals.2 += at(&valid, *other) + at(&marked, *other);
+                    let other_valid = at(&valid, *other);
+                    totals.0 = totals.0.plus(other_valid);
+                    totals.1 = totals.1.plus(at(&explained, *other));
+                    totals.2 = totals.2.plus(other_valid).plus(at(&marked, *other));
                     if *how == InPlace::Any {
-                        totals.1 += at(&valid, *other);
+                        totals.1 = totals.1.plus(other_valid);
                     }
                 }
                 if subschema.has_unevaluated {
-                    totals.0 += totals.2;
-                    totals.1 += totals.2;
+                    totals.0 = totals.0.plus(totals.2);
+                    totals.1 = totals.1.plus(totals.2);
                 }
                 for (row, total) in
                     [(&mut valid, totals.0), (&mut explained, totals.1), (&mut marked, totals.2)]
@@ -448,15 +570,44 @@ impl<'a> Graph<'a> {
                 }
             }
             if depth == 0 && self.is_memoised {
-                remembered = REPEATED * valid.iter().sum::<f64>();
+                let all = valid.iter().copied().fold(Tally::NONE, Tally::plus);
+                remembered = Some(all.times(REPEATED));
             }
             // What is below a place is gone through for each place that it is below.
-            let remembered = remembered + REPEATED * below * depth as f64;
-            work.valid.push(at(&valid, 0).min(remembered));
+            let most = remembered.map(|all| all.plus(below.times(REPEATED * depth as f64)));
+            let counted = at(&valid, 0);
+            work.valid.push(most.map_or(counted, |most| counted.min(most)));
             work.explained.push(at(&explained, 0));
         }
         work
     }
+}
+
+/// What it costs to compare a value with this one.
+fn compared(value: &Value) -> Tally {
+    let mut cost = Tally { values: 1.0 / 8.0, ..Tally::NONE };
+    if let Value::String(text) = value {
+        cost.values += text.len() as f64 * EQUAL_BYTE_CHECKS;
+    }
+    // What is in it is compared with an array or an object only.
+    let mut pending = vec![];
+    let mut next = Some(value);
+    while let Some(value) = next {
+        match value {
+            Value::Array(elements) => pending.extend(elements),
+            Value::Object(members) => {
+                let names: usize = members.keys().map(String::len).sum();
+                cost.containers += members.len() as f64 * KEY_CHECKS;
+                cost.containers += names as f64 * EQUAL_BYTE_CHECKS;
+                pending.extend(members.values());
+            }
+            Value::String(text) => cost.containers += text.len() as f64 * EQUAL_BYTE_CHECKS,
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+        cost.containers += EQUAL_CHECKS;
+        next = pending.pop();
+    }
+    cost
 }
 
 /// A path for people.
@@ -488,3 +639,15 @@ const REGEX_CHECKS: f64 = 40.0;
 
 /// What writing a value costs, to compare it with others, in checks.
 const UNIQUE_CHECKS: f64 = 2.0;
+
+/// A byte of text costs about so much less than a subschema.
+const BYTES_PER_CHECK: f64 = 16.0;
+
+/// What looking for a name in an object costs, in checks.
+const KEY_CHECKS: f64 = 0.1;
+
+/// What comparing two values costs, in checks, ...
+const EQUAL_CHECKS: f64 = 0.25;
+
+/// ... and more for each byte of texts in them.
+const EQUAL_BYTE_CHECKS: f64 = 1.0 / 128.0;

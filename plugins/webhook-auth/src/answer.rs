@@ -49,8 +49,8 @@ pub fn read(status: u16, body: &[u8]) -> Result<Granted, Refused> {
 }
 
 fn read_granted(body: &[u8]) -> Result<Granted, String> {
-    let raw: RawGranted = serde_json::from_slice(body)
-        .map_err(|error| format!("its answer is not what it should be: {error}"))?;
+    let raw: RawGranted =
+        object(body).map_err(|error| format!("its answer is not what it should be: {error}"))?;
     let attributes = raw.attributes.into_iter().map(|(key, value)| {
         // What others say of the connection is not the service's.
         if matches!(key.as_str(), "" | USER | ROLES | AUTH_REQUIRED | "webhook-auth")
@@ -71,13 +71,21 @@ fn read_granted(body: &[u8]) -> Result<Granted, String> {
     })
 }
 
+/// Reads an object. Serde also reads a structure from an array of its members, in their order.
+fn object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> serde_json::Result<T> {
+    match body.trim_ascii_start().first() {
+        Some(b'{') => serde_json::from_slice(body),
+        _ => Err(serde::de::Error::custom("it is no object")),
+    }
+}
+
 /// Whether the service says that the credentials were good once.
 fn is_expired(body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct RawRefused {
         code: String,
     }
-    serde_json::from_slice(body).is_ok_and(|RawRefused { code }| code == "EXPIRED")
+    object(body).is_ok_and(|RawRefused { code }| code == "EXPIRED")
 }
 
 /// The message of the service for the client.
@@ -86,7 +94,7 @@ fn message(body: &[u8], otherwise: &str) -> String {
     struct RawRefused {
         message: String,
     }
-    let said = serde_json::from_slice(body).map(|RawRefused { message }| message);
+    let said = object(body).map(|RawRefused { message }| message);
     said.ok().filter(|message| !message.is_empty()).unwrap_or_else(|| otherwise.to_owned())
 }
 
@@ -120,12 +128,15 @@ mod tests {
         check(401, r#"{"code": "EXPIRED", "message": "too old"}"#, "EXPIRED", "too old");
         check(403, r#"{"message": ""}"#, "NOPERM", "you are not wanted");
         check(403, "<html>", "NOPERM", "you are not wanted");
+        check(401, r#"["EXPIRED"]"#, "NOAUTH", "you are not known");
         for status in [201, 204, 302, 404, 500] {
             check(status, "{}", "UNAVAILABLE", &format!("it answered {status}"));
         }
         check(200, "", "UNAVAILABLE", "not what it should be");
         for body in [
             "[]",
+            "[\"ann\"]",
+            "[\"ann\", [], {}]",
             "null",
             "7",
             "\u{feff}{}",

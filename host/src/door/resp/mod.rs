@@ -9,6 +9,7 @@ mod client;
 mod client_list;
 pub mod info;
 mod reply;
+mod words;
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -21,7 +22,7 @@ use crate::close::{CloseReason, ProtocolViolation};
 use crate::hub::attributes::USER;
 use crate::hub::encoding::Encoding;
 use crate::protocol::command::{
-    Command, EXPIRED, Ending, Kind, Publication, Request, Space, Tag, Verb,
+    Command, EXPIRED, Ending, Kind, Publication, Refusal, Request, Space, Tag, Verb,
 };
 use crate::protocol::resp::commands::{self, CommandId, CommandSpec};
 use crate::protocol::resp::{
@@ -342,6 +343,9 @@ impl Resp {
         if self.is_too_fast(spec.name, session) {
             return;
         }
+        if let Err(refusal) = self.check_words(spec.id, arguments) {
+            return self.error(session, &reply::error(&refusal));
+        }
         if self.is_hidden(spec.id, session) {
             let user = session.connection.attribute(USER);
             return self.error(session, &errors::no_permission(user.as_deref(), spec.name));
@@ -387,6 +391,19 @@ impl Resp {
             CommandId::ConfigHelp => self.help(session, "config", help::CONFIG),
             CommandId::CommandHelp => self.help(session, "command", help::COMMAND),
             _ => self.error(session, errors::SYNTAX),
+        }
+    }
+
+    /// Whether the words of a command that answers for each of them are few enough.
+    fn check_words(&self, id: CommandId, arguments: Arguments<'_>) -> Result<(), Refusal> {
+        match id {
+            CommandId::CommandInfo | CommandId::CommandDocs => words::check(arguments.skip(2)),
+            CommandId::Info => words::check(arguments.skip(1)),
+            CommandId::ConfigGet => {
+                let settings = self.info.settings.iter().map(|(name, _)| *name);
+                words::check_patterns(arguments.skip(2), settings)
+            }
+            _ => Ok(()),
         }
     }
 

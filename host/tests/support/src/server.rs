@@ -42,7 +42,7 @@ pub struct Launch {
     pub environment: Vec<(String, OsString)>,
     /// Where its log goes; none: it is kept.
     pub stderr: Option<Stdio>,
-    /// A limit for its file descriptors, as `ulimit` takes it: `-n 64` or `-Sn 64`.
+    /// A limit of its process, as `ulimit` takes it: `-n 64`, `-Sn 64` or `-f 8`.
     pub ulimit: Option<&'static str>,
 }
 

@@ -1,0 +1,57 @@
+//! Bounds for commands that take any number of words and answer for each: COMMAND INFO, COMMAND
+//! DOCS, CONFIG GET and INFO.
+//!
+//! Redis has none. There the client's query buffer bounds the request, and the process belongs to
+//! its users; here one request of 16 MiB would make an answer of a gigabyte.
+
+use guest_core::glob;
+
+use crate::protocol::command::{LIMIT, Refusal};
+use crate::protocol::resp::Arguments;
+
+/// More than there are commands, settings and sections.
+const WORDS_MAX: usize = 1_000;
+
+/// No command, setting or section has a name that is as long.
+const WORD_BYTES_MAX: usize = 1 << 10;
+
+/// What matching the patterns of one CONFIG GET may cost, in steps of some nanoseconds.
+const STEPS_MAX: u64 = 1_000_000;
+
+/// Checks the words behind the name of a command.
+///
+/// # Errors
+///
+/// There are too many, or one is too long.
+pub(super) fn check(words: Arguments<'_>) -> Result<(), Refusal> {
+    if words.len() > WORDS_MAX {
+        let message = format!("{} words in one command; there may be {WORDS_MAX}", words.len());
+        return Err(Refusal::new(LIMIT, message));
+    }
+    match words.iter().find(|word| word.len() > WORD_BYTES_MAX) {
+        Some(word) => {
+            let message = format!("a word of {} bytes; it may have {WORD_BYTES_MAX}", word.len());
+            Err(Refusal::new(LIMIT, message))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Checks words that are patterns for these names.
+///
+/// # Errors
+///
+/// As `check`, or matching them would take too long.
+pub(super) fn check_patterns<'a>(
+    patterns: Arguments<'_>,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(), Refusal> {
+    check(patterns)?;
+    let (count, longest) =
+        names.fold((0, 0), |(count, longest), name| (count + 1, name.len().max(longest)));
+    let steps: u64 = patterns.iter().map(|pattern| glob::steps_max(pattern, longest)).sum();
+    match steps.saturating_mul(count) > STEPS_MAX {
+        true => Err(Refusal::new(LIMIT, "matching these patterns would take too long".to_owned())),
+        false => Ok(()),
+    }
+}

@@ -28,7 +28,7 @@ const INPUT: usize = 64 * MIB / 100 * 10;
 
 /// What the server may take besides: the allocator, what sockets did not take yet, what is closed
 /// and not gone.
-const OVERHEAD: usize = 40 * MIB;
+const OVERHEAD: usize = 48 * MIB;
 
 fn status_bytes(server: &Server, key: &str) -> Result<usize> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.id()))?;

@@ -56,11 +56,12 @@ async fn cost(what: &str, plugin: &str, config: &Value, hook: &str, asked: &[Val
     ensure!(calls >= CALLS as f64, "there were {calls} calls: {shown}");
     let mean_us = number("/time/sum_us")? / calls;
     let items = number("/items")? / calls;
-    let p99_us = number("/time/p99_us")?;
+    let p99 = stats.pointer("/time/p99_us").and_then(Value::as_f64);
+    let p99 = p99.map_or("more than is told apart".to_owned(), |p99| format!("{p99:.0} us"));
     let memory = shown.pointer("/memory_bytes/0").and_then(Value::as_u64).unwrap_or_default();
     println!(
         "{what}: {mean_us:.1} us a call, {:.2} us an item ({items:.0} a call), 99 % within \
-         {p99_us:.0} us, {} KiB",
+         {p99}, {} KiB",
         mean_us / items,
         memory >> 10,
     );

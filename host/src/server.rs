@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::FutureExt;
-use parking_lot::Mutex as PlainMutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, watch as watch_channel};
 use tokio::task::JoinHandle;
@@ -36,7 +35,7 @@ use crate::middleware::stats::By;
 use crate::middleware::trace::Tracer;
 use crate::protocol::websocket;
 use crate::recheck;
-use crate::reload::{self, Reloading, Unread};
+use crate::reload::{self, Reloading};
 use crate::session::Services;
 use crate::supervise::{Ended, Supervisor};
 use crate::wasm::Wasm;
@@ -228,7 +227,6 @@ impl Server {
             engine,
             reloading,
             was_protected: AtomicBool::new(true),
-            unread: PlainMutex::default(),
         };
         let (reader, changes) = (Arc::new(reader), Arc::new(Mutex::new(changes)));
         let reading = move || reader.clone().read(changes.clone());
@@ -371,8 +369,6 @@ struct Reader {
     /// Whether a plugin decided which clients may connect, at the last check: plugins are also
     /// changed by the admin API.
     was_protected: AtomicBool,
-    /// What could not be read and must be, when this task is started again.
-    unread: PlainMutex<Vec<Watched>>,
 }
 
 impl Reader {
@@ -384,52 +380,31 @@ impl Reader {
     ) -> Ended {
         let mut changes = changes.lock().await;
         loop {
-            let unread = self.unread.lock().pop();
             let middleware = &self.services.middleware;
             let what = tokio::select! {
-                biased;
-                what = std::future::ready(unread), if unread.is_some() => what,
                 Some(what) = changes.recv() => Some(what),
                 () = middleware.parked() => None,
             };
             let reader = self.clone();
             let reading = tokio::task::spawn_blocking(move || match what {
                 Some(what) => reader.read_again(what),
-                None => {
-                    reader.services.middleware.put_back();
-                    Ok(())
-                }
+                None => reader.services.middleware.put_back(),
             });
-            match reading.await {
-                Ok(Ok(())) => {}
-                // Read again when the supervisor starts this task again, after a wait.
-                Ok(Err(Unread(problem))) => return Err(format!("cannot read {problem}")),
-                Err(panic) => error!(%panic, "reading what changed failed"),
+            if let Err(panic) = reading.await {
+                error!(%panic, "reading what changed failed");
             }
         }
     }
 
-    /// # Errors
-    ///
-    /// Something must be read again, and is in `unread`.
-    fn read_again(&self, what: Watched) -> Result<(), Unread> {
-        let Reader { config, live, services, engine, reloading, was_protected, unread } = self;
-        let mut read = Ok(());
-        let mut must_be_read = |what: Watched, problem: Unread| {
-            unread.lock().push(what);
-            read = Err(problem);
-        };
+    fn read_again(&self, what: Watched) {
+        let Reader { config, live, services, engine, reloading, was_protected } = self;
         let is_asked_for = what == Watched::Everything;
         let by = if is_asked_for { By::Signal } else { By::File };
-        if (is_asked_for || what == Watched::Config)
-            && let Err(problem) = reload::reload(reloading, live, services)
-        {
-            must_be_read(Watched::Config, problem);
+        if is_asked_for || what == Watched::Config {
+            reload::reload(reloading, live, services);
         }
-        if (is_asked_for || matches!(what, Watched::Config | Watched::Certificates))
-            && let Err(problem) = reload::reload_certificates(live)
-        {
-            must_be_read(Watched::Certificates, problem);
+        if is_asked_for || matches!(what, Watched::Config | Watched::Certificates) {
+            reload::reload_certificates(live);
         }
         if is_asked_for || what == Watched::Engine {
             engine.reload(&by, is_asked_for);
@@ -446,7 +421,6 @@ impl Reader {
                 warn!(%problem, "connections from other machines are refused");
             }
         }
-        read
     }
 }
 

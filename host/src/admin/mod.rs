@@ -143,8 +143,6 @@ impl AdminListener {
         let listener = &self.listener;
         let admin = Admin { ending: ending.clone(), ..self.admin.clone() };
         let (config, places) = (admin.config.clone(), admin.places.clone());
-        let on_reserve =
-            Arc::new(AdminConfig { head_time: reserve::HEAD_TIME, ..(*config).clone() });
         let stats = admin.services.stats.clone();
         let router = router::router(admin);
         let mut failed_at: Option<Instant> = None;
@@ -169,7 +167,7 @@ impl AdminListener {
                         let serving = serve(
                             stream,
                             router.clone(),
-                            on_reserve.clone(),
+                            config.clone(),
                             (places.clone(), slot),
                             ending.clone(),
                         );

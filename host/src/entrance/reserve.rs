@@ -18,9 +18,6 @@ use crate::tls::Tls;
 
 /// How long one connection may take: those behind it wait.
 pub const ANSWER_TIME: Duration = Duration::from_millis(500);
-/// How long the head of a request may take. A probe sends it with its connection; half a request
-/// must not hold up the probes behind it.
-pub const HEAD_TIME: Duration = Duration::from_millis(25);
 /// How long to wait for a refused client to close, so that it reads the refusal.
 const LEAVE_TIME: Duration = Duration::from_millis(20);
 
@@ -75,9 +72,7 @@ impl Entrance {
         let reason = CloseReason::OverCapacity;
         match protocol {
             Protocol::Http => {
-                let reading = handshake::read(stream, self.config.http.request_bytes_max);
-                let Ok(asked) = tokio::time::timeout(HEAD_TIME, reading).await else { return };
-                match asked {
+                match handshake::read(stream, self.config.http.request_bytes_max).await {
                     Ok(Asked::Health(question)) => {
                         let report = self.health.report().await;
                         let _gone = handshake::answer_health(stream, question, &report).await;

@@ -384,17 +384,22 @@ async fn few_components_are_uploaded_at_the_same_time() -> Result<()> {
          Content-Length: 9\r\n\r\nx",
         operator.authority()
     );
-    let mut half = TcpStream::connect(operator.authority()).await?;
-    half.write_all(head.as_bytes()).await?;
     let refused = async || {
+        tokio::task::yield_now().await;
         let kind = "application/wasm";
         let (status, error) =
             operator.ask_with("POST", "/v1/plugins/10-y", Some((kind, vec![0; 9])))?;
         anyhow::Ok(error["code"] == json!("too-many-uploads") && status == 503)
     };
-    within(PATIENCE, "the second to be refused", async {
-        while !refused().await? {}
-        anyhow::Ok(())
+    let half = within(PATIENCE, "the second to be refused", async {
+        loop {
+            // It is refused itself where the other comes first.
+            let mut half = TcpStream::connect(operator.authority()).await?;
+            half.write_all(head.as_bytes()).await?;
+            if refused().await? {
+                return anyhow::Ok(half);
+            }
+        }
     })
     .await??;
     // Other requests are served, and the place is free again when the first is gone.

@@ -527,34 +527,6 @@ mod tests {
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
 
-    /// To choose the constants of `work` and `regexes`: the time that the largest
-    /// payload takes which is checked.
-    #[test]
-    #[ignore = "a measurement"]
-    fn what_is_just_checked() {
-        for (name, schema, payload) in laborious() {
-            let rules = rules_of(&schema);
-            let is_checked = |bytes: usize| {
-                let found = code_of(&rules, &payload(bytes));
-                !matches!(found, Some("TOOLARGE" | "UNAVAILABLE"))
-            };
-            let (mut least, mut most) = (0, 64_000);
-            while most - least > 16 {
-                let middle = usize::midpoint(least, most);
-                if is_checked(middle) { least = middle } else { most = middle }
-            }
-            let payload = payload(least);
-            let time = |rules: &Rules| {
-                let began = std::time::Instant::now();
-                code_of(rules, &payload);
-                began.elapsed().as_secs_f64() * 1e3
-            };
-            let cold = (0..5).map(|_| time(&rules_of(&schema))).fold(f64::INFINITY, f64::min);
-            let warm = (0..10).map(|_| time(&rules)).fold(f64::INFINITY, f64::min);
-            println!("{name:26} {:6} bytes: {warm:.2} ms, cold {cold:.2} ms", payload.len());
-        }
-    }
-
     /// A schema as they are, and payloads as they are.
     #[test]
     fn common_schemas_are_far_below_the_limit() {

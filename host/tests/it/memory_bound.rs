@@ -137,9 +137,6 @@ async fn readers_that_do_not_read_do_not_take_the_server_along() -> Result<()> {
     let server = Launch::with_config(&config).start().await?;
     let address = server.resp_address().await?;
     let mut witness = Witness::new(&server).await?;
-    let mut websocket = RawClient::dial_narrow(server.address().await?).await?.upgrade().await?;
-    websocket.send_text(r#"[1,"SUBSCRIBE","deaf.0"]"#).await?;
-    websocket.next_frame().await?.context("no acknowledgement")?;
     let mut deaf = Vec::new();
     for number in 0..READERS {
         deaf.push(deaf_reader(address, LOOPBACK, &format!("deaf.{number}")).await?);
@@ -162,19 +159,43 @@ async fn readers_that_do_not_read_do_not_take_the_server_along() -> Result<()> {
     ensure!(line.contains("WARN") && line.contains("first=127.0.0.1:"), "{line}");
     ensure!(witness.slowest < PATIENCE / 4, "a message took {:?}", witness.slowest);
     witness.look().await?;
-    // It reads on, and receives the close.
+    drop(deaf);
+    wait_for_memory_below(&server, &mut witness, before + 16 * MIB).await?;
+    server.stop().await
+}
+
+/// A connection that is closed for memory is sent the message that is begun, and then the reason.
+#[tokio::test]
+async fn a_client_that_reads_on_receives_the_reason() -> Result<()> {
+    let config = format!("{CONFIG}limits.uncounted_networks = ['127.0.0.0/8']");
+    let server = Launch::with_config(&config).start().await?;
+    let address = server.resp_address().await?;
+    let mut websocket = RawClient::dial_narrow(server.address().await?).await?.upgrade().await?;
+    websocket.send_text(r#"[1,"SUBSCRIBE","first"]"#).await?;
+    websocket.next_frame().await?.context("no acknowledgement")?;
+    let mut publisher = TcpStream::connect(address).await?;
+    // More waits for it, and for longer, than for each of the others: it is closed first.
+    for number in 0..10 {
+        publish(&mut publisher, "first", &payload(number)).await?;
+    }
+    let mut deaf = Vec::new();
+    while closed_for(&server, "outboxes").await? == 0 {
+        ensure!(deaf.len() < 2 * OUTBOXES / MIB, "none was closed");
+        let channel = format!("deaf.{}", deaf.len());
+        deaf.push(deaf_reader(address, LOOPBACK, &channel).await?);
+        for number in 0..4 {
+            publish(&mut publisher, &channel, &payload(4 * deaf.len() + number)).await?;
+        }
+    }
     loop {
         let frame = websocket.next_frame().await?.context("it ended without a Close")?;
         if frame.opcode == CLOSE {
             let (code, reason) = close_of(&frame)?;
             ensure!(code == Some(4107), "closed with {code:?} ({reason})");
             ensure!(reason.contains("limits.outbox_bytes_total_max"), "{reason}");
-            break;
+            return server.stop().await;
         }
     }
-    drop((deaf, websocket));
-    wait_for_memory_below(&server, &mut witness, before + 16 * MIB).await?;
-    server.stop().await
 }
 
 /// What is sent to many is in memory once, and counts once.

@@ -98,6 +98,16 @@ pub enum Plugins {
     Operate(PluginCommand),
 }
 
+/// Where compiled components are kept.
+#[derive(Debug, Default, Clone, Args)]
+pub struct CacheArgs {
+    /// The directory to keep compiled components in, so that they need not be compiled
+    /// again. It must belong to the user alone who runs this: what is in it is executed
+    /// [default: none].
+    #[arg(id = "cache", long = "cache", value_name = "DIR", env = "SWITCHYARD_CACHE")]
+    pub directory: Option<PathBuf>,
+}
+
 /// The flags of `switchyard serve`.
 #[derive(Debug, Default, Clone, Args)]
 pub struct ServeArgs {
@@ -125,6 +135,10 @@ pub struct ServeArgs {
     /// none].
     #[arg(long, value_name = "DIR")]
     pub plugins: Option<PathBuf>,
+
+    /// Where compiled components are kept.
+    #[command(flatten)]
+    pub cache: CacheArgs,
 
     /// The engine: a component that exports `switchyard:pubsub/engine`, watched
     /// for changes; or `native` for the library without a sandbox, meant for

@@ -26,6 +26,7 @@ pub(crate) use values::*;
 
 use crate::admin::tokens::Tokens;
 use crate::cli::ServeArgs;
+use crate::compile_cache::CompileCache;
 use crate::log::LogConfig;
 use crate::memory::settings::MemoryConfig;
 use crate::networks::Network;
@@ -230,6 +231,8 @@ pub enum EngineSource {
 pub struct PluginsConfig {
     /// Where the plugins are.
     pub directory: Option<PathBuf>,
+    /// Where compiled components are kept.
+    pub cache: CompileCache,
     /// How many plugins there may be.
     pub plugins_max: usize,
     /// How long the directory must be quiet before a change is acted on.

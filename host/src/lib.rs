@@ -19,6 +19,7 @@ mod address_buckets;
 mod auth_attempts;
 pub mod batch;
 mod close;
+pub mod compile_cache;
 pub mod descriptors;
 mod entrance;
 mod handshake;

@@ -1,14 +1,16 @@
 //! What of the configuration can be changed while the server runs.
 
+use std::io::{self, ErrorKind};
+
 use serde_json::Value;
 use tracing::{error, info, warn};
 
 use crate::cli::ServeArgs;
-use crate::config::{Config, TlsConfig};
+use crate::config::{Config, ConfigError, TlsConfig};
 use crate::entrance::Live;
 use crate::log::{self, Log};
 use crate::session::Services;
-use crate::tls::Tls;
+use crate::tls::{Tls, TlsError};
 
 /// Where the configuration comes from, and what is not the server's own of it.
 pub struct Reloading {
@@ -54,15 +56,49 @@ const AT_ONCE: &[&str] = &[
     "log.queue_",
 ];
 
+/// A file that could not be read now, and probably can be read a little later: there were no
+/// descriptors, for instance.
+#[derive(Debug)]
+pub struct Unread(pub String);
+
+/// Whether reading failed for something that passes by itself. A file that is created or given
+/// other rights is noticed as a change.
+fn is_passing(io: &io::Error) -> bool {
+    !matches!(
+        io.kind(),
+        ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::IsADirectory
+            | ErrorKind::NotADirectory
+            | ErrorKind::InvalidData
+    )
+}
+
+fn io_of(problem: &ConfigError) -> Option<&io::Error> {
+    match problem {
+        ConfigError::Unreadable { source, .. } | ConfigError::UnreadableFile { source, .. } => {
+            Some(source)
+        }
+        _ => None,
+    }
+}
+
 /// Reads the configuration again, and brings the server to what it says now. What
 /// does not hold changes nothing.
-pub fn reload(reloading: &Reloading, live: &Live, services: &Services) {
+///
+/// # Errors
+///
+/// It must be read again.
+pub fn reload(reloading: &Reloading, live: &Live, services: &Services) -> Result<(), Unread> {
     let old = live.config();
     let new = match Config::load(&reloading.args) {
         Ok(new) => new,
         Err(problem) => {
+            if let Some(io) = io_of(&problem).filter(|io| is_passing(io)) {
+                return Err(Unread(format!("{problem}: {io}")));
+            }
             error!(%problem, "the configuration was not taken: the one in use stays");
-            return;
+            return Ok(());
         }
     };
     let (mut taken, mut restart) = (Vec::new(), Vec::new());
@@ -86,7 +122,7 @@ pub fn reload(reloading: &Reloading, live: &Live, services: &Services) {
     };
     if let Err(problem) = filtered {
         error!(problem, "the configuration was not taken: the one in use stays");
-        return;
+        return Ok(());
     }
     if new.log.connections != old.log.connections {
         log::follow(&new.log.connections);
@@ -104,10 +140,16 @@ pub fn reload(reloading: &Reloading, live: &Live, services: &Services) {
     if !restart.is_empty() {
         warn!(keys = restart.join(" "), "these settings change only when the server is restarted");
     }
+    Ok(())
 }
 
 /// Reads the certificates again.
-pub fn reload_certificates(live: &Live) {
+///
+/// # Errors
+///
+/// They must be read again.
+pub fn reload_certificates(live: &Live) -> Result<(), Unread> {
+    let mut read = Ok(());
     let config = live.config();
     let resp = config.resp.as_ref().and_then(|resp| resp.tls.as_ref());
     for (door, tls, files) in
@@ -117,11 +159,15 @@ pub fn reload_certificates(live: &Live) {
         match Tls::reload(tls, files) {
             Ok(true) => info!(door, "the certificate was replaced"),
             Ok(false) => {}
+            Err(TlsError::Unreadable { file, source }) if is_passing(&source) => {
+                read = Err(Unread(format!("{}: {source}", file.display())));
+            }
             Err(problem) => {
                 error!(door, %problem, "the certificate was not replaced: the one in use stays");
             }
         }
     }
+    read
 }
 
 /// The keys whose values differ, as they are written in the file.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::FutureExt;
+use parking_lot::Mutex as PlainMutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, watch as watch_channel};
 use tokio::task::JoinHandle;
@@ -35,11 +36,13 @@ use crate::middleware::stats::By;
 use crate::middleware::trace::Tracer;
 use crate::protocol::websocket;
 use crate::recheck;
-use crate::reload::{self, Reloading};
+use crate::reload::{self, Reloading, Unread};
 use crate::session::Services;
 use crate::supervise::{Ended, Supervisor};
-use crate::wasm::Wasm;
 use crate::watch::{self, Watched};
+
+/// How long after a failure to read something that changed it is read again.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A server that can be run.
 pub struct Server {
@@ -227,6 +230,7 @@ impl Server {
             engine,
             reloading,
             was_protected: AtomicBool::new(true),
+            unread: PlainMutex::default(),
         };
         let (reader, changes) = (Arc::new(reader), Arc::new(Mutex::new(changes)));
         let reading = move || reader.clone().read(changes.clone());
@@ -291,7 +295,7 @@ fn doors(live: &Live, http: &TcpListener, resp: Option<&TcpListener>) -> io::Res
 /// Loads certificates, engine and plugins.
 pub(crate) fn prepare(config: &Config) -> anyhow::Result<(Live, Services, Arc<EngineSwaps>)> {
     let live = Live::new(config.clone()).context("cannot use a certificate")?;
-    let wasm = Wasm::new().map_err(|error| anyhow::anyhow!("cannot set up Wasmtime: {error:#}"))?;
+    let wasm = config.plugins.cache.wasm()?;
     let code = EngineCode::load(&wasm, &config.engine)?;
     let connections = Connections::new(
         config.limits.connections_max,
@@ -369,6 +373,8 @@ struct Reader {
     /// Whether a plugin decided which clients may connect, at the last check: plugins are also
     /// changed by the admin API.
     was_protected: AtomicBool,
+    /// What could not be read and must be read again.
+    unread: PlainMutex<Vec<Watched>>,
 }
 
 impl Reader {
@@ -380,31 +386,60 @@ impl Reader {
     ) -> Ended {
         let mut changes = changes.lock().await;
         loop {
+            let unread = self.unread.lock().last().copied();
             let middleware = &self.services.middleware;
             let what = tokio::select! {
                 Some(what) = changes.recv() => Some(what),
                 () = middleware.parked() => None,
+                () = tokio::time::sleep(READ_AGAIN_AFTER), if unread.is_some() => {
+                    self.unread.lock().pop();
+                    unread
+                }
             };
+            let is_again = unread.is_some() && what == unread;
             let reader = self.clone();
             let reading = tokio::task::spawn_blocking(move || match what {
                 Some(what) => reader.read_again(what),
-                None => reader.services.middleware.put_back(),
+                None => {
+                    reader.services.middleware.put_back();
+                    Ok(())
+                }
             });
-            if let Err(panic) = reading.await {
-                error!(%panic, "reading what changed failed");
+            match reading.await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) if is_again => {}
+                Ok(Err(Unread(problem))) => {
+                    warn!(problem, "what changed could not be read and is read again");
+                }
+                Err(panic) => error!(%panic, "reading what changed failed"),
             }
         }
     }
 
-    fn read_again(&self, what: Watched) {
-        let Reader { config, live, services, engine, reloading, was_protected } = self;
+    /// # Errors
+    ///
+    /// Something must be read again, and is in `unread`.
+    fn read_again(&self, what: Watched) -> Result<(), Unread> {
+        let Reader { config, live, services, engine, reloading, was_protected, unread } = self;
+        let mut read = Ok(());
+        let mut must_be_read = |what: Watched, problem: Unread| {
+            let mut unread = unread.lock();
+            if !unread.contains(&what) {
+                unread.push(what);
+            }
+            read = Err(problem);
+        };
         let is_asked_for = what == Watched::Everything;
         let by = if is_asked_for { By::Signal } else { By::File };
-        if is_asked_for || what == Watched::Config {
-            reload::reload(reloading, live, services);
+        if (is_asked_for || what == Watched::Config)
+            && let Err(problem) = reload::reload(reloading, live, services)
+        {
+            must_be_read(Watched::Config, problem);
         }
-        if is_asked_for || matches!(what, Watched::Config | Watched::Certificates) {
-            reload::reload_certificates(live);
+        if (is_asked_for || matches!(what, Watched::Config | Watched::Certificates))
+            && let Err(problem) = reload::reload_certificates(live)
+        {
+            must_be_read(Watched::Certificates, problem);
         }
         if is_asked_for || what == Watched::Engine {
             engine.reload(&by, is_asked_for);
@@ -421,6 +456,7 @@ impl Reader {
                 warn!(%problem, "connections from other machines are refused");
             }
         }
+        read
     }
 }
 

@@ -35,8 +35,8 @@ use crate::middleware::Middleware;
 use crate::middleware::chain::{Action, Chain};
 use crate::panics;
 use crate::protocol::command::{
-    Bytestring, Command, Ending, Greeting, Kind, LIMIT, ListenVerb, NOAUTH, Publication, Refusal,
-    Reply, Request, Tag, Verb,
+    BADFRAME, Bytestring, Command, Ending, Greeting, Kind, LIMIT, ListenVerb, NOAUTH, Publication,
+    Refusal, Reply, Request, Tag, Verb,
 };
 use crate::publish::{self, Speaker};
 use crate::stats::Stats;
@@ -383,6 +383,13 @@ impl Session {
                         if self.is_waiting() || is_listing && self.is_turn_over() {
                             break;
                         }
+                    }
+                    // What is no command is not explained to it either.
+                    Err(refusal)
+                        if self.connection.must_authenticate()
+                            && ![BADFRAME, LIMIT].contains(&&*refusal.code) =>
+                    {
+                        self.is_done(Verb::None, request.tag, Err(must_authenticate()), &write);
                     }
                     Err(refusal) => {
                         self.services.stats.carried_out(Verb::None, (&refusal).into(), 1);

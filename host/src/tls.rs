@@ -4,6 +4,7 @@
 //! handshakes from then on; connections keep what they shook hands with. It knows
 //! files and certificates, and neither HTTP nor RESP.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,7 +27,15 @@ pub const SUBJECT: &str = "tls.subject";
 /// Why a certificate cannot be used.
 #[derive(Debug, Error)]
 pub enum TlsError {
-    /// A file cannot be read, or holds nothing of what it should.
+    /// A file cannot be read.
+    #[error("{}: {source}", .file.display())]
+    Unreadable {
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file holds nothing of what it should.
     #[error("{}: {problem}", .file.display())]
     File {
         /// Which file.
@@ -131,7 +140,7 @@ impl Loaded {
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(file).map_err(|error| problem(file, error))
+    std::fs::read(file).map_err(|source| TlsError::Unreadable { file: file.to_owned(), source })
 }
 
 fn certificates(file: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -17,7 +17,7 @@ use crate::middleware::counters::Counters;
 use crate::middleware::declaration::{self, Declaration, PolicySource};
 use crate::middleware::directory::{self, PluginFiles};
 use crate::middleware::plugin::{Plugin, Surroundings, TrapPolicy};
-use crate::wasm::{self, Wasm};
+use crate::wasm;
 
 /// What there is to know of a plugin's file.
 #[derive(Debug, Default)]
@@ -48,26 +48,31 @@ pub struct Report {
 
 /// Looks at the plugin in this file. Must be called within a runtime, on a thread that
 /// may block.
-pub fn check(file: &Path) -> Report {
+pub fn check(file: &Path, cache: Option<&Path>) -> Report {
     let mut report = Report::default();
-    report.refused = look(file, &mut report).err();
+    report.refused = look(file, cache, &mut report).err();
     report
 }
 
-fn look(file: &Path, report: &mut Report) -> Result<(), (&'static str, String)> {
+fn look(
+    file: &Path,
+    cache: Option<&Path>,
+    report: &mut Report,
+) -> Result<(), (&'static str, String)> {
     let slot = file
         .file_stem()
         .and_then(|stem| stem.to_str())
         .filter(|_| file.extension().is_some_and(|extension| extension == "wasm"))
         .ok_or(("read", "a plugin is a file NAME.wasm".to_owned()))?;
     let directory = file.parent().unwrap_or(Path::new(""));
-    let config = Config::default();
+    let mut config = Config::default();
+    config.plugins.cache.directory = cache.map(Path::to_owned);
     let PluginFiles { config: mut plugin, wasm: bytes, toml: _ } =
         directory::read(directory, slot, config.plugins.defaults)
             .map_err(|error| (error.step, error.problem))?;
     report.version.clone_from(&plugin.version);
     report.declared.clone_from(&plugin.declared);
-    let engine = Wasm::new().map_err(|error| ("set up", wasm::describe(&error)))?;
+    let engine = config.plugins.cache.wasm().map_err(|error| ("set up", format!("{error:#}")))?;
     let component = engine.compile(&bytes).map_err(|problem| ("compile", problem))?;
     (report.imports, report.exports) = engine.interfaces(&component);
     report.contract = report

@@ -16,6 +16,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use thiserror::Error;
 
+use crate::cli::CacheArgs;
 use crate::config::{Config, LogFormat};
 use crate::log::{Log, LogConfig};
 use declare::{DeclareError, OnFailure};
@@ -73,6 +74,10 @@ pub struct CheckArgs {
     /// Prints one JSON object instead of lines for people.
     #[arg(long)]
     pub json: bool,
+
+    /// Where compiled components are kept.
+    #[command(flatten)]
+    pub cache: CacheArgs,
 }
 
 /// The flags of `switchyard plugin declare`.
@@ -126,6 +131,10 @@ pub struct TestArgs {
     /// Prints one JSON object instead of lines for people.
     #[arg(long)]
     pub json: bool,
+
+    /// Where compiled components are kept.
+    #[command(flatten)]
+    pub cache: CacheArgs,
 }
 
 /// Why something could not be done at all.
@@ -185,10 +194,10 @@ fn new(NewArgs { name, lang, dir }: &NewArgs) -> Result<bool, AuthorError> {
     Ok(true)
 }
 
-fn check(CheckArgs { file, json }: &CheckArgs) -> Result<bool, AuthorError> {
+fn check(CheckArgs { file, json, cache }: &CheckArgs) -> Result<bool, AuthorError> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let _entered = runtime.enter();
-    let report = check::check(file);
+    let report = check::check(file, cache.directory.as_deref());
     match json {
         true => say(&report.json().to_string()),
         false => say(&report.text()),
@@ -203,7 +212,7 @@ fn declare(args: &DeclareArgs) -> Result<bool, AuthorError> {
 }
 
 fn test(args: &TestArgs) -> Result<bool, AuthorError> {
-    let TestArgs { file, conversation, config, with, patience_ms, log, json } = args;
+    let TestArgs { file, conversation, config, with, patience_ms, log, json, cache } = args;
     let default = Config::default().log;
     let flush_time = default.flush_time;
     let log = LogConfig { filter: log.clone(), format: LogFormat::Text, ..default };
@@ -213,6 +222,7 @@ fn test(args: &TestArgs) -> Result<bool, AuthorError> {
         config: config.as_deref(),
         with,
         conversation,
+        cache: cache.directory.as_deref(),
         patience: Duration::from_millis(*patience_ms),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -28,6 +28,8 @@ pub struct Play<'a> {
     pub with: &'a [PathBuf],
     /// The conversation.
     pub conversation: &'a Path,
+    /// Where compiled components are kept; none: as the conversation's config says.
+    pub cache: Option<&'a Path>,
     /// How long what must come is waited for.
     pub patience: Duration,
 }
@@ -125,6 +127,9 @@ impl Play<'_> {
         }
         // The plugins are those that are named, and nothing is read again.
         config.plugins.directory = None;
+        if let Some(cache) = self.cache {
+            config.plugins.cache.directory = Some(cache.to_owned());
+        }
         let cast = self.cast(&conversation)?;
         let indoors = Indoors::open(config).map_err(PlayError::Server)?;
         for Cast { slot, file, wasm, toml } in cast {

@@ -7,12 +7,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tracing::warn;
 
 use super::BackplaneStats;
+use crate::close::clip;
 use crate::hub::Hub;
 use crate::hub::connections::ConnectionId;
 use crate::limits::LiveLimits;
@@ -27,6 +30,11 @@ const NOBODY: ConnectionId = 0;
 
 /// How much is delivered at once.
 const BATCH_MAX: usize = 128;
+
+/// How often the log warns of messages that are over a limit.
+const WARNED_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// How much of a channel's name the log shows, in bytes.
+const CHANNEL_SHOWN_MAX: usize = 256;
 
 /// A message from elsewhere.
 #[derive(Debug)]
@@ -47,6 +55,8 @@ pub struct Inbox {
     bytes_max: usize,
     limits: Arc<LiveLimits>,
     stats: Arc<BackplaneStats>,
+    /// When the log last warned of a message that is over a limit.
+    warned_at: Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
@@ -69,6 +79,7 @@ impl Inbox {
             bytes_max,
             limits,
             stats,
+            warned_at: Mutex::default(),
         })
     }
 
@@ -84,6 +95,7 @@ impl Inbox {
             || message.channel.len() > self.limits.name_bytes_max()
         {
             count(&self.stats.oversized);
+            self.warn_of_oversized(&message);
             return;
         }
         count(&self.stats.received);
@@ -98,6 +110,20 @@ impl Inbox {
             let Some((hub, middleware)) = self.receivers.lock().clone() else { return };
             self.deliver_some(&hub, &middleware);
             is_full = self.queue.lock().bytes > self.bytes_max;
+        }
+    }
+
+    fn warn_of_oversized(&self, message: &Incoming) {
+        let now = Instant::now();
+        let mut warned_at = self.warned_at.lock();
+        if warned_at.is_none_or(|at| now.duration_since(at) > WARNED_AGAIN_AFTER) {
+            *warned_at = Some(now);
+            warn!(
+                channel = %clip(&String::from_utf8_lossy(&message.channel), CHANNEL_SHOWN_MAX),
+                payload_bytes = message.payload.len(),
+                "a message from the backplane is over limits.payload_bytes_max or \
+                 limits.name_bytes_max and was dropped; more are counted as oversized"
+            );
         }
     }
 

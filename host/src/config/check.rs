@@ -16,6 +16,7 @@ use super::{
 };
 use crate::admin::tokens::{TOKENS_VARIABLE, Tokens};
 use crate::cli::ServeArgs;
+use crate::compile_cache::CompileCache;
 use crate::log::{LogConfig, QueueLimits};
 use crate::memory::settings as memory_settings;
 use crate::origin::Origins;
@@ -28,6 +29,7 @@ impl RawConfig {
         let cluster = &mut self.cluster;
         let paths = [
             &mut self.plugins.directory,
+            &mut self.plugins.cache_directory,
             &mut self.engine.file,
             &mut self.admin.tokens_file,
             &mut cluster.password_file,
@@ -60,6 +62,7 @@ impl RawConfig {
             log,
             open_to_all,
             check: _,
+            cache,
         } = args;
         self.security.open_to_all |= open_to_all;
         if let Some(admin) = admin {
@@ -73,6 +76,9 @@ impl RawConfig {
         }
         if plugins.is_some() {
             self.plugins.directory.clone_from(plugins);
+        }
+        if cache.directory.is_some() {
+            self.plugins.cache_directory.clone_from(&cache.directory);
         }
         if engine.is_some() {
             self.engine.file.clone_from(engine);
@@ -267,6 +273,14 @@ impl RawConfig {
             },
             plugins: PluginsConfig {
                 directory: plugins.directory,
+                cache: CompileCache {
+                    directory: plugins.cache_directory,
+                    bytes_max: bytes(
+                        "plugins.cache_bytes_max",
+                        plugins.cache_bytes_max,
+                        1 << 20..=1 << 40,
+                    )? as u64,
+                },
                 plugins_max: count("plugins.plugins_max", plugins.plugins_max, 1..=1_000)?,
                 debounce: millis("plugins.debounce_ms", plugins.debounce_ms)?,
                 poll_time: millis("plugins.poll_ms", plugins.poll_ms)?,

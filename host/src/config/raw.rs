@@ -157,6 +157,9 @@ raw_table!(RawEngine {
 
 raw_table!(RawPlugins {
     directory: Option<PathBuf> = None,
+    cache_directory: Option<PathBuf> = None,
+    /// A plugin in Rust takes 1 to 5 MB, one in JavaScript or Python 10 to 30.
+    cache_bytes_max: u64 = 512 << 20,
     /// Each is asked about each message: more are a mistake.
     plugins_max: u64 = 64,
     debounce_ms: u64 = 50,

@@ -567,6 +567,14 @@ fn plugins(page: &mut Page<'_, '_>, middleware: &Middleware) -> fmt::Result {
             (labels, faults)
         }),
     )?;
+    if let Some((cached, compiled)) = middleware.cache_counts() {
+        page.counters(
+            "switchyard_compilations",
+            "Components that were compiled, or taken from the cache of compiled components.",
+            [("cached", cached), ("compiled", compiled)]
+                .map(|(result, count)| ([("result", result)], count as u64)),
+        )?;
+    }
     page.gauge(
         "switchyard_plugins_refused",
         "Files in the plugin directory that were refused, and are not in use.",

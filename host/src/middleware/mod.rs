@@ -169,6 +169,12 @@ impl Middleware {
         }
     }
 
+    /// How often what was to be compiled was found in the cache of compiled components, and how
+    /// often not; none: there is no cache.
+    pub fn cache_counts(&self) -> Option<(usize, usize)> {
+        self.wasm.cache_counts()
+    }
+
     /// The last changes of the chain and of the engine.
     pub fn swaps(&self) -> &Swaps {
         &self.swaps

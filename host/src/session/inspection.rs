@@ -126,10 +126,8 @@ impl Session {
                 return Err(Refusal::new(
                     LIMIT,
                     format!(
-                        "{} channels match, and plugins would be asked about each; there may be \
-                         {names_max} (limits.names_per_command_max): give a pattern that matches \
-                         fewer",
-                        names.len()
+                        "more than {names_max} channels match, and plugins would be asked about \
+                         each (limits.names_per_command_max): give a pattern that matches fewer"
                     ),
                 ));
             }

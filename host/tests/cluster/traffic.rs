@@ -241,3 +241,24 @@ async fn a_killed_node_is_not_missed_over_redis() -> Result<()> {
 async fn a_killed_node_is_not_missed_over_nats() -> Result<()> {
     a_node_is_killed(Kind::Nats).await
 }
+
+/// It is dropped with a line in the log, and what follows arrives.
+#[tokio::test]
+async fn a_message_over_a_limit_is_dropped_and_logged() -> Result<()> {
+    for kind in [Kind::Redis, Kind::Nats] {
+        let backplane = Backplane::start(kind).await?;
+        let config = "[limits]\npayload_bytes_max = 1000\n".to_owned();
+        let options = crate::nodes::Options { config, ..Default::default() };
+        let node = Node::start(&backplane, &options).await?;
+        let mut client = node.client().await?;
+        client.call(&["SUBSCRIBE", "news"]).await?;
+        let mut foreign = backplane.publisher().await?;
+        foreign.publish(&[("news", "x".repeat(1_001)), ("news", "fits".to_owned())]).await?;
+        assert_eq!(client.next().await?, message("message", &[b"news", b"fits"]), "{kind:?}");
+        let line = node.server.wait_for_log("over limits.payload_bytes_max").await?;
+        ensure!(line.contains("WARN") && line.contains("channel=news"), "{line}");
+        ensure!(line.contains("payload_bytes=1001"), "{line}");
+        node.stop().await?;
+    }
+    Ok(())
+}

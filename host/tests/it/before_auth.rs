@@ -224,6 +224,11 @@ async fn over_a_websocket_in_json() -> Result<()> {
         json!(["PUBSUB", "CHANNELS"]),
         json!(["PUBSUB", "NUMSUB", "a"]),
         json!(["PUBSUB", "NUMPAT"]),
+        // Not even what is wrong with it is said.
+        json!(["PUBLISH", "a"]),
+        json!(["PUBSUB", "NONSENSE"]),
+        json!(["SUBSCRIBE", 1]),
+        json!(["NONSENSE"]),
     ] {
         let answer = client.call(command.clone()).await?;
         ensure!(answer.pointer("/1/code") == Some(&json!("NOAUTH")), "{command}: {answer}");

@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::admin::Operator;
+use crate::support::components::write_atomically;
 use crate::support::raw::{exchange, get};
 use crate::support::server::{Launch, Server};
 use crate::support::{PATIENCE, within};
@@ -71,5 +72,23 @@ async fn probes_are_answered_while_there_are_no_descriptors() -> Result<()> {
     // Once for each door, however often it was tried.
     let said = server.log().matches("connections could not be accepted").count();
     ensure!(said <= 6, "said {said} times");
+    server.stop().await
+}
+
+/// What changes while the file of it cannot be opened is read when it can.
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_change_while_there_are_no_descriptors_are_read_later() -> Result<()> {
+    let config = "shutdown.timeout_ms = 100\n";
+    let server = Launch { ulimit: Some("-n 80"), ..Launch::with_config(config) }.start().await?;
+    server.wait_for_log("changes of files are watched").await?;
+    let held = idle(&server, 120).await?;
+    server.wait_for_log("connections could not be accepted").await?;
+    let changed = format!("{config}limits.names_per_command_max = 7\n");
+    write_atomically(&server.home().join("switchyard.toml"), changed.as_bytes())?;
+    let line = server.wait_for_log("could not be read and is read again").await?;
+    ensure!(line.contains("WARN") && line.contains("the config file"), "{line}");
+    drop(held);
+    let line = server.wait_for_log("settings were changed").await?;
+    ensure!(line.contains("limits.names_per_command_max"), "{line}");
     server.stop().await
 }

@@ -16,6 +16,7 @@ mod auth_flood;
 mod authors;
 mod before_auth;
 mod clients;
+mod compile_cache;
 mod expiry;
 mod guide;
 mod handshakes;

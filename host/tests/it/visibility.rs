@@ -138,6 +138,8 @@ async fn a_listing_asks_about_a_bounded_number_of_names() -> Result<()> {
     let mut anyone = connect(&server, "/ws", JSON).await?;
     let answer = anyone.call(json!(["PUBSUB", "CHANNELS"])).await?;
     ensure!(answer.pointer("/1/code") == Some(&json!("LIMIT")), "{answer}");
+    // How many there are, hidden ones included, is not said.
+    ensure!(!answer.to_string().contains("1800"), "{answer}");
     let answer = anyone.call(json!(["PUBSUB", "CHANNELS", "public.1.*"])).await?;
     let names = answer.get(1).and_then(|names| names.as_array()).map(Vec::len);
     assert_eq!(names, Some(900));

@@ -36,6 +36,11 @@ pub fn switchyard() -> &'static Path {
     &SWITCHYARD
 }
 
+/// Where servers keep what they compiled, for those that start later.
+pub fn compiled() -> PathBuf {
+    switchyard().with_file_name("compiled")
+}
+
 /// The names of the files in a folder, without their endings, in order: for tests
 /// that play files, to see that none is left out.
 pub fn file_stems(folder: &Path) -> Result<Vec<String>> {

@@ -13,8 +13,8 @@ use tempfile::TempDir;
 
 use crate::node_host;
 use crate::process::{Pipe, Process};
-use crate::switchyard;
 use crate::websocket::{Client, RawClient, Upgrade};
+use crate::{compiled, switchyard};
 
 /// Which engine the server runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +100,7 @@ impl Launch {
                 shell
             }
         };
-        command.args(words).envs(self.environment);
+        command.args(words).env("SWITCHYARD_CACHE", compiled()).envs(self.environment);
         let server = Server::start_logging(command, home, self.stderr)?;
         server.url().await?;
         Ok(server)
@@ -119,7 +119,7 @@ impl Server {
     pub fn run_with(words: &[&str]) -> Result<Server> {
         let home = tempfile::tempdir().context("cannot make a home for the server")?;
         let mut command = Command::new(switchyard());
-        command.args(words);
+        command.args(words).env("SWITCHYARD_CACHE", compiled());
         Server::start(command, home)
     }
 

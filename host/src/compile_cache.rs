@@ -1,0 +1,48 @@
+//! Where compiled components are kept: the engine's and those of plugins.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use tracing::warn;
+
+use crate::wasm::Wasm;
+use crate::wasm::cache::{self, CacheError};
+
+/// The cache of compiled components.
+#[derive(Debug, Clone)]
+pub struct CompileCache {
+    /// The directory; none: components are compiled at each start.
+    pub directory: Option<PathBuf>,
+    /// How large the directory may become before old files in it are removed.
+    pub bytes_max: u64,
+}
+
+impl CompileCache {
+    /// Sets up Wasmtime with this cache. A directory that cannot be written to is warned of, and
+    /// not used.
+    ///
+    /// # Errors
+    ///
+    /// Other users may be able to write to the directory, or the machine is not one that Wasmtime
+    /// compiles for.
+    pub fn wasm(&self) -> anyhow::Result<Wasm> {
+        let opened = match &self.directory {
+            None => None,
+            Some(directory) => match cache::open(directory, self.bytes_max) {
+                Ok(cache) => Some(cache),
+                Err(CacheError::Unusable(problem)) => {
+                    let directory = directory.display();
+                    warn!(%directory, %problem, "compiled components are not kept");
+                    None
+                }
+                Err(error @ CacheError::Unsafe(_)) => {
+                    return Err(error).with_context(|| {
+                        format!("plugins.cache_directory, {}", directory.display())
+                    });
+                }
+            },
+        };
+        Wasm::with_cache(opened)
+            .map_err(|error| anyhow::anyhow!("cannot set up Wasmtime: {error:#}"))
+    }
+}

@@ -1,11 +1,11 @@
 //! What is done for each message takes no more instructions than it did.
 //!
-//! callgrind counts them in the program `counts`. It gives a program the same
-//! processor on every machine, and counts the same each time, so that 5 % is a change
-//! and not chance. `counts.txt` holds
-//! what is expected; `SWITCHYARD_RENEW_COUNTS=1 cargo test --release --workspace --test
-//! counts` rewrites it, for a change that is worth its cost, and the commit says why. An
-//! incremental build, or one of this package alone, is another program with other counts.
+//! callgrind counts them in the program `counts`. It gives a program the same processor on every
+//! machine, and counts the same each time. The profile `release` optimises little and builds
+//! incrementally, which moves a count by some percent from build to build: this finds an
+//! allocation or a copy too many, and `make bench-cost` finds the rest. `counts.txt` holds what is
+//! expected; `SWITCHYARD_RENEW_COUNTS=1 make measure` rewrites it, for a change that is worth its
+//! cost, and the commit says why.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What a piece may take more than was written down, in per cent.
-const MORE_MAX: f64 = 5.0;
+const MORE_MAX: f64 = 15.0;
 
 /// Instructions, each, by piece.
 type Counts = BTreeMap<String, f64>;

@@ -15,6 +15,12 @@ use tokio::sync::{Notify, watch};
 
 use crate::protocol::command::Kind;
 
+/// How much names without listeners may take before they leave without a delay.
+const LEAVING_BYTES_MAX: usize = 4 << 20;
+
+/// What a name takes besides its bytes: its entry, and its places in queues.
+const ENTRY_BYTES: usize = 128;
+
 /// One name that is listened to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Name {
@@ -57,8 +63,10 @@ struct Table {
     entries: [Entries; 3],
     /// What joins in the next round.
     joining: Vec<Name>,
-    /// What may be given up, and when; the times rise.
+    /// What may be given up, and when; the times rise. Empty while there is no backplane.
     leaving: VecDeque<(Instant, Name)>,
+    /// What the names that have no listener take.
+    leaving_bytes: usize,
     /// The number of the next round.
     round: u64,
     is_connected: bool,
@@ -188,6 +196,11 @@ impl Interest {
         let _ = progress.wait_for(|progress| progress.settled >= round).await;
     }
 
+    /// What the names take that have no listener and are not unsubscribed yet.
+    pub fn leaving_bytes(&self) -> usize {
+        self.table.lock().leaving_bytes
+    }
+
     /// How many names there are.
     pub fn count(&self) -> usize {
         self.table.lock().entries.iter().map(Entries::len).sum()
@@ -211,9 +224,6 @@ impl Table {
         self.round += 1;
         self.joining.clear();
         for (kind, entries) in KINDS.into_iter().zip(&mut self.entries) {
-            // Names without listeners are not subscribed again. The queue of names to leave
-            // skips them.
-            entries.retain(|_, entry| entry.listeners > 0);
             for (name, entry) in entries {
                 entry.round = Some(self.round);
                 entry.is_requested = false;
@@ -226,9 +236,16 @@ impl Table {
     fn disconnected(&mut self) {
         self.is_connected = false;
         self.joining.clear();
-        for entry in self.entries.iter_mut().flat_map(Entries::values_mut) {
-            entry.round = None;
-            entry.is_requested = false;
+        // Nothing is subscribed any more, so nothing has to be unsubscribed later.
+        self.leaving.clear();
+        self.leaving_bytes = 0;
+        for entries in &mut self.entries {
+            entries.retain(|_, entry| entry.listeners > 0);
+            for entry in entries.values_mut() {
+                entry.round = None;
+                entry.is_requested = false;
+                entry.is_leaving = false;
+            }
         }
     }
 
@@ -238,8 +255,11 @@ impl Table {
             let name = name.clone();
             let entry = self.entries(kind).get_mut(&name).expect("it was found just now");
             entry.listeners += 1;
-            entry.left = None;
-            return (name, entry.round, false);
+            let round = entry.round;
+            if entry.left.take().is_some() {
+                self.leaving_bytes -= bytes(&name);
+            }
+            return (name, round, false);
         }
         let name: Arc<[u8]> = name.into();
         let round = self.is_connected.then_some(self.round + 1);
@@ -261,23 +281,33 @@ impl Table {
         if entry.listeners > 0 {
             return false;
         }
+        if !self.is_connected {
+            self.entries(kind).remove(&name);
+            return false;
+        }
+        let Some(entry) = self.entries(kind).get_mut(&name) else { return false };
         entry.left = Some(now);
         if !std::mem::replace(&mut entry.is_leaving, true) {
-            self.leaving.push_back((now + delay, Name { kind, bytes: name }));
+            self.leaving.push_back((now + delay, Name { kind, bytes: name.clone() }));
         }
+        self.leaving_bytes += bytes(&name);
         true
     }
 
     fn take_round(&mut self, now: Instant, delay: Duration) -> Round {
         self.round += 1;
         let mut round = Round { number: self.round, ..Round::default() };
-        while self.leaving.front().is_some_and(|(due, _)| *due <= now) {
+        loop {
+            let is_full = self.leaving_bytes > LEAVING_BYTES_MAX;
+            if !self.leaving.front().is_some_and(|(due, _)| is_full || *due <= now) {
+                break;
+            }
             let Some((_, name)) = self.leaving.pop_front() else { break };
             let Some(entry) = self.entries(name.kind).get_mut(&name.bytes) else { continue };
             entry.is_leaving = false;
             // None: somebody came back.
             let Some(left) = entry.left else { continue };
-            if left + delay > now {
+            if !is_full && left + delay > now {
                 // Somebody came back, and left again.
                 entry.is_leaving = true;
                 self.leaving.push_back((left + delay, name));
@@ -286,6 +316,7 @@ impl Table {
             // A name that joined and left since the last round was never requested:
             // it is neither among the joins nor among the leaves.
             let was_requested = entry.is_requested;
+            self.leaving_bytes -= bytes(&name.bytes);
             self.entries(name.kind).remove(&name.bytes);
             if was_requested {
                 round.leaves.push(name);
@@ -300,6 +331,10 @@ impl Table {
         }
         round
     }
+}
+
+fn bytes(name: &[u8]) -> usize {
+    name.len() + ENTRY_BYTES
 }
 
 impl Hold {

@@ -210,17 +210,22 @@ impl Holdings {
         }
     }
 
-    /// Counts names that are about to wait for the backplane.
+    /// Counts names that are about to wait for the backplane, beside `leaving_bytes` of names that
+    /// leave it.
     ///
     /// # Errors
     ///
     /// There is no room for them beside all names that are subscribed to, and that wait.
-    pub fn wait<'a>(&self, names: impl Iterator<Item = &'a [u8]>) -> Result<WaitingNames, Excess> {
+    pub fn wait<'a>(
+        &self,
+        names: impl Iterator<Item = &'a [u8]>,
+        leaving_bytes: usize,
+    ) -> Result<WaitingNames, Excess> {
         let bytes = names.map(subscription_bytes).sum();
         let waiting = self.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let names = WaitingNames { all: self.waiting.clone(), bytes };
         let state = self.state.lock();
-        match state.all.bytes + waiting > state.limits.name_bytes_total_max {
+        match state.all.bytes + waiting + leaving_bytes > state.limits.name_bytes_total_max {
             true => Err(Excess::Bytes),
             false => Ok(names),
         }

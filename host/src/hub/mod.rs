@@ -627,7 +627,8 @@ impl Hub {
         connection: &Connection,
         names: &[Bytestring<'_>],
     ) -> Result<WaitingNames, Refusal> {
-        self.holdings.wait(names.iter().map(|name| &**name)).map_err(|excess| {
+        let leaving = self.interest.as_ref().map_or(0, |interest| interest.leaving_bytes());
+        self.holdings.wait(names.iter().map(|name| &**name), leaving).map_err(|excess| {
             self.holdings.refuse(excess, connection, &self.connections);
             excess.into()
         })

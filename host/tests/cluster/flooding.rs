@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 
 use crate::backplane::{Backplane, Kind};
 use crate::nodes::{Node, Options};
+use crate::support::{PATIENCE, within};
 use crate::value::command;
 
 const NAMES: u64 = 20_000;
@@ -82,6 +83,51 @@ async fn names_that_wait_for_the_backplane_are_bounded() -> Result<()> {
         waits.send(&command(&["SUBSCRIBE", "one more"])).await?;
         let more = waits.next().await?;
         ensure!(!more.to_string().contains("LIMIT"), "{kind:?}: {more}");
+        node.stop().await?;
+    }
+    Ok(())
+}
+
+/// A SUBSCRIBE to this many names of 1 KiB that no other round has.
+fn subscribe(round: usize) -> Vec<u8> {
+    let names = (0..100).map(|name| format!("{round}:{name}:{}", "n".repeat(1_000)));
+    let words: Vec<String> = std::iter::once("SUBSCRIBE".to_owned()).chain(names).collect();
+    command(&words)
+}
+
+/// Names that a client subscribed to and left count until the backplane knows that they are left.
+#[tokio::test]
+async fn names_that_leave_are_bounded_while_the_backplane_stands_still() -> Result<()> {
+    for kind in [Kind::Redis, Kind::Nats] {
+        let backplane = Backplane::start(kind).await?;
+        let config = "join_timeout_ms = 50\n[limits]\nname_bytes_total_max = 500000\n";
+        let options = Options { config: config.to_owned(), ..Options::default() };
+        let node = Node::start(&backplane, &options).await?;
+        let mut client = node.client().await?;
+        backplane.stand_still().await?;
+        let mut rounds = 0;
+        loop {
+            client.send(&subscribe(rounds)).await?;
+            if client.next().await?.to_string().contains("LIMIT") {
+                break;
+            }
+            rounds += 1;
+            ensure!(rounds < 6, "{kind:?}: {rounds} times 100 KB of names were taken");
+            client.next_many(99).await?;
+            client.send(&command(&["UNSUBSCRIBE"])).await?;
+            client.next_many(100).await?;
+        }
+        ensure!(rounds > 2, "{kind:?}: refused after {rounds} rounds");
+        backplane.go_on()?;
+        within(PATIENCE, "room for the names", async {
+            loop {
+                client.send(&subscribe(0)).await?;
+                if !client.next().await?.to_string().contains("LIMIT") {
+                    return client.next_many(99).await;
+                }
+            }
+        })
+        .await??;
         node.stop().await?;
     }
     Ok(())

@@ -104,6 +104,7 @@ impl World {
             98 => self.disconnect(),
             _ => self.connect(),
         }
+        self.check_leaving();
     }
 
     fn join(&mut self) {
@@ -163,6 +164,14 @@ impl World {
         }
     }
 
+    /// What is counted of the names that have no listener.
+    fn check_leaving(&self) {
+        let entries = self.table.entries.iter().flatten();
+        let without = entries.filter(|(_, entry)| entry.listeners == 0);
+        let expected: usize = without.map(|(name, _)| bytes(name)).sum();
+        assert_eq!(self.table.leaving_bytes, expected);
+    }
+
     /// A hold that was acknowledged because its round is settled has its subscription.
     fn check_settled(&mut self) {
         let Some(link) = &self.link else { return };
@@ -210,6 +219,43 @@ impl World {
         let wanted: BTreeSet<String> = listened.map(|(name, _)| wanted(*name)).collect();
         assert_eq!(subjects, wanted);
     }
+}
+
+#[test]
+fn names_that_leave_are_kept_only_where_the_backplane_has_them() {
+    let interest = Interest::new(DELAY);
+    let come_and_go = || {
+        interest.join(Kind::Channel, b"a");
+        interest.leave(Kind::Channel, b"a");
+    };
+    come_and_go();
+    assert_eq!((interest.count(), interest.leaving_bytes()), (0, 0));
+    interest.connected();
+    come_and_go();
+    assert_eq!((interest.count(), interest.leaving_bytes()), (1, 1 + ENTRY_BYTES));
+    interest.disconnected();
+    assert_eq!((interest.count(), interest.leaving_bytes()), (0, 0));
+}
+
+#[test]
+fn names_that_take_much_leave_without_a_delay() {
+    let mut table = Table::default();
+    table.connected();
+    let now = Instant::now();
+    let name = |number: usize| format!("{number}:{}", "n".repeat(1 << 10));
+    let names = 2 * LEAVING_BYTES_MAX >> 10;
+    for number in 0..names {
+        table.join(Kind::Channel, name(number).as_bytes());
+    }
+    assert_eq!(table.take_round(now, DELAY).joins.len(), names);
+    for number in 0..names {
+        table.leave(Kind::Channel, name(number).as_bytes(), now, DELAY);
+    }
+    let leaves = table.take_round(now, DELAY).leaves.len();
+    assert!((names / 2..names).contains(&leaves), "{leaves}");
+    assert!(table.leaving_bytes <= LEAVING_BYTES_MAX);
+    let rest = table.take_round(now + DELAY, DELAY).leaves.len();
+    assert_eq!((leaves + rest, table.leaving_bytes), (names, 0));
 }
 
 #[test]

@@ -1,5 +1,6 @@
-// One half of a conversation; python.py is the other. Each line says what must
-// come next, so both end with 0 only if everything came, once and in order.
+// One half of a conversation; python.py is the other. Each line says which reply or which
+// message must come next, so both end with 0 only if everything came, once and in order. A
+// message of another client may come before the reply to what it answers.
 "use strict";
 
 const assert = require("node:assert");
@@ -9,23 +10,28 @@ const WebSocket = require("ws");
 async function main() {
   // `ws` offers permessage-deflate, which the server declines.
   const socket = new WebSocket(process.argv[2], "switchyard.v1.json");
-  const received = [];
+  const replies = [];
+  const messages = [];
   let wake = () => {};
   socket.on("message", (bytes, isBinary) => {
     assert(!isBinary, "JSON travels as text");
-    received.push(JSON.parse(bytes.toString()));
+    const frame = JSON.parse(bytes.toString());
+    (Number.isInteger(frame[0]) ? replies : messages).push(frame);
     wake();
   });
   const closed = once(socket, "close");
   closed.then(() => wake());
-  const next = async () => {
-    while (received.length === 0) {
+  const next = async (queue) => {
+    while (queue.length === 0) {
       assert(socket.readyState === WebSocket.OPEN, "the connection was closed");
       await new Promise((resolve) => (wake = resolve));
     }
-    return received.shift();
+    return queue.shift();
   };
-  const expect = async (expected) => assert.deepStrictEqual(await next(), expected);
+  const expect = async (expected) => {
+    const queue = Number.isInteger(expected[0]) ? replies : messages;
+    assert.deepStrictEqual(await next(queue), expected);
+  };
   const say = (command) => socket.send(JSON.stringify(command));
 
   await once(socket, "open");
@@ -50,7 +56,7 @@ async function main() {
   await expect([4, "OK", 1]);
 
   // 300 KB, which Python sends in parts; and so does this.
-  const [kind, channel, long] = await next();
+  const [kind, channel, long] = await next(messages);
   assert.deepStrictEqual([kind, channel, long], ["message", "to-node", "ä".repeat(150_000)]);
   const text = JSON.stringify([5, "PUBLISH", "to-python", "ö".repeat(150_000)]);
   socket.send(text.slice(0, 70_000), { fin: false });
@@ -76,7 +82,7 @@ async function main() {
   await expect([9, "OK", "OK"]);
   const [code] = await closed;
   assert.strictEqual(code, 1000);
-  assert.deepStrictEqual(received, []);
+  assert.deepStrictEqual([...replies, ...messages], []);
 }
 
 main().catch((problem) => {

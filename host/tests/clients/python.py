@@ -1,5 +1,6 @@
-"""One half of a conversation; node.js is the other. Each line says what must come
-next, so both end with 0 only if everything came, once and in order."""
+"""One half of a conversation; node.js is the other. Each line says which reply or which
+message must come next, so both end with 0 only if everything came, once and in order. A
+message of another client may come before the reply to what it answers."""
 
 import asyncio
 import base64
@@ -17,10 +18,17 @@ async def main(url: str) -> None:
     # `websockets` offers permessage-deflate, which the server declines.
     async with websockets.connect(url, subprotocols=["switchyard.v1.json"]) as socket:
 
-        async def expect(expected: object) -> None:
-            text = await socket.recv()
-            assert isinstance(text, str), "JSON travels as text"
-            came = json.loads(text)
+        replies: list[list] = []
+        messages: list[list] = []
+
+        async def expect(expected: list) -> None:
+            queue = replies if isinstance(expected[0], int) else messages
+            while not queue:
+                text = await socket.recv()
+                assert isinstance(text, str), "JSON travels as text"
+                frame = json.loads(text)
+                (replies if isinstance(frame[0], int) else messages).append(frame)
+            came = queue.pop(0)
             assert came == expected, f"{came!r:.200} instead of {expected!r:.200}"
 
         async def say(*command: object) -> None:
@@ -61,6 +69,7 @@ async def main(url: str) -> None:
 
         await say(7, "UNSUBSCRIBE")
         await expect([7, "OK", 1])
+        assert not replies and not messages, (replies, messages)
         await socket.close(1000, "bye")
         assert socket.close_code == 1000, socket.close_code
 

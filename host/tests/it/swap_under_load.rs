@@ -49,7 +49,7 @@ const UNANSWERED_MAX: usize = 16;
 /// What stands behind the number of the last message.
 const END: &str = "end";
 /// How often one user may publish while all that happens.
-const NOISY_MESSAGES: usize = 100;
+const NOISY_MESSAGES: usize = 20;
 
 const SHARDS: usize = 2;
 /// What the engine holds besides the channels on which messages flow.

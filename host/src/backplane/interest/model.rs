@@ -242,8 +242,8 @@ fn names_that_take_much_leave_without_a_delay() {
     let mut table = Table::default();
     table.connected();
     let now = Instant::now();
-    let name = |number: usize| format!("{number}:{}", "n".repeat(1 << 10));
-    let names = 2 * LEAVING_BYTES_MAX >> 10;
+    let name = |number: usize| format!("{number}:{}", "n".repeat(1024));
+    let names = 2 * LEAVING_BYTES_MAX / 1024;
     for number in 0..names {
         table.join(Kind::Channel, name(number).as_bytes());
     }

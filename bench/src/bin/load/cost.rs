@@ -21,7 +21,7 @@ use crate::server::{Kind, Places, Server};
 pub struct Rule {
     /// How many pairs of runs there are for processor time.
     pub pairs: usize,
-    /// How many runs of each build there are for instructions.
+    /// How many runs of each build there are for instructions; 0: they are not counted.
     pub counts: usize,
     /// How long each run takes.
     pub time: Duration,
@@ -118,22 +118,25 @@ pub fn compare(builds: &Builds, kinds: &[Kind], scenarios: &[Scenario], rule: Ru
         for kind in kinds.iter().copied().filter(|kind| scenario.fits(*kind)) {
             let row = Row::measure(builds, kind, *scenario, counter, rule)
                 .with_context(|| format!("{}, {}", scenario.name(), kind.name))?;
+            let (count, count_ratio) = row.instructions.unzip();
             println!(
-                "| {} | {} | {:.0} | {} | {:.3} | {} |",
+                "| {} | {} | {} | {} | {:.3} | {} |",
                 scenario.name(),
                 kind.name,
-                row.instructions,
-                row.instructions_ratio.percent(),
+                count.map_or("-".to_owned(), |count| format!("{count:.0}")),
+                count_ratio.map_or("-".to_owned(), Spread::percent),
                 row.cpu_us,
                 row.cpu_ratio.percent(),
             );
-            instruction_ratios.push(row.instructions_ratio.median);
+            instruction_ratios.extend(count_ratio.map(|ratio| ratio.median));
             cpu_ratios.push(row.cpu_ratio.median);
             for (what, ratio, percent_max) in [
-                ("instructions", row.instructions_ratio, rule.instructions_percent_max),
-                ("processor time", row.cpu_ratio, rule.cpu_percent_max),
+                ("instructions", count_ratio, rule.instructions_percent_max),
+                ("processor time", Some(row.cpu_ratio), rule.cpu_percent_max),
             ] {
-                if ratio.exceeds(percent_max) {
+                if let Some(ratio) = ratio
+                    && ratio.exceeds(percent_max)
+                {
                     above.push(format!(
                         "{}, {}: {what} {}",
                         scenario.name(),
@@ -144,14 +147,18 @@ pub fn compare(builds: &Builds, kinds: &[Kind], scenarios: &[Scenario], rule: Ru
             }
         }
     }
-    let instructions = mean(&instruction_ratios)?;
-    println!(
-        "\nall scenarios, geometric mean: instructions {:+.1} %, processor time {:+.1} %",
-        100.0 * (instructions - 1.0),
-        100.0 * (mean(&cpu_ratios)? - 1.0)
-    );
-    if 100.0 * (instructions - 1.0) > rule.instructions_percent_max {
-        above.push("the mean of instructions".to_owned());
+    let cpu = 100.0 * (mean(&cpu_ratios)? - 1.0);
+    if rule.counts == 0 {
+        println!("\nall scenarios, geometric mean: processor time {cpu:+.1} %");
+    } else {
+        let instructions = 100.0 * (mean(&instruction_ratios)? - 1.0);
+        println!(
+            "\nall scenarios, geometric mean: instructions {instructions:+.1} %, processor time \
+             {cpu:+.1} %"
+        );
+        if instructions > rule.instructions_percent_max {
+            above.push("the mean of instructions".to_owned());
+        }
     }
     if !above.is_empty() {
         bail!(
@@ -170,8 +177,8 @@ fn mean(ratios: &[f64]) -> Result<f64> {
 }
 
 struct Row {
-    instructions: f64,
-    instructions_ratio: Spread,
+    /// Of the reference, and the ratio; none: they were not counted.
+    instructions: Option<(f64, Spread)>,
     cpu_us: f64,
     cpu_ratio: Spread,
 }
@@ -215,8 +222,9 @@ impl Row {
         }
         let spread = |values| Spread::of(values).context("no run");
         Ok(Row {
-            instructions: spread(counted)?.median,
-            instructions_ratio: spread(count_ratios)?,
+            instructions: Spread::of(counted)
+                .map(|counted| counted.median)
+                .zip(Spread::of(count_ratios)),
             cpu_us: spread(timed)?.median,
             cpu_ratio: spread(time_ratios)?,
         })

@@ -71,7 +71,7 @@ struct Args {
     /// Pairs of runs of the two builds, for processor time.
     #[arg(long, default_value_t = 11)]
     pairs: usize,
-    /// Runs of each build in which instructions are counted.
+    /// Runs of each build in which instructions are counted; 0: they are not counted.
     #[arg(long, default_value_t = 3)]
     counts: usize,
     /// By how much instructions may rise, in per cent.

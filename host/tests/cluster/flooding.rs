@@ -66,9 +66,7 @@ async fn names_that_wait_for_the_backplane_are_bounded() -> Result<()> {
         let mut clients = [node.client().await?, node.client().await?];
         backplane.stand_still().await?;
         for (number, client) in clients.iter_mut().enumerate() {
-            let names = (0..100).map(|name| format!("{number}:{name}:{}", "n".repeat(1_000)));
-            let words: Vec<String> = std::iter::once("SUBSCRIBE".to_owned()).chain(names).collect();
-            client.send(&command(&words)).await?;
+            client.send(&subscribe(number)).await?;
         }
         // Both do not fit, so one is refused at once and the other waits.
         let [one, other] = &mut clients;
@@ -88,7 +86,7 @@ async fn names_that_wait_for_the_backplane_are_bounded() -> Result<()> {
     Ok(())
 }
 
-/// A SUBSCRIBE to this many names of 1 KiB that no other round has.
+/// A SUBSCRIBE to 100 names of about 1 KiB that no other round has.
 fn subscribe(round: usize) -> Vec<u8> {
     let names = (0..100).map(|name| format!("{round}:{name}:{}", "n".repeat(1_000)));
     let words: Vec<String> = std::iter::once("SUBSCRIBE".to_owned()).chain(names).collect();

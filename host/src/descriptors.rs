@@ -7,16 +7,31 @@
 
 use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tracing::{info, warn};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
 
 use crate::config::Config;
+use crate::log::Throttle;
 
 /// Descriptors besides those of connections: listeners, reserves, watched directories, files that
 /// are read, connections of the backplane, of the admin API and of plugins.
 const OTHERS: u64 = 128;
+
+/// How long one connection may take that is answered in the place of a reserve: those behind it
+/// wait.
+pub const ANSWER_TIME: Duration = Duration::from_millis(500);
+
+/// How long to wait before accepting again after it failed.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Raises the soft limit to the hard one, and warns where that is too little for as many
 /// connections as the configuration allows.
@@ -57,33 +72,125 @@ pub fn are_exhausted(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
-/// A descriptor that is there when no other is.
-pub struct Reserve(Option<File>);
+/// Descriptors that are kept open for when no other can be had: one for each listener.
+///
+/// While one of them is not there, the process has no descriptor to spare. Every connection that
+/// is accepted then, at whichever listener, is accepted in the place of a reserve.
+#[derive(Default)]
+pub struct Reserves {
+    /// Whether fewer are held than are wanted.
+    is_short: AtomicBool,
+    kept: Mutex<Kept>,
+}
 
-impl Default for Reserve {
-    fn default() -> Reserve {
-        Reserve::new()
+#[derive(Default)]
+struct Kept {
+    files: Vec<File>,
+    wanted: usize,
+}
+
+impl Reserves {
+    /// Keeps one more for as long as what it returns lives.
+    fn keep_one(self: &Arc<Self>) -> Reserve {
+        self.kept.lock().wanted += 1;
+        self.is_short.store(true, Ordering::SeqCst);
+        self.refill();
+        Reserve(self.clone())
+    }
+
+    /// Closes one, so that another file or connection can be opened. False: there is none.
+    fn release(&self) -> bool {
+        let mut kept = self.kept.lock();
+        self.is_short.store(true, Ordering::SeqCst);
+        kept.files.pop().is_some()
+    }
+
+    /// Opens again what was released. False: there are too few descriptors for that.
+    fn refill(&self) -> bool {
+        if !self.is_short.load(Ordering::SeqCst) {
+            return true;
+        }
+        let mut kept = self.kept.lock();
+        while kept.files.len() < kept.wanted {
+            let Ok(file) = File::open("/dev/null") else { return false };
+            kept.files.push(file);
+        }
+        self.is_short.store(false, Ordering::SeqCst);
+        true
     }
 }
 
-impl Reserve {
-    /// One that is kept, if there is one.
-    pub fn new() -> Reserve {
-        let mut reserve = Reserve(None);
-        reserve.refill();
-        reserve
+/// The reserve of one listener.
+struct Reserve(Arc<Reserves>);
+
+impl Drop for Reserve {
+    fn drop(&mut self) {
+        let mut kept = self.0.kept.lock();
+        kept.wanted -= 1;
+        let wanted = kept.wanted;
+        kept.files.truncate(wanted);
+    }
+}
+
+/// Accepts the connections of a listener, whether or not there are descriptors.
+pub struct Acceptor {
+    listener: Arc<TcpListener>,
+    door: &'static str,
+    reserve: Reserve,
+    throttle: Throttle,
+}
+
+/// A connection that was accepted.
+pub struct Accepted {
+    /// The connection.
+    pub stream: TcpStream,
+    /// Its other end.
+    pub remote: SocketAddr,
+    /// There is no descriptor besides: answer it shortly, and close it before the next
+    /// connection is accepted.
+    pub is_on_reserve: bool,
+}
+
+impl Acceptor {
+    /// Accepts from this listener, which the log calls by the name of its door.
+    pub fn new(
+        listener: Arc<TcpListener>,
+        door: &'static str,
+        reserves: &Arc<Reserves>,
+    ) -> Acceptor {
+        Acceptor { listener, door, reserve: reserves.keep_one(), throttle: Throttle::default() }
     }
 
-    /// Closes it, so that another can be had. False: there is none.
-    pub fn release(&mut self) -> bool {
-        self.0.take().is_some()
-    }
-
-    /// Opens it again if it was released. This can fail when another file has taken the
-    /// descriptor since; then the reserve stays empty until the next call.
-    pub fn refill(&mut self) {
-        if self.0.is_none() {
-            self.0 = File::open("/dev/null").ok();
+    /// The next connection. `on_failure` is called each time that one could not be accepted, or
+    /// only in the place of a reserve.
+    pub async fn accept(&mut self, on_failure: impl Fn()) -> Accepted {
+        let Reserve(reserves) = &self.reserve;
+        loop {
+            reserves.refill();
+            let error = match self.listener.accept().await {
+                Ok((stream, remote)) => {
+                    // Another listener may have released its reserve for a connection of its own.
+                    let is_on_reserve = !reserves.refill();
+                    if is_on_reserve {
+                        on_failure();
+                    }
+                    return Accepted { stream, remote, is_on_reserve };
+                }
+                Err(error) => error,
+            };
+            on_failure();
+            if self.throttle.is_due() {
+                warn!(%error, door = self.door, "connections could not be accepted");
+            }
+            // A listener or a file may take the descriptor first; then `accept` fails or waits.
+            if are_exhausted(&error)
+                && reserves.release()
+                && let Ok(Ok((stream, remote))) = timeout(PAUSE, self.listener.accept()).await
+            {
+                debug!(%remote, "a connection was accepted in the place of a reserve");
+                return Accepted { stream, remote, is_on_reserve: true };
+            }
+            sleep(PAUSE).await;
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Accepts connections, performs their handshakes, and has the plugin chain admit them.
 
-pub(crate) mod reserve;
+mod reserve;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 use crate::close::CloseReason;
 use crate::config::{Config, TlsConfig};
 use crate::connection::{End, OpenConnection};
-use crate::descriptors::{self, Reserve};
+use crate::descriptors::{Accepted, Acceptor};
 use crate::door::json::Json;
 use crate::door::resp::info::ServerInfo;
 use crate::door::resp::{self, FramedResp, Resp, Transport};
@@ -32,6 +32,7 @@ use crate::hub::connections::Connection;
 use crate::hub::encoding::Encoding;
 use crate::hub::expiries;
 use crate::log;
+use crate::log::Throttle;
 use crate::middleware::bindings::{Client, Door as ClientDoor};
 use crate::middleware::chain::{Step, Walk};
 use crate::panics;
@@ -45,10 +46,6 @@ use crate::stats::{self, Refused, count};
 use crate::supervise::Ended;
 use crate::tls::{self, Tls, TlsError};
 
-/// How long to wait before accepting again after it failed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The shortest interval between two log lines that say that accepting is paused.
-const SAID_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// How long a client is waited for before its handshake may be dropped for another, where
 /// as many are under way as there may be. One that sends its request at once, as clients
 /// do, is not waited for at all. Over TLS it is, for a round trip, and for as long as
@@ -215,87 +212,68 @@ impl Entrance {
     /// Takes connections until it is dropped.
     pub async fn accept(self, listener: Arc<TcpListener>, protocol: Protocol) -> Ended {
         let handshakes = self.live.handshakes(protocol.into()).clone();
-        let mut said_at: Option<Instant> = None;
-        let mut failed_at: Option<Instant> = None;
-        let mut reserve = Reserve::new();
+        let door = stats::Door::from(protocol);
+        let mut throttle = Throttle::default();
+        let stats = self.services.stats.clone();
+        let mut acceptor = Acceptor::new(listener, door.name(), &self.services.reserves);
         loop {
             if !handshakes.has_room() {
                 self.services.stats.waits_for_handshakes(protocol.into());
-                self.say_that_it_is_full(&handshakes, protocol, &mut said_at);
+                self.say_that_it_is_full(&handshakes, protocol, &mut throttle);
                 handshakes.room().await;
             }
-            match listener.accept().await {
-                Ok((stream, remote)) => {
-                    if !OPTIONS_ARE_INHERITED
-                        && let Err(error) = prepare(SockRef::from(&stream), protocol)
-                    {
-                        debug!(%remote, %error, "connection lost in the handshake");
-                        continue;
-                    }
-                    let door = stats::Door::from(protocol);
-                    let share = self.share_of(remote.ip());
-                    let (handshaking, dropped) = match handshakes.take(remote.ip(), share) {
-                        Ok(taken) => taken,
-                        Err(OverShare) => {
-                            self.services.stats.refused(door, Refused::HandshakeShare);
-                            debug!(%remote, "closed: limits.handshakes_per_address_max");
-                            continue;
-                        }
-                    };
-                    if let Some(address) = dropped {
-                        self.services.stats.refused(door, Refused::HandshakeDropped);
-                        debug!(%address, "a handshake was dropped for another");
-                        self.say_that_it_is_full(&handshakes, protocol, &mut said_at);
-                    }
-                    let id = handshaking.id();
-                    let tls = match protocol {
-                        Protocol::Http => &self.live.http_tls,
-                        Protocol::Resp => &self.live.resp_tls,
-                    };
-                    let entrance = self.clone();
-                    let serving = match tls.as_ref().map(Tls::acceptor) {
-                        None => {
-                            let peer = Peer { remote, subject: None };
-                            let stream = Plain::new(stream, self.services.stats.clone());
-                            tokio::spawn(entrance.serve(stream, peer, protocol, handshaking))
-                        }
-                        Some(acceptor) => {
-                            let serving =
-                                entrance.serve_tls(acceptor, stream, remote, protocol, handshaking);
-                            tokio::spawn(serving)
-                        }
-                    };
-                    handshakes.attach(id, serving.abort_handle());
-                }
-                Err(error) => {
-                    let door = stats::Door::from(protocol);
-                    self.services.stats.could_not_accept(door);
-                    if failed_at.is_none_or(|at| at.elapsed() > SAID_AGAIN_AFTER) {
-                        failed_at = Some(Instant::now());
-                        let door = door.name();
-                        warn!(%error, door, "connections could not be accepted");
-                    }
-                    if !descriptors::are_exhausted(&error)
-                        || !self.serve_on_reserve(&listener, protocol, &mut reserve).await
-                    {
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                }
+            let Accepted { stream, remote, is_on_reserve } =
+                acceptor.accept(|| stats.could_not_accept(door)).await;
+            if is_on_reserve {
+                self.serve_on_reserve(stream, protocol).await;
+                continue;
             }
+            if !OPTIONS_ARE_INHERITED && let Err(error) = prepare(SockRef::from(&stream), protocol)
+            {
+                debug!(%remote, %error, "connection lost in the handshake");
+                continue;
+            }
+            let share = self.share_of(remote.ip());
+            let (handshaking, dropped) = match handshakes.take(remote.ip(), share) {
+                Ok(taken) => taken,
+                Err(OverShare) => {
+                    self.services.stats.refused(door, Refused::HandshakeShare);
+                    debug!(%remote, "closed: limits.handshakes_per_address_max");
+                    continue;
+                }
+            };
+            if let Some(address) = dropped {
+                self.services.stats.refused(door, Refused::HandshakeDropped);
+                debug!(%address, "a handshake was dropped for another");
+                self.say_that_it_is_full(&handshakes, protocol, &mut throttle);
+            }
+            let id = handshaking.id();
+            let tls = match protocol {
+                Protocol::Http => &self.live.http_tls,
+                Protocol::Resp => &self.live.resp_tls,
+            };
+            let entrance = self.clone();
+            let serving = match tls.as_ref().map(Tls::acceptor) {
+                None => {
+                    let peer = Peer { remote, subject: None };
+                    let stream = Plain::new(stream, self.services.stats.clone());
+                    tokio::spawn(entrance.serve(stream, peer, protocol, handshaking))
+                }
+                Some(acceptor) => {
+                    let serving =
+                        entrance.serve_tls(acceptor, stream, remote, protocol, handshaking);
+                    tokio::spawn(serving)
+                }
+            };
+            handshakes.attach(id, serving.abort_handle());
         }
     }
 
     /// Logs that as many handshakes are under way as there may be, now and then.
-    fn say_that_it_is_full(
-        &self,
-        handshakes: &Slots,
-        protocol: Protocol,
-        said_at: &mut Option<Instant>,
-    ) {
-        if said_at.is_some_and(|at| at.elapsed() <= SAID_AGAIN_AFTER) {
+    fn say_that_it_is_full(&self, handshakes: &Slots, protocol: Protocol, throttle: &mut Throttle) {
+        if !throttle.is_due() {
             return;
         }
-        *said_at = Some(Instant::now());
         let (door, max) = (stats::Door::from(protocol).name(), self.live.handshakes_max);
         let (address, held) =
             handshakes.largest(1).first().copied().unwrap_or((IpAddr::from([0; 4]), 0));

@@ -2,6 +2,7 @@
 //! followed whatever it says.
 
 mod queue;
+mod throttle;
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,7 @@ use crate::config::LogFormat;
 use crate::panics;
 use queue::LineQueue;
 pub use queue::QueueLimits;
+pub use throttle::Throttle;
 
 /// What is logged of followed connections has this target.
 pub const FOLLOWED: &str = "switchyard::followed";

@@ -337,6 +337,7 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<(Live, Services, Arc<En
         gatherings: Arc::default(),
         auth_attempts,
         supervisor: Arc::default(),
+        reserves: Arc::default(),
     };
     let engine = Arc::new(EngineSwaps::new(
         config.engine.clone(),

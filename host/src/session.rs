@@ -23,6 +23,7 @@ use crate::auth_attempts::AuthAttempts;
 use crate::backplane::{Backplane, Hold};
 use crate::batch::Batch;
 use crate::close::CloseReason;
+use crate::descriptors::Reserves;
 use crate::gathering::{self, Gatherings, Place};
 use crate::hub::Hub;
 use crate::hub::attributes::USER;
@@ -72,6 +73,8 @@ pub struct Services {
     pub auth_attempts: Arc<AuthAttempts>,
     /// Keeps the server's own tasks running.
     pub supervisor: Arc<Supervisor>,
+    /// File descriptors for when there are no others.
+    pub reserves: Arc<Reserves>,
 }
 
 /// One client's commands.

@@ -29,7 +29,6 @@ pub mod view;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
@@ -41,12 +40,12 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::config::AdminConfig;
-use crate::descriptors::{self, Reserve};
+use crate::descriptors::{ANSWER_TIME, Accepted, Acceptor};
 use crate::engine_swap::EngineSwaps;
-use crate::entrance::{Live, reserve};
+use crate::entrance::Live;
 use crate::health::Health;
 use crate::session::Services;
 use crate::slots::Slot;
@@ -110,7 +109,7 @@ pub struct Doors {
 
 /// The listener of the admin API.
 pub struct AdminListener {
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     admin: Admin,
 }
 
@@ -118,15 +117,10 @@ pub struct AdminListener {
 /// the cookies of other things on the same host.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
-/// How long to wait before accepting again after it failed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long it is not said again that it failed.
-const SAID_AGAIN_AFTER: Duration = Duration::from_secs(10);
-
 impl AdminListener {
     /// Wraps a bound listener. It does not accept connections yet.
     pub fn new(listener: TcpListener, admin: Admin) -> AdminListener {
-        AdminListener { listener, admin }
+        AdminListener { listener: Arc::new(listener), admin }
     }
 
     /// Where it listens.
@@ -140,46 +134,15 @@ impl AdminListener {
 
     /// Serves until it is dropped, or `ending` says so.
     pub async fn serve(self: Arc<AdminListener>, ending: watch::Receiver<bool>) -> Ended {
-        let listener = &self.listener;
         let admin = Admin { ending: ending.clone(), ..self.admin.clone() };
         let (config, places) = (admin.config.clone(), admin.places.clone());
         let stats = admin.services.stats.clone();
         let router = router::router(admin);
-        let mut failed_at: Option<Instant> = None;
-        let mut reserve = Reserve::new();
+        let listener = self.listener.clone();
+        let mut acceptor = Acceptor::new(listener, "admin", &self.admin.services.reserves);
         loop {
-            let (stream, remote) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    count(&stats.admin_not_accepted);
-                    if failed_at.is_none_or(|at| at.elapsed() > SAID_AGAIN_AFTER) {
-                        failed_at = Some(Instant::now());
-                        warn!(%error, door = "admin", "connections could not be accepted");
-                    }
-                    // One is served in the place of the reserve, as at the other doors.
-                    let is_exhausted = descriptors::are_exhausted(&error);
-                    if is_exhausted
-                        && reserve.release()
-                        && let Ok(Ok((stream, remote))) =
-                            tokio::time::timeout(ACCEPT_PAUSE, listener.accept()).await
-                        && let Some(slot) = places.take(remote.ip())
-                    {
-                        let serving = serve(
-                            stream,
-                            router.clone(),
-                            config.clone(),
-                            (places.clone(), slot),
-                            ending.clone(),
-                        );
-                        let _it_took_too_long =
-                            tokio::time::timeout(reserve::ANSWER_TIME, serving).await;
-                    } else {
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                    reserve.refill();
-                    continue;
-                }
-            };
+            let Accepted { stream, remote, is_on_reserve } =
+                acceptor.accept(|| count(&stats.admin_not_accepted)).await;
             let Some(slot) = places.take(remote.ip()) else {
                 debug!(%remote, "closed: admin.connections_per_address_max");
                 continue;
@@ -192,6 +155,10 @@ impl AdminListener {
                 (places.clone(), slot),
                 ending.clone(),
             );
+            if is_on_reserve {
+                let _it_took_too_long = tokio::time::timeout(ANSWER_TIME, serving).await;
+                continue;
+            }
             let serving = tokio::spawn(async move {
                 if let Err(error) = serving.await {
                     debug!(%remote, %error, "admin connection lost");

@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -19,6 +18,7 @@ use crate::close::clip;
 use crate::hub::Hub;
 use crate::hub::connections::ConnectionId;
 use crate::limits::LiveLimits;
+use crate::log::Throttle;
 use crate::middleware::Middleware;
 use crate::panics;
 use crate::protocol::command::{Publication, Space};
@@ -31,8 +31,6 @@ const NOBODY: ConnectionId = 0;
 /// How much is delivered at once.
 const BATCH_MAX: usize = 128;
 
-/// How often the log warns of messages that are over a limit.
-const WARNED_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// How much of a channel's name the log shows, in bytes.
 const CHANNEL_SHOWN_MAX: usize = 256;
 
@@ -55,8 +53,8 @@ pub struct Inbox {
     bytes_max: usize,
     limits: Arc<LiveLimits>,
     stats: Arc<BackplaneStats>,
-    /// When the log last warned of a message that is over a limit.
-    warned_at: Mutex<Option<Instant>>,
+    /// Of messages that are over a limit.
+    throttle: Mutex<Throttle>,
 }
 
 #[derive(Default)]
@@ -79,7 +77,7 @@ impl Inbox {
             bytes_max,
             limits,
             stats,
-            warned_at: Mutex::default(),
+            throttle: Mutex::default(),
         })
     }
 
@@ -114,10 +112,7 @@ impl Inbox {
     }
 
     fn warn_of_oversized(&self, message: &Incoming) {
-        let now = Instant::now();
-        let mut warned_at = self.warned_at.lock();
-        if warned_at.is_none_or(|at| now.duration_since(at) > WARNED_AGAIN_AFTER) {
-            *warned_at = Some(now);
+        if self.throttle.lock().is_due() {
             warn!(
                 channel = %clip(&String::from_utf8_lossy(&message.channel), CHANNEL_SHOWN_MAX),
                 payload_bytes = message.payload.len(),

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tracing::warn;
 
 use super::interest::Name;
+use crate::log::Throttle;
 use crate::protocol::command::Space;
 
 /// How many refused names of each kind are remembered. Of more, publications are
@@ -22,8 +23,6 @@ const NAMES_MAX: usize = 10_000;
 const REFUSED_TIME: Duration = Duration::from_secs(10);
 /// How long a refused publication stands in the health report.
 const SHOWN_TIME: Duration = Duration::from_secs(60);
-/// A refusal is logged once in this time, with how many there were.
-const LOG_TIME: Duration = Duration::from_secs(10);
 
 /// What is refused at present.
 #[derive(Default)]
@@ -46,7 +45,7 @@ struct Table {
     publication_refused: Option<Instant>,
     /// Names that cannot be listened to.
     names: HashSet<Name>,
-    logged: Option<Instant>,
+    throttle: Throttle,
     /// How many refusals were not logged.
     unlogged: u64,
 }
@@ -92,7 +91,7 @@ impl Refusals {
             table.publications.insert(place(space, channel), now + REFUSED_TIME);
             self.has_publications.store(true, Ordering::Relaxed);
         }
-        table.log(now, said, "the backplane refused publications");
+        table.log(said, "the backplane refused publications");
     }
 
     /// Whether publications on this channel are refused at present.
@@ -119,7 +118,7 @@ impl Refusals {
         if table.names.len() < NAMES_MAX {
             table.names.insert(name.clone());
         }
-        table.log(Instant::now(), said, "the backplane refused to let this node listen to names");
+        table.log(said, "the backplane refused to let this node listen to names");
     }
 
     /// This name is not listened to any more.
@@ -152,10 +151,9 @@ impl Refusals {
 }
 
 impl Table {
-    fn log(&mut self, now: Instant, said: &str, what: &'static str) {
+    fn log(&mut self, said: &str, what: &'static str) {
         self.unlogged += 1;
-        if self.logged.is_none_or(|at| now.duration_since(at) >= LOG_TIME) {
-            self.logged = Some(now);
+        if self.throttle.is_due() {
             let count = std::mem::take(&mut self.unlogged);
             warn!(said, count, "{what}");
         }

@@ -5,48 +5,24 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::http::StatusCode;
-use tracing::debug;
 
-use super::{ACCEPT_PAUSE, Entrance, Protocol};
+use super::{Entrance, Protocol};
 use crate::close::CloseReason;
-use crate::descriptors::Reserve;
+use crate::descriptors::ANSWER_TIME;
 use crate::door::resp;
 use crate::handshake::{self, Asked};
 use crate::tls::Tls;
 
-/// How long one connection may take: those behind it wait.
-pub const ANSWER_TIME: Duration = Duration::from_millis(500);
 /// How long to wait for a refused client to close, so that it reads the refusal.
 const LEAVE_TIME: Duration = Duration::from_millis(20);
 
 impl Entrance {
-    /// Accepts one connection in the place of the reserve, and answers it. False: there was none,
-    /// or the reserve is not there.
-    pub(super) async fn serve_on_reserve(
-        &self,
-        listener: &TcpListener,
-        protocol: Protocol,
-        reserve: &mut Reserve,
-    ) -> bool {
-        if !reserve.release() {
-            reserve.refill();
-            return false;
-        }
-        // Another thread may have taken the descriptor; then `accept` fails or waits.
-        let accepted = tokio::time::timeout(ACCEPT_PAUSE, listener.accept()).await;
-        let is_served = match accepted {
-            Ok(Ok((stream, remote))) => {
-                debug!(%remote, "a connection was accepted in the place of a reserve");
-                let answering = self.answer_shortly(stream, protocol);
-                let _it_took_too_long = tokio::time::timeout(ANSWER_TIME, answering).await;
-                true
-            }
-            Ok(Err(_)) | Err(_) => false,
-        };
-        reserve.refill();
-        is_served
+    /// Answers a connection for which there is no descriptor besides, and closes it.
+    pub(super) async fn serve_on_reserve(&self, stream: TcpStream, protocol: Protocol) {
+        let answering = self.answer_shortly(stream, protocol);
+        let _it_took_too_long = tokio::time::timeout(ANSWER_TIME, answering).await;
     }
 
     async fn answer_shortly(&self, mut stream: TcpStream, protocol: Protocol) {

@@ -12,7 +12,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tracing::warn;
@@ -21,6 +20,7 @@ use super::connections::{Connection, Connections};
 use super::pattern_costs::{Changed, PatternCosts, SHORT_NAME_BYTES, Steps};
 use crate::config::NameLimits;
 use crate::keyed_hash::KeyedMap;
+use crate::log::Throttle;
 use crate::networks::counted_as;
 use crate::protocol::command::{Bytestring, Kind, LIMIT, Refusal};
 use crate::stats::{count, load};
@@ -35,9 +35,6 @@ pub const PATTERN_BYTES: usize = 512;
 /// How often the bytes of a distinct pattern are held in each shard: by its table, and by the
 /// labels of its nodes.
 pub const PATTERN_COPIES: usize = 3;
-
-/// How often a refusal is logged.
-const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How many steps of matching are done before the task yields: a few milliseconds.
 pub const STEPS_AT_ONCE_MAX: u64 = 2_000_000;
@@ -56,7 +53,7 @@ pub struct Holdings {
     steps: [AtomicU64; 2],
     /// By the limit, how many commands were refused.
     refused: [AtomicU64; Excess::ALL.len()],
-    warned: Mutex<Option<Instant>>,
+    throttle: Mutex<Throttle>,
     /// What the names count that wait for the backplane.
     waiting: Arc<AtomicUsize>,
 }
@@ -178,7 +175,7 @@ impl Holdings {
             subscribed: AtomicUsize::new(0),
             steps: Default::default(),
             refused: Default::default(),
-            warned: Mutex::default(),
+            throttle: Mutex::default(),
             waiting: Arc::default(),
         }
     }
@@ -441,12 +438,8 @@ impl Holdings {
         if let Some(refused) = self.refused.get(excess as usize) {
             count(refused);
         }
-        {
-            let mut warned = self.warned.lock();
-            if warned.is_some_and(|at| at.elapsed() < WARNING_INTERVAL) {
-                return;
-            }
-            *warned = Some(Instant::now());
+        if !self.throttle.lock().is_due() {
+            return;
         }
         let limit = excess.key();
         let (subscriptions, name_bytes) = self.total();

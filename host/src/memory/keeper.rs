@@ -25,14 +25,13 @@ use super::{Budget, percent};
 use crate::close::CloseReason;
 use crate::hub::connections::{Connection, ConnectionId, Connections};
 use crate::keyed_hash::KeyedMap;
+use crate::log::Throttle;
 use crate::networks::counted_as;
 
 /// How often it is looked whether a bound is near.
 const TICK: Duration = Duration::from_millis(100);
 /// How long what a look found is shown to those who only want to know.
 const READING_TIME: Duration = Duration::from_secs(1);
-/// How long it is not said again that a bound is near or was passed.
-const SAID_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// To how much of a bound it is brought down again, in percent, so that not each message that
 /// follows closes another connection.
 const RELIEF_PERCENT: usize = 90;
@@ -101,7 +100,7 @@ pub struct Memory {
 #[derive(Default)]
 struct Unsaid {
     closed: Closed,
-    said_at: Option<Instant>,
+    throttle: Throttle,
 }
 
 /// What the last look at outboxes found.
@@ -405,12 +404,10 @@ impl Memory {
         }
         for (unsaid, bound) in self.unsaid.lock().iter_mut().zip(Bound::ALL) {
             let Closed { connections, bytes, first } = unsaid.closed;
-            let was_said = unsaid.said_at.is_some_and(|at| at.elapsed() < SAID_AGAIN_AFTER);
-            if connections == 0 || was_said {
+            if connections == 0 || !unsaid.throttle.is_due() {
                 continue;
             }
             unsaid.closed = Closed::default();
-            unsaid.said_at = Some(Instant::now());
             warn!(
                 connections,
                 given_back_bytes = bytes,

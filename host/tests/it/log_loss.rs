@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::admin::Operator;
@@ -100,10 +100,14 @@ async fn slow_consumers_are_closed_however_the_log_is() -> Result<()> {
     let launch = Launch { stderr: Some(stderr.into()), ..Launch::with_config(&config) };
     let server = launch.start().await?;
     let resp = server.resp_address().await?;
+    const SUBSCRIBED: [u8; 34] = *b"*3\r\n$9\r\nsubscribe\r\n$5\r\nflood\r\n:1\r\n";
     let mut slow = Vec::new();
     for _ in 0..20 {
         let mut stream = TcpStream::connect(resp).await?;
         stream.write_all(b"SUBSCRIBE flood\r\n").await?;
+        let mut reply = [0; SUBSCRIBED.len()];
+        within(PATIENCE, "a subscription", stream.read_exact(&mut reply)).await??;
+        ensure!(reply == SUBSCRIBED, "{}", reply.escape_ascii());
         slow.push(stream);
     }
     let mut publisher = server.client().await?;

@@ -12,6 +12,7 @@ pub mod server;
 mod drain;
 pub mod log;
 pub mod panics;
+pub mod process;
 pub mod recheck;
 pub mod reload;
 

@@ -20,6 +20,7 @@ use switchyard::descriptors;
 use switchyard::log::{self, Log};
 use switchyard::operator::{self, OperatorError};
 use switchyard::panics;
+use switchyard::process;
 use switchyard::reload::Reloading;
 use switchyard::server::{Order, Server};
 use switchyard::supervise::Supervisor;
@@ -99,6 +100,7 @@ fn serve(args: &ServeArgs) -> ExitCode {
     let flush_time = config.log.flush_time;
     panics::install_hook();
     descriptors::raise_limit(&config);
+    process::prepare();
     let ended = panics::contain(|| serve_with(args, config, log));
     // What panicked here is in the log.
     let code = ended.unwrap_or_else(|| {

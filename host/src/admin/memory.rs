@@ -8,9 +8,9 @@ use serde::Deserialize;
 use super::error::ApiError;
 use super::view::{BoundView, BudgetView, HolderView, MemoryView};
 use super::{Admin, blocking};
-use crate::door::resp::info::resident_bytes;
 use crate::memory::usage::usage;
 use crate::memory::{Bound, Holding};
+use crate::process::Status;
 
 /// How many connections and addresses are shown at most, and by default.
 const SHOWN_MAX: usize = 100;
@@ -39,7 +39,7 @@ pub async fn show(
         let memory = services.hub.connections().memory();
         let settings = memory.settings();
         Ok(Json(MemoryView {
-            resident_bytes: resident_bytes(),
+            resident_bytes: Status::read().resident_bytes().unwrap_or(0),
             bytes_max: settings.as_ref().map(|settings| settings.budget.bytes_max),
             source: settings.map(|settings| settings.source),
             budgets: usage

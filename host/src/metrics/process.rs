@@ -1,7 +1,6 @@
 //! The process, under the names that Prometheus' own libraries use.
 //!
-//! Linux reports them in `/proc`; missing values are left out. The crates that read it need
-//! features of `rustix` or the page size; the values that are read here need neither.
+//! Values that the system does not report are left out.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -9,6 +8,7 @@ use std::time::SystemTime;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::page::{NONE, Page};
+use crate::process::{Status, open_descriptors};
 
 /// Writes what is known of the process, which began at `started`.
 pub fn write(page: &mut Page<'_, '_>, started: SystemTime) -> fmt::Result {
@@ -24,11 +24,8 @@ pub fn write(page: &mut Page<'_, '_>, started: SystemTime) -> fmt::Result {
         "Processor time that the process has taken.",
         [(NONE, cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9)],
     )?;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        line.split_whitespace().next()?.parse::<f64>().ok()
-    };
+    let status = Status::read();
+    let field = |name| status.number(name).map(|number| number as f64);
     for (name, help, value) in [
         ("process_resident_memory_bytes", "Memory that the process holds.", "VmRSS"),
         ("process_virtual_memory_bytes", "Addresses that the process has taken.", "VmSize"),
@@ -41,9 +38,8 @@ pub fn write(page: &mut Page<'_, '_>, started: SystemTime) -> fmt::Result {
         "Threads of the process.",
         field("Threads").map(|threads| (NONE, threads)),
     )?;
-    // One of them is what they are counted with.
-    let open = std::fs::read_dir("/proc/self/fd").ok().map(|open| open.count() as f64 - 1.0);
-    page.gauges("process_open_fds", "Open files and sockets.", open.map(|open| (NONE, open)))?;
+    let open = open_descriptors().map(|open| (NONE, open as f64));
+    page.gauges("process_open_fds", "Open files and sockets.", open)?;
     page.gauges(
         "process_max_fds",
         "How many files and sockets may be open.",

@@ -58,6 +58,9 @@ async fn probes_are_answered_while_there_are_no_descriptors() -> Result<()> {
     let head = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\n", operator.authority());
     let (status, _, metrics) = operator.exchange(&head, b"")?;
     ensure!(status == 200, "{status}");
+    for gauge in ["process_resident_memory_bytes", "process_open_fds"] {
+        ensure!(metrics.contains(&format!("\n{gauge} ")), "no {gauge}: {metrics}");
+    }
     for door in ["http", "resp", "admin"] {
         let series = format!("switchyard_accept_failures_total{{door=\"{door}\"}} ");
         let count = metrics.lines().find_map(|line| line.strip_prefix(&series));

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::{REDIS_VERSION, Resp};
 use crate::config::Config;
+use crate::process::Status;
 use crate::protocol::command::Space;
 use crate::protocol::resp::{Arguments, errors};
 use crate::session::Session;
@@ -110,7 +111,7 @@ impl Resp {
                 ]
             }
             "memory" => {
-                let bytes = resident_bytes();
+                let bytes = Status::read().resident_bytes().unwrap_or(0);
                 let settings = hub.connections().memory().settings();
                 let max = settings.map_or(0, |settings| settings.budget.bytes_max);
                 vec![
@@ -184,15 +185,4 @@ impl Resp {
             false => self.error(session, &errors::config_set_unknown(name)),
         }
     }
-}
-
-/// What the process holds of the machine's memory; zero where that cannot be read.
-pub fn resident_bytes() -> u64 {
-    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return 0 };
-    status
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse().ok()
-        })
-        .map_or(0, |kibibytes: u64| kibibytes * 1024)
 }

@@ -25,9 +25,9 @@ use crate::door::Door;
 use crate::hub::connections::Connections;
 use crate::outbox::{Last, Outbox, Taken};
 use crate::panics;
+use crate::scheduling;
 use crate::session::{Session, TURN_TIME};
 use crate::stats::Stats;
-use crate::turns;
 
 /// How much is read at once.
 const READ_BYTES_MAX: usize = 64 << 10;
@@ -51,7 +51,7 @@ pub struct Writer {
     written: Written,
     /// Whether the connection should not be read from now: so much waits, or another task
     /// writes to it.
-    is_held_up: bool,
+    are_reads_paused: bool,
     /// Whether the socket takes no more.
     is_blocked: bool,
     /// Whether a blocked socket took something since this was last looked at: its
@@ -72,9 +72,9 @@ impl Writer {
         loop {
             let written = std::mem::take(&mut self.written);
             match outbox.take(written, &mut self.chunks, context) {
-                Taken::Open { is_congested } => self.is_held_up = is_congested,
+                Taken::Open { is_congested } => self.are_reads_paused = is_congested,
                 Taken::Busy => {
-                    self.is_held_up = true;
+                    self.are_reads_paused = true;
                     return Poll::Pending;
                 }
                 Taken::Closing(reason) => return Poll::Ready(Ok(reason)),
@@ -255,13 +255,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         context: &mut Context<'_>,
     ) -> Poll<io::Result<CloseReason>> {
         loop {
-            let was_heard = self.session.was_heard();
+            let had_receivers = self.session.had_receivers();
             if self.is_row_over() {
                 self.reads_in_a_row = 0;
-                turns::wait_for_sockets(context);
+                scheduling::yield_to_io_driver(context);
                 return Poll::Pending;
             }
-            if was_heard {
+            if had_receivers {
                 // It is answered behind those who write what it said, as far as they are this
                 // thread's: a publisher that is answered first says more than leaves. By the next
                 // look at the sockets one that is faster would be before it.
@@ -279,13 +279,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             }
             // A client that does not read its replies is not read from. When its
             // socket takes something again, this is looked at again.
-            if self.writer.is_held_up || self.session.has_unread_replies() {
+            if self.writer.are_reads_paused || self.session.has_unread_replies() {
                 return Poll::Pending;
             }
             if self.goes_on {
                 ready!(self.session.poll_turn(context));
                 let mut unfinished = std::mem::take(&mut self.unfinished);
-                let taken = self.take_in(&mut unfinished);
+                let taken = self.decode(&mut unfinished);
                 unfinished.drain(..taken);
                 self.unfinished = with_room_for_what_is_there(unfinished);
                 // While the server is at work, no time of the client's passes.
@@ -365,12 +365,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             let length = fresh.len();
             let taken;
             if self.unfinished.is_empty() {
-                taken = self.take_in(fresh);
+                taken = self.decode(fresh);
                 self.unfinished.extend_from_slice(fresh.get(taken..).unwrap_or_default());
             } else {
                 let mut joined = std::mem::take(&mut self.unfinished);
                 joined.extend_from_slice(fresh);
-                taken = self.take_in(&mut joined);
+                taken = self.decode(&mut joined);
                 joined.drain(..taken);
                 self.unfinished = with_room_for_what_is_there(joined);
             }
@@ -380,13 +380,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
 
     /// Has the door process these bytes within a new time budget. Returns how many it has
     /// processed.
-    fn take_in(&mut self, bytes: &mut [u8]) -> usize {
-        self.session.begin_turn();
+    fn decode(&mut self, bytes: &mut [u8]) -> usize {
+        self.session.start_budget();
         if self.reads_in_a_row == 0 {
             self.row_began = self.session.turn_began();
         }
         self.reads_in_a_row += 1;
-        let taken = self.door.take_in(bytes, &mut self.session);
+        let taken = self.door.decode(bytes, &mut self.session);
         self.goes_on = taken.is_unfinished;
         taken.bytes
     }
@@ -427,7 +427,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, EngineSource};
-    use crate::door::Taken as DoorTaken;
+    use crate::door::Progress;
     use crate::hub::connections::Connection;
     use crate::hub::encoding::Encoding;
     use crate::protocol::command::{Command, Kind, Publication, Reply, Request, Space, Tag};
@@ -437,8 +437,8 @@ mod tests {
     /// A door that calls this function in each poll.
     struct Does<F>(F);
 
-    impl<F: FnMut(&mut [u8], &mut Session) -> DoorTaken> Door for Does<F> {
-        fn take_in(&mut self, bytes: &mut [u8], session: &mut Session) -> DoorTaken {
+    impl<F: FnMut(&mut [u8], &mut Session) -> Progress> Door for Does<F> {
+        fn decode(&mut self, bytes: &mut [u8], session: &mut Session) -> Progress {
             (self.0)(bytes, session)
         }
 
@@ -464,7 +464,7 @@ mod tests {
     }
 
     /// Publishes a burst for any input.
-    fn publishes(bytes: &mut [u8], session: &mut Session) -> DoorTaken {
+    fn publishes(bytes: &mut [u8], session: &mut Session) -> Progress {
         let request = |_| Request {
             tag: Tag::InOrder,
             command: Ok(Command::Publish(Publication {
@@ -475,7 +475,7 @@ mod tests {
         };
         let count = if bytes.is_empty() { 0 } else { BURST };
         session.execute((0..count).map(request), Dots, false);
-        DoorTaken { bytes: bytes.len(), is_unfinished: false }
+        Progress { bytes: bytes.len(), is_unfinished: false }
     }
 
     fn services() -> Result<Services> {
@@ -505,7 +505,7 @@ mod tests {
         let had = turns.clone();
         let always_more = Does(move |_: &mut [u8], _: &mut Session| {
             had.fetch_add(1, Ordering::Relaxed);
-            DoorTaken { bytes: 0, is_unfinished: true }
+            Progress { bytes: 0, is_unfinished: true }
         });
         let (mut open, _client) = open(&services, always_more)?;
         let connections = services.hub.connections().clone();
@@ -523,7 +523,7 @@ mod tests {
         let had = others.clone();
         tokio::spawn(async move {
             for _ in 0..OTHERS {
-                turns::wait_for_others().await;
+                scheduling::yield_to_run_queue().await;
                 had.fetch_add(1, Ordering::Relaxed);
             }
         });

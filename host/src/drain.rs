@@ -52,7 +52,7 @@ fn share(whole: Duration, slices: usize) -> Duration {
 
 /// Sends each client the time at which to reconnect, then closes the connections slice by
 /// slice. Returns how many there were and how long it took. Connections that arrive during
-/// the drain are handled by the entrance.
+/// the drain are handled by the listener.
 pub async fn drain(connections: &Connections, config: &ShutdownConfig) -> (usize, Duration) {
     let leaving = connections.opened_ones();
     let plan = Plan::new(leaving.len(), config);

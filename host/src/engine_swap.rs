@@ -16,7 +16,7 @@ use crate::engine::{EMBEDDED, EngineCode, EngineError};
 use crate::hub::Hub;
 use crate::middleware::Middleware;
 use crate::middleware::changes::write_atomically;
-use crate::middleware::stats::{By, Deed, Swap};
+use crate::middleware::stats::{ChangeKind, Initiator, Swap};
 use crate::wasm::{self, Wasm};
 
 /// The engine in use, and what can take its place.
@@ -41,7 +41,7 @@ struct Version {
     bytes: Option<Arc<[u8]>>,
     origin: String,
     since: SystemTime,
-    by: By,
+    by: Initiator,
 }
 
 /// Code, the component it was made of if it was one, and where that came from.
@@ -60,7 +60,7 @@ pub struct EngineStatus {
     /// Since when it is in use.
     pub since: SystemTime,
     /// Who put it there.
-    pub by: By,
+    pub by: Initiator,
 }
 
 /// Why the engine was not replaced: the one in use stays.
@@ -107,7 +107,7 @@ impl EngineSwaps {
             bytes,
             origin: origin(&config),
             since: SystemTime::now(),
-            by: By::Start,
+            by: Initiator::Start,
         };
         let versions = Mutex::new(Versions { now, before: None });
         EngineSwaps { config, wasm, hub, middleware, versions }
@@ -129,14 +129,15 @@ impl EngineSwaps {
 
     /// Reads the engine that the configuration names again. `is_wanted`: an operator requested
     /// it, so that it is swapped even if it is the same.
-    pub fn reload(&self, by: &By, is_wanted: bool) {
+    pub fn reload(&self, by: &Initiator, is_wanted: bool) {
         let mut versions = self.versions.lock();
         let done = self.read().map_err(EngineSwapError::from).and_then(|(code, bytes, origin)| {
             // A file that was only touched is no reason for a pause; a person is.
             if !is_wanted && code.version() == self.hub.engine_version() {
                 return Ok(());
             }
-            self.take(&mut versions, (code, bytes, origin), by, Deed::EngineSwapped).map(|_| ())
+            self.take(&mut versions, (code, bytes, origin), by, ChangeKind::EngineSwapped)
+                .map(|_| ())
         });
         if let Err(problem) = done {
             let by = by.name();
@@ -155,13 +156,13 @@ impl EngineSwaps {
         &self,
         bytes: Arc<[u8]>,
         file: Option<&Path>,
-        by: &By,
+        by: &Initiator,
     ) -> Result<Swap, EngineSwapError> {
         let mut versions = self.versions.lock();
         let origin = file.unwrap_or(Path::new("(uploaded)"));
         let code = EngineCode::compile(&self.wasm, origin, &bytes, &self.config)?;
         let new = (code, Some(bytes), origin.display().to_string());
-        self.take(&mut versions, new, by, Deed::EngineSwapped)
+        self.take(&mut versions, new, by, ChangeKind::EngineSwapped)
     }
 
     /// Brings back the engine that was replaced last.
@@ -169,11 +170,11 @@ impl EngineSwaps {
     /// # Errors
     ///
     /// There is none, or it cannot take over; the one in use stays.
-    pub fn roll_back(&self, by: &By) -> Result<Swap, EngineSwapError> {
+    pub fn roll_back(&self, by: &Initiator) -> Result<Swap, EngineSwapError> {
         let mut versions = self.versions.lock();
         let before = versions.before.clone().ok_or(EngineSwapError::NothingBefore)?;
         let new = (before.code, before.bytes, before.origin);
-        self.take(&mut versions, new, by, Deed::EngineRolledBack)
+        self.take(&mut versions, new, by, ChangeKind::EngineRolledBack)
     }
 
     fn read(&self) -> Result<Found, EngineError> {
@@ -193,12 +194,14 @@ impl EngineSwaps {
         &self,
         versions: &mut Versions,
         (code, bytes, origin): Found,
-        by: &By,
-        deed: Deed,
+        by: &Initiator,
+        deed: ChangeKind,
     ) -> Result<Swap, EngineSwapError> {
         // What was found in a file is there already.
         let file = match &self.config.source {
-            EngineSource::File(path) if !matches!(by, By::File | By::Signal) => Some(path),
+            EngineSource::File(path) if !matches!(by, Initiator::File | Initiator::Signal) => {
+                Some(path)
+            }
             _ => None,
         };
         if let (Some(path), Some(bytes)) = (file, &bytes) {
@@ -219,7 +222,7 @@ impl EngineSwaps {
         };
         let pause_us = swap.longest_pause.as_micros() as u64;
         let words = match deed {
-            Deed::EngineRolledBack => "the engine was rolled back",
+            ChangeKind::EngineRolledBack => "the engine was rolled back",
             _ => "the engine was swapped",
         };
         info!(

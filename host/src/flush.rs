@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use crate::chunks::{Chunks, Written};
 use crate::hub::connections::Connection;
 use crate::outbox::Outbox;
-use crate::turns;
+use crate::scheduling;
 
 /// How many connections one task writes to: other threads take their share of the tasks.
 const CONNECTIONS_MAX: usize = 64;
@@ -23,16 +23,16 @@ const BYTES_IN_A_ROW_MAX: usize = 1 << 20;
 
 /// Connections that have something to be flushed. Dropping it sees to it, whatever happens.
 #[derive(Default)]
-pub struct Unflushed(Vec<Arc<Connection>>);
+pub struct PendingFlush(Vec<Arc<Connection>>);
 
-impl Unflushed {
+impl PendingFlush {
     /// Adds a connection that must be flushed and is in no other collection.
     pub fn add(&mut self, connection: &Arc<Connection>) {
         self.0.push(connection.clone());
     }
 }
 
-impl Drop for Unflushed {
+impl Drop for PendingFlush {
     fn drop(&mut self) {
         if self.0.is_empty() {
             return;
@@ -65,7 +65,7 @@ async fn flush_all(connections: Vec<Arc<Connection>>) {
         written += flush(&connection.outbox);
         if written > BYTES_IN_A_ROW_MAX {
             written = 0;
-            turns::wait_for_others().await;
+            scheduling::yield_to_run_queue().await;
         }
     }
 }
@@ -172,14 +172,14 @@ mod tests {
     async fn what_waits_leaves_without_its_connections_task() -> Result<()> {
         let mut bench = Bench::new().await?;
         assert_eq!(bench.take(&mut Chunks::default()), OPEN);
-        assert!(bench.outbox.push_to_flush(Bytes::from_static(b"ab")));
+        assert!(bench.outbox.push_deferred(Bytes::from_static(b"ab")));
         // Who pushed first sees to it.
-        assert!(!bench.outbox.push_to_flush(Bytes::from_static(b"c")));
+        assert!(!bench.outbox.push_deferred(Bytes::from_static(b"c")));
         flush(&bench.outbox);
         let mut read = [0; 3];
         bench.peer.read_exact(&mut read).await?;
         assert_eq!((&read, bench.outbox.bytes(), bench.wakes()), (b"abc", 0, 0));
-        assert!(bench.outbox.push_to_flush(Bytes::from_static(b"d")), "nothing waits again");
+        assert!(bench.outbox.push_deferred(Bytes::from_static(b"d")), "nothing waits again");
         Ok(())
     }
 
@@ -189,7 +189,7 @@ mod tests {
         bench.take(&mut Chunks::default());
         let (chunk, count) = (Bytes::from(vec![b'x'; 1 << 20]), 24);
         for place in 0..count {
-            assert_eq!(bench.outbox.push_to_flush(chunk.clone()), place == 0);
+            assert_eq!(bench.outbox.push_deferred(chunk.clone()), place == 0);
         }
         assert_eq!(bench.wakes(), 0);
         flush(&bench.outbox);
@@ -210,13 +210,13 @@ mod tests {
     async fn one_at_a_time_writes() -> Result<()> {
         let bench = Bench::new().await?;
         let mut flushers = Chunks::default();
-        assert!(bench.outbox.push_to_flush(Bytes::from_static(b"ab")));
+        assert!(bench.outbox.push_deferred(Bytes::from_static(b"ab")));
         let socket = bench.outbox.begin_flush(&mut flushers);
         assert!(socket.is_some());
         assert!(bench.outbox.begin_flush(&mut Chunks::default()).is_none(), "it is being flushed");
         let mut writers = Chunks::default();
         assert_eq!(bench.take(&mut writers), Taken::Busy);
-        assert!(!bench.outbox.push_to_flush(Bytes::from_static(b"c")));
+        assert!(!bench.outbox.push_deferred(Bytes::from_static(b"c")));
         assert_eq!((writers.is_empty(), bench.wakes()), (true, 0));
         bench.outbox.end_flush(Written { bytes: 2, chunks: 1 }, Chunks::default());
         assert_eq!(bench.wakes(), 1);
@@ -232,7 +232,7 @@ mod tests {
     async fn what_others_may_not_write_is_the_writers() -> Result<()> {
         let bench = Bench::new().await?;
         bench.take(&mut Chunks::default());
-        assert!(bench.outbox.push_to_flush(Bytes::from_static(b"ab")));
+        assert!(bench.outbox.push_deferred(Bytes::from_static(b"ab")));
         bench.outbox.attach(None);
         assert_eq!((flush(&bench.outbox), bench.wakes()), (0, 1));
         let mut chunks = Chunks::default();
@@ -242,7 +242,7 @@ mod tests {
         let context = Context::from_waker(Waker::noop());
         assert_eq!(bench.outbox.take(written, &mut Chunks::default(), &context), OPEN);
         bench.take(&mut Chunks::default());
-        assert!(!bench.outbox.push_to_flush(Bytes::from_static(b"c")));
+        assert!(!bench.outbox.push_deferred(Bytes::from_static(b"c")));
         assert_eq!(bench.wakes(), 1);
         Ok(())
     }
@@ -251,11 +251,11 @@ mod tests {
     async fn who_waits_for_its_turn_has_it_next() -> Result<()> {
         let bench = Bench::new().await?;
         let (mut flushers, mut writers) = (Chunks::default(), Chunks::default());
-        assert!(bench.outbox.push_to_flush(Bytes::from_static(b"ab")));
+        assert!(bench.outbox.push_deferred(Bytes::from_static(b"ab")));
         assert!(bench.outbox.begin_flush(&mut flushers).is_some());
         assert_eq!(bench.take(&mut writers), Taken::Busy);
         bench.outbox.end_flush(Written { bytes: 2, chunks: 1 }, Chunks::default());
-        assert!(bench.outbox.push_to_flush(Bytes::from_static(b"c")));
+        assert!(bench.outbox.push_deferred(Bytes::from_static(b"c")));
         assert!(bench.outbox.begin_flush(&mut flushers).is_none());
         assert_eq!(bench.take(&mut writers), OPEN);
         assert!(writers.iter().eq(["c"]));
@@ -268,7 +268,7 @@ mod tests {
         let waker = Waker::from(bench.wakes.clone());
         let context = Context::from_waker(&waker);
         let (mut flushers, mut writers) = (Chunks::default(), Chunks::default());
-        assert!(bench.outbox.push_to_flush(Bytes::from_static(b"abc")));
+        assert!(bench.outbox.push_deferred(Bytes::from_static(b"abc")));
         assert!(bench.outbox.begin_flush(&mut flushers).is_some());
         assert_eq!(bench.outbox.poll_detach(&context), Poll::Pending);
         let written = match flushers.write(|_| Poll::Ready(Ok(2))) {
@@ -281,7 +281,7 @@ mod tests {
         let last = bench.outbox.take_last(Written::default(), &mut writers, &context);
         assert_eq!(last, Last::Write);
         assert!(writers.iter().eq(["c"]));
-        assert!(!bench.outbox.push_to_flush(Bytes::from_static(b"d")));
+        assert!(!bench.outbox.push_deferred(Bytes::from_static(b"d")));
         assert!(bench.outbox.begin_flush(&mut Chunks::default()).is_none());
         Ok(())
     }
@@ -290,7 +290,7 @@ mod tests {
     async fn a_flush_that_panics_closes_its_connection_and_no_other() -> Result<()> {
         let bench = Bench::new().await?;
         bench.take(&mut Chunks::default());
-        assert!(bench.outbox.push_to_flush(Bytes::from_static(b"ab")));
+        assert!(bench.outbox.push_deferred(Bytes::from_static(b"ab")));
         let ended = panics::contain(|| {
             let socket = bench.outbox.begin_flush(&mut Chunks::default());
             let _begun = Begun { outbox: &bench.outbox, is_ended: false };
@@ -313,7 +313,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_is_closing_is_its_writers() -> Result<()> {
         let bench = Bench::new().await?;
-        assert!(bench.outbox.push_to_flush(Bytes::from_static(b"ab")));
+        assert!(bench.outbox.push_deferred(Bytes::from_static(b"ab")));
         bench.outbox.close(CloseReason::Quit);
         assert!(bench.outbox.begin_flush(&mut Chunks::default()).is_none());
         let mut chunks = Chunks::default();

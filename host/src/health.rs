@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 
 use crate::backplane::State as BackplaneState;
 use crate::config::HealthConfig;
-use crate::entrance::Live;
+use crate::listener::LiveConfig;
 use crate::log;
 use crate::middleware::plugin::{self, TrapPolicy};
 use crate::session::Services;
@@ -127,7 +127,7 @@ impl Report {
 /// Knows how the server is.
 pub struct Health {
     services: Services,
-    live: Arc<Live>,
+    live: Arc<LiveConfig>,
     config: HealthConfig,
     /// Locked during a probe: a request that arrives then waits for its result.
     last: Mutex<Option<Probed>>,
@@ -145,7 +145,7 @@ struct Probed {
 
 impl Health {
     /// The health of a server with these parts. Nothing is probed yet.
-    pub fn new(services: Services, live: Arc<Live>, config: HealthConfig) -> Arc<Health> {
+    pub fn new(services: Services, live: Arc<LiveConfig>, config: HealthConfig) -> Arc<Health> {
         let is_probing = Arc::default();
         Arc::new(Health { services, live, config, last: Mutex::new(None), is_probing })
     }
@@ -156,7 +156,7 @@ impl Health {
     }
 
     /// Whether the server is ending, for instance.
-    pub fn live(&self) -> &Arc<Live> {
+    pub fn live(&self) -> &Arc<LiveConfig> {
         &self.live
     }
 

@@ -110,27 +110,27 @@ impl Meter {
 
 /// What becomes of one more command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
+pub enum RateDecision {
     /// It is carried out.
-    Fine,
+    Allow,
     /// It is refused.
-    TooFast,
+    Reject,
     /// It is one too many of those: the connection is closed.
-    Flood,
+    Disconnect,
 }
 
 impl Rate {
     /// Takes one command's worth.
-    pub fn spend(&mut self, meter: Meter) -> Pace {
+    pub fn spend(&mut self, meter: Meter) -> RateDecision {
         let Meter { now, nanos_per_command } = meter;
         self.full_at = self.full_at.max(now) + nanos_per_command;
         let ahead = self.full_at - now;
         if ahead <= SECOND {
-            Pace::Fine
+            RateDecision::Allow
         } else if ahead <= 2 * SECOND {
-            Pace::TooFast
+            RateDecision::Reject
         } else {
-            Pace::Flood
+            RateDecision::Disconnect
         }
     }
 }
@@ -144,16 +144,16 @@ mod tests {
         let meter = |now| Meter { now, nanos_per_command: SECOND / 10 };
         let mut rate = Rate::default();
         for _ in 0..10 {
-            assert_eq!(rate.spend(meter(5)), Pace::Fine);
+            assert_eq!(rate.spend(meter(5)), RateDecision::Allow);
         }
         for _ in 0..10 {
-            assert_eq!(rate.spend(meter(5)), Pace::TooFast);
+            assert_eq!(rate.spend(meter(5)), RateDecision::Reject);
         }
-        assert_eq!(rate.spend(meter(5)), Pace::Flood);
+        assert_eq!(rate.spend(meter(5)), RateDecision::Disconnect);
         // The debt is paid after a second, and a command's time later one is free.
         let mut patient = Rate { full_at: 5 + 2 * SECOND };
         let later = meter(5 + SECOND + SECOND / 10);
-        assert_eq!(patient.spend(later), Pace::Fine);
-        assert_eq!(patient.spend(later), Pace::TooFast);
+        assert_eq!(patient.spend(later), RateDecision::Allow);
+        assert_eq!(patient.spend(later), RateDecision::Reject);
     }
 }

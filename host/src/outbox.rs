@@ -56,7 +56,7 @@ struct Queue {
     writer: Option<Waker>,
     /// Where others than the writer may write; none: nowhere.
     socket: Option<Arc<Socket>>,
-    hands: Hands,
+    owner: WriteOwner,
     /// Only while so much waits that it is accounted for.
     backlog: Option<Box<Backlog>>,
 }
@@ -122,9 +122,9 @@ struct Pushed {
     memory: Due,
 }
 
-/// In whose hands what was taken is.
+/// Which task writes the bytes that were taken.
 #[derive(Default, PartialEq, Eq)]
-enum Hands {
+enum WriteOwner {
     /// All that was taken is written.
     #[default]
     Nobodys,
@@ -203,7 +203,7 @@ impl Outbox {
     /// As `push`, for who pushes to many. True: the caller has it flushed afterwards
     /// ([`begin_flush`](Outbox::begin_flush)), instead of a writer that would be woken.
     #[must_use]
-    pub fn push_to_flush(&self, chunk: Bytes) -> bool {
+    pub fn push_deferred(&self, chunk: Bytes) -> bool {
         let mut queue = self.queue.lock();
         let Pushed { is_due, memory } = self.queue_up(&mut queue, chunk);
         let is_flushed = is_due && queue.socket.is_some();
@@ -228,7 +228,7 @@ impl Outbox {
         if queue.wait_for_flusher(context) {
             return Poll::Pending;
         }
-        queue.hands = Hands::Writers;
+        queue.owner = WriteOwner::Writers;
         Poll::Ready(())
     }
 
@@ -236,7 +236,7 @@ impl Outbox {
     /// there is nothing, or the writer or someone else sees to all of it.
     pub fn begin_flush(&self, chunks: &mut Chunks) -> Option<Arc<Socket>> {
         let mut queue = self.queue.lock();
-        let is_free = queue.hands == Hands::Nobodys && queue.closing.is_none();
+        let is_free = queue.owner == WriteOwner::Nobodys && queue.closing.is_none();
         if !is_free || queue.chunks.is_empty() {
             return None;
         }
@@ -246,7 +246,7 @@ impl Outbox {
             return None;
         };
         chunks.append_for_write(&mut queue.chunks);
-        queue.hands = Hands::Flushers { is_awaited: false };
+        queue.owner = WriteOwner::Flushers { is_awaited: false };
         Some(socket)
     }
 
@@ -259,13 +259,13 @@ impl Outbox {
         queue.chunks = left;
         let shed = queue.shed;
         queue.drop_waiting(shed);
-        let is_awaited = queue.hands == Hands::Flushers { is_awaited: true };
+        let is_awaited = queue.owner == WriteOwner::Flushers { is_awaited: true };
         if is_awaited || !queue.chunks.is_empty() || queue.closing.is_some() {
             // The writer owns the bytes from here on: no flush begins before it is polled.
-            queue.hands = Hands::Writers;
+            queue.owner = WriteOwner::Writers;
             queue.wake();
         } else {
-            queue.hands = Hands::Nobodys;
+            queue.owner = WriteOwner::Nobodys;
         }
     }
 
@@ -273,7 +273,7 @@ impl Outbox {
     /// queued bytes are dropped.
     pub fn abandon_flush(&self) {
         let mut queue = self.queue.lock();
-        queue.hands = Hands::Writers;
+        queue.owner = WriteOwner::Writers;
         queue.chunks = Chunks::default();
         queue.bytes = 0;
         queue.closing.get_or_insert(CloseReason::Internal);
@@ -285,7 +285,7 @@ impl Outbox {
     /// As `push`, without waking the writer. Only for the writer's own task, or a task that
     /// wakes it afterwards: a wake here would only cost another poll. The writer must `take`
     /// before it waits, because until then pushes of other tasks do not wake it either.
-    pub fn push_own(&self, chunk: Bytes) {
+    pub fn push_without_wake(&self, chunk: Bytes) {
         let pushed = self.queue_up(&mut self.queue.lock(), chunk);
         self.see_to(pushed.memory);
     }
@@ -341,7 +341,7 @@ impl Outbox {
         queue.wake();
     }
 
-    /// Wakes the writer, after `push_own`.
+    /// Wakes the writer, after `push_without_wake`.
     pub fn wake(&self) {
         self.queue.lock().wake();
     }
@@ -363,7 +363,7 @@ impl Outbox {
             return Taken::Busy;
         }
         chunks.append_for_write(&mut queue.chunks);
-        queue.hands = if chunks.is_empty() { Hands::Nobodys } else { Hands::Writers };
+        queue.owner = if chunks.is_empty() { WriteOwner::Nobodys } else { WriteOwner::Writers };
         queue.note_in_hand(chunks);
         match &queue.closing {
             Some(reason) => Taken::Closing(reason.clone()),
@@ -587,7 +587,7 @@ impl Queue {
 
     /// If someone flushes, which is the answer, the writer is woken when that is done.
     fn wait_for_flusher(&mut self, context: &Context<'_>) -> bool {
-        let Hands::Flushers { is_awaited } = &mut self.hands else { return false };
+        let WriteOwner::Flushers { is_awaited } = &mut self.owner else { return false };
         *is_awaited = true;
         self.set_writer(context);
         true
@@ -656,9 +656,13 @@ mod tests {
         };
         assert_eq!(woken_by(&[Outbox::push], b"a"), 1);
         assert_eq!(woken_by(&[Outbox::push, Outbox::push], b"a"), 1);
-        assert_eq!(woken_by(&[Outbox::push_own], b"a"), 0);
-        assert_eq!(woken_by(&[Outbox::push_own, Outbox::push], b"a"), 0);
-        assert_eq!(woken_by(&[Outbox::push_own], &[0; LIMITS.bytes_max]), 1, "it overflows");
+        assert_eq!(woken_by(&[Outbox::push_without_wake], b"a"), 0);
+        assert_eq!(woken_by(&[Outbox::push_without_wake, Outbox::push], b"a"), 0);
+        assert_eq!(
+            woken_by(&[Outbox::push_without_wake], &[0; LIMITS.bytes_max]),
+            1,
+            "it overflows"
+        );
     }
 
     #[test]

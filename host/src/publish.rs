@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::backplane::{Admission, Backplane};
 use crate::batch::Batch;
 use crate::hub::connections::{Connection, ConnectionId};
-use crate::middleware::chain::{Action, Chain, Fate};
+use crate::middleware::chain::{Action, Chain, PublishOutcome};
 use crate::protocol::command::{
     Ending, NOPERM, Publication, Refusal, Reply, Space, TOOLARGE, Tag, Verb,
 };
@@ -19,7 +19,7 @@ use crate::protocol::websocket;
 use crate::session::{Framing, Services, WriteReply};
 
 /// What one connection publishes at once.
-pub struct Speaker<'a, W> {
+pub struct PublishRequest<'a, W> {
     /// Who publishes.
     pub connection: Arc<Connection>,
     /// What its replies are wrapped in.
@@ -34,8 +34,8 @@ pub struct Speaker<'a, W> {
 
 /// A publication on its way to a reply.
 struct Underway<'a> {
-    /// Whose it is: a place among the speakers.
-    speaker: usize,
+    /// The index of its request.
+    request: usize,
     connection: ConnectionId,
     tag: Tag,
     space: Space,
@@ -57,20 +57,20 @@ struct Forwarded<'a> {
     publications: Batch<(ConnectionId, Publication<'a>)>,
 }
 
-/// Publishes all that the speakers have to publish, and spells their replies. Those that
-/// must come before a message are queued, the others are left in `replies`. The speakers'
+/// Publishes all that the requests have to publish, and spells their replies. Those that
+/// must come before a message are queued, the others are left in `replies`. The requests'
 /// writers are not woken. Answers whether anybody was sent anything.
 pub fn publish<'a, W: WriteReply>(
     services: &Services,
     chain: &Chain,
-    speakers: &mut [Speaker<'a, W>],
+    requests: &mut [PublishRequest<'a, W>],
 ) -> bool {
     let mut asked = Batch::new();
-    for (place, speaker) in speakers.iter_mut().enumerate() {
-        let connection = speaker.connection.id;
-        asked.extend(std::mem::take(&mut speaker.publications).into_iter().map(
+    for (place, request) in requests.iter_mut().enumerate() {
+        let connection = request.connection.id;
+        asked.extend(std::mem::take(&mut request.publications).into_iter().map(
             |(tag, publication)| Underway {
-                speaker: place,
+                request: place,
                 connection,
                 tag,
                 space: publication.space,
@@ -87,41 +87,43 @@ pub fn publish<'a, W: WriteReply>(
 
     let mut unanswered = asked.iter().enumerate();
     let mut published = [0; 2];
-    let mut settle =
-        |until: usize, outcome: Option<Result<u64, Refusal>>, speakers: &mut [Speaker<'a, W>]| {
-            for (place, asked) in unanswered.by_ref() {
-                let outcome = match &asked.pending {
-                    Pending::Settled(outcome) => outcome,
-                    Pending::Forwarded | Pending::Open(_) => match &outcome {
-                        Some(outcome) => outcome,
-                        None => continue,
-                    },
-                };
-                let Some(Speaker { write, replies, .. }) = speakers.get_mut(asked.speaker) else {
-                    continue;
-                };
-                let [channels, shard_channels] = &mut published;
-                let (verb, published) = match asked.space {
-                    Space::Channels => (Verb::Publish, channels),
-                    Space::ShardChannels => (Verb::Spublish, shard_channels),
-                };
-                match outcome {
-                    Ok(receivers) => {
-                        *published += 1;
-                        write.write(asked.tag, &Reply::Published(*receivers), replies);
-                    }
-                    Err(refusal) => {
-                        services.stats.carried_out(verb, refusal.into(), 1);
-                        write.write(asked.tag, &Reply::Refused(refusal), replies);
-                    }
+    let mut settle = |until: usize,
+                      outcome: Option<Result<u64, Refusal>>,
+                      requests: &mut [PublishRequest<'a, W>]| {
+        for (place, asked) in unanswered.by_ref() {
+            let outcome = match &asked.pending {
+                Pending::Settled(outcome) => outcome,
+                Pending::Forwarded | Pending::Open(_) => match &outcome {
+                    Some(outcome) => outcome,
+                    None => continue,
+                },
+            };
+            let Some(PublishRequest { write, replies, .. }) = requests.get_mut(asked.request)
+            else {
+                continue;
+            };
+            let [channels, shard_channels] = &mut published;
+            let (verb, published) = match asked.space {
+                Space::Channels => (Verb::Publish, channels),
+                Space::ShardChannels => (Verb::Spublish, shard_channels),
+            };
+            match outcome {
+                Ok(receivers) => {
+                    *published += 1;
+                    write.write(asked.tag, &Reply::Published(*receivers), replies);
                 }
-                if place == until {
-                    break;
+                Err(refusal) => {
+                    services.stats.record_command(verb, refusal.into(), 1);
+                    write.write(asked.tag, &Reply::Refused(refusal), replies);
                 }
             }
-        };
+            if place == until {
+                break;
+            }
+        }
+    };
     let Forwarded { places, publications } = forwarded;
-    let is_heard = services.hub.publish(chain, &publications, |index, outcome, own| {
+    let had_receivers = services.hub.publish(chain, &publications, |index, outcome, own| {
         let Some(place) = places.get(index) else { return };
         if outcome.is_err()
             && let (Some(admitted), Some((_, refused))) = (&mut admitted, publications.get(index))
@@ -129,19 +131,19 @@ pub fn publish<'a, W: WriteReply>(
             // A publication that was refused here must not be delivered anywhere else.
             admitted.withdraw(index, refused);
         }
-        settle(*place, Some(outcome), speakers);
+        settle(*place, Some(outcome), requests);
         // Its own copy comes after the reply.
         if own
-            && let Some(speaker) =
-                asked.get(*place).and_then(|asked| speakers.get_mut(asked.speaker))
+            && let Some(request) =
+                asked.get(*place).and_then(|asked| requests.get_mut(asked.request))
         {
-            queue(&speaker.connection, speaker.framing, &mut speaker.replies);
+            queue(&request.connection, request.framing, &mut request.replies);
         }
     });
-    settle(usize::MAX, None, speakers);
+    settle(usize::MAX, None, requests);
     for (verb, count) in [Verb::Publish, Verb::Spublish].into_iter().zip(published) {
         if count > 0 {
-            services.stats.carried_out(verb, Ending::Ok, count);
+            services.stats.record_command(verb, Ending::Ok, count);
         }
     }
     if let Some(mut admitted) = admitted {
@@ -149,7 +151,7 @@ pub fn publish<'a, W: WriteReply>(
             admitted.forward(index, publication);
         }
     }
-    is_heard
+    had_receivers
 }
 
 /// What becomes of what goes on to the hub, and the room at the backplane that is kept for it.
@@ -173,7 +175,7 @@ impl Admitted<'_> {
         Ok(admission)
     }
 
-    /// Hands over a publication that room is kept for.
+    /// Sends a publication that room is kept for.
     fn send(&mut self, publication: Publication<'_>) {
         let bytes = publication.bytes();
         self.backplane.forward(publication);
@@ -186,7 +188,7 @@ impl Admitted<'_> {
         self.has_left(publication.bytes());
     }
 
-    /// Hands over one of those that went on to the hub, if it is to leave this node.
+    /// Sends one of those that went on to the hub to the backplane, if it is to leave this node.
     fn forward(&mut self, index: usize, publication: Publication<'_>) {
         if self.take(index) {
             self.send(publication);
@@ -302,9 +304,9 @@ fn ask_messages<'a>(
         }
     }
     let mut forwarded = Forwarded::default();
-    for ((place, connection), fate) in places.into_iter().zip(chain.publish(open)) {
-        let settled = match fate {
-            Fate::Forward(publication) => match check_size(services, &publication) {
+    for ((place, connection), outcome) in places.into_iter().zip(chain.publish(open)) {
+        let settled = match outcome {
+            PublishOutcome::Forward(publication) => match check_size(services, &publication) {
                 Ok(()) => {
                     forwarded.places.push(place);
                     forwarded.publications.push((connection, publication));
@@ -312,8 +314,8 @@ fn ask_messages<'a>(
                 }
                 Err(refusal) => Err(refusal),
             },
-            Fate::Absorbed(receivers) => Ok(receivers),
-            Fate::Refused(refusal) => Err(refusal),
+            PublishOutcome::Absorbed(receivers) => Ok(receivers),
+            PublishOutcome::Refused(refusal) => Err(refusal),
         };
         if let Some(asked) = asked.get_mut(place) {
             asked.pending = Pending::Settled(settled);
@@ -378,7 +380,7 @@ pub fn queue(connection: &Connection, framing: Framing, replies: &mut Vec<u8>) {
         return;
     }
     let replies = std::mem::take(replies);
-    connection.outbox.push_own(Bytes::from(match framing {
+    connection.outbox.push_without_wake(Bytes::from(match framing {
         Framing::None => replies,
         Framing::BinaryFrame => websocket::binary_frame(&replies),
     }));

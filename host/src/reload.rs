@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 
 use crate::cli::ServeArgs;
 use crate::config::{Config, ConfigError, TlsConfig};
-use crate::entrance::Live;
+use crate::listener::LiveConfig;
 use crate::log::{self, Log};
 use crate::session::Services;
 use crate::tls::{Tls, TlsError};
@@ -89,7 +89,7 @@ fn io_of(problem: &ConfigError) -> Option<&io::Error> {
 /// # Errors
 ///
 /// It must be read again.
-pub fn reload(reloading: &Reloading, live: &Live, services: &Services) -> Result<(), Unread> {
+pub fn reload(reloading: &Reloading, live: &LiveConfig, services: &Services) -> Result<(), Unread> {
     let old = live.config();
     let new = match Config::load(&reloading.args) {
         Ok(new) => new,
@@ -148,7 +148,7 @@ pub fn reload(reloading: &Reloading, live: &Live, services: &Services) -> Result
 /// # Errors
 ///
 /// They must be read again.
-pub fn reload_certificates(live: &Live) -> Result<(), Unread> {
+pub fn reload_certificates(live: &LiveConfig) -> Result<(), Unread> {
     let mut read = Ok(());
     let config = live.config();
     let resp = config.resp.as_ref().and_then(|resp| resp.tls.as_ref());

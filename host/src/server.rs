@@ -23,16 +23,16 @@ use crate::config::{Config, ConfigError, EngineSource};
 use crate::drain::drain;
 use crate::engine::EngineCode;
 use crate::engine_swap::EngineSwaps;
-use crate::entrance::{self, Entrance, Live, Protocol, is_local};
 use crate::handshake::WEBSOCKET_PATH;
 use crate::health::Health;
 use crate::hub::Hub;
 use crate::hub::connections::{Connections, Pulse};
 use crate::hub::expiries::expire;
 use crate::limits::LiveLimits;
+use crate::listener::{self, Listener, LiveConfig, Protocol, is_local};
 use crate::log;
 use crate::middleware::Middleware;
-use crate::middleware::stats::By;
+use crate::middleware::stats::Initiator;
 use crate::middleware::trace::Tracer;
 use crate::protocol::websocket;
 use crate::recheck;
@@ -47,7 +47,7 @@ const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// A server that can be run.
 pub struct Server {
     config: Config,
-    live: Arc<Live>,
+    live: Arc<LiveConfig>,
     services: Services,
     health: Arc<Health>,
     engine: Arc<EngineSwaps>,
@@ -81,7 +81,7 @@ impl Server {
         let health = Health::new(services.clone(), live.clone(), config.health);
         let cannot_listen = |address| move || format!("cannot listen on {address}");
         let listen = |address: SocketAddr, protocol| {
-            entrance::listen(address, protocol).with_context(cannot_listen(address))
+            listener::listen(address, protocol).with_context(cannot_listen(address))
         };
         let http = listen(config.http.listen, Protocol::Http)?;
         let resp = match &config.resp {
@@ -154,7 +154,7 @@ impl Server {
         let config = Arc::new(config);
         let (served, mut all_served) = mpsc::channel::<()>(1);
         let (ending, is_ending) = watch_channel::channel(false);
-        let entrance = Entrance::new(
+        let listener = Listener::new(
             config.clone(),
             health,
             resp.as_ref(),
@@ -163,18 +163,18 @@ impl Server {
             served,
         );
         let supervisor = &services.supervisor;
-        let accept = |name, listener: TcpListener, protocol| {
+        let accept = |name, socket: TcpListener, protocol| {
             // Kept here, so that the port stays bound when the task is restarted.
-            let (entrance, listener) = (entrance.clone(), Arc::new(listener));
+            let (listener, socket) = (listener.clone(), Arc::new(socket));
             tokio::spawn(
                 supervisor
                     .clone()
-                    .keep(name, move || entrance.clone().accept(listener.clone(), protocol)),
+                    .keep(name, move || listener.clone().accept(socket.clone(), protocol)),
             )
         };
         let mut accepting = vec![accept("http-listener", http, Protocol::Http)];
         accepting.extend(resp.map(|resp| accept("resp-listener", resp, Protocol::Resp)));
-        drop(entrance);
+        drop(listener);
         let administering = admin.map(|admin| {
             let (admin, is_ending) = (Arc::new(admin), ending.subscribe());
             let serving = move || admin.clone().serve(is_ending.clone());
@@ -260,7 +260,7 @@ impl Server {
             info!(connections = drained, ms, "connections were told goodbye");
         }
         accepting.iter().for_each(tokio::task::JoinHandle::abort);
-        // The entrance closes connections that are admitted from here on.
+        // The listener closes connections that are admitted from here on.
         ending.send_replace(true);
         if tokio::time::timeout(shutdown.time, all_served.recv()).await.is_err() {
             let left = connections.count();
@@ -284,7 +284,7 @@ impl Server {
 }
 
 /// Where clients connect to, as URLs.
-fn doors(live: &Live, http: &TcpListener, resp: Option<&TcpListener>) -> io::Result<Doors> {
+fn doors(live: &LiveConfig, http: &TcpListener, resp: Option<&TcpListener>) -> io::Result<Doors> {
     let scheme = if live.http_tls.is_some() { "wss" } else { "ws" };
     let websocket = format!("{scheme}://{}{WEBSOCKET_PATH}", http.local_addr()?);
     let scheme = if live.resp_tls.is_some() { "rediss" } else { "resp" };
@@ -293,8 +293,8 @@ fn doors(live: &Live, http: &TcpListener, resp: Option<&TcpListener>) -> io::Res
 }
 
 /// Loads certificates, engine and plugins.
-pub(crate) fn prepare(config: &Config) -> anyhow::Result<(Live, Services, Arc<EngineSwaps>)> {
-    let live = Live::new(config.clone()).context("cannot use a certificate")?;
+pub(crate) fn prepare(config: &Config) -> anyhow::Result<(LiveConfig, Services, Arc<EngineSwaps>)> {
+    let live = LiveConfig::new(config.clone()).context("cannot use a certificate")?;
     let wasm = config.plugins.cache.wasm()?;
     let code = EngineCode::load(&wasm, &config.engine)?;
     let connections = Connections::new(
@@ -321,7 +321,7 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<(Live, Services, Arc<En
         tokio::runtime::Handle::current(),
         Arc::new(Tracer::new(config.admin.traces_max, config.admin.trace_queue_max)),
     );
-    if let Some(error) = middleware.rescan(&By::Start).into_iter().next() {
+    if let Some(error) = middleware.rescan(&Initiator::Start).into_iter().next() {
         return Err(error.into());
     }
     middleware.forget_rechecks();
@@ -334,7 +334,7 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<(Live, Services, Arc<En
         stats: Arc::default(),
         limits,
         backplane,
-        gatherings: Arc::default(),
+        publish_batcher: Arc::default(),
         auth_attempts,
         supervisor: Arc::default(),
         reserves: Arc::default(),
@@ -367,7 +367,7 @@ fn check_protection(config: &Config, middleware: &Middleware) -> Result<(), Conf
 struct Reader {
     /// As the server began.
     config: Arc<Config>,
-    live: Arc<Live>,
+    live: Arc<LiveConfig>,
     services: Services,
     engine: Arc<EngineSwaps>,
     reloading: Reloading,
@@ -431,7 +431,7 @@ impl Reader {
             read = Err(problem);
         };
         let is_asked_for = what == Watched::Everything;
-        let by = if is_asked_for { By::Signal } else { By::File };
+        let by = if is_asked_for { Initiator::Signal } else { Initiator::File };
         if (is_asked_for || what == Watched::Config)
             && let Err(problem) = reload::reload(reloading, live, services)
         {
@@ -507,7 +507,7 @@ pub(crate) async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) -> Ended {
             }
         }
         // Retry a shard that was given up even if no request needs it.
-        let is_ill = hub.tend() > 0;
+        let is_ill = hub.retry_failed_shards() > 0;
         if was_ill.swap(is_ill, Ordering::Relaxed) && !is_ill {
             info!("the engine can be asked again");
         }

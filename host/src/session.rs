@@ -24,13 +24,12 @@ use crate::backplane::{Backplane, Hold};
 use crate::batch::Batch;
 use crate::close::CloseReason;
 use crate::descriptors::Reserves;
-use crate::gathering::{self, Gatherings, Place};
 use crate::hub::Hub;
 use crate::hub::attributes::USER;
 use crate::hub::connections::{Connection, ConnectionId};
 use crate::hub::expiries::unix_ms;
 use crate::hub::holdings::WaitingNames;
-use crate::limits::{LiveLimits, Pace, Rate};
+use crate::limits::{LiveLimits, Rate, RateDecision};
 use crate::log;
 use crate::middleware::Middleware;
 use crate::middleware::chain::{Action, Chain};
@@ -39,7 +38,8 @@ use crate::protocol::command::{
     BADFRAME, Bytestring, Command, Ending, Greeting, Kind, LIMIT, ListenVerb, NOAUTH, Publication,
     Refusal, Reply, Request, Tag, Verb,
 };
-use crate::publish::{self, Speaker};
+use crate::publish::{self, PublishRequest};
+use crate::publish_batcher::{self, Place, PublishBatcher};
 use crate::stats::Stats;
 use crate::supervise::Supervisor;
 
@@ -68,7 +68,7 @@ pub struct Services {
     /// What lies between this node and others; none: it is alone.
     pub backplane: Option<Arc<Backplane>>,
     /// Where publications of several connections are put together.
-    pub gatherings: Arc<Gatherings>,
+    pub publish_batcher: Arc<PublishBatcher>,
     /// How often clients failed to authenticate.
     pub auth_attempts: Arc<AuthAttempts>,
     /// Keeps the server's own tasks running.
@@ -88,7 +88,7 @@ pub struct Session {
     turn_began: Instant,
     rate: Rate,
     /// Whether somebody was sent something since this was last looked at.
-    is_heard: bool,
+    had_receivers: bool,
     /// Commands that are left because the time budget was exhausted.
     pending: Vec<Request<'static>>,
     /// A SUBSCRIBE that waits for the backplane. What came behind it is pending.
@@ -161,7 +161,7 @@ impl Session {
             replies: Vec::new(),
             turn_began: Instant::now(),
             rate: Rate::default(),
-            is_heard: false,
+            had_receivers: false,
             pending: Vec::new(),
             joining: None,
             authenticating: None,
@@ -182,7 +182,7 @@ impl Session {
 
     /// Starts a time budget: commands are executed until it is exhausted, and then the task
     /// yields.
-    pub fn begin_turn(&mut self) {
+    pub fn start_budget(&mut self) {
         self.turn_began = Instant::now();
     }
 
@@ -193,15 +193,15 @@ impl Session {
 
     /// Whether the time budget is exhausted, or no more commands are executed because the
     /// connection is closing.
-    pub fn is_turn_over(&self) -> bool {
+    pub fn is_budget_exhausted(&self) -> bool {
         self.turn_began.elapsed() > TURN_TIME
             || self.connection.outbox.is_closing()
             || self.has_unread_replies()
     }
 
     /// Whether a publication had receivers since the last call.
-    pub fn was_heard(&mut self) -> bool {
-        std::mem::take(&mut self.is_heard)
+    pub fn had_receivers(&mut self) -> bool {
+        std::mem::take(&mut self.had_receivers)
     }
 
     /// Whether commands wait for the next time budget.
@@ -304,10 +304,10 @@ impl Session {
                 let verb = request.command.as_ref().map_or(Verb::None, Command::verb);
                 follow(connection, verb.name(), pace);
             }
-            if pace == Pace::Fine {
+            if pace == RateDecision::Allow {
                 return request;
             }
-            is_flood |= pace == Pace::Flood;
+            is_flood |= pace == RateDecision::Disconnect;
             Request { tag: request.tag, command: Err(too_fast(meter.per_second())) }
         });
         let close = self.execute_paced(paced, write, more);
@@ -327,9 +327,9 @@ impl Session {
             follow(self.connection.id, verb, pace);
         }
         match pace {
-            Pace::Fine => return Ok(()),
-            Pace::TooFast => {}
-            Pace::Flood => {
+            RateDecision::Allow => return Ok(()),
+            RateDecision::Reject => {}
+            RateDecision::Disconnect => {
                 self.flush();
                 self.close(CloseReason::Flood);
             }
@@ -347,7 +347,7 @@ impl Session {
         let mut is_first = true;
         while requests.peek().is_some() {
             // At least one command is executed in every time budget.
-            if !std::mem::take(&mut is_first) && self.is_turn_over() {
+            if !std::mem::take(&mut is_first) && self.is_budget_exhausted() {
                 self.pending = requests.map(Request::into_owned).collect();
                 break;
             }
@@ -366,12 +366,12 @@ impl Session {
                     Ok(Command::Publish(first)) => {
                         let publication = (request.tag, first);
                         let is_cut = self.publish(&chain, publication, &mut burst, &write, more);
-                        if is_cut && self.is_turn_over() {
+                        if is_cut && self.is_budget_exhausted() {
                             break;
                         }
                     }
                     Ok(Command::Quit) => {
-                        self.services.stats.carried_out(Verb::Quit, Ending::Ok, 1);
+                        self.services.stats.record_command(Verb::Quit, Ending::Ok, 1);
                         write.write(request.tag, &Reply::Ok, &mut self.replies);
                         self.flush();
                         return Some(CloseReason::Quit);
@@ -383,7 +383,7 @@ impl Session {
                             self.flush();
                             return Some(reason);
                         }
-                        if self.is_waiting() || is_listing && self.is_turn_over() {
+                        if self.is_waiting() || is_listing && self.is_budget_exhausted() {
                             break;
                         }
                     }
@@ -395,7 +395,7 @@ impl Session {
                         self.is_done(Verb::None, request.tag, Err(must_authenticate()), &write);
                     }
                     Err(refusal) => {
-                        self.services.stats.carried_out(Verb::None, (&refusal).into(), 1);
+                        self.services.stats.record_command(Verb::None, (&refusal).into(), 1);
                         write.write(request.tag, &Reply::Refused(&refusal), &mut self.replies);
                     }
                 }
@@ -451,7 +451,7 @@ impl Session {
 
     fn publish_gathered(&mut self) {
         if let Some(place) = self.gathered.take() {
-            self.services.gatherings.publish(&self.services, place);
+            self.services.publish_batcher.publish(&self.services, place);
         }
     }
 
@@ -522,7 +522,7 @@ impl Session {
                 Ending::from(&refusal)
             }
         };
-        self.services.stats.carried_out(verb, ending, 1);
+        self.services.stats.record_command(verb, ending, 1);
     }
 
     fn subscribe(
@@ -628,9 +628,9 @@ impl Session {
         {
             publications.push((tag, publication));
         }
-        if more || burst.peek().is_some() || !gathering::are_few(&publications) {
-            let speaker = self.speaker(write, publications);
-            self.publish_alone(chain, speaker);
+        if more || burst.peek().is_some() || !publish_batcher::is_batchable(&publications) {
+            let publish_request = self.publish_request(write, publications);
+            self.publish_alone(chain, publish_request);
             return is_cut;
         }
         self.flush();
@@ -639,27 +639,31 @@ impl Session {
             .map(|(tag, publication)| (tag, publication.into_owned()))
             .collect();
         let write: Box<dyn WriteReply + Send> = Box::new(*write);
-        let speaker = self.speaker(write, publications);
-        match self.services.gatherings.add(&self.services, speaker) {
+        let publish_request = self.publish_request(write, publications);
+        match self.services.publish_batcher.add(&self.services, publish_request) {
             Ok(place) => self.gathered = Some(place),
-            Err(speaker) => self.publish_alone(chain, speaker),
+            Err(publish_request) => self.publish_alone(chain, publish_request),
         }
         false
     }
 
-    fn publish_alone<W: WriteReply>(&mut self, chain: &Chain, mut speaker: Speaker<'_, W>) {
-        let speakers = std::slice::from_mut(&mut speaker);
-        self.is_heard |= publish::publish(&self.services, chain, speakers);
-        self.replies = speaker.replies;
+    fn publish_alone<W: WriteReply>(
+        &mut self,
+        chain: &Chain,
+        mut publish_request: PublishRequest<'_, W>,
+    ) {
+        let publish_requests = std::slice::from_mut(&mut publish_request);
+        self.had_receivers |= publish::publish(&self.services, chain, publish_requests);
+        self.replies = publish_request.replies;
     }
 
     /// What this connection publishes. It has the replies.
-    fn speaker<'a, W>(
+    fn publish_request<'a, W>(
         &mut self,
         write: W,
         publications: Batch<(Tag, Publication<'a>)>,
-    ) -> Speaker<'a, W> {
-        Speaker {
+    ) -> PublishRequest<'a, W> {
+        PublishRequest {
             connection: self.connection.clone(),
             framing: self.framing,
             write,
@@ -755,7 +759,7 @@ fn too_fast(per_second: u64) -> Refusal {
     Refusal::new(LIMIT, format!("more than {per_second} commands per second"))
 }
 
-fn follow(connection: u64, verb: &'static str, pace: Pace) {
-    let is_too_fast = pace != Pace::Fine;
+fn follow(connection: u64, verb: &'static str, pace: RateDecision) {
+    let is_too_fast = pace != RateDecision::Allow;
     tracing::info!(target: log::FOLLOWED, connection, verb, is_too_fast, "command");
 }

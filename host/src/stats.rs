@@ -242,7 +242,7 @@ impl Stats {
     }
 
     /// So many commands of this verb ended so.
-    pub fn carried_out(&self, verb: Verb, ending: Ending, commands: u64) {
+    pub fn record_command(&self, verb: Verb, ending: Ending, commands: u64) {
         let counter = |lane: &Lane| -> Option<u64> {
             let counter = lane.commands.get(verb as usize)?.get(ending as usize)?;
             Some(counter.fetch_add(commands, Ordering::Relaxed))
@@ -349,8 +349,8 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..5 {
                 scope.spawn(|| {
-                    stats.carried_out(Verb::Publish, Ending::Ok, 3);
-                    stats.carried_out(Verb::Ping, Ending::Limit, 1);
+                    stats.record_command(Verb::Publish, Ending::Ok, 3);
+                    stats.record_command(Verb::Ping, Ending::Limit, 1);
                     stats.read(10);
                     stats.wrote(100);
                 });

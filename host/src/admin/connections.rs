@@ -17,7 +17,7 @@ use super::{Admin, blocking};
 use crate::close::CloseReason;
 use crate::door;
 use crate::hub::connections::{Connection, ConnectionId};
-use crate::middleware::stats::By;
+use crate::middleware::stats::Initiator;
 
 /// How many are shown at most in one response, and by default.
 const PAGE_MAX: usize = 1_000;
@@ -103,12 +103,12 @@ pub async fn show(
 /// `DELETE /v1/connections/{connection}`
 pub async fn close(
     State(admin): State<Admin>,
-    Extension(by): Extension<By>,
+    Extension(by): Extension<Initiator>,
     Path(id): Path<String>,
 ) -> Result<Json<ConnectionView>, ApiError> {
     let connection = find(&admin, &id)?;
     let closed = view(&connection);
-    door::farewell(&connection, CloseReason::Operator);
+    door::close_gracefully(&connection, CloseReason::Operator);
     info!(connection = connection.id, by = %by.name(), "a connection was sent away");
     Ok(Json(closed))
 }

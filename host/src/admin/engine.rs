@@ -7,7 +7,7 @@ use super::body::{JsonBody, OfferedComponent};
 use super::error::ApiError;
 use super::view::{EngineView, NoBody, SwapView, unix_ms};
 use super::{Admin, blocking};
-use crate::middleware::stats::By;
+use crate::middleware::stats::Initiator;
 use crate::wasm;
 
 /// `GET /v1/engine`
@@ -32,7 +32,7 @@ pub async fn show(State(admin): State<Admin>) -> Result<Json<EngineView>, ApiErr
 /// `POST /v1/engine/swap`
 pub async fn swap(
     State(admin): State<Admin>,
-    Extension(by): Extension<By>,
+    Extension(by): Extension<Initiator>,
     OfferedComponent { wasm, file, config, is_fresh, place }: OfferedComponent,
 ) -> Result<Json<SwapView>, ApiError> {
     if config.is_some() {
@@ -52,7 +52,7 @@ pub async fn swap(
 /// `POST /v1/engine/rollback`
 pub async fn roll_back(
     State(admin): State<Admin>,
-    Extension(by): Extension<By>,
+    Extension(by): Extension<Initiator>,
     JsonBody(NoBody {}): JsonBody<NoBody>,
 ) -> Result<Json<SwapView>, ApiError> {
     blocking(move || {

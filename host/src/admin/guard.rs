@@ -14,7 +14,7 @@ use axum::response::Response;
 
 use super::Admin;
 use super::error::ApiError;
-use crate::middleware::stats::By;
+use crate::middleware::stats::Initiator;
 use crate::origin::is_loopback;
 
 /// Rejects requests that a browser sends for a page of another origin.
@@ -43,11 +43,11 @@ pub async fn ask_for_token(
     next: Next,
 ) -> Result<Response, ApiError> {
     let by = if admin.config.tokens.is_empty() {
-        By::Local
+        Initiator::Local
     } else {
         let token = bearer(request.headers());
         let name = token.and_then(|token| admin.config.tokens.name_of(token));
-        By::Token(name.ok_or_else(|| {
+        Initiator::Token(name.ok_or_else(|| {
             let words = match token {
                 None => "a token is required: Authorization: Bearer TOKEN",
                 Some(_) => "the token is not known",

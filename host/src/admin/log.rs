@@ -11,7 +11,7 @@ use super::error::ApiError;
 use super::view::{LogBody, LogView};
 use crate::config::LogFormat;
 use crate::log::{self, FOLLOWED_MAX, Log};
-use crate::middleware::stats::By;
+use crate::middleware::stats::Initiator;
 
 /// `GET /v1/log`
 pub async fn show(State(_): State<Admin>) -> Result<Json<LogView>, ApiError> {
@@ -21,7 +21,7 @@ pub async fn show(State(_): State<Admin>) -> Result<Json<LogView>, ApiError> {
 /// `PUT /v1/log`
 pub async fn change(
     State(_): State<Admin>,
-    Extension(by): Extension<By>,
+    Extension(by): Extension<Initiator>,
     JsonBody(LogBody { filter, follow, unfollow }): JsonBody<LogBody>,
 ) -> Result<Json<LogView>, ApiError> {
     let log = current()?;

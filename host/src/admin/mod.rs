@@ -45,8 +45,8 @@ use tracing::debug;
 use crate::config::AdminConfig;
 use crate::descriptors::{ANSWER_TIME, Accepted, Acceptor};
 use crate::engine_swap::EngineSwaps;
-use crate::entrance::Live;
 use crate::health::Health;
+use crate::listener::LiveConfig;
 use crate::session::Services;
 use crate::slots::Slot;
 use crate::stats::count;
@@ -61,8 +61,8 @@ pub struct Admin {
     services: Services,
     engine: Arc<EngineSwaps>,
     doors: Arc<Doors>,
-    census: top::Census,
-    live: Arc<Live>,
+    top_channels: top::TopChannelsCache,
+    live: Arc<LiveConfig>,
     health: Arc<Health>,
     places: Arc<Places>,
     /// One permit for each component that may be uploaded at the same time.
@@ -78,7 +78,7 @@ impl Admin {
         services: Services,
         engine: Arc<EngineSwaps>,
         doors: Doors,
-        live: Arc<Live>,
+        live: Arc<LiveConfig>,
         health: Arc<Health>,
     ) -> Admin {
         let (_never, ending) = watch::channel(false);
@@ -90,7 +90,7 @@ impl Admin {
             services,
             engine,
             doors: Arc::new(doors),
-            census: top::Census::default(),
+            top_channels: top::TopChannelsCache::default(),
             live,
             health,
             ending,

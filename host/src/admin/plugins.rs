@@ -14,13 +14,13 @@ use super::view::{
 };
 use super::{Admin, blocking};
 use crate::middleware::changes::{ChangeError, Offer, Place, Status};
-use crate::middleware::stats::{By, Hook, RecheckReading, Swap};
+use crate::middleware::stats::{Hook, Initiator, RecheckReading, Swap};
 use crate::middleware::{Middleware, plugin};
 use crate::wasm;
 
 /// `GET /v1/plugins`
 pub async fn list(State(admin): State<Admin>) -> Result<Json<PluginsView>, ApiError> {
-    // Asking how much memory an instance holds waits for the call it is in.
+    // The memory of an instance can be read only between its calls.
     blocking(move || {
         let middleware = &admin.services.middleware;
         Ok(Json(PluginsView {
@@ -49,7 +49,7 @@ pub async fn show(
 /// `POST /v1/plugins/{plugin}`
 pub async fn load(
     State(admin): State<Admin>,
-    Extension(by): Extension<By>,
+    Extension(by): Extension<Initiator>,
     Path(slot): Path<String>,
     offered: OfferedComponent,
 ) -> Result<Json<SwapView>, ApiError> {
@@ -64,7 +64,7 @@ pub async fn load(
 /// `POST /v1/plugins/{plugin}/swap`
 pub async fn swap(
     State(admin): State<Admin>,
-    Extension(by): Extension<By>,
+    Extension(by): Extension<Initiator>,
     Path(plugin): Path<String>,
     offered: OfferedComponent,
 ) -> Result<Json<SwapView>, ApiError> {
@@ -79,7 +79,7 @@ pub async fn swap(
 /// `DELETE /v1/plugins/{plugin}`
 pub async fn remove(
     State(admin): State<Admin>,
-    Extension(by): Extension<By>,
+    Extension(by): Extension<Initiator>,
     Path(plugin): Path<String>,
 ) -> Result<Json<SwapView>, ApiError> {
     change(admin, move |middleware| middleware.remove(&plugin, &by)).await
@@ -88,7 +88,7 @@ pub async fn remove(
 /// `POST /v1/plugins/{plugin}/rollback`
 pub async fn roll_back(
     State(admin): State<Admin>,
-    Extension(by): Extension<By>,
+    Extension(by): Extension<Initiator>,
     Path(plugin): Path<String>,
     JsonBody(NoBody {}): JsonBody<NoBody>,
 ) -> Result<Json<SwapView>, ApiError> {
@@ -98,7 +98,7 @@ pub async fn roll_back(
 /// `POST /v1/plugins/{plugin}/move`
 pub async fn move_to(
     State(admin): State<Admin>,
-    Extension(by): Extension<By>,
+    Extension(by): Extension<Initiator>,
     Path(plugin): Path<String>,
     JsonBody(body): JsonBody<MoveBody>,
 ) -> Result<Json<SwapView>, ApiError> {
@@ -117,7 +117,7 @@ pub async fn move_to(
 /// `POST /v1/plugins/{plugin}/reload`
 pub async fn reload(
     State(admin): State<Admin>,
-    Extension(by): Extension<By>,
+    Extension(by): Extension<Initiator>,
     Path(plugin): Path<String>,
     JsonBody(ReloadBody { config, fresh }): JsonBody<ReloadBody>,
 ) -> Result<Json<SwapView>, ApiError> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::middleware::stats::By;
+use crate::middleware::stats::Initiator;
 
 /// Where tokens come from unless the config names a file.
 pub const TOKENS_VARIABLE: &str = "SWITCHYARD_ADMIN_TOKENS";
@@ -48,7 +48,7 @@ impl Tokens {
                     "the name of token {number} is not 1 to 64 letters, digits, '-', '_' and '.'"
                 ));
             }
-            if By::RESERVED.contains(&name) {
+            if Initiator::RESERVED.contains(&name) {
                 return Err(format!("no token can be called {name}, which means something else"));
             }
             if tokens.0.iter().any(|(other, _)| **other == *name) {

@@ -53,7 +53,7 @@ type Counted = (Box<[u8]>, u64);
 
 /// The last count. A request that arrives while a count is running waits for its result.
 #[derive(Clone, Default)]
-pub struct Census(Arc<Mutex<Option<Count>>>);
+pub struct TopChannelsCache(Arc<Mutex<Option<Count>>>);
 
 struct Count {
     at: SystemTime,
@@ -75,7 +75,7 @@ pub async fn show(
     }
     blocking(move || {
         let hub = &admin.services.hub;
-        let mut count = admin.census.0.lock();
+        let mut count = admin.top_channels.0.lock();
         if count.as_ref().is_none_or(|count| count.good_until <= Instant::now()) {
             *count = None;
         }

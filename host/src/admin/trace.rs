@@ -1,4 +1,4 @@
-//! Looking at single messages while they pass: a line of JSON for each thing that
+//! Traces single messages while they pass: a line of JSON for each thing that
 //! a plugin says, for as long as the client stays.
 
 use std::pin::Pin;
@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use super::Admin;
 use super::error::ApiError;
 use super::view::{Name, SightView, TraceLine, unix_ms};
-use crate::middleware::trace::{Looking, Sight, Wanted};
+use crate::middleware::trace::{TraceEvent, TraceSubscription, Wanted};
 
 /// How often something is written, so that a client that is gone is noticed.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -33,7 +33,7 @@ const LINES_MAX: usize = 16;
 pub struct Asked {
     connection: Option<u64>,
     channel: Option<String>,
-    /// After so many sights it ends.
+    /// After so many events it ends.
     count: Option<u64>,
 }
 
@@ -48,19 +48,19 @@ pub async fn stream(
         (None, Some(channel)) if !channel.is_empty() => Wanted::Channel(channel),
         _ => return Err(ApiError::bad_request("give either connection=ID or channel=GLOB")),
     };
-    let looking = admin.services.middleware.tracer().look(wanted).ok_or_else(|| {
+    let subscription = admin.services.middleware.tracer().look(wanted).ok_or_else(|| {
         let words = format!("{} look already (admin.traces_max)", admin.config.traces_max);
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-traces", words)
     })?;
     let (lines, queued) = mpsc::channel(LINES_MAX);
-    tokio::spawn(write(looking, asked.count, lines, admin.ending));
+    tokio::spawn(write(subscription, asked.count, lines, admin.ending));
     let headers = [(CONTENT_TYPE, "application/x-ndjson"), (CACHE_CONTROL, "no-store")];
     Ok((headers, Body::new(Lines(queued))).into_response())
 }
 
 /// Writes lines until the client is gone, or enough was seen, or the server ends.
 async fn write(
-    mut looking: Looking,
+    mut subscription: TraceSubscription,
     count: Option<u64>,
     lines: mpsc::Sender<Bytes>,
     mut ending: watch::Receiver<bool>,
@@ -80,16 +80,16 @@ async fn write(
             let _gone = lines.send(line(&ended)).await;
             return;
         }
-        let dropped = looking.take_dropped();
+        let dropped = subscription.take_dropped();
         if dropped > 0 {
             next = Some(line(&TraceLine::Dropped { count: dropped }));
             continue;
         }
         tokio::select! {
-            sight = looking.next() => {
-                let Some(sight) = sight else { return };
+            event = subscription.next() => {
+                let Some(event) = event else { return };
                 left -= 1;
-                next = Some(line(&TraceLine::Said(Box::new(view(sight)))));
+                next = Some(line(&TraceLine::Said(Box::new(view(event)))));
             }
             _ = heartbeat.tick() => next = Some(Bytes::from_static(b"\n")),
             () = lines.closed() => return,
@@ -108,25 +108,25 @@ fn line(line: &TraceLine) -> Bytes {
     text.into()
 }
 
-fn view(sight: Sight) -> SightView {
-    let (code, message) = sight.refusal.unzip();
+fn view(event: TraceEvent) -> SightView {
+    let (code, message) = event.refusal.unzip();
     SightView {
-        at_ms: unix_ms(sight.at),
-        connection: sight.connection,
-        action: sight.action.to_owned(),
-        channel: sight.channel.as_deref().map(Name::new),
-        channel_after: sight.channel_after.as_deref().map(Name::new),
-        plugin: sight.plugin.as_ref().to_owned(),
-        hook: sight.hook,
-        verdict: sight.verdict,
+        at_ms: unix_ms(event.at),
+        connection: event.connection,
+        action: event.action.to_owned(),
+        channel: event.channel.as_deref().map(Name::new),
+        channel_after: event.channel_after.as_deref().map(Name::new),
+        plugin: event.plugin.as_ref().to_owned(),
+        hook: event.hook,
+        verdict: event.verdict,
         code,
         message,
-        took_us: sight.took.as_nanos() as f64 / 1_000.0,
-        items: sight.items,
-        bytes_before: sight.bytes.map(|(before, _)| before),
-        bytes_after: sight.bytes.map(|(_, after)| after),
-        recipients_before: sight.recipients.map(|(before, _)| before),
-        recipients_after: sight.recipients.map(|(_, after)| after),
+        took_us: event.took.as_nanos() as f64 / 1_000.0,
+        items: event.items,
+        bytes_before: event.bytes.map(|(before, _)| before),
+        bytes_after: event.bytes.map(|(_, after)| after),
+        recipients_before: event.recipients.map(|(before, _)| before),
+        recipients_after: event.recipients.map(|(_, after)| after),
     }
 }
 

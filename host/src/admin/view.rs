@@ -11,7 +11,7 @@ use crate::health::Status;
 use crate::middleware::declaration::{Declaration, PolicySource};
 use crate::middleware::files::MissingFile;
 use crate::middleware::plugin::TrapPolicy;
-use crate::middleware::stats::{Deed, Failure, HistogramReading, Hook, Swap, Verdict};
+use crate::middleware::stats::{ChangeKind, Failure, HistogramReading, Hook, Swap, Verdict};
 
 /// An error.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -172,7 +172,7 @@ pub struct RefusedView {
 pub struct SwapView {
     pub at_ms: u64,
     pub by: String,
-    pub deed: Deed,
+    pub deed: ChangeKind,
     pub slot: Option<String>,
     pub from: Option<String>,
     pub to: Option<String>,

@@ -16,7 +16,7 @@ use crate::middleware::bindings::{CompiledPlugin, Hooks};
 use crate::middleware::counters::Counters;
 use crate::middleware::declaration::{self, Declaration, PolicySource};
 use crate::middleware::directory::{self, PluginFiles};
-use crate::middleware::plugin::{Plugin, Surroundings, TrapPolicy};
+use crate::middleware::plugin::{Plugin, PluginContext, TrapPolicy};
 use crate::wasm;
 
 /// What there is to know of a plugin's file.
@@ -87,7 +87,7 @@ fn look(
     report.policy = Some(declaration::policy(plugin.policy, &plugin.declared, compiled.hooks()));
     report.asks_with = compiled.outside().map(str::to_owned);
     report.may_ask = plugin.http_allow.iter().map(ToString::to_string).collect();
-    let surroundings = Surroundings {
+    let surroundings = PluginContext {
         connections: Connections::new(1, config.outbox, config.limits.attributes_bytes_max),
         runtime: Handle::current(),
         rebuild_backoff: config.plugins.rebuild_backoff,

@@ -6,7 +6,7 @@ pub mod check;
 pub mod declare;
 
 pub mod conversation;
-mod indoors;
+mod in_memory;
 pub mod play;
 
 use std::io::{self, Write};

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::conversation::notation::{Conversation, Deed, Step, SyntaxError};
 use super::conversation::stage::Stage;
-use super::indoors::Indoors;
+use super::in_memory::InMemoryServer;
 use crate::config::{Config, ConfigError};
 use crate::middleware::changes::ChangeError;
 use crate::middleware::stats::Failure;
@@ -131,14 +131,14 @@ impl Play<'_> {
             config.plugins.cache.directory = Some(cache.to_owned());
         }
         let cast = self.cast(&conversation)?;
-        let indoors = Indoors::open(config).map_err(PlayError::Server)?;
+        let in_memory = InMemoryServer::open(config).map_err(PlayError::Server)?;
         for Cast { slot, file, wasm, toml } in cast {
-            indoors.load(&slot, &file, wasm, toml).map_err(|error| match error {
+            in_memory.load(&slot, &file, wasm, toml).map_err(|error| match error {
                 ChangeError::Refused(_) => PlayError::Refused(error),
                 error => PlayError::Slot(error),
             })?;
         }
-        Ok(self.play(conversation.steps, indoors).await)
+        Ok(self.play(conversation.steps, in_memory).await)
     }
 
     /// The files of all plugins.
@@ -164,10 +164,10 @@ impl Play<'_> {
         Ok(cast)
     }
 
-    async fn play(&self, steps: Vec<Step>, indoors: Indoors) -> Played {
-        let mut played = Played { plugins: indoors.plugins(), ..Played::default() };
+    async fn play(&self, steps: Vec<Step>, in_memory: InMemoryServer) -> Played {
+        let mut played = Played { plugins: in_memory.plugins(), ..Played::default() };
         let mut is_over = false;
-        let dial = async || io::Result::Ok(indoors.dial());
+        let dial = async || io::Result::Ok(in_memory.dial());
         let mut stage = Stage::new("localhost".to_owned(), self.patience, dial);
         for Step { lines, deed } in steps {
             if is_over {
@@ -175,13 +175,13 @@ impl Play<'_> {
                 continue;
             }
             let acted = match &deed {
-                Deed::Swap { slot, settings } => indoors
+                Deed::Swap { slot, settings } => in_memory
                     .swap(slot, settings)
                     .map(|swapped| vec![swapped])
                     .map_err(|problem| problem.to_string()),
                 deed => stage.act(deed).await.map_err(|problem| format!("{problem:#}")),
             };
-            let outcome = match (acted, failure(&indoors.failures())) {
+            let outcome = match (acted, failure(&in_memory.failures())) {
                 (Ok(came), None) => Outcome::Passed(came),
                 (Ok(_), Some(failure)) => Outcome::Failed(failure),
                 (Err(problem), None) => Outcome::Failed(problem),
@@ -192,7 +192,7 @@ impl Play<'_> {
         }
         if !is_over {
             let left = stage.clear().await.err().map(|problem| format!("{problem:#}"));
-            let failures = indoors.close(self.patience).await;
+            let failures = in_memory.close(self.patience).await;
             played.at_end = left.or(failure(&failures));
         }
         played

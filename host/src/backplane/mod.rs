@@ -152,7 +152,7 @@ impl Link {
         })
     }
 
-    /// Hands over publications, in their order; done when the backplane has them.
+    /// Sends publications in their order; done when the backplane has them.
     /// Answers how many it would not take.
     async fn publish(&self, batch: &[Outgoing]) -> Result<usize, LinkError> {
         match self {
@@ -330,7 +330,7 @@ impl Backplane {
         }
     }
 
-    /// Hands over a publication for which there is room.
+    /// Sends a publication for which there is room.
     pub fn forward(&self, publication: Publication<'_>) {
         self.outgoing.push(publication);
     }

@@ -252,7 +252,7 @@ pub struct ConnectionsArgs {
 #[derive(Debug, Args)]
 pub struct LogArgs {
     /// A level, or levels for targets, such as `debug` or
-    /// `info,plugin=debug,switchyard::entrance=debug` [default: as it is].
+    /// `info,plugin=debug,switchyard::listener=debug` [default: as it is].
     #[arg(value_name = "FILTER")]
     pub filter: Option<String>,
 

@@ -22,9 +22,9 @@ impl Json {
 
 /// Replies as JSON.
 #[derive(Clone, Copy)]
-struct Spelling;
+struct JsonReplies;
 
-impl WriteReply for Spelling {
+impl WriteReply for JsonReplies {
     fn write(&self, tag: Tag, reply: &Reply<'_>, output: &mut Vec<u8>) {
         json::write_reply(tag, reply, output);
     }
@@ -60,11 +60,11 @@ impl Subprotocol for Json {
                 break;
             }
         }
-        session.execute(requests.into_iter(), Spelling, false).or(close)
+        session.execute(requests.into_iter(), JsonReplies, false).or(close)
     }
 
     fn resume(&mut self, session: &mut Session) -> Option<CloseReason> {
-        if session.has_pending() { session.resume(Spelling) } else { None }
+        if session.has_pending() { session.resume(JsonReplies) } else { None }
     }
 
     fn has_pending(&self, session: &Session) -> bool {

@@ -17,7 +17,7 @@ use crate::session::Session;
 
 /// How far a door has come with the bytes it was shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Taken {
+pub struct Progress {
     /// How many bytes are done with.
     pub bytes: usize,
     /// Whether the time budget was exhausted: processing continues where it stopped, even if
@@ -30,7 +30,7 @@ pub trait Door {
     /// Carries out the whole commands that `bytes` begins with. The rest is shown
     /// again with what comes behind it. When the connection must be closed, its
     /// outbox is.
-    fn take_in(&mut self, bytes: &mut [u8], session: &mut Session) -> Taken;
+    fn decode(&mut self, bytes: &mut [u8], session: &mut Session) -> Progress;
 
     /// Whether a request or message of the client was completed since the last call; `taken`
     /// bytes have been processed.
@@ -57,7 +57,7 @@ pub trait Door {
 
 /// Says goodbye to a connection that did nothing wrong: soon, in the door's words,
 /// and then closes it. Twice is once.
-pub fn farewell(connection: &Connection, reason: CloseReason) {
+pub fn close_gracefully(connection: &Connection, reason: CloseReason) {
     goaway(connection, &reason, RECONNECT_WITHIN);
     connection.outbox.close(reason);
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Door, Taken};
+use super::{Door, Progress};
 use crate::close::{CloseReason, ProtocolViolation};
 use crate::protocol::websocket::{self, Body, FrameReader, Incoming, MessageKind};
 use crate::session::Session;
@@ -103,7 +103,7 @@ impl<P: Subprotocol> WebSocket<P> {
                         Incoming::Ping(range) => {
                             if session.pace("(ping)").is_ok() {
                                 let pong = websocket::pong(bytes.get(range).unwrap_or_default());
-                                session.connection.outbox.push_own(pong);
+                                session.connection.outbox.push_without_wake(pong);
                             }
                         }
                         Incoming::Pong | Incoming::EmptyFragment => {
@@ -130,21 +130,21 @@ impl<P: Subprotocol> WebSocket<P> {
 }
 
 impl<P: Subprotocol> Door for WebSocket<P> {
-    fn take_in(&mut self, bytes: &mut [u8], session: &mut Session) -> Taken {
+    fn decode(&mut self, bytes: &mut [u8], session: &mut Session) -> Progress {
         let mut at = 0;
         let mut close = self.subprotocol.resume(session);
         loop {
             if let Some(reason) = close {
                 session.close(reason);
-                return Taken { bytes: at, is_unfinished: false };
+                return Progress { bytes: at, is_unfinished: false };
             }
-            if self.subprotocol.has_pending(session) || at > 0 && session.is_turn_over() {
-                return Taken { bytes: at, is_unfinished: true };
+            if self.subprotocol.has_pending(session) || at > 0 && session.is_budget_exhausted() {
+                return Progress { bytes: at, is_unfinished: true };
             }
             let before = at;
             close = self.take_some(bytes, &mut at, session);
             if close.is_none() && at == before {
-                return Taken { bytes: at, is_unfinished: false };
+                return Progress { bytes: at, is_unfinished: false };
             }
         }
     }

@@ -38,18 +38,18 @@ use crate::backplane::Interest;
 use crate::batch::Batch;
 use crate::config::{EngineConfig, NameLimits};
 use crate::engine::EngineCode;
-use crate::flush::Unflushed;
+use crate::flush::PendingFlush;
 use crate::keyed_hash::KeyedHash;
 use crate::middleware::chain::{Chain, Delivery};
 use crate::panics;
 use crate::protocol::command::{Bytestring, Kind, Publication, Refusal, Space, UNAVAILABLE};
-use crate::turns;
+use crate::scheduling;
 use connections::{Connection, ConnectionId, Connections, Subscriptions};
 use encoding::Push;
 use holdings::{Holdings, WaitingNames};
 use listing::Listing;
-use run::Run;
-use shard::{FanOutRange, Shard, Told};
+use run::CoalescedDelivery;
+use shard::{FanOutRange, ReplayCursor, Shard};
 use stats::{EngineCall, HubStats};
 
 /// Who listens to what, and how they are reached.
@@ -157,7 +157,7 @@ impl Hub {
         let mut guards = self.lock(by_shard.iter().map(|(shard, _)| *shard));
         // A shard without an engine refuses the command before another shard has changed.
         for (_, shard) in &mut guards {
-            shard.tend(self)?;
+            shard.retry_failed_shards(self)?;
         }
         let new = holdings::new_names(connection, kind, names);
         if let Err(excess) = self.holdings.reserve(connection, kind, &new) {
@@ -305,7 +305,7 @@ impl Hub {
         publications: &[(ConnectionId, Publication<'_>)],
         mut counted: impl FnMut(usize, Result<u64, Refusal>, bool),
     ) -> bool {
-        let mut is_heard = false;
+        let mut had_receivers = false;
         let mut begun = 0;
         while let Some(rest) = publications.get(begun..).filter(|rest| !rest.is_empty()) {
             // Where patterns are costly, the shards are locked and the engine is called for a
@@ -314,12 +314,12 @@ impl Hub {
             let fits = |(_, publication): &&(_, Publication<'_>)| work.take(&publication.channel);
             let slice = rest.iter().take_while(fits).count();
             let slice = rest.get(..slice).unwrap_or(rest);
-            is_heard |= self.publish_slice(chain, slice, &mut |index, outcome, is_own| {
+            had_receivers |= self.publish_slice(chain, slice, &mut |index, outcome, is_own| {
                 counted(begun + index, outcome, is_own);
             });
             begun += slice.len();
         }
-        is_heard
+        had_receivers
     }
 
     fn publish_slice(
@@ -349,8 +349,8 @@ impl Hub {
         }
         let changes = self.ask_deliveries(chain, publications, &guards, &routed);
         let table = self.connections.read();
-        let mut run: Option<Run<'_>> = None;
-        let mut unflushed = Unflushed::default();
+        let mut run: Option<CoalescedDelivery<'_>> = None;
+        let mut unflushed = PendingFlush::default();
         let (mut delivered, mut deliveries_made) = (0, 0_u64);
         for (index, ((publisher, publication), routed)) in
             publications.iter().zip(&routed).enumerate()
@@ -404,13 +404,13 @@ impl Hub {
                 match &mut run {
                     Some(run) if run.has_room_for(&push, &ids, own) => run.append(push),
                     _ => {
-                        if let Some(run) = run.replace(Run::new(push, ids, own)) {
+                        if let Some(run) = run.replace(CoalescedDelivery::new(push, ids, own)) {
                             run.push(&table, &mut unflushed);
                         }
                     }
                 }
                 if is_own && let (Some(run), Some(connection)) = (&mut run, table.get(publisher)) {
-                    run.push_own(connection);
+                    run.push_without_wake(connection);
                 }
             }
         }
@@ -421,12 +421,12 @@ impl Hub {
         if let Some((_, shard)) = guards.first() {
             shard.stats.delivered(delivered, deliveries_made);
         }
-        let is_heard = deliveries_made > 0;
-        if is_heard {
+        let had_receivers = deliveries_made > 0;
+        if had_receivers {
             drop(unflushed);
-            turns::wake_nobody_first();
+            scheduling::defeat_lifo_slot();
         }
-        is_heard
+        had_receivers
     }
 
     /// Shows the chain what is about to be delivered, if it wants to see it.
@@ -437,7 +437,7 @@ impl Hub {
         publications: &[(ConnectionId, Publication<'_>)],
         guards: &Guards<'_>,
         routed: &[Result<(usize, FanOutRange), Unavailable>],
-    ) -> Option<Vec<Option<Result<crate::middleware::chain::Change, Refusal>>>> {
+    ) -> Option<Vec<Option<Result<crate::middleware::chain::DeliveryEdit, Refusal>>>> {
         if !chain.has_deliveries() {
             return None;
         }
@@ -540,10 +540,10 @@ impl Hub {
     }
 
     /// Retries the shards that were given up. Returns how many shards have no available engine.
-    pub fn tend(&self) -> usize {
+    pub fn retry_failed_shards(&self) -> usize {
         // A shard whose lock is held is in use, and the thread that holds it handles a fault.
         let is_ill = |shard: &Mutex<Shard>| {
-            shard.try_lock().is_some_and(|mut shard| shard.tend(self).is_err())
+            shard.try_lock().is_some_and(|mut shard| shard.retry_failed_shards(self).is_err())
         };
         self.shards.iter().filter(|shard| is_ill(shard)).count()
     }
@@ -596,11 +596,11 @@ impl Hub {
         // Made before the shard is held.
         let engine = new.instantiate()?;
         shard.lock().prepare(engine);
-        let mut told = Told::nothing(self);
+        let mut cursor = ReplayCursor::nothing(self);
         loop {
             let mut held = shard.lock();
             let started = Instant::now();
-            let knows_all = held.tell_slice(self, &mut told);
+            let knows_all = held.replay_slice(self, &mut cursor);
             // A fair unlock passes the lock to the thread that waits for it.
             MutexGuard::unlock_fair(held);
             *longest_pause = (*longest_pause).max(started.elapsed());

@@ -10,14 +10,14 @@ use bytes::Bytes;
 
 use super::connections::{Connection, ConnectionId, Table};
 use super::encoding::{Encoding, Push};
-use crate::flush::Unflushed;
+use crate::flush::PendingFlush;
 
 /// How many bytes of names and payloads leave as one. A slow consumer that has had the
 /// beginning of a piece is sent the rest of it before it is closed.
 const BYTES_MAX: usize = 16 << 10;
 
 /// One publication, or several.
-pub struct Run<'a> {
+pub struct CoalescedDelivery<'a> {
     first: Push<'a>,
     more: Vec<Push<'a>>,
     bytes: usize,
@@ -26,15 +26,15 @@ pub struct Run<'a> {
     own: Option<ConnectionId>,
 }
 
-impl<'a> Run<'a> {
+impl<'a> CoalescedDelivery<'a> {
     /// A run of one. The receivers rise.
     pub fn new(
         push: Push<'a>,
         receivers: Cow<'a, [ConnectionId]>,
         own: Option<ConnectionId>,
-    ) -> Run<'a> {
+    ) -> CoalescedDelivery<'a> {
         let bytes = push.bytes();
-        Run { first: push, more: Vec::new(), bytes, receivers, own }
+        CoalescedDelivery { first: push, more: Vec::new(), bytes, receivers, own }
     }
 
     /// Whether `push` may be appended: it has the same receivers, the same publisher `own`, and
@@ -63,13 +63,13 @@ impl<'a> Run<'a> {
     }
 
     /// Gives the publisher the last one now. Its writer is not woken.
-    pub fn push_own(&mut self, publisher: &Connection) {
+    pub fn push_without_wake(&mut self, publisher: &Connection) {
         let last = self.more.last_mut().unwrap_or(&mut self.first);
-        publisher.outbox.push_own(last.encoded(publisher.encoding()));
+        publisher.outbox.push_without_wake(last.encoded(publisher.encoding()));
     }
 
     /// Gives all others the whole, and adds those that are to be flushed then.
-    pub fn push(mut self, table: &Table, unflushed: &mut Unflushed) {
+    pub fn push(mut self, table: &Table, unflushed: &mut PendingFlush) {
         let mut encoded = [const { None }; Encoding::ALL.len()];
         let (receivers, own) = (std::mem::take(&mut self.receivers), self.own);
         for id in receivers.iter().filter(|id| Some(**id) != own) {
@@ -79,7 +79,7 @@ impl<'a> Run<'a> {
             let chunk = slot.get_or_insert_with(|| self.encoded(encoding)).clone();
             // A connection that is publishing is woken when that is done. Check after the push,
             // so that it finds the chunk then.
-            if connection.outbox.push_to_flush(chunk) && !connection.is_publishing() {
+            if connection.outbox.push_deferred(chunk) && !connection.is_publishing() {
                 unflushed.add(connection);
             }
         }
@@ -105,7 +105,7 @@ mod tests {
     fn a_run_is_of_one_channel_and_the_same_receivers_and_no_longer_than_it_may_be() {
         let payload = vec![b'x'; BYTES_MAX / 3];
         let push = |channel| Push::new(Space::Channels, None, channel, &payload);
-        let mut run = Run::new(push(b"news"), Cow::Borrowed(&[1, 2]), None);
+        let mut run = CoalescedDelivery::new(push(b"news"), Cow::Borrowed(&[1, 2]), None);
         assert!(!run.has_room_for(&push(b"olds"), &[1, 2], None));
         assert!(!run.has_room_for(&push(b"news"), &[1], None));
         assert!(!run.has_room_for(&push(b"news"), &[1, 2], Some(2)));

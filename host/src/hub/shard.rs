@@ -25,7 +25,7 @@ use crate::engine::{Engine, EngineCode, EngineFault, Outcome};
 use crate::panics;
 use crate::protocol::command::Kind;
 
-/// How long a shard is held to tell a successor a part of the ground state.
+/// How long a shard is locked while a part of the ground state is replayed to a standby.
 const SLICE_TIME: Duration = Duration::from_millis(1);
 
 /// How many names of one connection a standby engine receives at once: some tenths of a
@@ -44,7 +44,7 @@ pub struct Shard {
     /// The pattern that each of the engine's pattern ids stands for.
     patterns: Vec<Box<[u8]>>,
     /// The engine that is about to take over, or why it cannot.
-    successor: Option<Outcome<Successor>>,
+    standby: Option<Outcome<Successor>>,
     /// When it failed last.
     faults: VecDeque<Instant>,
     given_up_until: Option<Instant>,
@@ -65,7 +65,7 @@ struct Successor {
 }
 
 /// How much of the ground state a standby engine has received.
-pub struct Told {
+pub struct ReplayCursor {
     /// The connections that existed when it began to receive every change.
     connections: std::vec::IntoIter<ConnectionId>,
     at: Option<Place>,
@@ -74,11 +74,11 @@ pub struct Told {
 /// The position in the ground state: the connection, the kind of names, and the last name.
 type Place = (ConnectionId, Kind, Option<Box<[u8]>>);
 
-impl Told {
+impl ReplayCursor {
     /// At the start. The standby engine receives every change already.
-    pub fn nothing(hub: &Hub) -> Told {
+    pub fn nothing(hub: &Hub) -> ReplayCursor {
         let connections: Vec<ConnectionId> = hub.connections.read().keys().copied().collect();
-        Told { connections: connections.into_iter(), at: None }
+        ReplayCursor { connections: connections.into_iter(), at: None }
     }
 }
 
@@ -102,7 +102,7 @@ impl Shard {
             engine: Some(code.instantiate()?),
             code,
             patterns: Vec::new(),
-            successor: None,
+            standby: None,
             faults: VecDeque::new(),
             given_up_until: None,
             config: config.clone(),
@@ -188,7 +188,7 @@ impl Shard {
             })
         };
         let _rebuilt_without_them = self.ask(hub, call, leave);
-        self.tell_successor(|successor| leave(&mut *successor.engine));
+        self.tell_successor(|standby| leave(&mut *standby.engine));
     }
 
     /// Finds the receivers of a publication on each of these channels, and
@@ -246,30 +246,30 @@ impl Shard {
     }
 
     /// Sees that there is an engine, if it is not too soon to try.
-    pub fn tend(&mut self, hub: &Hub) -> Result<(), Unavailable> {
+    pub fn retry_failed_shards(&mut self, hub: &Hub) -> Result<(), Unavailable> {
         self.ready(hub).map(|_| ())
     }
 
     /// Sets the standby engine. From here on it receives every change.
     pub fn prepare(&mut self, engine: Box<dyn Engine>) {
-        self.successor = Some(Ok(Successor { engine, patterns: Vec::new() }));
+        self.standby = Some(Ok(Successor { engine, patterns: Vec::new() }));
     }
 
-    /// Tells the successor a slice of the ground state. True: it knows all.
+    /// Replays a slice of the ground state to the standby. True: it has all of it.
     ///
     /// # Errors
     ///
     /// It failed.
-    pub fn tell_slice(&mut self, hub: &Hub, told: &mut Told) -> Outcome<bool> {
+    pub fn replay_slice(&mut self, hub: &Hub, cursor: &mut ReplayCursor) -> Outcome<bool> {
         let started = Instant::now();
         let number = self.number;
-        let Some(Ok(Successor { engine, patterns })) = &mut self.successor else {
+        let Some(Ok(Successor { engine, patterns })) = &mut self.standby else {
             return self.successor_fault().map_or(Ok(true), Err);
         };
         while started.elapsed() < SLICE_TIME {
-            let (id, kind, after) = match told.at.take() {
+            let (id, kind, after) = match cursor.at.take() {
                 Some(at) => at,
-                None => match told.connections.next() {
+                None => match cursor.connections.next() {
                     Some(id) => (id, first_kind(hub, number), None),
                     None => return Ok(true),
                 },
@@ -280,7 +280,7 @@ impl Shard {
             let names_max = SLICE_NAMES_MAX;
             let last =
                 tell(&mut **engine, patterns, hub, number, &connection, kind, after, names_max)?;
-            told.at = match last {
+            cursor.at = match last {
                 Some(last) => Some((id, kind, Some(last))),
                 None => next_kind(kind).map(|kind| (id, kind, None)),
             };
@@ -290,25 +290,25 @@ impl Shard {
 
     /// What the memories of its engine, and of the one that is about to take over, hold.
     pub fn memory_bytes(&self) -> usize {
-        let successor = self.successor.iter().flatten().map(|successor| &successor.engine);
-        self.engine.iter().chain(successor).map(|engine| engine.memory_bytes()).sum()
+        let standby = self.standby.iter().flatten().map(|standby| &standby.engine);
+        self.engine.iter().chain(standby).map(|engine| engine.memory_bytes()).sum()
     }
 
-    /// Why the successor cannot take over, if there is one that cannot.
+    /// Why the standby cannot take over, if there is one that cannot.
     pub fn successor_fault(&self) -> Option<EngineFault> {
-        self.successor.as_ref()?.as_ref().err().cloned()
+        self.standby.as_ref()?.as_ref().err().cloned()
     }
 
     /// Removes the standby engine, if there is one. Returns it, so that the caller drops it
     /// after it has released the lock.
     pub fn abandon(&mut self) -> Option<Box<dyn Engine>> {
-        self.successor.take()?.ok().map(|successor| successor.engine)
+        self.standby.take()?.ok().map(|standby| standby.engine)
     }
 
     /// Puts the standby engine in the engine's place, if it has not failed. Returns the old
     /// engine, so that the caller drops it after it has released the lock.
     pub fn take_over(&mut self, code: &EngineCode) -> Option<Box<dyn Engine>> {
-        let Successor { engine, patterns } = self.successor.take()?.ok()?;
+        let Successor { engine, patterns } = self.standby.take()?.ok()?;
         self.patterns = patterns;
         self.code = code.clone();
         self.faults.clear();
@@ -317,12 +317,12 @@ impl Shard {
         self.engine.replace(engine)
     }
 
-    /// Tells the successor of a change, too, if there is one.
+    /// Applies a change to the standby too, if there is one.
     fn tell_successor(&mut self, change: impl FnOnce(&mut Successor) -> Outcome<()>) {
-        if let Some(Ok(successor)) = &mut self.successor {
-            let changed = panics::contain(|| change(successor));
-            if let Err(fault) = changed.unwrap_or_else(|| Err(panicked("successor"))) {
-                self.successor = Some(Err(fault));
+        if let Some(Ok(standby)) = &mut self.standby {
+            let changed = panics::contain(|| change(standby));
+            if let Err(fault) = changed.unwrap_or_else(|| Err(panicked("standby"))) {
+                self.standby = Some(Err(fault));
             }
         }
     }
@@ -415,7 +415,7 @@ fn fill(engine: &mut dyn Engine, hub: &Hub, number: usize) -> Outcome<Vec<Box<[u
     let connections: Vec<Arc<Connection>> = hub.connections.read().values().cloned().collect();
     for connection in &connections {
         let mut kind = Some(first_kind(hub, number));
-        while let Some(told) = kind {
+        while let Some(cursor) = kind {
             let mut after = None;
             loop {
                 let names_max = SLICE_NAMES_MAX;
@@ -425,7 +425,7 @@ fn fill(engine: &mut dyn Engine, hub: &Hub, number: usize) -> Outcome<Vec<Box<[u
                     hub,
                     number,
                     connection,
-                    told,
+                    cursor,
                     after.as_deref(),
                     names_max,
                 )?;
@@ -434,7 +434,7 @@ fn fill(engine: &mut dyn Engine, hub: &Hub, number: usize) -> Outcome<Vec<Box<[u
                     None => break,
                 }
             }
-            kind = next_kind(told);
+            kind = next_kind(cursor);
         }
     }
     Ok(by_id)

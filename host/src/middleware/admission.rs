@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::Middleware;
 use super::bindings::Client;
-use super::chain::{self, Step, Walk};
+use super::chain::{self, AdmissionProgress, Step};
 use super::plugin::Plugin;
 use super::stats::Hook;
 use crate::hub::connections::{Connection, ConnectionId, Connections};
@@ -30,20 +30,21 @@ impl Middleware {
         self: Arc<Self>,
         connection: Arc<Connection>,
         client: Client,
-        walk: Walk,
+        progress: AdmissionProgress,
         mut plugin: Arc<Plugin>,
     ) -> Result<Arc<Connection>, Refusal> {
         let id = connection.id;
         let client = Arc::new(client);
-        let mut arrival = Arrival { middleware: self.clone(), connection: Some(connection), walk };
+        let mut arrival =
+            Arrival { middleware: self.clone(), connection: Some(connection), progress };
         loop {
             let asked = client.clone();
             let (answer, _) = plugin
                 .ask_apart(Hook::OnConnect, id, move |instance| instance.on_connect(id, &asked))
                 .await;
             chain::may_connect(&plugin, answer)?;
-            arrival.walk.meet(&plugin);
-            let step = self.chain().connect(id, &client, &mut arrival.walk);
+            arrival.progress.meet(&plugin);
+            let step = self.chain().connect(id, &client, &mut arrival.progress);
             match step {
                 Step::Apart(next) => plugin = next,
                 Step::Settled(settled) => {
@@ -63,7 +64,7 @@ impl Middleware {
         self: Arc<Self>,
         connection: ConnectionId,
         credentials: Credentials,
-        mut walk: Walk,
+        mut progress: AdmissionProgress,
         mut plugin: Arc<Plugin>,
     ) -> Result<(), Refusal> {
         let credentials = Arc::new(credentials);
@@ -78,8 +79,8 @@ impl Middleware {
             if let Some(settled) = chain::are_good(tracer, &plugin, connection, answer, took) {
                 return settled;
             }
-            walk.meet(&plugin);
-            let step = self.chain().authenticate(connection, &credentials, &mut walk);
+            progress.meet(&plugin);
+            let step = self.chain().authenticate(connection, &credentials, &mut progress);
             match step {
                 Step::Apart(next) => plugin = next,
                 Step::Settled(settled) => return settled,
@@ -98,9 +99,9 @@ impl Middleware {
         }
         let underway = self.farewells.clone();
         underway.send_modify(|count| *count += 1);
-        let farewell = Farewell { connections, id: connection.id, underway };
+        let close_gracefully = Farewell { connections, id: connection.id, underway };
         self.surroundings.runtime.spawn(async move {
-            let id = farewell.id;
+            let id = close_gracefully.id;
             for plugin in plugins {
                 let _answer_is_nothing = plugin
                     .ask_apart(Hook::OnDisconnect, id, move |instance| instance.on_disconnect(id))
@@ -135,13 +136,13 @@ impl Drop for Farewell {
 struct Arrival {
     middleware: Arc<Middleware>,
     connection: Option<Arc<Connection>>,
-    walk: Walk,
+    progress: AdmissionProgress,
 }
 
 impl Drop for Arrival {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
-            let plugins = self.middleware.chain().let_go(connection.id, &self.walk);
+            let plugins = self.middleware.chain().let_go(connection.id, &self.progress);
             self.middleware.forget(connection, plugins);
         }
     }

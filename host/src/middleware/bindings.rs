@@ -19,7 +19,7 @@ use crate::batch::Batch;
 use crate::close::clip;
 use crate::hub::connections::{ConnectionId, Connections};
 use crate::protocol::command::{Credentials, Publication, REJECTED, Refusal};
-use crate::wasm::outside::{self, Leave};
+use crate::wasm::outside::{self, HttpPermit};
 use crate::wasm::{self, ComponentLog, Limits, StoreState, Wasm};
 use generated::exports::switchyard::pubsub as exports;
 use generated::switchyard::pubsub as imports;
@@ -34,7 +34,7 @@ mod generated {
 }
 
 /// What the contract lends a plugin.
-pub struct Lent {
+pub struct HostImports {
     /// For `attributes`.
     pub connections: Arc<Connections>,
     /// For `counters`.
@@ -203,7 +203,7 @@ impl CompiledPlugin {
         log: Arc<ComponentLog>,
         limits: Limits,
         init_budget: Duration,
-        lent: Lent,
+        lent: HostImports,
     ) -> Result<Instance, Fault> {
         let mut store = self.wasm.store(log, limits, Box::new(lent));
         wasm::arm(&mut store, init_budget);
@@ -235,8 +235,8 @@ impl CompiledPlugin {
 impl Instance {
     /// Lets it ask the outside world in the calls that follow, or not any more.
     /// While it is let, calls wait on their thread.
-    pub fn set_leave(&mut self, leave: Option<Leave>) {
-        self.store.data_mut().set_leave(leave);
+    pub fn set_http_permit(&mut self, leave: Option<HttpPermit>) {
+        self.store.data_mut().set_http_permit(leave);
     }
 
     /// What its memories hold together.
@@ -356,9 +356,9 @@ impl Instance {
         &mut self,
         asked: &[Asked<Action<'_>>],
     ) -> Result<Batch<Option<Refusal>>, Fault> {
-        self.store.data().lent::<Lent>().is_rechecking.set(true);
+        self.store.data().lent::<HostImports>().is_rechecking.set(true);
         let answers = self.on_access(asked);
-        self.store.data().lent::<Lent>().is_rechecking.set(false);
+        self.store.data().lent::<HostImports>().is_rechecking.set(false);
         answers
     }
 
@@ -493,7 +493,7 @@ impl imports::log::Host for StoreState {
 
 impl imports::attributes::Host for StoreState {
     fn get(&mut self, connection: ConnectionId, key: String) -> Option<String> {
-        self.lent::<Lent>().connections.get(connection)?.attribute(&key)
+        self.lent::<HostImports>().connections.get(connection)?.attribute(&key)
     }
 
     fn set(
@@ -502,7 +502,7 @@ impl imports::attributes::Host for StoreState {
         key: String,
         value: Option<String>,
     ) -> Result<(), imports::attributes::AttributesError> {
-        match self.lent::<Lent>().connections.get(connection) {
+        match self.lent::<HostImports>().connections.get(connection) {
             Some(connection) if !connection.set_attribute(&key, value) => {
                 Err(imports::attributes::AttributesError::Full)
             }
@@ -519,7 +519,7 @@ impl imports::counters::Host for StoreState {
         ttl_ms: u64,
     ) -> Result<imports::counters::Count, imports::counters::CountersError> {
         let ttl = Duration::from_millis(ttl_ms);
-        let lent = self.lent::<Lent>();
+        let lent = self.lent::<HostImports>();
         if lent.is_rechecking.get() {
             let unchanged = lent.counters.get(&key).unwrap_or(Count { value: 0, ttl });
             return Ok(wit_count(unchanged));
@@ -529,7 +529,7 @@ impl imports::counters::Host for StoreState {
     }
 
     fn get(&mut self, key: String) -> Option<imports::counters::Count> {
-        self.lent::<Lent>().counters.get(&key).map(wit_count)
+        self.lent::<HostImports>().counters.get(&key).map(wit_count)
     }
 
     fn take(
@@ -537,7 +537,7 @@ impl imports::counters::Host for StoreState {
         withdrawals: Vec<imports::counters::Withdrawal>,
     ) -> Result<imports::counters::Taking, imports::counters::CountersError> {
         use imports::counters as wit;
-        let lent = self.lent::<Lent>();
+        let lent = self.lent::<HostImports>();
         if lent.is_rechecking.get() {
             return Ok(wit::Taking::Taken);
         }

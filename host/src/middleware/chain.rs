@@ -15,7 +15,7 @@ use super::call::Absence;
 use super::call_size::ITEM_WEIGHT;
 use super::plugin::{Plugin, TrapPolicy};
 use super::stats::{Hook, PluginStats, Verdict};
-use super::trace::{Sight, Tracer};
+use super::trace::{TraceEvent, Tracer};
 use crate::batch::Batch;
 use crate::hub::connections::ConnectionId;
 use crate::protocol::command::{Credentials, NOAUTH};
@@ -188,7 +188,7 @@ impl DeliverVerdict {
 
 /// What the whole chain made of a publication on its way out.
 #[derive(Debug, Default)]
-pub struct Change {
+pub struct DeliveryEdit {
     /// Another payload.
     pub payload: Option<Vec<u8>>,
     /// Only these receive it; they rise.
@@ -197,7 +197,7 @@ pub struct Change {
 
 /// What becomes of a publication after the chain.
 #[derive(Debug)]
-pub enum Fate<'a> {
+pub enum PublishOutcome<'a> {
     /// It is published, perhaps changed.
     Forward(Publication<'a>),
     /// The publisher receives this refusal.
@@ -259,19 +259,19 @@ impl Chain {
         self.any.deliveries
     }
 
-    /// May this client connect? Asks those that the walk has not met, as far as they
+    /// May this client connect? Asks the plugins that have not answered yet, as far as they
     /// answer here. When one says no, `let_go` is to be called.
     pub fn connect(
         &self,
         connection: ConnectionId,
         client: &Client,
-        walk: &mut Walk,
+        progress: &mut AdmissionProgress,
     ) -> Step<Result<(), Refusal>> {
         for plugin in self.with(|hooks| hooks.admission) {
-            if walk.is_past(plugin, connection) {
+            if progress.is_past(plugin, connection) {
                 continue;
             }
-            if plugin.asking().is_some() {
+            if plugin.pool().is_some() {
                 return Step::Apart(plugin.clone());
             }
             let (answer, _) = plugin.call(Hook::OnConnect, 1, connection, |instance| {
@@ -281,24 +281,28 @@ impl Chain {
             if let Err(refusal) = may_connect(plugin, answer) {
                 return Step::Settled(Err(refusal));
             }
-            walk.meet(plugin);
+            progress.meet(plugin);
         }
         Step::Settled(Ok(()))
     }
 
     /// Notifies the plugins that admitted a client that it is gone, after another plugin has
     /// refused it. Returns the plugins that must be notified apart from the data path.
-    pub fn let_go(&self, connection: ConnectionId, walk: &Walk) -> Vec<Arc<Plugin>> {
-        self.say_gone(connection, |plugin| walk.has_met(plugin))
+    pub fn let_go(
+        &self,
+        connection: ConnectionId,
+        progress: &AdmissionProgress,
+    ) -> Vec<Arc<Plugin>> {
+        self.say_gone(connection, |plugin| progress.has_met(plugin))
     }
 
-    /// Are these credentials good? Asks those that the walk has not met, as far as
+    /// Are these credentials good? Asks the plugins that have not answered yet, as far as
     /// they answer here. A refusal also when no plugin knows the credentials.
     pub fn authenticate(
         &self,
         connection: ConnectionId,
         credentials: &Credentials,
-        walk: &mut Walk,
+        progress: &mut AdmissionProgress,
     ) -> Step<Result<(), Refusal>> {
         if !self.any.admission {
             return Step::Settled(Err(Refusal::new(
@@ -307,10 +311,10 @@ impl Chain {
             )));
         }
         for plugin in self.with(|hooks| hooks.admission) {
-            if walk.has_met(plugin) {
+            if progress.has_met(plugin) {
                 continue;
             }
-            if plugin.asking().is_some() {
+            if plugin.pool().is_some() {
                 return Step::Apart(plugin.clone());
             }
             let (answer, took) = plugin.call(Hook::OnAuthenticate, 1, connection, |instance| {
@@ -320,7 +324,7 @@ impl Chain {
             if let Some(settled) = are_good(self.tracer(), plugin, connection, answer, took) {
                 return Step::Settled(settled);
             }
-            walk.meet(plugin);
+            progress.meet(plugin);
         }
         Step::Settled(Err(Refusal::new(NOAUTH, "no plugin knows these credentials")))
     }
@@ -338,7 +342,7 @@ impl Chain {
     ) -> Vec<Arc<Plugin>> {
         let mut apart = Vec::new();
         for plugin in self.with(|hooks| hooks.admission).filter(|plugin| let_it_in(plugin)) {
-            if plugin.asking().is_some_and(|asking| !asking.is_outside()) {
+            if plugin.pool().is_some_and(|pool| !pool.is_outside()) {
                 apart.push(plugin.clone());
             } else {
                 plugin.call(Hook::OnDisconnect, 1, connection, |instance| {
@@ -420,27 +424,29 @@ impl Chain {
         refusals
     }
 
-    /// What becomes of what these connections publish, one fate for each, in order.
+    /// What becomes of what these connections publish, one outcome for each, in order.
     pub fn publish<'a>(
         &self,
         publications: Batch<(ConnectionId, Publication<'a>)>,
-    ) -> Batch<Fate<'a>> {
-        let mut fates: Batch<Fate<'a>> = Batch::with_capacity(publications.len());
+    ) -> Batch<PublishOutcome<'a>> {
+        let mut outcomes: Batch<PublishOutcome<'a>> = Batch::with_capacity(publications.len());
         if !self.any.messages {
-            fates.extend(
-                publications.into_iter().map(|(_, publication)| Fate::Forward(publication)),
+            outcomes.extend(
+                publications
+                    .into_iter()
+                    .map(|(_, publication)| PublishOutcome::Forward(publication)),
             );
-            return fates;
+            return outcomes;
         }
         let mut connections: Batch<ConnectionId> = Batch::with_capacity(publications.len());
         for (connection, publication) in publications {
             connections.push(connection);
-            fates.push(Fate::Forward(publication));
+            outcomes.push(PublishOutcome::Forward(publication));
         }
         for plugin in self.with(|hooks| hooks.messages) {
-            let mut asked: Batch<Asked<&Publication<'_>>> = Batch::with_capacity(fates.len());
-            for (place, (fate, connection)) in fates.iter().zip(&connections).enumerate() {
-                if let Fate::Forward(about) = fate {
+            let mut asked: Batch<Asked<&Publication<'_>>> = Batch::with_capacity(outcomes.len());
+            for (place, (outcome, connection)) in outcomes.iter().zip(&connections).enumerate() {
+                if let PublishOutcome::Forward(about) = outcome {
                     asked.push(Asked { place, connection: *connection, about });
                 }
             }
@@ -496,12 +502,12 @@ impl Chain {
             }
             drop(asked);
             for (place, verdict) in verdicts {
-                if let Some(fate) = fates.get_mut(place) {
-                    plugin_says(plugin, verdict, fate);
+                if let Some(outcome) = outcomes.get_mut(place) {
+                    plugin_says(plugin, verdict, outcome);
                 }
             }
         }
-        fates
+        outcomes
     }
 
     /// Has plugins edit or refuse these deliveries: one result for each, in order. The caller
@@ -509,9 +515,9 @@ impl Chain {
     pub fn deliver(
         &self,
         deliveries: Vec<(ConnectionId, Delivery<'_>)>,
-    ) -> Vec<Result<Change, Refusal>> {
-        let mut changes: Vec<Result<Change, Refusal>> =
-            deliveries.iter().map(|_| Ok(Change::default())).collect();
+    ) -> Vec<Result<DeliveryEdit, Refusal>> {
+        let mut changes: Vec<Result<DeliveryEdit, Refusal>> =
+            deliveries.iter().map(|_| Ok(DeliveryEdit::default())).collect();
         let mut deliveries: Vec<Asked<Delivery<'_>>> = deliveries
             .into_iter()
             .enumerate()
@@ -622,7 +628,7 @@ impl Chain {
 
 /// How far the admission of one client has come. The chain may change before it goes on.
 #[derive(Default)]
-pub struct Walk {
+pub struct AdmissionProgress {
     /// What is counted of their slots: it stays the same when they are swapped or
     /// moved.
     met: Vec<Arc<PluginStats>>,
@@ -637,7 +643,7 @@ pub enum Step<T> {
     Apart(Arc<Plugin>),
 }
 
-impl Walk {
+impl AdmissionProgress {
     /// Records that the plugin was called and has not refused.
     pub fn meet(&mut self, plugin: &Plugin) {
         self.met.push(plugin.stats.clone());
@@ -751,8 +757,8 @@ impl Call<'_> {
         }
     }
 
-    fn sight(&self, connection: ConnectionId, seen: Seen<'_>) -> Sight {
-        Sight {
+    fn sight(&self, connection: ConnectionId, seen: Seen<'_>) -> TraceEvent {
+        TraceEvent {
             at: SystemTime::now(),
             connection,
             action: seen.action,
@@ -772,17 +778,19 @@ impl Call<'_> {
     }
 }
 
-fn plugin_says(plugin: &Plugin, verdict: PublishVerdict, fate: &mut Fate<'_>) {
-    let Fate::Forward(publication) = fate else { return };
+fn plugin_says(plugin: &Plugin, verdict: PublishVerdict, outcome: &mut PublishOutcome<'_>) {
+    let PublishOutcome::Forward(publication) = outcome else { return };
     match verdict {
         PublishVerdict::Continue => {}
         PublishVerdict::Replace { channel, payload } => {
             publication.channel = Cow::Owned(channel.into_bytes());
             publication.payload = Cow::Owned(payload);
         }
-        PublishVerdict::Reject(refusal) => *fate = Fate::Refused(plugin.signed(refusal)),
+        PublishVerdict::Reject(refusal) => {
+            *outcome = PublishOutcome::Refused(plugin.signed(refusal))
+        }
         PublishVerdict::Absorb(receivers) => {
-            *fate = Fate::Absorbed(receivers.min(RECEIVERS_MAX));
+            *outcome = PublishOutcome::Absorbed(receivers.min(RECEIVERS_MAX));
         }
     }
 }

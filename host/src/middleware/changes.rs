@@ -19,8 +19,8 @@ use super::directory::{self, PluginConfig, PluginFiles};
 use super::files::MissingFile;
 use super::plugin::Plugin;
 use super::recheck::Against;
-use super::stats::{By, Deed, PluginStats, Swap};
-use super::{Middleware, Placing, PluginError};
+use super::stats::{ChangeKind, Initiator, PluginStats, Swap};
+use super::{InstallOptions, Middleware, PluginError};
 
 /// What is known of a slot that is taken, besides the plugin itself.
 pub(super) struct Record {
@@ -28,7 +28,7 @@ pub(super) struct Record {
     /// What was there before, for a rollback.
     pub before: Option<Version>,
     pub since: SystemTime,
-    pub by: By,
+    pub by: Initiator,
     pub stats: Arc<PluginStats>,
 }
 
@@ -85,7 +85,7 @@ pub struct Status {
     /// Since when it is there.
     pub since: SystemTime,
     /// Who put it there.
-    pub by: By,
+    pub by: Initiator,
     /// Which of its files is gone from the directory.
     pub missing: Option<MissingFile>,
 }
@@ -174,7 +174,7 @@ impl Middleware {
     /// # Errors
     ///
     /// The slot is taken, or the plugin is refused.
-    pub fn load(&self, slot: &str, offer: Offer, by: &By) -> Result<Swap, ChangeError> {
+    pub fn load(&self, slot: &str, offer: Offer, by: &Initiator) -> Result<Swap, ChangeError> {
         if !directory::is_slot(slot) {
             return Err(ChangeError::BadSlot(slot.to_owned()));
         }
@@ -190,7 +190,7 @@ impl Middleware {
     /// # Errors
     ///
     /// There is no such slot, or the plugin is refused; the one in place stays.
-    pub fn swap(&self, name: &str, offer: Offer, by: &By) -> Result<Swap, ChangeError> {
+    pub fn swap(&self, name: &str, offer: Offer, by: &Initiator) -> Result<Swap, ChangeError> {
         let mut changes = self.changes.lock();
         let slot = self.slot_of(name)?;
         self.offer(&mut changes, &slot, offer, by)
@@ -207,7 +207,7 @@ impl Middleware {
         name: &str,
         toml: Option<String>,
         is_fresh: bool,
-        by: &By,
+        by: &Initiator,
     ) -> Result<Swap, ChangeError> {
         let mut changes = self.changes.lock();
         let slot = self.slot_of(name)?;
@@ -222,19 +222,19 @@ impl Middleware {
     /// # Errors
     ///
     /// There is none, or it is refused; the one in place stays.
-    pub fn roll_back(&self, name: &str, by: &By) -> Result<Swap, ChangeError> {
+    pub fn roll_back(&self, name: &str, by: &Initiator) -> Result<Swap, ChangeError> {
         let mut changes = self.changes.lock();
         let slot = self.slot_of(name)?;
         let Some((files, compiled)) = self.before(&slot) else {
             return Err(ChangeError::NothingBefore(slot));
         };
-        let placing = Placing {
+        let placing = InstallOptions {
             by,
             is_rollback: true,
             is_forced: true,
             compiled: Some(compiled),
             write_to: self.directory(),
-            ..Placing::as_found(by)
+            ..InstallOptions::as_found(by)
         };
         self.placed(&mut changes, files, placing)
     }
@@ -245,7 +245,7 @@ impl Middleware {
     /// # Errors
     ///
     /// There is no such plugin, or its file cannot be removed.
-    pub fn remove(&self, name: &str, by: &By) -> Result<Swap, ChangeError> {
+    pub fn remove(&self, name: &str, by: &Initiator) -> Result<Swap, ChangeError> {
         let _one_at_a_time = self.changes.lock();
         let slot = self.slot_of(name)?;
         if let Some(directory) = self.directory() {
@@ -262,7 +262,7 @@ impl Middleware {
     /// # Errors
     ///
     /// There is no such plugin or no such place, or its files cannot be renamed.
-    pub fn move_to(&self, name: &str, place: &Place, by: &By) -> Result<Swap, ChangeError> {
+    pub fn move_to(&self, name: &str, place: &Place, by: &Initiator) -> Result<Swap, ChangeError> {
         let _one_at_a_time = self.changes.lock();
         let slot = self.slot_of(name)?;
         let to = self.slot_at(&slot, place)?;
@@ -294,7 +294,7 @@ impl Middleware {
         Ok(self.done(Swap {
             at: SystemTime::now(),
             by: by.clone(),
-            deed: Deed::Moved,
+            deed: ChangeKind::Moved,
             slot: Some(to),
             from: Some(plugin.identity.clone()),
             to: Some(plugin.identity.clone()),
@@ -307,7 +307,7 @@ impl Middleware {
         changes: &mut super::Changes,
         slot: &str,
         offer: Offer,
-        by: &By,
+        by: &Initiator,
     ) -> Result<Swap, ChangeError> {
         let Offer { wasm, file, toml, is_fresh } = offer;
         let in_force = || self.records.lock().get(slot).and_then(|at| at.source.toml.clone());
@@ -327,11 +327,11 @@ impl Middleware {
         let toml = toml.or(beside).filter(|text| !text.trim().is_empty());
         let files = directory::check(slot, &file, wasm, toml, self.config.defaults)
             .inspect_err(|error| self.was_refused(slot, error, by))?;
-        let placing = Placing {
+        let placing = InstallOptions {
             is_forced: true,
             write_to: self.directory(),
             is_fresh,
-            ..Placing::as_found(by)
+            ..InstallOptions::as_found(by)
         };
         self.placed(changes, files, placing)
     }
@@ -340,7 +340,7 @@ impl Middleware {
         &self,
         changes: &mut super::Changes,
         files: PluginFiles,
-        placing: Placing<'_>,
+        placing: InstallOptions<'_>,
     ) -> Result<Swap, ChangeError> {
         let (slot, by) = (files.config.slot.clone(), placing.by);
         let placed = self

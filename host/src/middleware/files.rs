@@ -15,8 +15,8 @@ use tracing::{error, info, warn};
 use super::changes::set_aside_file;
 use super::directory::{self, Listing, PluginFiles, name_of};
 use super::plugin::Plugin;
-use super::stats::By;
-use super::{Changes, Middleware, Placing, PluginError};
+use super::stats::Initiator;
+use super::{Changes, InstallOptions, Middleware, PluginError};
 
 /// Which file of a plugin in force is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +59,7 @@ impl Middleware {
     /// Brings the chain to what the directory says: adds what is new and swaps what
     /// changed. What is refused leaves its slot as it was; what is gone stays in force.
     /// Blocks: not to be called on a thread that serves connections.
-    pub fn rescan(&self, by: &By) -> Vec<PluginError> {
+    pub fn rescan(&self, by: &Initiator) -> Vec<PluginError> {
         let mut changes = self.changes.lock();
         let listing = match self.list() {
             Ok(Some(listing)) => listing,
@@ -99,7 +99,7 @@ impl Middleware {
                     // descriptors.
                     changes.seen.remove(&slot);
                     let refused = self.refused.lock();
-                    is_known = *by != By::Signal
+                    is_known = *by != Initiator::Signal
                         && refused.get(&slot).is_some_and(|(_, known)| *known == error);
                 }
                 if !is_known {
@@ -172,7 +172,7 @@ impl Middleware {
         &self,
         changes: &mut Changes,
         files: PluginFiles,
-        by: &By,
+        by: &Initiator,
     ) -> Result<(), PluginError> {
         let slot = files.config.slot.clone();
         let is_new = !self.records.lock().contains_key(&slot);
@@ -185,7 +185,7 @@ impl Middleware {
         if is_new && files.toml.is_none() {
             self.check_set_aside(&files)?;
         }
-        let placing = Placing { renamed_from: renamed, ..Placing::as_found(by) };
+        let placing = InstallOptions { renamed_from: renamed, ..InstallOptions::as_found(by) };
         self.place(changes, files, placing)?;
         if self.gaps.lock().missing.remove(&slot).is_some() {
             info!(%slot, "the files of a plugin are back");

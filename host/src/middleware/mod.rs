@@ -47,9 +47,9 @@ use counters::Counters;
 use declaration::PolicySource;
 use directory::{Fingerprint, PluginConfig, PluginFiles};
 use files::Gaps;
-use plugin::{Handover, Plugin, Surroundings, TrapPolicy};
+use plugin::{Handover, Plugin, PluginContext, TrapPolicy};
 use recheck::Rechecks;
-use stats::{By, Deed, Failure, PluginStats, Swap, Swaps};
+use stats::{ChangeKind, Failure, Initiator, PluginStats, Swap, Swaps};
 use trace::Tracer;
 
 /// Why a plugin was not taken.
@@ -72,7 +72,7 @@ pub struct Middleware {
     chain: RwLock<Chain>,
     wasm: Wasm,
     counters: Counters,
-    surroundings: Surroundings,
+    surroundings: PluginContext,
     config: PluginsConfig,
     /// One change at a time, with what it must remember.
     changes: Mutex<Changes>,
@@ -103,8 +103,8 @@ struct Changes {
 const COMPILED_MAX: usize = 16;
 
 /// How a plugin is put into its slot.
-struct Placing<'a> {
-    by: &'a By,
+struct InstallOptions<'a> {
+    by: &'a Initiator,
     /// Whether it comes back.
     is_rollback: bool,
     /// Whether a new instance is wanted even if nothing has changed.
@@ -119,10 +119,10 @@ struct Placing<'a> {
     is_fresh: bool,
 }
 
-impl<'a> Placing<'a> {
+impl<'a> InstallOptions<'a> {
     /// As its files say, which are where they belong.
-    fn as_found(by: &'a By) -> Placing<'a> {
-        Placing {
+    fn as_found(by: &'a Initiator) -> InstallOptions<'a> {
+        InstallOptions {
             by,
             is_rollback: false,
             is_forced: false,
@@ -149,7 +149,7 @@ impl Middleware {
             chain: RwLock::new(Chain::default().traced_by(tracer.clone())),
             wasm,
             counters: Counters::new(counters_max),
-            surroundings: Surroundings {
+            surroundings: PluginContext {
                 connections,
                 runtime,
                 rebuild_backoff: config.rebuild_backoff,
@@ -202,14 +202,14 @@ impl Middleware {
         &self,
         changes: &mut Changes,
         files: PluginFiles,
-        placing: Placing<'_>,
+        options: InstallOptions<'_>,
     ) -> Result<Option<Swap>, PluginError> {
         let PluginFiles { config, wasm, toml } = files;
         let slot = config.slot.clone();
-        let slot_before = placing.renamed_from.as_ref().unwrap_or(&slot);
+        let slot_before = options.renamed_from.as_ref().unwrap_or(&slot);
         let current =
             self.chain.read().plugins().iter().find(|p| p.slot() == *slot_before).cloned();
-        if !placing.is_forced
+        if !options.is_forced
             && current.as_ref().is_some_and(|current| current.config_now() == config)
         {
             self.refused.lock().remove(&slot);
@@ -225,7 +225,7 @@ impl Middleware {
             let problem = format!("there may be {} (plugins.plugins_max)", self.config.plugins_max);
             return Err(error("config", problem));
         }
-        let compiled = match placing.compiled {
+        let compiled = match options.compiled {
             Some(compiled) => compiled,
             None => self
                 .compile(changes, &config.version, &wasm)
@@ -245,13 +245,13 @@ impl Middleware {
             self.surroundings.clone(),
         )?;
         let source = Source { wasm, toml };
-        if let Some(directory) = placing.write_to {
+        if let Some(directory) = options.write_to {
             source.write(directory, &slot).map_err(unwritable)?;
         }
         let identity = new.identity.clone();
         let in_force = new.clone();
         let handover = match current.as_ref().is_some_and(|old| old.is_parked()) {
-            _ if placing.is_fresh => Handover::Fresh,
+            _ if options.is_fresh => Handover::Fresh,
             true => {
                 // In the place of those that do not take their predecessor's state over.
                 new.build_spares(config.instances)?;
@@ -280,7 +280,7 @@ impl Middleware {
             Ok(pause) => pause,
             Err(failure) => {
                 // Restore the plugin in use, so that a restart does not load the refused one.
-                if let Some(directory) = placing.write_to {
+                if let Some(directory) = options.write_to {
                     let in_use = records.get(&slot).map(|record| record.source.clone());
                     drop(records);
                     if let Err(io) = changes::write_back(directory, &slot, in_use.as_ref()) {
@@ -300,17 +300,17 @@ impl Middleware {
         in_force.is_in_force();
         warn_if_open_by_default(&in_force);
         let deed = match &current {
-            _ if placing.is_rollback => Deed::RolledBack,
-            _ if placing.renamed_from.is_some() => Deed::Moved,
-            Some(_) => Deed::Swapped,
-            None => Deed::Added,
+            _ if options.is_rollback => ChangeKind::RolledBack,
+            _ if options.renamed_from.is_some() => ChangeKind::Moved,
+            Some(_) => ChangeKind::Swapped,
+            None => ChangeKind::Added,
         };
         let from = current.as_ref().map(|old| old.identity.clone());
         let before = match records.remove(slot_before).zip(current.as_ref()) {
             // A rollback never returns to a parked plugin. The version before it may be the one
             // that this change restores.
             Some((record, old)) if old.is_parked() => {
-                record.before.filter(|_| !placing.is_rollback)
+                record.before.filter(|_| !options.is_rollback)
             }
             Some((record, old)) => Some(Version {
                 config: old.config_now(),
@@ -321,7 +321,7 @@ impl Middleware {
             None => None,
         };
         let at = SystemTime::now();
-        let by = placing.by.clone();
+        let by = options.by.clone();
         let record = Record { source, before, since: at, by: by.clone(), stats };
         records.insert(slot.clone(), record);
         drop(records);
@@ -356,15 +356,15 @@ impl Middleware {
                 error!(plugin = %from, "a parked plugin stays: there is no version to put back");
                 continue;
             };
-            let by = By::Parked;
-            let placing = Placing {
+            let by = Initiator::Parked;
+            let options = InstallOptions {
                 is_rollback: true,
                 is_forced: true,
                 compiled: Some(compiled),
-                ..Placing::as_found(&by)
+                ..InstallOptions::as_found(&by)
             };
             let file = files.config.file.clone();
-            match self.place(&mut changes, files, placing) {
+            match self.place(&mut changes, files, options) {
                 Ok(placed) => {
                     let swap = placed.expect("a forced change is made");
                     error!(plugin = %swap.to.as_deref().unwrap_or_default(), %from,
@@ -392,7 +392,7 @@ impl Middleware {
     }
 
     /// Takes a plugin out of the chain. None: there was none.
-    fn take_out(&self, slot: &str, by: &By) -> Option<Swap> {
+    fn take_out(&self, slot: &str, by: &Initiator) -> Option<Swap> {
         let plugin = self.chain.read().plugins().iter().find(|p| p.slot() == slot).cloned()?;
         let pause = self.replace(|plugins| {
             plugins.retain(|other| !Arc::ptr_eq(other, &plugin));
@@ -403,7 +403,7 @@ impl Middleware {
         Some(self.done(Swap {
             at: SystemTime::now(),
             by: by.clone(),
-            deed: Deed::Removed,
+            deed: ChangeKind::Removed,
             slot: Some(slot.to_owned()),
             from: Some(plugin.identity.clone()),
             to: None,
@@ -419,11 +419,13 @@ impl Middleware {
         let plugin = swap.to.as_deref().unwrap_or(from);
         let slot = swap.slot.as_deref().unwrap_or_default();
         match swap.deed {
-            Deed::Added => info!(%plugin, %by, pause_us, "a plugin was added"),
-            Deed::Removed => info!(%plugin, %by, pause_us, "a plugin was removed"),
-            Deed::Moved => info!(%plugin, %slot, %by, pause_us, "a plugin was moved"),
-            Deed::RolledBack => info!(%plugin, %from, %by, pause_us, "a plugin was rolled back"),
-            Deed::Swapped | Deed::EngineSwapped | Deed::EngineRolledBack => {
+            ChangeKind::Added => info!(%plugin, %by, pause_us, "a plugin was added"),
+            ChangeKind::Removed => info!(%plugin, %by, pause_us, "a plugin was removed"),
+            ChangeKind::Moved => info!(%plugin, %slot, %by, pause_us, "a plugin was moved"),
+            ChangeKind::RolledBack => {
+                info!(%plugin, %from, %by, pause_us, "a plugin was rolled back")
+            }
+            ChangeKind::Swapped | ChangeKind::EngineSwapped | ChangeKind::EngineRolledBack => {
                 info!(%plugin, %from, %by, pause_us, "a plugin was swapped");
             }
         }
@@ -431,7 +433,7 @@ impl Middleware {
         swap
     }
 
-    fn was_refused(&self, slot: &str, refused: &PluginError, by: &By) {
+    fn was_refused(&self, slot: &str, refused: &PluginError, by: &Initiator) {
         error!(plugin = refused.plugin, file = %refused.file.display(), step = refused.step,
             problem = refused.problem, by = %by.name(), "a plugin was refused");
         let at = SystemTime::now();

@@ -24,12 +24,12 @@ use super::plugin::Plugin;
 use super::stats::Hook;
 use crate::hub::connections::ConnectionId;
 use crate::protocol::command::Refusal;
-use crate::wasm::outside::{Grant, Leave};
+use crate::wasm::outside::{HttpPermit, HttpPolicy};
 
 /// The instances of a plugin that is called for clients apart from the data path.
-pub struct Asking {
+pub struct BlockingPool {
     /// None: it sends no HTTP requests.
-    grant: Option<Arc<Grant>>,
+    grant: Option<Arc<HttpPolicy>>,
     /// How long a client waits for a free instance and for its HTTP requests.
     time: Duration,
     calls_max: usize,
@@ -38,7 +38,7 @@ pub struct Asking {
     idle: Mutex<Vec<Instance>>,
 }
 
-impl Asking {
+impl BlockingPool {
     /// None: the plugin has no hook for it, or is called on the data path: because its file
     /// says so, or because it has state to hand over and its file does not set it.
     ///
@@ -49,12 +49,12 @@ impl Asking {
         compiled: &CompiledPlugin,
         config: &PluginConfig,
         runtime: &Handle,
-    ) -> Result<Option<Asking>, (&'static str, String)> {
+    ) -> Result<Option<BlockingPool>, (&'static str, String)> {
         let Some(import) = compiled.outside() else {
             let hooks = compiled.hooks();
             let default = if hooks.snapshot { 0 } else { config.instances };
             let instances = config.admission_instances.unwrap_or(default);
-            return Ok((hooks.admission && instances > 0).then(|| Asking {
+            return Ok((hooks.admission && instances > 0).then(|| BlockingPool {
                 grant: None,
                 time: config.limits.admission_time,
                 calls_max: instances,
@@ -75,9 +75,9 @@ impl Asking {
             return Ok(None);
         }
         let limits = config.limits.outside;
-        let grant = Grant::new(config.http_allow.clone(), limits, runtime.clone())
+        let grant = HttpPolicy::new(config.http_allow.clone(), limits, runtime.clone())
             .map_err(|problem| ("config", problem))?;
-        Ok(Some(Asking {
+        Ok(Some(BlockingPool {
             grant: Some(Arc::new(grant)),
             time: limits.time,
             calls_max: limits.calls_max,
@@ -118,14 +118,14 @@ impl Plugin {
         question: impl FnOnce(&mut Instance) -> Result<T, Fault> + Send + 'static,
     ) -> (Result<T, Refusal>, Duration) {
         let refused = |refusal| (Err(refusal), Duration::ZERO);
-        let Some(asking) = self.asking().filter(|_| !self.is_parked()) else {
+        let Some(pool) = self.pool().filter(|_| !self.is_parked()) else {
             return refused(self.unavailable());
         };
         if hook != Hook::OnDisconnect && self.is_isolated(Instant::now(), connection) {
             return refused(self.refusal(Absence::Isolated));
         }
-        let until = tokio::time::Instant::now() + asking.time;
-        let turn = asking.turns.clone().acquire_owned();
+        let until = tokio::time::Instant::now() + pool.time;
+        let turn = pool.turns.clone().acquire_owned();
         let turn = match hook {
             // No client waits for it, and it must not be left out.
             Hook::OnDisconnect => Ok(turn.await),
@@ -134,8 +134,8 @@ impl Plugin {
         let Ok(Ok(turn)) = turn else {
             return refused(self.unavailable_because(&format!(
                 "{} of its calls are under way, and none ended within {} ms",
-                asking.calls_max,
-                asking.time.as_millis()
+                pool.calls_max,
+                pool.time.as_millis()
             )));
         };
         let (tell, told) = oneshot::channel();
@@ -145,9 +145,9 @@ impl Plugin {
             drop(turn);
             let _ = tell.send(answered);
         };
-        if asking.is_outside() {
+        if pool.is_outside() {
             // It may wait for long: the threads of the runtime are few.
-            let asked = std::thread::Builder::new().name("asking".to_owned()).spawn(ask);
+            let asked = std::thread::Builder::new().name("pool".to_owned()).spawn(ask);
             if let Err(error) = asked {
                 let why = format!("no thread is to be had: {error}");
                 return refused(self.unavailable_because(&why));
@@ -170,9 +170,9 @@ impl Plugin {
         connection: ConnectionId,
         question: impl FnOnce(&mut Instance) -> Result<T, Fault>,
     ) -> (Option<T>, Duration) {
-        let Some(asking) = self.asking() else { return (None, Duration::ZERO) };
-        let _entered = asking.grant.as_ref().map(|grant| grant.runtime().enter());
-        let idle = asking.idle.lock().pop();
+        let Some(pool) = self.pool() else { return (None, Duration::ZERO) };
+        let _entered = pool.grant.as_ref().map(|grant| grant.runtime().enter());
+        let idle = pool.idle.lock().pop();
         let mut instance = match idle.map_or_else(|| self.build(), Ok) {
             Ok(instance) => instance,
             Err(error) => {
@@ -181,15 +181,15 @@ impl Plugin {
                 return (None, Duration::ZERO);
             }
         };
-        instance.set_leave(asking.grant.clone().map(|grant| Leave::new(grant, until)));
+        instance.set_http_permit(pool.grant.clone().map(|grant| HttpPermit::new(grant, until)));
         let started = Instant::now();
         let answer = question(&mut instance);
         let took = started.elapsed();
         self.stats.of(hook).called(1, took);
         match answer {
             Ok(answer) => {
-                instance.set_leave(None);
-                asking.put(instance);
+                instance.set_http_permit(None);
+                pool.put(instance);
                 (Some(answer), took)
             }
             Err(fault) => {

@@ -19,13 +19,13 @@ use tokio::sync::Notify;
 use tracing::{error, warn};
 
 use super::PluginError;
-use super::bindings::{CompiledPlugin, Fault, Hooks, Instance, Lent};
+use super::bindings::{CompiledPlugin, Fault, Hooks, HostImports, Instance};
 use super::call_size::CallSize;
 use super::counters::CounterSpace;
 use super::declaration::{self, PolicySource};
 use super::directory::PluginConfig;
 use super::isolation::{Cause, Isolation, Origin, Strikes};
-use super::outside::Asking;
+use super::outside::BlockingPool;
 use super::spares::{Replacement, Spares};
 use super::stats::{Failure, Hook, PluginStats};
 use crate::close::clip;
@@ -62,7 +62,7 @@ impl TrapPolicy {
 
 /// What all plugins are given to run with.
 #[derive(Clone)]
-pub struct Surroundings {
+pub struct PluginContext {
     /// For `attributes`.
     pub connections: Arc<Connections>,
     /// Where rebuilds run.
@@ -142,14 +142,14 @@ pub struct Plugin {
     compiled: Arc<CompiledPlugin>,
     instances: Box<[Mutex<InstanceState>]>,
     /// Its other instances, where it is called for clients apart from the data path.
-    asking: Option<Asking>,
+    pool: Option<BlockingPool>,
     /// How many of them are missing.
     missing: AtomicUsize,
     is_parked: AtomicBool,
     failures: Mutex<Failures>,
     log: Arc<ComponentLog>,
     counters: Arc<CounterSpace>,
-    surroundings: Surroundings,
+    context: PluginContext,
     own: Weak<Plugin>,
 }
 
@@ -186,7 +186,7 @@ impl Plugin {
         compiled: Arc<CompiledPlugin>,
         counters: Arc<CounterSpace>,
         stats: Arc<PluginStats>,
-        surroundings: Surroundings,
+        context: PluginContext,
     ) -> Result<Arc<Plugin>, PluginError> {
         let hooks = compiled.hooks();
         let (policy, policy_source) = declaration::policy(config.policy, &config.declared, hooks);
@@ -195,15 +195,14 @@ impl Plugin {
             true => config.limits.spares,
             false => 0,
         };
-        let asking =
-            Asking::new(&compiled, &config, &surroundings.runtime).map_err(|(step, problem)| {
-                PluginError {
-                    plugin: config.name.clone(),
-                    file: config.file.clone(),
-                    step,
-                    problem,
-                }
-            })?;
+        let pool = BlockingPool::new(&compiled, &config, &context.runtime).map_err(
+            |(step, problem)| PluginError {
+                plugin: config.name.clone(),
+                file: config.file.clone(),
+                step,
+                problem,
+            },
+        )?;
         let mut failed = Ok(());
         let plugin = Arc::new_cyclic(|own| {
             let mut plugin = Plugin {
@@ -216,7 +215,7 @@ impl Plugin {
                 first_connection: AtomicU64::new(ConnectionId::MAX),
                 compiled,
                 instances: Box::default(),
-                asking,
+                pool,
                 missing: AtomicUsize::new(0),
                 is_parked: AtomicBool::new(false),
                 failures: Mutex::default(),
@@ -225,7 +224,7 @@ impl Plugin {
                 stats,
                 place: Mutex::new((config.slot.clone(), config.file.clone())),
                 config,
-                surroundings,
+                context,
                 own: own.clone(),
             };
             match (0..plugin.config.instances).map(|_| plugin.instantiate()).collect() {
@@ -233,9 +232,9 @@ impl Plugin {
                 Err(error) => failed = Err(error),
             }
             if failed.is_ok()
-                && let Some(asking) = &plugin.asking
+                && let Some(pool) = &plugin.pool
             {
-                failed = plugin.build().map(|instance| asking.put(instance));
+                failed = plugin.build().map(|instance| pool.put(instance));
             }
             plugin
         });
@@ -254,8 +253,8 @@ impl Plugin {
 
     /// Its instances for calls apart from the data path, if it has any. When a client connects,
     /// authenticates or is gone, these must be called, and not those of the data path.
-    pub fn asking(&self) -> Option<&Asking> {
-        self.asking.as_ref()
+    pub fn pool(&self) -> Option<&BlockingPool> {
+        self.pool.as_ref()
     }
 
     /// The number of the instance that serves this connection.
@@ -364,8 +363,8 @@ impl Plugin {
             let state = state.try_lock_for(patience)?;
             state.instance.as_ref().map(|instance| instance.memory_bytes())
         };
-        let asking = self.asking.as_ref().map(Asking::memory_bytes).unwrap_or_default();
-        let besides = asking.into_iter().chain(self.spares.memory_bytes()).map(Some);
+        let pool = self.pool.as_ref().map(BlockingPool::memory_bytes).unwrap_or_default();
+        let besides = pool.into_iter().chain(self.spares.memory_bytes()).map(Some);
         self.instances.iter().map(of).chain(besides).collect()
     }
 
@@ -408,7 +407,7 @@ impl Plugin {
 
     /// Says that the chain has it from now on, in a new slot.
     pub fn enters(&self) {
-        let next = self.surroundings.connections.next_id();
+        let next = self.context.connections.next_id();
         self.first_connection.store(next, Ordering::Relaxed);
     }
 
@@ -422,7 +421,7 @@ impl Plugin {
         self.first_connection.load(Ordering::Relaxed) <= connection
     }
 
-    /// Hands the state of the predecessor's instances to this one's. No call is
+    /// Passes the state of the predecessor's instances to this one's. No call is
     /// under way in either.
     ///
     /// # Errors
@@ -519,8 +518,8 @@ impl Plugin {
             resources_max: self.config.limits.resources_max,
             returned_bytes_max: self.config.limits.returned_bytes_max,
         };
-        let lent = Lent {
-            connections: self.surroundings.connections.clone(),
+        let imports = HostImports {
+            connections: self.context.connections.clone(),
             counters: self.counters.clone(),
             is_rechecking: Cell::new(false),
         };
@@ -529,7 +528,7 @@ impl Plugin {
         let began = wasm::thread_cpu_time();
         let mut instance = self
             .compiled
-            .instantiate(self.log.clone(), limits, init_budget, lent)
+            .instantiate(self.log.clone(), limits, init_budget, imports)
             .map_err(|fault| self.error(fault.hook, fault.problem))?;
         match instance.init(&self.config.settings) {
             Ok(Ok(())) => {
@@ -583,7 +582,7 @@ impl Plugin {
     }
 
     fn wait_before_rebuild(&self, state: &mut InstanceState, now: Instant) -> Duration {
-        let long_ago = |at: Instant| now - at > 2 * self.surroundings.rebuild_backoff_max;
+        let long_ago = |at: Instant| now - at > 2 * self.context.rebuild_backoff_max;
         if state.failed_at.is_none_or(long_ago) {
             state.failures_in_a_row = 0;
         }
@@ -591,10 +590,10 @@ impl Plugin {
         let wait = match state.failures_in_a_row {
             0 => Duration::ZERO,
             n => self
-                .surroundings
+                .context
                 .rebuild_backoff
                 .saturating_mul(1 << (n - 1).min(20))
-                .min(self.surroundings.rebuild_backoff_max),
+                .min(self.context.rebuild_backoff_max),
         };
         state.failures_in_a_row += 1;
         wait
@@ -603,11 +602,11 @@ impl Plugin {
     /// An instance that is called apart from the data path has failed and was dropped. Another
     /// one is created when it is needed.
     pub(super) fn failed_apart(&self, fault: &Fault, cause: Cause) {
-        let Some(asking) = &self.asking else { return };
+        let Some(pool) = &self.pool else { return };
         if self.strike(Instant::now(), None, fault, cause) {
-            asking.clear();
+            pool.clear();
         } else {
-            let message = match asking.is_outside() {
+            let message = match pool.is_outside() {
                 true => "a plugin failed when it asked the outside world",
                 false => "a plugin failed when it was asked about a client",
             };
@@ -652,7 +651,7 @@ impl Plugin {
                 within_ms = limits.strikes_window.as_millis() as u64, on_park = ?limits.on_park,
                 "a plugin was parked: it is not rebuilt until it is replaced"
             );
-            self.surroundings.parked.notify_one();
+            self.context.parked.notify_one();
         }
         self.spares.clear();
         true
@@ -662,7 +661,7 @@ impl Plugin {
     /// from.
     fn blame(&self, now: Instant, connection: ConnectionId) -> Origin {
         let limits = &self.config.limits;
-        let remote = self.surroundings.connections.get(connection).map(|found| found.remote);
+        let remote = self.context.connections.get(connection).map(|found| found.remote);
         let (failures_max, window) = (limits.strikes_per_connection_max, limits.strikes_window);
         if self.isolation.blame(now, connection, failures_max, window) {
             self.stats.isolated();
@@ -681,7 +680,7 @@ impl Plugin {
     }
 
     pub(super) fn payload_bytes_max(&self) -> usize {
-        self.surroundings.limits.payload_bytes_max()
+        self.context.limits.payload_bytes_max()
     }
 
     pub(super) fn own(&self) -> Weak<Plugin> {
@@ -689,19 +688,19 @@ impl Plugin {
     }
 
     pub(super) fn runtime(&self) -> &Handle {
-        &self.surroundings.runtime
+        &self.context.runtime
     }
 
     pub(super) fn backoff_max(&self) -> Duration {
-        self.surroundings.rebuild_backoff_max
+        self.context.rebuild_backoff_max
     }
 
     /// Rebuilds an instance off the data path. Does nothing if the plugin has been replaced in
     /// the meantime.
     fn rebuild_after(&self, wait: Duration, number: usize) {
         let own = self.own.clone();
-        let backoff_max = self.surroundings.rebuild_backoff_max;
-        self.surroundings.runtime.spawn(async move {
+        let backoff_max = self.context.rebuild_backoff_max;
+        self.context.runtime.spawn(async move {
             tokio::time::sleep(wait).await;
             // Where there is no thread for it, or it did not end, it is tried again: nothing else
             // rebuilds a missing instance.

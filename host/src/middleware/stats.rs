@@ -389,7 +389,7 @@ impl PluginStats {
 
 /// The initiator of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum By {
+pub enum Initiator {
     /// The server, as it started.
     Start,
     /// A file that changed.
@@ -404,19 +404,19 @@ pub enum By {
     Local,
 }
 
-impl By {
+impl Initiator {
     /// Names that no token may have.
     pub const RESERVED: [&str; 5] = ["start", "file", "signal", "parked", "local"];
 
     /// As the log and the API say it.
     pub fn name(&self) -> &str {
         match self {
-            By::Start => "start",
-            By::File => "file",
-            By::Signal => "signal",
-            By::Parked => "parked",
-            By::Token(name) => name,
-            By::Local => "local",
+            Initiator::Start => "start",
+            Initiator::File => "file",
+            Initiator::Signal => "signal",
+            Initiator::Parked => "parked",
+            Initiator::Token(name) => name,
+            Initiator::Local => "local",
         }
     }
 }
@@ -424,7 +424,7 @@ impl By {
 /// What a change of the chain or of the engine did. Counted by its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Deed {
+pub enum ChangeKind {
     /// A plugin came.
     Added,
     /// A plugin took another's place.
@@ -441,28 +441,28 @@ pub enum Deed {
     EngineRolledBack,
 }
 
-impl Deed {
+impl ChangeKind {
     /// All, in the order in which they are counted.
-    pub const ALL: [Deed; 7] = [
-        Deed::Added,
-        Deed::Swapped,
-        Deed::RolledBack,
-        Deed::Moved,
-        Deed::Removed,
-        Deed::EngineSwapped,
-        Deed::EngineRolledBack,
+    pub const ALL: [ChangeKind; 7] = [
+        ChangeKind::Added,
+        ChangeKind::Swapped,
+        ChangeKind::RolledBack,
+        ChangeKind::Moved,
+        ChangeKind::Removed,
+        ChangeKind::EngineSwapped,
+        ChangeKind::EngineRolledBack,
     ];
 
     /// A stable word for metrics.
     pub fn name(self) -> &'static str {
         match self {
-            Deed::Added => "added",
-            Deed::Swapped => "swapped",
-            Deed::RolledBack => "rolled-back",
-            Deed::Moved => "moved",
-            Deed::Removed => "removed",
-            Deed::EngineSwapped => "engine-swapped",
-            Deed::EngineRolledBack => "engine-rolled-back",
+            ChangeKind::Added => "added",
+            ChangeKind::Swapped => "swapped",
+            ChangeKind::RolledBack => "rolled-back",
+            ChangeKind::Moved => "moved",
+            ChangeKind::Removed => "removed",
+            ChangeKind::EngineSwapped => "engine-swapped",
+            ChangeKind::EngineRolledBack => "engine-rolled-back",
         }
     }
 }
@@ -473,9 +473,9 @@ pub struct Swap {
     /// When it was done.
     pub at: SystemTime,
     /// The initiator.
-    pub by: By,
+    pub by: Initiator,
     /// What it did.
-    pub deed: Deed,
+    pub deed: ChangeKind,
     /// The slot concerned; none: the engine.
     pub slot: Option<String>,
     /// What was there before.
@@ -493,7 +493,7 @@ const SWAPS_MAX: usize = 64;
 #[derive(Default)]
 pub struct Swaps {
     last: Mutex<VecDeque<Swap>>,
-    pauses: [Histogram; Deed::ALL.len()],
+    pauses: [Histogram; ChangeKind::ALL.len()],
 }
 
 impl Swaps {
@@ -515,8 +515,8 @@ impl Swaps {
     }
 
     /// The pauses of each kind of change.
-    pub fn pauses_by_deed(&self) -> impl Iterator<Item = (Deed, HistogramReading)> {
-        Deed::ALL.into_iter().zip(self.pauses.iter().map(Histogram::read))
+    pub fn pauses_by_deed(&self) -> impl Iterator<Item = (ChangeKind, HistogramReading)> {
+        ChangeKind::ALL.into_iter().zip(self.pauses.iter().map(Histogram::read))
     }
 
     /// The last changes, the latest last.

@@ -1,4 +1,4 @@
-//! Looking at single messages: what each plugin made of them.
+//! Traces single messages: what each plugin made of them.
 //!
 //! Without a subscriber, which is the usual case, tracing costs one relaxed load a burst. Each
 //! subscriber has a bounded queue; events that do not fit are dropped and counted, so that no
@@ -17,7 +17,7 @@ use crate::hub::connections::ConnectionId;
 
 /// What a plugin said of one item.
 #[derive(Debug, Clone)]
-pub struct Sight {
+pub struct TraceEvent {
     /// When it had said it.
     pub at: SystemTime,
     /// Whose item it is.
@@ -70,15 +70,15 @@ impl Wanted {
 /// Those who look.
 pub struct Tracer {
     /// The number of subscribers. Read first, so that tracing costs nothing without any.
-    looking: AtomicUsize,
-    lookouts: RwLock<Vec<Arc<Lookout>>>,
+    subscription: AtomicUsize,
+    lookouts: RwLock<Vec<Arc<TraceFilter>>>,
     lookouts_max: usize,
     queue_max: usize,
 }
 
-struct Lookout {
+struct TraceFilter {
     wanted: Wanted,
-    queue: mpsc::Sender<Sight>,
+    queue: mpsc::Sender<TraceEvent>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -86,7 +86,7 @@ impl Tracer {
     /// One that so many may look with at once, each with a queue this long.
     pub fn new(lookouts_max: usize, queue_max: usize) -> Tracer {
         Tracer {
-            looking: AtomicUsize::new(0),
+            subscription: AtomicUsize::new(0),
             lookouts: RwLock::default(),
             lookouts_max,
             queue_max,
@@ -95,26 +95,26 @@ impl Tracer {
 
     /// Whether anybody looks.
     pub fn is_used(&self) -> bool {
-        self.looking.load(Ordering::Relaxed) > 0
+        self.subscription.load(Ordering::Relaxed) > 0
     }
 
     /// How many look.
     pub fn count(&self) -> usize {
-        self.looking.load(Ordering::Relaxed)
+        self.subscription.load(Ordering::Relaxed)
     }
 
     /// Looks from now on. None: as many look as may.
-    pub fn look(self: &Arc<Tracer>, wanted: Wanted) -> Option<Looking> {
+    pub fn look(self: &Arc<Tracer>, wanted: Wanted) -> Option<TraceSubscription> {
         let mut lookouts = self.lookouts.write();
         if lookouts.len() >= self.lookouts_max {
             return None;
         }
-        let (queue, sights) = mpsc::channel(self.queue_max);
+        let (queue, events) = mpsc::channel(self.queue_max);
         let dropped = Arc::<AtomicU64>::default();
-        let lookout = Arc::new(Lookout { wanted, queue, dropped: dropped.clone() });
+        let lookout = Arc::new(TraceFilter { wanted, queue, dropped: dropped.clone() });
         lookouts.push(lookout.clone());
-        self.looking.store(lookouts.len(), Ordering::Relaxed);
-        Some(Looking { sights, dropped, lookout, tracer: self.clone() })
+        self.subscription.store(lookouts.len(), Ordering::Relaxed);
+        Some(TraceSubscription { events, dropped, lookout, tracer: self.clone() })
     }
 
     /// Whether the filter of any trace matches an item of this connection with this channel
@@ -124,12 +124,12 @@ impl Tracer {
         lookouts.iter().any(|lookout| lookout.wanted.matches(connection, channels))
     }
 
-    /// Shows a sight to those who want it. Never waits for them.
-    pub fn show(&self, sight: &Sight) {
-        let channels = [sight.channel.as_deref(), sight.channel_after.as_deref()];
+    /// Sends an event to the subscriptions that want it. Never waits for them.
+    pub fn show(&self, event: &TraceEvent) {
+        let channels = [event.channel.as_deref(), event.channel_after.as_deref()];
         for lookout in self.lookouts.read().iter() {
-            if lookout.wanted.matches(sight.connection, channels)
-                && lookout.queue.try_send(sight.clone()).is_err()
+            if lookout.wanted.matches(event.connection, channels)
+                && lookout.queue.try_send(event.clone()).is_err()
             {
                 lookout.dropped.fetch_add(1, Ordering::Relaxed);
             }
@@ -138,17 +138,17 @@ impl Tracer {
 }
 
 /// Somebody who looks, until this is dropped.
-pub struct Looking {
-    sights: mpsc::Receiver<Sight>,
+pub struct TraceSubscription {
+    events: mpsc::Receiver<TraceEvent>,
     dropped: Arc<AtomicU64>,
-    lookout: Arc<Lookout>,
+    lookout: Arc<TraceFilter>,
     tracer: Arc<Tracer>,
 }
 
-impl Looking {
-    /// The next sight.
-    pub async fn next(&mut self) -> Option<Sight> {
-        self.sights.recv().await
+impl TraceSubscription {
+    /// The next event.
+    pub async fn next(&mut self) -> Option<TraceEvent> {
+        self.events.recv().await
     }
 
     /// How many were dropped since the last call.
@@ -157,11 +157,11 @@ impl Looking {
     }
 }
 
-impl Drop for Looking {
+impl Drop for TraceSubscription {
     fn drop(&mut self) {
         let mut lookouts = self.tracer.lookouts.write();
         lookouts.retain(|lookout| !Arc::ptr_eq(lookout, &self.lookout));
-        self.tracer.looking.store(lookouts.len(), Ordering::Relaxed);
+        self.tracer.subscription.store(lookouts.len(), Ordering::Relaxed);
     }
 }
 
@@ -169,8 +169,8 @@ impl Drop for Looking {
 mod tests {
     use super::*;
 
-    fn sight(connection: ConnectionId, channel: &str, channel_after: Option<&str>) -> Sight {
-        Sight {
+    fn event(connection: ConnectionId, channel: &str, channel_after: Option<&str>) -> TraceEvent {
+        TraceEvent {
             at: SystemTime::UNIX_EPOCH,
             connection,
             action: "publish",
@@ -194,10 +194,10 @@ mod tests {
         let mut one = tracer.look(Wanted::Connection(1)).expect("there is room");
         let mut news = tracer.look(Wanted::Channel("news.*".to_owned())).expect("there is room");
         assert!(tracer.look(Wanted::Connection(2)).is_none());
-        tracer.show(&sight(1, "sport", None));
-        tracer.show(&sight(2, "news.a", None));
-        tracer.show(&sight(2, "b", Some("news.b")));
-        tracer.show(&sight(2, "news.c", None));
+        tracer.show(&event(1, "sport", None));
+        tracer.show(&event(2, "news.a", None));
+        tracer.show(&event(2, "b", Some("news.b")));
+        tracer.show(&event(2, "news.c", None));
         assert_eq!(one.next().await.expect("it was shown").channel.as_deref(), Some(&b"sport"[..]));
         assert_eq!(one.take_dropped(), 0);
         assert_eq!(news.next().await.expect("it was shown").connection, 2);

@@ -1,4 +1,4 @@
-//! Asking a server.
+//! Requests to a server.
 
 use std::io::{self, BufReader, Read};
 use std::path::PathBuf;

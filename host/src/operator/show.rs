@@ -10,7 +10,7 @@ use crate::admin::view::{
 };
 use crate::middleware::declaration::PolicySource;
 use crate::middleware::files::MissingFile;
-use crate::middleware::stats::Deed;
+use crate::middleware::stats::ChangeKind;
 
 /// Columns as wide as what is in them, under their names.
 fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) -> String {
@@ -172,10 +172,10 @@ pub fn engine(view: &EngineView) -> String {
 /// What a change did.
 pub fn swap(view: &SwapView) -> String {
     let what = match (view.deed, &view.from, &view.to) {
-        (Deed::Added, _, Some(to)) => format!("{to} was added"),
-        (Deed::Removed, Some(from), _) => format!("{from} was removed"),
-        (Deed::Moved, _, Some(to)) => format!("{to} was moved"),
-        (Deed::RolledBack | Deed::EngineRolledBack, Some(from), Some(to)) => {
+        (ChangeKind::Added, _, Some(to)) => format!("{to} was added"),
+        (ChangeKind::Removed, Some(from), _) => format!("{from} was removed"),
+        (ChangeKind::Moved, _, Some(to)) => format!("{to} was moved"),
+        (ChangeKind::RolledBack | ChangeKind::EngineRolledBack, Some(from), Some(to)) => {
             format!("{from} was rolled back to {to}")
         }
         (_, Some(from), Some(to)) => format!("{from} was swapped for {to}"),

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use super::{Session, WriteReply};
 use crate::close::CloseReason;
 use crate::hub::expiries;
-use crate::middleware::chain::{Chain, Step, Walk};
+use crate::middleware::chain::{AdmissionProgress, Chain, Step};
 use crate::protocol::command::{Credentials, LIMIT, Refusal, Reply, TOOLARGE, Tag, Verb};
 
 /// The largest token that any client has reason to show.
@@ -112,8 +112,8 @@ impl Session {
             }
         }
         self.connection.begin_authenticating();
-        let (id, mut walk) = (self.connection.id, Walk::default());
-        match chain.authenticate(id, &credentials, &mut walk) {
+        let (id, mut progress) = (self.connection.id, AdmissionProgress::default());
+        match chain.authenticate(id, &credentials, &mut progress) {
             Step::Settled(answer) => {
                 if let Some(attempt) = attempt {
                     attempt.settled(&answer);
@@ -124,7 +124,7 @@ impl Session {
             Step::Apart(plugin) => {
                 let middleware = self.services.middleware.clone();
                 let asking = Box::pin(async move {
-                    let answer = middleware.authenticate(id, credentials, walk, plugin).await;
+                    let answer = middleware.authenticate(id, credentials, progress, plugin).await;
                     if let Some(attempt) = attempt {
                         attempt.settled(&answer);
                     }

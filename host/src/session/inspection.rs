@@ -110,7 +110,7 @@ impl Session {
         let hub = self.services.hub.clone();
         while let Some(listing) = &mut inspection.listing {
             if !listing.advance(&hub)? {
-                if self.is_turn_over() {
+                if self.is_budget_exhausted() {
                     return Ok(false);
                 }
                 continue;
@@ -135,7 +135,7 @@ impl Session {
         }
         while inspection.done < inspection.names.len() {
             inspection.look_at_slice(connection, chain, &hub)?;
-            if self.is_turn_over() && inspection.done < inspection.names.len() {
+            if self.is_budget_exhausted() && inspection.done < inspection.names.len() {
                 return Ok(false);
             }
         }

@@ -8,7 +8,7 @@ mod endpoint;
 mod wire;
 
 mod client;
-mod comeback;
+mod reconnect;
 
 mod http;
 mod output;

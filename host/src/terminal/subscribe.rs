@@ -11,9 +11,9 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::client::{Client, Ended};
-use super::comeback::Comeback;
 use super::endpoint::EndpointArgs;
 use super::output::{Audience, DIM, Output, OutputArgs, colour_of, harmless, styled};
+use super::reconnect::ReconnectBackoff;
 use super::wire::{Message, Said, Spelled, Unsubscribed};
 use super::{seconds, told_to_end};
 
@@ -125,7 +125,7 @@ async fn listen(
     client: &mut Option<Client>,
     screen: &mut Screen,
 ) -> anyhow::Result<()> {
-    let mut comeback = Comeback::new(args.endpoint.token_file.is_some());
+    let mut reconnect = ReconnectBackoff::new(args.endpoint.token_file.is_some());
     let mut was_there = false;
     loop {
         let began = Instant::now();
@@ -142,10 +142,10 @@ async fn listen(
         };
         *client = None;
         if began.elapsed() >= USEFUL_TIME {
-            comeback.worked();
+            reconnect.worked();
         }
         // A server that never was there is more likely a wrong address.
-        let pause = comeback.after(&ended).filter(|_| was_there && !args.once);
+        let pause = reconnect.after(&ended).filter(|_| was_there && !args.once);
         let Some(pause) = pause else { return Err(ended.into()) };
         note(&format!("{ended}; coming back in {:.1} s", pause.as_secs_f64()));
         sleep(pause).await;

@@ -21,7 +21,7 @@ use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, DynPollable, StreamErro
 use wasmtime_wasi::random::WasiRandom;
 
 use super::StoreState;
-use super::outside::Leave;
+use super::outside::HttpPermit;
 
 /// Links what `WASI_GRANTED` promises.
 pub fn add_to_linker(linker: &mut Linker<StoreState>) -> Result<(), wasmtime::Error> {
@@ -67,12 +67,12 @@ impl HasData for HasInline {
 /// there is leave to.
 struct Inline<'a> {
     table: &'a mut ResourceTable,
-    leave: Option<&'a Leave>,
+    leave: Option<&'a HttpPermit>,
 }
 
 /// The result of a future that is ready, or that may be waited for; a trap when it
 /// is neither.
-fn now<F: Future>(leave: Option<&Leave>, future: F) -> Result<F::Output, wasmtime::Error> {
+fn now<F: Future>(leave: Option<&HttpPermit>, future: F) -> Result<F::Output, wasmtime::Error> {
     let mut future = pin!(future);
     match (future.as_mut().poll(&mut Context::from_waker(Waker::noop())), leave) {
         (Poll::Ready(output), _) => Ok(output),
@@ -84,7 +84,7 @@ fn now<F: Future>(leave: Option<&Leave>, future: F) -> Result<F::Output, wasmtim
 }
 
 fn stream_now<T>(
-    leave: Option<&Leave>,
+    leave: Option<&HttpPermit>,
     future: impl Future<Output = StreamResult<T>>,
 ) -> StreamResult<T> {
     now(leave, future).map_err(StreamError::Trap)?

@@ -28,7 +28,7 @@ use wasmtime::{
 };
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use outside::{Leave, Outside};
+use outside::{HttpPermit, HttpState};
 
 pub use log::ComponentLog;
 pub use metadata::{custom_section, own_version};
@@ -79,7 +79,7 @@ pub struct StoreState {
     table: ResourceTable,
     limiter: Limiter,
     budget: Budget,
-    outside: Outside,
+    outside: HttpState,
     /// Where its lines go.
     pub log: Arc<ComponentLog>,
     lent: Box<dyn Any + Send>,
@@ -110,8 +110,8 @@ impl StoreState {
 
     /// Lets it ask the outside world from now on, or not any more. While it is let,
     /// calls wait on their thread, which must not be one that serves a runtime.
-    pub fn set_leave(&mut self, leave: Option<Leave>) {
-        self.outside.set_leave(leave);
+    pub fn set_http_permit(&mut self, leave: Option<HttpPermit>) {
+        self.outside.set_http_permit(leave);
     }
 }
 
@@ -290,7 +290,7 @@ impl Wasm {
                 table,
                 limiter,
                 budget: Budget { limit: limits.call_budget, seen_at: None },
-                outside: Outside::default(),
+                outside: HttpState::default(),
                 log,
                 lent,
             },
@@ -302,7 +302,7 @@ impl Wasm {
             let budget = &mut context.data_mut().budget;
             let now = thread_cpu_time();
             let seen_at = *budget.seen_at.get_or_insert_with(|| {
-                let_others_take_over();
+                notify_idle_worker();
                 now
             });
             if now.saturating_sub(seen_at) < budget.limit {
@@ -381,7 +381,7 @@ pub fn arm(store: &mut Store<StoreState>, budget: Duration) {
 /// one is in a call that lasts. A thread that waited for them and got one task carries it
 /// out without waking another to wait in its place. The second task here wakes one; the
 /// first alone would stay with this thread.
-fn let_others_take_over() {
+fn notify_idle_worker() {
     if let Ok(runtime) = Handle::try_current() {
         runtime.spawn(async {});
         runtime.spawn(async {});

@@ -76,7 +76,7 @@ impl Resp {
             if rest.len() == 0 {
                 return self.reply(session, |reply| reply.verbatim(list.lines.as_bytes()));
             }
-            if session.is_turn_over() {
+            if session.is_budget_exhausted() {
                 self.client_list = Some(list);
                 return;
             }

@@ -17,7 +17,7 @@ use std::cell::Cell;
 use bytes::Bytes;
 
 use super::websocket::Subprotocol;
-use super::{Door, Taken};
+use super::{Door, Progress};
 use crate::close::{CloseReason, ProtocolViolation};
 use crate::hub::attributes::USER;
 use crate::hub::encoding::Encoding;
@@ -121,7 +121,7 @@ impl Resp {
 
     /// Executes the complete requests at the beginning of `bytes`, until the time budget is
     /// exhausted.
-    fn take_requests(&mut self, bytes: &[u8], session: &mut Session) -> (Taken, Flow) {
+    fn take_requests(&mut self, bytes: &[u8], session: &mut Session) -> (Progress, Flow) {
         let mut flow = self.resume(session);
         let mut burst = std::mem::take(&mut self.burst);
         let mut at = 0;
@@ -165,11 +165,11 @@ impl Resp {
                 }
                 Outcome::Incomplete { .. } | Outcome::Refused(_) => break,
             }
-            is_unfinished |= outcome == Outcome::Complete && session.is_turn_over();
+            is_unfinished |= outcome == Outcome::Complete && session.is_budget_exhausted();
         }
         session.flush();
         self.burst = burst;
-        (Taken { bytes: at, is_unfinished }, flow)
+        (Progress { bytes: at, is_unfinished }, flow)
     }
 
     /// Executes the requests of a burst until the time budget is exhausted. Returns where it
@@ -191,7 +191,9 @@ impl Resp {
             let flow = self.carry_out(arguments, session);
             must_authenticate = session.must_authenticate();
             done = end;
-            if matches!(flow, Flow::Close(_)) || session.is_turn_over() || self.is_waiting(session)
+            if matches!(flow, Flow::Close(_))
+                || session.is_budget_exhausted()
+                || self.is_waiting(session)
             {
                 return (done, flow);
             }
@@ -417,7 +419,7 @@ impl Resp {
 
     /// Counts a command that did not get to the session.
     fn is_done(&self, verb: Verb, session: &Session) {
-        session.services.stats.carried_out(verb, self.ending.get(), 1);
+        session.services.stats.record_command(verb, self.ending.get(), 1);
     }
 
     /// Counts a command that does not get to the session. True: it came too fast,
@@ -501,8 +503,8 @@ impl Resp {
         self.reply(session, |reply| reply.simple("OK"));
     }
 
-    fn spelling(&self) -> reply::Spelling {
-        reply::Spelling::new(self.version, self.is_muted())
+    fn spelling(&self) -> reply::RespReplies {
+        reply::RespReplies::new(self.version, self.is_muted())
     }
 
     fn is_muted(&self) -> bool {
@@ -591,7 +593,7 @@ fn encoding(transport: Transport, version: RespVersion) -> Encoding {
 }
 
 impl Door for Resp {
-    fn take_in(&mut self, bytes: &mut [u8], session: &mut Session) -> Taken {
+    fn decode(&mut self, bytes: &mut [u8], session: &mut Session) -> Progress {
         let (taken, flow) = self.take_requests(bytes, session);
         if let Flow::Close(reason) = flow {
             session.close(reason);
@@ -726,7 +728,7 @@ impl Subprotocol for FramedResp {
 }
 
 /// The reply for a client over TCP that is rejected.
-pub fn unwelcome(reason: &CloseReason) -> Bytes {
+pub fn rejection_reply(reason: &CloseReason) -> Bytes {
     let mut out = Vec::new();
     let text = match reason {
         CloseReason::OverCapacity => errors::TOO_MANY_CONNECTIONS.to_vec(),

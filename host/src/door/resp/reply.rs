@@ -6,24 +6,24 @@ use crate::session::WriteReply;
 
 /// How replies are spelled now.
 #[derive(Debug, Clone, Copy)]
-pub struct Spelling {
+pub struct RespReplies {
     version: RespVersion,
     /// CLIENT REPLY OFF or SKIP: replies are left out, acknowledgements are not.
     is_muted: bool,
     is_subscribed_in_resp2: bool,
 }
 
-impl Spelling {
-    pub fn new(version: RespVersion, is_muted: bool) -> Spelling {
-        Spelling { version, is_muted, is_subscribed_in_resp2: false }
+impl RespReplies {
+    pub fn new(version: RespVersion, is_muted: bool) -> RespReplies {
+        RespReplies { version, is_muted, is_subscribed_in_resp2: false }
     }
 
-    pub fn while_subscribed(self, is_subscribed_in_resp2: bool) -> Spelling {
-        Spelling { is_subscribed_in_resp2, ..self }
+    pub fn while_subscribed(self, is_subscribed_in_resp2: bool) -> RespReplies {
+        RespReplies { is_subscribed_in_resp2, ..self }
     }
 }
 
-impl WriteReply for Spelling {
+impl WriteReply for RespReplies {
     fn write(&self, _: Tag, reply: &Reply<'_>, output: &mut Vec<u8>) {
         let mut writer = ReplyWriter::new(output, self.version);
         match reply {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::*;
 use crate::config::{Config, EngineSource};
 use crate::middleware::changes::Offer;
-use crate::middleware::stats::By;
+use crate::middleware::stats::Initiator;
 use crate::server;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -18,7 +18,7 @@ async fn an_instance_in_whose_call_the_host_panics_is_rebuilt() -> Result<()> {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/components/test/probe.wasm");
     let wasm = std::fs::read(file).context("run `make components`")?;
     let offer = Offer { wasm: wasm.into(), file: None, toml: None, is_fresh: false };
-    middleware.load("10-probe", offer, &By::Local)?;
+    middleware.load("10-probe", offer, &Initiator::Local)?;
     let plugin = middleware.chain().plugins().first().context("it is there")?.clone();
     let connection = 7;
 

@@ -36,7 +36,7 @@ const GRACE: Duration = Duration::from_millis(250);
 const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
 
 /// The destinations that a plugin may send HTTP requests to, and the limits for them.
-pub struct Grant {
+pub struct HttpPolicy {
     destinations: Vec<Destination>,
     limits: OutsideLimits,
     connector: Option<tokio_rustls::TlsConnector>,
@@ -56,7 +56,7 @@ pub struct OutsideLimits {
     pub calls_max: usize,
 }
 
-impl Grant {
+impl HttpPolicy {
     /// Permits requests to these hosts and no other. Requests are sent on `runtime`.
     ///
     /// # Errors
@@ -66,12 +66,12 @@ impl Grant {
         destinations: Vec<Destination>,
         limits: OutsideLimits,
         runtime: Handle,
-    ) -> Result<Grant, String> {
+    ) -> Result<HttpPolicy, String> {
         let connector = match destinations.iter().any(|destination| destination.is_tls) {
             true => Some(send::tls_connector()?),
             false => None,
         };
-        Ok(Grant { destinations, limits, connector, runtime })
+        Ok(HttpPolicy { destinations, limits, connector, runtime })
     }
 
     /// How much of the outside world one call may have.
@@ -86,17 +86,17 @@ impl Grant {
 }
 
 /// A grant, for one call.
-pub struct Leave {
-    grant: Arc<Grant>,
+pub struct HttpPermit {
+    grant: Arc<HttpPolicy>,
     until: Instant,
     requests_left: usize,
 }
 
-impl Leave {
+impl HttpPermit {
     /// Leave to make requests that have ended at this moment.
-    pub fn new(grant: Arc<Grant>, until: Instant) -> Leave {
+    pub fn new(grant: Arc<HttpPolicy>, until: Instant) -> HttpPermit {
         let requests_left = grant.limits.requests_max;
-        Leave { grant, until, requests_left }
+        HttpPermit { grant, until, requests_left }
     }
 
     /// Waits on this thread, but not for longer than the call may.
@@ -112,27 +112,27 @@ impl Leave {
 }
 
 /// What a store keeps for `wasi:http`.
-pub(crate) struct Outside {
+pub(crate) struct HttpState {
     context: WasiHttpCtx,
     hooks: Hooks,
 }
 
 struct Hooks {
-    leave: Option<Leave>,
+    leave: Option<HttpPermit>,
 }
 
-impl Default for Outside {
-    fn default() -> Outside {
-        Outside { context: WasiHttpCtx::new(), hooks: Hooks { leave: None } }
+impl Default for HttpState {
+    fn default() -> HttpState {
+        HttpState { context: WasiHttpCtx::new(), hooks: Hooks { leave: None } }
     }
 }
 
-impl Outside {
-    pub fn leave(&self) -> Option<&Leave> {
+impl HttpState {
+    pub fn leave(&self) -> Option<&HttpPermit> {
         self.hooks.leave.as_ref()
     }
 
-    pub fn set_leave(&mut self, leave: Option<Leave>) {
+    pub fn set_http_permit(&mut self, leave: Option<HttpPermit>) {
         self.hooks.leave = leave;
     }
 }
@@ -219,7 +219,7 @@ impl Hooks {
     fn admit(
         &mut self,
         request: &Request<WasiBody>,
-    ) -> Result<(Arc<Grant>, Destination, Instant), Error> {
+    ) -> Result<(Arc<HttpPolicy>, Destination, Instant), Error> {
         let leave = self.leave.as_mut().ok_or(Error::HttpRequestDenied)?;
         let uri = request.uri();
         let is_tls = uri.scheme() == Some(&http::uri::Scheme::HTTPS);

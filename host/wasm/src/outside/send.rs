@@ -24,7 +24,7 @@ use tokio_rustls::TlsConnector;
 use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use super::{Destination, Grant};
+use super::{Destination, HttpPolicy};
 
 /// How long the head of an answer may be.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -34,7 +34,7 @@ type Driving = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
 /// Sends a request that was granted.
 pub(super) async fn send(
-    grant: &Grant,
+    grant: &HttpPolicy,
     destination: &Destination,
     until: Instant,
     mut request: Request<WasiBody>,
@@ -87,7 +87,7 @@ pub(super) async fn send(
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-async fn connect(grant: &Grant, destination: &Destination) -> Result<Box<dyn Stream>, Error> {
+async fn connect(grant: &HttpPolicy, destination: &Destination) -> Result<Box<dyn Stream>, Error> {
     let Destination { is_tls, host, port } = destination;
     let addresses = lookup_host((host.as_str(), *port))
         .await

@@ -18,7 +18,7 @@ thread_local! {
 
 /// Wakes the idle task into the LIFO slot, so that the task in it moves to the end of the run
 /// queue.
-pub fn wake_nobody_first() {
+pub fn defeat_lifo_slot() {
     IDLER.with(|waker| {
         if let Some(waker) = waker.get() {
             waker.wake_by_ref();
@@ -28,7 +28,7 @@ pub fn wake_nobody_first() {
 
 /// Yields to the tasks in the run queue. (Tokio's `yield_now` also waits until the worker has
 /// polled the I/O driver.)
-pub async fn wait_for_others() {
+pub async fn yield_to_run_queue() {
     let mut is_behind = false;
     poll_fn(|context| {
         if std::mem::replace(&mut is_behind, true) {
@@ -42,7 +42,7 @@ pub async fn wait_for_others() {
 
 /// Has this task wait until the worker has polled the I/O driver and timers. It does so when its
 /// run queue is empty, or after many task polls.
-pub fn wait_for_sockets(context: &mut Context<'_>) {
+pub fn yield_to_io_driver(context: &mut Context<'_>) {
     let _ = pin!(tokio::task::yield_now()).poll(context);
 }
 

@@ -17,10 +17,10 @@ use crate::close::CloseReason;
 use crate::hub::holdings::Work;
 use crate::panics;
 use crate::protocol::command::{Publication, Tag};
-use crate::publish::{self, Speaker};
+use crate::publish::{self, PublishRequest};
+use crate::scheduling;
 use crate::session::{BURST_MAX, Services, WriteReply};
 use crate::stats::thread_number;
-use crate::turns;
 
 /// How many publications of one connection are few: more share calls as they are.
 const FEW: usize = 8;
@@ -31,11 +31,11 @@ const FEW_BYTES_MAX: usize = 16 << 10;
 const TIME_MAX: Duration = Duration::from_millis(2);
 
 /// Who waits for others to be published with.
-type Waiting = Speaker<'static, Box<dyn WriteReply + Send>>;
+type Waiting = PublishRequest<'static, Box<dyn WriteReply + Send>>;
 
 /// Where publications are put together: in as many places as there are cores, each for a
 /// thread.
-pub struct Gatherings {
+pub struct PublishBatcher {
     places: Box<[Gathering]>,
 }
 
@@ -47,7 +47,7 @@ struct Gathering {
 }
 
 struct Gathered {
-    speakers: Speakers,
+    requests: PendingRequests,
     /// How many publications they have.
     publications: usize,
     /// How many they may have: at most as many as a burst of one connection.
@@ -58,22 +58,27 @@ struct Gathered {
 
 impl Default for Gathered {
     fn default() -> Gathered {
-        Gathered { speakers: Speakers::default(), publications: 0, room: BURST_MAX, work: None }
+        Gathered {
+            requests: PendingRequests::default(),
+            publications: 0,
+            room: BURST_MAX,
+            work: None,
+        }
     }
 }
 
 /// Those who wait: whatever becomes of it, they go on when this is dropped.
 #[derive(Default)]
-struct Speakers {
+struct PendingRequests {
     waiting: Vec<Waiting>,
     /// Whether each has all its replies. A connection that misses one would read every later
     /// reply as that to another command, so it is closed.
     are_answered: bool,
 }
 
-impl Drop for Speakers {
+impl Drop for PendingRequests {
     fn drop(&mut self) {
-        for Speaker { connection, framing, mut replies, .. } in self.waiting.drain(..) {
+        for PublishRequest { connection, framing, mut replies, .. } in self.waiting.drain(..) {
             if self.are_answered {
                 publish::queue(&connection, framing, &mut replies);
             } else {
@@ -84,10 +89,10 @@ impl Drop for Speakers {
     }
 }
 
-impl Default for Gatherings {
-    fn default() -> Gatherings {
+impl Default for PublishBatcher {
+    fn default() -> PublishBatcher {
         let threads = available_parallelism().map_or(1, usize::from);
-        Gatherings { places: (0..threads).map(|_| Gathering::default()).collect() }
+        PublishBatcher { places: (0..threads).map(|_| Gathering::default()).collect() }
     }
 }
 
@@ -106,14 +111,14 @@ impl Gathered {
 pub struct Place(usize);
 
 /// Whether these are so few that others should be waited for.
-pub fn are_few(publications: &[(Tag, Publication<'_>)]) -> bool {
+pub fn is_batchable(publications: &[(Tag, Publication<'_>)]) -> bool {
     let bytes = |(_, publication): &(Tag, Publication<'_>)| {
         publication.channel.len() + publication.payload.len()
     };
     publications.len() <= FEW && publications.iter().map(bytes).sum::<usize>() <= FEW_BYTES_MAX
 }
 
-impl Gatherings {
+impl PublishBatcher {
     /// Puts what a connection publishes to what others do. Until it is published the
     /// connection `is_publishing`; then the writer of its outbox is woken.
     ///
@@ -121,36 +126,37 @@ impl Gatherings {
     ///
     /// So much is there already, or there is no runtime to go on in: the caller publishes.
     #[expect(clippy::result_large_err, reason = "it is handed back as it came")]
-    pub fn add(&self, services: &Services, speaker: Waiting) -> Result<Place, Waiting> {
+    pub fn add(&self, services: &Services, request: Waiting) -> Result<Place, Waiting> {
         let number = thread_number() % self.places.len();
-        let Some(place) = self.places.get(number) else { return Err(speaker) };
+        let Some(place) = self.places.get(number) else { return Err(request) };
         let mut gathered = place.gathered.lock();
-        let is_first = gathered.speakers.waiting.is_empty();
+        let is_first = gathered.requests.waiting.is_empty();
         let mut work = match gathered.work {
             Some(work) if !is_first => work,
             _ => services.hub.holdings().work(),
         };
         // All of them, so that the work is what is left.
-        let is_little = speaker
+        let is_little = request
             .publications
             .iter()
             .fold(true, |is_little, (_, publication)| work.take(&publication.channel) && is_little);
-        let is_few = gathered.publications + speaker.publications.len() <= gathered.room;
+        let is_few = gathered.publications + request.publications.len() <= gathered.room;
         // Who comes first is always taken, or what was learnt would hold for ever.
         if !(is_first || is_few && is_little) {
-            return Err(speaker);
+            return Err(request);
         }
         if is_first {
-            let Ok(runtime) = Handle::try_current() else { return Err(speaker) };
+            let Ok(runtime) = Handle::try_current() else { return Err(request) };
             let services = services.clone();
-            runtime.spawn(async move { services.gatherings.publish(&services, Place(number)) });
+            runtime
+                .spawn(async move { services.publish_batcher.publish(&services, Place(number)) });
             // It runs behind those who have something to say.
-            turns::wake_nobody_first();
+            scheduling::defeat_lifo_slot();
         }
-        speaker.connection.begin_publishing();
+        request.connection.begin_publishing();
         gathered.work = Some(work);
-        gathered.publications += speaker.publications.len();
-        gathered.speakers.waiting.push(speaker);
+        gathered.publications += request.publications.len();
+        gathered.requests.waiting.push(request);
         Ok(Place(number))
     }
 
@@ -161,29 +167,30 @@ impl Gatherings {
         // Take the chain first: a thread that holds `publishing` must never wait for a swap.
         let chain = services.middleware.chain();
         let _in_turn = publishing.lock();
-        let mut speakers = {
+        let mut requests = {
             let mut gathered = gathered.lock();
             gathered.publications = 0;
             // The next will be about as many.
-            let waiting = Vec::with_capacity(gathered.speakers.waiting.len());
-            let next = Speakers { waiting, are_answered: false };
-            std::mem::replace(&mut gathered.speakers, next)
+            let waiting = Vec::with_capacity(gathered.requests.waiting.len());
+            let next = PendingRequests { waiting, are_answered: false };
+            std::mem::replace(&mut gathered.requests, next)
         };
-        if speakers.waiting.is_empty() {
+        if requests.waiting.is_empty() {
             return;
         }
         let began = Instant::now();
         // A panic closes the connections of this batch, and does not unwind the caller: that may
         // be the task of a connection that is not in the batch.
-        let waiting = &mut speakers.waiting;
-        let Some(is_heard) = panics::contain(|| publish::publish(services, &chain, waiting)) else {
+        let waiting = &mut requests.waiting;
+        let Some(had_receivers) = panics::contain(|| publish::publish(services, &chain, waiting))
+        else {
             return;
         };
-        speakers.are_answered = true;
+        requests.are_answered = true;
         gathered.lock().learn(began.elapsed());
-        drop(speakers);
-        if is_heard {
-            turns::wake_nobody_first();
+        drop(requests);
+        if had_receivers {
+            scheduling::defeat_lifo_slot();
         }
     }
 }
@@ -358,7 +365,7 @@ mod tests {
     #[tokio::test]
     async fn who_comes_first_is_taken_however_little_room_there_is() -> Result<()> {
         let services = services()?;
-        for place in &services.gatherings.places {
+        for place in &services.publish_batcher.places {
             place.gathered.lock().room = 1;
         }
         let mut sessions = [session(&services)?, session(&services)?];
@@ -366,7 +373,9 @@ mod tests {
         say(&mut sessions[1], &["mc"]);
         assert!(sessions[0].has_pending() && !sessions[1].has_pending());
         assert_eq!(replies(&mut sessions[0]).await, "0;0;");
-        assert!(services.gatherings.places.iter().any(|place| place.gathered.lock().room == 2));
+        assert!(
+            services.publish_batcher.places.iter().any(|place| place.gathered.lock().room == 2)
+        );
         Ok(())
     }
 

@@ -34,7 +34,7 @@ use crate::hub::expiries;
 use crate::log;
 use crate::log::Throttle;
 use crate::middleware::bindings::{Client, Door as ClientDoor};
-use crate::middleware::chain::{Step, Walk};
+use crate::middleware::chain::{AdmissionProgress, Step};
 use crate::panics;
 use crate::protocol::command::{EXPIRED, LIMIT, NOAUTH, Refusal, UNAVAILABLE};
 use crate::protocol::resp::RequestLimits;
@@ -79,8 +79,8 @@ impl From<Protocol> for stats::Door {
     }
 }
 
-/// What of the entrance changes while it is used.
-pub struct Live {
+/// What of the listener changes while it is used.
+pub struct LiveConfig {
     config: RwLock<Arc<Config>>,
     /// The certificate of the HTTP and WebSocket door.
     pub http_tls: Option<Tls>,
@@ -93,19 +93,19 @@ pub struct Live {
     is_draining: AtomicBool,
 }
 
-impl Live {
+impl LiveConfig {
     /// As the configuration says, with the certificates that it names.
     ///
     /// # Errors
     ///
     /// One of them cannot be used.
-    pub fn new(config: Config) -> Result<Live, TlsError> {
+    pub fn new(config: Config) -> Result<LiveConfig, TlsError> {
         let resp_tls = config.resp.as_ref().and_then(|resp| resp.tls.as_ref());
         let handshakes = |tls: Option<&TlsConfig>| {
             let patience = if tls.is_some() { TLS_PATIENCE } else { PATIENCE };
             Slots::new(config.http.handshakes_max, patience)
         };
-        Ok(Live {
+        Ok(LiveConfig {
             handshakes: [handshakes(config.http.tls.as_ref()), handshakes(resp_tls)],
             http_tls: config.http.tls.as_ref().map(Tls::load).transpose()?,
             resp_tls: resp_tls.map(Tls::load).transpose()?,
@@ -162,13 +162,13 @@ struct Peer {
 
 /// Lets clients in.
 #[derive(Clone)]
-pub struct Entrance {
+pub struct Listener {
     config: Arc<Config>,
     services: Services,
     health: Arc<Health>,
     resp_limits: RequestLimits,
     resp_info: ServerInfo,
-    live: Arc<Live>,
+    live: Arc<LiveConfig>,
     /// The port of the console, where it is served on loopback.
     console_port: Option<u16>,
     is_ending: watch::Receiver<bool>,
@@ -176,7 +176,7 @@ pub struct Entrance {
     served: mpsc::Sender<()>,
 }
 
-impl Entrance {
+impl Listener {
     /// Creates it. `admin` is the address of the admin listener. Each connection holds a clone
     /// of `served` until it ends. Handshakes are aborted once `is_ending` is true.
     pub fn new(
@@ -186,13 +186,13 @@ impl Entrance {
         admin: Option<SocketAddr>,
         is_ending: watch::Receiver<bool>,
         served: mpsc::Sender<()>,
-    ) -> Entrance {
+    ) -> Listener {
         let port = resp.and_then(|resp| resp.local_addr().ok()).map_or(0, |local| local.port());
         let request_bytes_max = match &config.resp {
             Some(resp) => resp.request_bytes_max,
             None => config.websocket.message_bytes_max,
         };
-        Entrance {
+        Listener {
             resp_limits: RequestLimits {
                 bulk_bytes_max: request_bytes_max.min(RequestLimits::default().bulk_bytes_max),
                 request_bytes_max,
@@ -252,16 +252,16 @@ impl Entrance {
                 Protocol::Http => &self.live.http_tls,
                 Protocol::Resp => &self.live.resp_tls,
             };
-            let entrance = self.clone();
+            let listener = self.clone();
             let serving = match tls.as_ref().map(Tls::acceptor) {
                 None => {
                     let peer = Peer { remote, subject: None };
                     let stream = Plain::new(stream, self.services.stats.clone());
-                    tokio::spawn(entrance.serve(stream, peer, protocol, handshaking))
+                    tokio::spawn(listener.serve(stream, peer, protocol, handshaking))
                 }
                 Some(acceptor) => {
                     let serving =
-                        entrance.serve_tls(acceptor, stream, remote, protocol, handshaking);
+                        listener.serve_tls(acceptor, stream, remote, protocol, handshaking);
                     tokio::spawn(serving)
                 }
             };
@@ -384,7 +384,7 @@ impl Entrance {
                 let connection = match admitted {
                     Ok(connection) => connection,
                     Err(reason) => {
-                        let words = resp::unwelcome(&reason);
+                        let words = resp::rejection_reply(&reason);
                         handshaking.counts_again();
                         return self.turn_away(stream, remote, protocol, &reason, words).await;
                     }
@@ -411,7 +411,7 @@ impl Entrance {
         came_behind: Vec<u8>,
         framing: Framing,
     ) {
-        let Entrance { config, live, services, is_ending, served, .. } = self;
+        let Listener { config, live, services, is_ending, served, .. } = self;
         let (connections, stats) = (services.hub.connections().clone(), services.stats.clone());
         let id = connection.id;
         // From here on, it ends with its session, whatever happens.
@@ -421,7 +421,7 @@ impl Entrance {
         connection.outbox.attach(stream.socket());
         // A drain that began before `opened` did not see this connection, so close it here.
         if live.is_draining() || *is_ending.borrow() {
-            door::farewell(&connection, CloseReason::ShuttingDown);
+            door::close_gracefully(&connection, CloseReason::ShuttingDown);
         }
         stats.accepted(match connection.encoding().is_framed() {
             true => stats::Door::Http,
@@ -548,18 +548,18 @@ impl Entrance {
         peer: &Peer,
         encoding: Encoding,
     ) -> Result<Arc<Connection>, CloseReason> {
-        let mut walk = Walk::default();
-        let (connection, step) = self.add(&client, peer, encoding, &mut walk)?;
+        let mut progress = AdmissionProgress::default();
+        let (connection, step) = self.add(&client, peer, encoding, &mut progress)?;
         let admitted = match step {
             Step::Settled(settled) => settled.map(|()| connection.clone()),
             Step::Apart(plugin) => {
                 let middleware = self.services.middleware.clone();
-                middleware.admit(connection.clone(), client, walk, plugin).await
+                middleware.admit(connection.clone(), client, progress, plugin).await
             }
         };
         let admitted = admitted.map_err(|refusal| {
             self.services.auth_attempts.connect_refused(&connection, &refusal);
-            unwanted(&refusal)
+            close_reason_for(&refusal)
         })?;
         if admitted.is_expired() {
             // The plugins admitted it, so they are notified of its end.
@@ -577,7 +577,7 @@ impl Entrance {
         client: &Client,
         peer: &Peer,
         encoding: Encoding,
-        walk: &mut Walk,
+        progress: &mut AdmissionProgress,
     ) -> Result<(Arc<Connection>, Step<Result<(), Refusal>>), CloseReason> {
         if self.live.is_draining() {
             return Err(CloseReason::Draining);
@@ -601,12 +601,12 @@ impl Entrance {
             connections.remove(connection.id);
             return Err(CloseReason::AuthFlood);
         }
-        let Some(step) = panics::contain(|| chain.connect(connection.id, client, walk)) else {
+        let Some(step) = panics::contain(|| chain.connect(connection.id, client, progress)) else {
             connections.remove(connection.id);
             return Err(CloseReason::Internal);
         };
         if let Step::Settled(Err(_)) = &step {
-            let plugins = chain.let_go(connection.id, walk);
+            let plugins = chain.let_go(connection.id, progress);
             self.services.middleware.forget(connection.clone(), plugins);
         }
         Ok((connection, step))
@@ -682,7 +682,7 @@ pub fn is_local(address: SocketAddr) -> bool {
 /// Why connections from other machines are refused while no plugin has `admission`.
 const UNPROTECTED: &str = "no plugin decides who may connect; see security.open_to_all";
 
-fn unwanted(refusal: &Refusal) -> CloseReason {
+fn close_reason_for(refusal: &Refusal) -> CloseReason {
     let why = match &refusal.by {
         Some(plugin) => format!("{plugin}: {}", refusal.message),
         None => refusal.message.clone().into_owned(),

@@ -1,4 +1,4 @@
-//! A server without listeners: the same entrance, sessions, chain and engine, whose
+//! A server without sockets: the same listener, sessions, chain and engine, whose
 //! clients come through memory.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,11 +12,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
-use crate::entrance::{Entrance, Protocol};
 use crate::health::Health;
 use crate::hub::expiries::expire;
+use crate::listener::{Listener, Protocol};
 use crate::middleware::changes::{ChangeError, Offer};
-use crate::middleware::stats::{By, Failure};
+use crate::middleware::stats::{Failure, Initiator};
 use crate::server;
 use crate::session::Services;
 use crate::supervise::Ended;
@@ -25,8 +25,8 @@ use crate::supervise::Ended;
 const PIPE_BYTES: usize = 64 << 10;
 
 /// A running server without listeners. Connections to it are opened with `dial` only.
-pub struct Indoors {
-    entrance: Entrance,
+pub struct InMemoryServer {
+    listener: Listener,
     services: Services,
     clients: AtomicU16,
     /// While it is there, the server is not ending.
@@ -37,14 +37,14 @@ pub struct Indoors {
     rechecking: JoinHandle<()>,
 }
 
-impl Indoors {
+impl InMemoryServer {
     /// Loads the engine, as a server does before it listens. Must be called within a
     /// runtime.
     ///
     /// # Errors
     ///
     /// It is refused.
-    pub fn open(config: Config) -> anyhow::Result<Indoors> {
+    pub fn open(config: Config) -> anyhow::Result<InMemoryServer> {
         let (live, services, _) = server::prepare(&config)?;
         let health = Health::new(services.clone(), Arc::new(live), config.health);
         let config = Arc::new(config);
@@ -53,9 +53,9 @@ impl Indoors {
         let keeping = tokio::spawn(server::keep_alive(config.clone(), services.hub.clone()));
         let expiring = tokio::spawn(expire(services.hub.connections().clone()));
         let rechecking = tokio::spawn(server::recheck(&config, &services));
-        let entrance = Entrance::new(config, health, None, None, is_ending, served);
-        Ok(Indoors {
-            entrance,
+        let listener = Listener::new(config, health, None, None, is_ending, served);
+        Ok(InMemoryServer {
+            listener,
             services,
             clients: AtomicU16::new(1),
             _ending: ending,
@@ -80,7 +80,7 @@ impl Indoors {
         toml: Option<String>,
     ) -> Result<(), ChangeError> {
         let offer = Offer { wasm: wasm.into(), file: Some(file.to_owned()), toml, is_fresh: false };
-        self.services.middleware.load(slot, offer, &By::Local).map(drop)
+        self.services.middleware.load(slot, offer, &Initiator::Local).map(drop)
     }
 
     /// Puts new instances in the place of a plugin's, with other settings; answers
@@ -91,7 +91,7 @@ impl Indoors {
     /// There is no such plugin, or it refuses the settings.
     pub fn swap(&self, slot: &str, settings: &serde_json::Value) -> anyhow::Result<String> {
         let beside = Some(super::play::beside(settings)?);
-        let swap = self.services.middleware.reload(slot, beside, false, &By::Local)?;
+        let swap = self.services.middleware.reload(slot, beside, false, &Initiator::Local)?;
         Ok(swap.to.as_deref().unwrap_or_default().to_owned())
     }
 
@@ -101,7 +101,7 @@ impl Indoors {
         // The number only distinguishes the clients.
         let port = self.clients.fetch_add(1, Ordering::Relaxed);
         let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        tokio::spawn(self.entrance.clone().take(ours, remote, Protocol::Http));
+        tokio::spawn(self.listener.clone().take(ours, remote, Protocol::Http));
         theirs
     }
 
@@ -118,9 +118,16 @@ impl Indoors {
 
     /// Waits until all clients that went are gone, and gives what failed until then.
     pub async fn close(self, patience: Duration) -> Vec<Failure> {
-        let Indoors { entrance, services, mut all_served, keeping, expiring, rechecking, .. } =
-            self;
-        drop(entrance);
+        let InMemoryServer {
+            listener,
+            services,
+            mut all_served,
+            keeping,
+            expiring,
+            rechecking,
+            ..
+        } = self;
+        drop(listener);
         let _ = tokio::time::timeout(patience, all_served.recv()).await;
         let _ = tokio::time::timeout(patience, services.middleware.all_told()).await;
         keeping.abort();

@@ -22,7 +22,7 @@ const GOAWAY_MAX: Duration = Duration::from_secs(600);
 
 /// How often in a row a client failed to reconnect.
 #[derive(Debug, Default)]
-pub struct Comeback {
+pub struct ReconnectBackoff {
     in_vain: u32,
     /// Whether other credentials can be had: they are read again for each connection.
     has_fresh_credentials: bool,
@@ -44,10 +44,10 @@ enum Advice {
     Within(Duration, Duration),
 }
 
-impl Comeback {
+impl ReconnectBackoff {
     /// No failure yet. `has_fresh_credentials`: they are read again for each connection.
-    pub fn new(has_fresh_credentials: bool) -> Comeback {
-        Comeback { has_fresh_credentials, ..Comeback::default() }
+    pub fn new(has_fresh_credentials: bool) -> ReconnectBackoff {
+        ReconnectBackoff { has_fresh_credentials, ..ReconnectBackoff::default() }
     }
 
     /// The connection was of use: what follows is no longer in a row.
@@ -141,40 +141,41 @@ mod tests {
 
     #[test]
     fn coming_back_in_vain_becomes_rarer() {
-        let mut comeback = Comeback::default();
+        let mut reconnect = ReconnectBackoff::default();
         let slow = closed(4202, None);
-        assert!(comeback.after(&slow).unwrap() <= SOON);
+        assert!(reconnect.after(&slow).unwrap() <= SOON);
         let mut longest = PAUSE;
         for _ in 0..20 {
             longest = (longest * 2).min(PAUSE_MAX);
-            let pause = comeback.after(&slow).unwrap();
+            let pause = reconnect.after(&slow).unwrap();
             assert!(pause <= longest, "{pause:?} of {longest:?}");
         }
         assert_eq!(longest, PAUSE_MAX);
-        comeback.worked();
-        assert!(comeback.after(&slow).unwrap() <= SOON);
+        reconnect.worked();
+        assert!(reconnect.after(&slow).unwrap() <= SOON);
     }
 
     #[test]
     fn other_credentials_are_tried_where_they_can_be_had() {
         let (refused, expired) = (closed(4001, None), closed(4002, None));
-        let mut comeback = Comeback::new(false);
-        assert_eq!(comeback.after(&refused), None);
-        assert_eq!(comeback.after(&expired), None);
-        let mut comeback = Comeback::new(true);
-        assert_eq!(comeback.after(&expired), Some(Duration::ZERO));
-        assert!(comeback.after(&expired).is_some());
-        assert!(comeback.after(&refused).is_some());
-        assert_eq!(comeback.after(&refused), None, "once");
-        comeback.worked();
-        assert_eq!(comeback.after(&refused), Some(Duration::ZERO));
+        let mut reconnect = ReconnectBackoff::new(false);
+        assert_eq!(reconnect.after(&refused), None);
+        assert_eq!(reconnect.after(&expired), None);
+        let mut reconnect = ReconnectBackoff::new(true);
+        assert_eq!(reconnect.after(&expired), Some(Duration::ZERO));
+        assert!(reconnect.after(&expired).is_some());
+        assert!(reconnect.after(&refused).is_some());
+        assert_eq!(reconnect.after(&refused), None, "once");
+        reconnect.worked();
+        assert_eq!(reconnect.after(&refused), Some(Duration::ZERO));
     }
 
     #[test]
     fn a_server_cannot_send_a_client_away_for_good() {
-        let pause = Comeback::default().after(&closed(4100, Some((u64::MAX, 0)))).unwrap();
+        let pause = ReconnectBackoff::default().after(&closed(4100, Some((u64::MAX, 0)))).unwrap();
         assert_eq!(pause, Duration::ZERO);
-        let pause = Comeback::default().after(&closed(4100, Some((u64::MAX, u64::MAX)))).unwrap();
+        let pause =
+            ReconnectBackoff::default().after(&closed(4100, Some((u64::MAX, u64::MAX)))).unwrap();
         assert_eq!(pause, GOAWAY_MAX);
     }
 }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::http::StatusCode;
 
-use super::{Entrance, Protocol};
+use super::{Listener, Protocol};
 use crate::close::CloseReason;
 use crate::descriptors::ANSWER_TIME;
 use crate::door::resp;
@@ -18,7 +18,7 @@ use crate::tls::Tls;
 /// How long to wait for a refused client to close, so that it reads the refusal.
 const LEAVE_TIME: Duration = Duration::from_millis(20);
 
-impl Entrance {
+impl Listener {
     /// Answers a connection for which there is no descriptor besides, and closes it.
     pub(super) async fn serve_on_reserve(&self, stream: TcpStream, protocol: Protocol) {
         let answering = self.answer_shortly(stream, protocol);
@@ -65,7 +65,7 @@ impl Entrance {
             Protocol::Resp => {
                 self.services.stats.refused(protocol.into(), (&reason).into());
                 let refusing = async {
-                    stream.write_all(&resp::unwelcome(&reason)).await?;
+                    stream.write_all(&resp::rejection_reply(&reason)).await?;
                     stream.shutdown().await?;
                     let mut sink = [0; 1024];
                     while stream.read(&mut sink).await? > 0 {}

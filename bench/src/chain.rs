@@ -14,7 +14,7 @@ use switchyard::middleware::bindings::CompiledPlugin;
 use switchyard::middleware::chain::Chain;
 use switchyard::middleware::counters::Counters;
 use switchyard::middleware::directory;
-use switchyard::middleware::plugin::{Plugin, Surroundings, TrapPolicy};
+use switchyard::middleware::plugin::{Plugin, PluginContext, TrapPolicy};
 use switchyard::wasm::Wasm;
 use tokio::runtime::Runtime;
 
@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 pub struct Bench {
     wasm: Wasm,
     config: Config,
-    surroundings: Surroundings,
+    context: PluginContext,
     /// Who asks.
     pub connection: Arc<Connection>,
     /// Where plugins would be rebuilt.
@@ -43,7 +43,7 @@ impl Bench {
             .ok()
             .context("there is room for one")?;
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-        let surroundings = Surroundings {
+        let context = PluginContext {
             connections,
             runtime: runtime.handle().clone(),
             rebuild_backoff: config.plugins.rebuild_backoff,
@@ -51,7 +51,7 @@ impl Bench {
             parked: Arc::default(),
             limits: Arc::new(LiveLimits::new(&config.limits)),
         };
-        Ok(Bench { wasm: wasm.clone(), config, surroundings, connection, _runtime: runtime })
+        Ok(Bench { wasm: wasm.clone(), config, context, connection, _runtime: runtime })
     }
 
     /// A chain of the plugin that `make components` leaves in this directory of
@@ -77,7 +77,7 @@ impl Bench {
             Arc::new(compiled),
             counters,
             Arc::default(),
-            self.surroundings.clone(),
+            self.context.clone(),
         )?;
         Ok(Chain::new(vec![plugin]))
     }

@@ -97,7 +97,11 @@ impl Chunks {
 
     /// Moves as many others behind these as one write takes. Of others behind some none is
     /// begun.
+    #[inline]
     pub fn append_for_write(&mut self, others: &mut Chunks) {
+        if others.waiting.is_empty() {
+            return;
+        }
         if self.bytes + others.bytes <= WRITE_BYTES_MAX {
             return self.append(others);
         }

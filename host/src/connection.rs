@@ -155,8 +155,9 @@ pub struct OpenConnection<S, D> {
     goes_on: bool,
     /// How often there was something to read, or left to do, since there was not.
     reads_in_a_row: u8,
-    /// When the first of them began.
-    row_began: Instant,
+    /// When the first of them was, in milliseconds since the table of connections began; none:
+    /// the session has waited for others since, and the next read is the first.
+    row_began_ms: Option<u64>,
     /// Whether the peer will say no more.
     input_ended: bool,
     session: Session,
@@ -170,6 +171,8 @@ struct Read {
     bytes: usize,
     /// How many bytes the door was done with.
     taken: usize,
+    /// When they came, in milliseconds since the table of connections began.
+    now_ms: u64,
 }
 
 /// How a connection ended.
@@ -196,7 +199,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             unfinished: came_behind,
             goes_on: true,
             reads_in_a_row: 0,
-            row_began: Instant::now(),
+            row_began_ms: None,
             input_ended: false,
             session,
             door,
@@ -254,9 +257,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         stats: &Stats,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<CloseReason>> {
+        let mut is_row_over = false;
         loop {
             let had_receivers = self.session.had_receivers();
-            if self.is_row_over() {
+            if is_row_over || self.is_row_over() {
                 self.reads_in_a_row = 0;
                 scheduling::yield_to_io_driver(context);
                 return Poll::Pending;
@@ -283,16 +287,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
                 return Poll::Pending;
             }
             if self.goes_on {
-                ready!(self.session.poll_turn(context));
+                if self.session.poll_turn(context).is_pending() {
+                    // Others were served: the time of the row starts again.
+                    self.row_began_ms = None;
+                    return Poll::Pending;
+                }
                 let mut unfinished = std::mem::take(&mut self.unfinished);
-                let taken = self.decode(&mut unfinished);
+                let taken = self.decode(&mut unfinished, Instant::now());
                 unfinished.drain(..taken);
                 self.unfinished = with_room_for_what_is_there(unfinished);
                 // While the server is at work, no time of the client's passes.
                 self.note_input(connections, || connections.now_ms(), true);
                 continue;
             }
-            let Poll::Ready(read) = self.poll_read(context)? else {
+            let Poll::Ready(read) = self.poll_read(connections, context)? else {
                 self.reads_in_a_row = 0;
                 return Poll::Pending;
             };
@@ -301,19 +309,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
                 return Poll::Ready(self.at_end_of_input());
             }
             stats.read(read.bytes);
-            let now_ms = connections.heard(&self.session.connection);
+            let row_began_ms = match self.reads_in_a_row {
+                0 | 1 => self.row_began_ms.insert(read.now_ms),
+                _ => self.row_began_ms.get_or_insert(read.now_ms),
+            };
+            is_row_over = read.now_ms - *row_began_ms > TURN_TIME.as_millis() as u64;
             let has_progressed = self.door.has_progressed(read.taken);
-            self.note_input(connections, || now_ms, has_progressed);
+            self.note_input(connections, || read.now_ms, has_progressed);
         }
     }
 
-    /// Whether others are served before this connection goes on: it was read from, or carried
-    /// out, many times in a row, or for as long as one of them may take. A connection of which
-    /// all that was read is done needs no look at the clock.
+    /// Whether other connections are served before this one goes on: it was read from, or
+    /// executed commands, many times in a row, or for longer than one time budget. Only a
+    /// connection with commands left to execute reads the clock for that.
     fn is_row_over(&self) -> bool {
-        let goes_on_from = if self.goes_on { 1 } else { 2 };
-        self.reads_in_a_row >= READS_IN_A_ROW_MAX
-            || self.reads_in_a_row >= goes_on_from && self.row_began.elapsed() > TURN_TIME
+        if self.reads_in_a_row >= READS_IN_A_ROW_MAX {
+            return true;
+        }
+        self.reads_in_a_row >= 1
+            && self.goes_on
+            && !self.session.is_waiting()
+            && self.session.turn_began().elapsed() > TURN_TIME
     }
 
     /// Accounts for what is held of messages that were received in part. `has_progressed`:
@@ -327,6 +343,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         let connection = &self.session.connection;
         let input = &connection.input;
         let in_door = self.door.unfinished_bytes();
+        let held = self.unfinished.capacity() + in_door + self.session.held_bytes();
+        if held == 0 && !input.has_begun() && input.accounted() == 0 {
+            return;
+        }
         if self.unfinished.is_empty() && in_door == 0 {
             if input.has_begun() {
                 input.end_message();
@@ -334,7 +354,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         } else if !input.has_begun() || has_progressed {
             input.begin_message(now_ms());
         }
-        let held = self.unfinished.capacity() + in_door + self.session.held_bytes();
         let memory = connections.memory();
         if held >= memory.input.step() || input.accounted() > 0 {
             memory.hold_input(connection, held, now_ms());
@@ -357,34 +376,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
     }
 
     /// Reads what is there, and carries it out.
-    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Read>> {
+    fn poll_read(
+        &mut self,
+        connections: &Connections,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<Read>> {
         READ_BUFFER.with_borrow_mut(|buffer| {
             let mut read = ReadBuf::new(buffer);
             ready!(Pin::new(&mut self.stream).poll_read(context, &mut read))?;
             let fresh = read.filled_mut();
             let length = fresh.len();
+            if length == 0 {
+                return Poll::Ready(Ok(Read { bytes: 0, taken: 0, now_ms: 0 }));
+            }
+            // One look at the clock for all that needs the time: it costs more than most of it.
+            let now = Instant::now();
+            let now_ms = connections.received_at(&self.session.connection, now);
             let taken;
             if self.unfinished.is_empty() {
-                taken = self.decode(fresh);
+                taken = self.decode(fresh, now);
                 self.unfinished.extend_from_slice(fresh.get(taken..).unwrap_or_default());
             } else {
                 let mut joined = std::mem::take(&mut self.unfinished);
                 joined.extend_from_slice(fresh);
-                taken = self.decode(&mut joined);
+                taken = self.decode(&mut joined, now);
                 joined.drain(..taken);
                 self.unfinished = with_room_for_what_is_there(joined);
             }
-            Poll::Ready(Ok(Read { bytes: length, taken }))
+            Poll::Ready(Ok(Read { bytes: length, taken, now_ms }))
         })
     }
 
     /// Has the door process these bytes within a new time budget. Returns how many it has
     /// processed.
-    fn decode(&mut self, bytes: &mut [u8]) -> usize {
-        self.session.start_budget();
-        if self.reads_in_a_row == 0 {
-            self.row_began = self.session.turn_began();
-        }
+    fn decode(&mut self, bytes: &mut [u8], now: Instant) -> usize {
+        self.session.start_budget(now);
         self.reads_in_a_row += 1;
         let taken = self.door.decode(bytes, &mut self.session);
         self.goes_on = taken.is_unfinished;
@@ -409,6 +435,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
 
 /// The same, without room that is not needed any more: what was large was finished, and what
 /// follows it has just begun.
+#[inline]
 fn with_room_for_what_is_there(unfinished: Vec<u8>) -> Vec<u8> {
     let is_wasteful = match unfinished.is_empty() {
         true => unfinished.capacity() > KEPT_BYTES_MAX,

@@ -125,13 +125,13 @@ struct Pushed {
 /// Which task writes the bytes that were taken.
 #[derive(Default, PartialEq, Eq)]
 enum WriteOwner {
-    /// All that was taken is written.
+    /// None: all that was taken is written.
     #[default]
-    Nobodys,
-    /// The writer's, which is woken or waits for its socket.
-    Writers,
-    /// Someone's who flushes.
-    Flushers {
+    Idle,
+    /// The connection's own task, which is woken or waits for its socket.
+    Connection,
+    /// A task that flushes.
+    Flusher {
         /// Whether the writer called `take` during the flush and must be woken after it.
         is_awaited: bool,
     },
@@ -228,7 +228,7 @@ impl Outbox {
         if queue.wait_for_flusher(context) {
             return Poll::Pending;
         }
-        queue.owner = WriteOwner::Writers;
+        queue.owner = WriteOwner::Connection;
         Poll::Ready(())
     }
 
@@ -236,7 +236,7 @@ impl Outbox {
     /// there is nothing, or the writer or someone else sees to all of it.
     pub fn begin_flush(&self, chunks: &mut Chunks) -> Option<Arc<Socket>> {
         let mut queue = self.queue.lock();
-        let is_free = queue.owner == WriteOwner::Nobodys && queue.closing.is_none();
+        let is_free = queue.owner == WriteOwner::Idle && queue.closing.is_none();
         if !is_free || queue.chunks.is_empty() {
             return None;
         }
@@ -246,7 +246,7 @@ impl Outbox {
             return None;
         };
         chunks.append_for_write(&mut queue.chunks);
-        queue.owner = WriteOwner::Flushers { is_awaited: false };
+        queue.owner = WriteOwner::Flusher { is_awaited: false };
         Some(socket)
     }
 
@@ -259,13 +259,13 @@ impl Outbox {
         queue.chunks = left;
         let shed = queue.shed;
         queue.drop_waiting(shed);
-        let is_awaited = queue.owner == WriteOwner::Flushers { is_awaited: true };
+        let is_awaited = queue.owner == WriteOwner::Flusher { is_awaited: true };
         if is_awaited || !queue.chunks.is_empty() || queue.closing.is_some() {
             // The writer owns the bytes from here on: no flush begins before it is polled.
-            queue.owner = WriteOwner::Writers;
+            queue.owner = WriteOwner::Connection;
             queue.wake();
         } else {
-            queue.owner = WriteOwner::Nobodys;
+            queue.owner = WriteOwner::Idle;
         }
     }
 
@@ -273,7 +273,7 @@ impl Outbox {
     /// queued bytes are dropped.
     pub fn abandon_flush(&self) {
         let mut queue = self.queue.lock();
-        queue.owner = WriteOwner::Writers;
+        queue.owner = WriteOwner::Connection;
         queue.chunks = Chunks::default();
         queue.bytes = 0;
         queue.closing.get_or_insert(CloseReason::Internal);
@@ -363,7 +363,7 @@ impl Outbox {
             return Taken::Busy;
         }
         chunks.append_for_write(&mut queue.chunks);
-        queue.owner = if chunks.is_empty() { WriteOwner::Nobodys } else { WriteOwner::Writers };
+        queue.owner = if chunks.is_empty() { WriteOwner::Idle } else { WriteOwner::Connection };
         queue.note_in_hand(chunks);
         match &queue.closing {
             Some(reason) => Taken::Closing(reason.clone()),
@@ -587,7 +587,7 @@ impl Queue {
 
     /// If someone flushes, which is the answer, the writer is woken when that is done.
     fn wait_for_flusher(&mut self, context: &Context<'_>) -> bool {
-        let WriteOwner::Flushers { is_awaited } = &mut self.owner else { return false };
+        let WriteOwner::Flusher { is_awaited } = &mut self.owner else { return false };
         *is_awaited = true;
         self.set_writer(context);
         true

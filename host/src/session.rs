@@ -182,8 +182,8 @@ impl Session {
 
     /// Starts a time budget: commands are executed until it is exhausted, and then the task
     /// yields.
-    pub fn start_budget(&mut self) {
-        self.turn_began = Instant::now();
+    pub fn start_budget(&mut self, now: Instant) {
+        self.turn_began = now;
     }
 
     /// When the time budget started.
@@ -224,7 +224,8 @@ impl Session {
     }
 
     /// Whether a command is not answered yet: those behind it come after it.
-    fn is_waiting(&self) -> bool {
+    #[inline]
+    pub fn is_waiting(&self) -> bool {
         self.joining.is_some()
             || self.authenticating.is_some()
             || self.inspecting.is_some()

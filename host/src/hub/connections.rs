@@ -196,6 +196,7 @@ impl Connection {
     }
 
     /// Whether it must authenticate before it may do anything else.
+    #[inline]
     pub fn must_authenticate(&self) -> bool {
         self.attributes.is_auth_required()
     }
@@ -444,12 +445,17 @@ impl Connections {
         &self.expiries
     }
 
-    /// Says that something came from the connection. Answers when, in milliseconds since the
-    /// table began.
-    pub fn heard(&self, connection: &Connection) -> u64 {
-        let now = self.now_ms();
-        connection.heard_at(now);
-        now
+    /// Notes that the peer of a connection is alive.
+    pub fn heard(&self, connection: &Connection) {
+        connection.heard_at(self.now_ms());
+    }
+
+    /// Notes that something was received from a connection at this moment. Returns the moment in
+    /// milliseconds since the table began.
+    pub fn received_at(&self, connection: &Connection, now: Instant) -> u64 {
+        let now_ms = now.saturating_duration_since(self.started).as_millis() as u64;
+        connection.heard_at(now_ms);
+        now_ms
     }
 
     /// Whether a message has been received from it for longer than this. While so much waits to

@@ -42,12 +42,14 @@ impl Session {
     }
 
     /// Whether the connection must authenticate before it may do anything else.
+    #[inline]
     pub fn must_authenticate(&self) -> bool {
         self.connection.must_authenticate()
     }
 
     /// Whether the client must authenticate and does not read what it is answered: until it
     /// does, it is not read from either.
+    #[inline]
     pub fn has_unread_replies(&self) -> bool {
         self.must_authenticate()
             && self.replies.len() + self.connection.outbox.bytes() > UNREAD_BYTES_MAX
@@ -68,7 +70,13 @@ impl Session {
     }
 
     /// What came of credentials that were waited for, once.
+    #[inline]
     pub fn authenticated(&mut self) -> Option<Result<(), Refusal>> {
+        self.authenticating.as_ref()?;
+        self.take_answer()
+    }
+
+    fn take_answer(&mut self) -> Option<Result<(), Refusal>> {
         let is_settled =
             |waiting: &mut Box<Authenticating>| waiting.tag.is_none() && waiting.answer.is_some();
         let answer = self.authenticating.take_if(is_settled)?.answer?;

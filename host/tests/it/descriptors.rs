@@ -12,8 +12,8 @@ use crate::support::raw::{exchange, get};
 use crate::support::server::{Launch, Server};
 use crate::support::{PATIENCE, within};
 
-/// So many connections that say nothing.
-async fn idle(server: &Server, count: usize) -> Result<Vec<TcpStream>> {
+/// So many connections that send nothing.
+pub async fn idle(server: &Server, count: usize) -> Result<Vec<TcpStream>> {
     let mut connections = Vec::new();
     for _ in 0..count {
         connections.push(TcpStream::connect(server.resp_address().await?).await?);

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures_util::{SinkExt, StreamExt};
@@ -15,6 +16,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::clients::repository;
+use crate::descriptors::idle;
 use crate::support::components::{self, write_atomically};
 use crate::support::process::Process;
 use crate::support::server::{Launch, Server};
@@ -249,4 +251,63 @@ async fn a_certificate_is_replaced_under_load_and_nobody_notices() -> Result<()>
     }
     println!("{published} round trips while the certificate was replaced five times");
     Arc::into_inner(server).context("all clients are gone")?.stop().await
+}
+
+/// What changes while its file cannot be opened is read when it can.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_changes_while_there_are_no_descriptors_is_read_later() -> Result<()> {
+    let authority = Authority::new()?;
+    let (certificate, key) = authority.sign("server")?;
+    let files = [("server.pem", certificate), ("server.key", key)];
+    let config = "http.tls.certificate = 'server.pem'\nhttp.tls.key = 'server.key'\n\
+                  shutdown.timeout_ms = 100\n";
+    let server = Launch {
+        files: files.map(|(name, text)| (name.to_owned(), text)).into(),
+        ulimit: Some("-n 80"),
+        ..Launch::with_config(config)
+    }
+    .start()
+    .await?;
+    server.wait_for_log("changes of files are watched").await?;
+    let held = idle(&server, 120).await?;
+    server.wait_for_log("connections could not be accepted").await?;
+
+    // Another file may be read in the place of a reserve at moments: then it is tried again.
+    let mut wanted;
+    let mut looks = tokio::time::interval(Duration::from_millis(10));
+    loop {
+        let (certificate, key) = authority.sign("server")?;
+        wanted = CertificateDer::from_pem_slice(certificate.as_bytes())?.to_vec();
+        let replaced = server.log().matches("the certificate was replaced").count();
+        write_atomically(&server.home().join("server.key"), key.as_bytes())?;
+        write_atomically(&server.home().join("server.pem"), certificate.as_bytes())?;
+        let is_late = within(PATIENCE, "the certificate to be read, or not", async {
+            loop {
+                let log = server.log();
+                if log.contains("could not be read and is read again") {
+                    return true;
+                }
+                if log.matches("the certificate was replaced").count() > replaced {
+                    return false;
+                }
+                looks.tick().await;
+            }
+        })
+        .await?;
+        if is_late {
+            break;
+        }
+    }
+    drop(held);
+    within(PATIENCE, "the new certificate to be shown", async {
+        loop {
+            if let Ok(client) = connect(&server, &authority).await
+                && shown(&client)? == wanted
+            {
+                return anyhow::Ok(());
+            }
+        }
+    })
+    .await??;
+    server.stop().await
 }

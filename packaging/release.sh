@@ -34,7 +34,7 @@ for component in "$components"/*.wasm; do
 done
 cp packaging/systemd/switchyard.service "$tree/lib/systemd/system"
 cp packaging/systemd/switchyard.sysusers.conf "$tree/lib/sysusers.d/switchyard.conf"
-cp README.md switchyard.example.toml "$tree/share/doc/switchyard"
+cp README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT switchyard.example.toml "$tree/share/doc/switchyard"
 cp -R examples/plugins "$tree/share/doc/switchyard/plugins"
 
 tar -C "$out" --owner 0 --group 0 --sort name -czf "$out/$name.tar.gz" "$name"

@@ -1,15 +1,15 @@
-# make run         builds what a first look needs and starts the server with two example plugins
-# make build       leaves the server at target/release/switchyard: fast to build
-# make production  leaves the server at target/production/switchyard: slow to build, fast to run
-# make release     leaves an archive to install that from in target/dist/
-# make components  leaves the engine and the plugins in target/components/
-# make languages   leaves an example in Rust, JavaScript and Python in target/components/languages/
+# make run         builds the server and two plugins, and starts the server with them
+# make build       builds the server at target/release/switchyard: fast to build
+# make production  builds the server at target/production/switchyard: slow to build, fast to run
+# make release     builds an archive of that, with plugins and manual, in target/dist/
+# make components  builds the engine and the plugins in target/components/
+# make languages   builds an example in Rust, JavaScript and Python in target/components/languages/
 # make check       format and lints, as errors
 # make test-quick  format, lints, unit tests, transcripts, comparison with Redis: before each commit
-# make test        everything there is to test, real clients included, and short measurements
+# make test        all tests, real clients included, and short measurements
 # make measure     the short measurements: costs of plugins and nodes, and a short load
 # make fuzz        ten minutes of random inputs for each codec, or FUZZ_SECONDS=n
-# make wit-reference  leaves the contract's comments as a page: docs/plugins/reference.md
+# make wit-reference  writes the contract's comments as a page: docs/plugins/reference.md
 # make node-host   the same engine component in a host written in JavaScript
 # make bench       what the sandbox costs: native and component engine side by side
 # make bench-cost  instructions and processor time for each message, compared with another commit

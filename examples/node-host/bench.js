@@ -1,7 +1,7 @@
-// What asking the engine costs in Node: `npm run bench`, for ten seconds.
+// What a call of the engine costs in Node: `npm run bench`, for ten seconds.
 //
-// The channels and who listens to them are those of `make bench`, which measures
-// the Rust host. Times are those of the processor, the garbage collector's
+// Channels and subscriptions are those of `make bench`, which measures the Rust
+// host. Times are those of the processor, the garbage collector's
 // included, so that a busy machine disturbs them less; each is the median of many
 // rounds, and the least of them.
 

@@ -1,6 +1,6 @@
-// What each verb does, and the ground state it does it to: which connections there
-// are, and what each listens to. The engine holds what is derived from that, and
-// answers who must receive a publication.
+// What each verb does, and the ground state that it changes: the connections and the
+// subscriptions of each. The engine holds what is derived from that, and answers
+// which connections must receive a publication.
 //
 // Nothing here waits, so each command is done before the next one begins. Hence
 // all subscribers see the messages of a channel in one order, and the
@@ -28,7 +28,7 @@ const engine = new Engine();
 export const connections = new Map();
 /** The patterns that the engine's pattern ids stand for. */
 const patternsById = [];
-/** Who decided, when it was not the server. */
+/** The middleware that decided; absent when it was the server. */
 const MIDDLEWARE = "middleware.js@0.1.0";
 
 /** Carries out one command, or answers why not. */
@@ -42,8 +42,8 @@ export function carryOut(connection, { id, verb, args, refusal }) {
     if (!command) throw new Refusal("UNKNOWN", `unknown verb ${JSON.stringify(verb.slice(0, 64))}`);
     command(connection, args, answer);
   } catch (problem) {
-    // Anything else is a fault of this program or a trap of the engine, which can
-    // not be asked any more: the process ends, and its clients come back. (The
+    // Anything else is a fault of this program or a trap of the engine, which cannot be
+    // called any more: the process ends, and its clients reconnect. (The
     // Rust host rebuilds its engine from the ground state instead.)
     if (!(problem instanceof Refusal)) throw problem;
     const { code, message, by } = problem;

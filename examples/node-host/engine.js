@@ -1,7 +1,7 @@
 // The engine: `guest-core.wasm` as jco transpiled it, behind the functions of
 // wit/engine.wit.
 //
-// The contract is flat: names travel end to end in one list of bytes. Here a name
+// The contract is flat: names are passed end to end in one list of bytes. Here a name
 // is a string with one character per byte (latin1), because JavaScript compares
 // strings, and not Buffers, by what is in them: such names can be keys of a Map,
 // whatever their bytes are.
@@ -13,7 +13,8 @@ const module = (file) =>
   new WebAssembly.Module(readFileSync(new URL(`transpiled/${file}`, import.meta.url)));
 
 /**
- * Who listens to what. Connection ids are BigInts, as 64 bits are in JavaScript.
+ * Which connections are subscribed to which names. Connection ids are BigInts, as
+ * 64-bit numbers are in JavaScript.
  *
  * No call can fail. One that throws has trapped, and so does every call after it.
  */
@@ -38,7 +39,7 @@ export class Engine {
   }
 
   /**
-   * Who must receive a publication on each of these channels: groups of a
+   * The receivers of a publication on each of these channels: groups of a
    * `publication` (its position in the list), the `pattern` that matched (none:
    * the channel itself) and `connections`. Many channels in one call cost little
    * more than one.

@@ -1,11 +1,11 @@
-// Middleware: what may be published, and what becomes of it. Copy from here.
+// Middleware: what may be published, and how it is changed. Copy from here.
 //
 // The three answers are those of `publish-verdict` in wit/messages.wit, in the
 // shape in which a component written in JavaScript gives them to the Rust host.
 
 /**
- * Called before each publication. `connection` is who publishes: its `id`, and the
- * `path` and `headers` of the request it came with. `channel` and `payload` are
+ * Called before each publication. `connection` is the publisher: its `id`, and the
+ * `path` and `headers` of its upgrade request. `channel` and `payload` are
  * Buffers, because names and payloads are bytes, and need not be text.
  */
 export function onPublish(connection, channel, payload) {

@@ -44,7 +44,7 @@ function takeFrame(connection, bytes, isBinary) {
     ? [badFrame("a binary frame: commands are JSON arrays in text frames")]
     : parseFrame(bytes.toString());
   for (const request of requests) {
-    // After a QUIT, say, what came behind is not carried out.
+    // After a QUIT, for instance, further commands are not executed.
     if (connection.readyState === WebSocket.OPEN) carryOut(connection, request);
   }
   const isBad = requests.every((request) => request.refusal);
@@ -107,7 +107,7 @@ server.on("error", (problem) => {
   process.exitCode = 1;
 });
 
-// A peer whose machine is gone closes nothing: it is missed when it is asked.
+// A peer that disappeared does not close its connection: it misses a ping.
 setInterval(() => {
   for (const connection of connections.values()) {
     connection.isAlive = false;
@@ -120,7 +120,7 @@ setInterval(() => {
   }, PONG_TIMEOUT_MS).unref();
 }, PING_INTERVAL_MS).unref();
 
-// The first signal ends the server in good order, a second one at once.
+// The first signal ends the server gracefully, a second one at once.
 for (const signal of ["SIGINT", "SIGTERM"]) {
   process.once(signal, () => {
     const reason = "the server is shutting down";

@@ -1,4 +1,4 @@
-//! Buckets of tokens, one for each address, kept only while they are not full.
+//! Token buckets, one for each address, kept only while they are not full.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::networks::counted_as;
 
-/// How many tokens a bucket holds, and how fast they come back.
+/// The capacity of a bucket, and its refill rate.
 #[derive(Debug, Clone, Copy)]
 pub struct Refill {
     per_token: Duration,
@@ -16,7 +16,7 @@ pub struct Refill {
 }
 
 impl Refill {
-    /// So many tokens, all of which come back within a minute.
+    /// This many tokens, all of which are refilled within a minute.
     pub fn per_minute(tokens: usize) -> Refill {
         let tokens = u32::try_from(tokens.max(1)).unwrap_or(u32::MAX);
         let per_token = (Duration::from_secs(60) / tokens).max(Duration::from_nanos(1));
@@ -24,15 +24,15 @@ impl Refill {
     }
 }
 
-/// Tokens that come back with time. A new bucket is full.
+/// A token bucket. A new one is full.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Bucket {
-    /// None: it is full, and has always been.
+    /// None: it has always been full.
     full_at: Option<Instant>,
 }
 
 impl Bucket {
-    /// Whether there is a token to take.
+    /// Whether there is a token.
     pub fn has_token(self, refill: Refill, now: Instant) -> bool {
         let until_full = self.until_full(now);
         until_full.saturating_add(refill.per_token) <= refill.all
@@ -52,7 +52,7 @@ impl Bucket {
     }
 }
 
-/// A bucket for each address; of IPv6, for each /64. So many addresses have a bucket of
+/// A bucket for each address; of IPv6, for each /64. At most this many addresses have a bucket of
 /// their own at once; the others share one.
 pub struct AddressBuckets {
     addresses_max: usize,
@@ -64,17 +64,17 @@ struct Buckets {
     /// Those that are not full. The hash is keyed: peers choose their addresses.
     own: HashMap<IpAddr, Bucket>,
     shared: Bucket,
-    /// When the full ones were looked for last.
+    /// When full ones were last removed.
     swept: Option<Instant>,
 }
 
 impl AddressBuckets {
-    /// Full buckets for everybody.
+    /// Buckets that are all full.
     pub fn new(addresses_max: usize) -> AddressBuckets {
         AddressBuckets { addresses_max, buckets: Mutex::default() }
     }
 
-    /// Whether this address has a token to take.
+    /// Whether this address has a token.
     pub fn has_token(&self, address: IpAddr, refill: Refill, now: Instant) -> bool {
         let buckets = self.buckets.lock();
         let is_full_up = buckets.own.len() >= self.addresses_max;
@@ -86,14 +86,14 @@ impl AddressBuckets {
         bucket.has_token(refill, now)
     }
 
-    /// Takes a token of this address, if it has one.
+    /// Takes a token of this address, if there is one.
     pub fn take(&self, address: IpAddr, refill: Refill, now: Instant) -> bool {
         let mut buckets = self.buckets.lock();
         let buckets = &mut *buckets;
         let address = counted_as(address);
         if buckets.own.len() >= self.addresses_max && !buckets.own.contains_key(&address) {
-            // Not more than once a second: an attacker with many addresses must not
-            // have all of them looked at for each of its attempts.
+            // At most once a second: an attacker with many addresses must not cause a scan of all
+            // buckets with each attempt.
             let is_due = |swept: Instant| now.saturating_duration_since(swept).as_secs() >= 1;
             if buckets.swept.is_none_or(is_due) {
                 buckets.swept = Some(now);
@@ -156,7 +156,7 @@ mod tests {
         assert!(buckets.take(address(3), refill, now));
         assert!(!buckets.take(address(4), refill, now));
         assert!(!buckets.has_token(address(5), refill, now));
-        // The full ones make room.
+        // Full buckets are removed to make room.
         let later = now + Duration::from_secs(60);
         assert!(buckets.take(address(4), refill, later));
         assert_eq!(buckets.buckets.lock().own.len(), 1);

@@ -1,8 +1,7 @@
-//! How often a client may fail to authenticate: for each connection, and for each
-//! address.
+//! Limits how often a client may fail to authenticate, for each connection and for each address.
 //!
-//! Only failures count, so that many clients behind one address can connect at the
-//! same time. What fails because a plugin cannot answer is not the client's failure.
+//! Only failures count, so that many clients behind one address can connect at the same time. If a
+//! plugin cannot decide, that is not the client's failure.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use crate::hub::connections::Connection;
 use crate::limits::LiveLimits;
 use crate::protocol::command::{EXPIRED, LIMIT, Refusal, TOOLARGE, UNAVAILABLE};
 
-/// How many addresses are counted by themselves: some 6 MiB.
+/// How many addresses have a bucket of their own: about 6 MiB.
 const ADDRESSES_MAX: usize = 65_536;
 
 /// Counts failures to authenticate.
@@ -25,8 +24,8 @@ pub struct AuthAttempts {
     refused: AtomicU64,
 }
 
-/// One attempt, until it is settled. Dropped before, it has failed: a client must not
-/// save its tokens by going away.
+/// One attempt, until it is settled. If it is dropped before that, it counts as a failure: a client
+/// must not save its tokens by disconnecting.
 pub struct Attempt {
     attempts: Arc<AuthAttempts>,
     connection: Arc<Connection>,
@@ -34,7 +33,7 @@ pub struct Attempt {
 }
 
 impl AuthAttempts {
-    /// Counts by these limits.
+    /// Uses these limits.
     pub fn new(limits: Arc<LiveLimits>) -> AuthAttempts {
         AuthAttempts {
             limits,
@@ -49,8 +48,8 @@ impl AuthAttempts {
         [&self.failed, &self.refused].map(|counter| counter.load(Ordering::Relaxed))
     }
 
-    /// Whether another client may connect from this address: not too many attempts
-    /// from there have failed.
+    /// Whether another client may connect from this address: not too many attempts from it have
+    /// failed.
     pub fn may_connect(&self, connection: &Connection) -> bool {
         let address = connection.counted_address();
         let may = address.is_none_or(|address| self.has_token(address));
@@ -60,7 +59,7 @@ impl AuthAttempts {
         may
     }
 
-    /// A client was refused when it connected.
+    /// Counts a client that was refused when it connected.
     pub fn connect_refused(&self, connection: &Connection, refusal: &Refusal) {
         if refusal.code == crate::protocol::command::NOAUTH {
             self.failed.fetch_add(1, Ordering::Relaxed);
@@ -96,14 +95,14 @@ impl AuthAttempts {
 }
 
 impl Attempt {
-    /// What came of it.
+    /// Settles the attempt with its result.
     pub fn settled(mut self, answer: &Result<(), Refusal>) {
         self.is_settled = true;
         let Err(Refusal { code, .. }) = answer else { return };
         match &**code {
             UNAVAILABLE | LIMIT | TOOLARGE => {}
-            // Not a guess: it was good once. Many clients of one address may have slept
-            // through the end of their tokens.
+            // Not a guess: the credentials were valid once. Many clients of one address may have
+            // been suspended while their tokens expired.
             EXPIRED => self.failed(None),
             _ => self.failed(self.connection.counted_address()),
         }

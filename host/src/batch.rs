@@ -1,6 +1,6 @@
-//! Items that come together, of which there is most often one.
+//! A list of items, most often of one.
 
 use smallvec::SmallVec;
 
-/// One item is kept in place; more need room on the heap.
+/// One item is stored inline; more of them on the heap.
 pub type Batch<T> = SmallVec<[T; 1]>;

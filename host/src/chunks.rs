@@ -1,4 +1,4 @@
-//! Encoded bytes in their order, and how they are written.
+//! Encoded bytes in order, and how they are written.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -7,17 +7,17 @@ use std::task::{Poll, ready};
 
 use bytes::{Buf, Bytes};
 
-/// How much leaves in one write, where it is not one chunk that is larger.
+/// How much one write has, unless a single chunk is larger.
 pub const WRITE_BYTES_MAX: usize = 64 << 10;
 
-/// How many places are kept when there is less to write again.
+/// How much capacity is kept when there is less to write again.
 const PLACES_KEPT_MAX: usize = 64;
 
 thread_local! {
     static WRITE_BUFFER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(WRITE_BYTES_MAX));
 }
 
-/// Chunks that are to be written, first in first out.
+/// Chunks to be written, first in first out.
 #[derive(Default)]
 pub struct Chunks {
     waiting: VecDeque<Bytes>,
@@ -27,22 +27,22 @@ pub struct Chunks {
     bytes: usize,
 }
 
-/// A buffer that a chunk is the end of.
+/// The buffer that a chunk is the end of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Buffer {
-    /// The address behind its last byte. It stays the same while the chunk is written, and all
+    /// The address after its last byte. It stays the same while the chunk is written, and all
     /// chunks of one buffer have it in common.
     pub end: usize,
-    /// How long the buffer is, also where part of it has been written.
+    /// The length of the buffer, including the part that has been written.
     pub bytes: usize,
 }
 
-/// What was written.
+/// The result of a write.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
     /// How many bytes.
     pub bytes: usize,
-    /// How many chunks came to their end.
+    /// How many chunks were completed.
     pub chunks: usize,
 }
 
@@ -62,8 +62,8 @@ impl Chunks {
         self.waiting.iter()
     }
 
-    /// The buffers that they keep in memory. Two chunks with the same buffer are in memory once:
-    /// what is sent to many is encoded once.
+    /// The buffers that they keep in memory. Two chunks with the same buffer are in memory once: a
+    /// message to many connections is encoded once.
     pub fn buffers(&self) -> impl Iterator<Item = Buffer> {
         let begun = std::iter::once(self.begun).chain(std::iter::repeat(0));
         self.waiting.iter().zip(begun).map(|(chunk, begun)| Buffer {
@@ -72,7 +72,7 @@ impl Chunks {
         })
     }
 
-    /// How many bytes are left of the chunk that is begun; none: zero.
+    /// How many bytes are left of a partly written chunk; zero if there is none.
     pub fn begun_bytes_left(&self) -> usize {
         match self.begun {
             0 => 0,
@@ -80,13 +80,13 @@ impl Chunks {
         }
     }
 
-    /// Puts one behind all others.
+    /// Appends one chunk.
     pub fn push(&mut self, chunk: Bytes) {
         self.bytes += chunk.len();
         self.waiting.push_back(chunk);
     }
 
-    /// Moves others behind these. Of others behind some none is begun.
+    /// Appends other chunks. If there are chunks already, none of the others is partly written.
     pub fn append(&mut self, others: &mut Chunks) {
         if self.waiting.is_empty() {
             return std::mem::swap(self, others);
@@ -95,8 +95,8 @@ impl Chunks {
         self.waiting.append(&mut others.waiting);
     }
 
-    /// Moves as many others behind these as one write takes. Of others behind some none is
-    /// begun.
+    /// Appends as many other chunks as one write accepts. If there are chunks already, none of the
+    /// others is partly written.
     #[inline]
     pub fn append_for_write(&mut self, others: &mut Chunks) {
         if others.waiting.is_empty() {
@@ -116,15 +116,15 @@ impl Chunks {
         }
     }
 
-    /// Forgets all but what is begun, which must be ended, or what follows it is not
-    /// understood. Gives the memory of their places back, which can be much.
+    /// Drops all but a partly written chunk, which must be completed, because otherwise the client
+    /// could not parse what follows. Frees the memory of the queue, which can be large.
     pub fn keep_begun(&mut self) {
         self.waiting.truncate(usize::from(self.begun > 0));
         self.waiting.shrink_to_fit();
         self.bytes = self.waiting.front().map_or(0, Bytes::len);
     }
 
-    /// Gives back the memory of places that are not needed any more, where it is much.
+    /// Frees queue capacity that is no longer needed, if it is large.
     pub fn give_back(&mut self) {
         let needed = self.waiting.len().max(PLACES_KEPT_MAX);
         if self.waiting.capacity() > 4 * needed {
@@ -132,18 +132,18 @@ impl Chunks {
         }
     }
 
-    /// Forgets all.
+    /// Drops everything.
     pub fn clear(&mut self) {
         self.waiting.clear();
         self.begun = 0;
         self.bytes = 0;
     }
 
-    /// Writes what may leave in one write, in one. There is something.
+    /// Writes with a single call. There must be something to write.
     ///
-    /// Small chunks are put together before they are written: to copy them is
-    /// cheaper than a vectored write, which for sockets takes the long way through
-    /// the file system (8 % of what a delivery cost), and pays for each slice.
+    /// Small chunks are copied into one buffer first: this is cheaper than a vectored write, which
+    /// for sockets takes a slower path through the file system (8 % of the cost of a delivery) and
+    /// has a cost for each slice.
     pub fn write(
         &mut self,
         write: impl FnOnce(&[u8]) -> Poll<io::Result<usize>>,
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!((ahead.begun_bytes_left(), behind.begun_bytes_left()), (2 * WRITE_BYTES_MAX, 0));
         assert_eq!(ahead.buffers().next(), behind.buffers().next());
         assert!(!ahead.buffers().eq(behind.buffers()), "the second ones are others");
-        // What is begun stays so where it is moved.
+        // A partly written chunk stays so when it is moved.
         let mut moved = Chunks::default();
         moved.append_for_write(&mut ahead);
         assert_eq!(moved.begun_bytes_left(), 2 * WRITE_BYTES_MAX);

@@ -1,4 +1,4 @@
-//! What can be said on the command line. Flags override the config file.
+//! The command line. Flags override the config file.
 
 pub mod operate;
 
@@ -15,95 +15,90 @@ use crate::terminal::subscribe::SubArgs;
 use crate::terminal::top::TopArgs;
 use operate::{ConnectionsArgs, EngineCommand, LogArgs, PluginCommand, PubsubCommand};
 
-/// A Pub/Sub server for WebSocket and Redis clients whose logic is made of
-/// WebAssembly components that are replaced while it runs.
+/// A Pub/Sub server for WebSocket and Redis clients, with hot-swappable WebAssembly plugins.
 #[derive(Debug, Parser)]
 #[command(name = "switchyard", version, arg_required_else_help = true)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Runs the server until it is told to end.
+    /// Runs the server until it receives a signal to stop.
     ///
-    /// Prints the addresses it listens on to standard output, one a line, and
-    /// its log to standard error. SIGTERM or ctrl-c ends it in good order, a
-    /// second one at once; SIGHUP reads the config file, certificates, plugins and
-    /// the engine file again.
+    /// Prints its listening addresses to standard output, one per line, and its log to standard
+    /// error. SIGTERM or ctrl-c shuts it down gracefully, a second one at once. SIGHUP reloads the
+    /// config file, certificates, plugins and the engine file.
     Serve(ServeArgs),
-    /// Plugins: their files, and those of a running server.
+    /// Works with plugin files, and with the plugins of a running server.
     #[command(subcommand)]
     Plugin(Plugins),
-    /// The engine of a running server.
+    /// Works with the engine of a running server.
     #[command(subcommand)]
     Engine(EngineCommand),
     /// Lists the connections of a running server.
     Connections(ConnectionsArgs),
-    /// What is listened to, on a running server or on all its nodes.
+    /// Lists subscriptions of a running server, or of all its nodes.
     #[command(subcommand)]
     Pubsub(PubsubCommand),
-    /// Shows what a running server logs, or changes it.
+    /// Shows or changes the log filter of a running server.
     ///
-    /// It holds until the server's config file says otherwise, or it is restarted.
+    /// A change lasts until the server's config file is reloaded with another filter, or the server
+    /// is restarted.
     Log(LogArgs),
 
-    /// Listens to channels and patterns of a running server, and prints what is
-    /// published.
+    /// Subscribes to channels and patterns of a running server, and prints published messages.
     ///
-    /// A lost connection is made again, as the server's words and close codes say.
-    /// Ctrl-c ends it.
+    /// Reconnects when the connection is lost, as the server's close codes and messages say. Ctrl-c
+    /// ends it.
     Sub(SubArgs),
 
-    /// Publishes on a channel of a running server, and prints how many deliveries
-    /// that made.
+    /// Publishes on a channel of a running server, and prints the number of deliveries.
     Pub(PubArgs),
 
-    /// Shows what a running server does, as it does it: rates, connections, plugins,
-    /// swaps.
+    /// Shows the activity of a running server: rates, connections, plugins, swaps.
     ///
-    /// Asks its admin API. Where standard output is no terminal, it prints one JSON
-    /// object for each look at the server.
+    /// Uses the admin API. If standard output is not a terminal, it prints one JSON object for each
+    /// poll.
     Top(TopArgs),
 
-    /// Puts a running server under load for a while, and says what it did.
+    /// Puts a running server under load for a while, and prints the results.
     ///
-    /// Each message carries the time at which it was sent, so that latency is from
-    /// publisher to listener. The load shares the machine with the server if that
-    /// runs here. Ctrl-c ends it early.
+    /// Each message carries the time at which it was sent, so that latency is from publisher to
+    /// subscriber. The load generator competes with a server on the same machine. Ctrl-c ends it
+    /// early.
     Bench(BenchArgs),
 
-    /// Asks a running server how it is: 0 when it is well, 1 when it is not.
+    /// Checks the health of a running server. Exits with 0 if it is healthy, else with 1.
     Health(HealthArgs),
 
-    /// Writes completions for a shell.
+    /// Prints completions for a shell.
     Completions(CompletionsArgs),
 
-    /// Writes the manual, as pages for man.
+    /// Writes the man pages.
     Man(ManArgs),
 }
 
-/// What can be done with plugins.
+/// Commands for plugins.
 #[derive(Debug, Subcommand)]
 #[command(disable_help_subcommand = true)]
 pub enum Plugins {
-    /// With the file of one.
+    /// For plugin files.
     #[command(flatten)]
     Author(AuthorCommand),
-    /// With those of a running server.
+    /// For the plugins of a running server.
     #[command(flatten)]
     Operate(PluginCommand),
 }
 
-/// Where compiled components are kept.
+/// Where compiled components are cached.
 #[derive(Debug, Default, Clone, Args)]
 pub struct CacheArgs {
-    /// The directory to keep compiled components in, so that they need not be compiled
-    /// again. It must belong to the user alone who runs this: what is in it is executed
-    /// [default: none].
+    /// The directory for compiled components, so that they need not be compiled again. Only the
+    /// user who runs this may own it: its contents are executed [default: none].
     #[arg(id = "cache", long = "cache", value_name = "DIR", env = "SWITCHYARD_CACHE")]
     pub directory: Option<PathBuf>,
 }
@@ -111,23 +106,23 @@ pub struct CacheArgs {
 /// The flags of `switchyard serve`.
 #[derive(Debug, Default, Clone, Args)]
 pub struct ServeArgs {
-    /// The config file, in TOML. `switchyard.example.toml` explains every
-    /// setting. Without it, the defaults hold.
+    /// The config file, in TOML. `switchyard.example.toml` explains every setting. Without it, the
+    /// defaults apply.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Where to listen for HTTP and WebSocket, as ADDRESS:PORT; port 0 takes a
-    /// free one [default: 127.0.0.1:8080].
+    /// Where to listen for HTTP and WebSocket, as ADDRESS:PORT; port 0 selects a free one [default:
+    /// 127.0.0.1:8080].
     #[arg(long, value_name = "ADDR")]
     pub http: Option<String>,
 
-    /// Where to listen for Redis clients, as ADDRESS:PORT; port 0 takes a free
-    /// one, `off` none [default: 127.0.0.1:6380].
+    /// Where to listen for Redis clients, as ADDRESS:PORT; port 0 selects a free one, `off`
+    /// disables it [default: 127.0.0.1:6380].
     #[arg(long, value_name = "ADDR")]
     pub resp: Option<String>,
 
-    /// Where to listen for the admin API, as ADDRESS:PORT; port 0 takes a free one,
-    /// `off` none. What is not loopback needs tokens [default: 127.0.0.1:8081].
+    /// Where to listen for the admin API, as ADDRESS:PORT; port 0 selects a free one, `off`
+    /// disables it. Addresses other than loopback require tokens [default: 127.0.0.1:8081].
     #[arg(long, value_name = "ADDR")]
     pub admin: Option<String>,
 
@@ -136,7 +131,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     pub plugins: Option<PathBuf>,
 
-    /// Where compiled components are kept.
+    /// The cache of compiled components.
     #[command(flatten)]
     pub cache: CacheArgs,
 
@@ -151,26 +146,23 @@ pub struct ServeArgs {
     #[arg(long, value_name = "N")]
     pub shards: Option<usize>,
 
-    /// What lies between this node and others that are to be one with it:
-    /// redis://HOST:PORT, rediss://… for TLS, redis+sentinel://HOST:PORT/MASTER,
-    /// nats://HOST:PORT or tls://HOST:PORT; several hosts stand between commas. The
-    /// password is taken from SWITCHYARD_CLUSTER_PASSWORD [default: none].
+    /// The backplane between the nodes of a cluster: redis://HOST:PORT, rediss://… for TLS,
+    /// redis+sentinel://HOST:PORT/MASTER, nats://HOST:PORT or tls://HOST:PORT; several hosts are
+    /// separated by commas. The password is read from SWITCHYARD_CLUSTER_PASSWORD [default: none].
     #[arg(long, value_name = "URL")]
     pub cluster: Option<String>,
 
-    /// What is logged, such as `debug` or `switchyard=debug,plugin=info`
-    /// [default: info].
+    /// The log filter, such as `debug` or `switchyard=debug,plugin=info` [default: info].
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
 
-    /// Lets everybody connect who can reach the server, also when no plugin
-    /// decides who may. Without it, addresses other than loopback are listened
-    /// on only with such a plugin.
+    /// Lets every client connect that can reach the server, even if no plugin decides about
+    /// connects. Otherwise, addresses other than loopback require such a plugin.
     #[arg(long)]
     pub open_to_all: bool,
 
-    /// Checks the configuration, with the certificates, the engine and the
-    /// plugins that it names, and ends: 0 when they are good, 64 when not.
+    /// Checks the configuration, with the certificates, the engine and the plugins that it names,
+    /// and exits: with 0 if they are valid, else with 64.
     #[arg(long)]
     pub check: bool,
 }

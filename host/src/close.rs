@@ -1,9 +1,9 @@
 //! Why a connection is closed, and the close code and reason that its client receives.
 //!
-//! A closed catalogue: every end of a connection that the server decides on is
-//! one of these. The range of the code tells a client what to do next (4000–4099
-//! not again with the same credentials, 4100–4199 again after a pause, 4200–4299
-//! again at once); 1000–1015 mean what RFC 6455, section 7.4.1, says.
+//! This is a closed catalogue: each close that the server initiates is one of these. The range of
+//! the code tells a client what to do next (4000–4099: do not reconnect with the same credentials;
+//! 4100–4199: reconnect after a pause; 4200–4299: reconnect at once). The codes 1000–1015 are those
+//! of RFC 6455, section 7.4.1.
 
 use std::borrow::Cow;
 
@@ -12,64 +12,63 @@ use crate::memory::Bound;
 /// Why the server closes a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The client said QUIT.
+    /// The client sent QUIT.
     Quit,
     /// The client sent a Close frame; it is echoed with its code, if it had one.
     Peer(Option<u16>),
-    /// The server ends.
+    /// The server is shutting down.
     ShuttingDown,
     /// An operator disconnected it.
     Operator,
-    /// The bytes are not the protocol: RFC 6455, or a text frame under `resp`.
+    /// The bytes violate the protocol: RFC 6455, or a text frame under `resp`.
     Violation(ProtocolViolation),
-    /// A middleware does not know the client.
+    /// No plugin accepts the client's credentials, or it has none.
     Unauthorised(String),
-    /// The client's credentials expired: it fetches new ones and connects again at
-    /// once.
+    /// The client's credentials expired: it should get new ones and reconnect at once.
     Expired(String),
-    /// A middleware does not want the client.
+    /// A plugin refuses the client.
     Forbidden(String),
     /// Too many frames in a row that are not commands.
     BadFrames,
-    /// No more connections are taken.
+    /// No more connections are accepted.
     OverCapacity,
-    /// No more connections are taken from this address.
+    /// No more connections are accepted from this address.
     OverAddressCapacity,
     /// The server is shutting down and rejects new connections.
     Draining,
-    /// It went on sending commands faster than it may.
+    /// It kept sending commands over the rate limit.
     Flood,
     /// Too many attempts to authenticate failed, on this connection or from its
     /// address.
     AuthFlood,
-    /// It listened to nothing and said nothing for too long.
+    /// It had no subscriptions and sent nothing for too long.
     Idle,
     /// A plugin that must be called is not available now.
     Unavailable(String),
-    /// A middleware does not want the client now: it comes too often.
+    /// A plugin refuses the client for now: it connects too often.
     Limited(String),
-    /// No sign of life for the time allowed after a ping.
+    /// No data within the time allowed after a ping.
     PingTimeout,
-    /// The outbox passed its hard limit, or its soft limit for too long.
+    /// The outbox was over its hard limit, or over its soft limit for too long.
     SlowConsumer {
-        /// What was waiting to be sent, in bytes.
+        /// How many bytes were queued.
         outbox_bytes: usize,
     },
-    /// What several connections hold together reached a bound over their memory.
+    /// The connections together reached a bound on their memory.
     OverMemory(Bound),
-    /// A message was begun and did not come to its end in time.
+    /// A message was not completed in time.
     SlowInput,
     /// The server failed to serve the connection. Whether its last commands took effect is
     /// unknown.
     Internal,
 }
 
-/// What a peer did that its protocol does not allow.
+/// A protocol violation by the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProtocolViolation {
-    /// A frame that RFC 6455 forbids; says which rule.
+    /// A frame that RFC 6455 forbids, with the violated rule.
     Frame(&'static str),
-    /// A kind of message this sub-protocol does not take.
+    /// A kind of message that this sub-protocol does not accept.
     Unacceptable(&'static str),
     /// Text that is not UTF-8.
     NotUtf8,
@@ -77,7 +76,7 @@ pub enum ProtocolViolation {
     TooBig,
     /// A frame or message over the limit for connections that must authenticate.
     TooBigBeforeAuth,
-    /// The bytes are no RESP request; the client has received an error reply that says why.
+    /// The bytes are no RESP request; the client has received an error reply with the reason.
     Resp,
 }
 
@@ -113,7 +112,7 @@ impl CloseReason {
         })
     }
 
-    /// One line for people, at most the 123 bytes that a Close frame holds.
+    /// One line of text, at most the 123 bytes that a Close frame holds.
     pub fn text(&self) -> Cow<'_, str> {
         let text: Cow<'_, str> = match self {
             CloseReason::Quit | CloseReason::Peer(_) => "".into(),
@@ -171,7 +170,7 @@ impl CloseReason {
         }
     }
 
-    /// A stable word for logs and metrics.
+    /// A stable label for logs and metrics.
     pub fn label(&self) -> &'static str {
         let label = CloseReason::LABELS.get(self.place());
         label.expect("there is one for each reason")
@@ -203,7 +202,7 @@ impl CloseReason {
         "slow_input",
     ];
 
-    /// Where its label stands among all.
+    /// The index of its label.
     pub fn place(&self) -> usize {
         match self {
             CloseReason::Quit => 0,
@@ -232,8 +231,7 @@ impl CloseReason {
     }
 }
 
-/// The longest prefix of `text` that is at most `bytes_max` long and ends at the
-/// end of a character.
+/// The longest prefix of `text` of at most `bytes_max` bytes that ends at a character boundary.
 pub fn clip(text: &str, bytes_max: usize) -> &str {
     text.get(..text.floor_char_boundary(bytes_max)).unwrap_or(text)
 }

@@ -1,4 +1,4 @@
-//! Where compiled components are kept: the engine's and those of plugins.
+//! The cache of compiled components: the engine and plugins.
 
 use std::path::PathBuf;
 
@@ -13,18 +13,18 @@ use crate::wasm::cache::{self, CacheError};
 pub struct CompileCache {
     /// The directory; none: components are compiled at each start.
     pub directory: Option<PathBuf>,
-    /// How large the directory may become before old files in it are removed.
+    /// The maximum size of the directory, above which old files are removed.
     pub bytes_max: u64,
 }
 
 impl CompileCache {
-    /// Sets up Wasmtime with this cache. A directory that cannot be written to is warned of, and
-    /// not used.
+    /// Sets up Wasmtime with this cache. If the directory cannot be written to, this logs a warning
+    /// and uses no cache.
     ///
     /// # Errors
     ///
-    /// Other users may be able to write to the directory, or the machine is not one that Wasmtime
-    /// compiles for.
+    /// Other users may be able to write to the directory, or Wasmtime does not compile for this
+    /// machine.
     pub fn wasm(&self) -> anyhow::Result<Wasm> {
         let opened = match &self.directory {
             None => None,
@@ -32,7 +32,7 @@ impl CompileCache {
                 Ok(cache) => Some(cache),
                 Err(CacheError::Unusable(problem)) => {
                     let directory = directory.display();
-                    warn!(%directory, %problem, "compiled components are not kept");
+                    warn!(%directory, %problem, "compiled components are not cached");
                     None
                 }
                 Err(error @ CacheError::Unsafe(_)) => {

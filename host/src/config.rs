@@ -1,9 +1,8 @@
-//! The settings: what was written, and what holds.
+//! The settings: as written, and as used.
 //!
-//! `RawConfig` mirrors the TOML file, key for key; `Config` is what the server
-//! uses. The conversion is the only place that says no, and it says where and
-//! what would be right. `switchyard.example.toml` is the manual; a test holds it
-//! to the defaults here.
+//! `RawConfig` mirrors the TOML file, key for key; `Config` is what the server uses. All validation
+//! is in the conversion; an error names the key and the valid values. `switchyard.example.toml` is
+//! the manual; a test compares it with the defaults here.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -34,152 +33,151 @@ use crate::origin::Origins;
 use crate::outbox::OutboxLimits;
 use crate::wasm::outside::OutsideLimits;
 
-/// What the server does, checked.
+/// The settings of the server, validated.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The HTTP and WebSocket door.
     pub http: HttpConfig,
-    /// The door for Redis clients; none: it is shut.
+    /// The door for Redis clients; none: it is closed.
     pub resp: Option<RespConfig>,
-    /// How WebSocket connections are treated.
+    /// The settings of WebSocket connections.
     pub websocket: WebSocketConfig,
-    /// What clients may ask for.
+    /// The limits of client commands.
     pub limits: Limits,
-    /// What may wait for one connection.
+    /// The limits of one connection's outbox.
     pub outbox: OutboxLimits,
-    /// How much memory there is, and for what.
+    /// How much memory there is, and the budget of each purpose.
     pub memory: MemoryConfig,
-    /// Who listens to what.
+    /// The Pub/Sub engine.
     pub engine: EngineConfig,
-    /// The middleware.
+    /// The plugins.
     pub plugins: PluginsConfig,
     /// The admin API.
     pub admin: AdminConfig,
-    /// How it is found out how the server is.
+    /// The settings of health checks.
     pub health: HealthConfig,
-    /// How the server ends.
+    /// The settings of the shutdown.
     pub shutdown: ShutdownConfig,
-    /// Whether addresses other than loopback may be listened on while no plugin
-    /// decides who may connect.
+    /// Whether addresses other than loopback may be listened on while no plugin decides about
+    /// connects.
     pub is_open_to_all: bool,
-    /// What lies between this node and the others; none: it is alone.
+    /// The backplane between this node and the others; none: the node is alone.
     pub cluster: Option<ClusterConfig>,
-    /// What is logged, and how.
+    /// The log filter and format.
     pub log: LogConfig,
-    /// Every key with its value, for telling what changed.
+    /// Every key with its value, to find what changed.
     pub written: serde_json::Value,
 }
 
-/// How it is found out how the server is.
+/// The settings of health checks.
 #[derive(Debug, Clone, Copy)]
 pub struct HealthConfig {
-    /// How long what was found holds.
+    /// How long a result is reused.
     pub reuse_time: Duration,
-    /// How long finding out may take.
+    /// The timeout of a check.
     pub time: Duration,
 }
 
-/// How the server ends.
+/// The settings of the shutdown.
 #[derive(Debug, Clone, Copy)]
 pub struct ShutdownConfig {
-    /// How long what is left after the drain may take.
+    /// How long the remaining work may take after the drain.
     pub time: Duration,
-    /// Over which time connections are closed at most, ...
+    /// The longest time over which connections are closed, ...
     pub drain_time_max: Duration,
-    /// ... if so many a second do not take less.
+    /// ... which is less if this many per second take less.
     pub closes_per_second: usize,
-    /// The shortest time over which clients are told to spread their reconnects.
+    /// The shortest time over which clients spread their reconnects.
     pub reconnect_spread: Duration,
 }
 
 /// The certificate of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsConfig {
-    /// The certificate and those between it and a root, in PEM.
+    /// The certificate and its intermediates, in PEM.
     pub certificate: PathBuf,
     /// Its private key, in PEM.
     pub key: PathBuf,
-    /// The authority of client certificates. None: clients are not asked for a certificate.
+    /// The CA of client certificates. None: no certificate is requested.
     pub client_ca: Option<PathBuf>,
-    /// Whether a client without a certificate is let in.
+    /// Whether clients must have a certificate.
     pub client_certificates: ClientCertificates,
 }
 
-/// Whether clients must show a certificate.
+/// The modes of client certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClientCertificates {
-    /// No handshake without one.
+    /// The handshake requires one.
     Required,
-    /// Who shows none is let in without a subject.
+    /// Clients without a certificate are admitted without a subject.
     Optional,
 }
 
 /// The HTTP and WebSocket door.
 #[derive(Debug, Clone)]
 pub struct HttpConfig {
-    /// Where to listen.
+    /// The listening address.
     pub listen: SocketAddr,
     /// How long a client may take from the first byte to the end of its request.
     pub handshake_time: Duration,
-    /// How large a request's line and headers may be.
+    /// The maximum size of a request's line and headers.
     pub request_bytes_max: usize,
-    /// How many handshakes may be under way at once. For more, the one that has waited
-    /// for its client the longest is dropped.
+    /// How many handshakes may be pending at once. Above that, the one that has waited for its
+    /// client the longest is dropped.
     pub handshakes_max: usize,
-    /// Which pages of other sites may open a WebSocket.
+    /// The origins whose pages may open a WebSocket.
     pub origins: Origins,
-    /// Its certificate; none: it speaks plainly.
+    /// Its certificate; none: it does not use TLS.
     pub tls: Option<TlsConfig>,
 }
 
 /// The door for Redis clients.
 #[derive(Debug, Clone)]
 pub struct RespConfig {
-    /// Where to listen.
+    /// The listening address.
     pub listen: SocketAddr,
-    /// How large one request may be, names and arguments together.
+    /// The maximum size of a request, names and arguments together.
     pub request_bytes_max: usize,
-    /// How long a connection that listens to nothing may say nothing; none: for
-    /// ever.
+    /// How long a connection without subscriptions may send nothing; none: forever.
     pub idle_time: Option<Duration>,
-    /// Its certificate; none: it speaks plainly.
+    /// Its certificate; none: it does not use TLS.
     pub tls: Option<TlsConfig>,
 }
 
-/// How WebSocket connections are treated.
+/// The settings of WebSocket connections.
 #[derive(Debug, Clone)]
 pub struct WebSocketConfig {
-    /// How often the server pings.
+    /// The interval of pings.
     pub ping_interval: Duration,
-    /// How long after a ping a sign of life may take.
+    /// The time within which data must be received after a ping.
     pub pong_time: Duration,
-    /// How long a closing connection may take to take its last bytes.
+    /// How long a closing client may take to read its last bytes.
     pub close_time: Duration,
-    /// How large a message, in one frame or several, may be.
+    /// The maximum size of a message, in one frame or several.
     pub message_bytes_max: usize,
     /// How many frames in a row may be no commands.
     pub bad_frames_max: u32,
 }
 
-/// What clients may ask for.
+/// The limits of client commands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at once.
     pub connections_max: usize,
     /// Connections at once from one address; of IPv6, from one /64.
     pub connections_per_address_max: usize,
-    /// Handshakes under way at once from one address, at each door.
+    /// Pending handshakes from one address, at each door.
     pub handshakes_per_address_max: usize,
-    /// Networks whose addresses are not counted for the former two.
+    /// Networks whose addresses do not count for the previous two.
     pub uncounted_networks: Vec<Network>,
-    /// Commands that one connection may send in a second.
+    /// Commands per second of one connection.
     pub commands_per_second_max: usize,
-    /// Names one connection listens to.
+    /// Names that one connection is subscribed to.
     pub subscriptions_max: usize,
     /// Patterns among them.
     pub patterns_max: usize,
-    /// What names may take over several connections.
+    /// How much memory the names of several connections may use.
     pub names: NameLimits,
     /// Names in one command.
     pub names_per_command_max: usize,
@@ -190,32 +188,32 @@ pub struct Limits {
     /// Failures to authenticate within a minute, for each connection and for each
     /// address.
     pub auth_attempts_per_minute_max: usize,
-    /// Notes that plugins pin to one connection, keys and values.
+    /// Attributes that plugins store for one connection, keys and values.
     pub attributes_bytes_max: usize,
     /// Counters in one name space.
     pub counters_max: usize,
 }
 
-/// Who listens to what.
+/// The Pub/Sub engine.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// Where the engine comes from.
+    /// The source of the engine.
     pub source: EngineSource,
     /// How many instances the channels are spread over.
     pub shards: usize,
-    /// What one call may take of a processor.
+    /// The processor time of one call.
     pub call_budget: Duration,
-    /// What one instance may hold.
+    /// The memory of one instance.
     pub memory_bytes_max: usize,
     /// How often a shard may be rebuilt within `rebuild_window`.
     pub rebuilds_max: usize,
-    /// The time in which rebuilds are counted.
+    /// The window in which rebuilds are counted.
     pub rebuild_window: Duration,
-    /// How long a shard that was rebuilt too often is left alone.
+    /// How long a shard that was rebuilt too often is not called.
     pub retry_time: Duration,
 }
 
-/// Where the engine comes from.
+/// The source of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EngineSource {
     /// The component inside the server.
@@ -226,47 +224,47 @@ pub enum EngineSource {
     Native,
 }
 
-/// The middleware.
+/// The plugins.
 #[derive(Debug, Clone)]
 pub struct PluginsConfig {
-    /// Where the plugins are.
+    /// The plugin directory.
     pub directory: Option<PathBuf>,
-    /// Where compiled components are kept.
+    /// The cache of compiled components.
     pub cache: CompileCache,
-    /// How many plugins there may be.
+    /// The maximum number of plugins.
     pub plugins_max: usize,
-    /// How long the directory must be quiet before a change is acted on.
+    /// How long the directory must be unchanged before a change is applied.
     pub debounce: Duration,
-    /// How often the directory is looked at, whatever the system says of changes.
+    /// How often the directory is polled, besides the file system events.
     pub poll_time: Duration,
-    /// What holds for a plugin whose own file says nothing else.
+    /// Defaults for plugins whose own file sets no value.
     pub defaults: PluginLimits,
     /// The wait before the second rebuild in a row; doubles from there.
     pub rebuild_backoff: Duration,
     /// The longest wait before a rebuild.
     pub rebuild_backoff_max: Duration,
-    /// How many existing subscriptions are checked in a second after a plugin changed.
+    /// How many existing subscriptions are checked per second after a plugin changed.
     pub recheck_names_per_second_max: usize,
 }
 
-/// What becomes of a plugin that is parked because it failed too often.
+/// What happens to a plugin that is parked because it failed too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnPark {
     /// It waits for a new file.
     Stay,
-    /// The version that it replaced comes back.
+    /// The version that it replaced is restored.
     Rollback,
 }
 
-/// What one plugin may take.
+/// The limits of one plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PluginLimits {
-    /// What one call may take of a processor.
+    /// The processor time of one call.
     pub call_budget: Duration,
-    /// What `init`, `save` and `restore` may take of a processor.
+    /// The processor time of `init`, `save` and `restore`.
     pub init_budget: Duration,
-    /// What one instance may hold.
+    /// The memory of one instance.
     pub memory_bytes_max: usize,
     /// Lines in the log per second.
     pub log_lines_per_second_max: u32,
@@ -280,19 +278,19 @@ pub struct PluginLimits {
     pub returned_bytes_max: usize,
     /// How often it may fail within `strikes_window` before it is parked.
     pub strikes_max: usize,
-    /// The time in which failures are counted.
+    /// The window in which failures are counted.
     pub strikes_window: Duration,
-    /// How many failures one connection may cause within `strikes_window` before the plugin
-    /// is not called for it any more.
+    /// How many failures one connection may cause within `strikes_window` before the plugin is no
+    /// longer called for it.
     pub strikes_per_connection_max: usize,
-    /// How many instances are kept at hand for one that fails.
+    /// How many spare instances each plugin has.
     pub spares: usize,
-    /// What `save` and `restore` of all instances may take of a processor together, while
-    /// everybody waits.
+    /// The processor time of `save` and `restore` of all instances together, while all messages
+    /// wait.
     pub handover_budget: Duration,
-    /// What becomes of it when it is parked.
+    /// What happens when it is parked.
     pub on_park: OnPark,
-    /// How long a client waits for a call apart from the data path.
+    /// How long a client waits for a call off the data path.
     pub admission_time: Duration,
     /// The limits for its HTTP requests, where it may send any.
     pub outside: OutsideLimits,
@@ -301,50 +299,48 @@ pub struct PluginLimits {
 /// The admin API: its listener, its tokens and its limits.
 #[derive(Debug, Clone)]
 pub struct AdminConfig {
-    /// Where to listen; none: nowhere.
+    /// The listening address; none: the API is off.
     pub listen: Option<SocketAddr>,
     /// The tokens that it accepts. Without tokens it needs no authentication and must listen on
     /// loopback.
     pub tokens: Tokens,
-    /// How large a component that is uploaded may be.
+    /// The maximum size of an uploaded component.
     pub upload_bytes_max: usize,
     /// How many components may be uploaded at the same time.
     pub uploads_max: usize,
-    /// How large the body of any other request may be.
+    /// The largest body of all other requests.
     pub body_bytes_max: usize,
-    /// How long a client may take to send a request, or to take some of the answer.
+    /// How long a client may take to send a request, or to read a part of the response.
     pub request_time: Duration,
     /// How long a client may take to send the head of a request, and how long an idle
     /// connection is kept.
     pub head_time: Duration,
-    /// Connections at once. For more, the idle one that has waited the longest is closed.
+    /// Connections at once. Above that, the connection that has been idle the longest is closed.
     pub connections_max: usize,
     /// The same for one address.
     pub connections_per_address_max: usize,
-    /// How many may look at messages at once.
+    /// How many trace subscribers there may be.
     pub traces_max: usize,
-    /// How many messages may wait for one who looks.
+    /// How many events may wait for one trace subscriber.
     pub trace_queue_max: usize,
 }
 
-/// How the log looks.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 impl Config {
-    /// Reads the file that the flags name, lets the flags override it, and
-    /// checks what comes out.
+    /// Reads the file that the flags name, applies the flags, and validates the result.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, is not TOML, has an unknown key, or a value is
-    /// outside its range.
+    /// The file cannot be read, is not TOML, has an unknown key, or a value is outside its range.
     pub fn load(args: &ServeArgs) -> Result<Config, ConfigError> {
         let mut raw = match &args.config {
             Some(path) => {
@@ -371,7 +367,7 @@ impl Config {
 }
 
 impl Config {
-    /// What a config file with this text says. What it names is not read.
+    /// Parses the text of a config file. Files that it names are not read.
     ///
     /// # Errors
     ///
@@ -421,7 +417,7 @@ mod tests {
             .lines()
             .map(|line| line.strip_prefix("#= ").unwrap_or(line).to_owned() + "\n")
             .collect();
-        // The one file that is read while the settings are checked.
+        // The only file that is read during validation.
         let tokens = tempfile::NamedTempFile::new().expect("there is room");
         std::fs::write(&tokens, "ops:0123456789abcdef").expect("it can be written");
         let commented_in = commented_in

@@ -1,10 +1,9 @@
-//! A connection's bytes: to its door on the way in, from its outbox on the way
-//! out, in one task, as far as others do not write for it ([flush](crate::flush)).
+//! The task of a connection: passes received bytes to its door, and writes its outbox, as far as no
+//! flusher does ([flush](crate::flush)).
 //!
-//! Bytes are read into a buffer that the connections of a thread share, so that
-//! an idle connection holds none; what is left of an unfinished command is kept.
-//! What waits in the outbox leaves together, in one write. It does not know what
-//! the bytes mean.
+//! Bytes are read into a buffer that the connections of a thread share, so that an idle connection
+//! holds none; the rest of an unfinished command is kept. What is queued in the outbox is written
+//! with one call. This module does not interpret the bytes.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -31,9 +30,9 @@ use crate::stats::Stats;
 
 /// How much is read at once.
 const READ_BYTES_MAX: usize = 64 << 10;
-/// How much room an unfinished command may keep once it is finished.
+/// How much capacity an unfinished command's buffer may keep once the command is finished.
 const KEPT_BYTES_MAX: usize = 4 << 10;
-/// How much room may be kept for an unfinished command that needs little of it.
+/// How much capacity may be kept for an unfinished command that needs little of it.
 const KEPT_FOR_LITTLE_MAX: usize = 256 << 10;
 /// How often a busy connection is read in a row before it yields to all other tasks and to the
 /// I/O driver.
@@ -43,25 +42,24 @@ thread_local! {
     static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES_MAX].into());
 }
 
-/// Writes what an outbox gives.
+/// Writes the bytes of an outbox.
 #[derive(Default)]
 pub struct Writer {
     chunks: Chunks,
     /// What was written and is not yet reported to the outbox.
     written: Written,
-    /// Whether the connection should not be read from now: so much waits, or another task
+    /// Whether the connection should not be read from now: too much is queued, or another task
     /// writes to it.
     are_reads_paused: bool,
-    /// Whether the socket takes no more.
+    /// Whether the socket's send buffer is full.
     is_blocked: bool,
-    /// Whether a blocked socket took something since this was last looked at: its
-    /// peer has read.
+    /// Whether a blocked socket accepted bytes since the last check: its peer has read.
     was_unblocked: bool,
 }
 
 impl Writer {
-    /// Writes until nothing waits. Ready: the outbox is closing, for this reason;
-    /// `finish` writes what may still be written.
+    /// Writes until the outbox is empty. Ready: the outbox is closing, for this reason; `finish`
+    /// writes what may still be written.
     fn poll<S: AsyncWrite>(
         &mut self,
         mut stream: Pin<&mut S>,
@@ -80,7 +78,7 @@ impl Writer {
                 Taken::Closing(reason) => return Poll::Ready(Ok(reason)),
             }
             if self.chunks.is_empty() {
-                // What TLS has taken and its socket has not.
+                // Bytes that TLS has accepted and its socket has not.
                 if stream.as_mut().poll_flush(context)?.is_pending() {
                     self.is_blocked = true;
                 } else {
@@ -98,8 +96,8 @@ impl Writer {
         }
     }
 
-    /// Writes all that there is, and then `last`, which may be empty. An error: nothing more may
-    /// be written, because the memory was needed.
+    /// Writes everything that is left, and then `last`, which may be empty. An error: nothing more
+    /// may be written, because the memory was needed.
     async fn finish<S: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut S,
@@ -145,31 +143,31 @@ impl Writer {
     }
 }
 
-/// A connection that was let in.
+/// An admitted connection.
 pub struct OpenConnection<S, D> {
     stream: S,
     writer: Writer,
-    /// The beginning of what the door takes only as a whole.
+    /// The beginning of a command that the door only decodes as a whole.
     unfinished: Vec<u8>,
-    /// Whether the time budget was exhausted before the door had processed all of it.
+    /// Whether the time budget was exhausted before the door had processed everything.
     goes_on: bool,
-    /// How often there was something to read, or left to do, since there was not.
+    /// How often in a row there was something to read or left to process.
     reads_in_a_row: u8,
     /// When the first of them was, in milliseconds since the table of connections began; none:
     /// the session has waited for others since, and the next read is the first.
     row_began_ms: Option<u64>,
-    /// Whether the peer will say no more.
+    /// Whether the peer has closed its half of the stream.
     input_ended: bool,
     session: Session,
     door: D,
     close_time: Duration,
 }
 
-/// What was read at once.
+/// The result of one read.
 struct Read {
-    /// How many bytes came; none: nothing more comes.
+    /// How many bytes were read; none: end of input.
     bytes: usize,
-    /// How many bytes the door was done with.
+    /// How many bytes the door processed.
     taken: usize,
     /// When they came, in milliseconds since the table of connections began.
     now_ms: u64,
@@ -178,14 +176,14 @@ struct Read {
 /// How a connection ended.
 #[derive(Debug)]
 pub enum End {
-    /// The server closed it, or the client did in good order.
+    /// The server closed it, or the client did with a close handshake.
     Closed(CloseReason),
     /// The stream failed, or ended without a close handshake.
     Gone(io::Error),
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
-    /// A connection after its handshake, with what came behind that.
+    /// A connection after its handshake, with the bytes that followed it.
     pub fn new(
         stream: S,
         came_behind: Vec<u8>,
@@ -207,7 +205,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         }
     }
 
-    /// Serves the connection until it ends, and says how.
+    /// Serves the connection until it ends, and returns how it ended.
     #[expect(clippy::manual_async_fn, reason = "it would hold its arguments twice")]
     pub fn run(
         mut self,
@@ -220,7 +218,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         D: Send,
     {
         async move {
-            // A panic ends the connection in good order, as far as that goes.
+            // A panic closes the connection gracefully, as far as possible.
             let served = poll_fn(|context| {
                 panics::contain(|| self.poll(&connections, &stats, context))
                     .unwrap_or(Poll::Ready(Ok(CloseReason::Internal)))
@@ -231,12 +229,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
                     let outbox = &self.session.connection.outbox;
                     poll_fn(|context| outbox.poll_detach(context)).await;
                     self.session.end();
-                    // On the heap: it takes more than all before.
+                    // On the heap: it is larger than everything before it.
                     let close_time = self.close_time;
                     let goodbye = AssertUnwindSafe(self.say_goodbye(&reason)).catch_unwind();
                     let goodbye = Box::pin(goodbye);
-                    // A client that does not take its last bytes in time goes
-                    // without.
+                    // A client that does not read its last bytes in time does not get them.
                     let _ = tokio::time::timeout(close_time, goodbye).await;
                     End::Closed(reason)
                 }
@@ -266,9 +263,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
                 return Poll::Pending;
             }
             if had_receivers {
-                // It is answered behind those who write what it said, as far as they are this
-                // thread's: a publisher that is answered first says more than leaves. By the next
-                // look at the sockets one that is faster would be before it.
+                // The publisher is polled again after the subscribers on this thread that write
+                // what it published. If it got its reply first, it could publish faster than
+                // messages are written. At the next poll of the I/O driver, a faster publisher
+                // would be before this one.
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -278,11 +276,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
                 return Poll::Ready(Ok(reason));
             }
             if std::mem::take(&mut self.writer.was_unblocked) {
-                // Who takes what it is sent is alive, however slow.
+                // A client that reads what it is sent is alive, however slow.
                 connections.heard(&self.session.connection);
             }
-            // A client that does not read its replies is not read from. When its
-            // socket takes something again, this is looked at again.
+            // A client that does not read its replies is not read from. This is checked again when
+            // its socket accepts bytes again.
             if self.writer.are_reads_paused || self.session.has_unread_replies() {
                 return Poll::Pending;
             }
@@ -296,7 +294,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
                 let taken = self.decode(&mut unfinished, Instant::now());
                 unfinished.drain(..taken);
                 self.unfinished = with_room_for_what_is_there(unfinished);
-                // While the server is at work, no time of the client's passes.
+                // The client's idle time does not run while the server is busy with it.
                 self.note_input(connections, || connections.now_ms(), true);
                 continue;
             }
@@ -332,8 +330,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             && self.session.turn_began().elapsed() > TURN_TIME
     }
 
-    /// Accounts for what is held of messages that were received in part. `has_progressed`:
-    /// something was whole, or the server has something to do before it reads on.
+    /// Accounts for what is held of messages that were received in part. `has_progressed`: a
+    /// message was complete, or the server has something to do before it reads on.
     fn note_input(
         &mut self,
         connections: &Connections,
@@ -360,14 +358,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         }
     }
 
-    /// Lets go what was received and is not carried out: the connection is closing.
+    /// Drops what was received and not executed: the connection is closing.
     fn forget_input(&mut self) {
         self.unfinished = Vec::new();
         self.door.forget_unfinished();
         self.session.forget_pending();
     }
 
-    /// The client will say no more. What it is owed is still written.
+    /// The client has ended its input. What is queued for it is still written.
     fn at_end_of_input(&self) -> io::Result<CloseReason> {
         match self.door.end_of_input() {
             Some(reason) => Ok(reason),
@@ -375,7 +373,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         }
     }
 
-    /// Reads what is there, and carries it out.
+    /// Reads what is available, and processes it.
     fn poll_read(
         &mut self,
         connections: &Connections,
@@ -425,16 +423,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         if self.input_ended {
             return Ok(());
         }
-        // Closing a socket with unread bytes in it resets the connection, and
-        // the client may lose what was written last: read until it is done.
+        // Closing a socket with unread bytes in it resets the connection, and the client may lose
+        // what was written last. So read until the peer closes.
         let mut sink = [0; 1024];
         while self.stream.read(&mut sink).await? > 0 {}
         Ok(())
     }
 }
 
-/// The same, without room that is not needed any more: what was large was finished, and what
-/// follows it has just begun.
+/// The buffer without capacity that is no longer needed: a large command was finished, and the next
+/// one has just begun.
 #[inline]
 fn with_room_for_what_is_there(unfinished: Vec<u8>) -> Vec<u8> {
     let is_wasteful = match unfinished.is_empty() {
@@ -478,7 +476,7 @@ mod tests {
         }
     }
 
-    /// More than wait for what others publish.
+    /// More publications than are batched.
     const BURST: usize = 20;
 
     #[derive(Clone, Copy)]
@@ -579,7 +577,7 @@ mod tests {
             let _ = Pin::new(&mut client).poll_read(&mut context, &mut replies);
             replies.filled().len()
         };
-        assert_eq!(turn(true), BURST, "nobody hears it");
+        assert_eq!(turn(true), BURST, "there is no subscriber");
         let listens = services.hub.subscribe(
             &listener,
             Kind::Channel,

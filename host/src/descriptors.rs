@@ -1,9 +1,9 @@
-//! File descriptors: how many the process may have, and one that is kept for when they run out.
+//! File descriptors: how many the process may have, and a reserve for when they run out.
 //!
-//! A connection that cannot be accepted for want of a descriptor stays in the kernel's queue, and
-//! a probe of `/healthz` behind it. So each listener keeps a descriptor in reserve, as servers on
-//! libev do: it is closed, one connection is accepted in its place and answered shortly, and it
-//! is opened again.
+//! A connection that cannot be accepted for lack of a descriptor stays in the kernel's queue, and a
+//! probe of `/healthz` behind it. So each listener keeps a descriptor in reserve, as servers on
+//! libev do: it is closed, one connection is accepted in its place and answered briefly, and it is
+//! opened again.
 
 use std::fs::File;
 use std::io;
@@ -22,19 +22,18 @@ use tracing::{debug, info, warn};
 use crate::config::Config;
 use crate::log::Throttle;
 
-/// Descriptors besides those of connections: listeners, reserves, watched directories, files that
-/// are read, connections of the backplane, of the admin API and of plugins.
+/// Descriptors for other purposes than client connections: listeners, reserves, watched
+/// directories, files, connections of the backplane, of the admin API and of plugins.
 const OTHERS: u64 = 128;
 
-/// How long one connection may take that is answered in the place of a reserve: those behind it
-/// wait.
+/// How long a connection that is answered with a reserved descriptor may take: the next ones wait.
 pub const ANSWER_TIME: Duration = Duration::from_millis(500);
 
 /// How long to wait before accepting again after it failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Raises the soft limit to the hard one, and warns where that is too little for as many
-/// connections as the configuration allows.
+/// Raises the soft limit to the hard one, and warns if that is too low for the configured number of
+/// connections.
 pub fn raise_limit(config: &Config) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let mut limit = current;
@@ -72,13 +71,13 @@ pub fn are_exhausted(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
-/// Descriptors that are kept open for when no other can be had: one for each listener.
+/// Descriptors that are kept open for when there is no other: one for each listener.
 ///
-/// While one of them is not there, the process has no descriptor to spare. Every connection that
-/// is accepted then, at whichever listener, is accepted in the place of a reserve.
+/// While one of them is in use, the process has no free descriptor. Every connection that any
+/// listener accepts then replaces a reserved descriptor.
 #[derive(Default)]
 pub struct Reserves {
-    /// Whether fewer are held than are wanted.
+    /// Whether fewer are held than should be.
     is_short: AtomicBool,
     kept: Mutex<Kept>,
 }
@@ -90,7 +89,7 @@ struct Kept {
 }
 
 impl Reserves {
-    /// Keeps one more for as long as what it returns lives.
+    /// Keeps one more for as long as the returned value exists.
     fn keep_one(self: &Arc<Self>) -> Reserve {
         self.kept.lock().wanted += 1;
         self.is_short.store(true, Ordering::SeqCst);
@@ -105,7 +104,7 @@ impl Reserves {
         kept.files.pop().is_some()
     }
 
-    /// Opens again what was released. False: there are too few descriptors for that.
+    /// Reopens the descriptors that were released. False: there are too few descriptors for that.
     fn refill(&self) -> bool {
         if !self.is_short.load(Ordering::SeqCst) {
             return true;
@@ -144,10 +143,10 @@ pub struct Acceptor {
 pub struct Accepted {
     /// The connection.
     pub stream: TcpStream,
-    /// Its other end.
+    /// The peer's address.
     pub remote: SocketAddr,
-    /// There is no descriptor besides: answer it shortly, and close it before the next
-    /// connection is accepted.
+    /// There is no other descriptor: answer it briefly, and close it before the next connection is
+    /// accepted.
     pub is_on_reserve: bool,
 }
 
@@ -161,8 +160,8 @@ impl Acceptor {
         Acceptor { listener, door, reserve: reserves.keep_one(), throttle: Throttle::default() }
     }
 
-    /// The next connection. `on_failure` is called each time that one could not be accepted, or
-    /// only in the place of a reserve.
+    /// The next connection. `on_failure` is called each time that a connection could not be
+    /// accepted, or only with a reserved descriptor.
     pub async fn accept(&mut self, on_failure: impl Fn()) -> Accepted {
         let Reserve(reserves) = &self.reserve;
         loop {
@@ -187,7 +186,7 @@ impl Acceptor {
                 && reserves.release()
                 && let Ok(Ok((stream, remote))) = timeout(PAUSE, self.listener.accept()).await
             {
-                debug!(%remote, "a connection was accepted in the place of a reserve");
+                debug!(%remote, "a connection was accepted with the reserved descriptor");
                 return Accepted { stream, remote, is_on_reserve: true };
             }
             sleep(PAUSE).await;

@@ -10,12 +10,13 @@ use crate::config::ShutdownConfig;
 use crate::door;
 use crate::hub::connections::Connections;
 
-/// In how many slices the time is cut.
+/// The number of slices.
 const SLICES: usize = 100;
-/// The time before the first client reconnects, for the servers that take the clients over.
+/// The time before the first client reconnects, for the benefit of the servers that it reconnects
+/// to.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// When each connection is closed, and when its client is told to reconnect.
+/// When each connection is closed, and when its client is notified to reconnect.
 #[derive(Debug, Clone, Copy)]
 struct Plan {
     connections: usize,
@@ -34,13 +35,13 @@ impl Plan {
         place * SLICES / self.connections.max(1)
     }
 
-    /// When a slice is closed, after the beginning.
+    /// When a slice is closed, from the start.
     fn closes_after(&self, slice: usize) -> Duration {
         share(self.closing, slice)
     }
 
-    /// When a slice should come back, after the beginning. Not before it was
-    /// closed, and no two slices at once.
+    /// When a slice should reconnect, from the start. Not before it was closed, and no two slices
+    /// at once.
     fn returns_within(&self, slice: usize) -> [Duration; 2] {
         [slice, slice + 1].map(|slice| PAUSE + share(self.returning, slice))
     }

@@ -1,7 +1,7 @@
-//! Replacing the engine on request of the file watch, a signal or the admin API.
+//! Replaces the engine, on request of the file watch, a signal or the admin API.
 //!
-//! One swap at a time, and what was replaced stays compiled for a rollback. Where
-//! the engine is a file, a swap is written there, too, so that a restart finds it.
+//! One swap runs at a time, and the replaced engine stays compiled for a rollback. If the engine is
+//! loaded from a file, a swap is also written there, so that a restart finds it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub struct EngineSwaps {
     config: EngineConfig,
     wasm: Wasm,
     hub: Arc<Hub>,
-    /// For the record of all swaps.
+    /// Records all swaps.
     middleware: Arc<Middleware>,
     versions: Mutex<Versions>,
 }
@@ -37,29 +37,29 @@ struct Versions {
 #[derive(Clone)]
 struct Version {
     code: EngineCode,
-    /// None: there are none, as it is no component.
+    /// None: the engine is not a component.
     bytes: Option<Arc<[u8]>>,
     origin: String,
     since: SystemTime,
     by: Initiator,
 }
 
-/// Code, the component it was made of if it was one, and where that came from.
+/// The code, its component if there is one, and its source.
 type Found = (EngineCode, Option<Arc<[u8]>>, String);
 
-/// What is known of the engine, to be shown.
+/// The status of the engine, for operators.
 pub struct EngineStatus {
-    /// What tells its code from other code.
+    /// The hash of its code.
     pub version: String,
-    /// Where it came from.
+    /// Its source.
     pub origin: String,
-    /// The component; none: it is none.
+    /// The component; none: the engine is not a component.
     pub bytes: Option<Arc<[u8]>>,
-    /// Which version a rollback brings back.
+    /// The version that a rollback restores.
     pub before: Option<String>,
     /// Since when it is in use.
     pub since: SystemTime,
-    /// Who put it there.
+    /// The initiator of the change that put it there.
     pub by: Initiator,
 }
 
@@ -80,13 +80,13 @@ pub enum EngineSwapError {
         /// Why.
         source: std::io::Error,
     },
-    /// A rollback has nothing to bring back.
+    /// There is no version to roll back to.
     #[error("no engine was in use before this one")]
     NothingBefore,
 }
 
 impl EngineSwaps {
-    /// Knows the engine that the hub was made with.
+    /// Takes the engine that the hub was created with.
     pub fn new(
         config: EngineConfig,
         wasm: Wasm,
@@ -113,7 +113,7 @@ impl EngineSwaps {
         EngineSwaps { config, wasm, hub, middleware, versions }
     }
 
-    /// What is in use.
+    /// The engine in use.
     pub fn status(&self) -> EngineStatus {
         let versions = self.versions.lock();
         let Version { code, bytes, origin, since, by } = versions.now.clone();
@@ -127,12 +127,12 @@ impl EngineSwaps {
         }
     }
 
-    /// Reads the engine that the configuration names again. `is_wanted`: an operator requested
-    /// it, so that it is swapped even if it is the same.
+    /// Reloads the engine that the configuration names. `is_wanted`: an operator requested it, so
+    /// that it is swapped even if it is the same.
     pub fn reload(&self, by: &Initiator, is_wanted: bool) {
         let mut versions = self.versions.lock();
         let done = self.read().map_err(EngineSwapError::from).and_then(|(code, bytes, origin)| {
-            // A file that was only touched is no reason for a pause; a person is.
+            // A file that was only touched does not justify a pause; a request of an operator does.
             if !is_wanted && code.version() == self.hub.engine_version() {
                 return Ok(());
             }
@@ -145,9 +145,8 @@ impl EngineSwaps {
         }
     }
 
-    /// Puts this component in the engine's place; `file` is where it was read from,
-    /// unless it was uploaded. Blocks: not to be called on a thread that serves
-    /// connections.
+    /// Replaces the engine by this component; `file` is where it was read from, unless it was
+    /// uploaded. Blocks: do not call it on a thread that serves connections.
     ///
     /// # Errors
     ///
@@ -165,7 +164,7 @@ impl EngineSwaps {
         self.take(&mut versions, new, by, ChangeKind::EngineSwapped)
     }
 
-    /// Brings back the engine that was replaced last.
+    /// Restores the engine that was replaced last.
     ///
     /// # Errors
     ///
@@ -197,7 +196,7 @@ impl EngineSwaps {
         by: &Initiator,
         deed: ChangeKind,
     ) -> Result<Swap, EngineSwapError> {
-        // What was found in a file is there already.
+        // An engine that was loaded from a file is already written there.
         let file = match &self.config.source {
             EngineSource::File(path) if !matches!(by, Initiator::File | Initiator::Signal) => {
                 Some(path)

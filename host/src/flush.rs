@@ -1,10 +1,10 @@
-//! Writes what was pushed to many connections, many in one task.
+//! Flushers: tasks that write to many connections after a push.
 //!
-//! A connection that only listens would be woken for each message, and its task polled, to
-//! make one write, and between two writes the kernel's code and data would leave the
-//! processor's caches. So who pushes has it written, behind those who are ready now: what they
-//! publish for the same connections leaves in the same write. What a socket does not take at
-//! once is left to its connection's own task.
+//! If each subscriber were woken for each message, its task would be polled to make one write, and
+//! between two writes the kernel's code and data would leave the processor's caches. So the
+//! publisher starts a flusher, which runs after the tasks that are ready now: what they publish for
+//! the same connections is sent in the same write. Bytes that a socket does not accept at once are
+//! left to its connection's own task.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -16,12 +16,12 @@ use crate::hub::connections::Connection;
 use crate::outbox::Outbox;
 use crate::scheduling;
 
-/// How many connections one task writes to: other threads take their share of the tasks.
+/// How many connections one flusher writes to: other threads run their share of the flushers.
 const CONNECTIONS_MAX: usize = 64;
-/// After how many bytes a flush yields to other tasks.
+/// The number of bytes after which a flusher yields to other tasks.
 const BYTES_IN_A_ROW_MAX: usize = 1 << 20;
 
-/// Connections that have something to be flushed. Dropping it sees to it, whatever happens.
+/// Connections that must be flushed. Dropping it starts the flush in any case.
 #[derive(Default)]
 pub struct PendingFlush(Vec<Arc<Connection>>);
 
@@ -48,8 +48,8 @@ impl Drop for PendingFlush {
     }
 }
 
-/// Connections that are flushed one after the other. Those that are left when it is dropped see
-/// to it themselves.
+/// Connections that are flushed one after the other. When this is dropped, those that are left are
+/// flushed by their own tasks.
 struct Flushing(std::vec::IntoIter<Arc<Connection>>);
 
 impl Drop for Flushing {
@@ -70,14 +70,14 @@ async fn flush_all(connections: Vec<Arc<Connection>>) {
     }
 }
 
-/// Writes what waits, as far as the socket takes it in one write; answers how much.
+/// Writes what is queued, as far as the socket accepts it in one write. Returns how much it wrote.
 fn flush(outbox: &Outbox) -> usize {
     let mut chunks = Chunks::default();
     let Some(socket) = outbox.begin_flush(&mut chunks) else { return 0 };
     let mut taken = Begun { outbox, is_ended: false };
     let written = match chunks.write(|bytes| socket.try_write(bytes)) {
         Poll::Ready(Ok(written)) => written,
-        // The connection's own task waits for the socket, or meets the error again.
+        // The connection's own task waits for the socket, or gets the error again.
         Poll::Pending | Poll::Ready(Err(_)) => Written::default(),
     };
     socket.wrote(written.bytes);
@@ -86,7 +86,7 @@ fn flush(outbox: &Outbox) -> usize {
     written.bytes
 }
 
-/// A flush that has begun. An outbox whose flush never ended would never be written again.
+/// A flush in progress. An outbox whose flush never ended would never be written again.
 struct Begun<'a> {
     outbox: &'a Outbox,
     is_ended: bool,
@@ -155,7 +155,7 @@ mod tests {
             Ok(Bench { outbox, _stream: stream, peer, wakes: Arc::default(), limits })
         }
 
-        /// As the writer, who has written nothing.
+        /// As the writer, which has written nothing.
         fn take(&self, chunks: &mut Chunks) -> Taken {
             let waker = Waker::from(self.wakes.clone());
             self.outbox.take(Written::default(), chunks, &Context::from_waker(&waker))
@@ -173,7 +173,7 @@ mod tests {
         let mut bench = Bench::new().await?;
         assert_eq!(bench.take(&mut Chunks::default()), OPEN);
         assert!(bench.outbox.push_deferred(Bytes::from_static(b"ab")));
-        // Who pushed first sees to it.
+        // The task that pushed first starts the flusher.
         assert!(!bench.outbox.push_deferred(Bytes::from_static(b"c")));
         flush(&bench.outbox);
         let mut read = [0; 3];
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(bench.wakes(), 0);
         flush(&bench.outbox);
         assert_eq!(bench.wakes(), 1);
-        // What is begun is ended, even where all that waits is forgotten.
+        // A partly written chunk is completed, even if the rest of the queue is dropped.
         bench.outbox.push(Bytes::from(vec![b'y'; 32 << 20]));
         assert_eq!(bench.wakes(), 0, "it was woken already");
         let mut chunks = Chunks::default();

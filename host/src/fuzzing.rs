@@ -1,28 +1,27 @@
-//! Looks for inputs that the codecs do not bear.
+//! Fuzzing of the codecs.
 //!
-//! A [`Target`] takes any bytes, so libFuzzer could drive it; `tests/fuzz` drives
-//! it with mutations of what the tests' conversations say. Which inputs are worth
-//! keeping to start from again it tells by the traits it answers. None of this is
-//! in the server: it is here because only the crate sees its codecs.
+//! A [`Target`] accepts any bytes, so libFuzzer could drive it; `tests/fuzz` drives it with
+//! mutations of the tests' conversations. The traits that it returns decide which inputs are kept
+//! in the corpus. None of this is in the server: it is here because the codecs are private to the
+//! crate.
 
 pub use guest_core::model::Random;
 
 pub use crate::protocol::json::fuzzing::JSON;
 pub use crate::protocol::resp::fuzzing::RESP;
 
-/// A codec, and what it must hold to.
+/// A codec, and the checks for it.
 pub struct Target {
-    /// What it is called.
+    /// Its name.
     pub name: &'static str,
-    /// Inputs to start from, besides what conversations say.
+    /// Initial inputs, besides the conversations.
     pub corpus: fn() -> Vec<Vec<u8>>,
-    /// How it is written.
+    /// The grammar for mutations.
     pub syntax: Syntax<'static>,
-    /// Takes the input in many ways, and panics when that makes a difference, or
-    /// when the codec does what it must not. The first byte chooses limits. Answers
-    /// what kind of input it was.
+    /// Processes the input in many ways, and panics if the results differ or the codec violates its
+    /// contract. The first byte selects limits. Returns the traits of the input.
     pub check: fn(&[u8]) -> u64,
-    /// Takes the same input as a server would, piece by piece, and keeps nothing.
+    /// Processes the input as a server would, piece by piece, and keeps nothing.
     pub serve: fn(&[u8]),
     /// The heap that `serve` may hold for each byte of the input, ...
     pub heap_per_byte_max: usize,
@@ -30,16 +29,16 @@ pub struct Target {
     pub heap_kept_max: usize,
 }
 
-/// How a protocol is written.
+/// The grammar of a protocol.
 pub struct Syntax<'a> {
-    /// What it is made of.
+    /// Its tokens.
     pub tokens: &'a [&'a [u8]],
-    /// What stands before, between and behind several commands.
+    /// The text before, between and after several commands.
     pub several: [&'a [u8]; 3],
 }
 
 impl Syntax<'_> {
-    /// Several inputs as one.
+    /// Joins several inputs.
     pub fn join<T: AsRef<[u8]>>(&self, inputs: &[T]) -> Vec<u8> {
         let [before, between, behind] = self.several;
         let inputs: Vec<_> = inputs.iter().map(AsRef::as_ref).collect();
@@ -83,8 +82,8 @@ fn insert(input: &mut Vec<u8>, at: usize, bytes: &[u8]) {
     input.splice(at..at, bytes.iter().copied());
 }
 
-/// Cuts of an input that the input itself decides, so that it can be repeated:
-/// none, everywhere, and some at random; for a short one also each single one.
+/// Splits of an input that are derived from the input itself, so that they are reproducible: none,
+/// everywhere, and some at random; for a short one also each single split.
 pub(crate) fn cuts_of(input: &[u8], mut each: impl FnMut(&[usize])) {
     each(&[]);
     each(&(1..input.len()).collect::<Vec<_>>());
@@ -99,13 +98,13 @@ pub(crate) fn cuts_of(input: &[u8], mut each: impl FnMut(&[usize])) {
     }
 }
 
-/// A number that is the same for the same thing, in every run.
+/// A hash that is the same in every run.
 pub(crate) fn fingerprint(thing: impl std::hash::Hash) -> u64 {
     use std::hash::BuildHasher as _;
     rustc_hash::FxBuildHasher.hash_one(thing)
 }
 
-/// How often a unit test tries: `SWITCHYARD_FUZZ_ITERATIONS`, or so often.
+/// The number of iterations of a unit test: `SWITCHYARD_FUZZ_ITERATIONS`, or this many.
 #[cfg(test)]
 pub(crate) fn iterations() -> usize {
     match std::env::var("SWITCHYARD_FUZZ_ITERATIONS") {

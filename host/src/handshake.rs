@@ -1,5 +1,5 @@
-//! The HTTP that comes before a WebSocket: one request, answered with an upgrade
-//! or with the reason why not.
+//! The HTTP request before a WebSocket, answered with an upgrade or with the reason for refusing
+//! it.
 //!
 //! `tungstenite` parses the request and makes the response. Other requests to this port
 //! (`/healthz`, the page for trying it out) get one response, and the connection is closed.
@@ -21,23 +21,23 @@ use crate::close::clip;
 use crate::health::{Report, Status};
 use crate::protocol::json;
 
-/// Where the WebSocket is.
+/// The path of the WebSocket.
 pub const WEBSOCKET_PATH: &str = "/ws";
 
 /// A parsed request.
 pub enum Asked {
     /// An upgrade, which the server can answer with `accept`.
     Upgrade(Box<Upgrade>),
-    /// How the server is, which `answer_health` answers.
+    /// A health request, for `answer_health`.
     Health(Question),
-    /// Something that has been answered; the connection ends.
+    /// A request that was answered already; the connection ends.
     Answered(StatusCode),
 }
 
 /// The health endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
-    /// `/healthz`: whether it does its work.
+    /// `/healthz`: whether the server is healthy.
     Healthy,
     /// `/readyz`: whether the server is ready for new connections.
     Ready,
@@ -47,13 +47,13 @@ pub enum Question {
 pub struct Upgrade {
     /// The request.
     pub request: Request,
-    /// What is spoken from here on.
+    /// The sub-protocol.
     pub subprotocol: Subprotocol,
-    /// What came behind the request.
+    /// The bytes after the request.
     pub came_behind: Vec<u8>,
 }
 
-/// What a WebSocket speaks.
+/// The sub-protocol of a WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subprotocol {
     /// The client requested none: JSON, without naming it in the response.
@@ -67,7 +67,7 @@ pub enum Subprotocol {
 impl Subprotocol {
     const ALL: [Subprotocol; 2] = [Subprotocol::Json, Subprotocol::Resp];
 
-    /// As it stands in `Sec-WebSocket-Protocol`.
+    /// As written in `Sec-WebSocket-Protocol`.
     fn name(self) -> Option<&'static str> {
         match self {
             Subprotocol::NotAsked => None,
@@ -77,8 +77,7 @@ impl Subprotocol {
     }
 }
 
-/// Reads one request. Answers it unless it is an upgrade, or is about how the server
-/// is.
+/// Reads one request. Answers it unless it is an upgrade or a health request.
 ///
 /// # Errors
 ///
@@ -94,8 +93,8 @@ pub async fn read<S: AsyncRead + AsyncWrite + Unpin>(
         if stream.read_buf(&mut bytes).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        // A head that comes byte by byte is not parsed for each byte: that would take time
-        // with the square of its length.
+        // A head that arrives byte by byte is not parsed after each byte: that would take quadratic
+        // time.
         let new = bytes.get(before.saturating_sub(2)..).unwrap_or_default();
         let may_be_whole = new.windows(2).any(|two| two == b"\n\n")
             || new.windows(3).any(|three| three == b"\n\r\n");
@@ -154,7 +153,7 @@ pub async fn read<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 impl Upgrade {
-    /// Answers that the connection is a WebSocket from here on.
+    /// Accepts the upgrade.
     ///
     /// # Errors
     ///
@@ -188,10 +187,10 @@ fn choose_subprotocol(request: &Request) -> Result<Subprotocol, ()> {
 pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 
-/// Two boxes and a list: a first thing to try.
+/// The page for trying the server out.
 const TRY_PAGE: &str = include_str!("try.html");
 
-/// Answers a request that was not for a WebSocket, and ends the connection.
+/// Answers a request that was not for a WebSocket, and closes the connection.
 ///
 /// # Errors
 ///
@@ -218,7 +217,7 @@ pub async fn answer<S: AsyncWrite + Unpin>(
     Ok(Asked::Answered(status))
 }
 
-/// Answers how the server is, and ends the connection.
+/// Answers a health request, and closes the connection.
 ///
 /// # Errors
 ///
@@ -238,8 +237,7 @@ pub async fn answer_health<S: AsyncWrite + Unpin>(
     answer(stream, status, TEXT, &report.text()).await
 }
 
-/// Answers that pages of this origin may not open a WebSocket, and ends the
-/// connection.
+/// Answers that pages of this origin may not open a WebSocket, and closes the connection.
 ///
 /// # Errors
 ///
@@ -253,7 +251,7 @@ pub async fn answer_foreign<S: AsyncWrite + Unpin>(
     answer(stream, StatusCode::FORBIDDEN, TEXT, &why).await
 }
 
-/// Answers that the time for a handshake is over.
+/// Answers that the handshake timed out.
 ///
 /// # Errors
 ///

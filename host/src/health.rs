@@ -20,46 +20,45 @@ use crate::log;
 use crate::middleware::plugin::{self, TrapPolicy};
 use crate::session::Services;
 
-/// How a part is.
+/// The state of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
-    /// It does what it is there for.
+    /// It works.
     Ok,
-    /// It does not, and the server serves without it.
+    /// It does not work, and the server serves without it.
     Degraded,
-    /// It does not, and clients are refused for it.
+    /// It does not work, and clients are refused because of it.
     Ill,
 }
 
-/// How the server is at a moment.
+/// The state of the server at a moment.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// Each shard, in the order of their numbers; the second half is of shard
-    /// channels.
+    /// The shards, by number; the second half is for shard channels.
     pub shards: Arc<[Finding]>,
-    /// How old that is.
+    /// The age of the shard findings.
     pub age: Duration,
-    /// How long it took.
+    /// How long the shard probe took.
     pub took: Duration,
-    /// Each plugin, in the order of the chain, by its slot.
+    /// The plugins, by slot, in the order of the chain.
     pub plugins: Vec<(String, Finding)>,
-    /// None: the node is alone.
+    /// None: the node has no backplane.
     pub backplane: Option<Finding>,
-    /// Whether what is logged is written.
+    /// Whether log lines are written.
     pub log: Finding,
     /// The server's own tasks that do not run.
     pub tasks: Vec<Finding>,
-    /// Whether a bound over the memory of all connections is near.
+    /// Whether a bound on the memory of all connections is near.
     pub memory: Finding,
     /// Whether the server is ending.
     pub is_draining: bool,
 }
 
-/// How a part is, and what is wrong with it.
+/// The state of a part, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// How it is.
+    /// The state.
     pub status: Status,
     /// What is wrong; none: nothing.
     pub problem: Option<String>,
@@ -78,7 +77,7 @@ impl Finding {
 }
 
 impl Report {
-    /// How the whole is: as its worst part.
+    /// The state of the whole: that of its worst part.
     pub fn status(&self) -> Status {
         self.findings().map(|finding| finding.status).max().unwrap_or(Status::Ok)
     }
@@ -99,7 +98,7 @@ impl Report {
         problems
     }
 
-    /// The same in a few lines for people.
+    /// The report as a few lines of text.
     pub fn text(&self) -> String {
         let problems = self.problems();
         let words = match self.status() {
@@ -124,18 +123,18 @@ impl Report {
     }
 }
 
-/// Knows how the server is.
+/// Checks the health of the server.
 pub struct Health {
     services: Services,
     live: Arc<LiveConfig>,
     config: HealthConfig,
     /// Locked during a probe: a request that arrives then waits for its result.
     last: Mutex<Option<Probed>>,
-    /// Whether a message is under way.
+    /// Whether a probe is running.
     is_probing: Arc<AtomicBool>,
 }
 
-/// What a message found, and when.
+/// The result of a probe, and when it was made.
 #[derive(Clone)]
 struct Probed {
     at: Instant,
@@ -150,17 +149,17 @@ impl Health {
         Arc::new(Health { services, live, config, last: Mutex::new(None), is_probing })
     }
 
-    /// What it looks at.
+    /// The services that it checks.
     pub fn services(&self) -> &Services {
         &self.services
     }
 
-    /// Whether the server is ending, for instance.
+    /// The live configuration, which also says whether the server is draining.
     pub fn live(&self) -> &Arc<LiveConfig> {
         &self.live
     }
 
-    /// How the server is.
+    /// Checks all parts.
     pub async fn report(&self) -> Report {
         let Probed { at, took, shards } = self.probed().await;
         Report {
@@ -174,12 +173,14 @@ impl Health {
                     Some(problem) => Finding::degraded(problem),
                 },
                 BackplaneState::Restoring => {
-                    Finding::ill("the backplane is being told what is listened to")
+                    Finding::ill("the subscriptions are being sent to the backplane")
                 }
                 BackplaneState::Away => Finding::ill(match backplane.missing_right() {
-                    None => "the backplane is away".to_owned(),
+                    None => "the backplane is disconnected".to_owned(),
                     Some(right) => {
-                        format!("the backplane is away: its user lacks the right to {right}")
+                        format!(
+                            "the backplane is disconnected: its user lacks the right to {right}"
+                        )
                     }
                 }),
             }),
@@ -195,7 +196,7 @@ impl Health {
 
     fn plugins(&self) -> Vec<(String, Finding)> {
         let Some(chain) = self.services.middleware.chain_within(Duration::ZERO) else {
-            // It is being changed: those of a moment ago are gone or about to.
+            // The chain is being changed: do not wait for it.
             return Vec::new();
         };
         let plugins = chain.plugins().to_vec();
@@ -247,17 +248,17 @@ impl Health {
         let all = |finding: Finding| vec![finding; 2 * self.services.hub.spread()].into();
         let patience = self.config.time;
         let ms = patience.as_millis();
-        // One that does not come back holds one thread, and not one a second.
+        // A probe that does not return blocks one thread, not one each second.
         if self.is_probing.swap(true, Ordering::AcqRel) {
             return all(Finding::ill(format!("the engine has not answered for more than {ms} ms")));
         }
-        // Over also where there is no thread to do it on.
+        // Reset also if the thread cannot be started.
         let done = Done(self.is_probing.clone());
         let services = self.services.clone();
         let probing = tokio::task::spawn_blocking(move || {
             let _done = done;
-            // Wait for locks for half of the time only, so that the report can name the lock
-            // that is held.
+            // Wait for locks for half of the time only, so that the report can name the lock that
+            // is held.
             let until = Instant::now() + patience / 2;
             let is_chain_free = services.middleware.chain_within(patience / 2).is_some();
             (is_chain_free, services.hub.probe(until))
@@ -272,13 +273,13 @@ impl Health {
             Ok(Ok((false, _))) => {
                 all(Finding::ill(format!("the plugins have been held for more than {} ms", ms / 2)))
             }
-            Ok(Err(_)) => all(Finding::ill("asking the engine failed; the log says how")),
+            Ok(Err(_)) => all(Finding::ill("the engine probe failed; see the log")),
             Err(_) => all(Finding::ill(format!("the engine does not answer within {ms} ms"))),
         }
     }
 }
 
-/// Says that a message is not under way any more, however that ended.
+/// Records that the probe has ended, in whichever way.
 struct Done(Arc<AtomicBool>);
 
 impl Drop for Done {

@@ -1,8 +1,7 @@
 //! The hash for keys that clients choose: names, addresses.
 //!
-//! Its key is random and of this process, so that a client cannot compute names that collide, in
-//! a map or in one shard. What the server chooses itself, such as connection ids, does not need
-//! it.
+//! Its key is random for each process, so that a client cannot compute names that collide, in a map
+//! or in one shard. Keys that the server chooses, such as connection ids, do not need it.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -11,7 +10,7 @@ use std::sync::LazyLock;
 use foldhash::SharedSeed;
 use foldhash::quality::FoldHasher;
 
-/// A map whose keys a client chooses.
+/// A map with keys that clients choose.
 pub type KeyedMap<K, V> = HashMap<K, V, KeyedHash>;
 
 /// Makes hashers that all have the key of this process.
@@ -26,7 +25,7 @@ struct Key {
     shared_seed: SharedSeed,
 }
 
-/// From the operating system's randomness, which is where the standard library has its key from.
+/// Random, from the same source of the operating system that the standard library uses.
 static KEY: LazyLock<Key> = LazyLock::new(|| {
     let random = || RandomState::new().hash_one(0_u8);
     Key { seed: random(), shared_seed: SharedSeed::from_u64(random()) }

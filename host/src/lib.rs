@@ -1,7 +1,7 @@
-//! The server: it holds the connections and moves the bytes.
+//! The server: connections, protocols, plugins and delivery.
 //!
-//! Read in the order of the `mod` lines to follow a message from the socket to
-//! the sockets of those who listen. `ARCHITECTURE.md` has the map.
+//! The `mod` lines are in the order in which a message passes them, from the publisher's socket to
+//! the subscribers' sockets. `ARCHITECTURE.md` has the map.
 
 pub mod authors;
 pub mod cli;

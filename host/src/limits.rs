@@ -1,11 +1,11 @@
-//! The limits of clients, changed while they are in use.
+//! The limits of clients, which can be changed while they are in use.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::config::Limits;
 
-/// What sessions ask for with every command: one load each, and no lock.
+/// The limits that sessions read for every command: one load each, and no lock.
 #[derive(Debug)]
 pub struct LiveLimits {
     connections_max: AtomicUsize,
@@ -26,7 +26,7 @@ macro_rules! limits {
                 self.$name.load(Ordering::Relaxed)
             })*
 
-            /// From here on, these hold.
+            /// Sets the limits.
             pub fn set(&self, limits: &Limits) {
                 $(self.$name.store(limits.$name, Ordering::Relaxed);)*
                 self.nanos_per_command.store(nanos_per_command(limits), Ordering::Relaxed);
@@ -38,7 +38,7 @@ macro_rules! limits {
 limits! {
     /// Connections at once.
     connections_max,
-    /// Names one connection listens to.
+    /// Names that one connection is subscribed to.
     subscriptions_max,
     /// Patterns among them.
     patterns_max,
@@ -53,7 +53,7 @@ limits! {
 }
 
 impl LiveLimits {
-    /// These hold until others are set.
+    /// These apply until others are set.
     pub fn new(limits: &Limits) -> LiveLimits {
         LiveLimits {
             connections_max: limits.connections_max.into(),
@@ -68,7 +68,7 @@ impl LiveLimits {
         }
     }
 
-    /// What rates are measured by at this time.
+    /// The clock and the limit for measuring rates now.
     pub fn meter(&self, now: Instant) -> Meter {
         Meter {
             now: now.saturating_duration_since(self.epoch).as_nanos() as u64,
@@ -83,12 +83,12 @@ fn nanos_per_command(limits: &Limits) -> u64 {
 
 const SECOND: u64 = 1_000_000_000;
 
-/// How much of its rate a connection has used: a bucket that holds one second's
-/// worth of commands, and a second's worth of debt.
+/// How much of its rate a connection has used: a bucket that holds one second's worth of commands,
+/// and a second's worth of debt.
 ///
-/// Kept as the time at which the bucket would be full again, in nanoseconds since
-/// the limits began. Refused commands take from it, too: a connection that goes on at the
-/// same rate has all its commands refused, and is closed in the end.
+/// It is stored as the time at which the bucket would be full again, in nanoseconds since the
+/// limits were created. Rejected commands use tokens, too: a connection that continues at the same
+/// rate has all its commands rejected, and is closed in the end.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Rate {
     full_at: u64,
@@ -102,25 +102,25 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// How many commands a second there may be.
+    /// How many commands per second there may be.
     pub fn per_second(self) -> u64 {
         SECOND / self.nanos_per_command
     }
 }
 
-/// What becomes of one more command.
+/// The decision about one more command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RateDecision {
-    /// It is carried out.
+    /// The command is executed.
     Allow,
-    /// It is refused.
+    /// It is rejected.
     Reject,
-    /// It is one too many of those: the connection is closed.
+    /// It is one rejected command too many: the connection is closed.
     Disconnect,
 }
 
 impl Rate {
-    /// Takes one command's worth.
+    /// Takes the tokens of one command.
     pub fn spend(&mut self, meter: Meter) -> RateDecision {
         let Meter { now, nanos_per_command } = meter;
         self.full_at = self.full_at.max(now) + nanos_per_command;
@@ -150,7 +150,7 @@ mod tests {
             assert_eq!(rate.spend(meter(5)), RateDecision::Reject);
         }
         assert_eq!(rate.spend(meter(5)), RateDecision::Disconnect);
-        // The debt is paid after a second, and a command's time later one is free.
+        // The debt is repaid after a second, and one command's time later a token is free.
         let mut patient = Rate { full_at: 5 + 2 * SECOND };
         let later = meter(5 + SECOND + SECOND / 10);
         assert_eq!(patient.spend(later), RateDecision::Allow);

@@ -46,27 +46,26 @@ use crate::stats::{self, Refused, count};
 use crate::supervise::Ended;
 use crate::tls::{self, Tls, TlsError};
 
-/// How long a client is waited for before its handshake may be dropped for another, where
-/// as many are under way as there may be. One that sends its request at once, as clients
-/// do, is not waited for at all. Over TLS it is, for a round trip, and for as long as
-/// others are computed.
+/// The minimum time before a pending handshake may be dropped for a new one, where the limit of
+/// handshakes is reached. A client that sends its request at once does not need it. A TLS client
+/// does, for a round trip and while other handshakes are computed.
 const PATIENCE: Duration = Duration::from_millis(100);
 const TLS_PATIENCE: Duration = Duration::from_millis(300);
-/// Divides the share of handshakes of an address that is at its connection limit: its clients
-/// still receive the reason, a few at a time.
+/// Divides the handshake share of an address that is at its connection limit: its clients still
+/// receive the reason, a few at a time.
 const FULL_ADDRESS_PART: usize = 8;
-/// How long a client may take to take an answer that ends its connection.
+/// How long a client may take to read a reply that ends its connection.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 /// Redis' `tcp-keepalive`.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(300);
 
-/// What a listener speaks.
+/// The protocol of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP, and WebSocket after an upgrade.
     Http,
-    /// Redis' protocol.
+    /// Redis' protocol, RESP.
     Resp,
 }
 
@@ -79,26 +78,26 @@ impl From<Protocol> for stats::Door {
     }
 }
 
-/// What of the listener changes while it is used.
+/// The configuration that a listener reads for each connection; it changes at a reload.
 pub struct LiveConfig {
     config: RwLock<Arc<Config>>,
     /// The certificate of the HTTP and WebSocket door.
     pub http_tls: Option<Tls>,
     /// The certificate of the door for Redis clients.
     pub resp_tls: Option<Tls>,
-    /// How many handshakes may be under way at each door.
+    /// How many handshakes may be pending at each door.
     pub handshakes_max: usize,
-    /// The handshakes under way at each door: one cannot be held shut at another.
+    /// The pending handshakes of each door: a full door does not affect another one.
     handshakes: [Arc<Slots>; stats::Door::ALL.len()],
     is_draining: AtomicBool,
 }
 
 impl LiveConfig {
-    /// As the configuration says, with the certificates that it names.
+    /// Loads the certificates that the configuration names.
     ///
     /// # Errors
     ///
-    /// One of them cannot be used.
+    /// A certificate cannot be used.
     pub fn new(config: Config) -> Result<LiveConfig, TlsError> {
         let resp_tls = config.resp.as_ref().and_then(|resp| resp.tls.as_ref());
         let handshakes = |tls: Option<&TlsConfig>| {
@@ -115,22 +114,22 @@ impl LiveConfig {
         })
     }
 
-    /// The configuration as it was read last.
+    /// The configuration that was loaded last.
     pub fn config(&self) -> Arc<Config> {
         self.config.read().clone()
     }
 
-    /// From here on, this is what was read last.
+    /// Replaces the configuration.
     pub fn set_config(&self, config: Config) {
         *self.config.write() = Arc::new(config);
     }
 
-    /// From here on, new connections are rejected.
+    /// Rejects new connections from now on.
     pub fn begin_draining(&self) {
         self.is_draining.store(true, Ordering::SeqCst);
     }
 
-    /// The handshakes under way at a door. Its `largest` has the addresses with most.
+    /// The pending handshakes of a door. Its `largest` has the addresses with the most.
     pub fn handshakes(&self, door: stats::Door) -> &Arc<Slots> {
         let [http, resp] = &self.handshakes;
         match door {
@@ -153,14 +152,14 @@ impl LiveConfig {
     }
 }
 
-/// Where a client comes from, as far as the connection itself says.
+/// The origin of a client, as far as the connection itself shows it.
 struct Peer {
     remote: SocketAddr,
     /// The subject of its client certificate.
     subject: Option<String>,
 }
 
-/// Lets clients in.
+/// Accepts connections.
 #[derive(Clone)]
 pub struct Listener {
     config: Arc<Config>,
@@ -209,7 +208,7 @@ impl Listener {
         }
     }
 
-    /// Takes connections until it is dropped.
+    /// Accepts connections until it is dropped.
     pub async fn accept(self, listener: Arc<TcpListener>, protocol: Protocol) -> Ended {
         let handshakes = self.live.handshakes(protocol.into()).clone();
         let door = stats::Door::from(protocol);
@@ -244,7 +243,7 @@ impl Listener {
             };
             if let Some(address) = dropped {
                 self.services.stats.refused(door, Refused::HandshakeDropped);
-                debug!(%address, "a handshake was dropped for another");
+                debug!(%address, "a handshake was dropped for a new one");
                 self.say_that_it_is_full(&handshakes, protocol, &mut throttle);
             }
             let id = handshaking.id();
@@ -269,7 +268,7 @@ impl Listener {
         }
     }
 
-    /// Logs that as many handshakes are under way as there may be, now and then.
+    /// Logs, throttled, that the limit of pending handshakes is reached.
     fn say_that_it_is_full(&self, handshakes: &Slots, protocol: Protocol, throttle: &mut Throttle) {
         if !throttle.is_due() {
             return;
@@ -284,21 +283,21 @@ impl Listener {
         );
     }
 
-    /// How many handshakes may be under way from an address; none: it is not counted.
+    /// How many handshakes may be pending from an address; none: it is not counted.
     fn share_of(&self, address: IpAddr) -> Option<usize> {
         let left = self.services.hub.connections().left_for(address)?;
         let share = self.live.config().limits.handshakes_per_address_max;
         Some(if left > 0 { share } else { (share / FULL_ADDRESS_PART).max(1) })
     }
 
-    /// Takes a connection that was not made by a listener.
+    /// Serves a connection that was not made by a listener.
     pub async fn take<S: Stream>(self, stream: S, remote: SocketAddr, protocol: Protocol) {
         let handshakes = self.live.handshakes(protocol.into());
         let Ok((handshaking, _)) = handshakes.take(remote.ip(), None) else { return };
         self.serve(stream, Peer { remote, subject: None }, protocol, handshaking).await;
     }
 
-    /// Shakes hands for TLS before anything is said.
+    /// Performs the TLS handshake first.
     async fn serve_tls(
         self,
         acceptor: TlsAcceptor,
@@ -332,8 +331,8 @@ impl Listener {
         }
     }
 
-    /// The time for a handshake begins when the connection was accepted, and is one for
-    /// TLS and HTTP.
+    /// The deadline of a handshake starts when the connection was accepted, and covers both TLS and
+    /// HTTP.
     fn end_of_handshake(&self, handshaking: &Slot) -> tokio::time::Instant {
         (handshaking.began() + self.config.http.handshake_time).into()
     }
@@ -373,8 +372,8 @@ impl Listener {
                 }
             }
             Protocol::Resp => {
-                // The plugin calls are its handshake. While it waits for them, it only takes a
-                // slot of its own address.
+                // The plugin calls are part of the handshake. While it waits for them, it only uses
+                // a slot of its own address.
                 handshaking.counts_for_address();
                 let mut is_ending = self.is_ending.clone();
                 let admitted = tokio::select! {
@@ -400,9 +399,8 @@ impl Listener {
         Resp::new(transport, self.resp_limits, self.resp_info.clone())
     }
 
-    /// Serves a connection that was let in, to its end: in a task of its own,
-    /// which holds nothing of the handshake. That is most of what an idle
-    /// connection takes.
+    /// Serves an admitted connection to its end, in a task of its own that holds nothing of the
+    /// handshake. This task is most of what an idle connection uses.
     fn run<S: Stream, D: Door + Send + 'static>(
         self,
         stream: S,
@@ -414,7 +412,7 @@ impl Listener {
         let Listener { config, live, services, is_ending, served, .. } = self;
         let (connections, stats) = (services.hub.connections().clone(), services.stats.clone());
         let id = connection.id;
-        // From here on, it ends with its session, whatever happens.
+        // From now on, the connection ends with its session, whatever happens.
         let session = Session::new(connection.clone(), services, framing);
         debug!(connection = id, remote = %connection.remote, "connection opened");
         connections.opened(&connection);
@@ -452,9 +450,9 @@ impl Listener {
         }));
     }
 
-    #[allow(clippy::type_complexity, reason = "gone, let in, or to be turned away")]
-    /// Shakes hands and asks the chain. None: it was answered otherwise, or is
-    /// gone. An error: it is to be turned away.
+    #[allow(clippy::type_complexity, reason = "lost, admitted, or to be rejected")]
+    /// Performs the handshake and calls the chain. None: the request was answered in another way,
+    /// or the connection was lost. An error: the connection is to be rejected.
     async fn open_websocket<S: Stream>(
         &self,
         mut stream: S,
@@ -495,7 +493,7 @@ impl Listener {
         let console_port = self.console_port.filter(|_| is_local(remote));
         if let Some(origin) = origins.refused(request.headers(), console_port) {
             self.services.stats.refused(stats::Door::Http, Refused::Origin);
-            debug!(%remote, origin, "a page of a foreign origin was refused");
+            debug!(%remote, origin, "a page of another origin was rejected");
             let answering = handshake::answer_foreign(&mut stream, &origin);
             let _ = tokio::time::timeout(ANSWER_TIME, answering).await;
             return None;
@@ -514,7 +512,7 @@ impl Listener {
             Subprotocol::Json | Subprotocol::NotAsked => Encoding::Json,
             Subprotocol::Resp => Resp::first_encoding(Transport::Frames),
         };
-        // Others may shake hands while a plugin asks the outside world.
+        // Do not block other handshakes while a plugin waits for an HTTP response.
         handshaking.counts_for_address();
         // Plugins are called before the upgrade is answered, but a refusal is sent after it: a
         // browser gives its page the close code, but no details of a refused upgrade.
@@ -541,7 +539,7 @@ impl Listener {
         self.admit(client, peer, Resp::first_encoding(Transport::Stream)).await
     }
 
-    /// Asks the chain whether this client may connect. Dropped, it was not let in.
+    /// Calls the chain to admit this client. If the future is dropped, the client is not admitted.
     async fn admit(
         &self,
         client: Client,
@@ -569,9 +567,9 @@ impl Listener {
         Ok(admitted)
     }
 
-    /// Gives a client an id, and asks the plugins about it as far as they answer
-    /// here. One that is refused is forgotten again.
-    #[allow(clippy::type_complexity, reason = "the connection, and what came of asking")]
+    /// Gives a client an id, and calls the plugins that are called on the data path. A client that
+    /// is rejected is removed again.
+    #[allow(clippy::type_complexity, reason = "the connection, and the result of the calls")]
     fn add(
         &self,
         client: &Client,
@@ -621,7 +619,7 @@ impl Listener {
         words: Bytes,
     ) {
         self.services.stats.refused(protocol.into(), reason.into());
-        debug!(%remote, reason = reason.label(), why = %reason.text(), "connection turned away");
+        debug!(%remote, reason = reason.label(), why = %reason.text(), "connection rejected");
         let telling = async {
             stream.write_all(&words).await?;
             stream.shutdown().await?;
@@ -635,10 +633,10 @@ impl Listener {
     }
 }
 
-/// How many connections wait to be accepted, as tokio has it.
+/// The backlog of a listening socket, the same as tokio's.
 const BACKLOG: u32 = 1024;
 
-/// Listens at a door.
+/// Opens the listening socket of a door.
 ///
 /// # Errors
 ///
@@ -648,7 +646,7 @@ pub fn listen(address: SocketAddr, protocol: Protocol) -> io::Result<TcpListener
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // As tokio's `TcpListener::bind` does: a server that was ended can be started again.
+    // As tokio's `TcpListener::bind` does, so that a server that was stopped can be started again.
     if cfg!(not(windows)) {
         socket.set_reuseaddr(true)?;
     }
@@ -657,18 +655,17 @@ pub fn listen(address: SocketAddr, protocol: Protocol) -> io::Result<TcpListener
     socket.listen(BACKLOG)
 }
 
-/// Whether a connection has the options that its listener had when it came
-/// (`sk_clone_lock` in Linux' net/core/sock.c). Elsewhere they are set on each connection.
+/// Whether an accepted connection inherits the socket options of its listener (`sk_clone_lock` in
+/// Linux' net/core/sock.c). Elsewhere they are set on each connection.
 const OPTIONS_ARE_INHERITED: bool = cfg!(target_os = "linux");
 
-/// Sets what the sockets of a door need.
+/// Sets the socket options of a door.
 fn prepare(socket: SockRef<'_>, protocol: Protocol) -> io::Result<()> {
-    // Replies and messages are written as whole as they can be: nothing is gained
-    // by waiting for more.
+    // Replies and messages are written in as few writes as possible: delaying them gains nothing.
     socket.set_tcp_nodelay(true)?;
     if protocol == Protocol::Resp {
-        // Nothing is said on an idle connection, as in Redis: whether the peer is
-        // still there is left to TCP.
+        // As in Redis, there are no application-level pings on an idle connection: TCP detects a
+        // peer that is gone.
         socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_TIME))?;
     }
     Ok(())
@@ -679,7 +676,7 @@ pub fn is_local(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
-/// Why connections from other machines are refused while no plugin has `admission`.
+/// Why connections from other machines are rejected while no plugin has `admission`.
 const UNPROTECTED: &str = "no plugin decides who may connect; see security.open_to_all";
 
 fn close_reason_for(refusal: &Refusal) -> CloseReason {

@@ -1,5 +1,5 @@
-//! The log: what is in it, changed while the server runs, and connections that are
-//! followed whatever it says.
+//! The log: its filter, which can be changed while the server runs, and connections that are
+//! followed whatever the filter says.
 
 mod queue;
 mod throttle;
@@ -19,21 +19,21 @@ use queue::LineQueue;
 pub use queue::QueueLimits;
 pub use throttle::Throttle;
 
-/// What is logged of followed connections has this target.
+/// The target of log lines about followed connections.
 pub const FOLLOWED: &str = "switchyard::followed";
 
-/// What is logged, and how.
+/// The settings of the log.
 #[derive(Debug, Clone)]
 pub struct LogConfig {
-    /// What is logged, in the syntax of `RUST_LOG`.
+    /// The filter, in the syntax of `RUST_LOG`.
     pub filter: String,
-    /// How the log looks.
+    /// The format.
     pub format: LogFormat,
-    /// Connections whose doings are logged, whatever the filter says.
+    /// Connections whose activity is logged, whatever the filter says.
     pub connections: Vec<u64>,
-    /// How much may wait to be written.
+    /// How much may be queued.
     pub queue: QueueLimits,
-    /// How long the process waits at its end for what is not written yet.
+    /// How long the process waits at its end for queued lines.
     pub flush_time: Duration,
 }
 
@@ -48,17 +48,17 @@ pub struct Log {
 static LOG: OnceLock<Log> = OnceLock::new();
 
 impl Log {
-    /// Begins to log to standard error, on a thread of its own. Once in a process.
+    /// Starts logging to standard error, on a separate thread. May be called once in a process.
     ///
     /// # Errors
     ///
-    /// The filter is none, or there is no thread to be had.
+    /// The filter is invalid, or no thread can be started.
     pub fn start(config: &LogConfig) -> Result<&'static Log, String> {
         let LogConfig { filter, format, queue, .. } = config;
         let queue = LineQueue::new(*queue);
         let lines = queue.clone();
-        // A writer that never fails: what tracing-subscriber does otherwise is `eprintln!`,
-        // which panics where standard error is gone.
+        // A writer that never fails: otherwise tracing-subscriber calls `eprintln!`, which panics
+        // when standard error is closed.
         let builder = tracing_subscriber::fmt()
             .with_env_filter(parse(filter)?)
             .with_ansi(io::stderr().is_terminal())
@@ -84,16 +84,16 @@ impl Log {
         Ok(LOG.get_or_init(|| Log { set, filter, format: *format, queue }))
     }
 
-    /// The one that was started; none: nothing is logged.
+    /// The log that was started; none: nothing is logged.
     pub fn current() -> Option<&'static Log> {
         LOG.get()
     }
 
-    /// From here on, this is logged: a level, or levels for targets.
+    /// Sets the filter: a level, or levels for targets.
     ///
     /// # Errors
     ///
-    /// It is no filter; what was logged is logged on.
+    /// It is invalid; the old filter stays.
     pub fn set_filter(&self, filter: &str) -> Result<(), String> {
         let parsed = parse(filter)?;
         let mut now = self.filter.write();
@@ -102,27 +102,27 @@ impl Log {
         Ok(())
     }
 
-    /// What is logged.
+    /// The filter.
     pub fn filter(&self) -> String {
         self.filter.read().clone()
     }
 
-    /// How it looks.
+    /// The format.
     pub fn format(&self) -> LogFormat {
         self.format
     }
 
-    /// From here on, so much may wait to be written.
+    /// Sets how much may be queued.
     pub fn set_limits(&self, limits: QueueLimits) {
         self.queue.set_limits(limits);
     }
 
-    /// Writes a line as it is, behind what was logged.
+    /// Writes a line unformatted, after what was logged.
     pub fn write(&self, line: &str) {
         self.queue.push(format!("{line}\n").as_bytes());
     }
 
-    /// Waits until all that was logged is written, as long as that may take. False: it is not.
+    /// Waits until all lines are written, with a timeout. False: they are not.
     pub fn flush(&self, limit: Duration) -> bool {
         self.queue.flush(limit)
     }
@@ -138,7 +138,7 @@ impl Log {
     }
 }
 
-/// Queues what is written to it at once as one line.
+/// Queues each write as one line.
 struct Line(Arc<LineQueue>);
 
 impl Write for Line {
@@ -152,18 +152,17 @@ impl Write for Line {
     }
 }
 
-/// How many lines were lost of the log of this process.
+/// How many lines of this process's log were lost.
 pub fn lost() -> u64 {
     Log::current().map_or(0, Log::lines_lost)
 }
 
-/// What is wrong with the log of this process; none: nothing.
+/// What is wrong with this process's log; none: nothing.
 pub fn problem() -> Option<String> {
     Log::current()?.problem()
 }
 
-/// Writes a line to standard error without the log, and waits for that no longer than `limit`,
-/// whatever becomes of it.
+/// Writes a line to standard error without the log, and waits for that no longer than `limit`.
 pub fn write_without_log(line: String, limit: Duration) {
     let (done, is_done) = std::sync::mpsc::channel();
     let writing = std::thread::Builder::new().spawn(move || {
@@ -175,14 +174,14 @@ pub fn write_without_log(line: String, limit: Duration) {
     }
 }
 
-/// Reads a filter.
+/// Parses a filter.
 ///
 /// # Errors
 ///
-/// Says what is wrong with it, and with which setting.
+/// The error names the problem and the setting.
 pub fn parse(filter: &str) -> Result<EnvFilter, String> {
-    // A level alone is meant for the server and its plugins: what the libraries
-    // under it have to say at `debug` would bury them.
+    // A bare level applies to the server and its plugins: the output of the libraries at `debug`
+    // would hide theirs.
     let own = match filter.parse::<tracing::Level>() {
         Ok(level) => format!("warn,switchyard={level},plugin={level}"),
         Err(_) => filter.to_owned(),
@@ -198,16 +197,15 @@ static FOLLOWED_IDS: RwLock<Option<FxHashSet<u64>>> = RwLock::new(None);
 /// How many connections may be followed at once.
 pub const FOLLOWED_MAX: usize = 1_000;
 
-/// From here on, the commands of these connections are logged, and their end; of
-/// others, not any more.
+/// Sets the followed connections: their commands and their end are logged.
 pub fn follow(connections: &[u64]) {
     let mut ids = FOLLOWED_IDS.write();
     *ids = Some(connections.iter().copied().collect());
     IS_ANY_FOLLOWED.store(!connections.is_empty(), Ordering::Relaxed);
 }
 
-/// From here on, those of the first are, too, and those of the others not any more.
-/// False: that would be too many, and nothing has changed.
+/// Adds and removes followed connections. Returns false, and changes nothing, if there would be too
+/// many.
 pub fn change_followed(more: &[u64], fewer: &[u64]) -> bool {
     let mut ids = FOLLOWED_IDS.write();
     let mut new: FxHashSet<u64> = ids.clone().unwrap_or_default();

@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What a command that speaks to a running server ends with.
+/// The result of a command that uses a running server.
 fn code(done: Result<(), OperatorError>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -74,11 +74,11 @@ fn code(done: Result<(), OperatorError>) -> ExitCode {
     }
 }
 
-/// One task in so many is taken from the queue that all threads share, the others from the
-/// thread's own. A thread's own holds 256; what is woken beyond that goes to the shared one, and
-/// publishers among it waited for 30 ms with tokio's own choice, 10 ms with this (p99 of the
-/// answers, 1,000 channels with a subscriber each at depth 64, when each subscriber was woken).
-/// With still smaller ones a delivery took more processor time: fewer messages met in a write.
+/// A worker takes one in this many tasks from the global queue, the others from its own. Its own
+/// queue holds 256 tasks; further wakes go to the global queue. Publishers in it waited for 30 ms
+/// with tokio's default, 10 ms with this (p99 of the replies, 1,000 channels with a subscriber each
+/// at depth 64, when each subscriber was woken). With smaller values a delivery took more processor
+/// time: fewer messages shared a write.
 const GLOBAL_QUEUE_INTERVAL: u32 = 6;
 /// A worker polls the I/O driver and timers after this many task polls, or earlier when its run
 /// queue is empty, which is the usual case: tasks that are ready run before new input is read.
@@ -102,12 +102,12 @@ fn serve(args: &ServeArgs) -> ExitCode {
     descriptors::raise_limit(&config);
     process::prepare();
     let ended = panics::contain(|| serve_with(args, config, log));
-    // What panicked here is in the log.
+    // A panic here is in the log.
     let code = ended.unwrap_or_else(|| {
         log.write("switchyard: the server failed");
         ExitCode::FAILURE
     });
-    // Standard error may be stalled: the process ends all the same.
+    // Standard error may be stalled: the process ends anyway.
     let _whether_or_not = log.flush(flush_time);
     code
 }
@@ -123,7 +123,7 @@ fn serve_with(args: &ServeArgs, config: Config, log: &'static Log) -> ExitCode {
         Err(error) => return fail(log, &anyhow::Error::from(error).context("no threads"), 1),
     };
     if args.check {
-        // What a plugin does on a timer is not waited for.
+        // Plugin calls on a timer are not waited for.
         return match runtime.block_on(Server::check(&config)) {
             Ok(()) => {
                 log.write(&format!("switchyard: memory: {}", config.memory.summary()));
@@ -134,8 +134,8 @@ fn serve_with(args: &ServeArgs, config: Config, log: &'static Log) -> ExitCode {
         };
     }
     let result = runtime.block_on(run(config, Reloading { args: args.clone(), log }));
-    // What still runs was given its time, and ends with the process. Shut down before it, the
-    // runtime would have plugins panic that ask the outside world on threads of their own.
+    // The remaining tasks had their time, and end with the process. Dropping the runtime first
+    // would cause panics in plugins that still send HTTP requests from blocking threads.
     std::mem::forget(runtime);
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -144,16 +144,16 @@ fn serve_with(args: &ServeArgs, config: Config, log: &'static Log) -> ExitCode {
     }
 }
 
-/// Says why the server ends, behind what it logged.
+/// Writes why the server ends, after what it logged.
 fn fail(log: &Log, error: &anyhow::Error, code: u8) -> ExitCode {
     log.write(&format!("switchyard: {error:#}"));
     ExitCode::from(code)
 }
 
-/// How long standard error may take to take why a command ends, while nothing is logged.
+/// How long writing the reason of an exit to standard error may take, while nothing is logged.
 const COMPLAINT_TIME: Duration = Duration::from_secs(1);
 
-/// Says why a command ends, also where nothing can be said.
+/// Writes why a command ends, if standard error accepts it.
 fn complain(error: impl Display, code: u8) -> ExitCode {
     log::write_without_log(format!("switchyard: {error}"), COMPLAINT_TIME);
     ExitCode::from(code)
@@ -170,8 +170,8 @@ async fn run(config: Config, reloading: Reloading) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints the addresses, one a line. The server runs on where standard output is gone, and does
-/// not wait where it is stalled.
+/// Prints the addresses, one per line. The server continues if standard output is closed, and does
+/// not wait if it is stalled.
 fn print_addresses(urls: Vec<String>) -> anyhow::Result<()> {
     let printing = move || {
         let mut stdout = io::stdout().lock();
@@ -188,14 +188,14 @@ fn print_addresses(urls: Vec<String>) -> anyhow::Result<()> {
 /// How long the log may take at a second SIGTERM or ctrl-c, which ends the process at once.
 const LAST_FLUSH_TIME: Duration = Duration::from_millis(100);
 
-/// Ctrl-c and SIGTERM end the server, the second time at once; SIGHUP has it read
-/// its files again.
+/// Ctrl-c and SIGTERM shut the server down, the second time at once; SIGHUP has it reload its
+/// files.
 fn listen_to_signals(
     orders: mpsc::UnboundedSender<Order>,
     log: &'static Log,
     supervisor: &Arc<Supervisor>,
 ) -> anyhow::Result<()> {
-    // From here on, none of them ends the process by itself.
+    // From now on, none of them ends the process by itself.
     let mut first = Some(Signals::new()?);
     let was_told = Arc::new(AtomicBool::new(false));
     tokio::spawn(supervisor.clone().keep("signals", move || {
@@ -210,7 +210,7 @@ fn listen_to_signals(
                     let _whether_or_not = log.flush(LAST_FLUSH_TIME);
                     std::process::exit(1);
                 }
-                // The receiver is gone when the server has ended already.
+                // The receiver is dropped when the server has ended already.
                 let _ = orders.send(order);
             }
         }
@@ -223,11 +223,11 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
-    /// The log would grow beyond RLIMIT_FSIZE. Writing it fails then, and that is all.
+    /// Writing the log beyond RLIMIT_FSIZE fails instead of ending the process.
     _file_size: Signal,
 }
 
-/// Linux' number of it, on all architectures that Rust's tier 1 and 2 have but MIPS.
+/// Its number on Linux, on all architectures of Rust's tiers 1 and 2 except MIPS.
 const SIGXFSZ: i32 = 25;
 
 impl Signals {
@@ -240,7 +240,7 @@ impl Signals {
         })
     }
 
-    /// What the next one asks for.
+    /// The signal received last decides what happens next.
     async fn next(&mut self) -> Order {
         tokio::select! {
             _ = self.interrupt.recv() => Order::End,

@@ -1,4 +1,4 @@
-//! Addresses: which network one belongs to, and how many connections come from it.
+//! Addresses: the network of each, and how many connections come from it.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::keyed_hash::KeyedMap;
 
-/// All addresses that begin alike.
+/// A network: addresses with a common prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     base: IpAddr,
@@ -31,8 +31,7 @@ impl FromStr for Network {
 }
 
 impl Network {
-    /// Whether the address belongs to it. An IPv4 address in an IPv6 one counts as
-    /// the former.
+    /// Whether the address belongs to it. An IPv4-mapped IPv6 address counts as the IPv4 address.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.base, address.to_canonical()) {
             (IpAddr::V4(base), IpAddr::V4(address)) => {
@@ -48,15 +47,15 @@ impl Network {
     }
 }
 
-/// How many connections there are from each address.
+/// The number of connections from each address.
 #[derive(Default)]
 pub struct AddressCounts {
     counts: Mutex<KeyedMap<IpAddr, usize>>,
 }
 
 impl AddressCounts {
-    /// One more from this address. False: there are as many as there may be, and
-    /// it is not counted.
+    /// Counts one more connection from this address. False: the limit is reached, and it is not
+    /// counted.
     pub fn add(&self, address: IpAddr, max: usize) -> bool {
         let mut counts = self.counts.lock();
         let count = counts.entry(counted_as(address)).or_default();
@@ -72,7 +71,7 @@ impl AddressCounts {
         self.counts.lock().get(&counted_as(address)).copied().unwrap_or(0)
     }
 
-    /// One less from this address.
+    /// Counts one connection less from this address.
     pub fn remove(&self, address: IpAddr) {
         let mut counts = self.counts.lock();
         let address = counted_as(address);

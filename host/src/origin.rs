@@ -1,11 +1,10 @@
 //! Which web pages may open a WebSocket.
 //!
-//! A browser lets any page connect anywhere and says in `Origin` where the page
-//! comes from; it is up to the server to refuse. Programs name no origin. It knows
-//! headers and nothing else of HTTP.
+//! A browser lets any page connect anywhere and sends the page's origin in `Origin`; the server has
+//! to refuse. Other programs send no origin. This module knows headers and nothing else of HTTP.
 //!
-//! The console is a page on another port of this machine, the admin listener's. Only a program
-//! on this machine could serve another page there, and it needs no browser to connect.
+//! The console is a page on another port of this machine, that of the admin listener. Only a
+//! program on this machine could serve another page there, and it needs no browser to connect.
 
 use std::net::IpAddr;
 
@@ -21,7 +20,7 @@ pub struct Origins {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Pattern {
-    /// What sandboxed frames and files send.
+    /// The origin of sandboxed frames and files.
     Null,
     Site {
         scheme: String,
@@ -44,11 +43,11 @@ enum PortPattern {
 }
 
 impl Origins {
-    /// Reads a list of patterns.
+    /// Parses a list of patterns.
     ///
     /// # Errors
     ///
-    /// The first that is none.
+    /// The first invalid pattern.
     pub fn parse(patterns: &[String]) -> Result<Origins, String> {
         let mut origins = Origins::default();
         for pattern in patterns {
@@ -61,8 +60,8 @@ impl Origins {
         Ok(origins)
     }
 
-    /// The origin in these headers, if it is not allowed. `console_port` is that of
-    /// the admin listener, where it and who asks are both on loopback.
+    /// The origin in these headers, if it is not allowed. `console_port` is that of the admin
+    /// listener, if both it and the client are on loopback.
     pub fn refused(&self, headers: &HeaderMap, console_port: Option<u16>) -> Option<String> {
         let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         headers
@@ -88,7 +87,7 @@ impl Origins {
     }
 }
 
-/// An origin in its parts, in lower case. A port that the scheme implies is none.
+/// An origin in its parts, in lower case. A default port is none.
 struct Site<'a> {
     scheme: &'a str,
     host: &'a str,
@@ -103,8 +102,8 @@ impl<'a> Site<'a> {
         Some(Site { scheme, host, port })
     }
 
-    /// Whether it is where the request was sent. The scheme is not compared: a
-    /// proxy may have taken TLS off.
+    /// Whether it is the origin of this server. The scheme is not compared: a proxy may have
+    /// terminated TLS.
     fn is_at(&self, host: &str) -> bool {
         let host = host.to_ascii_lowercase();
         host_and_port(&host).is_some_and(|(name, port)| {
@@ -114,8 +113,8 @@ impl<'a> Site<'a> {
     }
 
     /// Whether it is the console of the server that has the host name `host`. Only names of
-    /// loopback are accepted: the owner of any other name can point it at loopback, and a name
-    /// in front of a proxy belongs to another machine.
+    /// loopback are accepted: the owner of any other name can point it at loopback, and a name in
+    /// front of a proxy belongs to another machine.
     fn is_console(&self, host: &str, port: u16) -> bool {
         let host = host.to_ascii_lowercase();
         let is_same_host = host_and_port(&host).is_some_and(|(name, _)| name == self.host);
@@ -124,7 +123,7 @@ impl<'a> Site<'a> {
     }
 }
 
-/// Whether a host in a URL can be nothing but loopback.
+/// Whether a host in a URL can only be loopback.
 pub fn is_loopback(host: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     host.eq_ignore_ascii_case("localhost")
@@ -234,10 +233,10 @@ mod tests {
         check("http://[::1]:8081", "[::1]:8080", true);
         check("http://127.0.0.1:8082", "127.0.0.1:8080", false);
         check("https://127.0.0.1:8081", "127.0.0.1:8080", false);
-        // The request's host name differs from the page's: there is a proxy in between.
+        // The request's host name differs from the page's: there is a proxy.
         check("http://localhost:8081", "example.com", false);
         check("http://localhost:8081", "127.0.0.1:8080", false);
-        // A name that somebody pointed at loopback.
+        // A name that was pointed at loopback.
         check("http://evil.example:8081", "evil.example:8080", false);
         check("http://127.0.0.1.evil.example:8081", "127.0.0.1.evil.example:8080", false);
         check("http://10.0.0.1:8081", "10.0.0.1:8080", false);

@@ -1,10 +1,10 @@
-//! What waits to be written to one connection.
+//! The output queue of one connection.
 //!
-//! A FIFO queue of encoded bytes, bounded in bytes. Many tasks push, and one at a time writes:
-//! the connection's own task (its writer), or a flusher while the writer has nothing to write.
-//! Pushing never waits: a push that does not fit closes the connection (Redis'
-//! `client-output-buffer-limit`), so that a slow subscriber cannot hold up a publisher. This
-//! module knows nothing of protocols.
+//! It is a FIFO queue of encoded bytes, bounded in bytes. Many tasks push, and one at a time
+//! writes: the connection's own task (its writer), or a flusher while the writer has nothing to
+//! write. Pushing never waits: a push that does not fit closes the connection (Redis'
+//! `client-output-buffer-limit`), so that a slow subscriber cannot block a publisher. This module
+//! knows no protocols.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -19,59 +19,59 @@ use crate::memory::Memory;
 use crate::memory::account::Due;
 use crate::socket::Socket;
 
-/// How much may wait, and for how long.
+/// How much may be queued, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutboxLimits {
     /// Bytes at which the connection is closed at once.
     pub bytes_max: usize,
-    /// Bytes that may not be passed for longer than `soft_time`.
+    /// Bytes that may not be exceeded for longer than `soft_time`.
     pub soft_bytes: usize,
-    /// How long `soft_bytes` may be passed.
+    /// How long `soft_bytes` may be exceeded.
     pub soft_time: Duration,
 }
 
-/// What a chunk costs besides its bytes: its place in the queue and the head of its
-/// allocation. Counted, as in Redis, so that many small chunks are not free.
+/// The cost of a chunk besides its bytes: its entry in the queue and the header of its allocation.
+/// It is counted, as in Redis, so that many small chunks are not free.
 const CHUNK_BYTES: usize = 64;
 
 /// A queue of encoded bytes.
 pub struct Outbox {
     queue: Mutex<Queue>,
     limits: OutboxLimits,
-    /// Where all outboxes together are bounded; none: nowhere.
+    /// The common bound on all outboxes; none: there is no bound.
     memory: Option<Arc<Memory>>,
 }
 
 #[derive(Default)]
 struct Queue {
     chunks: Chunks,
-    /// What is in `chunks`, and what was taken and is not written.
+    /// The bytes in `chunks`, and those taken and not yet written.
     bytes: usize,
-    /// At so many bytes a push must look further: at the limits of this outbox, and at how much
-    /// of it is accounted for.
+    /// At this many bytes a push must check further: the limits of this outbox, and how much of it
+    /// is accounted for.
     look_at: usize,
     soft_since: Option<Instant>,
     closing: Option<CloseReason>,
     shed: Shed,
     writer: Option<Waker>,
-    /// Where others than the writer may write; none: nowhere.
+    /// The socket that flushers may write to; none: only the writer writes.
     socket: Option<Arc<Socket>>,
     owner: WriteOwner,
-    /// Only while so much waits that it is accounted for.
+    /// Only while the outbox is large enough to be accounted for.
     backlog: Option<Box<Backlog>>,
 }
 
-/// What is known of an outbox in which much waits.
+/// The state of a large outbox.
 struct Backlog {
     /// How many bytes are accounted for over all outboxes: whole steps.
     accounted: usize,
-    /// When its connection last took a step's worth of bytes, or the backlog began.
+    /// When its connection last wrote a step's worth of bytes, or the backlog began.
     progressed_at: Instant,
-    /// How many bytes it took since.
+    /// How many bytes it has written since.
     written: usize,
-    /// The buffers of what was taken and is not written.
+    /// The buffers that were taken and are not yet written.
     in_hand: Vec<Buffer>,
-    /// Whether part of the first of them was written.
+    /// Whether the first of them is partly written.
     is_begun: bool,
 }
 
@@ -81,25 +81,25 @@ enum Shed {
     /// Nothing: it is written before the connection ends.
     #[default]
     Nothing,
-    /// All but the chunk that is begun.
+    /// Everything except a partly written chunk.
     Waiting,
-    /// That one as well: the connection ends where it is.
+    /// That one as well: the connection ends there.
     All,
 }
 
-/// What an outbox keeps in memory.
+/// How much memory an outbox holds.
 #[derive(Debug, Clone, Copy)]
 pub struct Holding {
-    /// What waits, as the limits of this outbox count it.
+    /// The queued bytes, as the limits of this outbox count them.
     pub bytes: usize,
-    /// For how long its connection has taken little or nothing; none: little waits.
+    /// For how long its connection has read little or nothing; none: little is queued.
     pub stalled: Option<Duration>,
-    /// Whether only what is begun is left of it, because the memory was needed.
+    /// Whether only a partly written chunk is left of it, because the memory was needed.
     is_shed: bool,
 }
 
 impl Holding {
-    /// Whether its connection is closing for memory already, and no more than a chunk is left.
+    /// Whether its connection is already closing for memory, with at most one chunk left.
     pub fn is_shed(&self) -> bool {
         self.is_shed
     }
@@ -110,19 +110,19 @@ impl Holding {
 pub struct Shedding {
     /// Whether its connection was open.
     pub was_open: bool,
-    /// How many bytes are kept, because part of them was sent.
+    /// How many bytes are kept, because a part of their chunk was sent.
     pub kept_bytes: usize,
 }
 
-/// What a push leads to.
+/// The result of a push.
 struct Pushed {
-    /// Whether nothing waited: someone must see to it that it is written.
+    /// Whether nothing was queued before: the caller must have it written.
     is_due: bool,
-    /// Whether memory must be given back somewhere.
+    /// Whether memory must be freed somewhere.
     memory: Due,
 }
 
-/// Which task writes the bytes that were taken.
+/// The task that writes the bytes that were taken.
 #[derive(Default, PartialEq, Eq)]
 enum WriteOwner {
     /// None: all that was taken is written.
@@ -137,36 +137,36 @@ enum WriteOwner {
     },
 }
 
-/// What the writer finds after it took what there was.
+/// The state of the queue after a `take`.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// More may come; the writer is woken then.
+    /// More may be queued; the writer is woken then.
     Open {
-        /// Whether so much waits that the connection should not be read from.
+        /// Whether so much is queued that the connection should not be read from.
         is_congested: bool,
     },
-    /// Someone else is writing; the writer is woken when that is done.
+    /// A flusher is writing; the writer is woken when that is done.
     Busy,
     /// Nothing comes after this.
     Closing(CloseReason),
 }
 
-/// What the writer finds when it ends.
+/// What the writer has to do when it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Last {
-    /// It writes what it has, and asks again; when it has nothing, it is done.
+    /// Write what it has, and call again; when there is nothing left, it is done.
     Write,
-    /// It drops what it has: the memory is needed.
+    /// Drop what it has: the memory is needed.
     Drop,
 }
 
 impl Outbox {
-    /// An empty outbox, which is not accounted for anywhere.
+    /// An empty outbox, which no account includes.
     pub fn new(limits: OutboxLimits) -> Outbox {
         Outbox::with(limits, None)
     }
 
-    /// An empty outbox, which counts among all.
+    /// An empty outbox, which the account of all outboxes includes.
     pub fn accounted(limits: OutboxLimits, memory: Arc<Memory>) -> Outbox {
         Outbox::with(limits, Some(memory))
     }
@@ -177,7 +177,7 @@ impl Outbox {
         outbox
     }
 
-    /// At how many bytes a push must look further, where so many are accounted for.
+    /// At how many bytes a push must check further, if so many are accounted for.
     fn look_at(&self, accounted: usize) -> usize {
         let step = self.memory.as_ref().map_or(usize::MAX, |memory| memory.outboxes.step());
         self.limits.soft_bytes.min(accounted.saturating_add(step))
@@ -200,8 +200,8 @@ impl Outbox {
         self.see_to(pushed.memory);
     }
 
-    /// As `push`, for who pushes to many. True: the caller has it flushed afterwards
-    /// ([`begin_flush`](Outbox::begin_flush)), instead of a writer that would be woken.
+    /// As `push`, for a task that pushes to many connections. True: the caller must flush it
+    /// afterwards ([`begin_flush`](Outbox::begin_flush)); the writer is not woken.
     #[must_use]
     pub fn push_deferred(&self, chunk: Bytes) -> bool {
         let mut queue = self.queue.lock();
@@ -215,13 +215,13 @@ impl Outbox {
         is_flushed
     }
 
-    /// From here on others than the writer may write to this socket.
+    /// Lets flushers write to this socket.
     pub fn attach(&self, socket: Option<Arc<Socket>>) {
         self.queue.lock().socket = socket;
     }
 
-    /// Only the writer writes from here on: ready when no other task does, and then `take_last`
-    /// has all that waits. The writer is woken when that is so.
+    /// Ends the use of flushers. Ready when none writes; then `take_last` returns all that is
+    /// queued. Otherwise the writer is woken when that is so.
     pub fn poll_detach(&self, context: &Context<'_>) -> Poll<()> {
         let mut queue = self.queue.lock();
         queue.socket = None;
@@ -232,8 +232,8 @@ impl Outbox {
         Poll::Ready(())
     }
 
-    /// Takes what one write takes of what waits, into `chunks`, to write it to this socket. None:
-    /// there is nothing, or the writer or someone else sees to all of it.
+    /// Takes into `chunks` what one write accepts, to write it to this socket. None: nothing is
+    /// queued, or the writer or a flusher writes all of it.
     pub fn begin_flush(&self, chunks: &mut Chunks) -> Option<Arc<Socket>> {
         let mut queue = self.queue.lock();
         let is_free = queue.owner == WriteOwner::Idle && queue.closing.is_none();
@@ -304,7 +304,7 @@ impl Outbox {
         Pushed { is_due, memory: Due::Not }
     }
 
-    /// What a push does where much waits: so rarely that it may cost more.
+    /// The part of a push for a large queue: so rare that it may cost more.
     #[cold]
     fn look_further(&self, queue: &mut Queue, is_due: bool) -> Pushed {
         if queue.bytes >= self.limits.soft_bytes && self.is_too_full(queue) {
@@ -324,7 +324,7 @@ impl Outbox {
         Pushed { is_due, memory: due }
     }
 
-    /// The outbox is not locked: others are looked at, one by one.
+    /// Called without the lock of this outbox: others are locked, one by one.
     fn see_to(&self, due: Due) {
         if due != Due::Not
             && let Some(memory) = &self.memory
@@ -333,7 +333,7 @@ impl Outbox {
         }
     }
 
-    /// Drops what waits, and closes.
+    /// Drops what is queued, and closes.
     fn overflow(&self, queue: &mut Queue) {
         queue.closing = Some(CloseReason::SlowConsumer { outbox_bytes: queue.bytes });
         queue.drop_waiting(Shed::Waiting);
@@ -346,7 +346,7 @@ impl Outbox {
         self.queue.lock().wake();
     }
 
-    /// Lets what is queued be written, then ends. The first reason stays.
+    /// Lets what is queued be written, then ends. The first reason is kept.
     pub fn close(&self, reason: CloseReason) {
         let mut queue = self.queue.lock();
         queue.closing.get_or_insert(reason);
@@ -395,7 +395,7 @@ impl Outbox {
         Last::Write
     }
 
-    /// Drops what waits, because its connection is gone. Nothing is queued from here on.
+    /// Drops what is queued, because the connection is lost. Nothing is queued from now on.
     pub fn discard(&self) {
         let mut queue = self.queue.lock();
         queue.closing.get_or_insert(CloseReason::Peer(None));
@@ -405,10 +405,10 @@ impl Outbox {
         self.account(&mut queue);
     }
 
-    /// Drops what waits, because the memory is needed, and has the connection closed for this
-    /// reason, if it is not closing already. A chunk that is begun stays, so that the client can
-    /// be sent the reason behind it; where it stayed the last time, it is dropped as well.
-    /// `dropped` are the buffers that are let go.
+    /// Drops what is queued, because the memory is needed, and closes the connection for this
+    /// reason, if it is not closing already. A partly written chunk stays, so that the client can
+    /// receive the reason after it; if it stayed the last time, it is dropped as well. `dropped`
+    /// receives the dropped buffers.
     pub fn shed(&self, reason: &CloseReason, dropped: &mut Vec<Buffer>) -> Shedding {
         dropped.clear();
         let mut queue = self.queue.lock();
@@ -436,8 +436,9 @@ impl Outbox {
         Shedding { was_open, kept_bytes }
     }
 
-    /// What it keeps in memory. `buffers` receives those of its chunks, except a few that are
-    /// being written while the queue is short. They are copied, because pushes wait for the lock.
+    /// How much memory it holds. `buffers` receives the buffers of its chunks, except a few that
+    /// are being written while the queue is short. They are copied, because pushes wait for the
+    /// lock.
     pub fn holding(&self, buffers: &mut Vec<Buffer>) -> Holding {
         buffers.clear();
         let queue = self.queue.lock();
@@ -451,7 +452,7 @@ impl Outbox {
         }
     }
 
-    /// Whether so much waits that it is accounted for.
+    /// Whether so much is queued that it is accounted for.
     pub fn has_backlog(&self) -> bool {
         self.queue.lock().backlog.is_some()
     }
@@ -509,17 +510,17 @@ impl Outbox {
         }
     }
 
-    /// How much waits.
+    /// How much is queued.
     pub fn bytes(&self) -> usize {
         self.queue.lock().bytes
     }
 
-    /// Whether so much waits that the connection should not be read from.
+    /// Whether so much is queued that the connection should not be read from.
     pub fn is_congested(&self) -> bool {
         self.queue.lock().bytes >= self.limits.soft_bytes
     }
 
-    /// Whether a reason to close was given.
+    /// Whether the outbox is closing.
     pub fn is_closing(&self) -> bool {
         self.queue.lock().closing.is_some()
     }
@@ -560,7 +561,7 @@ impl Queue {
         self.backlog.as_ref().map_or(0, |backlog| backlog.accounted)
     }
 
-    /// Remembers what the writer has, where much waits: memory that only it can let go.
+    /// Records what the writer holds of a large queue: memory that only the writer can free.
     fn note_in_hand(&mut self, chunks: &Chunks) {
         if let Some(backlog) = &mut self.backlog {
             backlog.in_hand.clear();
@@ -569,7 +570,7 @@ impl Queue {
         }
     }
 
-    /// Drops so much of what waits, from here on.
+    /// Drops this much of what is queued, from now on.
     fn drop_waiting(&mut self, shed: Shed) {
         self.shed = shed;
         match shed {
@@ -585,7 +586,7 @@ impl Queue {
         }
     }
 
-    /// If someone flushes, which is the answer, the writer is woken when that is done.
+    /// Whether a flusher writes. If so, the writer is woken when that is done.
     fn wait_for_flusher(&mut self, context: &Context<'_>) -> bool {
         let WriteOwner::Flusher { is_awaited } = &mut self.owner else { return false };
         *is_awaited = true;
@@ -648,7 +649,7 @@ mod tests {
         let woken_by = |pushes: &[fn(&Outbox, Bytes)], chunk: &'static [u8]| {
             let outbox = Outbox::new(LIMITS);
             for push in pushes {
-                // Looked at and not written: the writer waits for its socket.
+                // Flushed without a write: the writer waits for its socket.
                 outbox.take(Written::default(), &mut Chunks::default(), &context);
                 push(&outbox, Bytes::from_static(chunk));
             }

@@ -1,7 +1,7 @@
-//! Panics: they are counted, logged with a backtrace, and end only what they belong to.
+//! Panics are counted, logged with a backtrace, and contained.
 //!
-//! Rust's own hook writes to standard error, which may be stalled; this one goes through the log.
-//! Tokio ends a panic at the task, and [`contain`] where less than a task should end.
+//! Rust's own hook writes to standard error, which may be stalled; this one uses the log. Tokio
+//! ends the task that panics; [`contain`] contains a panic to less than a task.
 
 use std::backtrace::Backtrace;
 use std::fmt::Write;
@@ -14,7 +14,7 @@ use tracing::error;
 /// Panics are logged with this target, whatever the filter says.
 pub const TARGET: &str = "switchyard::panic";
 
-/// How long the text of a panic may be, and its backtrace.
+/// The maximum length of a panic's text and of its backtrace.
 const MESSAGE_BYTES_MAX: usize = 4 << 10;
 const BACKTRACE_BYTES_MAX: usize = 16 << 10;
 
@@ -22,7 +22,7 @@ static PANICS: AtomicU64 = AtomicU64::new(0);
 /// The second in which the last backtrace was made.
 static BACKTRACE_AT: AtomicU64 = AtomicU64::new(0);
 
-/// From here on, a panic on any thread of this process is counted and logged.
+/// Installs the hook: from now on, a panic on any thread of this process is counted and logged.
 pub fn install_hook() {
     std::panic::set_hook(Box::new(|panic| {
         PANICS.fetch_add(1, Ordering::Relaxed);
@@ -35,8 +35,9 @@ pub fn count() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
 
-/// Does this. None: it panicked, which the hook has logged and counted. The caller sees that what
-/// it shares with others is whole: locks are released, and what has a `Drop` is dropped.
+/// Calls this. None: it panicked, which the hook has logged and counted. The caller must ensure
+/// that the state that it shares is consistent: locks are released, and values with a `Drop` are
+/// dropped.
 pub fn contain<T>(work: impl FnOnce() -> T) -> Option<T> {
     std::panic::catch_unwind(AssertUnwindSafe(work)).ok()
 }
@@ -48,7 +49,7 @@ fn log(panic: &PanicHookInfo<'_>) {
     let message = message.get(..message.floor_char_boundary(MESSAGE_BYTES_MAX)).unwrap_or(message);
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
     let backtrace = backtrace().unwrap_or_else(|| "see the one before".to_owned());
-    // Quoted, so that it is one line, whatever is in it.
+    // Quoted, so that it is one line in any case.
     let text = message;
     error!(target: TARGET, thread, ?text, location, backtrace, "something in the server panicked");
 }

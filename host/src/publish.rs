@@ -20,13 +20,13 @@ use crate::session::{Framing, Services, WriteReply};
 
 /// What one connection publishes at once.
 pub struct PublishRequest<'a, W> {
-    /// Who publishes.
+    /// The publisher.
     pub connection: Arc<Connection>,
     /// What its replies are wrapped in.
     pub framing: Framing,
-    /// How its replies are spelled.
+    /// Encodes its replies.
     pub write: W,
-    /// What it publishes, and what each is answered by.
+    /// Its publications, each with its tag.
     pub publications: Batch<(Tag, Publication<'a>)>,
     /// Replies that are not queued yet.
     pub replies: Vec<u8>,
@@ -45,7 +45,7 @@ struct Underway<'a> {
 /// How far it has come.
 enum Pending<'a> {
     Open(Publication<'a>),
-    /// It goes on to the hub.
+    /// It is passed on to the hub.
     Forwarded,
     Settled(Result<u64, Refusal>),
 }
@@ -57,9 +57,9 @@ struct Forwarded<'a> {
     publications: Batch<(ConnectionId, Publication<'a>)>,
 }
 
-/// Publishes all that the requests have to publish, and spells their replies. Those that
-/// must come before a message are queued, the others are left in `replies`. The requests'
-/// writers are not woken. Answers whether anybody was sent anything.
+/// Publishes the publications of all requests, and encodes their replies. Replies that must come
+/// before a message are queued, the others are left in `replies`. The requests' writers are not
+/// woken. Returns whether there was any receiver.
 pub fn publish<'a, W: WriteReply>(
     services: &Services,
     chain: &Chain,
@@ -128,11 +128,11 @@ pub fn publish<'a, W: WriteReply>(
         if outcome.is_err()
             && let (Some(admitted), Some((_, refused))) = (&mut admitted, publications.get(index))
         {
-            // A publication that was refused here must not be delivered anywhere else.
+            // A publication that was refused here must not be delivered anywhere.
             admitted.withdraw(index, refused);
         }
         settle(*place, Some(outcome), requests);
-        // Its own copy comes after the reply.
+        // The publisher's own copy comes after the reply.
         if own
             && let Some(request) =
                 asked.get(*place).and_then(|asked| requests.get_mut(asked.request))
@@ -154,18 +154,18 @@ pub fn publish<'a, W: WriteReply>(
     had_receivers
 }
 
-/// What becomes of what goes on to the hub, and the room at the backplane that is kept for it.
-/// What is left of that is given up when this is dropped: a panic on the way to the hub would
-/// keep it for ever.
+/// The admissions of the publications that go to the hub, and the room that is reserved for them at
+/// the backplane. Dropping this releases the room that is left: otherwise a panic on the way to the
+/// hub would keep it reserved.
 struct Admitted<'a> {
     backplane: &'a Backplane,
     admissions: Vec<Admission>,
-    /// How many publications room is kept for, and how many bytes.
+    /// For how many publications and bytes room is reserved.
     room: (usize, usize),
 }
 
 impl Admitted<'_> {
-    /// Asks the backplane about a publication, and keeps room for it where it goes there.
+    /// Calls the backplane to admit a publication, and records the room that this reserves.
     fn ask(&mut self, publication: &Publication<'_>) -> Result<Admission, Refusal> {
         let admission = self.backplane.admit(publication)?;
         if admission != Admission::Stay {
@@ -175,34 +175,34 @@ impl Admitted<'_> {
         Ok(admission)
     }
 
-    /// Sends a publication that room is kept for.
+    /// Sends a publication for which room is reserved.
     fn send(&mut self, publication: Publication<'_>) {
         let bytes = publication.bytes();
         self.backplane.forward(publication);
         self.has_left(bytes);
     }
 
-    /// Gives up the room for one.
+    /// Releases the room of one publication.
     fn give_up(&mut self, publication: &Publication<'_>) {
         self.backplane.withdraw(publication);
         self.has_left(publication.bytes());
     }
 
-    /// Sends one of those that went on to the hub to the backplane, if it is to leave this node.
+    /// Sends a publication to the backplane after the hub, if it is to leave this node.
     fn forward(&mut self, index: usize, publication: Publication<'_>) {
         if self.take(index) {
             self.send(publication);
         }
     }
 
-    /// One of those that went on to the hub does not leave this node.
+    /// A publication does not leave this node after all.
     fn withdraw(&mut self, index: usize, publication: &Publication<'_>) {
         if self.take(index) {
             self.give_up(publication);
         }
     }
 
-    /// Whether it was to leave this node; from here on, it is not.
+    /// Whether it was to leave this node; after this call, it is not.
     fn take(&mut self, index: usize) -> bool {
         let admission = self.admissions.get_mut(index);
         admission.is_some_and(|admission| {
@@ -225,8 +225,8 @@ impl Drop for Admitted<'_> {
     }
 }
 
-/// Asks the backplane about what goes on to the hub; answers what becomes of each. What the
-/// backplane brings back itself does not go on.
+/// Admits the publications that go to the hub, and returns the admission of each. Those that the
+/// backplane itself brings back are not passed on.
 fn admit<'a, 'b>(
     services: &Services,
     backplane: &'b Backplane,
@@ -347,11 +347,11 @@ fn check_size(services: &Services, publication: &Publication<'_>) -> Result<(), 
     Ok(())
 }
 
-/// Whether a name is no longer than it may be.
+/// Checks the length of a name.
 ///
 /// # Errors
 ///
-/// It is; the refusal says so.
+/// The name is too long.
 pub fn check_name(services: &Services, name: &[u8]) -> Result<(), Refusal> {
     let (bytes, bytes_max) = (name.len(), services.limits.name_bytes_max());
     if bytes > bytes_max {
@@ -363,11 +363,11 @@ pub fn check_name(services: &Services, name: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A name as plugins take it.
+/// A name as plugins receive it.
 ///
 /// # Errors
 ///
-/// It is no text; the refusal says so.
+/// The name is not UTF-8.
 pub fn as_text(name: &[u8]) -> Result<&str, Refusal> {
     std::str::from_utf8(name).map_err(|_| {
         Refusal::new(NOPERM, "the name is not UTF-8, and a plugin in the chain takes names as text")

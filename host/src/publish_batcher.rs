@@ -1,11 +1,10 @@
-//! Publications of several connections that are there at once, gathered to be published
-//! together.
+//! Batches the publications of several connections that are ready at the same time.
 //!
 //! A connection that publishes one message and waits for the reply would need one call of each
-//! plugin and of the engine for that message alone, and the call costs more than the work in it.
-//! So small publications of a worker's connections are collected in a batch. The batch is
-//! published once the worker has polled all connections that it knows to be ready. No timer is
-//! involved; a lone publisher is not delayed.
+//! plugin and of the engine for that message alone, and the call costs more than the work in it. So
+//! small publications of a worker's connections are collected in a batch. The batch is published
+//! once the worker has polled all connections that it knows to be ready. No timer is involved; a
+//! lone publisher is not delayed.
 
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
@@ -22,19 +21,18 @@ use crate::scheduling;
 use crate::session::{BURST_MAX, Services, WriteReply};
 use crate::stats::thread_number;
 
-/// How many publications of one connection are few: more share calls as they are.
+/// The most publications of one connection that are batched: more of them share calls anyway.
 const FEW: usize = 8;
-/// How many bytes of names and payloads they may have, for they are copied.
+/// How many bytes of names and payloads they may have, because they are copied.
 const FEW_BYTES_MAX: usize = 16 << 10;
-/// How long it may take to publish them. Where it takes longer, fewer are put together: those
-/// who come first wait for those who come last.
+/// How long publishing a batch may take. If it takes longer, the next batches are smaller, because
+/// the first request in a batch waits for the last one.
 const TIME_MAX: Duration = Duration::from_millis(2);
 
-/// Who waits for others to be published with.
+/// A request that waits for its batch to be published.
 type Waiting = PublishRequest<'static, Box<dyn WriteReply + Send>>;
 
-/// Where publications are put together: in as many places as there are cores, each for a
-/// thread.
+/// The batches: as many as there are cores, so that each worker has one.
 pub struct PublishBatcher {
     places: Box<[Gathering]>,
 }
@@ -42,17 +40,17 @@ pub struct PublishBatcher {
 #[derive(Default)]
 struct Gathering {
     gathered: Mutex<Gathered>,
-    /// Held while what was gathered is published.
+    /// Held while the batch is published.
     publishing: Mutex<()>,
 }
 
 struct Gathered {
     requests: PendingRequests,
-    /// How many publications they have.
+    /// How many publications the batch has.
     publications: usize,
-    /// How many they may have: at most as many as a burst of one connection.
+    /// How many publications it may have: at most as many as a burst of one connection.
     room: usize,
-    /// How much matching they may need beside what they need already.
+    /// How much more matching the batch may need.
     work: Option<Work>,
 }
 
@@ -67,12 +65,12 @@ impl Default for Gathered {
     }
 }
 
-/// Those who wait: whatever becomes of it, they go on when this is dropped.
+/// The pending requests. Their connections continue when this is dropped, whatever the result.
 #[derive(Default)]
 struct PendingRequests {
     waiting: Vec<Waiting>,
-    /// Whether each has all its replies. A connection that misses one would read every later
-    /// reply as that to another command, so it is closed.
+    /// Whether each request has all its replies. A connection that misses one would read every
+    /// later reply as that to another command, so it is closed.
     are_answered: bool,
 }
 
@@ -97,7 +95,7 @@ impl Default for PublishBatcher {
 }
 
 impl Gathered {
-    /// What was gathered took so long to publish.
+    /// Adapts the room to how long a batch took to publish.
     fn learn(&mut self, took: Duration) {
         self.room = match took > TIME_MAX {
             true => (self.room / 2).max(1),
@@ -106,11 +104,11 @@ impl Gathered {
     }
 }
 
-/// Where something was put.
+/// The batch that a request was added to.
 #[derive(Debug, Clone, Copy)]
 pub struct Place(usize);
 
-/// Whether these are so few that others should be waited for.
+/// Whether these publications are so few that batching them is useful.
 pub fn is_batchable(publications: &[(Tag, Publication<'_>)]) -> bool {
     let bytes = |(_, publication): &(Tag, Publication<'_>)| {
         publication.channel.len() + publication.payload.len()
@@ -119,12 +117,12 @@ pub fn is_batchable(publications: &[(Tag, Publication<'_>)]) -> bool {
 }
 
 impl PublishBatcher {
-    /// Puts what a connection publishes to what others do. Until it is published the
-    /// connection `is_publishing`; then the writer of its outbox is woken.
+    /// Adds the request to this worker's batch. The connection is `is_publishing` until the batch
+    /// is published; then the writer of its outbox is woken.
     ///
     /// # Errors
     ///
-    /// So much is there already, or there is no runtime to go on in: the caller publishes.
+    /// The batch is full, or there is no runtime to run on: the caller publishes.
     #[expect(clippy::result_large_err, reason = "it is handed back as it came")]
     pub fn add(&self, services: &Services, request: Waiting) -> Result<Place, Waiting> {
         let number = thread_number() % self.places.len();
@@ -135,13 +133,13 @@ impl PublishBatcher {
             Some(work) if !is_first => work,
             _ => services.hub.holdings().work(),
         };
-        // All of them, so that the work is what is left.
+        // All that remains of the matching budget.
         let is_little = request
             .publications
             .iter()
             .fold(true, |is_little, (_, publication)| work.take(&publication.channel) && is_little);
         let is_few = gathered.publications + request.publications.len() <= gathered.room;
-        // Who comes first is always taken, or what was learnt would hold for ever.
+        // Always admit the first request, or a lowered limit could never recover.
         if !(is_first || is_few && is_little) {
             return Err(request);
         }
@@ -150,7 +148,7 @@ impl PublishBatcher {
             let services = services.clone();
             runtime
                 .spawn(async move { services.publish_batcher.publish(&services, Place(number)) });
-            // It runs behind those who have something to say.
+            // It must run after the connections that are ready.
             scheduling::defeat_lifo_slot();
         }
         request.connection.begin_publishing();
@@ -160,8 +158,8 @@ impl PublishBatcher {
         Ok(Place(number))
     }
 
-    /// Publishes what was put there. What is being published there already is published when
-    /// this returns, too. The caller does not hold the chain.
+    /// Publishes a batch. A batch that is being published there already is also published when this
+    /// returns. The caller does not hold the chain.
     pub fn publish(&self, services: &Services, place: Place) {
         let Some(Gathering { gathered, publishing }) = self.places.get(place.0) else { return };
         // Take the chain first: a thread that holds `publishing` must never wait for a swap.
@@ -170,7 +168,7 @@ impl PublishBatcher {
         let mut requests = {
             let mut gathered = gathered.lock();
             gathered.publications = 0;
-            // The next will be about as many.
+            // The next batch will have about as many.
             let waiting = Vec::with_capacity(gathered.requests.waiting.len());
             let next = PendingRequests { waiting, are_answered: false };
             std::mem::replace(&mut gathered.requests, next)
@@ -214,7 +212,7 @@ mod tests {
     use crate::server;
     use crate::session::{Framing, Session};
 
-    /// Spells how many received it.
+    /// Writes the number of receivers.
     #[derive(Clone, Copy)]
     struct Plain;
 
@@ -243,7 +241,7 @@ mod tests {
         Ok(Session::new(connection(services)?, services.clone(), Framing::None))
     }
 
-    /// One that hears what is published on `news`.
+    /// A connection that is subscribed to `news`.
     fn listener(services: &Services) -> Result<Arc<Connection>> {
         let listener = connection(services)?;
         listen(services, &listener)?;
@@ -276,7 +274,7 @@ mod tests {
         assert!(session.execute(payloads.iter().map(publication), write, false).is_none());
     }
 
-    /// What an outbox has.
+    /// What is queued in an outbox.
     fn waiting(connection: &Connection, context: &Context<'_>) -> String {
         let mut chunks = Chunks::default();
         connection.outbox.take(Written::default(), &mut chunks, context);
@@ -444,9 +442,9 @@ mod tests {
             assert_eq!(replies(session).await, "");
             assert!(session.connection.outbox.is_closing() && !session.has_pending());
         }
-        // Those of the failed batch may or may not have been delivered.
+        // The messages of the failed batch may or may not have been delivered.
         heard(&listener);
-        // All others go on.
+        // All other requests continue.
         let mut other = session(&services)?;
         say(&mut other, &["me"]);
         assert_eq!(replies(&mut other).await, "1;");

@@ -1,13 +1,13 @@
-//! Existing subscriptions are checked again when the rules change.
+//! Rechecks existing subscriptions when the rules change.
 //!
-//! A plugin with `access` that was added or replaced is called for the existing subscriptions,
-//! and those that it refuses end with a notice. This happens off the data path and at a
-//! bounded rate: a slice is one call, and the chain is locked for a slice at a time, so a swap
-//! waits for no more than that. If the plugin is replaced during its check, the check ends; the
-//! check of its successor starts from the beginning.
+//! A plugin with `access` that was added or replaced is called for the existing subscriptions, and
+//! those that it refuses end with a notice. This happens off the data path and at a bounded rate: a
+//! slice is one call, and the chain is locked for a slice at a time, so a swap waits for no more
+//! than that. If the plugin is replaced during its check, the check ends; the check of its
+//! successor starts from the beginning.
 //!
-//! A refusal that is about a rate (LIMIT), or says that the plugin cannot answer (UNAVAILABLE),
-//! ends nothing, and a call that fails is made again later, a bounded number of times.
+//! A refusal that is about a rate (LIMIT), or says that the plugin cannot decide (UNAVAILABLE),
+//! ends no subscription, and a call that fails is made again later, a bounded number of times.
 
 use std::collections::{HashSet, VecDeque};
 use std::ops::Bound;
@@ -29,12 +29,12 @@ use crate::middleware::stats::PluginStats;
 use crate::protocol::command::{Kind, LIMIT, Refusal, UNAVAILABLE};
 use crate::publish::as_text;
 
-/// How many names are looked at in a slice that asks no plugin, and how many connections in
-/// any: some tenths of a millisecond.
+/// How many names are visited in a slice that calls no plugin, and how many connections in any
+/// slice: a few tenths of a millisecond.
 const SLICE_NAMES_MAX: usize = 1_000;
 const SLICE_CONNECTIONS_MAX: usize = 1_000;
 
-/// How many subscriptions of one connection end while their shards are held.
+/// How many subscriptions of one connection end under one lock of their shards.
 const ENDS_MAX: usize = 64;
 
 /// How often a connection is checked again because its rights changed during the check. After
@@ -46,21 +46,21 @@ const REVISIONS_MAX: usize = 3;
 /// not be what parks it.
 const FAULTS_MAX: usize = 3;
 
-/// What a timer was late for is made up for, but for no more than this.
+/// Late timers are compensated for, up to this.
 const LATE_MAX: Duration = Duration::from_millis(10);
 
-/// The longest pause that a slice is followed by for the time it took.
+/// The longest pause after a slice, which is as long as the slice took.
 const PAUSE_MAX: Duration = Duration::from_millis(2);
 
-/// The first wait for an instance that is not there; it doubles with each further one.
+/// The first wait for a missing instance; each further one is twice as long.
 const RETRY_TIME: Duration = Duration::from_millis(50);
 /// The longest wait.
 const RETRY_TIME_MAX: Duration = Duration::from_secs(2);
-/// How long a check goes on while instances are missing.
+/// How long a check continues while instances are missing.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Makes the checks that are due, until it is aborted. All together check no more than
-/// `names_per_second_max` names a second.
+/// Makes the checks that are due, until it is aborted. All checks together visit no more than
+/// `names_per_second_max` names per second.
 pub async fn run(middleware: Arc<Middleware>, hub: Arc<Hub>, names_per_second_max: usize) {
     let pace = Arc::new(Mutex::new(Pace { names_per_second_max, next: Instant::now() }));
     let mut running = JoinSet::new();
@@ -88,8 +88,8 @@ struct Pace {
 }
 
 impl Pace {
-    /// A slice of so many names began and ended then. Others have the plugin as long as it took,
-    /// unless it took so long because others had the processor.
+    /// Accounts for a slice of this many names. The plugin is left to other callers for as long as
+    /// the slice took, up to a limit, because the slice may have been preempted.
     fn spent(&mut self, names: usize, began: Instant, ended: Instant) {
         let time = Duration::from_secs_f64(names as f64 / self.names_per_second_max as f64);
         let earliest = began.checked_sub(LATE_MAX).unwrap_or(began);
@@ -128,22 +128,22 @@ async fn check_all(check: Check, pace: Arc<Mutex<Pace>>) {
     }
 }
 
-/// What came of a slice.
+/// The result of a slice.
 enum Step {
-    /// So many names were checked; there may be more.
+    /// This many names were checked; there may be more.
     Checked { names: usize },
-    /// No call is possible for this time.
+    /// No call is possible within this time.
     Wait(Duration),
-    /// There is nothing more to ask.
+    /// Nothing is left to check.
     Done,
-    /// The plugin is not in use any more.
+    /// The plugin is no longer in use.
     Replaced,
 }
 
-/// A question, and why the answer to it is no.
+/// A question, and the refusal.
 type Answer = (Question, Option<Refusal>);
 
-/// One check: of all subscriptions that there were when it began.
+/// One check: of all subscriptions that existed when it began.
 struct Check {
     due: Recheck,
     middleware: Arc<Middleware>,
@@ -188,7 +188,7 @@ impl Check {
         }
     }
 
-    /// Asks about some subscriptions, and ends those that are refused. Blocks.
+    /// Calls the plugin for some subscriptions, and ends those that it refuses. Blocks.
     fn slice(&mut self) -> Step {
         let middleware = self.middleware.clone();
         let chain = middleware.chain();
@@ -208,8 +208,8 @@ impl Check {
         step
     }
 
-    /// The walks over the connections: one for those that each instance serves. What connects
-    /// later is subject to the new rules from the beginning.
+    /// The iterations over the connections: one for those that each instance serves. Connections
+    /// made later are subject to the new rules from the beginning.
     fn walks(&mut self) -> &mut VecDeque<Walk> {
         let Check { due, hub, walks, .. } = self;
         walks.get_or_insert_with(|| {
@@ -231,7 +231,7 @@ impl Check {
         })
     }
 
-    /// A slice that asks the plugin.
+    /// A slice that calls the plugin.
     fn ask_slice(&mut self, chain: &Chain) -> Step {
         let plugin = self.due.plugin.clone();
         if plugin.is_parked() || self.faults > FAULTS_MAX {
@@ -310,7 +310,7 @@ impl Check {
         Step::Done
     }
 
-    /// Ends what was refused; answers how many names this was about.
+    /// Ends the refused subscriptions; returns how many names this was about.
     fn settle(&mut self, chain: &Chain, plugin: &Plugin, answers: Vec<Answer>) -> usize {
         let names = answers.len();
         self.asked += names;
@@ -381,7 +381,7 @@ impl Check {
         0
     }
 
-    /// A slice that looks for names that are not UTF-8.
+    /// A slice that searches for names that are not UTF-8.
     fn look_slice(&mut self) -> Step {
         let hub = self.hub.clone();
         let Some(walk) = self.walks().front_mut() else { return Step::Done };
@@ -414,7 +414,7 @@ impl Check {
         let ms = self.began.elapsed().as_millis() as u64;
         if *unanswered > 0 {
             warn!(%plugin, asked, ended, unanswered, ms,
-                "existing subscriptions stay because the plugin could not answer about all of them");
+                "existing subscriptions stay because the plugin could not decide about all of them");
         } else if *asked > 0 {
             info!(%plugin, asked, ended, ms, "existing subscriptions were checked again");
         } else {
@@ -423,7 +423,7 @@ impl Check {
     }
 }
 
-/// The subscriptions that end: a rate that is passed, and a plugin that cannot answer, end none.
+/// The subscriptions that end: an exceeded rate, and a plugin that cannot decide, end none.
 fn refused_of(answers: &[Answer]) -> Vec<Refused<'_>> {
     answers
         .iter()
@@ -433,24 +433,24 @@ fn refused_of(answers: &[Answer]) -> Vec<Refused<'_>> {
         .collect()
 }
 
-/// A connection, a kind of names, and the last name that was walked over.
+/// A connection, a kind of names, and the last name that was visited.
 type At = (Arc<Connection>, Kind, Option<Box<[u8]>>);
 
-/// How far the subscriptions of some connections have been walked over.
+/// The position in the subscriptions of some connections.
 struct Walk {
     /// One of the connections: all are served by the same instance.
     served: ConnectionId,
     ids: std::vec::IntoIter<ConnectionId>,
-    /// At which connection, in which kind of names, and behind which.
+    /// The current connection, the kind of names, and the last name.
     at: Option<At>,
-    /// Whether a call about this connection, and others, failed before.
+    /// Whether a call for this connection and others failed before.
     is_of_suspect: bool,
     failures: u32,
     waits_until: Option<Instant>,
 }
 
 impl Walk {
-    /// Over these; none where there are none.
+    /// Over these connections; none if there are none.
     fn new(ids: Vec<ConnectionId>) -> Option<Walk> {
         Some(Walk {
             served: *ids.first()?,
@@ -466,20 +466,20 @@ impl Walk {
         self.at.is_none() && self.ids.len() == 0
     }
 
-    /// The instance is not there now.
+    /// The instance is not available now.
     fn wait(&mut self, now: Instant) {
         let time = RETRY_TIME.saturating_mul(1 << self.failures.min(10)).min(RETRY_TIME_MAX);
         self.failures += 1;
         self.waits_until = Some(now + time);
     }
 
-    /// The next subscriptions, as many as there is room for.
+    /// The next subscriptions, as many as fit.
     fn collect(&mut self, hub: &Hub, mut room: Room) -> Vec<Question> {
         self.waits_until = None;
         let mut questions = Vec::new();
         let mut last: Option<(ConnectionId, u64)> = None;
         self.visit(hub, |connection, kind, name| {
-            // What is not UTF-8 is seen to by a check of its own.
+            // Names that are not UTF-8 have a check of their own.
             let Ok(name) = std::str::from_utf8(name) else { return true };
             if !room.take(name.len()) {
                 return false;
@@ -496,14 +496,14 @@ impl Walk {
         questions
     }
 
-    /// Visits the next subscriptions until `visit` answers false, which is about one that it
-    /// has not visited, or many connections have been.
+    /// Visits the next subscriptions until `visit` returns false, which is about one that it has
+    /// not visited, or until many connections were visited.
     fn visit(&mut self, hub: &Hub, mut visit: impl FnMut(&Arc<Connection>, Kind, &[u8]) -> bool) {
         for _ in 0..SLICE_CONNECTIONS_MAX {
             let (connection, mut kind, mut after) = match self.at.take() {
                 Some(at) => at,
                 None => match self.ids.next() {
-                    // One that is gone listens to nothing.
+                    // A connection that is closed has no subscriptions.
                     Some(id) => match hub.connections().get(id) {
                         Some(connection) => (connection, Kind::Channel, None),
                         None => continue,
@@ -553,12 +553,12 @@ mod tests {
         // The timer was 2 ms late.
         pace.spent(10, at(12), at(13));
         assert_eq!(pace.next, at(20));
-        // A slice that takes longer than it may is followed by a pause.
+        // A slice that takes too long is followed by a pause.
         pace.spent(1, at(20), at(22));
         assert_eq!(pace.next, at(24));
         pace.spent(10, at(24), at(50));
         assert_eq!(pace.next, at(52));
-        // What was not used is not saved up.
+        // Unused time is not saved up.
         pace.spent(10, at(1_000), at(1_001));
         assert_eq!(pace.next, at(1_002));
     }

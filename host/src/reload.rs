@@ -1,4 +1,4 @@
-//! What of the configuration can be changed while the server runs.
+//! The part of the configuration that can be changed while the server runs.
 
 use std::io::{self, ErrorKind};
 
@@ -12,15 +12,15 @@ use crate::log::{self, Log};
 use crate::session::Services;
 use crate::tls::{Tls, TlsError};
 
-/// Where the configuration comes from, and what is not the server's own of it.
+/// The source of the configuration, and the parts that are not the server's own.
 pub struct Reloading {
-    /// What was said on the command line, which overrides the file again.
+    /// The command-line flags, which override the file again.
     pub args: ServeArgs,
     /// The log, whose filter may change.
     pub log: &'static Log,
 }
 
-/// What begins like this holds as soon as it is read.
+/// Keys with these prefixes apply as soon as the file is read.
 const AT_ONCE: &[&str] = &[
     "http.origins",
     "http.tls.",
@@ -56,13 +56,13 @@ const AT_ONCE: &[&str] = &[
     "log.queue_",
 ];
 
-/// A file that could not be read now, and probably can be read a little later: there were no
+/// A file that could not be read now, and probably can be a little later: there were no
 /// descriptors, for instance.
 #[derive(Debug)]
 pub struct Unread(pub String);
 
-/// Whether reading failed for something that passes by itself. A file that is created or given
-/// other rights is noticed as a change.
+/// Whether reading failed for a temporary reason. A file that is created or whose permissions
+/// change is noticed as a change.
 fn is_passing(io: &io::Error) -> bool {
     !matches!(
         io.kind(),
@@ -83,12 +83,11 @@ fn io_of(problem: &ConfigError) -> Option<&io::Error> {
     }
 }
 
-/// Reads the configuration again, and brings the server to what it says now. What
-/// does not hold changes nothing.
+/// Reloads the configuration, and applies it. An invalid one changes nothing.
 ///
 /// # Errors
 ///
-/// It must be read again.
+/// It must be loaded again.
 pub fn reload(reloading: &Reloading, live: &LiveConfig, services: &Services) -> Result<(), Unread> {
     let old = live.config();
     let new = match Config::load(&reloading.args) {
@@ -97,7 +96,7 @@ pub fn reload(reloading: &Reloading, live: &LiveConfig, services: &Services) -> 
             if let Some(io) = io_of(&problem).filter(|io| is_passing(io)) {
                 return Err(Unread(format!("{problem}: {io}")));
             }
-            error!(%problem, "the configuration was not taken: the one in use stays");
+            error!(%problem, "the configuration was rejected: the current one stays in use");
             return Ok(());
         }
     };
@@ -115,13 +114,13 @@ pub fn reload(reloading: &Reloading, live: &LiveConfig, services: &Services) -> 
             restart.push(key);
         }
     }
-    // What the admin API said of the log holds until the file says otherwise.
+    // A log filter set by the admin API stays until the file has another one.
     let filtered = match new.log.filter == old.log.filter {
         true => Ok(()),
         false => reloading.log.set_filter(&new.log.filter),
     };
     if let Err(problem) = filtered {
-        error!(problem, "the configuration was not taken: the one in use stays");
+        error!(problem, "the configuration was rejected: the current one stays in use");
         return Ok(());
     }
     if new.log.connections != old.log.connections {
@@ -143,11 +142,11 @@ pub fn reload(reloading: &Reloading, live: &LiveConfig, services: &Services) -> 
     Ok(())
 }
 
-/// Reads the certificates again.
+/// Reloads the certificates.
 ///
 /// # Errors
 ///
-/// They must be read again.
+/// They must be loaded again.
 pub fn reload_certificates(live: &LiveConfig) -> Result<(), Unread> {
     let mut read = Ok(());
     let config = live.config();
@@ -170,7 +169,7 @@ pub fn reload_certificates(live: &LiveConfig) -> Result<(), Unread> {
     read
 }
 
-/// The keys whose values differ, as they are written in the file.
+/// The keys with different values, as they are written in the file.
 fn changed_keys(old: &Value, new: &Value) -> Vec<String> {
     let mut keys = Vec::new();
     compare("", old, new, &mut keys);

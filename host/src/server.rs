@@ -1,4 +1,4 @@
-//! The server's life: what it starts, how it keeps going, and how it ends.
+//! Starts the server, runs it, and shuts it down.
 
 use std::io;
 use std::net::SocketAddr;
@@ -41,7 +41,7 @@ use crate::session::Services;
 use crate::supervise::{Ended, Supervisor};
 use crate::watch::{self, Watched};
 
-/// How long after a failure to read something that changed it is read again.
+/// How long after a failure to read a changed file it is read again.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A server that can be run.
@@ -54,16 +54,16 @@ pub struct Server {
     http: TcpListener,
     resp: Option<TcpListener>,
     admin: Option<AdminListener>,
-    /// Looks for the backplane.
+    /// Connects to the backplane.
     linking: Option<JoinHandle<()>>,
 }
 
-/// An order to the server, from a signal or a changed file.
+/// A command to the server, from a signal or a file change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// To end in good order.
+    /// The signal for a graceful shutdown.
     End,
-    /// To read configuration, certificates, plugins and engine again.
+    /// To reload configuration, certificates, plugins and engine.
     Reload,
 }
 
@@ -111,17 +111,17 @@ impl Server {
             }))
         });
         if let (Some(backplane), Some(cluster)) = (&services.backplane, &config.cluster) {
-            // It goes on looking, and the node serves who is there.
+            // It keeps trying, and the node serves its own clients meanwhile.
             backplane.ready(cluster.connect_time).await;
         }
         Ok(Server { config, live, services, health, engine, http, resp, admin, linking })
     }
 
-    /// Loads all that `start` loads, and binds nothing.
+    /// Loads everything that `start` loads, and binds nothing.
     ///
     /// # Errors
     ///
-    /// As `start`, but for the addresses; and a settings file in the plugin directory has no
+    /// As `start`, except for the addresses; also if a settings file in the plugin directory has no
     /// component.
     pub async fn check(config: &Config) -> anyhow::Result<()> {
         let (_, services, _) = prepare(config)?;
@@ -131,12 +131,11 @@ impl Server {
         }
     }
 
-    /// The addresses that clients connect to, and then that of the admin API, as
-    /// URLs.
+    /// The addresses that clients connect to, and then that of the admin API, as URLs.
     ///
     /// # Errors
     ///
-    /// The operating system has forgotten them.
+    /// The operating system does not report them.
     pub fn urls(&self) -> io::Result<Vec<String>> {
         let Doors { websocket, resp } = doors(&self.live, &self.http, self.resp.as_ref())?;
         let mut urls: Vec<String> = [websocket].into_iter().chain(resp).collect();
@@ -236,7 +235,7 @@ impl Server {
         let reading = move || reader.clone().read(changes.clone());
         let reading = tokio::spawn(supervisor.clone().keep("reload", reading));
         while let Some(Order::Reload) = orders.recv().await {
-            info!("configuration, certificates, plugins and engine are read again");
+            info!("configuration, certificates, plugins and engine are reloaded");
             // The task that receives it ends only after this.
             let _ = changed.send(Watched::Everything);
         }
@@ -253,21 +252,21 @@ impl Server {
         let shutdown = live.config().shutdown;
         let connections = services.hub.connections();
         info!(connections = connections.count(), "the server is ending");
-        // Whatever fails, the end goes on.
+        // If this fails, the shutdown continues.
         let draining = AssertUnwindSafe(drain(connections, &shutdown)).catch_unwind();
         if let Ok((drained, took)) = draining.await {
             let ms = took.as_millis() as u64;
-            info!(connections = drained, ms, "connections were told goodbye");
+            info!(connections = drained, ms, "connections were notified of the shutdown");
         }
         accepting.iter().for_each(tokio::task::JoinHandle::abort);
         // The listener closes connections that are admitted from here on.
         ending.send_replace(true);
         if tokio::time::timeout(shutdown.time, all_served.recv()).await.is_err() {
             let left = connections.count();
-            warn!(connections = left, "connections that did not end in time were cut off");
+            warn!(connections = left, "connections that did not close in time were aborted");
         }
         if tokio::time::timeout(shutdown.time, services.middleware.all_told()).await.is_err() {
-            warn!("plugins were not told in time that connections are gone");
+            warn!("plugins were not notified in time of closed connections");
         }
         if let Some(backplane) = &services.backplane {
             backplane.drain(shutdown.time).await;
@@ -283,7 +282,7 @@ impl Server {
     }
 }
 
-/// Where clients connect to, as URLs.
+/// The addresses for clients, as URLs.
 fn doors(live: &LiveConfig, http: &TcpListener, resp: Option<&TcpListener>) -> io::Result<Doors> {
     let scheme = if live.http_tls.is_some() { "wss" } else { "ws" };
     let websocket = format!("{scheme}://{}{WEBSOCKET_PATH}", http.local_addr()?);
@@ -349,7 +348,7 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<(LiveConfig, Services, 
     Ok((live, services, engine))
 }
 
-/// As Redis' protected mode: what others can reach is not left open by mistake.
+/// Like Redis' protected mode: an address that others can reach is not left open by mistake.
 fn check_protection(config: &Config, middleware: &Middleware) -> Result<(), ConfigError> {
     if config.is_open_to_all || middleware.chain().has_admission() {
         return Ok(());
@@ -363,9 +362,9 @@ fn check_protection(config: &Config, middleware: &Middleware) -> Result<(), Conf
     Ok(())
 }
 
-/// Reads again what changed.
+/// Reloads what changed.
 struct Reader {
-    /// As the server began.
+    /// The configuration at start.
     config: Arc<Config>,
     live: Arc<LiveConfig>,
     services: Services,
@@ -374,13 +373,12 @@ struct Reader {
     /// Whether a plugin decided which clients may connect, at the last check: plugins are also
     /// changed by the admin API.
     was_protected: AtomicBool,
-    /// What could not be read and must be read again.
+    /// What could not be read and must be reloaded.
     unread: PlainMutex<Vec<Watched>>,
 }
 
 impl Reader {
-    /// One change after the other. Compiling takes a while, so it is done where no
-    /// connection waits for it.
+    /// One change at a time. Compiling takes long, so it runs on a blocking thread.
     async fn read(
         self: Arc<Reader>,
         changes: Arc<Mutex<mpsc::UnboundedReceiver<Watched>>>,
@@ -410,16 +408,16 @@ impl Reader {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) if is_again => {}
                 Ok(Err(Unread(problem))) => {
-                    warn!(problem, "what changed could not be read and is read again");
+                    warn!(problem, "a changed file could not be read; reading it again");
                 }
-                Err(panic) => error!(%panic, "reading what changed failed"),
+                Err(panic) => error!(%panic, "reading the changed files failed"),
             }
         }
     }
 
     /// # Errors
     ///
-    /// Something must be read again, and is in `unread`.
+    /// Something must be reloaded, and is in `unread`.
     fn read_again(&self, what: Watched) -> Result<(), Unread> {
         let Reader { config, live, services, engine, reloading, was_protected, unread } = self;
         let mut read = Ok(());
@@ -449,12 +447,12 @@ impl Reader {
             if is_asked_for {
                 services.middleware.look_again();
             }
-            // What is refused has been logged where it was.
+            // A refusal has been logged already.
             services.middleware.rescan(&by);
             let checked = check_protection(config, &services.middleware);
             let was_protected = was_protected.swap(checked.is_ok(), Ordering::Relaxed);
             if let (true, Err(problem)) = (was_protected, checked) {
-                warn!(%problem, "connections from other machines are refused");
+                warn!(%problem, "connections from other machines are rejected");
             }
         }
         read
@@ -470,8 +468,7 @@ pub(crate) fn recheck(config: &Config, services: &Services) -> impl Future<Outpu
     )
 }
 
-/// Pings connections that say nothing, closes those that do not answer, and
-/// looks after what only time changes.
+/// Pings idle connections, closes those that do not reply, and does other periodic work.
 pub(crate) async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) -> Ended {
     let websocket = &config.websocket;
     let times = [websocket.pong_time, config.outbox.soft_time, config.memory.input_time];
@@ -490,7 +487,7 @@ pub(crate) async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) -> Ended {
                 connection.outbox.close(CloseReason::SlowInput);
             }
             if !connection.encoding().is_framed() {
-                // Whether it is there is seen by TCP keepalive, as in Redis.
+                // TCP keepalive detects whether it is still there, as in Redis.
                 let idle_time = config.resp.as_ref().and_then(|resp| resp.idle_time);
                 if idle_time.is_some_and(|time| connections.is_idle(&connection, time)) {
                     connection.outbox.close(CloseReason::Idle);
@@ -500,8 +497,7 @@ pub(crate) async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) -> Ended {
             match connections.pulse(&connection, websocket.ping_interval, websocket.pong_time) {
                 Pulse::Fine => {}
                 Pulse::PingDue => connection.outbox.push(websocket::PING),
-                // What it does not read it does not answer: that has a limit of its
-                // own.
+                // A client that does not read cannot reply: that has a limit of its own.
                 Pulse::Lost if connection.outbox.is_congested() => {}
                 Pulse::Lost => connection.outbox.close(CloseReason::PingTimeout),
             }
@@ -509,7 +505,7 @@ pub(crate) async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) -> Ended {
         // Retry a shard that was given up even if no request needs it.
         let is_ill = hub.retry_failed_shards() > 0;
         if was_ill.swap(is_ill, Ordering::Relaxed) && !is_ill {
-            info!("the engine can be asked again");
+            info!("the engine is available again");
         }
     }
 }

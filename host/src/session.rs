@@ -1,8 +1,8 @@
-//! One client's commands, carried out in their order.
+//! Executes one client's commands in order.
 //!
-//! A burst of commands that is already here is one batch: its publications go
-//! through the chain and the engine together, and its replies leave together. It
-//! knows commands and replies, and neither sockets nor how they are spelled.
+//! The commands that arrived together are one batch: their publications go through the chain and
+//! the engine together, and their replies are sent together. A session knows commands and replies,
+//! but neither sockets nor encodings.
 
 mod authentication;
 mod inspection;
@@ -43,66 +43,63 @@ use crate::publish_batcher::{self, Place, PublishBatcher};
 use crate::stats::Stats;
 use crate::supervise::Supervisor;
 
-/// How many commands hold the chain at once. More gain little by sharing calls,
+/// How many commands are executed under one lock of the chain. More gain little from sharing calls,
 /// and a swap waits for them.
 pub const BURST_MAX: usize = 128;
 
 /// The time budget: how long a connection's commands are executed before its task yields.
 pub const TURN_TIME: Duration = Duration::from_millis(5);
 
-/// How many bytes of replies are put together before they are queued, where the
-/// outbox counts them.
+/// How many bytes of replies are collected before they are queued and the outbox counts them.
 const REPLIES_BYTES_MAX: usize = 64 << 10;
 
 /// What all sessions share.
 #[derive(Clone)]
 pub struct Services {
-    /// Who listens to what.
+    /// The subscriptions and their delivery.
     pub hub: Arc<Hub>,
-    /// Who may do what.
+    /// The plugins.
     pub middleware: Arc<Middleware>,
-    /// What is counted.
+    /// The counters.
     pub stats: Arc<Stats>,
-    /// What clients may ask for.
+    /// The limits of client commands.
     pub limits: Arc<LiveLimits>,
-    /// What lies between this node and others; none: it is alone.
+    /// The backplane between this node and the others; none: the node is alone.
     pub backplane: Option<Arc<Backplane>>,
-    /// Where publications of several connections are put together.
+    /// Batches the publications of several connections.
     pub publish_batcher: Arc<PublishBatcher>,
     /// How often clients failed to authenticate.
     pub auth_attempts: Arc<AuthAttempts>,
     /// Keeps the server's own tasks running.
     pub supervisor: Arc<Supervisor>,
-    /// File descriptors for when there are no others.
+    /// Reserved file descriptors.
     pub reserves: Arc<Reserves>,
 }
 
 /// One client's commands.
 pub struct Session {
-    /// The connection they come from.
+    /// The connection that sends them.
     pub connection: Arc<Connection>,
-    /// What it shares with all others.
+    /// The services that all sessions share.
     pub services: Services,
     framing: Framing,
     replies: Vec<u8>,
     turn_began: Instant,
     rate: Rate,
-    /// Whether somebody was sent something since this was last looked at.
+    /// Whether a publication had receivers since the last call of `had_receivers`.
     had_receivers: bool,
     /// Commands that are left because the time budget was exhausted.
     pending: Vec<Request<'static>>,
-    /// A SUBSCRIBE that waits for the backplane. What came behind it is pending.
+    /// A SUBSCRIBE that waits for the backplane. Commands after it are pending.
     joining: Option<Joining>,
-    /// Credentials that a plugin asks the outside world about. What came behind
-    /// them is pending.
+    /// Credentials that a plugin is verifying off the data path. Commands after them are pending.
     authenticating: Option<Box<Authenticating>>,
     /// A PUBSUB that is unfinished because the time budget was exhausted. Commands after it are
     /// pending.
     inspecting: Option<Box<Inspection>>,
-    /// Publications that wait for those of other connections, and where. What came
-    /// behind them is pending.
+    /// The batch that publications of this session wait in. Commands after them are pending.
     gathered: Option<Place>,
-    /// Why the connection is closed behind the replies to what was carried out.
+    /// Why the connection is closed after the replies to the executed commands.
     ending: Option<CloseReason>,
     is_over: bool,
 }
@@ -114,28 +111,27 @@ struct Joining {
     tag: Tag,
     kind: Kind,
     names: Vec<Bytestring<'static>>,
-    /// The chain that let it through.
+    /// The chain that permitted it.
     generation: u64,
     /// None: the wait is over.
     waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// Kept until the connection itself listens.
+    /// Kept until the connection itself is subscribed.
     _hold: Arc<Hold>,
     _counted: WaitingNames,
 }
 
-/// What replies are wrapped in when they leave.
+/// The framing of replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
-    /// They are sent as they were spelled.
+    /// They are sent as encoded.
     None,
-    /// One binary WebSocket frame around all that leave together.
+    /// One binary WebSocket frame for all replies that are sent together.
     BinaryFrame,
 }
 
-/// Spells replies.
+/// Encodes replies.
 pub trait WriteReply {
-    /// Appends the reply to the command with this tag; nothing where the protocol
-    /// has none.
+    /// Appends the reply to the command with this tag; nothing if the protocol has none.
     fn write(&self, tag: Tag, reply: &Reply<'_>, output: &mut Vec<u8>);
 }
 
@@ -152,7 +148,7 @@ impl<W: WriteReply + ?Sized> WriteReply for Box<W> {
 }
 
 impl Session {
-    /// A session of a connection that was let in.
+    /// The session of an admitted connection.
     pub fn new(connection: Arc<Connection>, services: Services, framing: Framing) -> Session {
         Session {
             connection,
@@ -172,7 +168,7 @@ impl Session {
         }
     }
 
-    /// Appends what a door itself has to say, in the order of the replies.
+    /// Appends bytes of the door itself, in the order of the replies.
     pub fn reply(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.replies);
         if self.replies.len() > REPLIES_BYTES_MAX {
@@ -209,7 +205,7 @@ impl Session {
         !self.pending.is_empty() || self.is_waiting()
     }
 
-    /// How many bytes the commands that wait for the next time budget keep in memory.
+    /// How much memory the commands hold that wait for the next time budget.
     pub fn held_bytes(&self) -> usize {
         if self.pending.is_empty() {
             return 0;
@@ -218,12 +214,12 @@ impl Session {
         places + self.pending.iter().map(Request::heap_bytes).sum::<usize>()
     }
 
-    /// Forgets the commands that wait: the connection is closing.
+    /// Drops the commands that wait: the connection is closing.
     pub fn forget_pending(&mut self) {
         self.pending = Vec::new();
     }
 
-    /// Whether a command is not answered yet: those behind it come after it.
+    /// Whether the reply to a command is pending: later commands wait for it.
     #[inline]
     pub fn is_waiting(&self) -> bool {
         self.joining.is_some()
@@ -253,7 +249,7 @@ impl Session {
         }
     }
 
-    /// Carries out the commands that wait, as `execute` does.
+    /// Executes the commands that wait, as `execute` does.
     pub fn resume(
         &mut self,
         write: impl WriteReply + Copy + Send + 'static,
@@ -264,7 +260,7 @@ impl Session {
             let chain = middleware.chain();
             let listens = match chain.generation() == generation {
                 true => Ok(()),
-                // The check of existing subscriptions did not see this one.
+                // The check of existing subscriptions did not include this one.
                 false => self.may_listen(&chain, kind, &names, Chain::access_again),
             };
             let listens = listens.and_then(|()| self.listen(tag, kind, &names, &write));
@@ -319,8 +315,8 @@ impl Session {
         close
     }
 
-    /// Counts a command that a door carries out itself. A refusal: it came too
-    /// fast; in the end the outbox is closed.
+    /// Counts a command that a door executes itself. A refusal: it was over the rate limit; in the
+    /// end the outbox is closed.
     pub fn pace(&mut self, verb: &'static str) -> Result<(), Refusal> {
         let meter = self.services.limits.meter(self.turn_began);
         let pace = self.rate.spend(meter);
@@ -388,7 +384,7 @@ impl Session {
                             break;
                         }
                     }
-                    // What is no command is not explained to it either.
+                    // An invalid command is not explained to it either.
                     Err(refusal)
                         if self.connection.must_authenticate()
                             && ![BADFRAME, LIMIT].contains(&&*refusal.code) =>
@@ -407,7 +403,7 @@ impl Session {
                     }
                 }
             }
-            // A peeked request is not lost: it goes before the rest.
+            // A peeked request is not lost: it is queued before the rest.
             let peeked: Vec<Request<'a>> = burst.collect();
             if !peeked.is_empty() || self.is_waiting() {
                 let rest = peeked.into_iter().chain(requests);
@@ -433,10 +429,10 @@ impl Session {
         // Each step is contained: a panic in one must not skip the others, and a panic that left a
         // `drop` during another panic would abort the process.
         let id = self.connection.id;
-        // What it published is seen before its end.
+        // Its publications are visible before its end.
         panics::contain(|| self.publish_gathered());
         let Services { hub, middleware, .. } = &self.services;
-        // Others that still hold the connection do not keep its socket open.
+        // Other holders of the connection must not keep its socket open.
         panics::contain(|| self.connection.outbox.attach(None));
         panics::contain(|| hub.disconnect(&self.connection));
         // The connection is removed even if its plugins could not be notified.
@@ -444,7 +440,7 @@ impl Session {
         panics::contain(|| middleware.forget(self.connection.clone(), plugins.unwrap_or_default()));
     }
 
-    /// Closes the connection behind all replies to what was carried out.
+    /// Closes the connection after all replies to the executed commands.
     pub fn close(&mut self, reason: CloseReason) {
         self.publish_gathered();
         self.connection.outbox.close(reason);
@@ -456,7 +452,7 @@ impl Session {
         }
     }
 
-    /// Queues the replies that there are.
+    /// Queues the replies.
     pub fn flush(&mut self) {
         publish::queue(&self.connection, self.framing, &mut self.replies);
     }
@@ -502,13 +498,13 @@ impl Session {
             }
             Command::Publish(_) | Command::Quit => unreachable!("`execute` sees to these"),
         });
-        // One that waits is not done.
+        // A pending command is not complete.
         if !self.is_waiting() {
             self.is_done(verb, tag, done, write);
         }
     }
 
-    /// Counts a command, and answers it if it was refused.
+    /// Counts a command, and replies if it was refused.
     fn is_done(
         &mut self,
         verb: Verb,
@@ -558,7 +554,7 @@ impl Session {
         self.listen(tag, kind, names, write)
     }
 
-    /// Whether there is room for names, and all plugins let the connection listen to them.
+    /// Whether there is room for names, and all plugins permit the subscriptions.
     fn may_listen(
         &self,
         chain: &Chain,
@@ -585,7 +581,7 @@ impl Session {
         }
     }
 
-    /// Subscribes to what was let through.
+    /// Subscribes to what was permitted.
     fn listen(
         &mut self,
         tag: Tag,
@@ -603,8 +599,8 @@ impl Session {
         Ok(())
     }
 
-    /// Publishes `first` and the publications that follow it: with those of other connections,
-    /// if they are few and the last that is here. True: more follow, and matching them all at
+    /// Publishes `first` and the publications that follow it. They are batched with those of other
+    /// connections if they are few and nothing follows. True: more follow, and matching them all at
     /// once would take too long.
     fn publish<'a>(
         &mut self,
@@ -658,7 +654,7 @@ impl Session {
         self.replies = publish_request.replies;
     }
 
-    /// What this connection publishes. It has the replies.
+    /// The pending publications of this connection, with their replies.
     fn publish_request<'a, W>(
         &mut self,
         write: W,
@@ -673,7 +669,7 @@ impl Session {
         }
     }
 
-    /// One name that is too long refuses its command, whatever it is.
+    /// A single name that is too long refuses its command.
     fn check_names(&self, command: &Command<'_>) -> Result<(), Refusal> {
         let names = match command {
             Command::Subscribe(_, names)

@@ -21,13 +21,13 @@ use tokio::task::AbortHandle;
 
 use crate::networks::counted_as;
 
-/// How often it is looked again whether a place can be dropped.
+/// How often it is checked again whether a slot can be dropped.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The places of one listener.
+/// The slots of one listener.
 pub struct Slots {
     max: usize,
-    /// How long a peer is waited for before its place may be dropped.
+    /// The minimum time that the listener waits for a peer before its slot may be dropped.
     patience: Duration,
     epoch: Instant,
     table: Mutex<Table>,
@@ -41,7 +41,7 @@ struct Table {
     taken: usize,
     entries: HashMap<u64, Entry>,
     addresses: HashMap<IpAddr, Held>,
-    /// The addresses by how many places they have that count.
+    /// The addresses by how many counted slots they have.
     by_count: BTreeSet<(usize, IpAddr)>,
 }
 
@@ -53,38 +53,37 @@ struct Entry {
     task: Option<AbortHandle>,
 }
 
-/// What an address has.
+/// The slots of an address.
 #[derive(Default)]
 struct Held {
-    /// All its places, also those that count for its share only.
+    /// All its slots, including those that count for its share only.
     all: usize,
     /// Those that count towards the maximum, the oldest first.
     counted: BTreeSet<u64>,
 }
 
-/// One place. It is free when this is dropped.
+/// One slot. Dropping it frees the slot.
 pub struct Slot {
     slots: Arc<Slots>,
     id: u64,
-    /// When the place was taken.
+    /// When the slot was taken.
     began: Instant,
-    /// From when on it may be dropped, in milliseconds since the epoch; or one of the
-    /// words below.
+    /// When it may be dropped, in milliseconds since the epoch, or one of the constants below.
     progress: Arc<AtomicU64>,
 }
 
-/// The peer has not been waited for.
+/// The server has not waited for the peer yet.
 const FRESH: u64 = u64::MAX;
-/// It is not dropped: the server is at work for it.
+/// It is not dropped: the server is busy with it.
 const KEPT: u64 = u64::MAX - 1;
 
-/// The address has as many places as its share.
+/// The address has used its share of slots.
 #[derive(Debug, PartialEq, Eq)]
 pub struct OverShare;
 
 impl Slots {
-    /// So many places, none of which is taken. One whose peer has been waited for as
-    /// long as `patience` may be dropped for another.
+    /// The slots of a listener, all free. A slot may be dropped for a new peer when the server has
+    /// waited for its peer for `patience`.
     pub fn new(max: usize, patience: Duration) -> Arc<Slots> {
         Arc::new(Slots {
             max,
@@ -95,13 +94,13 @@ impl Slots {
         })
     }
 
-    /// Takes a place for a peer with this address; none: it has no share, and only the
-    /// maximum holds. Where all places are taken, another is dropped if one may be, and
-    /// its address is answered.
+    /// Takes a slot for a peer with this address; `share` none: the address has no share, and only
+    /// the maximum applies. If no slot is free, another one is dropped if possible, and its address
+    /// is returned.
     ///
     /// # Errors
     ///
-    /// The address has as many places as its share.
+    /// The address has used its share of slots.
     pub fn take(
         self: &Arc<Slots>,
         address: IpAddr,
@@ -129,49 +128,49 @@ impl Slots {
         Ok((Slot { slots: self.clone(), id, began, progress }, dropped))
     }
 
-    /// Drops the place that has waited for its peer the longest: of this address, or
-    /// where none is named, of the one that has most. False: none may be dropped.
+    /// Drops the slot that has waited for its peer the longest: of this address, or if none is
+    /// given, of the address with the most slots. False: no slot may be dropped.
     pub fn drop_one(&self, of: Option<IpAddr>) -> bool {
         self.table.lock().drop_one(self.now(), of.map(counted_as)).is_some()
     }
 
-    /// The same for one that has not waited as long as it should: a flood comes faster.
+    /// The same for one that has not waited its minimum time: a flood arrives faster.
     pub fn drop_one_early(&self) -> bool {
         self.table.lock().drop_one(KEPT - 1, None).is_some()
     }
 
-    /// How many places this address has.
+    /// How many slots this address has.
     pub fn held_by(&self, address: IpAddr) -> usize {
         self.table.lock().addresses.get(&counted_as(address)).map_or(0, |held| held.all)
     }
 
-    /// Names the task that ends if the place is dropped.
+    /// Sets the task that is aborted when the slot is dropped.
     pub fn attach(&self, id: u64, task: AbortHandle) {
         if let Some(entry) = self.table.lock().entries.get_mut(&id) {
             entry.task = Some(task);
         }
     }
 
-    /// Whether a place is free, or may be dropped.
+    /// Whether a slot is free, or may be dropped.
     pub fn has_room(&self) -> bool {
         let table = self.table.lock();
         table.taken < self.max || table.find(self.now(), None).is_some()
     }
 
-    /// Waits until a place is free, or may be dropped.
+    /// Waits until a slot is free, or may be dropped.
     pub async fn room(&self) {
         while !self.has_room() {
             let _ = tokio::time::timeout(LOOK_INTERVAL, self.freed.notified()).await;
         }
     }
 
-    /// How many places are taken that count towards the maximum.
+    /// How many used slots count towards the maximum.
     pub fn taken(&self) -> usize {
         self.table.lock().taken
     }
 
-    /// The addresses that have most places, falling, at most so many of them. An IPv6
-    /// address stands for its /64.
+    /// The addresses with the most slots, in falling order, at most this many. An IPv6 address
+    /// stands for its /64.
     pub fn largest(&self, limit: usize) -> Vec<(IpAddr, usize)> {
         let table = self.table.lock();
         let mut all: Vec<(IpAddr, usize)> =
@@ -192,7 +191,7 @@ impl Slots {
 }
 
 impl Table {
-    /// Which place gives way: of one address, or of the one that has most.
+    /// The slot to drop: of one address, or of the one that has the most.
     fn find(&self, now: u64, of: Option<IpAddr>) -> Option<u64> {
         let oldest = |address: &IpAddr| {
             let counted = self.addresses.get(address).into_iter().flat_map(|held| &held.counted);
@@ -213,7 +212,7 @@ impl Table {
         let id = self.find(now, of)?;
         let entry = self.entries.get_mut(&id)?;
         let address = entry.address;
-        // The place is free at once, and the task gone a moment later.
+        // The slot is free at once; its task ends a moment later.
         if let Some(task) = entry.task.take() {
             task.abort();
         }
@@ -221,7 +220,7 @@ impl Table {
         Some(address)
     }
 
-    /// Counts the place towards the maximum.
+    /// Counts the slot towards the maximum.
     fn count(&mut self, id: u64) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         if std::mem::replace(&mut entry.is_counted, true) {
@@ -235,7 +234,7 @@ impl Table {
         self.by_count.insert((held.counted.len(), address));
     }
 
-    /// Counts the place no longer towards the maximum. Answers whether it was.
+    /// Stops counting the slot towards the maximum. Returns whether it was counted.
     fn uncount(&mut self, id: u64) -> bool {
         let Some(entry) = self.entries.get_mut(&id) else { return false };
         if !std::mem::replace(&mut entry.is_counted, false) {
@@ -266,7 +265,7 @@ impl Table {
 }
 
 impl Slot {
-    /// What names it to [`Slots::attach`].
+    /// Its id for [`Slots::attach`].
     pub fn id(&self) -> u64 {
         self.id
     }
@@ -276,9 +275,9 @@ impl Slot {
         self.began
     }
 
-    /// Polls what waits for the peer: once the place has been taken for as long as the
-    /// listener's patience, it may be dropped. What comes until then changes nothing about
-    /// that, so that sending little by little keeps no place.
+    /// Polls a future that waits for the peer: once the slot has been in use for the listener's
+    /// patience, it may be dropped. Input in the meantime does not extend that, so that a peer
+    /// cannot keep a slot by sending slowly.
     pub async fn waits<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         std::future::poll_fn(|context| match future.as_mut().poll(context) {
@@ -293,7 +292,7 @@ impl Slot {
         .await
     }
 
-    /// The peer is waited for from here on; after this time the place may be dropped.
+    /// Starts to wait for the peer; after this time the slot may be dropped.
     pub fn idles(&self, patience: Duration) {
         self.idles_from(Instant::now(), patience);
     }
@@ -302,12 +301,12 @@ impl Slot {
         self.progress.store(self.slots.at(from + patience), Ordering::Relaxed);
     }
 
-    /// The server is at work for the peer: the place is kept.
+    /// The server is busy with the peer: the slot is kept.
     pub fn works(&self) {
         self.progress.store(KEPT, Ordering::Relaxed);
     }
 
-    /// From here on it counts for the share of its address only.
+    /// Counts the slot for the share of its address only from now on.
     pub fn counts_for_address(&self) {
         self.works();
         if self.slots.table.lock().uncount(self.id) {
@@ -315,8 +314,8 @@ impl Slot {
         }
     }
 
-    /// From here on it counts as any place does, and its peer is waited for. There may be
-    /// more than the maximum for this.
+    /// Counts the slot towards the maximum again, and starts to wait for its peer. This may exceed
+    /// the maximum.
     pub fn counts_again(&self) {
         self.idles(self.slots.patience);
         self.slots.table.lock().count(self.id);
@@ -374,12 +373,13 @@ mod tests {
         let (_new, dropped) = slots.take(address(3), None).expect("one gives way");
         assert_eq!(dropped, Some(address(2)));
         assert_eq!(slots.taken(), 3);
-        // The other one of it has to be waited for still, so the next is another's.
+        // The server must still wait for the peer of its other slot, so the next one is of another
+        // address.
         let (_new, dropped) = slots.take(address(3), None).expect("one gives way");
         assert_eq!(dropped, Some(address(1)));
         held[1].works();
         assert!(!slots.drop_one(Some(address(2))), "it is at work");
-        // What was dropped already is not given back twice.
+        // A slot that was dropped already is not freed twice.
         drop(held);
         assert_eq!(slots.taken(), 2);
     }

@@ -1,4 +1,4 @@
-//! A TCP connection that is read from by its own task only, and written to by others, too.
+//! A TCP connection that only its own task reads, and that flushers also write to.
 
 use std::io;
 use std::pin::Pin;
@@ -13,29 +13,29 @@ use tokio_rustls::server::TlsStream;
 
 use crate::stats::Stats;
 
-/// What carries a connection.
+/// The transport of a connection.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Where others than its own task may write what it is owed; none: nowhere.
+    /// The socket for writes by flushers; none: only the connection's own task writes.
     fn socket(&self) -> Option<Arc<Socket>> {
         None
     }
 }
 
-/// The way out of a TCP connection.
+/// The write half of a TCP connection.
 pub struct Socket {
     /// None only while it is dropped.
     half: Option<OwnedWriteHalf>,
     stats: Arc<Stats>,
 }
 
-/// A TCP connection whose bytes are those that are spoken.
+/// A TCP connection without TLS.
 pub struct Plain {
     half: OwnedReadHalf,
     socket: Arc<Socket>,
 }
 
 impl Plain {
-    /// Takes a connection. What is written to its socket by others is counted here.
+    /// Splits a connection. Writes of flushers are counted in `stats`.
     pub fn new(stream: TcpStream, stats: Arc<Stats>) -> Plain {
         let (half, out) = stream.into_split();
         Plain { half, socket: Arc::new(Socket { half: Some(out), stats }) }
@@ -43,7 +43,7 @@ impl Plain {
 }
 
 impl Socket {
-    /// Writes what the socket takes now. Pending: it takes nothing, and no waker is registered.
+    /// Writes what the socket accepts now. Pending: it accepts nothing, and no waker is registered.
     pub fn try_write(&self, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let Some(half) = &self.half else { return Poll::Ready(Ok(0)) };
         match half.try_write(bytes) {
@@ -52,7 +52,7 @@ impl Socket {
         }
     }
 
-    /// So much was written by others than the connection's own task.
+    /// Counts bytes that a flusher wrote.
     pub fn wrote(&self, bytes: usize) {
         self.stats.wrote(bytes);
     }
@@ -64,7 +64,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // The connection is closed with its other half, and not shut down before.
+        // The socket is closed with its other half, and not shut down before.
         self.half.take().into_iter().for_each(OwnedWriteHalf::forget);
     }
 }
@@ -110,7 +110,7 @@ impl AsyncWrite for Plain {
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(stream) = self.socket.stream() else { return Poll::Ready(Ok(())) };
         Poll::Ready(match SockRef::from(stream).shutdown(std::net::Shutdown::Write) {
-            // The peer is gone.
+            // The peer is disconnected.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
             done => done,
         })

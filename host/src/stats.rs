@@ -1,9 +1,9 @@
-//! What is counted while the server runs.
+//! The counters of the running server.
 //!
-//! Counters of messages and reads exist in several sets, and threads are spread over them, so
-//! that they do not contend for the same cache lines. Counters of connections exist once. All
-//! are relaxed atomics that are read one by one, so a reading is not a consistent snapshot. This
-//! module knows nothing of how they are shown.
+//! Counters of messages and reads exist in several sets, and threads are spread over them, so that
+//! they do not contend for the same cache lines. Counters of connections exist once. All are
+//! relaxed atomics that are read one by one, so a reading is not a consistent snapshot. This module
+//! does not format them.
 
 use std::array;
 use std::cell::Cell;
@@ -13,15 +13,15 @@ use std::time::{Instant, SystemTime};
 use crate::close::CloseReason;
 use crate::protocol::command::{Ending, Verb};
 
-/// Counters since the server began.
+/// Counters since the server started.
 pub struct Stats {
-    /// When it began.
+    /// When it started.
     pub started: Instant,
-    /// The same, by the clock on the wall.
+    /// The same, by wall-clock time.
     pub started_at: SystemTime,
     /// Connections closed because their outbox was full.
     pub outbox_overflows: AtomicU64,
-    /// What waited in those outboxes, in bytes.
+    /// How many bytes were queued in those outboxes.
     pub outbox_overflow_bytes: AtomicU64,
     /// Connections that failed, or ended without a close handshake.
     pub lost: AtomicU64,
@@ -32,7 +32,7 @@ pub struct Stats {
     lanes: Box<[Lane]>,
 }
 
-/// What is counted at a door.
+/// The counters of a door.
 #[derive(Default)]
 struct DoorStats {
     accepted: AtomicU64,
@@ -41,7 +41,7 @@ struct DoorStats {
     refused: [AtomicU64; Refused::ALL.len()],
 }
 
-/// What one thread counts, and others that got the same number.
+/// The counters of one thread, and of others that got the same number.
 #[repr(align(128))]
 struct Lane {
     bytes_read: AtomicU64,
@@ -49,7 +49,7 @@ struct Lane {
     commands: [[AtomicU64; Ending::ALL.len()]; Verb::ALL.len()],
 }
 
-/// Which way a connection comes.
+/// The kinds of listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Door {
     /// HTTP and WebSocket.
@@ -62,7 +62,7 @@ impl Door {
     /// All.
     pub const ALL: [Door; 2] = [Door::Http, Door::Resp];
 
-    /// A stable word for metrics.
+    /// A stable label for metrics.
     pub fn name(self) -> &'static str {
         match self {
             Door::Http => "http",
@@ -71,7 +71,7 @@ impl Door {
     }
 }
 
-/// Why a connection was turned away before it was one.
+/// Why a connection was rejected during its handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "their names say what they are")]
 pub enum Refused {
@@ -84,19 +84,19 @@ pub enum Refused {
     Forbidden,
     /// Too many attempts to authenticate failed.
     AuthFlood,
-    /// A plugin's limit.
+    /// A plugin's rate limit.
     Limited,
     Unavailable,
     /// A page of another origin.
     Origin,
     /// The request took too long.
     HandshakeTimeout,
-    /// No TLS handshake came about.
+    /// The TLS handshake failed.
     Tls,
     TlsTimeout,
-    /// Its address had as many handshakes under way as its share.
+    /// Its address was at its share of pending handshakes.
     HandshakeShare,
-    /// Its handshake was dropped for another.
+    /// Its handshake was dropped for a new one.
     HandshakeDropped,
 }
 
@@ -120,7 +120,7 @@ impl Refused {
         Refused::HandshakeDropped,
     ];
 
-    /// A stable word for metrics.
+    /// A stable label for metrics.
     pub fn name(self) -> &'static str {
         match self {
             Refused::OverCapacity => "over_capacity",
@@ -165,7 +165,7 @@ const LANES_MAX: usize = 64;
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// Which number this thread has among those that count.
+    /// The number of this thread for its lane.
     static NUMBER: Cell<usize> = Cell::new(THREADS.fetch_add(1, Ordering::Relaxed));
 }
 
@@ -198,17 +198,17 @@ impl Default for Lane {
 }
 
 impl Stats {
-    /// A connection was let in.
+    /// Counts an admitted connection.
     pub fn accepted(&self, door: Door) {
         count(&self.door(door).accepted);
     }
 
-    /// A connection could not be accepted.
+    /// Counts a connection that could not be accepted.
     pub fn could_not_accept(&self, door: Door) {
         count(&self.door(door).not_accepted);
     }
 
-    /// How often one could not, at this door.
+    /// How many connections could not be accepted at this door.
     pub fn not_accepted(&self, door: Door) -> u64 {
         load(&self.door(door).not_accepted)
     }
@@ -223,14 +223,14 @@ impl Stats {
         load(&self.door(door).handshake_waits)
     }
 
-    /// A connection was turned away.
+    /// Counts a rejected connection.
     pub fn refused(&self, door: Door, why: Refused) {
         if let Some(counter) = self.door(door).refused.get(why as usize) {
             count(counter);
         }
     }
 
-    /// A connection was closed.
+    /// Counts a closed connection.
     pub fn closed(&self, reason: &CloseReason) {
         if let Some(counter) = self.closed.get(reason.place()) {
             count(counter);
@@ -241,7 +241,7 @@ impl Stats {
         }
     }
 
-    /// So many commands of this verb ended so.
+    /// Counts commands of this verb with this ending.
     pub fn record_command(&self, verb: Verb, ending: Ending, commands: u64) {
         let counter = |lane: &Lane| -> Option<u64> {
             let counter = lane.commands.get(verb as usize)?.get(ending as usize)?;
@@ -250,21 +250,21 @@ impl Stats {
         self.lane().and_then(counter);
     }
 
-    /// So many bytes came from a client.
+    /// Counts bytes received from a client.
     pub fn read(&self, bytes: usize) {
         if let Some(lane) = self.lane() {
             lane.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
         }
     }
 
-    /// So many bytes went to a client.
+    /// Counts bytes sent to a client.
     pub fn wrote(&self, bytes: usize) {
         if let Some(lane) = self.lane() {
             lane.bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);
         }
     }
 
-    /// Commands carried out, bytes read and bytes written.
+    /// Commands executed, bytes read and bytes written.
     pub fn totals(&self) -> [u64; 3] {
         let bytes = |of: fn(&Lane) -> &AtomicU64| self.lanes.iter().map(of).map(load).sum();
         [
@@ -274,7 +274,7 @@ impl Stats {
         ]
     }
 
-    /// How many commands of each verb ended how.
+    /// How many commands of each verb ended in each way.
     pub fn commands(&self) -> impl Iterator<Item = (Verb, Ending, u64)> {
         let of = |verb: Verb, ending: Ending| {
             let of_lane = |lane: &Lane| {
@@ -288,22 +288,22 @@ impl Stats {
         })
     }
 
-    /// Connections that were let in, by this door.
+    /// Connections that were admitted at this door.
     pub fn accepted_by(&self, door: Door) -> u64 {
         load(&self.door(door).accepted)
     }
 
-    /// Connections that were let in.
+    /// Connections that were admitted.
     pub fn accepted_in_all(&self) -> u64 {
         Door::ALL.into_iter().map(|door| self.accepted_by(door)).sum()
     }
 
-    /// Connections that were turned away at this door, and why.
+    /// Connections that were rejected at this door, by reason.
     pub fn refused_by(&self, door: Door) -> impl Iterator<Item = (Refused, u64)> {
         Refused::ALL.into_iter().zip(self.door(door).refused.iter().map(load))
     }
 
-    /// Connections that were turned away.
+    /// Connections that were rejected.
     pub fn refused_in_all(&self) -> u64 {
         Door::ALL.into_iter().flat_map(|door| self.refused_by(door)).map(|(_, count)| count).sum()
     }
@@ -324,17 +324,17 @@ impl Stats {
     }
 }
 
-/// The number of this thread among those that count. Numbers are assigned round-robin.
+/// The lane number of this thread. Numbers are assigned round-robin.
 pub fn thread_number() -> usize {
     NUMBER.get()
 }
 
-/// One more of something.
+/// Increments a counter.
 pub fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// What was counted so far.
+/// The value of a counter.
 pub fn load(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }

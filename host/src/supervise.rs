@@ -1,8 +1,8 @@
 //! Tasks that run as long as the server does.
 //!
-//! One that panics or ends is started again, after a wait that doubles. That is counted, logged,
-//! and part of how the server is until the task has run for a while. It knows nothing of what
-//! tasks do.
+//! A task that panics or ends is started again, after a wait that doubles. This is counted, logged,
+//! and reported in the health of the server until the task has run for a while. This module does
+//! not know what the tasks do.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -21,10 +21,10 @@ use crate::stats::{count, load};
 const WAIT: Duration = Duration::from_millis(100);
 /// ... which doubles up to this.
 const WAIT_MAX: Duration = Duration::from_secs(10);
-/// A task that has run for so long is in order, and the next wait is short again.
+/// A task that has run for this long is healthy, and the next wait is short again.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
 
-/// How a task ends that should not: it says why.
+/// The reason for which a task ended that should not.
 pub type Ended = Result<Infallible, String>;
 
 /// Keeps tasks running.
@@ -39,16 +39,16 @@ struct Task {
     down: Mutex<Option<Down>>,
 }
 
-/// Why a task is not in order.
+/// The problem of a task that is not healthy.
 struct Down {
     why: String,
-    /// When it was started again; none: it was not.
+    /// When it was restarted; none: it was not.
     started: Option<Instant>,
 }
 
 impl Supervisor {
-    /// Runs what `start` makes, and another when that ends, until this is dropped. Those of
-    /// one name are counted together.
+    /// Runs what `start` returns, and restarts it when it ends, until this is dropped. Tasks of one
+    /// name are counted together.
     pub async fn keep<F>(self: Arc<Self>, name: &'static str, mut start: impl FnMut() -> F)
     where
         F: Future<Output = Ended>,
@@ -70,7 +70,7 @@ impl Supervisor {
             count(&task.restarts);
             let ms = wait.as_millis() as u64;
             match task.is_down(&why) {
-                // It was said.
+                // It was logged.
                 true => debug!(task = name, why, ms, "a task ended again, and is restarted"),
                 false => error!(task = name, why, ms, "a task ended, and is restarted"),
             }
@@ -85,7 +85,7 @@ impl Supervisor {
         self.tasks.lock().iter().map(|task| (task.name, load(&task.restarts))).collect()
     }
 
-    /// What is wrong with tasks that are not in order.
+    /// The problems of unhealthy tasks.
     pub fn problems(&self) -> Vec<String> {
         self.tasks.lock().iter().filter_map(|task| task.problem()).collect()
     }
@@ -102,7 +102,7 @@ impl Supervisor {
 }
 
 impl Task {
-    /// Remembers why it ended. Whether it was down for the same already.
+    /// Records why it ended. Returns whether it was down for the same reason already.
     fn is_down(&self, why: &str) -> bool {
         let mut down = self.down.lock();
         let is_known = down.as_ref().is_some_and(|down| down.why == why && !down.is_over());
@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    /// Waits until this is what is wrong.
+    /// Waits until this is the problem.
     async fn until_problems_are(supervisor: &Supervisor, expected: &[&str]) {
         let waiting = async {
             while supervisor.problems() != expected {

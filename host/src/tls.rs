@@ -1,8 +1,7 @@
 //! TLS: a listener's certificate, and the identity in its clients' certificates.
 //!
-//! rustls with ring, TLS 1.2 and 1.3. A certificate that is replaced holds for
-//! handshakes from then on; connections keep what they shook hands with. It knows
-//! files and certificates, and neither HTTP nor RESP.
+//! rustls with ring, TLS 1.2 and 1.3. A replaced certificate applies to later handshakes; open
+//! connections keep theirs. This module knows files and certificates, and neither HTTP nor RESP.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,7 +20,7 @@ use x509_cert::der::{Decode, Encode};
 
 use crate::config::{ClientCertificates, TlsConfig};
 
-/// Under which key plugins find the subject of a client's certificate.
+/// The key under which plugins find the subject of a client's certificate.
 pub const SUBJECT: &str = "tls.subject";
 
 /// Why a certificate cannot be used.
@@ -35,7 +34,7 @@ pub enum TlsError {
         /// Why.
         source: io::Error,
     },
-    /// A file holds nothing of what it should.
+    /// A file does not contain what it should.
     #[error("{}: {problem}", .file.display())]
     File {
         /// Which file.
@@ -43,7 +42,7 @@ pub enum TlsError {
         /// Why.
         problem: String,
     },
-    /// Certificate, key and CA do not go together.
+    /// Certificate, key and CA do not match.
     #[error("{}: {problem}", .certificate.display())]
     Unusable {
         /// The certificate's file.
@@ -53,7 +52,7 @@ pub enum TlsError {
     },
 }
 
-/// The certificate of a listener, as it is now.
+/// The current certificate of a listener.
 pub struct Tls {
     current: RwLock<Loaded>,
 }
@@ -64,16 +63,16 @@ struct Loaded {
 }
 
 impl Tls {
-    /// Reads the files.
+    /// Loads the files.
     ///
     /// # Errors
     ///
-    /// One cannot be read, or they do not go together.
+    /// A file cannot be read, or they do not match.
     pub fn load(config: &TlsConfig) -> Result<Tls, TlsError> {
         Ok(Tls { current: RwLock::new(Loaded::read(config)?) })
     }
 
-    /// Reads the files again. False: they are as they were.
+    /// Reloads the files. False: they are unchanged.
     ///
     /// # Errors
     ///
@@ -88,7 +87,7 @@ impl Tls {
         Ok(is_new)
     }
 
-    /// What shakes hands with one client.
+    /// Performs the handshake with one client.
     pub fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(self.current.read().config.clone())
     }
@@ -163,7 +162,7 @@ fn problem(file: &Path, problem: impl ToString) -> TlsError {
 pub fn subject_of(certificate: &CertificateDer<'_>) -> Option<String> {
     let certificate = x509_cert::Certificate::from_der(certificate).ok()?;
     let subject = certificate.tbs_certificate().subject();
-    // A name that cannot be spelled is no name.
+    // A name that cannot be formatted is ignored.
     subject.to_der().ok()?;
     Some(subject.to_string())
 }

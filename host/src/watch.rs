@@ -1,8 +1,7 @@
-//! Sees that the files of plugins and of the engine change.
+//! Watches the files of plugins and of the engine.
 //!
-//! The directories that hold them are watched, not the files, because a file that
-//! is replaced is another file. An event is passed on when it has been quiet for
-//! a while: who copies a file writes it piece by piece.
+//! The directories are watched, not the files, because a file that is replaced is another file.
+//! Events are debounced, because a file that is copied is written in pieces.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -32,12 +31,12 @@ pub enum Watched {
     Config,
     /// Files of certificates.
     Certificates,
-    /// All of it, because an operator requested it.
+    /// Everything, because an operator requested it.
     Everything,
 }
 
 impl Watched {
-    /// What the task is called that watches it.
+    /// The name of the task that watches it.
     fn task(self) -> &'static str {
         match self {
             Watched::Plugins => "watch-plugins",
@@ -48,11 +47,11 @@ impl Watched {
     }
 }
 
-/// However busy a directory is, a change is acted on after this many quiet times.
+/// However busy a directory is, a change is applied after this many quiet times.
 const QUIET_TIMES_MAX: u32 = 10;
 
-/// Watches what the configuration names, and says on `changed` what has changed,
-/// until what it answers is dropped.
+/// Watches what the configuration names, and sends changes on `changed`, until the returned value
+/// is dropped.
 pub fn watch(
     config: &Config,
     config_file: Option<&Path>,
@@ -66,8 +65,8 @@ pub fn watch(
         let changed = changed.clone();
         let mut is_first = true;
         watching.spawn(supervisor.clone().keep(what.task(), move || {
-            // What changed while it was not watched is not missed. To compile the engine to
-            // see that it is the one in use takes seconds, so that is not done at the start.
+            // Changes before the watch began must not be missed. The engine is not included at the
+            // start, because it takes seconds to compile it only to see that it is unchanged.
             let is_at_start = std::mem::take(&mut is_first);
             let is_looked_at = !is_at_start || matches!(what, Watched::Plugins | Watched::Config);
             place.clone().watch(changed.clone(), is_looked_at)
@@ -90,8 +89,8 @@ pub fn watch(
         .map(|file| directory_of(file))
         .collect();
     for directory in directories {
-        // Whatever happens there: files are compared by what is in them, and some
-        // are links whose target changes elsewhere in the directory.
+        // Any event in the directory counts: files are compared by content, and some are links
+        // whose target changes elsewhere in the directory.
         add(Watched::Certificates, directory, None);
     }
     watching
@@ -104,18 +103,18 @@ fn directory_of(file: &Path) -> &Path {
     }
 }
 
-/// What is watched, and where.
+/// A watched directory.
 struct Place {
     what: Watched,
     directory: PathBuf,
-    /// The file that it is about; none: the whole directory.
+    /// The file in it; none: the whole directory.
     file: Option<PathBuf>,
     debounce: Duration,
 }
 
 impl Place {
-    /// Says that something changed, whenever it has, until that can no longer be seen; and, if
-    /// `is_looked_at`, once at the start.
+    /// Reports changes, until they can no longer be detected; and, if `is_looked_at`, reports once
+    /// at the start.
     async fn watch(
         self: Arc<Place>,
         changed: mpsc::UnboundedSender<Watched>,
@@ -138,10 +137,10 @@ impl Place {
                     .is_ok_and(|event| event.is_some())
                 {}
             };
-            // Elapsed: it never was quiet.
+            // Elapsed: there was no quiet time.
             let _ = tokio::time::timeout(debounce * QUIET_TIMES_MAX, quiet).await;
             let _the_server_is_ending = changed.send(self.what);
-            // What was watched is the directory, whatever it is called by now.
+            // The directory itself is watched, even if it was renamed.
             if identity(&self.directory).ok() != Some(watched) {
                 return Err(format!("{directory} is not the directory that was watched"));
             }
@@ -155,7 +154,7 @@ impl Place {
             !matches!(event.kind, EventKind::Access(_))
                 && file.as_deref().is_none_or(|file| {
                     event.paths.iter().any(|path| {
-                        // What mounted configuration is swapped by.
+                        // The link that is swapped for mounted configuration.
                         let names = [file.as_os_str(), "..data".as_ref()];
                         *path == directory
                             || path.file_name().is_some_and(|name| names.contains(&name))
@@ -163,9 +162,9 @@ impl Place {
                 })
         };
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<_>| {
-            // An error may mean that events were lost: look.
+            // An error may mean that events were lost: report a change.
             if event.map_or(true, &concerns) {
-                // The receiver is gone when the server is ending.
+                // The receiver is dropped when the server is ending.
                 let _ = seen.send(());
             }
         })?;
@@ -174,10 +173,9 @@ impl Place {
     }
 }
 
-/// Looks at the plugin directory every so often, and says on `changed` when it has not been
-/// acted on and has stayed the same from one look to the next. So a directory that was
-/// replaced is noticed, and a file that a link leads to elsewhere; and what could not be read
-/// is read again.
+/// Polls the plugin directory, and reports on `changed` when it has a change that was not applied
+/// and has stayed the same from one poll to the next. This detects a directory that was replaced,
+/// and files behind links; and what could not be read is read again.
 pub async fn poll_plugins(
     middleware: Arc<Middleware>,
     time: Duration,
@@ -190,7 +188,7 @@ pub async fn poll_plugins(
     loop {
         tokio::time::sleep(time).await;
         let looking = middleware.clone();
-        // One that panics has been logged, and is tried again.
+        // A panic has been logged, and the poll is repeated.
         let listing = tokio::task::spawn_blocking(move || looking.listing_if_changed()).await;
         let listing = listing.ok().flatten();
         if listing.is_some() && listing == before && changed.send(Watched::Plugins).is_err() {
@@ -201,7 +199,7 @@ pub async fn poll_plugins(
     }
 }
 
-/// What tells a directory from another of the same name.
+/// Identifies a directory, to detect another one of the same name.
 fn identity(directory: &Path) -> io::Result<(u64, u64)> {
     let metadata = std::fs::metadata(directory)?;
     Ok((metadata.dev(), metadata.ino()))

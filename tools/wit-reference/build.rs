@@ -1,5 +1,5 @@
 //! Makes one page of the contract's doc comments: interfaces in the order in which a
-//! plugin's author meets them, each with its functions and types.
+//! plugin's author needs them, each with its functions and types.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -10,22 +10,23 @@ use wit_parser::{
     WorldItem,
 };
 
-/// What a plugin exports, what it may import, what both are made of, and what is none
-/// of a plugin's business. The build fails when one is missing.
+/// What a plugin exports, what it may import, the types of both, and what only the engine
+/// uses. The build fails when an interface is missing.
 const CHAPTERS: &[(&str, &[&str])] = &[
     (
         "What a plugin exports",
         &["lifecycle", "admission", "access", "messages", "deliveries", "snapshot"],
     ),
     ("What a plugin may import", &["attributes", "counters", "log"]),
-    ("Words of both", &["types"]),
+    ("Types of both", &["types"]),
     ("The engine", &["engine", "listing"]),
 ];
 
 const HEAD: &str = "# The contract
 
-All that a plugin and the server say to each other, from the comments in [wit/](../../wit): change it there, and run
-`make wit-reference`. [guide.md](guide.md) is the way in. Names are written as in WIT; Rust and Python write `on_publish`
+The interfaces between a plugin and the server. This page is generated from the comments in [wit/](../../wit): change
+them there, and run `make wit-reference`. [guide.md](guide.md) is the introduction, [compatibility.md](compatibility.md)
+says which versions of the contract a server accepts. Names are written as in WIT; Rust and Python write `on_publish`
 and `Publication`, JavaScript `onPublish`.
 ";
 
@@ -77,7 +78,7 @@ fn interface(
     }
     for (type_name, id) in &interface.types {
         let of = resolve.types.get(*id).context("it is")?;
-        // What is used from another interface stands there.
+        // A type of another interface is documented there.
         if !is_alias(resolve, of) {
             write!(page, "\n### {name}: {type_name}\n\n```wit\n")?;
             definition(page, resolve, type_name, of)?;
@@ -145,7 +146,7 @@ fn definition(page: &mut String, resolve: &Resolve, name: &str, of: &TypeDef) ->
     Ok(())
 }
 
-/// What is said of fields and cases.
+/// The comments of fields and cases.
 fn members(page: &mut String, kind: &TypeDefKind) -> Result<()> {
     let members: Vec<(&str, &Docs)> = match kind {
         TypeDefKind::Record(record) => {

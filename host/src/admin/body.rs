@@ -1,4 +1,4 @@
-//! The bodies of requests: how large, for how long, of which kind.
+//! The bodies of requests: limits on size, time and content type.
 
 use std::future::poll_fn;
 use std::path::PathBuf;
@@ -22,18 +22,18 @@ use super::view::OfferBody;
 /// A body that is JSON, or nothing where nothing is required.
 pub struct JsonBody<T>(pub T);
 
-/// A component, as somebody offers it.
+/// An uploaded component.
 pub struct OfferedComponent {
     /// The component.
     pub wasm: Arc<[u8]>,
     /// Where it was read from; none: it was uploaded.
     pub file: Option<PathBuf>,
-    /// What is to stand beside it.
+    /// The settings for it.
     pub config: Option<String>,
     /// Whether it starts without its predecessor's state.
     pub is_fresh: bool,
-    /// Its place among those that may be uploaded at the same time: kept until the change is
-    /// made, because as long the bytes are in memory.
+    /// Its permit among the concurrent uploads: kept until the change is made, because the bytes
+    /// are in memory for that time.
     pub place: OwnedSemaphorePermit,
 }
 
@@ -46,8 +46,8 @@ impl<T: DeserializeOwned> FromRequest<Admin> for JsonBody<T> {
     async fn from_request(request: Request, admin: &Admin) -> Result<JsonBody<T>, ApiError> {
         let kind = content_type(request.headers());
         let bytes = read(request.into_body(), admin, admin.config.body_bytes_max).await?;
-        // A page in a browser cannot send this kind unasked, unlike the one it takes
-        // when nothing is said.
+        // A page in a browser cannot send this content type without a preflight, unlike the default
+        // one.
         if kind.as_deref() != Some(JSON) && !bytes.is_empty() {
             return Err(wrong_kind(JSON));
         }
@@ -80,7 +80,7 @@ impl FromRequest<Admin> for OfferedComponent {
             let wasm = bytes.into();
             return Ok(OfferedComponent { wasm, file: None, config: None, is_fresh: false, place });
         }
-        // Base64 makes four bytes of three.
+        // Base64 encodes three bytes as four.
         let bytes_max = upload_bytes_max / 3 * 4 + admin.config.body_bytes_max;
         let bytes = read(request.into_body(), admin, bytes_max).await?;
         let OfferBody { path, wasm, config, fresh: is_fresh } = serde_json::from_slice(&bytes)

@@ -1,4 +1,4 @@
-//! The connections: who is there, and sending one away.
+//! Listing connections, and closing one.
 
 use std::collections::BinaryHeap;
 use std::time::SystemTime;
@@ -31,8 +31,7 @@ const NAMES_MAX: usize = 1_000;
 pub struct Page {
     after: ConnectionId,
     limit: Option<usize>,
-    /// Only those of which this is the id or the port, or a part of the address or the
-    /// door.
+    /// Only connections with this id or port, or with this text in the address or the door.
     search: Option<String>,
 }
 
@@ -109,7 +108,7 @@ pub async fn close(
     let connection = find(&admin, &id)?;
     let closed = view(&connection);
     door::close_gracefully(&connection, CloseReason::Operator);
-    info!(connection = connection.id, by = %by.name(), "a connection was sent away");
+    info!(connection = connection.id, by = %by.name(), "a connection was closed by an operator");
     Ok(Json(closed))
 }
 
@@ -117,7 +116,7 @@ fn find(admin: &Admin, id: &str) -> Result<std::sync::Arc<Connection>, ApiError>
     let id: ConnectionId =
         id.parse().map_err(|_| ApiError::bad_request("a connection's id is a number"))?;
     admin.services.hub.connections().get(id).ok_or_else(|| {
-        let words = format!("no connection {id} is there");
+        let words = format!("there is no connection {id}");
         ApiError::new(StatusCode::NOT_FOUND, "no-such-connection", words)
     })
 }

@@ -1,8 +1,8 @@
-//! The console: a page that speaks to the API.
+//! The console: a page that uses the API.
 //!
-//! Plain files that are inside the binary and say nothing of this server; all that
-//! they show, they ask of the API, with the token where there is one. They load
-//! nothing from elsewhere, and no other page may show them in a frame.
+//! These are plain files inside the binary that contain nothing about this server. They request all
+//! data from the API, with the token where one is required. They load nothing from elsewhere, and
+//! no other page may show them in a frame.
 
 use axum::Router;
 use axum::http::header::{
@@ -48,7 +48,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
     connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// The routes of the console, which ask for no token.
+/// The routes of the console, which require no token.
 pub fn routes() -> Router<Admin> {
     FILES.into_iter().fold(Router::new(), |router, (path, kind, text)| {
         let headers = [
@@ -59,7 +59,7 @@ pub fn routes() -> Router<Admin> {
             (REFERRER_POLICY, "no-referrer"),
             (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
             (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-            // They belong to this very version of the server.
+            // They belong to exactly this version of the server.
             (CACHE_CONTROL, "no-cache"),
         ];
         router.route(path, get(move || async move { (headers, text) }))

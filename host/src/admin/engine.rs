@@ -1,4 +1,4 @@
-//! The engine: what it is, and replacing it.
+//! The engine: describing and replacing it.
 
 use axum::extract::State;
 use axum::{Extension, Json};
@@ -12,7 +12,7 @@ use crate::wasm;
 
 /// `GET /v1/engine`
 pub async fn show(State(admin): State<Admin>) -> Result<Json<EngineView>, ApiError> {
-    // While it is swapped, that is waited for.
+    // A swap in progress is waited for.
     blocking(move || {
         let status = admin.engine.status();
         Ok(Json(EngineView {

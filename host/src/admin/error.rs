@@ -1,4 +1,4 @@
-//! What went wrong, as the API says it: `{code, message, step, plugin, file}`.
+//! API errors: `{code, message, step, plugin, file}`.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -11,7 +11,7 @@ use crate::engine_swap::EngineSwapError;
 use crate::middleware::PluginError;
 use crate::middleware::changes::ChangeError;
 
-/// A request that was not carried out.
+/// A request that failed.
 #[derive(Debug)]
 pub struct ApiError {
     status: StatusCode,
@@ -19,19 +19,19 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    /// One that says no more than this. The code is a stable word.
+    /// An error without further fields. The code is stable.
     pub fn new(status: StatusCode, code: &str, message: impl Into<String>) -> ApiError {
         let view =
             ErrorView { code: code.to_owned(), message: message.into(), ..ErrorView::default() };
         ApiError { status, view: Box::new(view) }
     }
 
-    /// The request is not what would be right.
+    /// The request is not valid.
     pub fn bad_request(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, "bad-request", message)
     }
 
-    /// What happens when a handler panics or is cut off.
+    /// The response when a handler panics or is aborted.
     pub fn internal() -> ApiError {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         ApiError::new(status, "internal", "the server failed; its log says how")

@@ -1,8 +1,8 @@
-//! Who may ask.
+//! Authorization of requests.
 //!
-//! Where there are tokens, each request must show one. Where there are none, which
-//! is so on loopback only, the danger is a page in somebody's browser: it may not
-//! ask from another origin, and not under a name that was pointed at loopback (DNS
+//! Where there are tokens, each request must have one. Without tokens, which is possible on
+//! loopback only, the danger is a page in a browser on this machine: requests of other origins are
+//! rejected, and so are other host names, because they may have been pointed at loopback (DNS
 //! rebinding).
 
 use axum::extract::{Request, State};
@@ -21,7 +21,7 @@ use crate::origin::is_loopback;
 ///
 /// # Errors
 ///
-/// It comes from another origin, or under a name that is not this server's.
+/// The origin is another one, or the host name is not this server's.
 pub async fn keep_out_other_origins(
     State(admin): State<Admin>,
     request: Request,
@@ -36,7 +36,7 @@ pub async fn keep_out_other_origins(
 ///
 /// # Errors
 ///
-/// No token, or none that is known.
+/// There is no token, or an unknown one.
 pub async fn ask_for_token(
     State(admin): State<Admin>,
     mut request: Request,
@@ -76,12 +76,12 @@ fn check_origin(headers: &HeaderMap, is_open: bool) -> Result<(), ApiError> {
         return forbidden("without tokens, the Host must be localhost or a loopback address");
     }
     if matches!(text(&SEC_FETCH_SITE), Some("cross-site" | "same-site")) {
-        return forbidden("pages of other origins may not ask");
+        return forbidden("requests from other origins are not allowed");
     }
     match text(&ORIGIN).map(|origin| origin.split_once("://").map(|(_, host)| host)) {
         None => Ok(()),
         Some(Some(origin)) if origin.eq_ignore_ascii_case(host.as_str()) => Ok(()),
-        Some(_) => forbidden("pages of other origins may not ask"),
+        Some(_) => forbidden("requests from other origins are not allowed"),
     }
 }
 
@@ -102,7 +102,7 @@ mod tests {
         for host in ["127.0.0.1:8081", "localhost:8081", "[::1]:8081", "127.8.8.8"] {
             check(&[(HOST, host)], true, true);
         }
-        // A name that somebody pointed at loopback.
+        // A name that was pointed at loopback.
         check(&[(HOST, "evil.example:8081")], true, false);
         check(&[(HOST, "admin.example:8081")], false, true);
         check(&[], true, false);

@@ -1,4 +1,4 @@
-//! How the server is, part by part.
+//! The health report, part by part.
 
 use axum::Json;
 use axum::extract::State;

@@ -1,4 +1,4 @@
-//! What is logged, and changing it.
+//! Reading and changing the log filter.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -25,7 +25,7 @@ pub async fn change(
     JsonBody(LogBody { filter, follow, unfollow }): JsonBody<LogBody>,
 ) -> Result<Json<LogView>, ApiError> {
     let log = current()?;
-    // All of it or nothing: the filter may be none.
+    // All or nothing: the filter may be invalid.
     if let Some(filter) = &filter {
         log::parse(filter).map_err(ApiError::bad_request)?;
     }

@@ -1,4 +1,4 @@
-//! How much memory is used for what, and what uses the most.
+//! How much memory is used for each purpose, and what uses the most.
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;

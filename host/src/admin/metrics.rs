@@ -1,4 +1,4 @@
-//! What Prometheus scrapes.
+//! The metrics page for Prometheus.
 
 use axum::extract::State;
 use axum::http::HeaderMap;

@@ -1,9 +1,8 @@
-//! The admin API: how a server is operated while it runs.
+//! The admin API, which operates a running server.
 //!
-//! A listener of its own, apart from those of clients. `router` has all routes;
-//! what they do is in the file of what they are about; `view` is what they say. It
-//! changes nothing itself: it asks the middleware, the engine and the hub, which
-//! files and signals ask, too.
+//! It has a listener of its own, apart from those of clients. `router` has all routes, each other
+//! file the handlers of one subject, and `view` the response types. Handlers call the middleware,
+//! the engine and the hub, as the file watch and signals do.
 
 mod body;
 mod connections;
@@ -54,7 +53,7 @@ use crate::supervise::Ended;
 use error::ApiError;
 use places::{Places, RequestBody, ResponseBody};
 
-/// What the handlers work with.
+/// The state of the handlers.
 #[derive(Clone)]
 pub struct Admin {
     config: Arc<AdminConfig>,
@@ -72,7 +71,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// The API of a server of these parts.
+    /// The API of a server with these parts.
     pub fn new(
         config: AdminConfig,
         services: Services,
@@ -98,12 +97,12 @@ impl Admin {
     }
 }
 
-/// Where clients connect to, as URLs.
+/// The addresses for clients, as URLs.
 #[derive(Debug, Clone)]
 pub struct Doors {
     /// The WebSocket.
     pub websocket: String,
-    /// The door for Redis clients; none: it is shut.
+    /// The door for Redis clients; none: it is closed.
     pub resp: Option<String>,
 }
 
@@ -113,8 +112,8 @@ pub struct AdminListener {
     admin: Admin,
 }
 
-/// How large the head of a request may be: what hyper takes at least, and room for
-/// the cookies of other things on the same host.
+/// The largest head of a request: at least hyper's minimum, with room for the cookies of other
+/// services on the same host.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
 impl AdminListener {
@@ -123,16 +122,16 @@ impl AdminListener {
         AdminListener { listener: Arc::new(listener), admin }
     }
 
-    /// Where it listens.
+    /// Its address.
     ///
     /// # Errors
     ///
-    /// The operating system has forgotten it.
+    /// The operating system does not report it.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves until it is dropped, or `ending` says so.
+    /// Serves until it is dropped, or `ending` becomes true.
     pub async fn serve(self: Arc<AdminListener>, ending: watch::Receiver<bool>) -> Ended {
         let admin = Admin { ending: ending.clone(), ..self.admin.clone() };
         let (config, places) = (admin.config.clone(), admin.places.clone());
@@ -169,11 +168,11 @@ impl AdminListener {
     }
 }
 
-/// Does what may take a while where no connection waits for it.
+/// Runs a long operation on a blocking thread.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    // What panics in there has been logged by the panic hook.
+    // A panic in there has been logged by the panic hook.
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(ApiError::internal()))
 }
 
@@ -190,7 +189,7 @@ async fn serve(
     mut ending: watch::Receiver<bool>,
 ) -> hyper::Result<()> {
     let _not_worth_a_word = stream.set_nodelay(true);
-    // A client that does not read its response would keep its slot for ever.
+    // A client that does not read its response would keep its slot forever.
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(config.request_time));
     let slot = Arc::new(slot);

@@ -1,9 +1,8 @@
-//! The connections of the admin listener: so many in all and from one address. Where
-//! there are as many as there may be, an idle one is closed for the next: one that has
-//! not sent a request, or not all of its body for a while. A request that is being
-//! answered is never cut off, and neither is a stream. Those that have just come are
-//! kept a moment beside the others: a flood of connections would close a good one before
-//! its request is here.
+//! The connections of the admin listener, limited in total and per address. At the limit, an idle
+//! one is closed for a new one: one that has not sent a request, or not all of its body for a
+//! while. A request that is being answered, or a stream, is never cut off. New connections are kept
+//! for a moment in addition to the limit: otherwise a flood of connections would close a good one
+//! before its request arrives.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -20,30 +19,30 @@ use crate::metrics::AdminConnections;
 use crate::slots::{Slot, Slots};
 use crate::stats::{count, load};
 
-/// How long a body may stand still before its connection counts as idle.
+/// How long a body may stall before its connection counts as idle.
 const BODY_PATIENCE: Duration = Duration::from_secs(1);
-/// How long a connection may be without a request before it may be closed for another.
-/// So many that have just come are kept beside those that there may be, because a client
-/// that means to ask does so within this time.
+/// How long a connection may be without a request before it may be closed for another. As many new
+/// ones as the limit are kept in addition, because a real client sends its request within this
+/// time.
 const PATIENCE: Duration = Duration::from_millis(200);
 const FRESH_MAX: usize = 512;
 /// How often a request waits for another to end, and how long each time.
 const ATTEMPTS: usize = 4;
 const REQUEST_WAIT: Duration = Duration::from_millis(50);
 
-/// The places, and what is counted of them.
+/// The places, and their counters.
 pub struct Places {
     slots: Arc<Slots>,
     max: usize,
     per_address_max: usize,
-    /// As many requests are at work as there may be connections.
+    /// All connections are busy, as many as there may be.
     requests: Arc<Semaphore>,
     over_share: AtomicU64,
     dropped: AtomicU64,
 }
 
 impl Places {
-    /// So many in all and for one address.
+    /// The limits in total and for one address.
     pub fn new(max: usize, per_address_max: usize) -> Places {
         Places {
             slots: Slots::new(max, PATIENCE),
@@ -60,8 +59,8 @@ impl Places {
         &self.slots
     }
 
-    /// A place for a connection from this address, for which idle ones give way; none:
-    /// too many are at work.
+    /// A place for a connection from this address; an idle connection may be dropped for it. None:
+    /// too many are busy.
     pub fn take(&self, address: IpAddr) -> Option<Slot> {
         while self.slots.held_by(address) >= self.per_address_max
             && self.slots.drop_one(Some(address))
@@ -78,12 +77,12 @@ impl Places {
             }
             count(&self.dropped);
         }
-        // The loops above have seen to the share of an address.
+        // The loops above have enforced the share of the address.
         self.slots.take(address, None).ok().map(|(slot, _)| slot)
     }
 
-    /// Leave for a request to be answered; none: as many are being answered as there may
-    /// be, and none of them waits for its client.
+    /// A permit to answer a request; none: as many are being answered as there may be, and none of
+    /// them waits for its client.
     pub async fn request(&self) -> Option<OwnedSemaphorePermit> {
         for _ in 0..ATTEMPTS {
             let requests = self.requests.clone();
@@ -101,7 +100,7 @@ impl Places {
         None
     }
 
-    /// What metrics say of them.
+    /// The counters for metrics.
     pub fn counted(&self) -> AdminConnections {
         AdminConnections {
             open: self.slots.taken(),
@@ -111,13 +110,13 @@ impl Places {
     }
 }
 
-/// A request's body: while it stands still, its connection may be closed for another.
+/// A request's body: while it stalls, its connection may be closed for another.
 pub struct RequestBody<B> {
     pub body: B,
     pub slot: Arc<Slot>,
 }
 
-/// A response's body: when it is handed over, the connection is idle again.
+/// A response's body: when it has been sent, the connection is idle again.
 pub struct ResponseBody<B> {
     pub body: B,
     pub _permit: Option<OwnedSemaphorePermit>,

@@ -1,4 +1,4 @@
-//! The plugins: what there is, and changing it.
+//! Listing and changing plugins.
 
 use std::sync::Arc;
 
@@ -211,7 +211,7 @@ fn rechecks(reading: RecheckReading) -> RechecksView {
     RechecksView { running, asked, ended, unanswered }
 }
 
-/// What was counted of a hook; none: it was never called.
+/// The counters of a hook; none: it was never called.
 fn hook_view(plugin: &Arc<plugin::Plugin>, hook: Hook) -> Option<HookView> {
     let stats = plugin.stats.of(hook);
     let [calls, items, faults] = stats.totals();

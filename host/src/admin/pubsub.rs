@@ -1,4 +1,4 @@
-//! What is listened to, on this node or on all: `PUBSUB`, for who operates them.
+//! Subscriptions on this node or on all nodes: `PUBSUB` for operators.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::backplane::{self, Answer, Question, Text};
 /// How many channels one request may name.
 const CHANNELS_MAX: usize = 1_000;
 
-/// What a request asks for.
+/// The parameters of a request.
 #[derive(Default)]
 struct Wanted {
     matching: Option<Vec<u8>>,
@@ -24,7 +24,7 @@ struct Wanted {
     of_all_nodes: bool,
 }
 
-/// What several nodes answer.
+/// The responses of several nodes.
 struct Answers {
     of_each: Vec<Answer>,
     nodes: NodesView,
@@ -86,7 +86,7 @@ pub async fn patterns(
     Ok(Json(PatternsView { patterns: of_each.into_iter().map(count).sum(), nodes }))
 }
 
-/// What this node answers, or all of them: then those that do in time.
+/// The response of this node, or of all nodes that respond in time.
 async fn ask(admin: &Admin, question: Question, of_all_nodes: bool) -> Result<Answers, ApiError> {
     let hub = &admin.services.hub;
     let of_each = match &admin.services.backplane {
@@ -94,19 +94,19 @@ async fn ask(admin: &Admin, question: Question, of_all_nodes: bool) -> Result<An
             let answers = backplane.ask_all(hub, question).await;
             answers.into_iter().map(|answer| answer.answer).collect()
         }
-        // Alone, it is all of them.
+        // Without a backplane, this node is all of them.
         _ => vec![backplane::answer(hub.clone(), question).await],
     };
     let unavailable = of_each.iter().filter(|answer| **answer == Answer::Unavailable).count();
     if unavailable == of_each.len() {
-        let words = "the engine cannot be asked";
+        let words = "the engine is not available";
         return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", words));
     }
     let nodes = NodesView { answered: of_each.len() - unavailable, unavailable };
     Ok(Answers { of_each, nodes })
 }
 
-/// Reads a query whose names may be any bytes, percent-encoded.
+/// Parses a query whose names may be any bytes, percent-encoded.
 fn read(query: Option<String>, keys: &[&str]) -> Result<Wanted, ApiError> {
     let mut wanted = Wanted::default();
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {

@@ -1,4 +1,4 @@
-//! All routes of the admin API, in one table.
+//! All routes of the admin API.
 
 use std::panic::AssertUnwindSafe;
 
@@ -17,7 +17,7 @@ use super::{
     server, stats, top, trace,
 };
 
-/// A route. Those that anybody may ask without a token get a table of their own.
+/// A route. Routes that need no token are in a separate table.
 pub struct Route {
     /// Its method.
     #[cfg_attr(not(test), expect(dead_code, reason = "a test holds the documentation to it"))]
@@ -27,7 +27,7 @@ pub struct Route {
     handler: MethodRouter<Admin>,
 }
 
-/// The routes that ask for a token where there are tokens.
+/// The routes that need a token where there are tokens.
 pub fn routes() -> Vec<Route> {
     let route = |method, path, handler| Route { method, path, handler };
     vec![
@@ -60,7 +60,7 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-/// The routes that ask for none: who looks after processes asks them.
+/// The routes that need none: supervisors and load balancers use them.
 fn open_routes() -> Vec<Route> {
     let route = |method, path, handler| Route { method, path, handler };
     vec![
@@ -98,7 +98,7 @@ pub fn router(admin: Admin) -> Router {
         .with_state(admin)
 }
 
-/// Answers where a handler panicked. Without it the connection would end without an answer.
+/// The response when a handler panicked. Without it the connection would end without a response.
 async fn answer_panics(request: Request, next: Next) -> Response {
     let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
     answering.await.unwrap_or_else(|_| ApiError::internal().into_response())

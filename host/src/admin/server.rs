@@ -1,4 +1,4 @@
-//! The server as a whole: what it is, and where its doors are.
+//! The server as a whole: what it is, and the addresses of its doors.
 
 use axum::Json;
 use axum::extract::State;

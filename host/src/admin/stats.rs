@@ -1,4 +1,4 @@
-//! What the server counts.
+//! The counters of the server.
 
 use axum::Json;
 use axum::extract::State;

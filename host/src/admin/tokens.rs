@@ -1,7 +1,7 @@
-//! Who may operate the server: names, and the tokens that prove them.
+//! The operators: names, and the tokens that authenticate them.
 //!
-//! A token is kept as its hash, so that it cannot be shown by mistake, and compared
-//! in a time that says nothing about it.
+//! Tokens are stored as hashes, so that they cannot be shown by mistake, and compared in constant
+//! time.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use subtle::ConstantTimeEq;
 
 use crate::middleware::stats::Initiator;
 
-/// Where tokens come from unless the config names a file.
+/// The source of tokens unless the config names a file.
 pub const TOKENS_VARIABLE: &str = "SWITCHYARD_ADMIN_TOKENS";
 
 /// Shorter ones can be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
-/// A `Bearer` header that is longer is none.
+/// A longer `Bearer` header is invalid.
 const TOKEN_BYTES_MAX: usize = 1 << 10;
-/// Each is compared with at each request.
+/// Each token is compared at each request.
 const TOKENS_MAX: usize = 100;
 
 /// Named tokens.
@@ -26,12 +26,12 @@ const TOKENS_MAX: usize = 100;
 pub struct Tokens(Vec<(Arc<str>, [u8; 32])>);
 
 impl Tokens {
-    /// Reads `NAME:TOKEN`, one a line or with commas between. Lines that begin with
-    /// `#` say nothing.
+    /// Parses `NAME:TOKEN`, one per line or separated by commas. Lines that begin with `#` are
+    /// comments.
     ///
     /// # Errors
     ///
-    /// Says what is wrong, and never what the token was.
+    /// The error names the problem, and never the token.
     pub fn parse(text: &str) -> Result<Tokens, String> {
         let mut tokens = Tokens::default();
         let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
@@ -76,7 +76,7 @@ impl Tokens {
         self.0.is_empty()
     }
 
-    /// The name of this token. Compares with all of them, whatever it is.
+    /// The name of this token. Compares it with all tokens in any case.
     pub fn name_of(&self, token: &[u8]) -> Option<Arc<str>> {
         let shown: [u8; 32] = Sha256::digest(token).into();
         let mut found = None;

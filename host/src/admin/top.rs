@@ -1,4 +1,4 @@
-//! The channels that the most listen to.
+//! The channels with the most subscribers.
 //!
 //! The server keeps no subscriber counts of its own, so they are computed on request. One pass
 //! over the connections finds candidates, with a bounded number of names, and the engine
@@ -28,16 +28,16 @@ use crate::protocol::command::{Bytestring, Space};
 /// How many are shown at most, and by default.
 const SHOWN_MAX: usize = 100;
 const SHOWN: usize = 20;
-/// How many channels the engine counts the subscribers of.
+/// For how many channels the engine counts the subscribers.
 const CANDIDATES_MAX: usize = 4 * SHOWN_MAX;
-/// How many subscriptions one pass looks at.
+/// How many subscriptions one pass visits.
 const SUBSCRIPTIONS_MAX: usize = 1_000_000;
 /// How many names are counted at once.
 const NAMES_MAX: usize = 1 << 16;
-/// How many names of one connection are looked at under its lock, for which a
-/// command of that connection may wait, and with it a shard.
+/// How many names of one connection are visited under its lock. A command of that connection may
+/// wait for the lock, and with it a shard.
 const SLICE: usize = 256;
-/// How long a count is good for, at least; and how many times as long as it took.
+/// How long a count is reused, at least; and this many times as long as it took.
 const GOOD_FOR: Duration = Duration::from_secs(1);
 const GOOD_FOR_TIMES: u32 = 10;
 
@@ -48,7 +48,7 @@ pub struct Asked {
     limit: Option<usize>,
 }
 
-/// A channel, and how many listen to it.
+/// A channel, and its number of subscribers.
 type Counted = (Box<[u8]>, u64);
 
 /// The last count. A request that arrives while a count is running waits for its result.
@@ -130,9 +130,9 @@ fn take(hub: &Hub) -> Count {
     Count { at, good_until, channels, is_whole: is_exact && left > 0 }
 }
 
-/// Counts names with room for so many: when there are more, all lose one, and who
-/// has none left makes room (Misra and Gries). Of `n` names, each that comes more
-/// than `n` / `names_max` times stays.
+/// Counts names with this many counters. When there are more names, all counters are decremented,
+/// and those at zero are freed (Misra and Gries). Of `n` names, each that occurs more than `n` /
+/// `names_max` times stays.
 struct Tally {
     names_max: usize,
     counts: KeyedMap<Box<[u8]>, u64>,
@@ -158,7 +158,7 @@ impl Tally {
         }
     }
 
-    /// Those counted most, and whether none was left out of the count.
+    /// The most frequent names, and whether none was left out.
     fn most(self, count: usize) -> (Vec<Counted>, bool) {
         let mut all: Vec<Counted> = self.counts.into_iter().collect();
         sort(&mut all);

@@ -1,5 +1,5 @@
-//! Traces single messages while they pass: a line of JSON for each thing that
-//! a plugin says, for as long as the client stays.
+//! Traces single messages: one line of JSON for each decision of a plugin, for as long as the
+//! client stays connected.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -20,20 +20,20 @@ use super::error::ApiError;
 use super::view::{Name, SightView, TraceLine, unix_ms};
 use crate::middleware::trace::{TraceEvent, TraceSubscription, Wanted};
 
-/// How often something is written, so that a client that is gone is noticed.
+/// How often something is written, so that a closed connection is noticed.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// How many lines wait for the client's socket. More wait in the queue of
+/// How many lines wait for the client's socket. Above that they wait in the queue of
 /// `admin.trace_queue_max`, where they are counted.
 const LINES_MAX: usize = 16;
 
-/// What is to be seen: one of `connection` and `channel`.
+/// The filter: one of `connection` and `channel`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Asked {
     connection: Option<u64>,
     channel: Option<String>,
-    /// After so many events it ends.
+    /// Ends after this many events.
     count: Option<u64>,
 }
 
@@ -49,7 +49,8 @@ pub async fn stream(
         _ => return Err(ApiError::bad_request("give either connection=ID or channel=GLOB")),
     };
     let subscription = admin.services.middleware.tracer().look(wanted).ok_or_else(|| {
-        let words = format!("{} look already (admin.traces_max)", admin.config.traces_max);
+        let words =
+            format!("there are {} traces already (admin.traces_max)", admin.config.traces_max);
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-traces", words)
     })?;
     let (lines, queued) = mpsc::channel(LINES_MAX);
@@ -58,7 +59,7 @@ pub async fn stream(
     Ok((headers, Body::new(Lines(queued))).into_response())
 }
 
-/// Writes lines until the client is gone, or enough was seen, or the server ends.
+/// Writes lines until the client disconnects, the requested number was written, or the server ends.
 async fn write(
     mut subscription: TraceSubscription,
     count: Option<u64>,
@@ -76,7 +77,8 @@ async fn write(
             return;
         }
         if left == 0 {
-            let ended = TraceLine::Ended { why: "as many as were asked for".to_owned() };
+            let ended =
+                TraceLine::Ended { why: "the requested number of lines was sent".to_owned() };
             let _gone = lines.send(line(&ended)).await;
             return;
         }
@@ -130,7 +132,7 @@ fn view(event: TraceEvent) -> SightView {
     }
 }
 
-/// The lines as a body that goes on.
+/// The lines as a streamed body.
 struct Lines(mpsc::Receiver<Bytes>);
 
 impl hyper::body::Body for Lines {

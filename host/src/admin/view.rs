@@ -1,5 +1,5 @@
-//! What the admin API says, as JSON. The command line reads the same types;
-//! `openapi.json` documents them, and a test holds the two together.
+//! The JSON types of the admin API. The command line uses the same types; `openapi.json` documents
+//! them, and a test compares the two.
 
 use std::time::{Duration, SystemTime};
 
@@ -71,7 +71,7 @@ pub struct PluginView {
     pub failures: Vec<FailureView>,
 }
 
-/// Checks of existing subscriptions, after a plugin came or changed.
+/// Checks of existing subscriptions, after a plugin was added or changed.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct RechecksView {
@@ -81,7 +81,7 @@ pub struct RechecksView {
     pub unanswered: u64,
 }
 
-/// How a plugin is.
+/// The state of a plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
@@ -89,11 +89,11 @@ pub enum State {
     Running,
     /// An instance is being rebuilt.
     Rebuilding,
-    /// It failed too often, and waits to be replaced.
+    /// It failed too often, and is not called until it is replaced.
     Parked,
 }
 
-/// What a plugin may take.
+/// The limits of a plugin.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct LimitsView {
@@ -104,7 +104,7 @@ pub struct LimitsView {
     pub counters: String,
 }
 
-/// What was counted of a hook.
+/// The counters of a hook.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct HookView {
@@ -116,7 +116,7 @@ pub struct HookView {
     pub time: HistogramView,
 }
 
-/// How often a hook said something.
+/// How often a hook made a decision.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct VerdictView {
@@ -124,7 +124,7 @@ pub struct VerdictView {
     pub count: u64,
 }
 
-/// How often something took how long.
+/// A histogram of times.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct HistogramView {
@@ -135,7 +135,7 @@ pub struct HistogramView {
     pub buckets: Vec<BucketView>,
 }
 
-/// How many were over the bound before and not over this one.
+/// How many times were over the previous bound and not over this one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct BucketView {
@@ -154,7 +154,7 @@ pub struct FailureView {
     pub file: Option<String>,
 }
 
-/// What was refused last in a slot.
+/// The last refusal in a slot.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct RefusedView {
@@ -199,7 +199,7 @@ pub struct EngineView {
 pub struct ConnectionsView {
     pub count: usize,
     pub connections: Vec<ConnectionView>,
-    /// What `after` must be to see those that follow; none: there are none.
+    /// The value of `after` for the next page; none: this is the last one.
     pub next_after: Option<u64>,
 }
 
@@ -221,7 +221,7 @@ pub struct ConnectionView {
     pub names: Option<NamesView>,
 }
 
-/// What a connection listens to, the first thousand of each kind.
+/// The subscriptions of a connection, the first thousand of each kind.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct NamesView {
@@ -234,16 +234,16 @@ pub struct NamesView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Name {
-    /// It is text.
+    /// UTF-8 text.
     Text(String),
-    /// It is not.
+    /// Other bytes.
     Bytes {
         /// Its bytes.
         base64: String,
     },
 }
 
-/// The channels that the most listen to.
+/// The channels with the most subscribers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct TopView {
@@ -263,7 +263,7 @@ pub struct ServerView {
     pub resp: Option<String>,
 }
 
-/// What the server counts.
+/// The counters of the server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct StatsView {
@@ -289,7 +289,7 @@ pub struct StatsView {
     pub swaps: Vec<SwapView>,
 }
 
-/// How much memory is used for what.
+/// How much memory is used for each purpose.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct MemoryView {
@@ -303,7 +303,7 @@ pub struct MemoryView {
     pub addresses: Vec<HolderView>,
 }
 
-/// How a budget stands.
+/// The state of a budget.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct BudgetView {
@@ -320,21 +320,21 @@ pub struct BoundView {
     pub closed: u64,
 }
 
-/// What one connection, or all of one address, hold.
+/// The memory of one connection, or of all connections of one address.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct HolderView {
-    /// None: all of its address.
+    /// None: all connections of the address.
     pub connection: Option<u64>,
     pub address: String,
     pub outbox_bytes: usize,
     pub input_bytes: usize,
     pub name_bytes: usize,
-    /// None: little waits, or it is of an address.
+    /// None: little waits, or this is an address.
     pub stalled_ms: Option<u64>,
 }
 
-/// What is logged.
+/// The log filter.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct LogView {
@@ -345,7 +345,7 @@ pub struct LogView {
     pub problem: Option<String>,
 }
 
-/// What is to be logged; what is absent stays.
+/// A change of the log filter; absent members stay unchanged.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
@@ -358,7 +358,7 @@ pub struct LogBody {
     pub unfollow: Vec<u64>,
 }
 
-/// How the server is, part by part.
+/// The health of the server, part by part.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct HealthView {
@@ -376,7 +376,7 @@ pub struct HealthView {
     pub memory: PartView,
 }
 
-/// How one part is.
+/// The health of one part.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct PartView {
@@ -391,17 +391,17 @@ pub struct PartView {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub enum TraceLine {
-    /// From here on all is seen.
+    /// The trace has started.
     Began,
-    /// What a plugin said.
+    /// A plugin's decision.
     Said(Box<SightView>),
-    /// So many were not seen, because they came too fast.
+    /// This many lines were dropped, because they came too fast.
     Dropped { count: u64 },
-    /// Nothing follows.
+    /// The last line.
     Ended { why: String },
 }
 
-/// What a plugin said of one item.
+/// A plugin's decision about one item.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct SightView {
@@ -423,7 +423,7 @@ pub struct SightView {
     pub recipients_after: Option<usize>,
 }
 
-/// A component that is offered: `path` or `wasm`.
+/// An uploaded component: `path` or `wasm`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
@@ -439,7 +439,7 @@ pub struct OfferBody {
     pub fresh: bool,
 }
 
-/// Another place: one of them.
+/// The new place: one of these.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
@@ -452,7 +452,7 @@ pub struct MoveBody {
     pub to: Option<String>,
 }
 
-/// Other settings, or those that stand beside the plugin.
+/// Other settings, or those in the plugin's file.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
@@ -463,7 +463,7 @@ pub struct ReloadBody {
     pub fresh: bool,
 }
 
-/// How many nodes had their say.
+/// How many nodes responded.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct NodesView {
@@ -471,7 +471,7 @@ pub struct NodesView {
     pub unavailable: usize,
 }
 
-/// Channels that somebody listens to.
+/// Channels with subscribers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct ChannelsView {
@@ -480,7 +480,7 @@ pub struct ChannelsView {
     pub nodes: NodesView,
 }
 
-/// How many listen to some channels.
+/// The subscriber counts of channels.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct CountsView {
@@ -488,7 +488,7 @@ pub struct CountsView {
     pub nodes: NodesView,
 }
 
-/// How many listen to one channel.
+/// The subscriber count of one channel.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct SubscribersView {
@@ -496,7 +496,7 @@ pub struct SubscribersView {
     pub subscribers: u64,
 }
 
-/// How many patterns there are.
+/// The number of patterns.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct PatternsView {
@@ -510,7 +510,7 @@ pub struct PatternsView {
 pub struct NoBody {}
 
 impl Name {
-    /// A name that may be no text.
+    /// A name that need not be UTF-8.
     pub fn new(bytes: &[u8]) -> Name {
         match std::str::from_utf8(bytes) {
             Ok(text) => Name::Text(text.to_owned()),
@@ -520,7 +520,7 @@ impl Name {
 }
 
 impl HistogramView {
-    /// What was read.
+    /// The view of a reading.
     pub fn new(reading: &HistogramReading) -> HistogramView {
         let us = |time: Duration| time.as_nanos() as f64 / 1_000.0;
         let bounds = HistogramReading::bounds().into_iter().map(|bound| Some(us(bound)));

@@ -1,7 +1,7 @@
-//! Whether the server would take a plugin, and what there is to know of it.
+//! Checks whether the server would accept a plugin, and prints what is known about it.
 //!
-//! Everything is done that the server does, with the same code, short of putting the
-//! plugin into a chain. With a `.toml` beside it, `init` is called with its settings.
+//! This runs the server's own code for all steps except adding the plugin to a chain. With a
+//! `.toml` next to it, `init` is called with its settings.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,35 +19,34 @@ use crate::middleware::directory::{self, PluginFiles};
 use crate::middleware::plugin::{Plugin, PluginContext, TrapPolicy};
 use crate::wasm;
 
-/// What there is to know of a plugin's file.
+/// The report about a plugin's file.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// What tells it from other code.
+    /// The hash of its code.
     pub version: String,
-    /// The contract that it was built for, where it names one.
+    /// The contract that it was built for, if it names one.
     pub contract: Option<String>,
-    /// What it must be given.
+    /// Its imports.
     pub imports: Vec<String>,
-    /// What it offers.
+    /// Its exports.
     pub exports: Vec<String>,
-    /// Its hooks, when it could be linked.
+    /// Its hooks, if it could be linked.
     pub hooks: Option<Hooks>,
-    /// What holds when it cannot answer, and where that comes from.
+    /// What happens when it cannot decide, and where that is set.
     pub policy: Option<(TrapPolicy, PolicySource)>,
-    /// What it declares of itself.
+    /// Its declaration.
     pub declared: Declaration,
-    /// What it imports to ask the outside world with, where it does.
+    /// The interfaces that it imports for HTTP, if any.
     pub asks_with: Option<String>,
-    /// The hosts it may send HTTP requests to, by the settings file beside it.
+    /// The hosts it may send HTTP requests to, by its settings file.
     pub may_ask: Vec<String>,
-    /// Whether `init` was called, with the settings beside it.
+    /// Whether `init` was called, with its settings.
     pub was_initialised: bool,
-    /// The step that failed and why; none: the server would take it.
+    /// The step that failed and why; none: the server would accept it.
     pub refused: Option<(&'static str, String)>,
 }
 
-/// Looks at the plugin in this file. Must be called within a runtime, on a thread that
-/// may block.
+/// Checks the plugin in this file. Must be called within a runtime, on a thread that may block.
 pub fn check(file: &Path, cache: Option<&Path>) -> Report {
     let mut report = Report::default();
     report.refused = look(file, cache, &mut report).err();
@@ -100,7 +99,7 @@ fn look(
     let has_settings = file.with_extension("toml").exists();
     match Plugin::new(plugin, Arc::new(compiled), counters, Arc::default(), surroundings) {
         Ok(_) => {}
-        // Without the settings that it is meant for, it may well refuse.
+        // Without the right settings it may refuse.
         Err(error) if error.step == "init" && !has_settings => return Ok(()),
         Err(error) => return Err((error.step, error.problem)),
     }
@@ -109,7 +108,7 @@ fn look(
 }
 
 impl Report {
-    /// For people.
+    /// As text.
     pub fn text(&self) -> String {
         let mut lines = vec![match &self.refused {
             None => "the server would take it".to_owned(),
@@ -149,7 +148,7 @@ impl Report {
         lines.join("\n")
     }
 
-    /// For programs.
+    /// As JSON.
     pub fn json(&self) -> serde_json::Value {
         json!({
             "accepted": self.refused.is_none(),

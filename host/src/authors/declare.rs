@@ -1,9 +1,9 @@
-//! Writes into a component what it declares of itself: the custom section
-//! `switchyard:plugin`, for languages whose tools cannot.
+//! Writes a plugin's declaration into its component: the custom section `switchyard:plugin`, for
+//! languages whose tools cannot.
 //!
-//! The section is put at the end of the component and replaces one that this command
-//! put there before. One within a module of the component stays; the one of the
-//! component itself counts.
+//! The section is put at the end of the component and replaces one that this command put there
+//! before. A section within a module of the component stays, but the section of the component
+//! itself takes precedence.
 
 use std::fs;
 use std::io::{self, Write};
@@ -16,18 +16,18 @@ use thiserror::Error;
 /// The name of the section.
 const SECTION: &str = "switchyard:plugin";
 
-/// How a component begins, as opposed to a module.
+/// The first bytes of a component, which differ from those of a module.
 const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
 
-/// How long a name or version may be.
+/// The maximum length of a name or version.
 const WORD_BYTES_MAX: usize = 64;
 
-/// What holds while a plugin cannot answer.
+/// What happens to an item while a plugin cannot decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnFailure {
-    /// What it would be asked about is refused
+    /// Items are refused
     Closed,
-    /// What it would be asked about passes
+    /// Items pass
     Open,
 }
 
@@ -37,10 +37,10 @@ pub enum DeclareError {
     /// It is no component, or is cut off.
     #[error("{} is not a WebAssembly component", .0.display())]
     NotComponent(PathBuf),
-    /// A name or a version may not be so.
+    /// A name or a version is invalid.
     #[error("the {0} takes 1 to {WORD_BYTES_MAX} bytes in one line")]
     Word(&'static str),
-    /// The operating system says no.
+    /// An error of the operating system.
     #[error("{}: {source}", .path.display())]
     Io {
         /// The file.
@@ -85,7 +85,7 @@ pub fn declare(
     let declaration = serde_json::Value::Object(declaration).to_string();
     let declared = with_section(&component, declaration.as_bytes())
         .ok_or_else(|| DeclareError::NotComponent(file.to_owned()))?;
-    // Beside it and renamed, because a server may be watching.
+    // Written to another file and renamed, because a server may be watching.
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mut written =
         tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(io)?;
@@ -96,7 +96,7 @@ pub fn declare(
     Ok(())
 }
 
-/// The component with this section as its last; none when it is no component.
+/// The component with this section as its last; none if it is no component.
 fn with_section(component: &[u8], content: &[u8]) -> Option<Vec<u8>> {
     let mut rest = component.strip_prefix(COMPONENT)?;
     let mut with = COMPONENT.to_vec();

@@ -1,5 +1,5 @@
-//! A server without sockets: the same listener, sessions, chain and engine, whose
-//! clients come through memory.
+//! A server without sockets: the same listener, sessions, chain and engine, with clients that
+//! connect in memory.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -21,7 +21,7 @@ use crate::server;
 use crate::session::Services;
 use crate::supervise::Ended;
 
-/// How many bytes are under way to or from one client; more wait.
+/// How many bytes may be in flight to or from one client; more wait.
 const PIPE_BYTES: usize = 64 << 10;
 
 /// A running server without listeners. Connections to it are opened with `dial` only.
@@ -29,7 +29,7 @@ pub struct InMemoryServer {
     listener: Listener,
     services: Services,
     clients: AtomicU16,
-    /// While it is there, the server is not ending.
+    /// While it exists, the server does not shut down.
     _ending: watch::Sender<bool>,
     all_served: mpsc::Receiver<()>,
     keeping: JoinHandle<Ended>,
@@ -66,8 +66,8 @@ impl InMemoryServer {
         })
     }
 
-    /// Puts a plugin into the chain, from this file and with this beside it. Blocks
-    /// while it is compiled.
+    /// Puts a plugin into the chain, from this file and with these settings. Blocks while it is
+    /// compiled.
     ///
     /// # Errors
     ///
@@ -83,8 +83,8 @@ impl InMemoryServer {
         self.services.middleware.load(slot, offer, &Initiator::Local).map(drop)
     }
 
-    /// Puts new instances in the place of a plugin's, with other settings; answers
-    /// what it is called then.
+    /// Replaces the instances of a plugin by new ones with other settings. Returns the identity of
+    /// the plugin after that.
     ///
     /// # Errors
     ///
@@ -95,7 +95,7 @@ impl InMemoryServer {
         Ok(swap.to.as_deref().unwrap_or_default().to_owned())
     }
 
-    /// A way for one more client to speak HTTP and WebSocket.
+    /// A stream for one more client, for HTTP and WebSocket.
     pub fn dial(&self) -> DuplexStream {
         let (theirs, ours) = tokio::io::duplex(PIPE_BYTES);
         // The number only distinguishes the clients.
@@ -105,18 +105,18 @@ impl InMemoryServer {
         theirs
     }
 
-    /// What the plugins' names are, with their versions, in their order.
+    /// The plugins' identities, with their versions, in order.
     pub fn plugins(&self) -> Vec<String> {
         let chain = self.services.middleware.chain();
         chain.plugins().iter().map(|plugin| plugin.identity.to_string()).collect()
     }
 
-    /// Calls that ended an instance, of all plugins.
+    /// Calls that ended an instance, in all plugins.
     pub fn failures(&self) -> Vec<Failure> {
         failures(&self.services)
     }
 
-    /// Waits until all clients that went are gone, and gives what failed until then.
+    /// Waits until all clients that disconnected are removed, and returns what failed until then.
     pub async fn close(self, patience: Duration) -> Vec<Failure> {
         let InMemoryServer {
             listener,

@@ -1,4 +1,4 @@
-//! For who writes a plugin: what can be known of it without a server.
+//! Tools for plugin authors that need no running server.
 
 pub mod new;
 
@@ -23,43 +23,43 @@ use declare::{DeclareError, OnFailure};
 use new::{Language, NewError};
 use play::{Play, PlayError};
 
-/// What can be done with the file of a plugin.
+/// Commands for plugin files.
 #[derive(Debug, Subcommand)]
 pub enum AuthorCommand {
     /// Writes a project for a new plugin, which builds as it is: source, settings, a
     /// conversation to test it with, and a README with the commands.
     New(NewArgs),
-    /// Says what a plugin exports and imports, and whether the server would take it.
+    /// Prints the exports and imports of a plugin, and whether the server would accept it.
     ///
-    /// Settings are read from NAME.toml beside it, as the server does. Ends with 1
-    /// when the server would refuse it.
+    /// Settings are read from NAME.toml next to it, as the server does. Exits with 1 if the server
+    /// would refuse it.
     Check(CheckArgs),
-    /// Writes into a component how it fails: whether what it would be asked about is
-    /// refused or passes while it cannot answer.
+    /// Writes the failure policy into a component: whether an item is refused or passes while the
+    /// plugin cannot answer.
     ///
-    /// The operator's `policy` in the plugin's .toml comes first. A plugin in Rust can
-    /// declare it in its source; run this behind the build of one in another language.
+    /// The operator's `policy` in the plugin's .toml takes precedence. A Rust plugin can declare
+    /// the policy in its source; for other languages, run this after the build.
     Declare(DeclareArgs),
-    /// Plays a conversation that is written in a text file, without a server: says
-    /// what its clients say, and compares what comes.
+    /// Plays a conversation from a text file, without a server: sends the messages of its clients,
+    /// and compares what they receive.
     ///
-    /// The plugin is loaded as the server loads it, with the settings in NAME.toml
-    /// beside it, into a server without listeners. docs/plugins/testing.md explains
-    /// how conversations are written. Ends with 1 when something else comes.
+    /// The plugin is loaded as the server loads it, with the settings in NAME.toml next to it, into
+    /// a server without listeners. docs/plugins/testing.md describes the format. Exits with 1 if
+    /// something else is received.
     Test(TestArgs),
 }
 
 /// The flags of `switchyard plugin new`.
 #[derive(Debug, Args)]
 pub struct NewArgs {
-    /// What the plugin is called: lower-case letters, digits and hyphens.
+    /// The plugin's name: lower-case letters, digits and hyphens.
     pub name: String,
 
-    /// What it is written in.
+    /// Its language.
     #[arg(long)]
     pub lang: Language,
 
-    /// The folder to write, which must be empty or not there [default: NAME].
+    /// The directory to create, which must be empty or not exist [default: NAME].
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 }
@@ -71,11 +71,11 @@ pub struct CheckArgs {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
-    /// Prints one JSON object instead of lines for people.
+    /// Prints one JSON object instead of text.
     #[arg(long)]
     pub json: bool,
 
-    /// Where compiled components are kept.
+    /// The cache of compiled components.
     #[command(flatten)]
     pub cache: CacheArgs,
 }
@@ -87,15 +87,15 @@ pub struct DeclareArgs {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
-    /// What holds while it cannot answer.
+    /// What happens to an item while it cannot decide.
     #[arg(long, value_name = "POLICY")]
     pub on_failure: OnFailure,
 
-    /// What its author calls it.
+    /// Its name.
     #[arg(long)]
     pub name: Option<String>,
 
-    /// Its author's version.
+    /// Its version.
     #[arg(long)]
     pub version: Option<String>,
 }
@@ -111,36 +111,36 @@ pub struct TestArgs {
     #[arg(value_name = "CONVERSATION")]
     pub conversation: PathBuf,
 
-    /// The plugin's settings and limits, in TOML [default: NAME.toml beside it].
+    /// The plugin's settings and limits, in TOML [default: NAME.toml next to it].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Another plugin of the chain, with NAME.toml beside it; may be given several
-    /// times. The chain is in the order of the files' names, as in a plugin directory.
+    /// Another plugin of the chain, with NAME.toml next to it; may be given several times. The
+    /// chain is in the order of the file names, as in a plugin directory.
     #[arg(long, value_name = "FILE")]
     pub with: Vec<PathBuf>,
 
-    /// How long what must come is waited for, in milliseconds.
+    /// The timeout of each expected message, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
     pub patience_ms: u64,
 
-    /// What is logged, such as `debug` or `plugin=trace`.
+    /// The log filter, such as `debug` or `plugin=trace`.
     #[arg(long, value_name = "FILTER", default_value = "warn,plugin=info")]
     pub log: String,
 
-    /// Prints one JSON object instead of lines for people.
+    /// Prints one JSON object instead of text.
     #[arg(long)]
     pub json: bool,
 
-    /// Where compiled components are kept.
+    /// The cache of compiled components.
     #[command(flatten)]
     pub cache: CacheArgs,
 }
 
-/// Why something could not be done at all.
+/// Why the command could not run.
 #[derive(Debug, Error)]
 pub enum AuthorError {
-    /// There is no project.
+    /// No project was created.
     #[error(transparent)]
     New(#[from] NewError),
     /// Nothing was declared.
@@ -149,16 +149,16 @@ pub enum AuthorError {
     /// No conversation was played.
     #[error(transparent)]
     Play(#[from] PlayError),
-    /// `--log` is no filter.
+    /// The `--log` filter is invalid.
     #[error("{0}")]
     Log(String),
-    /// There is no thread to be had.
+    /// No thread could be started.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
 impl AuthorError {
-    /// Whether the command line is the reason.
+    /// Whether the command line is the cause.
     pub fn is_usage(&self) -> bool {
         match self {
             AuthorError::New(error) => error.is_usage(),
@@ -172,11 +172,11 @@ impl AuthorError {
 }
 
 impl AuthorCommand {
-    /// Does it, and prints what there is to say. Whether all is well.
+    /// Runs the command, and prints its output. Returns whether the result is good.
     ///
     /// # Errors
     ///
-    /// It could not be done at all.
+    /// The command could not run.
     pub fn run(&self) -> Result<bool, AuthorError> {
         match self {
             AuthorCommand::New(args) => new(args),
@@ -227,9 +227,9 @@ fn test(args: &TestArgs) -> Result<bool, AuthorError> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let played = runtime.block_on(play.run());
-    // What a plugin does on a timer is not waited for.
+    // Plugin calls on a timer are not waited for.
     runtime.shutdown_background();
-    // What was logged comes before what came of it.
+    // Log lines come before the result.
     let _whether_or_not = log.flush(flush_time);
     match (&played, json) {
         (Ok(played), true) => say(&played.json().to_string()),
@@ -240,7 +240,7 @@ fn test(args: &TestArgs) -> Result<bool, AuthorError> {
     Ok(played?.passed())
 }
 
-/// What `| head` does not take is not missed.
+/// Output that `| head` does not read is not an error.
 fn say(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
 }

@@ -1,8 +1,7 @@
-//! A project for a new plugin that builds as it is.
+//! Creates a project for a new plugin that builds as it is.
 //!
-//! What is written stands in `templates/` and looks as it will, but for its
-//! `{{names}}`. The contract goes with it, so that the project needs nothing of this
-//! repository.
+//! The files are in `templates/`, and are copied with their `{{names}}` replaced. The WIT contract
+//! is included, so that the project needs nothing of this repository.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,14 +9,14 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use thiserror::Error;
 
-/// The files of these names, from a folder beside this file.
+/// The files with these names, from a directory next to this file.
 macro_rules! embedded {
     ($folder:literal: $($name:literal),* $(,)?) => {
         &[$(($name, include_str!(concat!($folder, $name)))),*]
     };
 }
 
-/// A file's name and what is in it.
+/// A file's name and its content.
 type File = (&'static str, &'static str);
 
 /// The contract, file by file.
@@ -38,10 +37,10 @@ pub const CONTRACT: &[File] = embedded!(
     "worlds.wit",
 );
 
-/// Where a project keeps the contract.
+/// The directory of the contract in a project.
 const CONTRACT_FOLDER: &str = "wit/deps/switchyard-pubsub";
 
-/// What every project has, whatever its language.
+/// The files of every project, in any language.
 const COMMON: &[File] =
     embedded!("templates/common/": "hooks.wit", "plugin.toml", "conversation.txt", "README.md");
 const RUST: &[File] = embedded!("templates/rust/": "Cargo.toml.in", "src/lib.rs", "gitignore");
@@ -49,8 +48,8 @@ const JS: &[File] = embedded!("templates/js/": "package.json", "plugin.js", "utf
 const PYTHON: &[File] =
     embedded!("templates/python/": "requirements.txt", "plugin.py", "gitignore");
 
-/// The version of wit-bindgen that a Rust project is pinned to: the one that the
-/// plugins that ship are built with, which a test sees to.
+/// The version of wit-bindgen that a Rust project is pinned to: that of the plugins in this
+/// repository, which a test checks.
 const WIT_BINDGEN: &str = "0.61.1";
 
 const RUST_BUILD: &str = "    rustup target add wasm32-wasip2
@@ -64,10 +63,10 @@ const PYTHON_BUILD: &str = "    python3 -m venv .venv
     .venv/bin/componentize-py --wit-path wit --world hooks componentize --stub-wasi plugin -o {{name}}.wasm
     switchyard plugin declare {{name}}.wasm --on-failure open";
 
-/// How long a plugin's name may be.
+/// The maximum length of a plugin's name.
 const NAME_BYTES_MAX: usize = 64;
 
-/// What a plugin is written in.
+/// The language of a plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Language {
     /// Rust, built by cargo
@@ -78,20 +77,20 @@ pub enum Language {
     Python,
 }
 
-/// Why there is no project.
+/// Why no project was created.
 #[derive(Debug, Error)]
 pub enum NewError {
-    /// A plugin may not be called so.
+    /// The plugin's name is invalid.
     #[error(
         "\"{0}\" is no name for a plugin: it has lower-case letters, digits and single hyphens, \
          begins with a letter, does not end with a hyphen, and has {NAME_BYTES_MAX} characters \
          at most"
     )]
     Name(String),
-    /// There is something already.
+    /// The directory is not empty.
     #[error("{} is there already, and nothing is overwritten", .0.display())]
     Exists(PathBuf),
-    /// The operating system says no.
+    /// An error of the operating system.
     #[error("cannot write {}: {source}", .path.display())]
     Write {
         /// The file or folder.
@@ -102,19 +101,18 @@ pub enum NewError {
 }
 
 impl NewError {
-    /// Whether the command line is the reason.
+    /// Whether the command line is the cause.
     pub fn is_usage(&self) -> bool {
         !matches!(self, NewError::Write { .. })
     }
 }
 
-/// Writes a project for a plugin of this name into a folder, which must be empty or
-/// not there.
+/// Creates a project for a plugin of this name in a directory, which must be empty or not exist.
 ///
 /// # Errors
 ///
-/// The name is none, there is something already, or it cannot be written; then what
-/// was written before stays.
+/// The name is invalid, the directory is not empty, or it cannot be written; files that were
+/// written before stay.
 pub fn new(name: &str, language: Language, folder: &Path) -> Result<(), NewError> {
     if !is_name(name) {
         return Err(NewError::Name(name.to_owned()));
@@ -125,7 +123,7 @@ pub fn new(name: &str, language: Language, folder: &Path) -> Result<(), NewError
         Err(source) if !folder.exists() => {
             return Err(NewError::Write { path: folder.to_owned(), source });
         }
-        // What is no folder is there already, too.
+        // This includes a path that exists and is not a directory.
         Ok(false) | Err(_) => return Err(NewError::Exists(folder.to_owned())),
     }
     let (files, source, build) = match language {
@@ -143,7 +141,7 @@ pub fn new(name: &str, language: Language, folder: &Path) -> Result<(), NewError
         let place = match *file {
             "hooks.wit" => "wit/hooks.wit".to_owned(),
             "plugin.toml" => format!("{name}.toml"),
-            // Under their own names they would mean something here.
+            // Under their own names these files would have an effect in this repository.
             "Cargo.toml.in" => "Cargo.toml".to_owned(),
             "gitignore" => ".gitignore".to_owned(),
             file => file.to_owned(),
@@ -156,7 +154,7 @@ pub fn new(name: &str, language: Language, folder: &Path) -> Result<(), NewError
     Ok(())
 }
 
-/// What is a name in all three languages, as a file, and in the contract's own.
+/// The name must be valid in all three languages, as a file name, and in WIT.
 fn is_name(name: &str) -> bool {
     name.len() <= NAME_BYTES_MAX
         && name.starts_with(|first: char| first.is_ascii_lowercase())

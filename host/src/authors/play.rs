@@ -1,7 +1,7 @@
-//! `switchyard plugin test`: plays a conversation with plugins, on a server without
-//! listeners, and tells step by step what came.
+//! `switchyard plugin test`: plays a conversation with plugins on a server without listeners, and
+//! reports each step.
 //!
-//! It ends at the first difference: what comes behind one means little.
+//! It stops at the first difference, because later results mean little.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,24 +17,24 @@ use crate::config::{Config, ConfigError};
 use crate::middleware::changes::ChangeError;
 use crate::middleware::stats::Failure;
 
-/// What is played, and with what.
+/// The conversation to play, with its plugins.
 #[derive(Debug)]
 pub struct Play<'a> {
     /// The plugin's component.
     pub plugin: &'a Path,
-    /// Its settings; none: what stands beside it.
+    /// Its settings; none: those in its file.
     pub config: Option<&'a Path>,
-    /// Further plugins, with what stands beside them.
+    /// Further plugins, with their settings.
     pub with: &'a [PathBuf],
     /// The conversation.
     pub conversation: &'a Path,
-    /// Where compiled components are kept; none: as the conversation's config says.
+    /// The cache of compiled components; none: as the conversation's config says.
     pub cache: Option<&'a Path>,
-    /// How long what must come is waited for.
+    /// The timeout of each expected message.
     pub patience: Duration,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Default)]
 pub struct Played {
     /// The plugins, in the order of the chain.
@@ -57,9 +57,9 @@ pub struct PlayedStep {
 /// How a step went.
 #[derive(Debug)]
 pub enum Outcome {
-    /// As it should. What came.
+    /// As expected, with what was received.
     Passed(Vec<String>),
-    /// Otherwise.
+    /// It failed.
     Failed(String),
     /// It was not reached.
     NotPlayed,
@@ -88,12 +88,12 @@ pub enum PlayError {
 }
 
 impl PlayError {
-    /// Whether the command line is the reason.
+    /// Whether the command line is the cause.
     pub fn is_usage(&self) -> bool {
         !matches!(self, PlayError::Refused(_) | PlayError::Server(_))
     }
 
-    /// For programs: nothing was played.
+    /// As JSON: nothing was played.
     pub fn json(&self) -> serde_json::Value {
         let line = match self {
             PlayError::Syntax { error, .. } => Some(error.line),
@@ -125,7 +125,7 @@ impl Play<'_> {
         if config.cluster.is_some() {
             return Err(PlayError::Cluster);
         }
-        // The plugins are those that are named, and nothing is read again.
+        // The plugins are the given ones, and nothing is reloaded.
         config.plugins.directory = None;
         if let Some(cache) = self.cache {
             config.plugins.cache.directory = Some(cache.to_owned());
@@ -199,19 +199,19 @@ impl Play<'_> {
     }
 }
 
-/// What stands beside a plugin that has these settings.
+/// The settings file of a plugin with these settings.
 pub fn beside(settings: &serde_json::Value) -> Result<String, toml::ser::Error> {
     let settings = toml::Value::try_from(settings)?;
     Ok(toml::Table::from_iter([("settings".to_owned(), settings)]).to_string())
 }
 
-/// What failed first, in words.
+/// The first failure, as text.
 fn failure(failures: &[Failure]) -> Option<String> {
     let Failure { plugin, step, problem, .. } = failures.first()?;
     Some(format!("the plugin {plugin} failed in {step}: {problem}"))
 }
 
-/// A plugin's component and what stands beside it, or in `config`.
+/// A plugin's component and its settings file, or those in `config`.
 fn files_of(file: &Path, config: Option<&Path>) -> Result<Cast, PlayError> {
     let slot = file
         .file_stem()
@@ -237,12 +237,12 @@ fn read_text(path: &Path) -> Result<String, PlayError> {
 }
 
 impl Played {
-    /// Whether all was as it should be.
+    /// Whether everything was as expected.
     pub fn passed(&self) -> bool {
         self.at_end.is_none() && !self.steps.iter().any(|step| step.outcome.is_failed())
     }
 
-    /// For people.
+    /// As text.
     pub fn text(&self) -> String {
         let mut lines = vec![format!("plugins: {}", self.plugins.join(", "))];
         let not_played =
@@ -255,7 +255,7 @@ impl Played {
             };
             lines.extend(said.iter().map(|(number, text)| format!("{mark:6} {number:4}: {text}")));
             match outcome {
-                // What was expected to the letter is not repeated.
+                // An exact match is not repeated.
                 Outcome::Passed(came) => lines.extend(
                     came.iter()
                         .filter(|came| !said.iter().any(|(_, text)| text.ends_with(*came)))
@@ -276,7 +276,7 @@ impl Played {
         lines.join("\n")
     }
 
-    /// For programs.
+    /// As JSON.
     pub fn json(&self) -> serde_json::Value {
         let steps = self.steps.iter().map(|PlayedStep { lines, outcome }| {
             let (outcome, came, problem) = match outcome {

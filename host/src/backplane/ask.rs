@@ -34,7 +34,7 @@ pub enum Question {
     PatternCount,
 }
 
-/// What a node answers.
+/// What a node responds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
@@ -45,20 +45,20 @@ pub enum Answer {
     Counts(Vec<u64>),
     /// Patterns.
     Count(u64),
-    /// Its engine is not available.
+    /// The engine of the responding node is not available.
     Unavailable,
 }
 
-/// Which node answers what.
+/// The response of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeAnswer {
-    /// Its name among all.
+    /// The name of the node.
     pub node: String,
-    /// What it says.
+    /// The response.
     pub answer: Answer,
 }
 
-/// Any bytes, in base64 while they travel.
+/// Any bytes; in base64 on the wire.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Text(pub Vec<u8>);
@@ -80,16 +80,16 @@ impl TryFrom<String> for Text {
 /// The nodes that a message is sent to.
 #[derive(Debug, Clone, Copy)]
 pub enum To<'a> {
-    /// All nodes, also the one that sends it.
+    /// All nodes, including the sender.
     All,
     /// The node of this name.
     Node(&'a str),
 }
 
-/// A message of the nodes among themselves.
+/// A message from one node to others.
 #[derive(Debug, Serialize, Deserialize)]
 struct Message {
-    /// Who sends it.
+    /// The sending node.
     node: String,
     /// The number of the request at the requesting node.
     number: u64,
@@ -104,13 +104,13 @@ enum Says {
     Answers(Answer),
 }
 
-/// How many bytes of names an answer has, before base64.
+/// How many bytes of names a response may have, before base64.
 const ANSWER_BYTES_MAX: usize = 512 << 10;
-/// How many messages of other nodes may be queued. More are dropped; a node
-/// whose request is dropped waits until its timeout.
+/// How many messages of other nodes may be queued. More are dropped; the requesting node then waits
+/// until its timeout.
 const HEARD_MAX: usize = 256;
 
-/// Questions under way.
+/// Pending requests.
 pub struct Asks {
     next: AtomicU64,
     open: Mutex<FxHashMap<u64, mpsc::UnboundedSender<Event>>>,
@@ -120,9 +120,9 @@ pub struct Asks {
     heard: tokio::sync::Mutex<mpsc::Receiver<Vec<u8>>>,
 }
 
-/// What becomes of a question.
+/// What happens to a pending request.
 enum Event {
-    /// So many nodes got it, the one that asks among them.
+    /// This many nodes received it, including the requesting one.
     Reached(usize),
     Answered(NodeAnswer),
 }
@@ -143,15 +143,15 @@ impl Default for Asks {
 }
 
 impl Asks {
-    /// Where what comes on the nodes' own channels goes.
+    /// The sender for messages that arrive on the nodes' own channels.
     pub fn hearer(&self) -> mpsc::Sender<Vec<u8>> {
         self.hearing.clone()
     }
 }
 
 impl Backplane {
-    /// Asks all nodes, this one first. Those that do not answer within
-    /// `cluster.ask_timeout_ms` are left out.
+    /// Sends the request to all nodes; this node's response comes first. Nodes that do not respond
+    /// within `cluster.ask_timeout_ms` are left out.
     pub async fn ask_all(&self, hub: &Arc<Hub>, question: Question) -> Vec<NodeAnswer> {
         let own = answer(hub.clone(), question.clone()).await;
         let mut answers = vec![NodeAnswer { node: self.node.clone(), answer: own }];
@@ -161,7 +161,7 @@ impl Backplane {
         let number = self.asks.next.fetch_add(1, Ordering::Relaxed);
         let (sender, mut events) = mpsc::unbounded_channel();
         self.asks.open.lock().insert(number, sender);
-        // Also where the caller is gone before there is an answer.
+        // Removed also when the caller is dropped before there is a response.
         let _open = Open { asks: &self.asks, number };
         let message = Message { node: self.node.clone(), number, says: Says::Asks(question) };
         let _ = self.asks.asking.send((number, spell(&message)));
@@ -179,7 +179,7 @@ impl Backplane {
         answers
     }
 
-    /// Carries questions and answers.
+    /// Sends and receives requests and responses.
     pub(super) async fn converse(&self, link: &Link, hub: &Arc<Hub>) -> LinkError {
         let mut asked = self.asks.asked.lock().await;
         let mut heard = self.asks.heard.lock().await;
@@ -213,7 +213,7 @@ impl Backplane {
         let Message { node, number, says } = match serde_json::from_slice(message) {
             Ok(message) => message,
             Err(problem) => {
-                debug!(%problem, "a message on the nodes' own channel was not understood");
+                debug!(%problem, "a message on the nodes' own channel could not be decoded");
                 return Ok(());
             }
         };
@@ -236,7 +236,7 @@ impl Backplane {
     }
 }
 
-/// A question that waits for answers, until this is dropped.
+/// A pending request; removed when this is dropped.
 struct Open<'a> {
     asks: &'a Asks,
     number: u64,
@@ -252,8 +252,8 @@ fn spell(message: &Message) -> Vec<u8> {
     serde_json::to_vec(message).expect("it has nothing that JSON has not")
 }
 
-/// What this node answers. A listing takes as long as there are channels, so it is
-/// made where no connection waits for it.
+/// This node's response. The time of a listing grows with the number of channels, so it runs on a
+/// blocking thread, not on a connection's.
 pub async fn answer(hub: Arc<Hub>, question: Question) -> Answer {
     let asking = tokio::task::spawn_blocking(move || ask(&hub, question));
     asking.await.unwrap_or(Answer::Unavailable)

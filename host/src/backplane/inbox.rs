@@ -1,4 +1,4 @@
-//! What came over the backplane and is to be delivered here, in its order.
+//! Messages from the backplane that are to be delivered on this node, in order.
 //!
 //! The link's tasks fill it. One task empties it in batches, because a batch shares locks and
 //! engine calls. A task that would exceed the limit delivers what is queued first: this puts
@@ -25,16 +25,16 @@ use crate::protocol::command::{Publication, Space};
 use crate::stats::count;
 use crate::supervise::Ended;
 
-/// Who publishes what comes from elsewhere: no connection of this node.
+/// The publisher of messages from other nodes: no connection of this node.
 const NOBODY: ConnectionId = 0;
 
-/// How much is delivered at once.
+/// How many messages one batch delivers.
 const BATCH_MAX: usize = 128;
 
 /// How much of a channel's name the log shows, in bytes.
 const CHANNEL_SHOWN_MAX: usize = 256;
 
-/// A message from elsewhere.
+/// A message from another node.
 #[derive(Debug)]
 pub struct Incoming {
     pub space: Space,
@@ -48,12 +48,12 @@ pub struct Inbox {
     /// Held while a batch is delivered: one at a time, for the order.
     delivering: Mutex<()>,
     filled: Notify,
-    /// Set before anything comes.
+    /// Set before the first message arrives.
     receivers: Mutex<Option<(Arc<Hub>, Arc<Middleware>)>>,
     bytes_max: usize,
     limits: Arc<LiveLimits>,
     stats: Arc<BackplaneStats>,
-    /// Of messages that are over a limit.
+    /// For log lines about messages over a limit.
     throttle: Mutex<Throttle>,
 }
 
@@ -86,8 +86,7 @@ impl Inbox {
         *self.receivers.lock() = Some((hub.clone(), middleware.clone()));
     }
 
-    /// Puts a message into the queue. Over the limit, what waits is delivered
-    /// first, by the caller.
+    /// Queues a message. Over the limit, the caller delivers what is queued first.
     pub fn push(&self, message: Incoming) {
         if message.payload.len() > self.limits.payload_bytes_max()
             || message.channel.len() > self.limits.name_bytes_max()
@@ -122,7 +121,7 @@ impl Inbox {
         }
     }
 
-    /// Delivers what is there and what comes, for ever.
+    /// Delivers queued messages, forever.
     pub async fn deliver(self: Arc<Inbox>, hub: Arc<Hub>, middleware: Arc<Middleware>) -> Ended {
         loop {
             while self.deliver_some(&hub, &middleware) {
@@ -133,7 +132,7 @@ impl Inbox {
         }
     }
 
-    /// Delivers the first of the queue; false: there was nothing.
+    /// Delivers the first messages of the queue. Returns false if it was empty.
     fn deliver_some(&self, hub: &Hub, middleware: &Middleware) -> bool {
         let _in_order = self.delivering.lock();
         let batch: Vec<Incoming> = {

@@ -1,10 +1,10 @@
-//! What this node listens to on the backplane: the names that its connections
-//! listen to, each once.
+//! The names that this node subscribes to on the backplane: every name that a connection subscribes
+//! to, once.
 //!
 //! Each name has a count of its listeners. The first listener causes a subscription in the next
-//! round; when the last one leaves, the name is unsubscribed after a delay, so that a client that
-//! reconnects at once causes no traffic. This module knows names and numbers, and neither
-//! connections nor backplanes.
+//! round. When the last one leaves, the name is unsubscribed after a delay, so that a client that
+//! reconnects at once causes no traffic. This module knows names and round numbers, not connections
+//! or backplanes.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use tokio::sync::{Notify, watch};
 
 use crate::protocol::command::Kind;
 
-/// How much names without listeners may take before they leave without a delay.
+/// How many bytes names without listeners may use before they are removed without a delay.
 const LEAVING_BYTES_MAX: usize = 4 << 20;
 
-/// What a name takes besides its bytes: its entry, and its places in queues.
+/// What a name uses besides its bytes: its entry, and its places in queues.
 const ENTRY_BYTES: usize = 128;
 
-/// One name that is listened to.
+/// One subscribed name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Name {
     /// What it names.
@@ -35,13 +35,13 @@ pub struct Name {
 pub struct Round {
     /// Its number.
     pub number: u64,
-    /// What is to be listened to.
+    /// The names to subscribe to.
     pub joins: Vec<Name>,
-    /// What is no longer to be listened to.
+    /// The names to unsubscribe from.
     pub leaves: Vec<Name>,
 }
 
-/// The names, and how many listen to each.
+/// The names, and the number of listeners of each.
 pub struct Interest {
     table: Mutex<Table>,
     changed: Notify,
@@ -49,7 +49,7 @@ pub struct Interest {
     leave_delay: Duration,
 }
 
-/// How far the backplane has come.
+/// How far the backplane has applied the rounds.
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
     /// All rounds up to this one are done.
@@ -63,9 +63,10 @@ struct Table {
     entries: [Entries; 3],
     /// What joins in the next round.
     joining: Vec<Name>,
-    /// What may be given up, and when; the times rise. Empty while there is no backplane.
+    /// The names that may be unsubscribed, and when, in the order of the times. Empty while the
+    /// backplane is disconnected.
     leaving: VecDeque<(Instant, Name)>,
-    /// What the names that have no listener take.
+    /// How many bytes the names without listeners use.
     leaving_bytes: usize,
     /// The number of the next round.
     round: u64,
@@ -76,17 +77,17 @@ type Entries = HashMap<Arc<[u8]>, Entry>;
 
 struct Entry {
     listeners: usize,
-    /// The round that asks for it; none: the backplane is away.
+    /// The round that requests it; none: the backplane is disconnected.
     round: Option<u64>,
-    /// Whether a round with it was handed out on this connection to the backplane.
+    /// Whether a round with it was returned on this connection to the backplane.
     is_requested: bool,
     /// When its last listener left.
     left: Option<Instant>,
-    /// Whether it stands among those that are leaving.
+    /// Whether it is in `leaving`.
     is_leaving: bool,
 }
 
-/// Keeps names listened to while a connection is about to subscribe to them.
+/// Keeps names subscribed while a connection is about to subscribe to them.
 pub struct Hold {
     interest: Arc<Interest>,
     kind: Kind,
@@ -95,7 +96,7 @@ pub struct Hold {
 }
 
 impl Interest {
-    /// Nothing is listened to.
+    /// No names.
     pub fn new(leave_delay: Duration) -> Arc<Interest> {
         Arc::new(Interest {
             table: Mutex::default(),
@@ -105,13 +106,13 @@ impl Interest {
         })
     }
 
-    /// One more listens to this name.
+    /// Adds a listener of this name.
     pub fn join(&self, kind: Kind, name: &[u8]) {
         self.table.lock().join(kind, name);
         self.changed.notify_one();
     }
 
-    /// One less listens to this name.
+    /// Removes a listener of this name.
     pub fn leave(&self, kind: Kind, name: &[u8]) {
         let is_last = self.table.lock().leave(kind, name, Instant::now(), self.leave_delay);
         if is_last {
@@ -119,7 +120,7 @@ impl Interest {
         }
     }
 
-    /// Has names listened to until the hold is dropped.
+    /// Keeps names subscribed until the hold is dropped.
     pub fn hold<'a>(
         self: &Arc<Interest>,
         kind: Kind,
@@ -196,7 +197,7 @@ impl Interest {
         let _ = progress.wait_for(|progress| progress.settled >= round).await;
     }
 
-    /// What the names take that have no listener and are not unsubscribed yet.
+    /// How many bytes the names use that have no listener and are not unsubscribed yet.
     pub fn leaving_bytes(&self) -> usize {
         self.table.lock().leaving_bytes
     }
@@ -249,7 +250,7 @@ impl Table {
         }
     }
 
-    /// Answers the name, the round that asks for it, and whether it is new.
+    /// Returns the name, the round that requests it, and whether it is new.
     fn join(&mut self, kind: Kind, name: &[u8]) -> (Arc<[u8]>, Option<u64>, bool) {
         if let Some((name, _)) = self.entries(kind).get_key_value(name) {
             let name = name.clone();
@@ -305,10 +306,10 @@ impl Table {
             let Some((_, name)) = self.leaving.pop_front() else { break };
             let Some(entry) = self.entries(name.kind).get_mut(&name.bytes) else { continue };
             entry.is_leaving = false;
-            // None: somebody came back.
+            // None: there is a listener again.
             let Some(left) = entry.left else { continue };
             if !is_full && left + delay > now {
-                // Somebody came back, and left again.
+                // A listener came back, and left again.
                 entry.is_leaving = true;
                 self.leaving.push_back((left + delay, name));
                 continue;
@@ -338,8 +339,8 @@ fn bytes(name: &[u8]) -> usize {
 }
 
 impl Hold {
-    /// Waits until the backplane listens to all of it, is away, or the time is
-    /// over; answers whether nothing can be missed.
+    /// Waits until the backplane has subscribed to all names, is disconnected, or the time is over.
+    /// Returns whether no message can be missed.
     pub async fn settled(&self, limit: Duration) -> bool {
         let Some(round) = self.round else { return true };
         let mut progress = self.interest.progress.subscribe();
@@ -430,8 +431,8 @@ mod tests {
         assert_eq!(take(&mut table, start + DELAY), (words(&[]), words(&["b*"])));
     }
 
-    /// Names of 16 bytes that begin with the seed of `rustc_hash` all have the same hash
-    /// there. The work is compared with that for as many random names.
+    /// Names of 16 bytes that begin with the seed of `rustc_hash` all have the same hash there. The
+    /// test compares the time for them with that for as many random names.
     #[test]
     fn names_chosen_to_collide_cost_what_others_cost() {
         const NAMES: u64 = 20_000;
@@ -468,18 +469,18 @@ mod tests {
     #[tokio::test]
     async fn who_holds_a_name_waits_for_its_round() {
         let interest = Interest::new(DELAY);
-        assert!(interest.hold(Kind::Channel, [&b"a"[..]].into_iter()).is_settled(), "it is away");
+        assert!(interest.hold(Kind::Channel, [&b"a"[..]].into_iter()).is_settled(), "disconnected");
         interest.connected();
         let hold = interest.hold(Kind::Channel, [&b"b"[..]].into_iter());
         assert!(!hold.is_settled());
         let round = interest.next_round().await;
-        assert_eq!(round.joins.len(), 1, "what nobody listens to is not restored");
+        assert_eq!(round.joins.len(), 1, "a name without listeners is not restored");
         interest.settled(round.number);
         assert!(hold.settled(DELAY).await);
         let again = interest.hold(Kind::Channel, [&b"b"[..]].into_iter());
         assert!(again.is_settled());
         let other = interest.hold(Kind::Channel, [&b"c"[..]].into_iter());
         interest.disconnected();
-        assert!(!other.settled(DELAY).await, "nobody waits for what is away");
+        assert!(!other.settled(DELAY).await, "no wait for a disconnected backplane");
     }
 }

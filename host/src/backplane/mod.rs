@@ -1,13 +1,13 @@
-//! What lies between the nodes: Redis or NATS, so that several servers are one.
+//! The connection between the nodes of a cluster, over Redis or NATS.
 //!
-//! The hub says what it listens to ([`Interest`]) and what was published here; the
-//! backplane hands it what was published elsewhere. A message is delivered to
-//! this node's connections at once and handed to the backplane after that; when
-//! the backplane brings it back, it is known for an own one and dropped.
+//! The hub reports what it subscribes to ([`Interest`]) and what was published here. The backplane
+//! passes it what other nodes published. A message is first delivered to this node's connections
+//! and then sent to the backplane; when it comes back, it is recognized as this node's own and
+//! dropped.
 //!
-//! A [`Link`] is one connection to it, with what Redis or NATS needs. When it fails, a new
-//! link is made and subscribes to all names again. Nothing here knows plugins or engines, and
-//! without a backplane none of it runs.
+//! A [`Link`] is one connection to Redis or NATS. When it fails, a new link is made and subscribes
+//! to all names again. This module does not know plugins or engines, and none of it runs without a
+//! backplane.
 
 mod ask;
 mod inbox;
@@ -46,25 +46,25 @@ use outgoing::{Outgoing, Queue};
 use refusals::Refusals;
 pub use stats::BackplaneStats;
 
-/// Names that begin so are the nodes' own: they stay on the node that uses them.
+/// Names with this prefix are reserved for the nodes: they stay on the node that uses them.
 const RESERVED: &[u8] = b"__switchyard:";
 
-/// How many publications leave together.
+/// How many publications are sent together.
 const BATCH_MAX: usize = 512;
-/// How many bytes of payload leave together, unless one has more.
+/// How many bytes of payload are sent together, unless one publication has more.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// The connection to the backplane, or the want of it.
+/// The connection to the backplane, while there is one, and the state around it.
 pub struct Backplane {
     config: ClusterConfig,
-    /// Names this node among all, for as long as it runs.
+    /// The name of this node in the cluster, for as long as it runs.
     node: String,
     interest: Arc<Interest>,
     outgoing: Queue,
     inbox: Arc<Inbox>,
     asks: ask::Asks,
     state: watch::Sender<State>,
-    /// What the backplane takes, in bytes; NATS says so when it is met.
+    /// The largest payload that the backplane accepts, in bytes. NATS reports it on connect.
     payload_bytes_max: AtomicUsize,
     /// Whether shard channels come back: the backplane is a Redis Cluster.
     is_sharded: AtomicBool,
@@ -72,19 +72,19 @@ pub struct Backplane {
     stats: Arc<BackplaneStats>,
 }
 
-/// How a node stands to its backplane.
+/// The state of the connection to the backplane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// There is no connection.
     Away,
-    /// There is one, and its subscriptions are being restored.
+    /// There is a connection, and its subscriptions are being restored.
     Restoring,
-    /// All that is listened to here comes here.
+    /// All subscriptions are in place.
     Ready,
 }
 
 impl State {
-    /// In one word.
+    /// As metrics and the admin API name it.
     pub fn label(self) -> &'static str {
         match self {
             State::Away => "away",
@@ -94,38 +94,38 @@ impl State {
     }
 }
 
-/// What becomes of a publication, besides its delivery on this node.
+/// Where a publication goes, besides its delivery on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// It goes to the backplane, where there is room for it.
+    /// To the backplane, if the queue has room.
     Forward,
-    /// The same, and is delivered on this node when it comes back.
+    /// To the backplane, and it is delivered on this node when it comes back.
     Return,
-    /// It stays on this node.
+    /// Nowhere: it stays on this node.
     Stay,
 }
 
-/// A connection to the backplane broke, or was not made.
+/// A connection to the backplane failed or could not be made.
 #[derive(Debug, Clone, Error)]
 pub enum LinkError {
-    /// What the client crate says; it never holds credentials.
+    /// The error of the client crate; it never contains credentials.
     #[error("{0}")]
     Failed(String),
-    /// There was no answer in time.
+    /// No response arrived in time.
     #[error("no answer within {} ms", .0.as_millis())]
     NoAnswer(Duration),
     /// The user of the backplane may not do what every node must.
     #[error("the user of the backplane lacks the right to {right}: {said}")]
     NoRight {
-        /// What it may not do.
+        /// The missing right.
         right: String,
-        /// What the backplane said.
+        /// The message of the backplane.
         said: String,
     },
 }
 
 impl LinkError {
-    /// The right that is missing; none: something else is wrong.
+    /// The missing right; none: the cause is another one.
     fn missing_right(&self) -> Option<&str> {
         match self {
             LinkError::NoRight { right, .. } => Some(right),
@@ -134,7 +134,7 @@ impl LinkError {
     }
 }
 
-/// One connection to the backplane. It tells the inbox what comes over it.
+/// One connection to the backplane. It passes received messages to the inbox.
 enum Link {
     Redis(Box<redis::RedisLink>),
     Nats(Box<nats::NatsLink>),
@@ -152,8 +152,8 @@ impl Link {
         })
     }
 
-    /// Sends publications in their order; done when the backplane has them.
-    /// Answers how many it would not take.
+    /// Sends publications in order; completes when the backplane has them. Returns how many it
+    /// rejected.
     async fn publish(&self, batch: &[Outgoing]) -> Result<usize, LinkError> {
         match self {
             Link::Redis(link) => link.publish(batch).await,
@@ -161,7 +161,7 @@ impl Link {
         }
     }
 
-    /// Listens to names; done when nothing on them can be missed.
+    /// Subscribes to names; completes when no message on them can be missed.
     async fn listen(&self, names: &[Name]) -> Result<(), LinkError> {
         match self {
             Link::Redis(link) => link.listen(names).await,
@@ -176,7 +176,7 @@ impl Link {
         }
     }
 
-    /// Whether it is alive, for as long as it answers.
+    /// Completes when the backplane has responded.
     async fn ping(&self) -> Result<(), LinkError> {
         match self {
             Link::Redis(link) => link.ping().await,
@@ -184,8 +184,7 @@ impl Link {
         }
     }
 
-    /// Sends a message of the nodes among themselves; answers how many got it,
-    /// where that is known.
+    /// Sends a message to other nodes. Returns how many received it, where that is known.
     async fn tell(&self, to: ask::To<'_>, message: Vec<u8>) -> Result<Option<usize>, LinkError> {
         match self {
             Link::Redis(link) => link.tell(to, message).await,
@@ -193,7 +192,7 @@ impl Link {
         }
     }
 
-    /// Why it is broken; waits until it is.
+    /// Waits until the connection fails, and returns why.
     async fn broken(&self) -> LinkError {
         match self {
             Link::Redis(link) => link.broken().await,
@@ -203,7 +202,7 @@ impl Link {
 }
 
 impl Backplane {
-    /// A backplane that is away. `run` looks for it.
+    /// A disconnected backplane; `run` connects it.
     pub fn new(config: ClusterConfig, limits: Arc<LiveLimits>) -> Arc<Backplane> {
         let stats = Arc::new(BackplaneStats::default());
         Arc::new(Backplane {
@@ -225,7 +224,7 @@ impl Backplane {
         })
     }
 
-    /// What this node listens to.
+    /// What this node subscribes to.
     pub fn interest(&self) -> &Arc<Interest> {
         &self.interest
     }
@@ -236,28 +235,27 @@ impl Backplane {
         self.state.send_replace(State::Ready);
     }
 
-    /// How this node stands to the backplane.
+    /// The state of this node's connection to the backplane.
     pub fn state(&self) -> State {
         *self.state.borrow()
     }
 
-    /// This node's name among all.
+    /// The name of this node in the cluster.
     pub fn node(&self) -> &str {
         &self.node
     }
 
-    /// What is counted.
+    /// The counters.
     pub fn stats(&self) -> &BackplaneStats {
         &self.stats
     }
 
-    /// The right that the user of the backplane lacks, and without which this node is
-    /// away; none: there is no such.
+    /// The required right that the user of the backplane lacks; none: no right is missing.
     pub fn missing_right(&self) -> Option<String> {
         self.refusals.missing_right()
     }
 
-    /// What is wrong while the backplane is there; none: nothing.
+    /// What is wrong while the backplane is connected; none: nothing.
     pub fn problem(&self) -> Option<String> {
         self.refusals.problem()
     }
@@ -267,8 +265,8 @@ impl Backplane {
         self.outgoing.waiting()
     }
 
-    /// Waits until the backplane listens to what is held, as long as the
-    /// acknowledgement of a SUBSCRIBE may wait.
+    /// Waits until the backplane has subscribed to the held names, for at most the time that the
+    /// acknowledgement of a SUBSCRIBE may be delayed.
     pub fn joined(
         self: Arc<Backplane>,
         hold: Arc<Hold>,
@@ -280,12 +278,12 @@ impl Backplane {
         })
     }
 
-    /// What becomes of a publication. `Forward` and `Return` keep room for it,
-    /// until it is forwarded or withdrawn.
+    /// Decides where a publication goes. `Forward` and `Return` reserve room for it, until it is
+    /// forwarded or withdrawn.
     ///
     /// # Errors
     ///
-    /// The backplane is disconnected, or its queue is full, and the config says to refuse
+    /// The backplane is disconnected or its queue is full, and the config says to refuse
     /// publications then; or the backplane never accepts such a publication.
     pub fn admit(&self, publication: &Publication<'_>) -> Result<Admission, Refusal> {
         if is_reserved(&publication.channel) {
@@ -335,24 +333,24 @@ impl Backplane {
         self.outgoing.push(publication);
     }
 
-    /// Gives up the room for a publication that is not forwarded.
+    /// Releases the room of a publication that is not forwarded.
     pub fn withdraw(&self, publication: &Publication<'_>) {
         self.give_up_room(1, publication.bytes());
     }
 
-    /// The same for so many publications, which have so many bytes.
+    /// Releases the room of this many publications with this many bytes.
     pub fn give_up_room(&self, publications: usize, bytes: usize) {
         self.outgoing.withdraw(publications, bytes);
     }
 
-    /// Looks for the backplane, and for another when it breaks, for ever.
+    /// Connects to the backplane, and reconnects when the link fails, forever.
     pub async fn run(
         self: Arc<Backplane>,
         hub: Arc<Hub>,
         middleware: Arc<Middleware>,
         supervisor: Arc<Supervisor>,
     ) -> Ended {
-        // After a panic the link is gone, and the state still says otherwise.
+        // After a panic there is no link, but the state still says otherwise.
         self.state.send_replace(State::Away);
         self.interest.disconnected();
         let mut tasks = JoinSet::new();
@@ -377,21 +375,22 @@ impl Backplane {
             self.refusals.set_missing_right(missing);
             if is_news {
                 away_since.get_or_insert_with(Instant::now);
-                error!(%problem, "the backplane is away: its user lacks a right");
+                error!(%problem, "the backplane is disconnected: its user lacks a right");
             } else if away_since.is_none() {
                 away_since = Some(Instant::now());
-                warn!(%problem, "the backplane is away");
+                warn!(%problem, "the backplane is disconnected");
             } else {
-                debug!(%problem, "the backplane is still away");
+                debug!(%problem, "the backplane is still disconnected");
             }
-            // So that nodes do not come back all at once: from half to all of it.
+            // So that nodes do not reconnect all at once: wait between half of the time and all of
+            // it.
             let spread = wait.as_millis() as u64 / 2;
             tokio::time::sleep(wait - Duration::from_millis(random() % (spread + 1))).await;
             wait = (wait * 2).min(self.config.reconnect_wait_max);
         }
     }
 
-    /// Uses a link until it breaks; answers why it did.
+    /// Uses a link until it fails; returns why it did.
     async fn serve(
         &self,
         link: &Link,
@@ -430,11 +429,11 @@ impl Backplane {
         }
     }
 
-    /// Sends what waits.
+    /// Sends the queued publications.
     async fn send(&self, link: &Link) -> LinkError {
         loop {
             let batch = self.outgoing.take(BATCH_MAX, BATCH_BYTES_MAX).await;
-            // Whatever ends this, also that the link is found broken elsewhere.
+            // Counts them whatever ends this, also when another task finds the link broken.
             let mut under_way = UnderWay { stats: &self.stats, publications: batch.len() };
             match within(self.config.answer_time, link.publish(&batch)).await {
                 Ok(refused) => {
@@ -448,7 +447,7 @@ impl Backplane {
         }
     }
 
-    /// Listens to what this node listens to.
+    /// Subscribes to what this node's connections subscribe to.
     async fn follow_interest(&self, link: &Link) -> LinkError {
         let mut retried = Instant::now();
         loop {
@@ -466,7 +465,7 @@ impl Backplane {
             });
             let (joined, left) = (joins.len() as u64, leaves.len() as u64);
             let told = async {
-                // In pieces, so that each has an answer in time.
+                // In pieces, so that each is confirmed in time.
                 for names in leaves.chunks(NAMES_MAX) {
                     within(self.config.answer_time, link.stop_listening(names)).await?;
                 }
@@ -484,7 +483,7 @@ impl Backplane {
         }
     }
 
-    /// Tries again to listen to names that the backplane refused.
+    /// Retries the subscriptions that the backplane refused.
     async fn listen_to_refused_names(&self, link: &Link) -> Result<(), LinkError> {
         for names in self.refusals.take_names().chunks(NAMES_MAX) {
             within(self.config.answer_time, link.stop_listening(names)).await?;
@@ -493,7 +492,7 @@ impl Backplane {
         Ok(())
     }
 
-    /// Asks whether the link is alive and has the rights that it needs.
+    /// Checks that the link is alive and has the rights that it needs.
     async fn watch_over(&self, link: &Link) -> LinkError {
         loop {
             tokio::time::sleep(self.config.ping_interval).await;
@@ -503,14 +502,14 @@ impl Backplane {
         }
     }
 
-    /// Waits until all that was published here has been handed over, the time is
-    /// over, or the backplane is away.
+    /// Waits until all that was published here has been sent, the time is over, or the backplane is
+    /// disconnected.
     pub async fn drain(&self, limit: Duration) {
         let limit = if self.state() == State::Away { Duration::ZERO } else { limit };
         if tokio::time::timeout(limit, self.outgoing.empty()).await.is_err() {
             let waiting = self.outgoing.waiting();
             self.stats.uncertain.fetch_add(waiting as u64, Ordering::Relaxed);
-            warn!(waiting, "publications were not handed to the backplane in time");
+            warn!(waiting, "publications were not sent to the backplane in time");
         }
     }
 
@@ -535,13 +534,13 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// How often listening to refused names is tried again.
+/// How often refused subscriptions are retried.
 const RETRY_TIME: Duration = Duration::from_secs(10);
 
 /// How many names the backplane is sent at once.
 const NAMES_MAX: usize = 1_000;
 
-/// Whether a name is the nodes' own.
+/// Whether a name is reserved for the nodes.
 fn is_reserved(name: &[u8]) -> bool {
     name.starts_with(RESERVED)
 }

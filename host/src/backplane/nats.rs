@@ -1,20 +1,20 @@
-//! NATS core, from 2.2 on.
+//! NATS core, version 2.2 or later.
 //!
-//! One connection publishes and listens, and asks for no echo; publications carry
-//! the name of this node and a number in a header, so that own ones are also known
-//! when another connection of ours brings them. Payloads stay as they are. A second
-//! connection only hears when the server has come to a certain place in what the
-//! first one says: the server itself confirms nothing.
+//! One connection publishes and subscribes, with echo disabled. Publications have a header with the
+//! name of this node and a number, so that this node's own messages are also recognized when they
+//! arrive over another of its connections. Payloads are not changed. The server does not confirm
+//! subscriptions. So a second connection is a fence: it receives a message that the first
+//! connection publishes after its commands, which proves that the server has processed them.
 //!
-//! The crate would connect again by itself and send what it still has; that would
-//! be late and out of order, so it is not let in a second time.
+//! The client crate would reconnect by itself and send what it still has queued, late and out of
+//! order. So its attempts to reconnect are rejected.
 //!
-//! NATS sends a copy for each subscription that matches, and nothing says which
-//! copies belong together. Where several of this node's names match, the copies of
-//! the oldest subscription are delivered, because it has missed nothing that the
-//! others have, and the others are known by the header or, where a foreign program
-//! published, by the payload. What came early on another is held until the oldest
-//! brings it; when that one is given up, the next has what it still owed.
+//! NATS sends one copy for each subscription that matches, and does not say which copies belong
+//! together. Where several of this node's names match, the copies of the oldest subscription are
+//! delivered, because it has missed nothing that the others received. The other copies are
+//! recognized by the header or, where another program published, by the payload. A copy that
+//! arrives early on another subscription is held until the oldest subscription receives it. When
+//! that subscription ends, the next one delivers what is outstanding.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -46,27 +46,28 @@ use crate::panics;
 use crate::protocol::command::{Kind, Space};
 use crate::stats::count;
 
-/// The longest subject: a line of the protocol has 4096 bytes by default, and the
-/// server ends a connection that sends a longer one.
+/// The longest subject: a line of the protocol has at most 4096 bytes by default, and the server
+/// closes a connection that sends a longer one.
 const SUBJECT_BYTES_MAX: usize = 3_500;
-/// Which node published, and the how-manyeth publication it is.
+/// The header with the publishing node and the number of the publication.
 const HEADER: &str = "Switchyard";
-/// What the header takes of the largest message.
+/// The size of the header, which reduces the largest message.
 const HEADER_BYTES: usize = 80;
 
-/// How long a further copy may take after the first.
+/// How long a further copy may arrive after the first.
 const COPY_TIME: Duration = Duration::from_secs(10);
-/// How many messages of which copies are to come are remembered, and how many bytes
-/// of those that came early. For more, the oldest are given up.
+/// How many messages with outstanding copies are remembered, and how many bytes of early copies.
+/// Above that, the oldest are dropped.
 const COPIES_MAX: usize = 100_000;
 const HELD_BYTES_MAX: usize = 64 << 20;
 
-/// A connection to a NATS.
+/// A connection to NATS.
 pub struct NatsLink {
     client: Client,
-    /// Hears how far the server has come. Kept for that.
+    /// The fence client, which receives a message when the server has processed what was sent
+    /// before it. Held for its connection.
     _witness: Client,
-    /// The last number sent to the witness, and the last one that it received.
+    /// The last number sent to the fence client, and the last one that it received.
     said: AtomicU64,
     heard: watch::Receiver<u64>,
     reader: Arc<Reader>,
@@ -81,13 +82,13 @@ pub struct NatsLink {
 struct Subscriptions {
     /// Each with the task that reads it.
     shared: SharedSubscriptions<AbortHandle>,
-    /// Those of the nodes among themselves.
+    /// Those for the nodes' own messages.
     own: Vec<AbortHandle>,
 }
 
 /// Whether a channel's name fits into a subject.
 pub fn takes(prefix: &str, space: Space, channel: &[u8]) -> bool {
-    // A byte becomes three at most, and short names are the rule.
+    // A byte becomes three at most, and most names are short.
     channel.len() * 3 + prefix.len() + 16 <= SUBJECT_BYTES_MAX
         || subjects::subject(prefix, space, channel).len() <= SUBJECT_BYTES_MAX
 }
@@ -120,7 +121,7 @@ impl NatsLink {
             .payload_bytes_max
             .store(max_payload.saturating_sub(HEADER_BYTES), Ordering::Relaxed);
         backplane.is_sharded.store(false, Ordering::Relaxed);
-        // What the witness itself says it hears when it listens.
+        // The fence client receives its own publication once its subscription is in place.
         let own_ping = own_subject(&config.prefix, &format!("ping.{}", backplane.node));
         let listening = witness.subscribe(own_ping.clone()).await.map_err(failed)?;
         let (hearing, heard) = watch::channel(0);
@@ -157,8 +158,8 @@ impl NatsLink {
         Ok(link)
     }
 
-    /// Publishes and listens as names do, but on a subject that no channel has. What is
-    /// refused is noted when NATS says so.
+    /// Publishes and subscribes on subjects that no channel has, which checks the rights for both.
+    /// NATS reports a missing right asynchronously, and it is recorded then.
     async fn look_for_restrictions(&self) -> Result<(), LinkError> {
         let below = |name: &str| match self.prefix.as_str() {
             "" => name.to_owned(),
@@ -170,7 +171,7 @@ impl NatsLink {
     }
 
     pub async fn publish(&self, batch: &[Outgoing]) -> Result<usize, LinkError> {
-        /// Goes on over all connections of this process.
+        /// Continues over all connections of this process.
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         for Outgoing { space, channel, payload } in batch {
             let mut headers = HeaderMap::new();
@@ -193,7 +194,7 @@ impl NatsLink {
                 count(&self.reader.stats.unlistenable);
                 warn!(
                     bytes = name.bytes.len(),
-                    "a name is too long for the backplane to listen to"
+                    "a name is too long to subscribe to on the backplane"
                 );
                 continue;
             };
@@ -201,7 +202,7 @@ impl NatsLink {
                 Some(id) => id,
                 None => {
                     let id = subscriptions.shared.new_id();
-                    // Known before NATS knows of it: a copy is never unexpected.
+                    // Recorded before NATS has it: a copy is never unexpected.
                     self.reader.matching.lock().add(name, id);
                     let subscriber = self.subscribe(subject.clone()).await?;
                     let reading = tokio::spawn(read(self.reader.clone(), id, subscriber));
@@ -231,7 +232,7 @@ impl NatsLink {
         Ok(())
     }
 
-    /// What was said before this is done once this is.
+    /// When this completes, the server has processed everything that was sent before it.
     pub async fn ping(&self) -> Result<(), LinkError> {
         let number = self.said.fetch_add(1, Ordering::Relaxed) + 1;
         let subject = self.own_subject(&format!("ping.{}", self.node));
@@ -272,7 +273,7 @@ impl NatsLink {
         subscribing.await.map_err(|error| LinkError::Failed(error.to_string()))
     }
 
-    /// The subject that listens to a name; none: it would be too long.
+    /// The subject for a subscription to a name; none: it would be too long.
     fn listened(&self, name: &Name) -> Option<String> {
         let subject = match name.kind {
             Kind::Channel => subjects::subject(&self.prefix, Space::Channels, &name.bytes),
@@ -299,9 +300,9 @@ fn failed(error: impl std::fmt::Display) -> LinkError {
     LinkError::Failed(error.to_string())
 }
 
-/// The first token of what nodes say among themselves.
+/// The first token of the nodes' own messages.
 const OWN_TREE: &str = "%switchyard";
-/// A token that no channel is written as.
+/// A token that no channel contains.
 const PROBE: &str = "%probe";
 
 impl Drop for NatsLink {
@@ -330,8 +331,7 @@ fn options(
             }
             None => auth.token = password,
         }
-        // The crate asks again when it wants to connect again, and then this link
-        // is broken.
+        // The crate calls this again when it wants to reconnect; then this link is broken.
         let answer = match is_connected.load(Ordering::Relaxed) {
             false => Ok(auth),
             true => Err(AuthError::new("this connection is not made twice")),
@@ -367,7 +367,7 @@ fn options(
     options
 }
 
-/// Takes what NATS refuses, which it says whenever it likes.
+/// Records an error of NATS, which may arrive at any time.
 struct Violations {
     prefix: String,
     stats: Arc<BackplaneStats>,
@@ -376,7 +376,7 @@ struct Violations {
 }
 
 impl Violations {
-    /// The first reason for which a link breaks counts.
+    /// The first reason for which a link fails is kept.
     fn breaks(&self, why: LinkError) {
         self.breaking.send_if_modified(|broken| {
             let is_first = broken.is_none();
@@ -386,7 +386,7 @@ impl Violations {
     }
 
     fn take(&self, said: &str) {
-        debug!(said, "the backplane refused something");
+        debug!(said, "the backplane reported an error");
         let lower = said.to_ascii_lowercase();
         let is_publish = lower.contains("permissions violation for publish");
         if !is_publish && !lower.contains("permissions violation for subscription") {
@@ -417,7 +417,7 @@ impl Violations {
         let name = match channel {
             Some((Space::Channels, bytes)) => (Kind::Channel, bytes),
             Some((Space::ShardChannels, bytes)) => (Kind::Shard, bytes),
-            // A wildcard: nothing says of which patterns.
+            // A wildcard: the error does not say for which patterns.
             None => return self.refusals.restricted("may listen to some patterns only", said),
         };
         self.refusals.refused_name(&Name { kind: name.0, bytes: name.1.into() }, said);
@@ -428,8 +428,7 @@ async fn hear_pings(mut subscriber: Subscriber, heard: watch::Sender<u64>) {
     while let Some(message) = subscriber.next().await {
         let number = std::str::from_utf8(&message.payload).ok().and_then(|text| text.parse().ok());
         if let Some(number) = number {
-            // Those of several that ask at once may pass each other before they
-            // are said.
+            // Concurrent calls may overtake each other before they publish.
             heard.send_modify(|heard| *heard = (*heard).max(number));
         }
     }
@@ -443,7 +442,7 @@ async fn hear(mut subscriber: Subscriber, hearer: mpsc::Sender<Vec<u8>>) {
 
 async fn read(reader: Arc<Reader>, id: ConnectionId, mut subscriber: Subscriber) {
     while let Some(message) = subscriber.next().await {
-        // One that ended would leave its names without messages until the link breaks.
+        // If one ended, its names would get no messages until the link fails.
         if panics::contain(|| reader.take(id, message)).is_none() {
             count(&reader.stats.undelivered);
         }
@@ -459,7 +458,7 @@ struct Reader {
     matching: Mutex<Matching>,
 }
 
-/// Which subscriptions match a channel, and which copies came.
+/// The subscriptions that match a channel, and the copies that arrived.
 #[derive(Default)]
 struct Matching {
     /// The subscriptions, in the place of connections.
@@ -488,7 +487,7 @@ impl Matching {
         }
     }
 
-    /// The subscriptions that bring this channel, rising.
+    /// The subscriptions that receive this channel, in rising order.
     fn of(&mut self, space: Space, channel: &[u8]) -> Vec<ConnectionId> {
         let registry = match space {
             Space::Channels => &self.channels,
@@ -502,43 +501,42 @@ impl Matching {
     }
 }
 
-/// What tells one message from another on the same channel.
+/// What distinguishes messages on the same channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Identity {
-    /// A node's number for it.
+    /// The number from the publishing node.
     Numbered(String),
-    /// Its payload's hash and length: of two equal ones it does not matter which
-    /// is which.
+    /// The hash and length of its payload. Equal messages need not be distinguished.
     Alike(u64, usize),
 }
 
 /// A channel and its space.
 type Place = (Space, Vec<u8>);
 
-/// Messages of which further copies may come.
+/// Messages with outstanding copies.
 #[derive(Default)]
 struct Copies {
     /// Clients choose the names, so the hash has a key of this process.
     by_place: HashMap<Place, VecDeque<Known>>,
-    /// In the order in which they came.
+    /// In the order of arrival.
     order: VecDeque<(Instant, Place)>,
     held_bytes: usize,
     hashing: RandomState,
 }
 
-/// A message of which a copy came.
+/// A message of which a copy arrived.
 struct Known {
     identity: Identity,
     at: Instant,
-    /// The subscriptions that have brought it.
+    /// The subscriptions that have received it.
     by: Vec<ConnectionId>,
-    /// Its payload, while it waits for the oldest subscription to bring it.
+    /// Its payload, while it waits for the copy of the oldest subscription.
     held: Option<Bytes>,
 }
 
 impl Copies {
-    /// Takes a copy; answers the payload if it is to be delivered now. `all` are the
-    /// subscriptions that bring one each, rising, so that the first is the oldest.
+    /// Records a copy; returns the payload if it is to be delivered now. `all` are the
+    /// subscriptions that receive a copy each, in rising order, so that the first is the oldest.
     fn take(
         &mut self,
         place: &Place,
@@ -576,8 +574,8 @@ impl Copies {
         leads.then_some(payload)
     }
 
-    /// The oldest subscription of this place is another one now: what it has brought
-    /// and was held is answered, in its order.
+    /// Called when another subscription becomes the oldest of this place: returns the held messages
+    /// that it has received, in order.
     fn hand_over(&mut self, place: &Place, all: &[ConnectionId]) -> Vec<Bytes> {
         let mut owed = Vec::new();
         let Some(known) = self.by_place.get_mut(place) else { return owed };
@@ -597,7 +595,7 @@ impl Copies {
         owed
     }
 
-    /// Gives up what is too old, or too much; answers what was held of it.
+    /// Drops entries that are too old or too many; returns the held payloads among them.
     fn forget(&mut self, now: Instant) -> Vec<(Place, Bytes)> {
         let mut held = Vec::new();
         while let Some((at, _)) = self.order.front()
@@ -628,7 +626,7 @@ impl Reader {
             return;
         }
         let Some((space, channel)) = subjects::channel(&self.prefix, &message.subject) else {
-            // A wildcard may cover what nodes say among themselves.
+            // A wildcard may cover the nodes' own messages.
             if !message.subject.contains(OWN_TREE) {
                 count(&self.stats.unmapped);
             }
@@ -658,7 +656,7 @@ impl Reader {
         }
     }
 
-    /// A subscription is no longer there for this name.
+    /// Removes a name from its subscription.
     fn give_up(&self, name: &Name, id: ConnectionId) {
         let mut matching = self.matching.lock();
         matching.remove(name, id);
@@ -685,7 +683,7 @@ impl Reader {
         }
     }
 
-    /// The copies are held, so that none passes another.
+    /// The copies stay locked, so that messages stay in order.
     fn deliver(&self, (space, channel): Place, payload: Bytes) {
         self.inbox.push(Incoming { space, channel: channel.into(), payload });
     }
@@ -695,8 +693,8 @@ impl Reader {
 mod tests {
     use super::*;
 
-    /// Each step: a payload's number, the subscription that brings it, all that
-    /// bring one, and whether it is delivered.
+    /// Each step: the number of a payload, the subscription that receives it, all subscriptions
+    /// that receive a copy, and whether it is delivered.
     fn check(copies: &mut Copies, steps: &[(u8, ConnectionId, &[ConnectionId], bool)]) {
         for (number, by, all, expected) in steps {
             let payload = Bytes::from(vec![*number]);
@@ -719,12 +717,12 @@ mod tests {
             &[
                 (1, 10, both, true),
                 (1, 20, both, false),
-                // Early, it waits, and what came before it is not passed.
+                // An early copy waits, so that it does not overtake earlier messages.
                 (3, 20, both, false),
                 (2, 10, both, true),
                 (3, 10, both, true),
                 (2, 20, both, false),
-                // Equal payloads are as many messages as came.
+                // Equal payloads are as many messages as arrived.
                 (4, 10, both, true),
                 (4, 10, both, true),
                 (4, 20, both, false),
@@ -741,7 +739,7 @@ mod tests {
         let both = &[10, 20][..];
         check(&mut copies, &[(1, 10, both, true), (2, 20, both, false), (3, 20, both, false)]);
         assert_eq!(copies.hand_over(&place(), &[20]), [vec![2], vec![3]]);
-        // The first was delivered already, whenever its other copy comes.
+        // The first was delivered already; its other copy may arrive at any time.
         check(&mut copies, &[(1, 20, &[20], false), (4, 20, &[20], true)]);
         assert!(copies.by_place.is_empty());
         assert_eq!(copies.held_bytes, 0);

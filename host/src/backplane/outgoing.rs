@@ -1,5 +1,5 @@
-//! What waits for the backplane: publications of this node, in their order, in a
-//! queue with room for so many and so many bytes.
+//! The publications of this node that wait for the backplane, in order, in a queue that is bounded
+//! in entries and bytes.
 
 use std::collections::VecDeque;
 
@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::protocol::command::{Publication, Space};
 
-/// A publication on its way out.
+/// A publication that is to be sent.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
     pub space: Space,
@@ -35,10 +35,10 @@ pub struct Queue {
 #[derive(Default)]
 struct Waiting {
     queue: VecDeque<Outgoing>,
-    /// With those that have room and are not there yet, and those under way.
+    /// Including reserved entries that are not filled yet, and those in flight.
     messages: usize,
     bytes: usize,
-    /// Under way: as many messages and bytes.
+    /// In flight: how many messages and bytes.
     taken: (usize, usize),
 }
 
@@ -53,8 +53,7 @@ impl Queue {
         }
     }
 
-    /// Keeps room; false: there is none. A single publication always has room in
-    /// an empty queue.
+    /// Reserves room; false: there is none. A single publication always fits into an empty queue.
     pub fn reserve(&self, publication: &Publication<'_>) -> bool {
         let bytes = publication.bytes();
         let mut waiting = self.waiting.lock();
@@ -67,7 +66,7 @@ impl Queue {
         fits
     }
 
-    /// Gives up room that was kept for so many publications, which have so many bytes.
+    /// Releases the reserved room of this many publications with this many bytes.
     pub fn withdraw(&self, publications: usize, bytes: usize) {
         let mut waiting = self.waiting.lock();
         waiting.messages -= publications;
@@ -78,7 +77,7 @@ impl Queue {
         }
     }
 
-    /// Fills room that was kept.
+    /// Fills reserved room.
     pub fn push(&self, publication: Publication<'_>) {
         let Publication { space, channel, payload } = publication;
         let [channel, payload] = [channel, payload].map(|bytes| Bytes::from(bytes.into_owned()));
@@ -86,8 +85,8 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// The next batch; waits until there is something. What was taken before is
-    /// done with, whatever became of it.
+    /// The next batch; waits until there is one. The previous batch is done with, whatever became
+    /// of it.
     pub async fn take(&self, messages_max: usize, bytes_max: usize) -> Vec<Outgoing> {
         loop {
             {
@@ -116,12 +115,12 @@ impl Queue {
         }
     }
 
-    /// How many wait or are under way.
+    /// How many are queued or in flight.
     pub fn waiting(&self) -> usize {
         self.waiting.lock().messages
     }
 
-    /// Waits until nothing does.
+    /// Waits until none are.
     pub async fn empty(&self) {
         loop {
             let emptied = self.emptied.notified();
@@ -160,7 +159,7 @@ mod tests {
         assert_eq!(queue.take(1, 100).await.len(), 1);
         assert!(!queue.reserve(&publication(b"3")), "one is under way");
         assert_eq!(queue.take(1, 100).await.first().map(|it| it.payload.clone()), Some("2".into()));
-        assert!(!queue.reserve(&publication(b"0123456789")), "too many bytes beside the other");
+        assert!(!queue.reserve(&publication(b"0123456789")), "too many bytes with the other one");
         assert!(queue.reserve(&publication(b"3")));
         queue.withdraw(1, publication(b"3").bytes());
         assert_eq!(queue.waiting(), 1);

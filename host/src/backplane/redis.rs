@@ -1,5 +1,5 @@
-//! Redis and Valkey, from 7.0 on: one server, what a Sentinel says is the master,
-//! or one node of a cluster, whose bus brings PUBLISH to all others.
+//! Redis and Valkey, version 7.0 or later: one server, the master that Sentinel reports, or one
+//! node of a cluster, whose bus forwards PUBLISH to all others.
 //!
 //! Two connections: one publishes, one subscribes. Redis does not tell a subscriber which
 //! client published a message. So this node publishes in a transaction, between two marks on
@@ -8,13 +8,12 @@
 //! Redis executes its last commands late. Pattern subscriptions do not match shard channels,
 //! so no other client receives the marks.
 //!
-//! A message comes once for its channel and once for each pattern. The hub wants
-//! it once; the copies of one publication stand together, which tells them from
-//! the next.
+//! A message arrives once for its channel and once for each pattern. The hub needs it once. The
+//! copies of one publication are adjacent, which distinguishes them from those of the next.
 //!
-//! Shard channels of a Redis Cluster go to the node that has their slot, over a
-//! connection that the crate keeps for the whole cluster. There are no marks
-//! there: own messages are delivered when they come back.
+//! Shard channels of a Redis Cluster are published to the node that has their slot, over a
+//! connection to the whole cluster that the crate maintains. There are no marks there: own messages
+//! are delivered when they come back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,15 +43,14 @@ use crate::stats::count;
 
 /// The first version with shard channels.
 const VERSION_MIN: u64 = 7;
-/// How many names are tried for one whose slot the node of a cluster has: far
-/// more than a cluster has nodes.
+/// How many names are tried to find one in a slot of this cluster node: far more than a cluster has
+/// nodes.
 const MARK_ATTEMPTS: usize = 4_096;
 
 const BEGIN: &[u8] = b"begin";
 const END: &[u8] = b"end";
 
-/// With a number behind it, what a node says to itself to see that a publication comes
-/// back.
+/// The prefix of the messages that a node publishes to itself to check that publications come back.
 const PROBE: &str = "probe:";
 
 impl From<RedisError> for LinkError {
@@ -71,12 +69,12 @@ impl From<RedisError> for LinkError {
     }
 }
 
-/// EXEC says it in the text of EXECABORT.
+/// EXEC reports it in the text of EXECABORT.
 fn is_missing_right(error: &RedisError) -> bool {
     error.code() == Some("NOPERM") || error.to_string().contains(": NOPERM ")
 }
 
-/// Whether the user may not use a name, while it may run the command.
+/// Whether the user may run the command, but not for this name.
 fn is_refused_name(error: &RedisError) -> bool {
     is_missing_right(error) && !error.to_string().contains("run the '")
 }
@@ -89,9 +87,9 @@ pub struct RedisLink {
     sharded: Option<ClusterConnection>,
     mark: Vec<u8>,
     prefix: Vec<u8>,
-    /// The channel on which only this node is spoken to.
+    /// The channel that only this node subscribes to.
     own: Vec<u8>,
-    /// The last number that the node said to itself, and the last one that came back.
+    /// The last number that the node published to itself, and the last one that came back.
     said: AtomicU64,
     heard: watch::Receiver<u64>,
     broken: watch::Receiver<bool>,
@@ -129,7 +127,7 @@ impl RedisLink {
         let client = client(config, address)?;
         let timeouts = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(config.connect_time))
-            // Who waits for an answer says how long.
+            // Callers that wait for a response set the timeout.
             .set_response_timeout(None);
         let mut publisher = client.get_multiplexed_async_connection_with_config(&timeouts).await?;
         let is_cluster = check_server(&mut publisher, config).await?;
@@ -152,7 +150,7 @@ impl RedisLink {
         };
         let read = |reader: Arc<Reader>| {
             move |push: PushInfo| {
-                // The record of copies may be inconsistent now: a new link starts afresh.
+                // The record of copies may be inconsistent now: a new link starts without it.
                 if panics::contain(|| reader.take(push)).is_none() {
                     reader.breaking.send_replace(true);
                 }
@@ -163,7 +161,7 @@ impl RedisLink {
         let listening = timeouts.set_push_sender(read(listening_reader.clone()));
         let mut listener = client.get_multiplexed_async_connection_with_config(&listening).await?;
 
-        // Before all else, so that no own message comes unmarked.
+        // First of all, so that no own message arrives without a mark.
         let mark = listen_to_mark(&mut listener, &own, is_cluster).await?;
         listening_reader.state.lock().mark.clone_from(&mark);
         let all = [&*prefix, RESERVED, b"all"].concat();
@@ -211,7 +209,7 @@ impl RedisLink {
             if is_carried_out {
                 break;
             }
-            // One that is not allowed keeps out all of a transaction: the others go again.
+            // A message that is not allowed aborts the transaction: the others are sent again.
             let mut index = 0;
             here.retain(|_| {
                 index += 1;
@@ -246,9 +244,9 @@ impl RedisLink {
         (verb, [&*self.prefix, channel].concat(), payload)
     }
 
-    /// Publishes messages between two marks, in a transaction. Answers whether it was
-    /// carried out, and which messages the user may not publish: some of those are the
-    /// reason if it was not.
+    /// Publishes messages between two marks, in a transaction. Returns whether it was executed, and
+    /// which messages the user may not publish: if it was not executed, some of those are the
+    /// reason.
     ///
     /// An error means that the link has failed. This includes a refusal of a command that every
     /// node needs, and the case that it is unknown which commands were executed.
@@ -257,8 +255,8 @@ impl RedisLink {
         messages: &[(&str, Vec<u8>, &[u8])],
     ) -> Result<(bool, Vec<(usize, RedisError)>), LinkError> {
         let mut pipeline = Pipeline::with_capacity(messages.len() + 4);
-        // Each answer is looked at: also of MULTI, without which the others are carried out
-        // one by one and must not be repeated.
+        // Each reply is checked, also that of MULTI: without it the others are executed one by one
+        // and must not be repeated.
         pipeline.ignore_errors().cmd("MULTI");
         pipeline.cmd("SPUBLISH").arg(&self.mark).arg(BEGIN);
         for (verb, channel, payload) in messages {
@@ -270,8 +268,8 @@ impl RedisLink {
         read_transaction(answers, messages.len())
     }
 
-    /// Publishes as all publications are published, and waits until it comes back: so that
-    /// the rights for it are there.
+    /// Publishes on the path of all publications, and waits until the message comes back. This
+    /// checks the rights for it.
     async fn probe(&self) -> Result<(), LinkError> {
         let number = self.said.fetch_add(1, Ordering::Relaxed) + 1;
         let payload = format!("{PROBE}{number}");
@@ -287,7 +285,7 @@ impl RedisLink {
 
     pub async fn listen(&self, names: &[Name]) -> Result<(), LinkError> {
         match self.tell_names(names, Listening::Begins).await {
-            // One that is not allowed does not keep out the others.
+            // A name that is not allowed does not affect the others.
             Err(error) if is_refused_name(&error) => {
                 for name in names {
                     match self.tell_names(std::slice::from_ref(name), Listening::Begins).await {
@@ -311,8 +309,8 @@ impl RedisLink {
     }
 
     async fn tell_names(&self, names: &[Name], listening: Listening) -> Result<(), RedisError> {
-        // One command for each name, because each then has one confirmation, and
-        // all of them leave together.
+        // One command for each name, because each then has one confirmation. All of them are sent
+        // together.
         let mut pipeline = Pipeline::with_capacity(names.len());
         let mut sharded = Vec::new();
         for Name { kind, bytes } in names {
@@ -340,7 +338,7 @@ impl RedisLink {
 
     pub async fn ping(&self) -> Result<(), LinkError> {
         match cmd("PING").query_async::<Value>(&mut self.listener.clone()).await {
-            // It is there, whatever it refuses.
+            // The server responds, even if it refuses this.
             Err(error) if is_refusal(&error) => {}
             outcome => drop(outcome?),
         }
@@ -355,7 +353,7 @@ impl RedisLink {
         let mut publisher = self.publisher.clone();
         let receivers: usize =
             cmd("PUBLISH").arg(channel).arg(message).query_async(&mut publisher).await?;
-        // A cluster counts those of one node, and patterns count, too.
+        // A cluster only counts the subscribers of one node, and patterns count, too.
         Ok(self.sharded.is_none().then_some(receivers))
     }
 
@@ -366,7 +364,7 @@ impl RedisLink {
     }
 }
 
-/// What a node does with a name.
+/// A change of a subscription.
 #[derive(Debug, Clone, Copy)]
 enum Listening {
     Begins,
@@ -386,12 +384,12 @@ impl Listening {
     }
 }
 
-/// Whether the server itself said no, and the connection is as good as before.
+/// Whether the server itself refused the command, and the connection is still usable.
 fn is_refusal(error: &RedisError) -> bool {
     !error.is_unrecoverable_error() && !error.is_io_error() && error.code().is_some()
 }
 
-/// What came of a transaction: see `publish_marked`.
+/// The result of a transaction: see `publish_marked`.
 fn read_transaction(
     answers: Vec<Result<Value, RedisError>>,
     messages: usize,
@@ -409,7 +407,7 @@ fn read_transaction(
     let outcomes = match exec {
         Ok(Value::Array(outcomes)) if outcomes.len() == messages + 2 => outcomes,
         Ok(_) => return Err(no_answer()),
-        // It was not carried out because of those.
+        // It was not executed because of those.
         Err(_) if !refused.is_empty() => return Ok((false, refused)),
         Err(error) => return Err(error.into()),
     };
@@ -420,8 +418,8 @@ fn read_transaction(
     Ok((true, refused_messages(errors, messages)?))
 }
 
-/// Which messages of a transaction were refused. An error: a mark was, or another right
-/// than that for a name is missing, or it is no question of rights.
+/// Which messages of a transaction were refused. An error: a mark was refused, a right other than
+/// that for a name is missing, or the cause is not a missing right.
 fn refused_messages(
     errors: impl Iterator<Item = Option<RedisError>>,
     messages: usize,
@@ -438,9 +436,9 @@ fn refused_messages(
     Ok(refused)
 }
 
-/// Listens to names as clients do, and stops: what the user may not do is found before
-/// it is needed. That some patterns are refused is noted only: with `&prefix*`, Redis
-/// allows that very pattern and no other.
+/// Subscribes to names as clients do, and unsubscribes: this finds missing rights before they are
+/// needed. A refusal of some patterns is only recorded: with `&prefix*`, Redis allows exactly that
+/// pattern and no other.
 async fn check_rights_to_listen(
     listener: &mut MultiplexedConnection,
     prefix: &[u8],
@@ -472,7 +470,7 @@ async fn check_rights_to_listen(
     Ok(())
 }
 
-/// The version must do; answers whether it is a cluster.
+/// Checks that the version is supported. Returns whether the server is a cluster.
 async fn check_server(
     connection: &mut MultiplexedConnection,
     config: &ClusterConfig,
@@ -498,8 +496,7 @@ async fn check_server(
     Ok(is_cluster)
 }
 
-/// Listens to a shard channel for the marks. In a cluster its slot must be one of
-/// the node's.
+/// Subscribes to a shard channel for the marks. In a cluster its slot must belong to the node.
 async fn listen_to_mark(
     listener: &mut MultiplexedConnection,
     own: &[u8],
@@ -613,7 +610,7 @@ fn certificates(config: &ClusterConfig) -> TlsCertificates {
     }
 }
 
-/// A prefix as part of a pattern that means nothing but itself.
+/// A prefix, escaped for use in a pattern.
 fn escape(prefix: &[u8]) -> Vec<u8> {
     let is_special = |byte: u8| matches!(byte, b'*' | b'?' | b'[' | b']' | b'\\' | b'^' | b'-');
     prefix
@@ -627,9 +624,9 @@ struct Reader {
     inbox: Arc<Inbox>,
     stats: Arc<BackplaneStats>,
     prefix: Vec<u8>,
-    /// Where what nodes say among themselves goes.
+    /// The sender for the nodes' own messages.
     hearer: mpsc::Sender<Vec<u8>>,
-    /// The channel on which the node speaks to itself, and where those numbers go.
+    /// The channel for messages of the node to itself, and the sender for their numbers.
     own: Vec<u8>,
     hearing: watch::Sender<u64>,
     state: Mutex<Reading>,
@@ -639,24 +636,24 @@ struct Reader {
 #[derive(Default)]
 struct Reading {
     mark: Vec<u8>,
-    /// Whether own messages come now.
+    /// Whether own messages arrive now.
     is_own: bool,
-    /// The publication whose copies come now.
+    /// The publication whose copies arrive now.
     copies: Option<Copies>,
 }
 
 /// The copies of one publication.
 struct Copies {
     channel: Bytes,
-    /// For the channel itself: each of its publications begins with that copy.
+    /// For the channel itself: the copy that begins each of its publications.
     is_of_channel: bool,
-    /// The patterns it came for; each comes once for one publication.
+    /// The patterns for which it arrived; each occurs once for one publication.
     patterns: Vec<Bytes>,
 }
 
 impl Reading {
-    /// Whether a copy is the first of its publication. No pattern: it came for the
-    /// channel itself.
+    /// Whether a copy is the first of its publication. No pattern: it arrived for the channel
+    /// itself.
     fn is_first(&mut self, channel: &Bytes, pattern: Option<Bytes>) -> bool {
         let Some(pattern) = pattern else {
             let channel = channel.clone();
@@ -698,7 +695,7 @@ impl Reader {
             PushKind::SMessage => (Space::ShardChannels, None),
             PushKind::PMessage => (Space::Channels, parts.next()),
             _ => {
-                // What is listened to changes between two publications only.
+                // Subscriptions change between two publications only.
                 state.copies = None;
                 return;
             }
@@ -729,7 +726,7 @@ impl Reader {
         drop(state);
         let Some(name) = channel.strip_prefix(&*self.prefix) else { return };
         if name.starts_with(RESERVED) {
-            // Seen by a pattern, it was not meant for it.
+            // Received through a pattern, it is not a message for this node.
             if space == Space::Channels && pattern.is_none() {
                 let _ = self.hearer.try_send(payload.to_vec());
             }
@@ -751,7 +748,7 @@ mod tests {
             let (channel, pattern) = (Bytes::from(channel), pattern.map(Bytes::from));
             assert_eq!(reading.is_first(&channel, pattern.clone()), expected, "{pattern:?}");
         };
-        // Two publications that two patterns match.
+        // Two publications that match two patterns.
         check("a", Some("*"), true);
         check("a", Some("a*"), false);
         check("a", Some("*"), true);
@@ -761,7 +758,7 @@ mod tests {
         check("a", Some("*"), false);
         // Another channel.
         check("b", Some("*"), true);
-        // A channel that is listened to, too.
+        // A channel with a subscription of its own.
         check("c", None, true);
         check("c", Some("*"), false);
         check("c", Some("c*"), false);
@@ -776,7 +773,7 @@ mod tests {
         value.extract_error().expect_err("it is one")
     }
 
-    /// `answers`: of MULTI, the marks and two messages, and of EXEC.
+    /// `answers`: the replies to MULTI, the marks and two messages, and to EXEC.
     fn check_transaction(
         answers: [Option<&'static str>; 5],
         exec: Result<[Option<&'static str>; 4], &'static str>,

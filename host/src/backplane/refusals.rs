@@ -1,9 +1,9 @@
-//! What the backplane refuses: a right that the node cannot do without, and names
-//! that its user may not publish on or listen to.
+//! What the backplane refuses: a right that every node needs, and names that its user may not
+//! publish on or subscribe to.
 //!
-//! A missing right keeps the node away from the backplane until it is granted. A
-//! refused name concerns that name only: what is published on it is treated as
-//! `cluster.when_away` says, and listening to it is tried again from time to time.
+//! Without a required right the node stays disconnected until it is granted. A refused name
+//! concerns that name only: publications on it are treated as `cluster.when_away` says, and the
+//! subscription is retried from time to time.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,34 +16,34 @@ use super::interest::Name;
 use crate::log::Throttle;
 use crate::protocol::command::Space;
 
-/// How many refused names of each kind are remembered. Of more, publications are
-/// offered to the backplane each time, and listening is tried again after a reconnect.
+/// How many refused names of each kind are remembered. Above that, each publication is sent to the
+/// backplane again, and subscriptions are retried after a reconnect.
 const NAMES_MAX: usize = 10_000;
-/// How long publications on a name are not offered to the backplane after it refused one.
+/// How long publications on a name are not sent to the backplane after it refused one.
 const REFUSED_TIME: Duration = Duration::from_secs(10);
-/// How long a refused publication stands in the health report.
+/// How long a refused publication stays in the health report.
 const SHOWN_TIME: Duration = Duration::from_secs(60);
 
 /// What is refused at present.
 #[derive(Default)]
 pub struct Refusals {
-    /// Whether publications on some name were refused: one load where none was.
+    /// Whether publications on some name are refused: a single load in the common case of none.
     has_publications: AtomicBool,
     table: Mutex<Table>,
 }
 
 #[derive(Default)]
 struct Table {
-    /// The right without which the node is away.
+    /// The required right that is missing: the node is disconnected for it.
     missing_right: Option<String>,
-    /// What the user may do only in part, found when the link was made.
+    /// Rights that the user has only in part, found when the link was made.
     restrictions: Vec<String>,
-    /// Until when publications are not offered, by space and channel. Clients choose the
-    /// names, so the hash has a key of this process.
+    /// Until when publications are not sent, by space and channel. Clients choose the names, so the
+    /// hash has a key of this process.
     publications: HashMap<(bool, Vec<u8>), Instant>,
-    /// When a publication was refused last.
+    /// When a publication was last refused.
     publication_refused: Option<Instant>,
-    /// Names that cannot be listened to.
+    /// Names that cannot be subscribed to.
     names: HashSet<Name>,
     throttle: Throttle,
     /// How many refusals were not logged.
@@ -51,7 +51,7 @@ struct Table {
 }
 
 impl Refusals {
-    /// Another link is made: nothing is known of it.
+    /// Forgets the state of the last link: a new one is made.
     pub fn begin(&self) {
         let mut table = self.table.lock();
         table.restrictions.clear();
@@ -60,17 +60,17 @@ impl Refusals {
         self.has_publications.store(false, Ordering::Relaxed);
     }
 
-    /// Sets the right without which the node is away; none: there is no such.
+    /// Sets the required right that is missing; none: no right is missing.
     pub fn set_missing_right(&self, right: Option<&str>) {
         self.table.lock().missing_right = right.map(str::to_owned);
     }
 
-    /// The right without which the node is away.
+    /// The required right that is missing.
     pub fn missing_right(&self) -> Option<String> {
         self.table.lock().missing_right.clone()
     }
 
-    /// Notes what the user may do only in part.
+    /// Records a right that the user has only in part.
     pub fn restricted(&self, what: &str, said: &str) {
         let mut table = self.table.lock();
         if !table.restrictions.iter().any(|it| it == what) {
@@ -112,7 +112,7 @@ impl Refusals {
         false
     }
 
-    /// This name cannot be listened to.
+    /// This name cannot be subscribed to.
     pub fn refused_name(&self, name: &Name, said: &str) {
         let mut table = self.table.lock();
         if table.names.len() < NAMES_MAX {
@@ -121,17 +121,17 @@ impl Refusals {
         table.log(said, "the backplane refused to let this node listen to names");
     }
 
-    /// This name is not listened to any more.
+    /// This name has no subscribers any more.
     pub fn forget_name(&self, name: &Name) {
         self.table.lock().names.remove(name);
     }
 
-    /// The names that cannot be listened to, to be tried again.
+    /// Takes the names that cannot be subscribed to, for another try.
     pub fn take_names(&self) -> Vec<Name> {
         self.table.lock().names.drain().collect()
     }
 
-    /// What is wrong while the backplane is there, for people; none: nothing.
+    /// What is wrong while the backplane is connected, as text; none: nothing.
     pub fn problem(&self) -> Option<String> {
         let table = self.table.lock();
         let mut problems: Vec<String> = table

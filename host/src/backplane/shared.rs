@@ -1,9 +1,9 @@
-//! Which names share a subscription of a backplane that knows fewer than there are
-//! names: patterns of one NATS wildcard, for instance.
+//! Backplane subscriptions that several names share, because the backplane has fewer wildcards than
+//! there are patterns: several patterns may map to one NATS wildcard.
 //!
-//! A subscription is there as long as it has a name. Its names are a set and not a
-//! count, so that a name that leaves without having joined, or joins twice, changes
-//! nothing for the others. It knows neither sockets nor NATS.
+//! A subscription exists as long as it has a name. Its names are a set and not a count, so that
+//! leaving without having joined, or joining twice, does not change it for the other names. This
+//! module knows neither sockets nor NATS.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,8 +11,8 @@ use guest_core::ConnectionId;
 
 use super::interest::Name;
 
-/// The subscriptions by subject, each with what the link keeps for it. Clients choose
-/// the names, so the hash has a key of this process.
+/// The subscriptions by subject, each with the link's data for it. Clients choose the names, so the
+/// hash has a key of this process.
 pub struct SharedSubscriptions<T> {
     by_subject: HashMap<String, Shared<T>>,
     next_id: ConnectionId,
@@ -24,12 +24,12 @@ struct Shared<T> {
     kept: T,
 }
 
-/// What a name that left was part of.
+/// The subscription that a name was part of.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Left<T> {
     /// The id of the subscription.
     pub id: ConnectionId,
-    /// The subscription itself, if this was its last name: it has to end.
+    /// The subscription itself, to be ended, if this was its last name.
     pub ended: Option<T>,
 }
 
@@ -40,8 +40,8 @@ impl<T> Default for SharedSubscriptions<T> {
 }
 
 impl<T> SharedSubscriptions<T> {
-    /// Adds a name to the subscription of its subject, and answers the id of that; none:
-    /// there is no such subscription yet.
+    /// Adds a name to the subscription of its subject, and returns the id of that; none: there is
+    /// no such subscription yet.
     pub fn join(&mut self, subject: &str, name: &Name) -> Option<ConnectionId> {
         let shared = self.by_subject.get_mut(subject)?;
         shared.names.insert(name.clone());
@@ -60,7 +60,7 @@ impl<T> SharedSubscriptions<T> {
         self.by_subject.insert(subject, Shared { id, names, kept });
     }
 
-    /// Removes a name; none: it was not there, and nothing changes.
+    /// Removes a name; none: it did not exist, and nothing changes.
     pub fn leave(&mut self, subject: &str, name: &Name) -> Option<Left<T>> {
         let shared = self.by_subject.get_mut(subject)?;
         if !shared.names.remove(name) {
@@ -74,7 +74,7 @@ impl<T> SharedSubscriptions<T> {
         Some(Left { id, ended })
     }
 
-    /// What is kept for each subscription.
+    /// The data of each subscription.
     pub fn all(&self) -> impl Iterator<Item = &T> {
         self.by_subject.values().map(|shared| &shared.kept)
     }

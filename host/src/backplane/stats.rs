@@ -1,53 +1,51 @@
-//! What is counted of the backplane. Nothing is lost in silence: what may have
-//! been lost stands in one of these.
+//! Counters of the backplane. Each message that was or may have been lost is counted in one of
+//! them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counters since the node began.
+/// Counters since the node started.
 #[derive(Debug, Default)]
 pub struct BackplaneStats {
-    /// Publications that the backplane has.
+    /// Publications that the backplane has accepted.
     pub sent: AtomicU64,
-    /// Publications accepted for this node alone while the backplane was away.
+    /// Publications accepted for this node alone while the backplane was disconnected.
     pub unsent_away: AtomicU64,
-    /// The same because too much waited for the backplane.
+    /// Publications accepted for this node alone because the queue to the backplane was full.
     pub unsent_full: AtomicU64,
-    /// Publications that the backplane would not take: its rights, for instance.
+    /// Publications that the backplane rejected, for missing rights for instance.
     pub unsent_refused: AtomicU64,
-    /// Publications under way when the connection broke. The backplane has them or
-    /// not; they are not sent again.
+    /// Publications in flight when the connection failed. The backplane may have them; they are not
+    /// sent again.
     pub uncertain: AtomicU64,
-    /// Publications refused to their publishers, for want of a backplane.
+    /// Publications that were refused to their publishers because the backplane was not available.
     pub refused: AtomicU64,
-    /// Messages that came from elsewhere.
+    /// Messages received from other nodes.
     pub received: AtomicU64,
-    /// Own messages and further copies that came and were dropped.
+    /// Own messages and further copies that were received and dropped.
     pub echoes: AtomicU64,
-    /// Messages from elsewhere that were larger than this node's limits.
+    /// Messages from other nodes that were larger than this node's limits.
     pub oversized: AtomicU64,
-    /// Messages on subjects that no channel is written as.
+    /// Messages on subjects that map to no channel.
     pub unmapped: AtomicU64,
-    /// Messages from elsewhere that a plugin or a failing engine kept from being
-    /// delivered.
+    /// Messages from other nodes that were not delivered because of a plugin or a failing engine.
     pub undelivered: AtomicU64,
-    /// Messages that the client of NATS dropped because they were not taken in
-    /// time.
+    /// Messages that the NATS client dropped because they were not read in time.
     pub overrun: AtomicU64,
-    /// Names that were listened to, each time they were.
+    /// Names subscribed to, counted each time.
     pub joined: AtomicU64,
-    /// Names that were given up.
+    /// Names unsubscribed from.
     pub left: AtomicU64,
-    /// Names that cannot be listened to on this backplane.
+    /// Names that cannot be subscribed to on this backplane.
     pub unlistenable: AtomicU64,
     /// Subscriptions acknowledged before the backplane had confirmed them.
     pub late_joins: AtomicU64,
-    /// How often the backplane came back. What was published elsewhere in the
-    /// meantime did not come here.
+    /// How often the backplane reconnected. What other nodes published in the meantime was not
+    /// received here.
     pub reconnects: AtomicU64,
 }
 
 impl BackplaneStats {
-    /// Publications accepted here that are known not to have gone elsewhere.
+    /// Publications accepted here that were certainly not sent to other nodes.
     pub fn unsent(&self) -> u64 {
         [&self.unsent_away, &self.unsent_full, &self.unsent_refused]
             .into_iter()

@@ -1,19 +1,19 @@
-//! Channels as NATS subjects, and back without loss.
+//! The mapping of channels to NATS subjects, and back without loss.
 //!
-//! The dots of a channel are the dots of its subject, so that `news.world` is
-//! `news.world` to every program on that NATS. What a subject cannot hold stands
-//! as `%XX`, the byte in hexadecimal, and an empty token as `%-`. A subject that
-//! no channel is written as belongs to no channel. Shard channels are a tree of
-//! their own under `%shard`, which no channel begins with.
+//! The dots of a channel are the dots of its subject, so that the channel `news.world` is the
+//! subject `news.world` to every program on that NATS. Bytes that a subject cannot contain are
+//! written as `%XX` in hexadecimal, and an empty token as `%-`. A subject that `subject` never
+//! returns belongs to no channel. Shard channels are a separate tree under `%shard`, which no
+//! channel begins with.
 //!
-//! A pattern becomes the narrowest wildcard that covers it: NATS knows whole
-//! tokens only, and the engine sees to the rest.
+//! A pattern becomes the narrowest wildcard that covers it. NATS matches whole tokens only; the
+//! engine does the rest of the matching.
 
 use guest_core::glob;
 
 use crate::protocol::command::Space;
 
-/// What stands for a token without bytes.
+/// An empty token.
 const EMPTY_TOKEN: &str = "%-";
 /// The first token of shard channels.
 const SHARD_TREE: &str = "%shard";
@@ -26,8 +26,7 @@ pub fn subject(prefix: &str, space: Space, channel: &[u8]) -> String {
     subject
 }
 
-/// The channel of a subject; none where the subject is not one that `subject`
-/// writes.
+/// The channel of a subject; none where `subject` does not return this subject for any channel.
 pub fn channel(prefix: &str, written: &str) -> Option<(Space, Vec<u8>)> {
     let rest = match prefix {
         "" => written,
@@ -47,7 +46,7 @@ pub fn channel(prefix: &str, written: &str) -> Option<(Space, Vec<u8>)> {
             read_token(token, &mut channel)?;
         }
     }
-    // There is one way to write a channel, and nothing else is one.
+    // Each channel has exactly one subject.
     (subject(prefix, space, &channel) == written).then_some((space, channel))
 }
 
@@ -77,8 +76,7 @@ pub fn wildcard(prefix: &str, pattern: &[u8]) -> String {
             }
             Element::Byte(byte) => token.push(byte),
             Element::WithinToken => is_any_token = true,
-            // From here on the number of tokens is open, but for the dots that
-            // are still to come.
+            // From this point on the number of tokens is open, except for the dots that follow.
             Element::AcrossTokens => {
                 let mut rest = after;
                 loop {
@@ -98,18 +96,18 @@ pub fn wildcard(prefix: &str, pattern: &[u8]) -> String {
     }
 }
 
-/// What a piece of a pattern can match.
+/// What an element of a pattern can match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Element {
     Byte(u8),
-    /// Some byte, but no dot.
+    /// A byte that is no dot.
     WithinToken,
-    /// Perhaps a dot.
+    /// Bytes that may include dots.
     AcrossTokens,
     End,
 }
 
-/// The first piece of a pattern, and the rest, by the rules of `guest_core::glob`.
+/// The first element of a pattern, and the rest, by the rules of `guest_core::glob`.
 fn element(pattern: &[u8]) -> (Element, &[u8]) {
     match pattern {
         [] => (Element::End, pattern),
@@ -164,8 +162,7 @@ fn write_token(token: &[u8], is_first: bool, subject: &mut String) {
     if token.is_empty() {
         subject.push_str(EMPTY_TOKEN);
     }
-    // NATS' own trees, and no client's business: `$SYS`, `$JS`, and where programs
-    // await answers.
+    // Trees that NATS and its clients reserve: `$SYS`, `$JS`, and the inboxes for responses.
     let is_foreign = is_first && (token.starts_with(b"$") || token == b"_INBOX");
     let mut is_start = true;
     for chunk in token.utf8_chunks() {
@@ -212,8 +209,7 @@ mod tests {
 
     const SPACES: [Space; 2] = [Space::Channels, Space::ShardChannels];
 
-    /// Whether NATS delivers what is published on `subject` to who listens to
-    /// `wildcard`.
+    /// Whether NATS delivers what is published on `subject` to a subscriber of `wildcard`.
     fn covers(wildcard: &str, subject: &str) -> bool {
         let mut tokens = subject.split('.');
         for wanted in wildcard.split('.') {
@@ -228,7 +224,7 @@ mod tests {
         tokens.next().is_none()
     }
 
-    /// Random bytes from a small alphabet, so that patterns meet names.
+    /// Random bytes from a small alphabet, so that patterns match names.
     struct Random(u64);
 
     impl Random {

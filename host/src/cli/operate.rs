@@ -1,4 +1,4 @@
-//! The commands that speak to a running server.
+//! The commands that use the admin API of a running server.
 
 #![allow(missing_docs, reason = "what is flattened says so itself, and the rest is said as help")]
 
@@ -6,20 +6,19 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-/// Where the server is, and how its answers are shown.
+/// The server to use, and the output format.
 #[derive(Debug, Args)]
 pub struct AdminArgs {
-    /// The admin API of the server. Where it asks for a token, that is taken from
-    /// the environment: SWITCHYARD_ADMIN_TOKEN.
+    /// The admin API of the server. If it requires a token, set SWITCHYARD_ADMIN_TOKEN.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8081")]
     pub admin: String,
 
-    /// Shows what the server answers, as JSON.
+    /// Prints the server's response as JSON.
     #[arg(long)]
     pub json: bool,
 }
 
-/// A component that the server is to take.
+/// A component to install.
 #[derive(Debug, Args)]
 pub struct ComponentArgs {
     /// The component, on this machine; it is uploaded.
@@ -31,7 +30,7 @@ pub struct ComponentArgs {
     pub path: Option<PathBuf>,
 }
 
-/// What can be done with plugins.
+/// Commands for plugins.
 #[derive(Debug, Subcommand)]
 #[command(disable_help_subcommand = true)]
 pub enum PluginCommand {
@@ -40,9 +39,9 @@ pub enum PluginCommand {
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Shows all that is known of one plugin.
+    /// Shows the details of one plugin.
     Show {
-        /// Its slot, or its name where only one plugin has it.
+        /// Its slot, or its name if only one plugin has it.
         plugin: String,
         #[command(flatten)]
         admin: AdminArgs,
@@ -54,73 +53,70 @@ pub enum PluginCommand {
         slot: String,
         #[command(flatten)]
         component: ComponentArgs,
-        /// Its settings and limits, in TOML, on this machine [default: those that
-        /// stand beside it already].
+        /// Its settings and limits, in TOML, on this machine [default: the existing settings file].
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Puts another version in the place of a plugin.
+    /// Replaces a plugin by another version.
     Swap {
-        /// Its slot, or its name where only one plugin has it.
+        /// Its slot, or its name if only one plugin has it.
         plugin: String,
         #[command(flatten)]
         component: ComponentArgs,
-        /// Its settings and limits, in TOML, on this machine [default: as they
-        /// are].
+        /// Its settings and limits, in TOML, on this machine [default: unchanged].
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Starts without the state of the version in place, where that cannot be
-        /// handed over.
+        /// Starts without the state of the current version if that cannot be handed over.
         #[arg(long)]
         fresh: bool,
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Brings back the version that was replaced last.
+    /// Restores the version that was replaced last.
     Rollback {
-        /// Its slot, or its name where only one plugin has it.
+        /// Its slot, or its name if only one plugin has it.
         plugin: String,
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Gives a plugin another place in the chain.
+    /// Moves a plugin within the chain.
     Move {
-        /// Its slot, or its name where only one plugin has it.
+        /// Its slot, or its name if only one plugin has it.
         plugin: String,
         #[command(flatten)]
         place: PlaceArgs,
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Takes a plugin out of the chain. Its settings stay in the plugin directory, as
+    /// Removes a plugin from the chain. Its settings stay in the plugin directory, as
     /// SLOT.toml.removed; `load` finds them there.
     Rm {
-        /// Its slot, or its name where only one plugin has it.
+        /// Its slot, or its name if only one plugin has it.
         plugin: String,
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Makes new instances of a plugin with other settings, as a swap does.
+    /// Replaces the instances of a plugin by new ones with other settings, as a swap does.
     Reload {
-        /// Its slot, or its name where only one plugin has it.
+        /// Its slot, or its name if only one plugin has it.
         plugin: String,
-        /// Its settings and limits, in TOML, on this machine [default: those that
-        /// stand beside it now].
+        /// Its settings and limits, in TOML, on this machine [default: the settings file as it is
+        /// now].
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Starts without the state of the instances in place.
+        /// Starts without the state of the current instances.
         #[arg(long)]
         fresh: bool,
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Shows what the plugins say of messages while they pass, until ctrl-c.
+    /// Prints the plugins' decisions about messages as they pass, until ctrl-c.
     Trace {
         #[command(flatten)]
         wanted: WantedArgs,
-        /// Ends after so many lines.
+        /// Ends after this many lines.
         #[arg(long, value_name = "N")]
         count: Option<u64>,
         #[command(flatten)]
@@ -136,7 +132,7 @@ pub struct PlaceArgs {
     #[arg(long, value_name = "PLUGIN")]
     pub before: Option<String>,
 
-    /// Right behind this plugin.
+    /// Right after this plugin.
     #[arg(long, value_name = "PLUGIN")]
     pub after: Option<String>,
 
@@ -149,45 +145,45 @@ pub struct PlaceArgs {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub struct WantedArgs {
-    /// What this connection asks for and publishes.
+    /// Commands and publications of this connection.
     #[arg(long, value_name = "ID")]
     pub connection: Option<u64>,
 
-    /// What is about the channels that match.
+    /// Items on channels that match.
     #[arg(long, value_name = "GLOB")]
     pub channel: Option<String>,
 }
 
-/// What can be done with the engine.
+/// Commands for the engine.
 #[derive(Debug, Subcommand)]
 #[command(disable_help_subcommand = true)]
 pub enum EngineCommand {
-    /// Shows what is known of the engine.
+    /// Shows the details of the engine.
     Show {
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Puts another component in its place.
+    /// Replaces it by another component.
     Swap {
         #[command(flatten)]
         component: ComponentArgs,
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Brings back the engine that was replaced last.
+    /// Restores the engine that was replaced last.
     Rollback {
         #[command(flatten)]
         admin: AdminArgs,
     },
 }
 
-/// What can be asked about what is listened to.
+/// Queries of subscriptions.
 #[derive(Debug, Subcommand)]
 #[command(disable_help_subcommand = true)]
 pub enum PubsubCommand {
-    /// Lists the channels that somebody subscribes to.
+    /// Lists the channels with subscribers.
     Channels {
-        /// Those that match this glob.
+        /// Only channels that match this glob.
         #[arg(value_name = "GLOB")]
         matching: Option<String>,
         /// Shard channels (SSUBSCRIBE).
@@ -196,7 +192,7 @@ pub enum PubsubCommand {
         #[command(flatten)]
         nodes: NodesArgs,
     },
-    /// Counts who subscribes to channels.
+    /// Counts the subscribers of channels.
     Numsub {
         /// The channels.
         #[arg(required = true, value_name = "CHANNEL")]
@@ -214,10 +210,10 @@ pub enum PubsubCommand {
     },
 }
 
-/// Which nodes are asked.
+/// Which nodes are included.
 #[derive(Debug, Args)]
 pub struct NodesArgs {
-    /// Asks all nodes, and not only this one.
+    /// Includes all nodes, not only this one.
     #[arg(long)]
     pub all: bool,
 
@@ -228,15 +224,15 @@ pub struct NodesArgs {
 /// Which connections are listed.
 #[derive(Debug, Args)]
 pub struct ConnectionsArgs {
-    /// Shows one connection, and what it listens to.
+    /// Shows one connection and its subscriptions.
     #[arg(value_name = "ID")]
     pub connection: Option<u64>,
 
-    /// Sends this connection away: it is closed with 4105.
+    /// Closes this connection, with code 4105.
     #[arg(long, requires = "connection")]
     pub close: bool,
 
-    /// Shows those with a higher id.
+    /// Only connections with a higher id.
     #[arg(long, value_name = "ID", conflicts_with = "connection")]
     pub after: Option<u64>,
 
@@ -248,20 +244,20 @@ pub struct ConnectionsArgs {
     pub admin: AdminArgs,
 }
 
-/// What is to be logged.
+/// The log filter.
 #[derive(Debug, Args)]
 pub struct LogArgs {
     /// A level, or levels for targets, such as `debug` or
-    /// `info,plugin=debug,switchyard::listener=debug` [default: as it is].
+    /// `info,plugin=debug,switchyard::listener=debug` [default: unchanged].
     #[arg(value_name = "FILTER")]
     pub filter: Option<String>,
 
-    /// Logs what this connection does, whatever the filter says; may be given more
-    /// than once. `switchyard connections` lists the ids.
+    /// Logs the activity of this connection, whatever the filter says; may be repeated. `switchyard
+    /// connections` lists the ids.
     #[arg(long, value_name = "ID")]
     pub follow: Vec<u64>,
 
-    /// Does not any more.
+    /// Stops logging the activity of this connection.
     #[arg(long, value_name = "ID")]
     pub unfollow: Vec<u64>,
 

@@ -1,4 +1,4 @@
-//! From what was written to what holds.
+//! Converts the file to the settings in use.
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::outbox::OutboxLimits;
 use crate::wasm::outside::OutsideLimits;
 
 impl RawConfig {
-    /// Paths in the file are meant from where the file is.
+    /// Paths in the file are relative to its directory.
     pub(super) fn resolve_against(&mut self, base: &Path) {
         let cluster = &mut self.cluster;
         let paths = [
@@ -128,7 +128,7 @@ impl RawConfig {
             input_timeout_ms: limits.input_timeout_ms,
             engine_instance: engine.memory_bytes_max,
             plugin_instance: plugins.memory_bytes_max,
-            // Those of channels and patterns, and those of shard channels.
+            // Those for channels and patterns, and those for shard channels.
             engine_instances: 2 * shards,
         })?;
         let names = names::check(
@@ -399,7 +399,7 @@ impl RawAdmin {
                 let text = std::fs::read_to_string(path)
                     .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
                 let tokens = Tokens::parse(&text).and_then(|tokens| match tokens.is_empty() {
-                    // Who names a file does not mean that anybody may.
+                    // A file without tokens must not disable authentication.
                     true => Err("there are no tokens in it".to_owned()),
                     false => Ok(tokens),
                 });
@@ -493,11 +493,11 @@ impl RawLog {
     }
 }
 
-/// What `--engine` takes for the library instead of a file.
+/// The value of `--engine` for the library instead of a file.
 const NATIVE: &str = "native";
 
-/// What `--resp` and `--admin` take for no door.
+/// The value of `--resp` and `--admin` for no door.
 pub(super) const OFF: &str = "off";
 
-/// A set of shards is held in a machine word, and shard channels double it.
+/// A set of shards is stored in a machine word, and shard channels double it.
 const SHARDS_MAX: usize = 32;

@@ -1,4 +1,4 @@
-//! What lies between this node and the others.
+//! The settings of the backplane.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,10 +9,10 @@ use super::ConfigError;
 use super::raw::RawCluster;
 use super::values::{bytes, count, millis};
 
-/// What lies between this node and the others.
+/// The backplane between this node and the others.
 #[derive(Debug, Clone)]
 pub struct ClusterConfig {
-    /// What it is, and where.
+    /// The kind of the backplane, and its addresses.
     pub kind: BackplaneKind,
     /// The user that this node authenticates as.
     pub user: Option<String>,
@@ -20,19 +20,19 @@ pub struct ClusterConfig {
     pub password: Option<Secret>,
     /// Certificates.
     pub tls: ClusterTls,
-    /// What stands before every channel and pattern there.
+    /// The prefix of all channels and patterns there.
     pub prefix: String,
-    /// What becomes of publications while it is away.
+    /// What happens to publications while it is disconnected.
     pub when_away: WhenAway,
-    /// How long the acknowledgement of a SUBSCRIBE may wait for it.
+    /// How long the acknowledgement of a SUBSCRIBE may be delayed for it.
     pub join_time: Duration,
-    /// How long a name is listened to after its last listener left.
+    /// How long a name stays subscribed after its last listener left.
     pub leave_delay: Duration,
-    /// How long connecting may take.
+    /// The timeout of connecting.
     pub connect_time: Duration,
-    /// How long an answer may take before the connection is given up.
+    /// The timeout of a response, after which the connection is closed.
     pub answer_time: Duration,
-    /// How often it is asked whether it is there.
+    /// How often it is pinged.
     pub ping_interval: Duration,
     /// The wait before the second attempt to connect in a row; doubles from there.
     pub reconnect_wait: Duration,
@@ -42,36 +42,36 @@ pub struct ClusterConfig {
     pub outgoing_messages_max: usize,
     /// How many bytes of them.
     pub outgoing_bytes_max: usize,
-    /// How many bytes of messages from elsewhere may wait to be delivered.
+    /// How many bytes of messages from other nodes may wait to be delivered.
     pub incoming_bytes_max: usize,
-    /// The same in messages, for each subscription of NATS.
+    /// The same in messages, for each NATS subscription.
     pub nats_pending_max: usize,
-    /// How long other nodes may take to answer what is asked of all.
+    /// The timeout of requests to all nodes.
     pub ask_time: Duration,
 }
 
-/// What lies between the nodes, and where.
+/// The kind of the backplane, and its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BackplaneKind {
     /// Redis or Valkey.
     Redis {
         /// One server, nodes of a cluster, or Sentinels.
         hosts: Vec<(String, u16)>,
-        /// Whether TLS is spoken.
+        /// Whether it uses TLS.
         is_tls: bool,
-        /// The name of the master that the Sentinels know.
+        /// The name of the master in the Sentinels' configuration.
         sentinel: Option<String>,
     },
     /// NATS.
     Nats {
-        /// Servers of one cluster.
+        /// The servers of one cluster.
         hosts: Vec<(String, u16)>,
-        /// Whether TLS is spoken.
+        /// Whether it uses TLS.
         is_tls: bool,
     },
 }
 
-/// What becomes of publications while the backplane is away.
+/// What happens to publications while the backplane is disconnected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WhenAway {
@@ -93,25 +93,25 @@ pub struct ClusterTls {
 /// A file of certificates or a key.
 #[derive(Clone)]
 pub struct PemFile {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// What stands in it.
+    /// Its content.
     pub pem: Vec<u8>,
 }
 
-/// A key may stand in it.
+/// Whether it may contain a key.
 impl std::fmt::Debug for PemFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.path.fmt(f)
     }
 }
 
-/// What must not be seen.
+/// A secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// What it is, for who needs it.
+    /// The secret, for the code that needs it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -124,8 +124,7 @@ impl std::fmt::Debug for Secret {
 }
 
 impl ClusterConfig {
-    /// Reads what stands in files, and the password, which the environment
-    /// overrides.
+    /// Reads the files, and the password, which the environment overrides.
     pub(super) fn read_files(&mut self, password_file: Option<&Path>) -> Result<(), ConfigError> {
         let read = |key: &'static str, path: &Path| {
             std::fs::read(path).map_err(|source| ConfigError::UnreadableFile {
@@ -157,7 +156,7 @@ impl ClusterConfig {
 }
 
 impl RawCluster {
-    /// What is set is checked, also when there is no backplane.
+    /// All values are validated, even without a backplane.
     pub(super) fn check(self) -> Result<Option<ClusterConfig>, ConfigError> {
         let kind = self.url.as_deref().map(backplane).transpose()?;
         let pem = |path: PathBuf| PemFile { path, pem: Vec::new() };
@@ -185,7 +184,7 @@ impl RawCluster {
         let prefix_bytes = self.prefix.len() as u64;
         count("the length of cluster.prefix", prefix_bytes, 0..=255)?;
         let config = ClusterConfig {
-            // Nothing looks at it when there is none.
+            // The value is not used without a backplane.
             kind: kind.clone().unwrap_or(BackplaneKind::Nats { hosts: Vec::new(), is_tls: false }),
             user: self.user,
             password: None,
@@ -225,7 +224,7 @@ impl RawCluster {
     }
 }
 
-/// What a URL says of a backplane. The words of an error hold no credentials.
+/// What a URL says of a backplane. The error message contains no credentials.
 fn backplane(url: &str) -> Result<BackplaneKind, ConfigError> {
     let refuse = |expected: &str| ConfigError::OutOfRange {
         key: "cluster.url",
@@ -292,7 +291,7 @@ fn is_subject_prefix(prefix: &str) -> bool {
     prefix.is_empty() || prefix.split('.').all(is_token)
 }
 
-/// The environment's word for the password of the backplane.
+/// The environment variable with the password of the backplane.
 const CLUSTER_PASSWORD: &str = "SWITCHYARD_CLUSTER_PASSWORD";
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Why a configuration does not hold, where, and what would be right.
+//! Configuration errors: the key, the problem, and the valid values.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::admin::tokens::TOKENS_VARIABLE;
 
-/// Why the configuration does not hold.
+/// Why the configuration is invalid.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file could not be read.
@@ -21,19 +21,19 @@ pub enum ConfigError {
     /// A file that the config names could not be read.
     #[error("{key}: cannot read {path}")]
     UnreadableFile {
-        /// The setting, as it is called in the file.
+        /// The key of the setting.
         key: &'static str,
         /// Which file.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
     },
-    /// The file is not TOML, or has a key that there is not.
+    /// The file is not TOML, or has an unknown key.
     #[error("{path}: {problem}")]
     Malformed {
         /// Which file.
         path: PathBuf,
-        /// Line, column and what is wrong, in TOML's words.
+        /// Line, column and problem, as the TOML crate reports them.
         problem: String,
     },
     /// Anybody could operate the server.
@@ -43,29 +43,29 @@ pub enum ConfigError {
          127.0.0.1, or not at all (\"off\")"
     )]
     Open {
-        /// Where it would listen.
+        /// The listening address.
         listen: SocketAddr,
     },
-    /// A value is not what would be right.
+    /// A value is invalid.
     #[error("{key} is {value}, but must be {expected}")]
     OutOfRange {
-        /// The setting, as it is called in the file.
+        /// The key of the setting.
         key: &'static str,
-        /// What was given.
+        /// The value.
         value: String,
-        /// What would be right.
+        /// The valid values.
         expected: String,
     },
-    /// Other machines could connect, and no plugin decides which clients may.
+    /// Other machines could connect, and no plugin decides about connects.
     #[error(
         "{key} is {address}, which other machines reach, and no plugin decides who may connect: \
          load one that exports `admission`, such as acl, with --plugins; or listen on 127.0.0.1; \
          or let everybody in with --open-to-all (security.open_to_all = true)"
     )]
     Unprotected {
-        /// The setting, as it is called in the file.
+        /// The key of the setting.
         key: &'static str,
-        /// What it says.
+        /// The problem.
         address: SocketAddr,
     },
 }

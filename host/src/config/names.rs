@@ -1,55 +1,55 @@
-//! What the names of several connections may take together.
+//! Limits on the memory that the names of all connections may use.
 //!
-//! The engine holds each name, and an instance has a fixed amount of memory, so these limits
-//! follow from what the instances may hold, unless they are set. One that is set and does not fit
-//! is refused.
+//! The engine holds each name, and an instance has a fixed amount of memory, so these limits follow
+//! from the memory of the instances, unless they are set. A limit that is set and does not fit is
+//! refused.
 
 use super::ConfigError;
 use super::raw::RawLimits;
 use super::values::{bytes, count};
 
-/// What the names of several connections, and the patterns of one, may take.
+/// The limits on names of several connections, and on the patterns of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NameLimits {
-    /// The length of one name, which decides what a pattern may cost.
+    /// The length of one name, which determines the cost of a pattern.
     pub name_bytes_max: usize,
     /// Subscriptions of all connections.
     pub subscriptions_total_max: usize,
-    /// What their names count, in bytes.
+    /// How much their names count, in bytes.
     pub name_bytes_total_max: usize,
-    /// What those of one address count, in bytes.
+    /// How much those of one address count, in bytes.
     pub name_bytes_per_address_max: usize,
-    /// What a list of channels may take, in bytes.
+    /// The memory of a list of channels, in bytes.
     pub listing_bytes_max: usize,
-    /// What matching the patterns of one connection may cost a publication, in steps.
+    /// The cost of matching one connection's patterns for a publication, in steps.
     pub pattern_cost_max: u64,
-    /// The same, of the distinct patterns of one address.
+    /// The same for the distinct patterns of one address.
     pub pattern_cost_per_address_max: u64,
-    /// The same, of all connections, for one name.
+    /// The same for all connections, for one name.
     pub pattern_cost_total_max: u64,
 }
 
 /// How much memory there is for names.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Room {
-    /// What all instances of the engine that share the channels may hold.
+    /// The memory of all engine instances that share the channels.
     pub engine: usize,
-    /// What the server itself may hold.
+    /// The memory of the server itself.
     pub host: usize,
 }
 
-/// How many bytes of its memory an engine must have for each byte that names count: what its
-/// allocator, half-filled nodes and the growing of tables cost, an instance that has more than its
-/// share of the names, and what a call copies into it.
+/// How many bytes of memory an engine must have for each byte that names count: the overhead of its
+/// allocator, of half-filled nodes and of growing tables, of an instance with more than its share
+/// of the names, and of what a call copies into it.
 pub(super) const ENGINE_BYTES_PER_BYTE: usize = 2;
 
-/// What an instance needs before it holds a name.
+/// The memory of an instance without names.
 pub(super) const ENGINE_BYTES: usize = 2 << 20;
 
-/// Part of the names that one address may have.
+/// The part of the names that one address may have.
 const ADDRESS_SHARE: usize = 4;
 
-/// As long as a short name and what counts with it.
+/// As long as a short name with its overhead.
 const SUBSCRIPTION_BYTES: usize = 128;
 
 pub(super) fn check(limits: &RawLimits, room: Room) -> Result<NameLimits, ConfigError> {

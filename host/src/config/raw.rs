@@ -26,8 +26,8 @@ pub(super) struct RawConfig {
     pub(super) log: RawLog,
 }
 
-/// Declares one table of the file: its keys, their types and their defaults,
-/// which stand here and nowhere else.
+/// Declares one table of the file: its keys, their types and their defaults, which are defined only
+/// here.
 macro_rules! raw_table {
     ($name:ident { $($(#[doc = $why:literal])* $key:ident: $type:ty = $default:expr),* $(,)? }) => {
         #[derive(Debug, Serialize, Deserialize)]
@@ -58,56 +58,56 @@ raw_table!(RawTls {
     certificate: Option<PathBuf> = None,
     key: Option<PathBuf> = None,
     client_ca: Option<PathBuf> = None,
-    /// Who names a CA wants certificates.
+    /// If a CA is set, certificates are required.
     client_certificates: ClientCertificates = ClientCertificates::Required,
 });
 
 raw_table!(RawHttp {
-    /// Loopback: who wants to be reached says so.
+    /// Loopback: other addresses must be set explicitly.
     listen: String = "127.0.0.1:8080".to_owned(),
     handshake_timeout_ms: u64 = 5_000,
-    /// Room for large cookies and tokens.
+    /// Enough for large cookies and tokens.
     request_bytes_max: u64 = 16 << 10,
     handshakes_max: u64 = 512,
-    /// The same origin only: who wants others names them.
+    /// The same origin only: others must be set explicitly.
     origins: Vec<String> = Vec::new(),
     tls: RawTls = RawTls::default(),
 });
 
 raw_table!(RawResp {
-    /// Beside Redis' own port, so that both can run on one machine.
+    /// Next to Redis' own port, so that both can run on one machine.
     listen: String = "127.0.0.1:6380".to_owned(),
-    /// Room for 10,000 names of 1 KiB in one SUBSCRIBE.
+    /// Enough for 10,000 names of 1 KiB in one SUBSCRIBE.
     request_bytes_max: u64 = 16 << 20,
-    /// As Redis' `timeout 0`: clients keep connections to publish on now and then.
+    /// As Redis' `timeout 0`: clients keep connections for an occasional publish.
     idle_timeout_ms: NumberOrOff = NumberOrOff::Word(OFF.to_owned()),
     tls: RawTls = RawTls::default(),
 });
 
 raw_table!(RawWebSocket {
-    /// Below the 30 s after which the hastier proxies and NATs forget a flow.
+    /// Below the 30 s after which some proxies and NATs drop a flow.
     ping_interval_ms: u64 = 25_000,
     pong_timeout_ms: u64 = 10_000,
     close_timeout_ms: u64 = 5_000,
-    /// A payload of `limits.payload_bytes_max` and the command around it. A
-    /// payload that needs much escaping needs more.
+    /// Enough for a payload of `limits.payload_bytes_max` in a command. A payload that needs much
+    /// escaping needs more.
     message_bytes_max: u64 = (1 << 20) + (64 << 10),
     bad_frames_max: u64 = 5,
 });
 
 raw_table!(RawLimits {
     connections_max: u64 = 10_000,
-    /// A tenth of all: room for an office behind one address.
+    /// A tenth of the total: enough for an office behind one address.
     connections_per_address_max: u64 = 1_000,
-    /// A quarter of `http.handshakes_max`, and as many as are accepted in one go: those
-    /// of an office that comes back at once are done before the next are accepted.
+    /// A quarter of `http.handshakes_max`, and as many as are accepted in one go: when an office
+    /// reconnects at once, its handshakes are done before the next are accepted.
     handshakes_per_address_max: u64 = 128,
-    /// A proxy on this machine brings everybody's connections.
+    /// A proxy on this machine is the peer of all its clients' connections.
     uncounted_networks: Vec<String> = vec!["127.0.0.0/8".to_owned(), "::1/128".to_owned()],
     /// A back end publishes that much through one connection; a browser does not.
     commands_per_second_max: u64 = 1_000_000,
     subscriptions_max: u64 = 10_000,
-    /// Each may concern every publication, as a channel does not.
+    /// Each pattern may apply to every publication, unlike a channel.
     patterns_max: u64 = 1_000,
     subscriptions_total_max: Option<u64> = None,
     name_bytes_total_max: Option<u64> = None,
@@ -117,12 +117,12 @@ raw_table!(RawLimits {
     pattern_cost_per_address_max: u64 = 1_000_000,
     pattern_cost_total_max: u64 = 2_000_000,
     names_per_command_max: u64 = 10_000,
-    /// As an outbox holds.
+    /// As much as an outbox.
     listing_bytes_max: u64 = 32 << 20,
     name_bytes_max: u64 = 1 << 10,
     payload_bytes_max: u64 = 1 << 20,
-    /// A person who mistypes a password does not come near it. Only failures count, so
-    /// that an office behind one address may connect at the same time.
+    /// A person who mistypes a password stays far below it. Only failures count, so that many
+    /// clients behind one address may connect at the same time.
     auth_attempts_per_minute_max: u64 = 60,
     attributes_bytes_max: u64 = 16 << 10,
     counters_max: u64 = 100_000,
@@ -146,8 +146,7 @@ raw_table!(RawOutbox {
 raw_table!(RawEngine {
     file: Option<PathBuf> = None,
     shards: Option<u64> = None,
-    /// A listing of a million channels takes a fraction of this, and everybody
-    /// waits for what takes longer.
+    /// Listing a million channels uses a fraction of this, and all callers wait for a longer call.
     call_budget_ms: u64 = 500,
     memory_bytes_max: Option<u64> = None,
     rebuilds_max: u64 = 5,
@@ -158,9 +157,9 @@ raw_table!(RawEngine {
 raw_table!(RawPlugins {
     directory: Option<PathBuf> = None,
     cache_directory: Option<PathBuf> = None,
-    /// A plugin in Rust takes 1 to 5 MB, one in JavaScript or Python 10 to 30.
+    /// A plugin in Rust needs 1 to 5 MB, one in JavaScript or Python 10 to 30.
     cache_bytes_max: u64 = 512 << 20,
-    /// Each is asked about each message: more are a mistake.
+    /// Each plugin is called for each message: more of them are a mistake.
     plugins_max: u64 = 64,
     debounce_ms: u64 = 50,
     poll_ms: u64 = 1_000,
@@ -168,29 +167,29 @@ raw_table!(RawPlugins {
     init_budget_ms: u64 = 1_000,
     memory_bytes_max: Option<u64> = None,
     log_lines_per_second_max: u64 = 100,
-    /// Room for the functions of a large interpreter.
+    /// Enough for the functions of a large interpreter.
     table_elements_max: u64 = 100_000,
-    /// Python brings thirty.
+    /// Python needs thirty.
     core_instances_max: u64 = 128,
     resources_max: u64 = 1_000,
-    /// What 256 payloads of 64 KiB in all and a large snapshot need, and no more
-    /// than its memory holds.
+    /// Enough for 256 payloads with 64 KiB in total and a large snapshot, and no more than its
+    /// memory.
     returned_bytes_max: u64 = 64 << 20,
-    /// With the waits between rebuilds, one that fails whenever it is asked is
-    /// parked after half a minute.
+    /// With the waits between rebuilds, a plugin that fails in every call is parked after half a
+    /// minute.
     strikes_max: u64 = 10,
     strikes_window_ms: u64 = 60_000,
-    /// A client that is not at fault is hardly ever met by a failure twice.
+    /// A client that is not at fault is hardly ever affected by a failure twice.
     strikes_per_connection_max: u64 = 3,
-    /// A message that makes a plugin fail in a call with others takes two instances along: one
-    /// in that call, and one when it is asked about alone.
+    /// A message that makes a plugin fail in a call with others uses up two instances: one in that
+    /// call, and one when the call is repeated for it alone.
     spares: u64 = 2,
-    /// Everybody waits for it. A thousand buckets of tokens are written in a millisecond.
+    /// All messages wait for it. A thousand token buckets are written in a millisecond.
     handover_budget_ms: u64 = 50,
     on_park: OnPark = OnPark::Stay,
     /// Half the time that clients wait for a connection.
     admission_timeout_ms: u64 = 5_000,
-    /// A client waits for it, and thinks of the server what it thinks of that.
+    /// A client waits for it, and cannot distinguish it from a slow server.
     http_timeout_ms: u64 = 2_000,
     http_response_bytes_max: u64 = 64 << 10,
     http_requests_max: u64 = 4,
@@ -203,17 +202,18 @@ raw_table!(RawPlugins {
 });
 
 raw_table!(RawAdmin {
-    /// Loopback: who wants to be reached says so, and who may.
+    /// Loopback: other addresses must be set explicitly, with tokens.
     listen: String = "127.0.0.1:8081".to_owned(),
     tokens_file: Option<PathBuf> = None,
-    /// Interpreters of other languages come to a dozen MiB.
+    /// Interpreters of other languages are up to a dozen MiB.
     upload_bytes_max: u64 = 64 << 20,
     uploads_max: u64 = 2,
     body_bytes_max: u64 = 1 << 20,
     request_timeout_ms: u64 = 30_000,
     head_timeout_ms: u64 = 5_000,
     connections_max: u64 = 64,
-    /// Half of all: operators come from loopback, and one of them is not all.
+    /// Half of the total: operators often connect from loopback, and one of them must not use it
+    /// all.
     connections_per_address_max: u64 = 32,
     traces_max: u64 = 8,
     trace_queue_max: u64 = 4_096,
@@ -226,19 +226,19 @@ raw_table!(RawCluster {
     ca_file: Option<PathBuf> = None,
     client_cert_file: Option<PathBuf> = None,
     client_key_file: Option<PathBuf> = None,
-    /// Programs that publish there find the channels under their own names.
+    /// Programs that publish there can use the channels' own names.
     prefix: String = String::new(),
     /// Accept: delivering to this node's subscribers is better than not delivering at all.
     when_away: WhenAway = WhenAway::Accept,
     join_timeout_ms: u64 = 1_000,
     leave_delay_ms: u64 = 1_000,
     connect_timeout_ms: u64 = 5_000,
-    /// A Redis that saves or loads may well be silent for a second or two.
+    /// A Redis that saves or loads may not respond for a second or two.
     answer_timeout_ms: u64 = 5_000,
     ping_interval_ms: u64 = 1_000,
     reconnect_ms: u64 = 100,
     reconnect_max_ms: u64 = 5_000,
-    /// A second of what one node can send.
+    /// As much as one node can send in a second.
     outgoing_messages_max: u64 = 100_000,
     outgoing_bytes_max: u64 = 64 << 20,
     incoming_bytes_max: u64 = 64 << 20,
@@ -247,16 +247,16 @@ raw_table!(RawCluster {
 });
 
 raw_table!(RawHealth {
-    /// So that asking often costs nothing.
+    /// So that frequent requests cost nothing.
     reuse_ms: u64 = 1_000,
-    /// What most who ask wait for.
+    /// The timeout of most health checks.
     timeout_ms: u64 = 1_000,
 });
 
 raw_table!(RawShutdown {
     timeout_ms: u64 = 5_000,
     drain_ms: u64 = 10_000,
-    /// One is closed within a millisecond; 10,000 take the 10 s above.
+    /// Closing one takes less than a millisecond; 10,000 take the 10 s above.
     closes_per_second: u64 = 1_000,
     reconnect_spread_ms: u64 = 5_000,
 });
@@ -265,9 +265,9 @@ raw_table!(RawLog {
     filter: String = "info".to_owned(),
     format: LogFormat = LogFormat::Text,
     connections: Vec<u64> = Vec::new(),
-    /// Some seconds of a busy log.
+    /// A few seconds of a busy log.
     queue_lines_max: u64 = 10_000,
     queue_bytes_max: u64 = 4 << 20,
-    /// What is on the other end of a pipe needs milliseconds, unless it is stalled.
+    /// A reader of the pipe needs milliseconds, unless it is stalled.
     flush_ms: u64 = 1_000,
 });

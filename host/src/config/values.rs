@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use super::ConfigError;
 
-/// From 1 MiB, under which no guest starts, to all that 32 bits can address.
+/// From 1 MiB, below which no guest starts, to the 32-bit address space.
 pub(crate) const WASM_MEMORY_BYTES: RangeInclusive<u64> = 1 << 20..=4 << 30;
 
-/// What may be set for plugins, in `[plugins]` and beside each.
+/// The settings of plugins, in `[plugins]` and in each plugin's file.
 pub(crate) const TABLE_ELEMENTS: RangeInclusive<u64> = 1..=10_000_000;
 pub(crate) const CORE_INSTANCES: RangeInclusive<u64> = 1..=1_000;
 pub(crate) const RESOURCES: RangeInclusive<u64> = 1..=1_000_000;
 pub(crate) const RETURNED_BYTES: RangeInclusive<u64> = 1 << 10..=1 << 30;
 pub(crate) const STRIKES: RangeInclusive<u64> = 1..=10_000;
-/// None is a choice: an instance that is quick to build is built when it is needed.
+/// Zero is useful: an instance that is quick to build is built when it is needed.
 pub(crate) const SPARES: RangeInclusive<u64> = 0..=8;
 pub(crate) const HTTP_RESPONSE_BYTES: RangeInclusive<u64> = 1..=16 << 20;
 pub(crate) const HTTP_REQUESTS: RangeInclusive<u64> = 1..=100;
@@ -37,8 +37,8 @@ pub(crate) fn millis(key: &'static str, value: u64) -> Result<Duration, ConfigEr
     count(key, value, 1..=86_400_000).map(|_| Duration::from_millis(value))
 }
 
-/// A time that a client may wait for what a plugin asks the outside world: shorter
-/// than that in which a WebSocket must give a sign of life.
+/// The time that a client may wait for a plugin's HTTP requests: shorter than the time within which
+/// a WebSocket peer must respond.
 pub(crate) fn http_time(key: &'static str, value: u64) -> Result<Duration, ConfigError> {
     count(key, value, 1..=30_000).map(|_| Duration::from_millis(value))
 }

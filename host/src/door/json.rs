@@ -7,14 +7,14 @@ use crate::protocol::json;
 use crate::protocol::websocket::MessageKind;
 use crate::session::{Session, WriteReply};
 
-/// Takes commands as JSON arrays in text frames.
+/// Decodes commands from JSON arrays in text frames.
 pub struct Json {
     bad_frames_in_a_row: u32,
     bad_frames_max: u32,
 }
 
 impl Json {
-    /// Closes after more than so many frames in a row that are no commands.
+    /// Closes after more than this many invalid frames in a row.
     pub fn new(bad_frames_max: u32) -> Json {
         Json { bad_frames_in_a_row: 0, bad_frames_max }
     }
@@ -42,7 +42,7 @@ impl Subprotocol for Json {
             let before = requests.len();
             match (kind, std::str::from_utf8(body)) {
                 (MessageKind::Text, Ok(text)) => json::parse(text, &mut requests),
-                // Text has been checked to be UTF-8 when it was put together.
+                // Text was checked to be UTF-8 when it was assembled.
                 (MessageKind::Text, Err(_)) | (MessageKind::Binary, _) => {
                     requests.push(json::binary_frame());
                 }

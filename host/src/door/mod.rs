@@ -15,21 +15,20 @@ use crate::hub::encoding::Encoding;
 use crate::protocol::json as json_protocol;
 use crate::session::Session;
 
-/// How far a door has come with the bytes it was shown.
+/// How far a door has decoded the bytes that it was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// How many bytes are done with.
+    /// How many bytes have been processed.
     pub bytes: usize,
     /// Whether the time budget was exhausted: processing continues where it stopped, even if
     /// no more bytes arrive.
     pub is_unfinished: bool,
 }
 
-/// What stands between a connection's bytes and its session.
+/// The interface between a connection's bytes and its session.
 pub trait Door {
-    /// Carries out the whole commands that `bytes` begins with. The rest is shown
-    /// again with what comes behind it. When the connection must be closed, its
-    /// outbox is.
+    /// Executes the complete commands that `bytes` begins with. The rest is passed again with the
+    /// bytes that follow it. When the connection must be closed, this closes its outbox.
     fn decode(&mut self, bytes: &mut [u8], session: &mut Session) -> Progress;
 
     /// Whether a request or message of the client was completed since the last call; `taken`
@@ -38,32 +37,32 @@ pub trait Door {
         taken > 0
     }
 
-    /// What it keeps in memory of a message that was received in part, besides the bytes that it
-    /// was shown and is not done with.
+    /// How much memory it holds for a message that was received in part, besides the bytes that it
+    /// has not processed.
     fn unfinished_bytes(&self) -> usize {
         0
     }
 
-    /// Lets that go: the connection is closing.
+    /// Frees that memory: the connection is closing.
     fn forget_unfinished(&mut self) {}
 
-    /// What a client that sends no more is closed with; none: it should have said
-    /// so.
+    /// The reason to close with when the client ends its input; none: the client should have closed
+    /// properly.
     fn end_of_input(&self) -> Option<CloseReason>;
 
-    /// The last bytes that the client is sent; may be empty.
+    /// The last bytes that are sent to the client; may be empty.
     fn goodbye(&self, reason: &CloseReason) -> Bytes;
 }
 
-/// Says goodbye to a connection that did nothing wrong: soon, in the door's words,
-/// and then closes it. Twice is once.
+/// Closes a connection that did nothing wrong: soon, and with the protocol's way to say so. A
+/// second call has no effect.
 pub fn close_gracefully(connection: &Connection, reason: CloseReason) {
     goaway(connection, &reason, RECONNECT_WITHIN);
     connection.outbox.close(reason);
 }
 
-/// Tells a client whose protocol has words for it that it will be closed, and in
-/// which time from now it should come back.
+/// Notifies a client, if its protocol can do so, that it will be closed, and after which time it
+/// should reconnect.
 pub fn goaway(connection: &Connection, reason: &CloseReason, reconnect_within: [Duration; 2]) {
     if connection.encoding() == Encoding::Json {
         let within_ms = reconnect_within.map(|time| time.as_millis() as u64);
@@ -73,6 +72,5 @@ pub fn goaway(connection: &Connection, reason: &CloseReason, reconnect_within: [
     }
 }
 
-/// Over which time clients should spread their coming back that nothing else is
-/// said about.
+/// The time over which clients should spread their reconnects, unless another one is given.
 const RECONNECT_WITHIN: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(5)];

@@ -1,4 +1,4 @@
-//! WebSocket messages for a door that speaks in messages.
+//! WebSocket messages, for a door whose protocol has messages.
 
 use bytes::Bytes;
 
@@ -7,14 +7,13 @@ use crate::close::{CloseReason, ProtocolViolation};
 use crate::protocol::websocket::{self, Body, FrameReader, Incoming, MessageKind};
 use crate::session::Session;
 
-/// How many frames are taken, and their messages carried out, together.
+/// How many frames are read, and their messages processed, together.
 const MESSAGES_MAX: usize = 128;
 
-/// The largest message of a connection that must authenticate, where the sub-protocol
-/// does not say otherwise.
+/// The largest message of a connection that must authenticate, unless the sub-protocol sets it.
 const UNAUTHENTICATED_BYTES_MAX: usize = 16 << 10;
 
-/// What a sub-protocol makes of messages.
+/// A sub-protocol: what its messages mean.
 pub trait Subprotocol {
     /// Executes messages, in order. After a close reason the rest is not executed. When the time
     /// budget is exhausted, the rest waits.
@@ -24,7 +23,7 @@ pub trait Subprotocol {
         session: &mut Session,
     ) -> Option<CloseReason>;
 
-    /// Goes on with what waits, if anything does.
+    /// Continues with the queued messages, if there are any.
     fn resume(&mut self, session: &mut Session) -> Option<CloseReason>;
 
     /// Whether messages wait for the next time budget.
@@ -45,16 +44,16 @@ pub trait Subprotocol {
         true
     }
 
-    /// What it keeps in memory of a request that came in part, over several messages.
+    /// How much memory it holds for a request that was received in part, over several messages.
     fn unfinished_bytes(&self) -> usize {
         0
     }
 
-    /// Lets that go: the connection is closing.
+    /// Frees that memory: the connection is closing.
     fn forget_unfinished(&mut self) {}
 }
 
-/// A WebSocket that speaks a sub-protocol.
+/// A WebSocket with its sub-protocol.
 pub struct WebSocket<P> {
     frames: FrameReader,
     message_bytes_max: usize,
@@ -72,8 +71,7 @@ impl<P: Subprotocol> WebSocket<P> {
 }
 
 impl<P: Subprotocol> WebSocket<P> {
-    /// Takes whole frames from `at` on, up to so many messages, and carries them
-    /// out.
+    /// Reads whole frames from `at` on, up to this many messages, and executes them.
     fn take_some(
         &mut self,
         bytes: &mut [u8],
@@ -98,8 +96,8 @@ impl<P: Subprotocol> WebSocket<P> {
                     *at = next;
                     match incoming {
                         Incoming::Message(kind, body) => messages.push((kind, body)),
-                        // A frame that is no command counts as one, or it would be free. One
-                        // that comes too fast has no answer; in the end the outbox is closed.
+                        // A frame that is no command counts as one, or it would be free. One over
+                        // the rate limit gets no reply; in the end the outbox is closed.
                         Incoming::Ping(range) => {
                             if session.pace("(ping)").is_ok() {
                                 let pong = websocket::pong(bytes.get(range).unwrap_or_default());
@@ -120,7 +118,7 @@ impl<P: Subprotocol> WebSocket<P> {
             }
         }
         self.had_message |= !messages.is_empty();
-        // What came before the end is carried out first.
+        // What was received before the end is processed first.
         let messages = messages.iter().map(|(kind, body)| match body {
             Body::Buffer(range) => (*kind, bytes.get(range.clone()).unwrap_or_default()),
             Body::Assembled(assembled) => (*kind, assembled.as_slice()),

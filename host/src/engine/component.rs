@@ -1,5 +1,5 @@
-//! The engine as a component. One of the two files that hold generated types;
-//! they do not leave it.
+//! The engine as a component. One of the two files that contain generated types, which they do not
+//! expose.
 
 use guest_core::{ConnectionId, FanOuts, Group, Names, Page, PatternId};
 use wasmtime::Store;
@@ -31,7 +31,7 @@ pub struct CompiledEngine {
 }
 
 impl CompiledEngine {
-    /// Compiles and links. Errors name the step and the problem.
+    /// Compiles and links a component. The error names the step and the problem.
     pub fn new(
         wasm: &Wasm,
         bytes: &[u8],
@@ -64,7 +64,7 @@ impl CompiledEngine {
         })
     }
 
-    /// A fresh instance in a store of its own.
+    /// A new instance in a store of its own.
     pub fn instantiate(&self) -> Result<ComponentEngine, String> {
         let log = ComponentLog::new("engine", self.limits.log_lines_per_second_max);
         let mut store = self.wasm.store(log, self.limits, Box::new(()));
@@ -92,16 +92,16 @@ impl CompiledEngine {
     }
 }
 
-/// `guest-core` has nothing to say but its last words in a panic.
+/// `guest-core` only logs when it panics.
 const ENGINE_LOG_LINES_PER_SECOND_MAX: u32 = 100;
-/// It is one module without resources, and functions are all that its table holds.
+/// It is a single module without resources, and its table only holds functions.
 const TABLE_ELEMENTS_MAX: usize = 100_000;
 const CORE_INSTANCES_MAX: usize = 128;
 const RESOURCES_MAX: usize = 1_000;
-/// Room for the snapshot of the largest engine.
+/// Enough for the snapshot of the largest engine.
 const RETURNED_BYTES_MAX: usize = 1 << 30;
 
-/// How many times the budget of a call handing over the whole state may take.
+/// The factor of a call's budget for a call that hands over the whole state.
 const HANDOVER_BUDGETS: u32 = 20;
 
 /// A running engine component.

@@ -1,9 +1,8 @@
-//! Who listens to what, as the hub sees it: a trait, and the two that serve it.
+//! The interface between the hub and the engine: a trait, and its two implementations.
 //!
-//! `component` is what the server ships: `guest-core` as a WASI component in a
-//! store of its own. `native` is the same library linked in, for parity tests
-//! and for the comparison in the benchmark. Which one it is, is chosen in
-//! `EngineCode` and nowhere else.
+//! `component` is what the server ships: `guest-core` as a WASI component in a store of its own.
+//! `native` is the same library linked in, for parity tests and for the comparison in the
+//! benchmark. Only `EngineCode` chooses between them.
 
 mod component;
 mod native;
@@ -33,7 +32,7 @@ pub trait Engine: Send {
     fn punsubscribe(&mut self, connection: ConnectionId, patterns: &Names) -> Outcome<()>;
     fn route(&mut self, channels: &Names, fan_outs: &mut FanOuts) -> Outcome<()>;
     fn channels(&mut self, matching: Option<&[u8]>) -> Outcome<Names>;
-    /// All of them at once, from an engine that cannot list a part of them.
+    /// All of them at once, for an engine that cannot list a part of them.
     fn channels_from(
         &mut self,
         matching: Option<&[u8]>,
@@ -43,18 +42,17 @@ pub trait Engine: Send {
     fn subscriber_counts(&mut self, channels: &Names) -> Outcome<Vec<u64>>;
     fn channel_count(&mut self) -> Outcome<u64>;
     fn pattern_count(&mut self) -> Outcome<u64>;
-    /// The state for a successor; none: it has no way to write it down.
+    /// The state for a successor; none: the engine cannot save it.
     fn save(&mut self) -> Outcome<Option<Vec<u8>>>;
-    /// What its memory holds; zero: that is not known.
+    /// The size of its memory; zero: unknown.
     fn memory_bytes(&self) -> usize {
         0
     }
-    /// Takes over a state. False: it cannot read it, and is as good as fresh
-    /// only after it was replaced.
+    /// Restores a state. False: the engine cannot read it, and must be replaced before it is used.
     fn restore(&mut self, state: &[u8]) -> Outcome<bool>;
 }
 
-/// What an engine answers, or how it failed.
+/// The result of an engine call, or its failure.
 pub type Outcome<T> = Result<T, EngineFault>;
 
 /// An engine failed, and must be dropped.
@@ -65,7 +63,7 @@ pub struct EngineFault {
     pub call: &'static str,
     /// A trap, or the budget that it overran.
     pub problem: String,
-    /// Whether it was the budget: what took too long once will again.
+    /// Whether it was the budget: then a retry would fail, too.
     pub is_overrun: bool,
 }
 
@@ -80,19 +78,19 @@ pub enum EngineError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is not a component that can be used.
+    /// The file is not a usable component.
     #[error("{step}: the engine {path}: {problem}")]
     Refused {
         /// The step that failed: compile, link or instantiate.
         step: &'static str,
         /// Which file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
 }
 
-/// An engine's code, of which instances can be made.
+/// The code of an engine, which can be instantiated.
 #[derive(Clone)]
 pub enum EngineCode {
     /// The library.
@@ -102,13 +100,12 @@ pub enum EngineCode {
 }
 
 impl EngineCode {
-    /// Reads and compiles the engine that the configuration names, and makes one
-    /// instance to see that it can be made.
+    /// Reads and compiles the engine that the configuration names, and instantiates it once as a
+    /// test.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, is no component, or does not serve the
-    /// contract.
+    /// The file cannot be read, is no component, or does not implement the contract.
     pub fn load(wasm: &Wasm, config: &EngineConfig) -> Result<EngineCode, EngineError> {
         let (path, bytes) = match &config.source {
             EngineSource::Native => return Ok(EngineCode::Native),
@@ -122,12 +119,11 @@ impl EngineCode {
         EngineCode::compile(wasm, &path, &bytes, config)
     }
 
-    /// Compiles an engine that was read from `path`, and makes one instance to see
-    /// that it can be made.
+    /// Compiles an engine that was read from `path`, and instantiates it once as a test.
     ///
     /// # Errors
     ///
-    /// The bytes are no component, or it does not serve the contract.
+    /// The bytes are no component, or it does not implement the contract.
     pub fn compile(
         wasm: &Wasm,
         path: &Path,
@@ -144,11 +140,11 @@ impl EngineCode {
         Ok(EngineCode::Component(Arc::new(compiled)))
     }
 
-    /// A fresh engine that knows nothing.
+    /// A new engine without any state.
     ///
     /// # Errors
     ///
-    /// The component cannot be instantiated, in words.
+    /// The component cannot be instantiated; the error is a message.
     pub fn instantiate(&self) -> Result<Box<dyn Engine>, String> {
         match self {
             EngineCode::Native => Ok(Box::<native::NativeEngine>::default()),
@@ -156,7 +152,7 @@ impl EngineCode {
         }
     }
 
-    /// What tells this code from other code.
+    /// The hash of this code.
     pub fn version(&self) -> &str {
         match self {
             EngineCode::Native => "native",
@@ -165,7 +161,7 @@ impl EngineCode {
     }
 }
 
-/// The engine that the server ships. `build.rs` says how it gets there.
+/// The engine that the server ships. `build.rs` embeds it.
 pub const EMBEDDED: &[u8] = include_bytes!(env!("SWITCHYARD_GUEST_CORE"));
 
 fn fault(call: &'static str) -> impl FnOnce(wasmtime::Error) -> EngineFault {

@@ -1,8 +1,8 @@
-//! The notes that plugins pin to a connection, and what the host itself reads of
-//! them: whether the connection must authenticate, and when its credentials expire.
+//! The attributes that plugins store for a connection, and what the host itself derives from them:
+//! whether the connection must authenticate, and when its credentials expire.
 //!
-//! Both are kept beside the notes as atomics, in step with them, so that a command
-//! reads them without a lock.
+//! Both are kept next to the attributes as atomics and updated with them, so that a command reads
+//! them without a lock.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,19 +11,19 @@ use parking_lot::Mutex;
 
 use super::expiries::Deadline;
 
-/// While this note is set, the connection must authenticate: it may do nothing else.
+/// While this attribute is set, the connection must authenticate before anything else.
 pub const AUTH_REQUIRED: &str = "auth-required";
 
 /// When the connection's credentials expire, in seconds since 1970.
 pub const EXPIRES_AT: &str = "expires-at";
 
-/// Who the connection belongs to.
+/// The user of the connection.
 pub const USER: &str = "user";
 
-/// Stands for credentials that do not expire.
+/// Credentials that do not expire.
 const NEVER: u64 = u64::MAX;
 
-/// The notes of one connection.
+/// The attributes of one connection.
 pub struct Attributes {
     notes: Mutex<Notes>,
     bytes_max: usize,
@@ -39,12 +39,12 @@ struct Notes {
     before: Option<BTreeMap<String, String>>,
     /// Whether `auth-required` was set since credentials were shown last.
     is_auth_required_again: bool,
-    /// When the host looks at the expiry next.
+    /// When the host checks the expiry next.
     deadline: Deadline,
 }
 
 impl Attributes {
-    /// No notes, with room for so many bytes of keys and values.
+    /// No attributes, with room for this many bytes of keys and values.
     pub fn new(bytes_max: usize) -> Attributes {
         Attributes {
             notes: Mutex::default(),
@@ -54,13 +54,13 @@ impl Attributes {
         }
     }
 
-    /// The note under this key.
+    /// The attribute under this key.
     pub fn get(&self, key: &str) -> Option<String> {
         self.notes.lock().now.get(key).cloned()
     }
 
-    /// Pins a note; none removes it. False: there is no room for it. `reschedule` is
-    /// called when the expiry may have changed, with what it is now.
+    /// Sets an attribute; none removes it. False: there is no room for it. `reschedule` is called
+    /// with the expiry when it may have changed.
     pub fn set(
         &self,
         key: &str,
@@ -110,8 +110,8 @@ impl Attributes {
         }
     }
 
-    /// Credentials are about to be shown to the plugins. The first time, the notes are
-    /// remembered as they are.
+    /// Called before credentials are passed to the plugins. The first time, it saves the
+    /// attributes.
     pub fn begin_authenticating(&self) {
         let mut notes = self.notes.lock();
         notes.is_auth_required_again = false;
@@ -130,7 +130,7 @@ impl Attributes {
         }
     }
 
-    /// Restores the notes to what they were before the client first authenticated.
+    /// Restores the attributes to what they were before the client first authenticated.
     pub fn restore(&self, reschedule: impl FnOnce(&mut Deadline, Option<u64>)) {
         let mut notes = self.notes.lock();
         let notes = &mut *notes;
@@ -151,7 +151,7 @@ impl Attributes {
         Some(self.expires_at_ms.load(Ordering::Relaxed)).filter(|at| *at != NEVER)
     }
 
-    /// Changes when the host checks the expiry next. Holds the lock of the notes.
+    /// Changes when the host checks the expiry next. Holds the lock of the attributes.
     pub fn with_deadline<T>(&self, change: impl FnOnce(&mut Deadline, Option<u64>) -> T) -> T {
         let mut notes = self.notes.lock();
         let expires_at = self.expires_at_ms();
@@ -159,8 +159,8 @@ impl Attributes {
     }
 }
 
-/// Seconds since 1970 as milliseconds. What is no such number has expired already: a
-/// plugin that writes something else would otherwise let its clients stay for ever.
+/// Converts seconds since 1970 to milliseconds. An invalid number has expired already: otherwise a
+/// plugin's mistake would let its clients stay forever.
 fn read_expiry(text: &str) -> u64 {
     let seconds = match text.parse::<u64>() {
         Ok(seconds) => Some(seconds),

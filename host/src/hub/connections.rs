@@ -1,13 +1,12 @@
-//! The ground state: which connections there are, and what each listens to.
+//! The ground state: the connections, and the subscriptions of each.
 //!
-//! The whole state of the engine can be rebuilt from it. The subscriptions of a connection
-//! change only while the hub holds the locks of the shards concerned. So a thread that holds a
-//! shard's lock sees the subscriptions that its engine should know.
+//! The whole state of the engine can be rebuilt from it. The subscriptions of a connection change
+//! only while the hub holds the locks of the shards concerned. So a thread that holds a shard's
+//! lock sees the subscriptions that its engine should know.
 //!
-//! Locks, in the order in which they may be taken: shards (by rising number),
-//! the table, a connection's subscriptions or attributes, its outbox. The table
-//! is never locked to write while a shard is held, and no engine is called while
-//! it is locked.
+//! Lock order: shards (by rising number), the table, a connection's subscriptions or attributes,
+//! its outbox. The table is never write-locked while a shard is locked, and no engine is called
+//! while the table is locked.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -31,20 +30,20 @@ use crate::networks::{AddressCounts, Network};
 use crate::outbox::{Outbox, OutboxLimits};
 use crate::protocol::command::Kind;
 
-/// Names one connection; never used twice.
+/// The id of a connection; never reused.
 pub type ConnectionId = u64;
 
-/// One connection, as all who need not know its socket see it.
+/// One connection, without its socket.
 pub struct Connection {
     /// Its id.
     pub id: ConnectionId,
     /// The peer's address.
     pub remote: SocketAddr,
-    /// When it was taken.
+    /// When it was accepted.
     pub opened: Instant,
-    /// What waits to be written to it.
+    /// Its outbox.
     pub outbox: Outbox,
-    /// What it holds of messages that were received in part.
+    /// How much it holds of messages that were received in part.
     pub input: InputHeld,
     encoding: AtomicU8,
     subscriptions: Mutex<Subscriptions>,
@@ -53,16 +52,16 @@ pub struct Connection {
     /// Rises when a subscription is acknowledged, and when an attribute changes.
     pub(super) revision: AtomicU64,
     liveness: Liveness,
-    /// Whether its address was counted when it came.
+    /// Whether its address was counted when it connected.
     is_address_counted: bool,
-    /// What the names that it listens to count.
+    /// How much its names count.
     pub holds: Holds,
-    /// Whether what it publishes waits for what others publish.
+    /// Whether its publications wait in a batch.
     is_publishing: AtomicBool,
     auth_bucket: Mutex<Bucket>,
 }
 
-/// What a connection listens to.
+/// The subscriptions of a connection.
 #[derive(Default)]
 pub struct Subscriptions {
     /// By SUBSCRIBE.
@@ -83,7 +82,7 @@ impl Subscriptions {
         }
     }
 
-    /// The names of a kind, to be changed.
+    /// The names of a kind, mutable.
     pub fn of_mut(&mut self, kind: Kind) -> &mut BTreeSet<Box<[u8]>> {
         match kind {
             Kind::Channel => &mut self.channels,
@@ -92,8 +91,8 @@ impl Subscriptions {
         }
     }
 
-    /// How many of that kind Redis counts in an acknowledgement: channels and
-    /// patterns together, shard channels apart.
+    /// How many subscriptions Redis counts in an acknowledgement of this kind: channels and
+    /// patterns together, shard channels separately.
     pub fn counted_with(&self, kind: Kind) -> u64 {
         match kind {
             Kind::Channel | Kind::Pattern => self.channels.len() + self.patterns.len(),
@@ -103,7 +102,7 @@ impl Subscriptions {
         .unwrap_or(u64::MAX)
     }
 
-    /// Whether it listens to nothing.
+    /// Whether there are no subscriptions.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -124,39 +123,39 @@ struct Liveness {
     open: AtomicBool,
 }
 
-/// What keeping a connection alive asks for now.
+/// What the keep-alive check requires now.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Pulse {
     /// Nothing.
     Fine,
     /// A ping is due.
     PingDue,
-    /// The answer to the last ping is overdue.
+    /// The reply to the last ping is overdue.
     Lost,
 }
 
 impl Connection {
-    /// What it listens to. The lock of each shard concerned is held to change it.
+    /// Its subscriptions. To change them, the lock of each shard concerned must be held.
     pub fn subscriptions(&self) -> parking_lot::MutexGuard<'_, Subscriptions> {
         self.subscriptions.lock()
     }
 
-    /// How publications are written to it.
+    /// The encoding of its publications.
     pub fn encoding(&self) -> Encoding {
         Encoding::from_index(self.encoding.load(Ordering::Relaxed))
     }
 
-    /// Changes how publications are written to it.
+    /// Changes the encoding of its publications.
     pub fn set_encoding(&self, encoding: Encoding) {
         self.encoding.store(encoding.index(), Ordering::Relaxed);
     }
 
-    /// The note under this key.
+    /// The attribute under this key.
     pub fn attribute(&self, key: &str) -> Option<String> {
         self.attributes.get(key)
     }
 
-    /// Pins a note; none removes it. False: there is no room for it.
+    /// Sets an attribute; none removes it. False: there is no room for it.
     pub fn set_attribute(&self, key: &str, value: Option<String>) -> bool {
         let is_other = self.attributes.get(key) != value;
         let has_room =
@@ -167,8 +166,8 @@ impl Connection {
         has_room
     }
 
-    /// Credentials are about to be shown to the plugins: remembers the notes as they
-    /// are, to come back to them, the first time.
+    /// Called before credentials are passed to the plugins: the first time, it saves the
+    /// attributes.
     pub fn begin_authenticating(&self) {
         self.attributes.begin_authenticating();
     }
@@ -179,18 +178,18 @@ impl Connection {
         self.revise();
     }
 
-    /// Restores the notes to what they were before the client authenticated.
+    /// Restores the attributes to what they were before the client authenticated.
     pub fn restore_attributes(&self) {
         self.attributes.restore(|deadline, at| self.reschedule(deadline, at));
         self.revise();
     }
 
-    /// Its address, if what comes from there is counted.
+    /// Its address, if connections from it are counted.
     pub fn counted_address(&self) -> Option<IpAddr> {
         self.is_address_counted.then(|| self.remote.ip())
     }
 
-    /// How often it may still fail to authenticate.
+    /// The limiter for its failures to authenticate.
     pub fn auth_bucket(&self) -> parking_lot::MutexGuard<'_, Bucket> {
         self.auth_bucket.lock()
     }
@@ -212,22 +211,22 @@ impl Connection {
         self.revision.load(Ordering::Acquire)
     }
 
-    /// Whether its address is one of those that are counted.
+    /// Whether its address is counted.
     pub fn is_address_counted(&self) -> bool {
         self.is_address_counted
     }
 
-    /// Whether what it publishes waits for what others publish.
+    /// Whether its publications wait in a batch.
     pub fn is_publishing(&self) -> bool {
         self.is_publishing.load(Ordering::Acquire)
     }
 
-    /// What it publishes waits from here on.
+    /// Its publications wait in a batch from now on.
     pub fn begin_publishing(&self) {
         self.is_publishing.store(true, Ordering::Relaxed);
     }
 
-    /// It was published: the connection goes on.
+    /// The batch was published: the connection continues.
     pub fn end_publishing(&self) {
         self.is_publishing.store(false, Ordering::Release);
         self.outbox.wake();
@@ -245,7 +244,7 @@ pub type Table = FxHashMap<ConnectionId, Arc<Connection>>;
 /// All connections.
 pub struct Connections {
     table: RwLock<Table>,
-    /// Those that are in the table no more, and still have much to be written.
+    /// Connections that were removed from the table and still have much to be written.
     leaving: Mutex<Table>,
     memory: Arc<Memory>,
     started: Instant,
@@ -257,7 +256,7 @@ pub struct Connections {
     attributes_bytes_max: usize,
 }
 
-/// What holds for connections that come from here on.
+/// The limits for new connections.
 struct ConnectionLimits {
     connections_max: usize,
     per_address_max: usize,
@@ -266,8 +265,7 @@ struct ConnectionLimits {
 }
 
 impl Connections {
-    /// An empty table. One address may have as many connections as there may be,
-    /// until `set_limits` says otherwise.
+    /// An empty table. The limit for one address is the total limit, until `set_limits` is called.
     pub fn new(
         connections_max: usize,
         outbox_limits: OutboxLimits,
@@ -292,7 +290,7 @@ impl Connections {
         })
     }
 
-    /// From here on, these limits hold for connections that come.
+    /// Sets the limits for new connections.
     pub fn set_limits(&self, limits: &Limits, outbox: OutboxLimits) {
         *self.limits.write() = ConnectionLimits {
             connections_max: limits.connections_max,
@@ -302,12 +300,12 @@ impl Connections {
         };
     }
 
-    /// A new connection. It is in the table before any plugin is called for it, so that plugins
-    /// can set its attributes while they decide.
+    /// A new connection. It is in the table before any plugin is called for it, so that plugins can
+    /// set its attributes while they decide.
     ///
     /// # Errors
     ///
-    /// There are as many as there may be, or as there may be from its address.
+    /// The total limit or the limit of its address is reached.
     pub fn add(
         &self,
         encoding: Encoding,
@@ -333,8 +331,8 @@ impl Connections {
         Ok(connection)
     }
 
-    /// How many connections one more peer with this address may make before the limit of
-    /// its address holds; none: its address is not counted.
+    /// How many more connections the address of this peer may make; none: its address is not
+    /// counted.
     pub fn left_for(&self, address: IpAddr) -> Option<usize> {
         let limits = self.limits.read();
         let is_counted = !limits.uncounted_networks.iter().any(|network| network.contains(address));
@@ -376,8 +374,8 @@ impl Connections {
         }
     }
 
-    /// Forgets a connection, which listens to nothing any more. Where much is still to be
-    /// written, its memory is known until `left`.
+    /// Removes a connection without subscriptions. If much is still to be written, its memory is
+    /// tracked until `left`.
     pub fn remove(&self, id: ConnectionId) {
         let removed = self.table.write().remove(&id);
         if let Some(connection) = removed {
@@ -392,22 +390,22 @@ impl Connections {
         }
     }
 
-    /// Says that nothing more is written to a connection that was removed.
+    /// Records that nothing more is written to a removed connection.
     pub fn left(&self, connection: &Connection) {
         connection.outbox.discard();
         let left = self.leaving.lock().remove(&connection.id);
         drop(left);
     }
 
-    /// All that hold memory: those in the table, and those that are leaving. May be called where
-    /// the table is read already.
+    /// All connections that hold memory: those in the table, and those that are leaving. May be
+    /// called while the table is read-locked.
     pub fn all(&self) -> Vec<Arc<Connection>> {
         let mut all: Vec<Arc<Connection>> = self.table.read_recursive().values().cloned().collect();
         all.extend(self.leaving.lock().values().cloned());
         all
     }
 
-    /// What they hold together, and within which bounds.
+    /// The memory that they hold, and its bounds.
     pub fn memory(&self) -> &Arc<Memory> {
         &self.memory
     }
@@ -423,7 +421,7 @@ impl Connections {
         self.table.read()
     }
 
-    /// How many there are.
+    /// The number of connections.
     pub fn count(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
@@ -433,14 +431,14 @@ impl Connections {
         self.next_id.load(Ordering::Relaxed)
     }
 
-    /// Says that the connection was let in.
+    /// Records that the connection was admitted.
     pub fn opened(&self, connection: &Connection) {
         connection.heard_at(self.now_ms());
         connection.liveness.open.store(true, Ordering::Relaxed);
         connection.begin_expiring();
     }
 
-    /// When the credentials of connections expire.
+    /// The expiry times of credentials.
     pub fn expiries(&self) -> &Expiries {
         &self.expiries
     }
@@ -458,8 +456,8 @@ impl Connections {
         now_ms
     }
 
-    /// Whether a message has been received from it for longer than this. While so much waits to
-    /// be written to it that it is not read from, the time does not run.
+    /// Whether one message has been arriving for longer than this. While the connection is not
+    /// read from because of its outbox, the time does not run.
     pub fn is_input_late(&self, connection: &Connection, time: Duration) -> bool {
         let now = self.now_ms();
         let is_late = connection.input.unfinished_ms(now) > time.as_millis() as u64;
@@ -470,7 +468,7 @@ impl Connections {
         is_late
     }
 
-    /// All connections that were let in.
+    /// All connections that were admitted.
     pub fn opened_ones(&self) -> Vec<Arc<Connection>> {
         self.table
             .read()
@@ -480,8 +478,8 @@ impl Connections {
             .collect()
     }
 
-    /// What keeping this connection alive asks for now. After `PingDue` the time
-    /// for an answer runs.
+    /// What the keep-alive check requires for this connection now. `PingDue` starts the timeout for
+    /// a reply.
     pub fn pulse(&self, connection: &Connection, interval: Duration, answer: Duration) -> Pulse {
         let now = self.now_ms();
         let pinged = connection.liveness.pinged_ms.load(Ordering::Relaxed);
@@ -497,14 +495,14 @@ impl Connections {
         Pulse::PingDue
     }
 
-    /// Whether nothing has come from it for so long while it listens to nothing.
+    /// Whether it has no subscriptions and nothing was received from it for this long.
     pub fn is_idle(&self, connection: &Connection, time: Duration) -> bool {
         let heard = connection.liveness.heard_ms.load(Ordering::Relaxed);
         self.now_ms().saturating_sub(heard) > time.as_millis() as u64
             && connection.subscriptions().is_empty()
     }
 
-    /// Milliseconds since the table began.
+    /// Milliseconds since the table was created.
     pub fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
     }

@@ -1,8 +1,7 @@
-//! A publication as the bytes that each kind of connection is sent.
+//! A publication, encoded for each kind of connection.
 //!
-//! Encoded at most once for each kind that has a receiver, headers included:
-//! frames from server to client are not masked, so that one `Bytes` serves them
-//! all.
+//! It is encoded at most once for each kind that has a receiver, headers included: frames from
+//! server to client are not masked, so that one `Bytes` serves all receivers.
 
 use bytes::Bytes;
 
@@ -11,7 +10,7 @@ use crate::protocol::json;
 use crate::protocol::resp::{self, Ack, ReplyWriter, RespVersion};
 use crate::protocol::websocket::{MessageKind, write_message};
 
-/// How a connection is written to.
+/// The encoding of messages to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
     /// JSON in WebSocket text frames.
@@ -27,7 +26,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// All, in the order of their places in tables.
+    /// All, in the order of their indexes.
     pub const ALL: [Encoding; 5] = [
         Encoding::Json,
         Encoding::Resp2,
@@ -36,12 +35,12 @@ impl Encoding {
         Encoding::FramedResp3,
     ];
 
-    /// Whether there is a WebSocket under it.
+    /// Whether it is framed for WebSocket.
     pub fn is_framed(self) -> bool {
         !matches!(self, Encoding::Resp2 | Encoding::Resp3)
     }
 
-    /// What it is called.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Encoding::Json => "websocket/json",
@@ -52,25 +51,25 @@ impl Encoding {
         }
     }
 
-    /// Its place in a table of all.
+    /// Its index.
     pub fn index(self) -> u8 {
         self as u8
     }
 
-    /// The one at this place.
+    /// The encoding at this index.
     pub fn from_index(index: u8) -> Encoding {
         Encoding::ALL.get(usize::from(index)).copied().expect("only `index` makes indices")
     }
 }
 
-/// The same without room that was reserved and not needed, where it is much: it would be kept as
-/// long as the bytes, and be counted nowhere.
+/// The bytes without unused capacity, if that is large: it would be kept as long as the bytes, and
+/// would not be counted.
 fn exact(bytes: Vec<u8>) -> Vec<u8> {
     let is_wasteful = bytes.capacity() - bytes.len() > (bytes.len() / 4).max(WASTE_BYTES_MAX);
     if is_wasteful { bytes.as_slice().to_vec() } else { bytes }
 }
 
-/// How much room may be wasted without a look.
+/// How much unused capacity is ignored.
 const WASTE_BYTES_MAX: usize = 4 << 10;
 
 /// One publication on its way to one group of receivers.
@@ -83,7 +82,7 @@ pub struct Push<'a> {
 }
 
 impl<'a> Push<'a> {
-    /// What the subscribers of the channel get, or those of the pattern.
+    /// The publication for subscribers of the channel, or of the pattern.
     pub fn new(
         space: Space,
         pattern: Option<&'a [u8]>,
@@ -93,17 +92,17 @@ impl<'a> Push<'a> {
         Push { space, pattern, channel, payload, encoded: [const { None }; Encoding::ALL.len()] }
     }
 
-    /// Whether both go to the same listeners of the same channel.
+    /// Whether both go to the same receivers of the same channel.
     pub fn is_like(&self, other: &Push<'_>) -> bool {
         (self.space, self.pattern, self.channel) == (other.space, other.pattern, other.channel)
     }
 
-    /// How long its names and its payload are.
+    /// The length of its names and its payload.
     pub fn bytes(&self) -> usize {
         self.pattern.map_or(0, <[u8]>::len) + self.channel.len() + self.payload.len()
     }
 
-    /// The bytes for connections of this kind.
+    /// The bytes for this encoding.
     pub fn encoded(&mut self, encoding: Encoding) -> Bytes {
         let slot = usize::from(encoding.index());
         if let Some(Some(encoded)) = self.encoded.get(slot) {
@@ -152,14 +151,14 @@ impl<'a> Push<'a> {
 pub struct Ended<'a> {
     /// Its name.
     pub name: &'a [u8],
-    /// How many of its kind the connection has after it, as acknowledgements count.
+    /// The number of remaining subscriptions of its kind, as acknowledgements count.
     pub count: u64,
     /// Why it ended.
     pub refusal: &'a Refusal,
 }
 
-/// The notice of subscriptions of one kind that ended, in their order. JSON says in one frame
-/// what ended for the same reason; RESP has a frame for each name, and no place for a reason.
+/// The notice of ended subscriptions of one kind, in order. JSON has one frame for all that ended
+/// for the same reason; RESP has a frame for each name, and no field for a reason.
 pub fn encode_ended(encoding: Encoding, kind: Kind, ended: &[Ended<'_>]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let write_resp = |version, bytes: &mut Vec<u8>| {

@@ -13,9 +13,9 @@ pub type Refused<'a> = (Bytestring<'a>, Refusal);
 
 impl Hub {
     /// Ends those of these subscriptions that the connection still has, and sends it a notice.
-    /// Answers how many ended. None: a subscription was acknowledged or an attribute changed
-    /// since the connection had this `revision`, so the refusals may be out of date; then
-    /// nothing has changed.
+    /// Returns how many ended. None: a subscription was acknowledged or an attribute changed since
+    /// the connection had this `revision`, so the refusals may be outdated; then nothing has
+    /// changed.
     pub fn end_refused(
         &self,
         connection: &Connection,

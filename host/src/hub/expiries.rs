@@ -1,7 +1,7 @@
-//! When the credentials of connections expire, in order.
+//! The expiry times of connections' credentials, in order.
 //!
-//! A connection without an expiry has no entry and costs nothing; one task waits for
-//! the earliest of all.
+//! A connection without an expiry has no entry and costs nothing; one task waits for the earliest
+//! expiry.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,21 +17,21 @@ use crate::protocol::json;
 
 /// How long before the expiry a client is notified of it.
 const NOTICE_MS: u64 = 30_000;
-/// The longest wait at once, so that a change of the machine's clock is noticed.
+/// The longest single wait, so that a change of the system clock is noticed.
 const WAIT_MAX: Duration = Duration::from_secs(1);
-/// How many connections are looked at before other tasks run.
+/// How many connections are checked before other tasks run.
 const SLICE_MAX: usize = 256;
 
-/// When the host looks at the expiry of one connection next.
+/// When the host checks the expiry of one connection next.
 #[derive(Debug, Default)]
 pub struct Deadline {
-    /// Whether the connection was let in; until then it has no entry.
+    /// Whether the connection was admitted; until then it has no entry.
     is_open: bool,
     /// Its entry, in milliseconds since 1970.
     due_ms: Option<u64>,
 }
 
-/// The connections whose credentials expire, by when they are looked at next.
+/// The connections whose credentials expire, by the time of their next check.
 #[derive(Default)]
 pub struct Expiries {
     queue: Mutex<BTreeSet<(u64, ConnectionId)>>,
@@ -63,7 +63,7 @@ impl Expiries {
         self.queue.lock().first().map(|(due_ms, _)| *due_ms)
     }
 
-    /// Takes out those that are due, up to so many.
+    /// Removes the due entries, up to this many.
     fn due(&self, now_ms: u64) -> Vec<ConnectionId> {
         let mut queue = self.queue.lock();
         let mut due = Vec::new();
@@ -78,13 +78,13 @@ impl Expiries {
     }
 }
 
-/// Milliseconds since 1970, as the machine's clock says.
+/// Milliseconds since 1970, by the system clock.
 pub fn unix_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What a client is closed with whose credentials expired.
+/// The close reason for a client whose credentials expired.
 pub fn expired() -> CloseReason {
     CloseReason::Expired("the credentials expired".to_owned())
 }
@@ -100,7 +100,7 @@ impl Connection {
         self.expires_in_ms() == Some(0)
     }
 
-    /// From here on, its expiry is looked at.
+    /// Adds a connection, whose expiry is checked from now on.
     pub(super) fn begin_expiring(&self) {
         self.attributes.with_deadline(|deadline, expires_at| {
             deadline.is_open = true;
@@ -108,7 +108,7 @@ impl Connection {
         });
     }
 
-    /// From here on, its expiry is not looked at.
+    /// Removes a connection.
     pub(super) fn end_expiring(&self) {
         self.attributes.with_deadline(|deadline, _| {
             deadline.is_open = false;
@@ -116,7 +116,7 @@ impl Connection {
         });
     }
 
-    /// The expiry changed. The attributes are locked.
+    /// Updates the entry after the expiry changed. The attributes are locked.
     pub(super) fn reschedule(&self, deadline: &mut Deadline, expires_at: Option<u64>) {
         match expires_at {
             Some(at) if deadline.is_open => {
@@ -127,8 +127,8 @@ impl Connection {
         }
     }
 
-    /// Tells the client that its credentials expire soon, or closes the connection if
-    /// they have.
+    /// Notifies the client that its credentials expire soon, or closes the connection if they have
+    /// expired.
     fn look_at_expiry(&self, now_ms: u64) {
         self.attributes.with_deadline(|deadline, expires_at| {
             deadline.due_ms = None;
@@ -146,8 +146,8 @@ impl Connection {
     }
 }
 
-/// Tells clients whose credentials expire soon, and closes the connections of those
-/// whose credentials have expired.
+/// Notifies clients whose credentials expire soon, and closes the connections of those whose
+/// credentials have expired.
 pub async fn expire(connections: Arc<Connections>) {
     let expiries = connections.expiries();
     loop {

@@ -1,13 +1,12 @@
-//! How much all connections listen to together, and what may be held.
+//! How many names all connections are subscribed to, and the limits on that.
 //!
-//! Names are the one thing that clients make the server keep, in the ground state and again in
-//! the engine, whose instances have a fixed amount of memory. So their sum has limits, for all
-//! connections and for those of one address, below what the engine can hold: the command that
-//! does not fit is refused, and what is held goes on.
+//! Names are the one thing that clients make the server keep, in the ground state and again in the
+//! engine, whose instances have a fixed amount of memory. So their sum has limits, for all
+//! connections and for those of one address, below what the engine can hold. A command that would
+//! exceed a limit is refused; existing subscriptions stay.
 //!
-//! It is counted where a connection subscribes and unsubscribes, and not where something is
-//! published. What a subscription counts is computed from its name alone, so that what was added
-//! is what is taken away.
+//! Names are counted at subscribe and unsubscribe, not at publish. What a subscription counts is
+//! computed from its name alone, so that the same amount is added and subtracted.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,11 +24,11 @@ use crate::networks::counted_as;
 use crate::protocol::command::{Bytestring, Kind, LIMIT, Refusal};
 use crate::stats::{count, load};
 
-/// What one subscription counts beside its name: the entries in the sets of the ground state and
-/// of the engine, and what their allocators add.
+/// How much one subscription counts besides its name: its entries in the sets of the ground state
+/// and of the engine, with the overhead of their allocators.
 pub const SUBSCRIPTION_BYTES: usize = 96;
 
-/// What a distinct pattern counts beside its bytes, in each shard: its nodes in the index.
+/// How much a distinct pattern counts besides its bytes, in each shard: its nodes in the index.
 pub const PATTERN_BYTES: usize = 512;
 
 /// How often the bytes of a distinct pattern are held in each shard: by its table, and by the
@@ -39,19 +38,19 @@ pub const PATTERN_COPIES: usize = 3;
 /// How many steps of matching are done before the task yields: a few milliseconds.
 pub const STEPS_AT_ONCE_MAX: u64 = 2_000_000;
 
-/// What a publication costs beside the patterns.
+/// The cost of a publication besides the patterns.
 const PUBLICATION_STEPS: u64 = 100;
 
-/// What all connections hold.
+/// The totals of all connections.
 pub struct Holdings {
     state: Mutex<State>,
-    /// How often each pattern is held by the engine.
+    /// How many subscriptions the engine has for each pattern.
     shards: usize,
-    /// How many connections listen to something.
+    /// How many connections have subscriptions.
     subscribed: AtomicUsize,
-    /// What one publication may cost, on a short and on the longest name.
+    /// The cost of one publication, for a short name and for the longest name.
     steps: [AtomicU64; 2],
-    /// By the limit, how many commands were refused.
+    /// How many commands were refused, by limit.
     refused: [AtomicU64; Excess::ALL.len()],
     throttle: Mutex<Throttle>,
     /// What the names count that wait for the backplane.
@@ -75,7 +74,7 @@ struct State {
     limits: NameLimits,
     costs: PatternCosts,
     all: Tally,
-    /// Of the addresses that are counted, those that hold something.
+    /// Of the addresses that are counted, those with subscriptions.
     by_address: KeyedMap<IpAddr, OfAddress>,
 }
 
@@ -86,17 +85,17 @@ struct Tally {
     bytes: usize,
 }
 
-/// What the connections of one address hold.
+/// The totals of the connections of one address.
 #[derive(Default)]
 struct OfAddress {
     tally: Tally,
-    /// Distinct patterns, and how many subscriptions there are to each.
+    /// Distinct patterns, with the number of subscriptions to each.
     patterns: KeyedMap<Arc<[u8]>, usize>,
-    /// What those patterns cost together.
+    /// The cost of those patterns together.
     steps: u64,
 }
 
-/// Which limit a command would pass.
+/// The limit that a command would exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Excess {
     /// `limits.subscriptions_total_max`
@@ -124,7 +123,7 @@ impl Excess {
         Excess::Cost,
     ];
 
-    /// The limit, as it is called in the file.
+    /// The key of the limit in the config file.
     pub fn key(self) -> &'static str {
         match self {
             Excess::Subscriptions => "limits.subscriptions_total_max",
@@ -162,7 +161,7 @@ impl From<Excess> for Refusal {
 }
 
 impl Holdings {
-    /// Nothing is held yet, by an engine of so many shards.
+    /// No subscriptions, for an engine with this many shards.
     pub fn new(limits: NameLimits, shards: usize) -> Holdings {
         Holdings {
             state: Mutex::new(State {
@@ -180,7 +179,7 @@ impl Holdings {
         }
     }
 
-    /// Sets the limits for names that are added from here on. The caller holds the locks of all
+    /// Sets the limits for names that are added from now on. The caller holds the locks of all
     /// shards, so that no subscription changes during the call.
     pub fn set_limits(&self, limits: NameLimits, connections: &Connections) {
         let mut state = self.state.lock();
@@ -207,12 +206,12 @@ impl Holdings {
         }
     }
 
-    /// Counts names that are about to wait for the backplane, beside `leaving_bytes` of names that
-    /// leave it.
+    /// Counts names that are about to wait for the backplane, in addition to `leaving_bytes` of
+    /// names that are about to be unsubscribed.
     ///
     /// # Errors
     ///
-    /// There is no room for them beside all names that are subscribed to, and that wait.
+    /// They do not fit with all names that are subscribed to or waiting.
     pub fn wait<'a>(
         &self,
         names: impl Iterator<Item = &'a [u8]>,
@@ -228,12 +227,12 @@ impl Holdings {
         }
     }
 
-    /// Counts names that the connection does not listen to yet, each once, if there is room for
+    /// Counts names that the connection is not subscribed to yet, each once, if there is room for
     /// all of them. The locks of the shards concerned are held.
     ///
     /// # Errors
     ///
-    /// There is not; then nothing is counted.
+    /// There is no room; then nothing is counted.
     pub fn reserve(
         &self,
         connection: &Connection,
@@ -267,7 +266,7 @@ impl Holdings {
                 is_pattern && address_steps > limits.pattern_cost_per_address_max,
                 Excess::AddressCost,
             ),
-            // What makes nothing dearer is let through also after the limit was lowered.
+            // A change that increases no cost is permitted even if the limit was lowered.
             (
                 on_longest(bound) > limits.pattern_cost_total_max.max(on_longest(bound_before)),
                 Excess::Cost,
@@ -283,8 +282,8 @@ impl Holdings {
         Ok(())
     }
 
-    /// Counts names no more that were counted by `reserve`. The locks of the shards concerned are
-    /// held; that of the connection's subscriptions may be.
+    /// Removes names from the count that were counted by `reserve`. The locks of the shards
+    /// concerned are held; that of the connection's subscriptions may be.
     pub fn release<'a>(
         &self,
         connection: &Connection,
@@ -377,7 +376,7 @@ impl Holdings {
         }
     }
 
-    /// What a distinct pattern takes in all shards.
+    /// How much a distinct pattern counts in all shards.
     fn pattern_bytes(&self, pattern: &[u8]) -> usize {
         self.shards * (PATTERN_BYTES + PATTERN_COPIES * pattern.len())
     }
@@ -388,17 +387,17 @@ impl Holdings {
         }
     }
 
-    /// A connection begins to listen to something.
+    /// Records the first subscription of a connection.
     pub fn begin(&self) {
         self.subscribed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A connection listens to nothing any more.
+    /// Records that a connection has no subscriptions any more.
     pub fn end(&self) {
         self.subscribed.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// How many connections listen to something.
+    /// How many connections have subscriptions.
     pub fn subscribed(&self) -> usize {
         self.subscribed.load(Ordering::Relaxed)
     }
@@ -409,12 +408,12 @@ impl Holdings {
         (subscriptions, bytes)
     }
 
-    /// The limits that hold.
+    /// The current limits.
     pub fn limits(&self) -> NameLimits {
         self.state.lock().limits
     }
 
-    /// By the limit, how many commands were refused.
+    /// How many commands were refused, by limit.
     pub fn refused(&self) -> impl Iterator<Item = (Excess, u64)> {
         Excess::ALL.into_iter().zip(self.refused.iter().map(load))
     }
@@ -424,7 +423,7 @@ impl Holdings {
         on_longest(self.steps.each_ref().map(|steps| steps.load(Ordering::Relaxed)))
     }
 
-    /// Room for as much matching as may be done at once.
+    /// The budget for matching in one go.
     pub fn work(&self) -> Work {
         Work {
             steps: self.steps.each_ref().map(|steps| steps.load(Ordering::Relaxed)),
@@ -432,8 +431,7 @@ impl Holdings {
         }
     }
 
-    /// Counts a command that was refused, and says so in the log now and then, and which
-    /// connection holds most.
+    /// Counts a refused command, and logs it, throttled, with the connection that holds most.
     pub fn refuse(&self, excess: Excess, connection: &Connection, connections: &Connections) {
         if let Some(refused) = self.refused.get(excess as usize) {
             count(refused);
@@ -458,7 +456,7 @@ impl Holdings {
     }
 }
 
-/// What one connection holds.
+/// The totals of one connection.
 #[derive(Default)]
 pub struct Holds {
     bytes: AtomicUsize,
@@ -466,7 +464,7 @@ pub struct Holds {
 }
 
 impl Holds {
-    /// What its names count, in bytes.
+    /// How much its names count, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -485,8 +483,8 @@ pub struct Work {
 }
 
 impl Work {
-    /// Takes what a publication on this channel may cost. False: so much is not left. The first
-    /// may always be done.
+    /// Takes the cost of a publication on this channel from the budget. False: not enough is left.
+    /// The first publication always fits.
     pub fn take(&mut self, channel: &[u8]) -> bool {
         let [short, longest] = self.steps;
         let steps = if channel.len() <= SHORT_NAME_BYTES { short } else { longest };
@@ -524,7 +522,7 @@ fn counted_address(connection: &Connection) -> Option<IpAddr> {
     connection.counted_address().map(counted_as)
 }
 
-/// Names that the connection does not listen to yet, each once.
+/// Names that the connection is not subscribed to yet, each once.
 pub fn new_names<'a>(
     connection: &Connection,
     kind: Kind,

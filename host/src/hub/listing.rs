@@ -1,10 +1,10 @@
 //! PUBSUB CHANNELS, a part at a time.
 //!
 //! There may be a million channels, so a list of them is made of pages: each is one call of a
-//! shard's engine that visits a bounded number of channels, and others are served between two of
-//! them. The shards are read side by side, in the order of the names, so that what comes before
-//! the page that is furthest behind is final. A channel that appears or disappears while the list
-//! is made may be in it or not.
+//! shard's engine that visits a bounded number of channels, and other tasks run between two of
+//! them. The shards are read in parallel, in the order of the names, so that all names before the
+//! page that is furthest behind are final. A channel that appears or disappears in the meantime may
+//! be in the list or not.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,16 +20,16 @@ use crate::protocol::command::{LIMIT, Refusal, Space};
 /// How many channels one page visits at most.
 const VISITS_MAX: u64 = 4_096;
 
-/// What visiting a channel costs beside matching it, in steps.
+/// The cost of visiting a channel besides matching it, in steps.
 const VISIT_STEPS: u64 = 100;
 
-/// What a name takes beside its bytes.
+/// The memory of a name besides its bytes.
 const NAME_BYTES: usize = 8;
 
 /// How many lists of the largest size may be made at once.
 const LISTS_AT_ONCE: usize = 2;
 
-/// A list of channels that is being made.
+/// A list of channels in progress.
 pub struct Listing {
     space: Space,
     matching: Option<Vec<u8>>,
@@ -39,7 +39,7 @@ pub struct Listing {
     room: Room,
 }
 
-/// What has been read from one shard.
+/// The channels that have been read from one shard.
 #[derive(Default)]
 struct OfShard {
     page: Names,
@@ -57,7 +57,7 @@ enum Next {
     End,
 }
 
-/// The memory that a list takes, counted with that of all others that are being made.
+/// The memory of a list, counted together with all other lists in progress.
 struct Room {
     all: Arc<AtomicUsize>,
     bytes: usize,
@@ -154,7 +154,7 @@ impl Listing {
         self.found
     }
 
-    /// Adds to the list what no later page can come before.
+    /// Adds to the list all names that come before every later page.
     fn take_final(&mut self) {
         let open = self.shards.iter().map(|shard| &shard.next).filter(|next| **next != Next::End);
         let boundary = open.min_by(|left, right| left.from().cmp(&right.from()));
@@ -180,7 +180,7 @@ impl Listing {
 }
 
 impl OfShard {
-    /// Puts a page behind the names that are not in the list yet.
+    /// Adds a page after the names that are not in the list yet.
     fn keep_rest(&mut self, page: Names) {
         if self.taken >= self.page.len() {
             (self.page, self.taken) = (page, 0);
@@ -191,7 +191,7 @@ impl OfShard {
 }
 
 impl Next {
-    /// The name to begin at; none: the first, which is before all others.
+    /// The name to begin at; none: the beginning, which is before all names.
     fn from(&self) -> Option<&[u8]> {
         match self {
             Next::Start | Next::End => None,

@@ -1,15 +1,13 @@
-//! Where publications meet subscribers.
+//! Delivers publications to subscribers.
 //!
-//! Channels are spread over shards, each an engine behind a lock of its own;
-//! patterns are known to every shard. A shard's lock is held from `route` to the
-//! last outbox push, and nothing waits inside: that gives every subscriber of a
-//! channel one order, and puts the acknowledgement of a SUBSCRIBE before its
-//! first message. A burst that touches several shards locks them all, by rising
-//! number, so that what one connection publishes arrives in its order across
-//! channels too.
+//! Channels are spread over shards, each an engine with its own lock; every shard knows all
+//! patterns. A shard's lock is held from `route` to the last outbox push, without waiting. This
+//! gives all subscribers of a channel the same order, and puts the acknowledgement of a SUBSCRIBE
+//! before its first message. A burst that involves several shards locks them all, by rising number,
+//! so that the publications of one connection arrive in order across channels, too.
 //!
-//! Shard channels (SSUBSCRIBE) are a name space of their own, with a second set
-//! of shards, so that the engine needs no notion of them.
+//! Shard channels (SSUBSCRIBE) are a separate name space with a second set of shards, so that the
+//! engine does not need to know them.
 
 pub mod attributes;
 pub mod connections;
@@ -52,24 +50,24 @@ use run::CoalescedDelivery;
 use shard::{FanOutRange, ReplayCursor, Shard};
 use stats::{EngineCall, HubStats};
 
-/// Who listens to what, and how they are reached.
+/// The subscriptions, and the connections that receive messages.
 pub struct Hub {
     /// Those of channels and patterns, then as many of shard channels.
     shards: Box<[Mutex<Shard>]>,
     stats: HubStats,
     spread: usize,
-    /// Keyed, so that no client can put all its names into one shard.
+    /// Keyed, so that no client can choose names that are all in one shard.
     hash: KeyedHash,
     connections: Arc<Connections>,
-    /// What all connections listen to, in sums.
+    /// The totals of all connections.
     holdings: Holdings,
-    /// What the lists of channels take that are being made.
+    /// The memory of the lists of channels in progress.
     listing_bytes: Arc<AtomicUsize>,
     /// The engine in use.
     code: Mutex<EngineCode>,
     /// Held while the engine is swapped: one at a time.
     swapping: Mutex<()>,
-    /// What other nodes should bring here; none: there are no other nodes.
+    /// What this node subscribes to on the backplane; none: there are no other nodes.
     interest: Option<Arc<Interest>>,
 }
 
@@ -83,32 +81,31 @@ impl From<Unavailable> for Refusal {
     }
 }
 
-/// One name of a command, and how many the connection holds after it.
+/// One name of a command, and the number of subscriptions of the connection after it.
 pub type Ack<'a> = (Option<Bytestring<'a>>, u64);
 
-/// What a swap of the engine did.
+/// The result of an engine swap.
 #[derive(Debug)]
 pub struct EngineSwap {
-    /// The version replaced.
+    /// The replaced version.
     pub from: String,
-    /// The version in use.
+    /// The new version.
     pub to: String,
-    /// The longest time that a shard was held.
+    /// The longest time for which a shard was locked.
     pub longest_pause: Duration,
 }
 
-/// How long a shard is unlocked between two slices that a standby engine receives: as long as
-/// a slice takes.
+/// How long a shard is unlocked between two slices for a standby engine: as long as a slice takes.
 const BETWEEN_SLICES: Duration = Duration::from_millis(1);
 
 type Guards<'a> = Batch<(usize, MutexGuard<'a, Shard>)>;
 
 impl Hub {
-    /// A hub with fresh engines.
+    /// A hub with new engines.
     ///
     /// # Errors
     ///
-    /// The engine cannot be instantiated, in words.
+    /// The engine cannot be instantiated; the error is a message.
     pub fn new(
         code: EngineCode,
         config: &EngineConfig,
@@ -135,7 +132,7 @@ impl Hub {
         })
     }
 
-    /// The same, with the interest that subscribes at the backplane.
+    /// The same, with an interest that subscribes on the backplane.
     pub fn with_interest(self, interest: Arc<Interest>) -> Hub {
         Hub { interest: Some(interest), ..self }
     }
@@ -196,14 +193,15 @@ impl Hub {
             })
             .collect();
         connection.revise();
-        // While the subscriptions are locked: counts leave in the order in which they held.
+        // While the subscriptions are locked: acknowledgements are queued in the order of their
+        // counts.
         acknowledge(&acks, subscriptions.counted_with(Kind::Channel));
         Ok(())
     }
 
-    /// Takes back a subscription that failed in a later shard. The names that the connection
-    /// listened to before stay: they are in the ground state. Unsubscribing keeps the engines
-    /// of these shards, and a standby engine, in use.
+    /// Reverts a subscription that failed in a later shard. Earlier subscriptions of the connection
+    /// to these names stay: they are in the ground state. Unsubscribing keeps the engines of these
+    /// shards, and a standby engine, in use.
     fn undo<'a, 'g: 'a>(
         &self,
         connection: &Connection,
@@ -256,7 +254,7 @@ impl Hub {
         if acks.is_empty() {
             acks.push((None, subscriptions.counted_with(kind)));
         }
-        // The shards are held, so no message comes before the engine knows.
+        // The shards are locked, so no message is delivered before the engine has the change.
         acknowledge(&acks, subscriptions.counted_with(Kind::Channel));
         drop(subscriptions);
         for ((_, shard), (_, names)) in guards.iter_mut().zip(&by_shard) {
@@ -264,8 +262,8 @@ impl Hub {
         }
     }
 
-    /// Removes a name from the ground state, and from what is counted. False: the connection did
-    /// not listen to it. The lock of the shard concerned is held.
+    /// Removes a name from the ground state and from the counts. False: the connection was not
+    /// subscribed to it. The lock of the shard concerned is held.
     fn forget(
         &self,
         connection: &Connection,
@@ -295,10 +293,10 @@ impl Hub {
         }
     }
 
-    /// Delivers publications, in their order. The writers of publishers are not woken for
-    /// what they receive of their own: the caller does that, or is their task. `counted` is
-    /// called for each, with the number of its deliveries and whether the publisher is among the
-    /// receivers, before the first of them is queued. Returns whether there was any receiver.
+    /// Delivers publications in order. Publishers that receive their own publications are not
+    /// woken: the caller wakes them, or is their task. `counted` is called for each publication,
+    /// with the number of its deliveries and whether the publisher is among the receivers, before
+    /// the first of them is queued. Returns whether there was any receiver.
     pub fn publish(
         &self,
         chain: &Chain,
@@ -389,7 +387,7 @@ impl Hub {
             let deliveries: u64 = groups.iter().map(|(_, ids, _)| ids.len() as u64).sum();
             delivered += 1;
             deliveries_made += deliveries;
-            // What came before is before the reply.
+            // Earlier publications must be queued before the reply.
             if let Some(run) = run.take_if(|run| run.reaches(*publisher)) {
                 run.push(&table, &mut unflushed);
             }
@@ -417,7 +415,7 @@ impl Hub {
         if let Some(run) = run {
             run.push(&table, &mut unflushed);
         }
-        // Whichever shard counts them: it is held.
+        // Any of the locked shards may count them.
         if let Some((_, shard)) = guards.first() {
             shard.stats.delivered(delivered, deliveries_made);
         }
@@ -429,7 +427,7 @@ impl Hub {
         had_receivers
     }
 
-    /// Shows the chain what is about to be delivered, if it wants to see it.
+    /// Calls the chain for a delivery, if a plugin has the hook.
     #[allow(clippy::type_complexity, reason = "one change, or none, for each publication")]
     fn ask_deliveries(
         &self,
@@ -469,8 +467,8 @@ impl Hub {
         Some(changes)
     }
 
-    /// Channels with subscribers, all or those that match, in the order of their
-    /// bytes. Blocks for as long as that takes, but holds no shard for longer than a page.
+    /// Channels with subscribers, all or those that match, in the order of their bytes. Blocks for
+    /// as long as that takes, but locks no shard for longer than a page.
     ///
     /// # Errors
     ///
@@ -529,7 +527,7 @@ impl Hub {
             .sum()
     }
 
-    /// How many distinct patterns are listened to.
+    /// How many distinct patterns have subscribers.
     ///
     /// # Errors
     ///
@@ -548,16 +546,16 @@ impl Hub {
         self.shards.iter().filter(|shard| is_ill(shard)).count()
     }
 
-    /// Replaces the engine while the server goes on serving. The standby engines receive the
-    /// ground state slice by slice, and every change since; then all shards switch to them at
-    /// once. On an error all shards keep the old engine. The duration grows with the number of
-    /// subscriptions, but the time for which a shard is locked does not. Blocks: not to be
-    /// called on a thread that serves connections.
+    /// Replaces the engine while the server runs. The standby engines receive the ground state
+    /// slice by slice, and every change since; then all shards switch to them at once. On an error
+    /// all shards keep the old engine. The duration grows with the number of subscriptions, but the
+    /// time for which a shard is locked does not. Blocks: do not call it on a thread that serves
+    /// connections.
     ///
     /// # Errors
     ///
     /// The new engine cannot be instantiated, or fails while it receives the ground state. The
-    /// error is a message for people.
+    /// error is a message.
     pub fn swap_engine(&self, new: EngineCode) -> Result<EngineSwap, String> {
         let _one_at_a_time = self.swapping.lock();
         let mut longest_pause = Duration::ZERO;
@@ -586,14 +584,14 @@ impl Hub {
         Ok(EngineSwap { from, to, longest_pause })
     }
 
-    /// Gives a shard a successor that knows all that its engine should know.
+    /// Gives a shard a standby engine with the whole ground state.
     fn prepare(
         &self,
         shard: &Mutex<Shard>,
         new: &EngineCode,
         longest_pause: &mut Duration,
     ) -> Result<(), String> {
-        // Made before the shard is held.
+        // Created before the shard is locked.
         let engine = new.instantiate()?;
         shard.lock().prepare(engine);
         let mut cursor = ReplayCursor::nothing(self);
@@ -611,17 +609,17 @@ impl Hub {
         }
     }
 
-    /// From here on these limits hold for names that are added.
+    /// Sets the limits for names that are added from now on.
     pub fn set_name_limits(&self, limits: NameLimits) {
         let _all = self.lock(0..self.shards.len());
         self.holdings.set_limits(limits, &self.connections);
     }
 
-    /// Counts names that are about to wait for the backplane, as long as the result is kept.
+    /// Counts names that are about to wait for the backplane, until the result is dropped.
     ///
     /// # Errors
     ///
-    /// There is no room for them.
+    /// They do not fit.
     pub fn wait_for_backplane(
         &self,
         connection: &Connection,
@@ -634,17 +632,17 @@ impl Hub {
         })
     }
 
-    /// What all connections listen to, in sums.
+    /// The totals of all connections.
     pub fn holdings(&self) -> &Holdings {
         &self.holdings
     }
 
-    /// What the memories of all engines hold. Blocks until each shard is free.
+    /// The size of all engines' memories. Blocks until each shard is free.
     pub fn engine_memory_bytes(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().memory_bytes()).sum()
     }
 
-    /// What is counted of it.
+    /// The counters.
     pub fn stats(&self) -> &HubStats {
         &self.stats
     }
@@ -680,7 +678,7 @@ impl Hub {
         }
     }
 
-    /// Which of the shards of a name space a name belongs to.
+    /// The shard of a name space that a name belongs to.
     fn place(&self, name: &[u8]) -> usize {
         let mut hasher = self.hash.build_hasher();
         hasher.write(name);

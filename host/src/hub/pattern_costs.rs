@@ -1,9 +1,9 @@
-//! What the patterns that are listened to may cost a publication.
+//! Bounds the cost that subscribed patterns add to a publication.
 //!
 //! The engine tries a pattern only on names that begin and end with its literal bytes. A name has
-//! one beginning of each length and one ending, so of all patterns whose literal ends have the
-//! same two lengths, those that share one pair of ends can concern it. The sum of the costliest
-//! such group, over all pairs of lengths, is what a name can cost at most: a hundred thousand
+//! one beginning of each length and one ending, so of all patterns whose literal ends have the same
+//! two lengths, only those that share one pair of ends can apply to it. The sum of the costliest
+//! such group, over all pairs of lengths, is the most that a name can cost: a hundred thousand
 //! patterns `user:N:*` cost little, and as many `*a*b*` cost a hundred thousand times one.
 
 use std::collections::BTreeMap;
@@ -13,21 +13,21 @@ use guest_core::glob::{self, LiteralEnds};
 
 use crate::keyed_hash::KeyedMap;
 
-/// Steps of matching on short names, and on the longest that there may be.
+/// Steps of matching, for a short name and for the longest possible name.
 pub type Steps = [u64; 2];
 
-/// Up to this length a name counts as short. Most are.
+/// Names up to this length count as short. Most are.
 pub const SHORT_NAME_BYTES: usize = 64;
 
-/// Finding a pattern in the index, beside matching it.
+/// The cost of finding a pattern in the index, besides matching it.
 const VISIT_STEPS: u64 = 40;
 
-/// Distinct patterns, and what they cost together.
+/// Distinct patterns, and their total cost.
 #[derive(Default)]
 pub struct PatternCosts {
     held: KeyedMap<Arc<[u8]>, Held>,
     groups: KeyedMap<LiteralEnds, Steps>,
-    /// By the lengths of the ends, how many groups there are of each cost.
+    /// For each pair of end lengths, how many groups there are of each cost.
     by_lengths: BTreeMap<(usize, usize), [BTreeMap<u64, usize>; 2]>,
     bound: Steps,
     name_bytes_max: usize,
@@ -38,13 +38,13 @@ struct Held {
     steps: Steps,
 }
 
-/// What adding or removing a subscriber of a pattern did.
+/// The result of adding or removing a subscriber of a pattern.
 pub struct Changed {
     /// The pattern, to be shared.
     pub pattern: Arc<[u8]>,
-    /// What it costs.
+    /// Its cost.
     pub steps: Steps,
-    /// Whether it has its first subscriber, or lost its last.
+    /// Whether this was its first or its last subscriber.
     pub is_distinct: bool,
 }
 
@@ -54,12 +54,12 @@ impl PatternCosts {
         PatternCosts { name_bytes_max, ..PatternCosts::default() }
     }
 
-    /// What one publication may cost.
+    /// The cost of one publication.
     pub fn bound(&self) -> Steps {
         self.bound
     }
 
-    /// What a pattern costs by itself.
+    /// The cost of a single pattern.
     pub fn steps_of(&self, pattern: &[u8]) -> Steps {
         match self.held.get(pattern) {
             Some(held) => held.steps,
@@ -67,7 +67,7 @@ impl PatternCosts {
         }
     }
 
-    /// A pattern has one more subscriber.
+    /// Adds a subscriber of a pattern.
     pub fn add(&mut self, pattern: &[u8]) -> Changed {
         if let Some((pattern, held)) = self.held.get_key_value(pattern) {
             let (pattern, steps) = (pattern.clone(), held.steps);
@@ -83,7 +83,7 @@ impl PatternCosts {
         Changed { pattern, steps, is_distinct: true }
     }
 
-    /// A pattern has one subscriber less. None: it has none.
+    /// Removes a subscriber of a pattern. None: it has none.
     pub fn remove(&mut self, pattern: &[u8]) -> Option<Changed> {
         let held = self.held.get_mut(pattern)?;
         held.subscribers -= 1;
@@ -97,7 +97,7 @@ impl PatternCosts {
         Some(Changed { pattern, steps, is_distinct })
     }
 
-    /// Names may be this long from here on.
+    /// Sets how long names may be.
     pub fn set_name_bytes_max(&mut self, name_bytes_max: usize) {
         let held = std::mem::take(&mut self.held);
         *self = PatternCosts::new(name_bytes_max);
@@ -148,7 +148,7 @@ impl PatternCosts {
     }
 }
 
-/// What a pattern may cost on one name. Never nothing on the longest.
+/// The cost of a pattern for one name; never zero for the longest name.
 fn steps(pattern: &[u8], name_bytes_max: usize) -> Steps {
     [name_bytes_max.min(SHORT_NAME_BYTES), name_bytes_max].map(|name_bytes| {
         // Those that match are sorted by their bytes, which counts their length once more.
@@ -190,7 +190,7 @@ mod tests {
     fn patterns_that_one_name_meets_cost_their_sum() {
         let one = bound(["*a1*".to_owned()]);
         assert_eq!(bound((0..5).map(|n| format!("*a{n}*"))), 5 * one);
-        // Each is a beginning of the next.
+        // Each is a prefix of the next.
         let chain = bound((1..=100).map(|length| "a".repeat(length) + "*"));
         assert!(chain > 100 * VISIT_STEPS, "{chain}");
     }

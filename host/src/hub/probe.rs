@@ -1,8 +1,8 @@
-//! A message that tests a shard: it takes the path of all messages, and only a hidden
-//! connection receives it.
+//! A message that tests a shard: it takes the path of all messages, and only a hidden connection
+//! receives it.
 //!
-//! The shard is locked from the subscription to its end, so that no client can subscribe to
-//! the channel or find it listed. The backplane is not notified.
+//! The shard is locked from the subscription to its end, so that no client can subscribe to the
+//! channel or find it listed. The backplane is not notified.
 
 use std::task::{Context, Waker};
 use std::time::Instant;
@@ -18,26 +18,26 @@ use crate::chunks::{Chunks, Written};
 use crate::outbox::Taken;
 use crate::protocol::command::{Kind, Space};
 
-/// What a message says that tries a shard.
+/// The payload of a probe.
 const PAYLOAD: &[u8] = b"probe";
 
-/// Why a message did not come through a shard.
+/// Why a probe failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeFault {
-    /// The shard was held for too long.
+    /// The shard was locked for too long.
     Busy,
     /// The engine is not available.
     Unavailable,
-    /// It was not delivered.
+    /// The message was not delivered.
     Lost,
 }
 
 impl ProbeFault {
-    /// In words.
+    /// As text.
     pub fn words(self) -> &'static str {
         match self {
             ProbeFault::Busy => "the engine is busy for too long",
-            ProbeFault::Unavailable => "the engine cannot be asked",
+            ProbeFault::Unavailable => "the engine is not available",
             ProbeFault::Lost => "the engine does not deliver what is published",
         }
     }
@@ -50,9 +50,8 @@ impl From<Unavailable> for ProbeFault {
 }
 
 impl Hub {
-    /// Tries each shard, in the order of their numbers. Shards are waited for until
-    /// then, all together. Blocks: not to be called on a thread that serves
-    /// connections.
+    /// Tests each shard, by number. The deadline for all shard locks together is `until`. Blocks:
+    /// do not call it on a thread that serves connections.
     pub fn probe(&self, until: Instant) -> Vec<Result<(), ProbeFault>> {
         let probe = self.connections.unseen(Encoding::Json);
         let of = |(number, shard): (usize, &Mutex<Shard>)| {

@@ -1,8 +1,8 @@
-//! Publications in a row that go to the same receivers, and leave as one.
+//! Consecutive publications with the same receivers, delivered as one.
 //!
-//! A burst on one channel is the common case of a fast publisher, and what a delivery costs
-//! beside its bytes is the place that it takes in an outbox. So each receiver's outbox is
-//! given the run in one piece.
+//! A burst on one channel is the common case of a fast publisher, and the main cost of a delivery,
+//! besides its bytes, is its entry in an outbox. So each receiver's outbox gets the whole run as
+//! one entry.
 
 use std::borrow::Cow;
 
@@ -12,8 +12,8 @@ use super::connections::{Connection, ConnectionId, Table};
 use super::encoding::{Encoding, Push};
 use crate::flush::PendingFlush;
 
-/// How many bytes of names and payloads leave as one. A slow consumer that has had the
-/// beginning of a piece is sent the rest of it before it is closed.
+/// The maximum bytes of names and payloads in one run. A slow consumer that received the beginning
+/// of a chunk is sent the rest of it before it is closed.
 const BYTES_MAX: usize = 16 << 10;
 
 /// One publication, or several.
@@ -22,12 +22,13 @@ pub struct CoalescedDelivery<'a> {
     more: Vec<Push<'a>>,
     bytes: usize,
     receivers: Cow<'a, [ConnectionId]>,
-    /// Who publishes and receives: gets each by itself, because replies lie between them.
+    /// A receiver that is also the publisher: gets each message separately, because replies lie
+    /// between them.
     own: Option<ConnectionId>,
 }
 
 impl<'a> CoalescedDelivery<'a> {
-    /// A run of one. The receivers rise.
+    /// A run with one publication. The receivers are in rising order.
     pub fn new(
         push: Push<'a>,
         receivers: Cow<'a, [ConnectionId]>,
@@ -51,24 +52,24 @@ impl<'a> CoalescedDelivery<'a> {
             && *receivers == *self.receivers
     }
 
-    /// Appends one that there is room for.
+    /// Appends a publication that fits.
     pub fn append(&mut self, push: Push<'a>) {
         self.bytes += push.bytes();
         self.more.push(push);
     }
 
-    /// Whether this connection waits for the whole.
+    /// Whether this connection receives the whole run.
     pub fn reaches(&self, connection: ConnectionId) -> bool {
         self.own != Some(connection) && self.receivers.binary_search(&connection).is_ok()
     }
 
-    /// Gives the publisher the last one now. Its writer is not woken.
+    /// Delivers the last publication to its publisher now. Its writer is not woken.
     pub fn push_without_wake(&mut self, publisher: &Connection) {
         let last = self.more.last_mut().unwrap_or(&mut self.first);
         publisher.outbox.push_without_wake(last.encoded(publisher.encoding()));
     }
 
-    /// Gives all others the whole, and adds those that are to be flushed then.
+    /// Delivers the whole run to all other receivers, and collects those to be flushed.
     pub fn push(mut self, table: &Table, unflushed: &mut PendingFlush) {
         let mut encoded = [const { None }; Encoding::ALL.len()];
         let (receivers, own) = (std::mem::take(&mut self.receivers), self.own);
@@ -91,7 +92,7 @@ impl<'a> CoalescedDelivery<'a> {
         }
         let mut pieces = vec![self.first.encoded(encoding)];
         pieces.extend(self.more.iter_mut().map(|push| push.encoded(encoding)));
-        // Of exactly this length: what is reserved beyond it would be counted nowhere.
+        // Of exactly this length: unused capacity would not be counted.
         Bytes::from(pieces.concat())
     }
 }

@@ -28,32 +28,31 @@ use crate::protocol::command::Kind;
 /// How long a shard is locked while a part of the ground state is replayed to a standby.
 const SLICE_TIME: Duration = Duration::from_millis(1);
 
-/// How many names of one connection a standby engine receives at once: some tenths of a
-/// millisecond.
+/// How many names of one connection are replayed at once: a few tenths of a millisecond.
 const SLICE_NAMES_MAX: usize = 1_000;
 
 /// How many bytes of names an engine receives in one call. They are copied into its memory, in
 /// addition to what it keeps.
 const SLICE_BYTES_MAX: usize = 256 << 10;
 
-/// A shard of the channels of one name space.
+/// One of the shards of a name space.
 pub struct Shard {
     number: usize,
     code: EngineCode,
     engine: Option<Box<dyn Engine>>,
     /// The pattern that each of the engine's pattern ids stands for.
     patterns: Vec<Box<[u8]>>,
-    /// The engine that is about to take over, or why it cannot.
+    /// The standby engine, or why it cannot take over.
     standby: Option<Outcome<Successor>>,
     /// When it failed last.
     faults: VecDeque<Instant>,
     given_up_until: Option<Instant>,
     config: EngineConfig,
-    /// What is counted of it.
+    /// The counters.
     pub stats: Arc<ShardStats>,
-    /// Kept to be used again, as those below.
+    /// Kept for reuse, like those below.
     names: Names,
-    /// Which name each publication's channel is.
+    /// The index of each publication's channel name.
     names_of: Vec<usize>,
     fan_outs: FanOuts,
 }
@@ -90,7 +89,7 @@ pub struct FanOutRange {
 }
 
 impl Shard {
-    /// A shard with a fresh engine.
+    /// A shard with a new engine.
     pub fn new(
         number: usize,
         config: &EngineConfig,
@@ -191,9 +190,8 @@ impl Shard {
         self.tell_successor(|standby| leave(&mut *standby.engine));
     }
 
-    /// Finds the receivers of a publication on each of these channels, and
-    /// answers a range for each, to be looked at with `groups` until the next
-    /// call.
+    /// Finds the receivers of a publication on each of these channels. Returns a range for each, to
+    /// be read with `groups` before the next call.
     pub fn route<'a>(
         &mut self,
         hub: &Hub,
@@ -226,8 +224,7 @@ impl Shard {
         ranges
     }
 
-    /// The groups of one publication: the pattern, none for the channel itself,
-    /// and who receives it for that.
+    /// The groups of one publication: the pattern (none: the channel itself) and its receivers.
     pub fn groups(
         &self,
         range: &FanOutRange,
@@ -245,12 +242,12 @@ impl Shard {
         })
     }
 
-    /// Sees that there is an engine, if it is not too soon to try.
+    /// Ensures that there is an engine, unless it is too soon to retry.
     pub fn retry_failed_shards(&mut self, hub: &Hub) -> Result<(), Unavailable> {
         self.ready(hub).map(|_| ())
     }
 
-    /// Sets the standby engine. From here on it receives every change.
+    /// Sets the standby engine. From now on it receives every change.
     pub fn prepare(&mut self, engine: Box<dyn Engine>) {
         self.standby = Some(Ok(Successor { engine, patterns: Vec::new() }));
     }
@@ -259,7 +256,7 @@ impl Shard {
     ///
     /// # Errors
     ///
-    /// It failed.
+    /// The standby failed.
     pub fn replay_slice(&mut self, hub: &Hub, cursor: &mut ReplayCursor) -> Outcome<bool> {
         let started = Instant::now();
         let number = self.number;
@@ -288,7 +285,7 @@ impl Shard {
         Ok(false)
     }
 
-    /// What the memories of its engine, and of the one that is about to take over, hold.
+    /// The size of the memories of its engine and of its standby.
     pub fn memory_bytes(&self) -> usize {
         let standby = self.standby.iter().flatten().map(|standby| &standby.engine);
         self.engine.iter().chain(standby).map(|engine| engine.memory_bytes()).sum()
@@ -305,8 +302,8 @@ impl Shard {
         self.standby.take()?.ok().map(|standby| standby.engine)
     }
 
-    /// Puts the standby engine in the engine's place, if it has not failed. Returns the old
-    /// engine, so that the caller drops it after it has released the lock.
+    /// Replaces the engine by the standby, if that has not failed. Returns the old engine, so that
+    /// the caller drops it after it has released the lock.
     pub fn take_over(&mut self, code: &EngineCode) -> Option<Box<dyn Engine>> {
         let Successor { engine, patterns } = self.standby.take()?.ok()?;
         self.patterns = patterns;
@@ -327,7 +324,7 @@ impl Shard {
         }
     }
 
-    /// The engine, rebuilt if there is none and it is not too soon.
+    /// The engine; if there is none, it is rebuilt unless it is too soon.
     fn ready(&mut self, hub: &Hub) -> Result<&mut dyn Engine, Unavailable> {
         if self.engine.is_none() {
             if self.given_up_until.is_some_and(|until| Instant::now() < until) {
@@ -386,7 +383,7 @@ impl Shard {
         }
         if self.faults.len() > self.config.rebuilds_max {
             self.given_up_until = Some(now + self.config.retry_time);
-            // If it has too little memory, this is who takes most of it.
+            // If it has too little memory, this connection uses most of it.
             let most = holdings::most(&hub.connections);
             error!(shard = self.number, %fault, failures = self.faults.len(),
                 most_connection = most.as_ref().map(|most| most.id),
@@ -398,14 +395,13 @@ impl Shard {
     }
 }
 
-/// What is to be said of an engine in whose call the host panicked: what it holds may be
-/// half of a change.
+/// The problem to report for an engine in whose call the host panicked: its state may include half
+/// of a change.
 fn panicked(call: &'static str) -> EngineFault {
     EngineFault { call, problem: "the host panicked; see the log".to_owned(), is_overrun: false }
 }
 
-/// Tells a fresh engine all that the ground state says it should know; answers
-/// the patterns by id. The shard's lock is held.
+/// Replays the ground state to a new engine. Returns the patterns by id. The shard's lock is held.
 fn fill(engine: &mut dyn Engine, hub: &Hub, number: usize) -> Outcome<Vec<Box<[u8]>>> {
     let mut by_id = Vec::new();
     // The table is not held while the engine is called: accepting or removing a connection
@@ -440,9 +436,9 @@ fn fill(engine: &mut dyn Engine, hub: &Hub, number: usize) -> Outcome<Vec<Box<[u
     Ok(by_id)
 }
 
-/// Tells an engine which names of a kind a connection listens to, of those that
-/// concern its shard: so many of them at most, and those alone that come `after`
-/// this one. Answers the last where there may be more. The shard's lock is held.
+/// Replays the names of one kind that a connection is subscribed to, those in its shard, to an
+/// engine: at most this many, and only those `after` this one. Returns the last one if there may be
+/// more. The shard's lock is held.
 #[allow(clippy::too_many_arguments, reason = "where it is, and how far")]
 fn tell(
     engine: &mut dyn Engine,
@@ -473,7 +469,7 @@ fn tell(
     Ok(last.filter(|_| seen == names_max).cloned())
 }
 
-/// Subscribes a connection, and learns the ids that stand for patterns.
+/// Subscribes a connection, and stores the ids of its patterns.
 fn subscribe(
     engine: &mut dyn Engine,
     by_id: &mut Vec<Box<[u8]>>,
@@ -491,7 +487,7 @@ fn subscribe(
     })
 }
 
-/// Calls the engine for so many names at a time that their copy takes little of its memory.
+/// Calls the engine for this many names at a time, so that their copies use little of its memory.
 fn in_slices(names: &Names, mut call: impl FnMut(&Names) -> Outcome<()>) -> Outcome<()> {
     if names.len() <= SLICE_NAMES_MAX && names.bytes.len() <= SLICE_BYTES_MAX {
         return call(names);
@@ -508,12 +504,12 @@ fn in_slices(names: &Names, mut call: impl FnMut(&Names) -> Outcome<()>) -> Outc
     if slice.is_empty() { Ok(()) } else { call(&slice) }
 }
 
-/// The kinds of names that concern a shard: this one first.
+/// The kinds of names of a shard: the first one.
 fn first_kind(hub: &Hub, number: usize) -> Kind {
     if number >= hub.spread { Kind::Shard } else { Kind::Channel }
 }
 
-/// And the one after it.
+/// The second one, if there is one.
 fn next_kind(kind: Kind) -> Option<Kind> {
     (kind == Kind::Channel).then_some(Kind::Pattern)
 }
@@ -532,8 +528,8 @@ fn learn(by_id: &mut Vec<Box<[u8]>>, patterns: &Names, ids: &[u32]) {
     }
 }
 
-/// Cuts the groups, which stand in the order of the publications, into one range
-/// for each publication.
+/// Splits the groups, which are in the order of the publications, into one range for each
+/// publication.
 fn ranges(publications: usize, fan_outs: &FanOuts) -> Batch<FanOutRange> {
     let mut group = 0;
     let mut first_connection = 0;

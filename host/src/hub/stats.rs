@@ -1,7 +1,7 @@
-//! What is counted of the shards and their engines.
+//! Counters of the shards and their engines.
 //!
-//! Each shard has its own counters and writes them while its lock is held, so that there is
-//! one writer at a time. Readers take no lock.
+//! Each shard has its own counters and writes them while its lock is held, so that there is one
+//! writer at a time. Readers take no lock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,7 +24,7 @@ pub enum EngineCall {
     SubscriberCounts,
     ChannelCount,
     PatternCount,
-    /// Making a fresh one.
+    /// Creating an instance.
     Instantiate,
 }
 
@@ -43,7 +43,7 @@ impl EngineCall {
         EngineCall::Instantiate,
     ];
 
-    /// What the contract calls it.
+    /// The name in the contract.
     pub fn name(self) -> &'static str {
         match self {
             EngineCall::Subscribe => "subscribe",
@@ -60,14 +60,14 @@ impl EngineCall {
     }
 }
 
-/// What is counted of one function.
+/// The counters of one function.
 #[derive(Default)]
 struct CallStats {
     time: Histogram,
     faults: AtomicU64,
 }
 
-/// What is counted of one shard.
+/// The counters of one shard.
 pub struct ShardStats {
     calls: [CallStats; EngineCall::ALL.len()],
     publications: AtomicU64,
@@ -96,7 +96,7 @@ impl ShardStats {
         }
     }
 
-    /// Its engine failed, and is not there any more.
+    /// Records that its engine failed and was dropped.
     pub fn failed(&self, fault: &EngineFault) {
         self.is_up.store(false, Ordering::Relaxed);
         let calls = EngineCall::ALL.into_iter().zip(&self.calls);
@@ -105,36 +105,36 @@ impl ShardStats {
         }
     }
 
-    /// Its engine has been rebuilt from the ground state, which took `time`.
+    /// Records that its engine was rebuilt from the ground state in this `time`.
     pub fn rebuilt(&self, time: Duration) {
         self.rebuilds.record(time);
         self.is_up();
     }
 
-    /// It has an engine.
+    /// Records that it has an engine.
     pub fn is_up(&self) {
         self.is_up.store(true, Ordering::Relaxed);
     }
 
-    /// So many publications made so many deliveries.
+    /// Records publications and their deliveries.
     pub fn delivered(&self, publications: u64, deliveries: u64) {
         self.publications.fetch_add(publications, Ordering::Relaxed);
         self.deliveries.fetch_add(deliveries, Ordering::Relaxed);
     }
 }
 
-/// What is counted of all shards.
+/// The counters of all shards.
 pub struct HubStats {
     shards: Box<[Arc<ShardStats>]>,
 }
 
 impl HubStats {
-    /// Of so many shards.
+    /// For this many shards.
     pub fn new(shards: usize) -> HubStats {
         HubStats { shards: (0..shards).map(|_| Arc::default()).collect() }
     }
 
-    /// That of one shard.
+    /// The counters of one shard.
     pub fn of(&self, number: usize) -> Arc<ShardStats> {
         self.shards.get(number).cloned().unwrap_or_default()
     }
@@ -149,7 +149,7 @@ impl HubStats {
         self.shards.iter().map(|shard| load(&shard.deliveries)).sum()
     }
 
-    /// How long calls of each function took, and how many of them failed.
+    /// The durations of calls of each function, and how many of them failed.
     pub fn calls(&self) -> impl Iterator<Item = (EngineCall, HistogramReading, u64)> {
         EngineCall::ALL.into_iter().map(|call| {
             let of = || self.shards.iter().filter_map(move |shard| shard.calls.get(call as usize));
@@ -158,12 +158,12 @@ impl HubStats {
         })
     }
 
-    /// How long it took to rebuild engines.
+    /// The durations of rebuilds.
     pub fn rebuilds(&self) -> HistogramReading {
         self.shards.iter().map(|shard| shard.rebuilds.read()).sum()
     }
 
-    /// Of each shard, whether it has an engine.
+    /// For each shard, whether it has an engine.
     pub fn shards_up(&self) -> impl Iterator<Item = bool> {
         self.shards.iter().map(|shard| shard.is_up.load(Ordering::Relaxed))
     }

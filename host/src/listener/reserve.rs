@@ -1,5 +1,5 @@
-//! Connections for which there is no file descriptor. Each is accepted in the place of its
-//! listener's reserve and answered, one at a time: a health probe with the state of the server,
+//! Connections for which there is no file descriptor. Each is accepted with the reserved descriptor
+//! of its listener and answered, one at a time: a health probe with the state of the server,
 //! everything else with a refusal.
 
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::tls::Tls;
 const LEAVE_TIME: Duration = Duration::from_millis(20);
 
 impl Listener {
-    /// Answers a connection for which there is no descriptor besides, and closes it.
+    /// Answers a connection for which there is no other descriptor, and closes it.
     pub(super) async fn serve_on_reserve(&self, stream: TcpStream, protocol: Protocol) {
         let answering = self.answer_shortly(stream, protocol);
         let _it_took_too_long = tokio::time::timeout(ANSWER_TIME, answering).await;

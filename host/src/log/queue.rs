@@ -1,9 +1,9 @@
-//! The queue between those who log and standard error.
+//! The queue between the threads that log and standard error.
 //!
-//! A line that is logged is copied into a bounded queue, and one thread writes it. What is on
-//! the other end of standard error may stall, fail or be gone: the queue fills up, lines are
-//! dropped and counted, and no other thread waits. `tracing-appender` is not used for this: it
-//! bounds lines and not bytes, and does not say when a write fails.
+//! A log line is copied into a bounded queue, and one thread writes it. The reader of standard
+//! error may stall, fail or be gone: then the queue fills up, lines are dropped and counted, and no
+//! other thread waits. `tracing-appender` is not used for this: it bounds lines and not bytes, and
+//! does not report a failed write.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use tracing::warn;
 
 use crate::panics;
 
-/// Up to this many bytes, whole lines are written together: a pipe takes them in one piece, so
-/// that lines of several processes are not mixed (`PIPE_BUF` of Linux).
+/// Up to this many bytes, whole lines are written together: a pipe accepts them atomically, so that
+/// lines of several processes are not mixed (`PIPE_BUF` of Linux).
 const PIECE_BYTES_MAX: usize = 4 << 10;
-/// How much room an empty batch may keep.
+/// How much capacity an empty batch may keep.
 const KEPT_BYTES_MAX: usize = 64 << 10;
 /// How long to wait before writing again to a pipe that is full and does not block.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
-/// A write that takes so long is reported.
+/// A write that takes this long is reported.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
 
-/// How much may wait to be written.
+/// How much may be queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueLimits {
     /// Lines.
@@ -51,7 +51,7 @@ struct State {
     lines: usize,
     /// ... and how many bytes they have.
     bytes: usize,
-    /// When the write that is under way began.
+    /// When the current write began.
     writing_since: Option<Instant>,
     /// Why the last write failed; none: it did not.
     failure: Option<String>,
@@ -59,11 +59,11 @@ struct State {
     is_overflowing: bool,
 }
 
-/// Lines in a row.
+/// Consecutive lines.
 #[derive(Default)]
 struct Batch {
     bytes: Vec<u8>,
-    /// Where each line ends.
+    /// The end of each line.
     ends: Vec<usize>,
 }
 
@@ -81,7 +81,7 @@ impl Batch {
         self.ends.clear();
     }
 
-    /// Whole lines that are written together, and how many they are.
+    /// Whole lines that are written together, and how many there are.
     fn pieces(&self) -> impl Iterator<Item = (&[u8], usize)> {
         let (mut next, mut start) = (0, 0);
         std::iter::from_fn(move || {
@@ -102,7 +102,7 @@ impl Batch {
 }
 
 impl LineQueue {
-    /// An empty queue. `start_writing` has it written.
+    /// An empty queue. `start_writing` starts to write it.
     pub fn new(limits: QueueLimits) -> Arc<LineQueue> {
         Arc::new(LineQueue {
             state: Mutex::default(),
@@ -114,7 +114,7 @@ impl LineQueue {
         })
     }
 
-    /// From here on, these limits hold.
+    /// Sets the limits.
     pub fn set_limits(&self, limits: QueueLimits) {
         self.lines_max.store(limits.lines_max, Ordering::Relaxed);
         self.bytes_max.store(limits.bytes_max, Ordering::Relaxed);
@@ -163,8 +163,7 @@ impl LineQueue {
         }
     }
 
-    /// Waits until all that was queued is written, as long as that may take. False: it is
-    /// not.
+    /// Waits until everything that was queued is written, with a timeout. False: it is not.
     pub fn flush(&self, limit: Duration) -> bool {
         let until = Instant::now() + limit;
         let mut state = self.state.lock();
@@ -180,7 +179,7 @@ impl LineQueue {
     ///
     /// # Errors
     ///
-    /// There is no thread to be had.
+    /// The thread cannot be started.
     pub fn start_writing(
         self: &Arc<Self>,
         mut sink: impl Write + Send + 'static,
@@ -198,7 +197,7 @@ impl LineQueue {
         Ok(())
     }
 
-    /// Writes what comes, for ever.
+    /// Writes queued lines, forever.
     fn write(&self, sink: &mut impl Write, batch: &mut Batch) {
         let mut is_torn = false;
         let mut reported = self.lost();
@@ -236,7 +235,7 @@ impl LineQueue {
             if lost > 0 && state.failure.is_none() {
                 *reported += lost;
                 drop(state);
-                // It comes behind all that was kept, and there is room for it.
+                // It comes after all kept lines, and there is room for it.
                 warn!(lines = lost, "lines of the log were lost");
                 state = self.state.lock();
                 continue;
@@ -245,7 +244,7 @@ impl LineQueue {
         }
     }
 
-    /// Forgets what was being written.
+    /// Drops what was being written.
     fn give_up(&self) {
         let mut state = self.state.lock();
         let lost = state.lines.saturating_sub(state.pending.ends.len());
@@ -260,8 +259,7 @@ impl LineQueue {
     }
 }
 
-/// Writes a piece, however often that has to be begun again. `is_torn`: the last one broke off
-/// within a line.
+/// Writes a piece, with as many retries as needed. `is_torn`: the last one ended within a line.
 fn write_piece(sink: &mut impl Write, piece: &[u8], is_torn: &mut bool) -> io::Result<()> {
     if *is_torn {
         write_all(sink, b"\n")?;
@@ -276,7 +274,7 @@ fn write_all(sink: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     write_some(sink, bytes).map_err(|(error, _)| error)
 }
 
-/// Writes it all; the error comes with how many bytes are left.
+/// Writes everything; the error has the number of remaining bytes.
 fn write_some(sink: &mut impl Write, mut bytes: &[u8]) -> Result<(), (io::Error, usize)> {
     while !bytes.is_empty() {
         match sink.write(bytes) {
@@ -303,7 +301,7 @@ mod tests {
 
     const LIMITS: QueueLimits = QueueLimits { lines_max: 3, bytes_max: 100 };
 
-    /// What it is given goes here, one answer for each write.
+    /// Sends what is written to the test, and returns one result of the test for each write.
     struct Sink {
         writes: mpsc::Sender<Vec<u8>>,
         answers: mpsc::Receiver<io::Result<usize>>,
@@ -393,7 +391,7 @@ mod tests {
             bench.queue.problem().as_deref(),
             Some("the log cannot be written: broken pipe")
         );
-        // It breaks off within the line.
+        // It ends within the line.
         bench.answer(Ok(1));
         assert_eq!(bench.next_write(), "wo\n");
         bench.queue.push(b"three\n");

@@ -1,4 +1,4 @@
-//! How often the same warning is logged.
+//! Limits how often the same warning is logged.
 
 use std::time::{Duration, Instant};
 

@@ -1,41 +1,41 @@
-//! How much all connections hold together for one purpose.
+//! How much all connections together hold for one purpose.
 //!
-//! Each connection accounts for what it holds in whole steps, and for nothing while that is less
-//! than one: what passes through quickly costs nothing here. The sum is therefore a little low.
-//! For outboxes it may also be far too high, because what is sent to many is in memory once and
-//! counted for each. So it only says when a closer look is due; what the look found is good until
-//! so much was added that the limit could have been passed.
+//! Each connection accounts for what it holds in whole steps, and for nothing below one step:
+//! small, short-lived buffers cost nothing here. The sum is therefore a little low. For outboxes it
+//! may also be far too high, because a buffer that is sent to many connections is in memory once
+//! and counted for each. So the sum only says when an exact survey is due. The result of a survey
+//! is valid until so much was added that the limit could have been exceeded.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::percent;
 
-/// The most and the least that a step may be.
+/// The largest and the smallest step.
 const STEP_MAX: usize = 64 << 10;
 const STEP_MIN: usize = 4 << 10;
-/// What connections hold that is not accounted for comes to this fraction of the limit at most, as
-/// far as the least step allows.
+/// What connections hold and have not accounted for is at most this fraction of the limit, as far
+/// as the smallest step allows.
 const UNACCOUNTED: usize = 8;
-/// A further look is due at the earliest when this fraction of the limit was added, so that looks
-/// do not follow each other where the limit is almost reached.
+/// The next survey is due at the earliest when this fraction of the limit was added, so that
+/// surveys do not follow each other directly when the limit is almost reached.
 const LOOKS: usize = 64;
-/// How much of its limit a purpose may take before that is worth a warning, in percent.
+/// The share of its limit above which a purpose causes a warning, in percent.
 pub const WARNING_PERCENT: usize = 80;
 
-/// What all connections hold for one purpose.
+/// The total of all connections for one purpose.
 #[derive(Debug)]
 pub struct Account {
     limit: AtomicUsize,
     per_address: AtomicUsize,
     step: AtomicUsize,
     held: AtomicUsize,
-    /// What was ever added.
+    /// All that was ever added.
     added: AtomicU64,
-    /// How much must have been added before another look is due.
+    /// The value of `added` at which the next survey is due.
     look_at: AtomicU64,
 }
 
-/// Whether a closer look is due.
+/// Whether a survey is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Due {
     /// It is not.
@@ -47,7 +47,7 @@ pub enum Due {
 }
 
 impl Account {
-    /// Nothing is held, and as much as there is may be.
+    /// Nothing is held, and there is no limit.
     pub fn unlimited() -> Account {
         Account {
             limit: AtomicUsize::new(usize::MAX),
@@ -59,32 +59,32 @@ impl Account {
         }
     }
 
-    /// From here on so much may be held in all and by one address, by so many connections.
+    /// Sets the limits in total and for one address, for this many connections.
     pub fn set_limits(&self, limit: usize, per_address: usize, connections_max: usize) {
         let step = limit / UNACCOUNTED / connections_max.max(1);
         self.step.store(step.clamp(STEP_MIN, STEP_MAX), Ordering::Relaxed);
         self.limit.store(limit, Ordering::Relaxed);
         self.per_address.store(per_address, Ordering::Relaxed);
-        // What the last look found was measured by other limits.
+        // The last result was measured with other limits.
         self.look_at.store(0, Ordering::Relaxed);
     }
 
-    /// How much may be held.
+    /// The limit in total.
     pub fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// How much connections from one address may hold.
+    /// The limit for the connections of one address.
     pub fn per_address(&self) -> usize {
         self.per_address.load(Ordering::Relaxed)
     }
 
-    /// In which steps a connection accounts for what it holds.
+    /// The size of a step.
     pub fn step(&self) -> usize {
         self.step.load(Ordering::Relaxed)
     }
 
-    /// So many bytes in whole steps.
+    /// Rounds down to whole steps.
     pub fn in_steps(&self, bytes: usize) -> usize {
         bytes / self.step() * self.step()
     }
@@ -94,12 +94,12 @@ impl Account {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// What was ever added.
+    /// All that was ever added.
     pub fn added(&self) -> u64 {
         self.added.load(Ordering::Relaxed)
     }
 
-    /// A connection holds so much more.
+    /// Adds to what a connection holds.
     #[must_use]
     pub fn grow(&self, bytes: usize) -> Due {
         let held = self.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -113,20 +113,20 @@ impl Account {
         if held > lower && added > late_at { Due::Now } else { Due::Soon }
     }
 
-    /// A connection holds so much less.
+    /// Subtracts from what a connection holds.
     pub fn shrink(&self, bytes: usize) {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// A look that began when so much had been added found that so much may be added before a
-    /// limit can be passed.
+    /// Records the result of a survey that started at this value of `added`: how much may be added
+    /// before a limit can be exceeded.
     pub fn looked(&self, added: u64, room: usize) {
         let lower = self.limit().min(self.per_address());
         let room = room.max(lower / LOOKS);
         self.look_at.store(added.saturating_add(room as u64), Ordering::Relaxed);
     }
 
-    /// Whether so much is held that how much it is exactly is worth a look now and then.
+    /// Whether the total is so large that an exact survey is worthwhile from time to time.
     pub fn is_worth_a_look(&self) -> bool {
         self.held() > percent(self.limit(), WARNING_PERCENT)
     }
@@ -166,7 +166,7 @@ mod tests {
         account.looked(account.added(), 90 * MIB);
         assert_eq!(account.grow(89 * MIB), Due::Not);
         assert_eq!(account.grow(2 * MIB), Due::Soon);
-        assert_eq!(account.grow(20 * MIB), Due::Now, "nobody looked");
+        assert_eq!(account.grow(20 * MIB), Due::Now, "there was no survey");
     }
 
     #[test]

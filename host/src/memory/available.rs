@@ -1,27 +1,27 @@
 //! How much memory is available to the process.
 //!
-//! The smallest of what limits it: the limits of its control groups, from its own up to the root
-//! that it can see, and the memory of the machine. Version 1 and version 2 of control groups are
-//! read alike, so that hosts with both need no decision. What cannot be read limits nothing.
+//! This is the smallest of the limits that apply: those of its control groups, from its own up to
+//! the root that it can see, and the memory of the machine. Versions 1 and 2 of control groups are
+//! both read, so that mixed hosts need no special case. A value that cannot be read sets no limit.
 
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-/// How much memory is available, and what says so.
+/// The available memory, and its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Available {
     /// How much, in bytes.
     pub bytes: u64,
-    /// What says so.
+    /// Its source.
     pub source: Source,
 }
 
-/// What limits the memory of the process.
+/// A limit on the memory of the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// A limit of a control group, in this file.
     ControlGroup(PathBuf),
-    /// There is no more in the machine.
+    /// The memory of the machine.
     Machine,
     /// Nothing could be read.
     Unknown,
@@ -37,7 +37,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// What is taken to be available where nothing can be read.
+/// The assumed memory where no value can be read.
 const UNKNOWN_BYTES: u64 = 1 << 30;
 
 /// The files of version 2. Above `memory.high` the kernel slows the process down until it holds
@@ -108,11 +108,11 @@ fn path_in(line: &str, version: Version) -> Option<&str> {
     is_it.then_some(path)
 }
 
-/// Where a hierarchy of control groups is seen.
+/// A mounted hierarchy of control groups.
 #[derive(Debug, PartialEq, Eq)]
 struct Mount {
     version: Version,
-    /// Which group is seen at the mount point.
+    /// The group at the mount point.
     root: PathBuf,
     point: PathBuf,
 }
@@ -136,8 +136,8 @@ impl Mount {
         Some(Mount { version, root: unescape(root), point: unescape(point) })
     }
 
-    /// The groups from this one up to the one at the mount point, as paths below it. A path that
-    /// is not below the mounted group is not seen; then only that group is.
+    /// The groups from this one up to the one at the mount point, as paths below it. If a path is
+    /// not below the mounted group, only that group is returned.
     fn groups_up_from(&self, path: &Path) -> Vec<PathBuf> {
         let below = match path.strip_prefix(&self.root) {
             Ok(below) if is_plain(below) => below,
@@ -152,12 +152,12 @@ fn is_plain(path: &Path) -> bool {
     path.components().all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// An absolute path, seen from another root.
+/// An absolute path, relative to another root.
 fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// The kernel writes blanks and the like as octal numbers.
+/// Decodes the octal escapes that the kernel writes for blanks.
 fn unescape(text: &str) -> PathBuf {
     let mut parts = text.split('\\');
     let mut path = parts.next().unwrap_or_default().to_owned();
@@ -183,7 +183,7 @@ fn limit(file: PathBuf) -> Option<Available> {
     (bytes > 0).then_some(Available { bytes, source: Source::ControlGroup(file) })
 }
 
-/// What version 1 says of the groups above, also of those that are not seen here.
+/// The limits of the parent groups in version 1, including those that are not visible here.
 fn hierarchical_limit(file: PathBuf) -> Option<Available> {
     let text = std::fs::read_to_string(&file).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("hierarchical_memory_limit "))?;
@@ -245,7 +245,7 @@ mod tests {
         let group = ("proc/self/cgroup", "0::/\n");
         let limit = ("sys/fs/cgroup/memory.max", "8388608\n");
         check(&[MEMINFO, V2_MOUNT, group, limit], 8 << 20, limit.0);
-        // It was moved out of what it sees.
+        // It was moved out of the visible hierarchy.
         let outside = ("proc/self/cgroup", "0::/../../else\n");
         check(&[MEMINFO, V2_MOUNT, outside, limit], 8 << 20, limit.0);
     }
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn the_path_is_taken_from_the_group_that_is_mounted() {
-        // A container that sees its own group only, and the path that it has outside.
+        // A container that sees its own group only, and its path outside of it.
         let mounts = (
             "proc/self/mountinfo",
             "32 1 0:28 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n",

@@ -1,12 +1,12 @@
-//! What connections hold of messages that were received in part.
+//! How much connections hold of messages that were received in part.
 //!
-//! Each connection notes how much it holds where others can read it, so that those that hold the
-//! most for the longest can be found. How much is known exactly: nothing of it is shared.
+//! Each connection publishes its amount in an atomic, so that those that hold the most for the
+//! longest can be found. The amounts are exact: these buffers are not shared.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// What one connection holds of messages that were received in part, and of commands that wait for
-/// the server. Its own task writes it; a task that closes it takes what is accounted for back.
+/// How much one connection holds of messages that were received in part, and of commands that wait
+/// for the server. Its own task writes it; a task that closes it subtracts what is accounted for.
 #[derive(Debug, Default)]
 pub struct InputHeld {
     /// What is accounted for over all connections.
@@ -14,7 +14,7 @@ pub struct InputHeld {
     /// Since when it holds that much, in milliseconds of the table of connections; zero: it does
     /// not.
     accounted_since: AtomicU64,
-    /// Since when the message lasts that is received; zero: none is.
+    /// When the current message began; zero: there is none.
     unfinished_since: AtomicU64,
 }
 
@@ -24,7 +24,7 @@ impl InputHeld {
         self.accounted.load(Ordering::Relaxed)
     }
 
-    /// From here on so much is accounted for; answers how much was.
+    /// Sets how much is accounted for; returns the previous value.
     pub fn account(&self, bytes: usize, now_ms: u64) -> usize {
         let before = self.accounted.swap(bytes, Ordering::Relaxed);
         if before == 0 {
@@ -33,17 +33,17 @@ impl InputHeld {
         before
     }
 
-    /// A message was begun and is not whole, or another one than before.
+    /// Records that a message has begun and is incomplete, or another one than before.
     pub fn begin_message(&self, now_ms: u64) {
         self.unfinished_since.store(now_ms.max(1), Ordering::Relaxed);
     }
 
-    /// No message is begun.
+    /// Records that there is no incomplete message.
     pub fn end_message(&self) {
         self.unfinished_since.store(0, Ordering::Relaxed);
     }
 
-    /// Whether a message is begun and not whole.
+    /// Whether there is an incomplete message.
     pub fn has_begun(&self) -> bool {
         self.unfinished_since.load(Ordering::Relaxed) > 0
     }
@@ -56,7 +56,7 @@ impl InputHeld {
         }
     }
 
-    /// For how long it has held what it holds: the message, or else what is accounted for.
+    /// How long it has held this: since the message began, or else since it was accounted for.
     fn held_ms(&self, now_ms: u64) -> u64 {
         match self.unfinished_since.load(Ordering::Relaxed) {
             0 => now_ms.saturating_sub(self.accounted_since.load(Ordering::Relaxed)),
@@ -64,8 +64,7 @@ impl InputHeld {
         }
     }
 
-    /// By this, which connections to close is decided: the bytes, times how long they have been
-    /// held.
+    /// The weight for choosing connections to close: the bytes, times how long they have been held.
     pub fn score(&self, now_ms: u64) -> u128 {
         self.accounted() as u128 * u128::from(self.held_ms(now_ms).max(1))
     }

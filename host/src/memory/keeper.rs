@@ -1,12 +1,12 @@
-//! Keeps what all connections hold within the bounds, and says how it stands.
+//! Keeps the memory of all connections within the bounds, and reports it.
 //!
-//! Connections account for what they hold where that is much ([account](super::account)), and
-//! call here when a bound may have been passed. What waits to be sent is then looked at by a task
-//! of its own; only where that would be too late, by the task that queues more. What was received
-//! in part is looked at where it grows: no lock is held there, and the look is short.
+//! Connections account for larger amounts ([account](super::account)), and call here when a bound
+//! may have been exceeded. Outboxes are then surveyed by a separate task; only where that would be
+//! too late, by the task that queues more. Input that was received in part is checked where it
+//! grows: that takes no lock and is short.
 //!
-//! No lock is held when this is called but those that may be taken before an outbox is locked:
-//! shards and the table of connections.
+//! A caller may hold only the locks that come before an outbox in the lock order: shards and the
+//! table of connections.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,26 +28,26 @@ use crate::keyed_hash::KeyedMap;
 use crate::log::Throttle;
 use crate::networks::counted_as;
 
-/// How often it is looked whether a bound is near.
+/// How often it is checked whether a bound is near.
 const TICK: Duration = Duration::from_millis(100);
-/// How long what a look found is shown to those who only want to know.
+/// How long the result of a survey is reused for reports.
 const READING_TIME: Duration = Duration::from_secs(1);
-/// To how much of a bound it is brought down again, in percent, so that not each message that
-/// follows closes another connection.
+/// The share of a bound down to which connections are closed, in percent, so that not every further
+/// message closes another one.
 const RELIEF_PERCENT: usize = 90;
-/// Below how much of a bound it is no longer near, in percent.
+/// The share of a bound below which it is no longer near, in percent.
 const CALM_PERCENT: usize = 70;
 
-/// A bound over several connections.
+/// A bound on several connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
-    /// Over what waits to be sent to all.
+    /// On the outboxes of all connections.
     Outboxes,
-    /// Over what waits to be sent to those of one address.
+    /// On the outboxes of one address.
     OutboxesOfAddress,
-    /// Over what was received in part from all.
+    /// On partly received input of all connections.
     Input,
-    /// Over what was received in part from those of one address.
+    /// On partly received input of one address.
     InputOfAddress,
 }
 
@@ -66,7 +66,7 @@ impl Bound {
         }
     }
 
-    /// A stable word for metrics.
+    /// A stable label for metrics.
     pub fn name(self) -> &'static str {
         match self {
             Bound::Outboxes => "outboxes",
@@ -77,33 +77,33 @@ impl Bound {
     }
 }
 
-/// What all connections hold, and within which bounds it is kept.
+/// The memory of all connections, and its bounds.
 pub struct Memory {
     connections: Weak<Connections>,
-    /// What waits to be sent.
+    /// Outboxes.
     pub outboxes: Account,
-    /// What was received in part.
+    /// Partly received input.
     pub input: Account,
     settings: Mutex<Option<MemoryConfig>>,
     input_time_ms: AtomicU64,
     wake: Notify,
-    /// Held while outboxes are looked at: one at a time.
+    /// Held during a survey: one at a time.
     looking: Mutex<Looked>,
     looking_at_input: Mutex<()>,
     closed: [AtomicU64; Bound::ALL.len()],
     is_near: [AtomicBool; 2],
-    /// What was closed since it was last logged, by bound.
+    /// The connections closed since the last log line, by bound.
     unsaid: Mutex<[Unsaid; Bound::ALL.len()]>,
 }
 
-/// What was closed for a bound since it was last logged.
+/// The connections closed for a bound since the last log line.
 #[derive(Default)]
 struct Unsaid {
     closed: Closed,
     throttle: Throttle,
 }
 
-/// What the last look at outboxes found.
+/// The result of the last survey of outboxes.
 #[derive(Default)]
 struct Looked {
     at: Option<Instant>,
@@ -111,36 +111,36 @@ struct Looked {
     added: u64,
 }
 
-/// How a budget stands.
+/// The state of a budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
-    /// A stable word.
+    /// A stable label.
     pub name: &'static str,
-    /// What is used of it.
+    /// How much of it is used.
     pub used: usize,
-    /// How much there is.
+    /// Its limit.
     pub limit: usize,
 }
 
-/// What one connection, or all of one address, hold.
+/// The memory of one connection, or of all connections of one address.
 #[derive(Debug, Clone)]
 pub struct Holding {
-    /// The connection; none: all of its address.
+    /// The connection; none: all connections of the address.
     pub connection: Option<ConnectionId>,
-    /// Where it comes from.
+    /// The address.
     pub address: String,
-    /// What waits to be sent to it.
+    /// Its outbox.
     pub outbox: usize,
-    /// What was received from it in part.
+    /// Its partly received input.
     pub input: usize,
-    /// What the names that it subscribes to count.
+    /// How much the names that it subscribes to count.
     pub names: usize,
-    /// For how long it has taken little or nothing of what waits; none: little waits.
+    /// For how long it has read little or nothing of what is queued; none: little is queued.
     pub stalled: Option<Duration>,
 }
 
 impl Memory {
-    /// Of these connections, without bounds until they are set.
+    /// For these connections, without bounds until they are set.
     pub fn new(connections: Weak<Connections>) -> Memory {
         Memory {
             connections,
@@ -157,7 +157,7 @@ impl Memory {
         }
     }
 
-    /// From here on these bounds hold.
+    /// Sets the bounds.
     pub fn set_limits(&self, config: &MemoryConfig, connections_max: usize) {
         let Budget { outboxes, input, .. } = config.budget;
         self.outboxes.set_limits(outboxes, config.outbox_per_address, connections_max);
@@ -182,7 +182,7 @@ impl Memory {
         self.closed.get(bound as usize).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
-    /// Budgets that are almost used up, in words.
+    /// Budgets that are almost used up, as text.
     pub fn problems(&self) -> Vec<String> {
         let names = ["outboxes", "input"];
         let near = names.into_iter().zip(&self.is_near);
@@ -193,11 +193,12 @@ impl Memory {
             .collect()
     }
 
-    /// A bound of outboxes may have been passed. The outbox that says so is not locked.
+    /// Called when a bound on outboxes may have been exceeded. The outbox of the caller is not
+    /// locked.
     #[cold]
     pub fn see_to_outboxes(&self, due: Due) {
         if due == Due::Now {
-            // Where one is looking already, that is enough.
+            // A survey in progress is enough.
             if let Some(mut looked) = self.looking.try_lock() {
                 self.look_at_outboxes(&mut looked);
             }
@@ -206,7 +207,7 @@ impl Memory {
         }
     }
 
-    /// A connection holds so much of messages that were received in part.
+    /// Records that a connection holds more partly received input.
     pub fn hold_input(&self, connection: &Connection, bytes: usize, now_ms: u64) {
         let bytes = self.input.in_steps(bytes);
         let before = connection.input.account(bytes, now_ms);
@@ -228,7 +229,7 @@ impl Memory {
             };
             if is_told || self.outboxes.is_worth_a_look() {
                 let memory = self.clone();
-                // A look at many chunks takes a while.
+                // Surveying many chunks takes a while.
                 let looking = tokio::task::spawn_blocking(move || {
                     let mut looked = memory.looking.lock();
                     let is_due = is_told || memory.is_old(&looked);
@@ -245,7 +246,7 @@ impl Memory {
         }
     }
 
-    /// Whether enough has changed, or enough time has passed, since the last look.
+    /// Whether enough has changed, or enough time has passed, since the last survey.
     fn is_old(&self, looked: &Looked) -> bool {
         let more = self.outboxes.added().saturating_sub(looked.added);
         looked.at.is_none_or(|at| at.elapsed() > READING_TIME)
@@ -345,10 +346,10 @@ impl Memory {
     ) -> Closed {
         let mut closed = Closed::default();
         for (_, connection) in holders.iter().filter(|(_, connection)| is_one(connection)) {
-            // From here on it is not accounted for: its task lets it go as soon as it runs.
+            // It is no longer accounted for: its task frees it as soon as it runs.
             let bytes = connection.input.account(0, 0);
             self.input.shrink(bytes);
-            // One that is closing may account once more before its task runs.
+            // A connection that is closing may account once more before its task runs.
             if bytes > 0 && !connection.outbox.is_closing() {
                 connection.outbox.close(CloseReason::OverMemory(bound));
                 let first = Some(connection.remote);
@@ -418,8 +419,8 @@ impl Memory {
         }
     }
 
-    /// How the budgets stand that connections use, and what holds the most of them: so many
-    /// connections, and so many addresses. Blocks.
+    /// The state of the budgets that connections use, and the connections and addresses that hold
+    /// the most, at most this many of each. Blocks.
     pub fn read(&self, count: usize) -> (Vec<Reading>, Vec<Holding>, Vec<Holding>) {
         let mut looked = self.looking.lock();
         let survey = self.look_at_outboxes(&mut looked);

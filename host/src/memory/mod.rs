@@ -1,9 +1,9 @@
-//! How much memory the server may use, and what each purpose may have of it.
+//! How much memory the server may use, and the budget of each purpose.
 //!
-//! The bound over everything is `[memory] bytes_max`. It is divided into budgets: what waits to
-//! be sent, what was received in part, history, names, engine and plugins. What is left of it is
-//! for everything else: code, tables, TLS, buffers of the allocator. A budget that the operator
-//! sets is used as it is; the others share the rest.
+//! The bound on everything is `[memory] bytes_max`. It is divided into budgets: outboxes, partly
+//! received input, history, names, engine and plugins. The rest is for everything else: code,
+//! tables, TLS, buffers of the allocator. A budget that the operator sets is used as it is; the
+//! others share the rest.
 
 pub mod account;
 pub mod available;
@@ -17,18 +17,18 @@ use std::fmt;
 
 pub use keeper::{Bound, Holding, Memory, Reading};
 
-/// The bound over everything, and the budgets that it is divided into, in bytes.
+/// The bound on everything, and the budgets that it is divided into, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// The bound over everything.
+    /// The bound on everything.
     pub bytes_max: usize,
-    /// What waits to be sent to all connections.
+    /// The outboxes of all connections.
     pub outboxes: usize,
     /// Messages that were received in part.
     pub input: usize,
     /// Reserved for the history of channels.
     pub history: usize,
-    /// The names that connections listen to.
+    /// The names that connections subscribe to.
     pub names: usize,
     /// The instances of the engine and of the plugins.
     pub engine_and_plugins: usize,
@@ -43,23 +43,23 @@ pub struct FixedBudgets {
     pub input: Option<usize>,
     /// `limits.name_bytes_total_max`
     pub names: Option<usize>,
-    /// What the settings of the engine allow its instances in all.
+    /// The memory of all engine instances, by the settings of the engine.
     pub engine_and_plugins: Option<usize>,
 }
 
 /// The budgets that were set do not fit into the bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Excess {
-    /// What was set in all.
+    /// The sum of the settings.
     pub fixed: usize,
-    /// How much the bound must be at least, so that the other budgets can work.
+    /// The smallest bound with which the other budgets can work.
     pub bytes_max_min: usize,
 }
 
-/// How much of what is available the server uses if nothing else is set, in percent.
+/// The share of the available memory that is the default bound, in percent.
 const AVAILABLE_PERCENT: usize = 80;
 
-/// The shares of the bound, in percent. What is left is for everything else.
+/// The shares of the bound, in percent. The rest is for everything else.
 const OUTBOXES_PERCENT: usize = 30;
 const INPUT_PERCENT: usize = 10;
 const HISTORY_PERCENT: usize = 20;
@@ -67,15 +67,15 @@ const NAMES_PERCENT: usize = 10;
 const ENGINE_AND_PLUGINS_PERCENT: usize = 20;
 const REST_PERCENT: usize = 10;
 
-/// More history is of little use to a client that was away.
+/// More history is of little use to a client that was disconnected.
 const HISTORY_MAX: usize = 256 << 20;
 
-/// How far a derived budget shrinks in favour of those that are set: to this fraction of its
-/// share. Below it the server would refuse what every client does.
+/// The smallest size of a derived budget if others are set: this fraction of its share. Below it
+/// the server would refuse common commands.
 const SHRINK_MAX: usize = 4;
 
 impl Budget {
-    /// The budgets within this bound, none of them set.
+    /// The budgets within this bound, with none of them set.
     pub fn derive(bytes_max: usize) -> Budget {
         Budget {
             bytes_max,
@@ -87,7 +87,7 @@ impl Budget {
         }
     }
 
-    /// The budgets within this bound, where some are set. The others have their share, or less if
+    /// The budgets within this bound, where some are set. The others get their share, or less if
     /// those that are set leave less.
     ///
     /// # Errors
@@ -124,17 +124,17 @@ impl Budget {
     }
 }
 
-/// The bound that holds when none is set.
+/// The default bound.
 pub fn default_bytes_max(available_bytes: u64) -> usize {
     percent(usize::try_from(available_bytes).unwrap_or(usize::MAX), AVAILABLE_PERCENT)
 }
 
-/// So many hundredths, without overflow.
+/// A percentage, without overflow.
 pub fn percent(bytes: usize, percent: usize) -> usize {
     bytes / 100 * percent + bytes % 100 * percent / 100
 }
 
-/// A number of bytes for people.
+/// Formats a number of bytes.
 pub struct Size(pub usize);
 
 impl fmt::Display for Size {

@@ -12,23 +12,23 @@ use crate::config::{ConfigError, WASM_MEMORY_BYTES};
 /// How much memory the server may use, and for what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryConfig {
-    /// The bound over everything, and its parts.
+    /// The total bound, and its budgets.
     pub budget: Budget,
-    /// Where the bound comes from, in words.
+    /// Where the bound comes from, as text.
     pub source: String,
-    /// What may wait for connections of one address.
+    /// The limit on the outboxes of one address's connections.
     pub outbox_per_address: usize,
-    /// What connections of one address may hold of messages that were received in part.
+    /// The limit on partly received input of one address's connections.
     pub input_per_address: usize,
     /// How long a message may take from its first byte to its last.
     pub input_time: Duration,
-    /// What one instance of the engine may hold.
+    /// The limit of one engine instance.
     pub engine_instance: usize,
-    /// What one instance of a plugin may hold, where its own settings say nothing else.
+    /// The limit of one plugin instance, unless its own settings have one.
     pub plugin_instance: usize,
 }
 
-/// The settings as they were written; none: derived.
+/// The settings as written; none: derived.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Written {
     /// `memory.bytes_max`
@@ -49,35 +49,35 @@ pub struct Written {
     pub engine_instance: Option<u64>,
     /// `plugins.memory_bytes_max`
     pub plugin_instance: Option<u64>,
-    /// How many instances of the engine serve.
+    /// The number of engine instances.
     pub engine_instances: usize,
 }
 
-/// From what a server without clients needs to what no machine has.
+/// From the minimum of a server without clients to more than any machine has.
 const BYTES_MAX: std::ops::RangeInclusive<u64> = 32 << 20..=1 << 50;
-/// The least that a total may be: one message of the usual size, and what is around it.
+/// The minimum of a total: one message of the usual size, with overhead.
 const TOTAL_MIN: u64 = 1 << 20;
-/// The least that connections of one address may hold.
+/// The minimum for one address.
 const PER_ADDRESS_MIN: u64 = 64 << 10;
-/// What connections of one address may hold of a total, in percent.
+/// The share of one address in a total, in percent.
 const PER_ADDRESS_PERCENT: usize = 25;
 
-/// What the engine has of the budget that it shares with the plugins, in percent.
+/// The engine's share of the budget that it shares with the plugins, in percent.
 const ENGINE_PERCENT: usize = 75;
 /// While the engine is swapped there are two of each instance.
 const INSTANCES_IN_A_SWAP: usize = 2;
-/// With less an instance of the engine holds no useful number of names. It is a bound and nothing
-/// that is set aside, so it may be over the budget of a very small server.
+/// With less, an engine instance holds no useful number of names. It is a limit, not a reservation,
+/// so it may exceed the budget of a very small server.
 const ENGINE_INSTANCE_MIN: usize = 8 << 20;
-/// Room for an interpreter, where the server has room for it.
+/// Enough for an interpreter, if the server has that much.
 const PLUGIN_INSTANCE_MAX: usize = 64 << 20;
 const PLUGIN_INSTANCE_MIN: usize = 16 << 20;
 
-/// Checks what was written, and derives the rest from what is available.
+/// Validates the settings, and derives the rest from the available memory.
 ///
 /// # Errors
 ///
-/// A value is out of its range, or those that were set do not fit into the bound.
+/// A value is out of its range, or the values do not fit into the bound.
 pub fn check(written: Written) -> Result<MemoryConfig, ConfigError> {
     check_with(written, available(Path::new("/")))
 }
@@ -105,7 +105,7 @@ fn check_with(written: Written, available: Available) -> Result<MemoryConfig, Co
         .plugin_instance
         .map(|value| bytes("plugins.memory_bytes_max", value, WASM_MEMORY_BYTES))
         .transpose()?;
-    // What fits into the engine's share leaves the budget as it is.
+    // A value that fits into the engine's share does not change the budget.
     let engine_share = percent(Budget::derive(bytes_max).engine_and_plugins, ENGINE_PERCENT);
     let engine_in_all = engine
         .map(|bytes| bytes.saturating_mul(written.engine_instances))
@@ -156,7 +156,7 @@ fn check_with(written: Written, available: Available) -> Result<MemoryConfig, Co
     })
 }
 
-/// The error that names what was set, and what would be right.
+/// The error with the setting and the valid values.
 fn does_not_fit(
     bytes_max: usize,
     source: &str,
@@ -191,7 +191,7 @@ fn does_not_fit(
 }
 
 impl MemoryConfig {
-    /// Logs what holds.
+    /// Logs the values in use.
     pub fn log(&self) {
         let Budget { bytes_max, outboxes, input, history, names, engine_and_plugins } = self.budget;
         info!(
@@ -206,11 +206,11 @@ impl MemoryConfig {
             engine_and_plugins,
             engine_instance = self.engine_instance,
             plugin_instance = self.plugin_instance,
-            "memory was divided"
+            "memory budgets were computed"
         );
     }
 
-    /// What holds, in one line.
+    /// The values in use, in one line.
     pub fn summary(&self) -> String {
         let MemoryConfig {
             budget: Budget { bytes_max, outboxes, input, history, names, engine_and_plugins },

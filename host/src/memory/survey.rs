@@ -1,9 +1,9 @@
-//! What all outboxes keep in memory, exactly, and which connections are closed for it.
+//! The exact memory of all outboxes, and which connections are closed to free it.
 //!
-//! A buffer that waits for many connections is counted once; so is its share of each connection,
-//! by which the connections to close are chosen: the bytes that waiting for it costs, times how
-//! long it has taken little or nothing. A large outbox that is being read from is closed after a
-//! small one that is not.
+//! A buffer that is queued for many connections is counted once. Each connection also has its share
+//! of it. The connections to close are chosen by the bytes that the wait for them costs, times how
+//! long they have read little or nothing. So a small outbox that is not being read is closed before
+//! a large one that is.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -17,53 +17,53 @@ use crate::hub::connections::Connection;
 use crate::keyed_hash::KeyedMap;
 use crate::outbox::Shedding;
 
-/// The place of a chunk in its queue, and the head of its buffer.
+/// The entry of a chunk in its queue, and the header of its buffer.
 const PLACE_BYTES: usize = 32;
 
-/// What one connection has waiting.
+/// The outbox of one connection.
 struct Holder {
     connection: Arc<Connection>,
     address: Option<IpAddr>,
-    /// What waits, as the limits of its outbox count it.
+    /// The queued bytes, as the limits of its outbox count them.
     bytes: usize,
     chunks: usize,
     stalled: Option<Duration>,
-    /// Whether it is closing already, and only what is begun is left.
+    /// Whether it is closing already, with only a partly written chunk left.
     is_shed: bool,
 }
 
-/// How much of a bound may be left of messages that are begun, of connections that are closed for
-/// it: so that their clients can be sent the reason.
+/// The share of a bound that partly written messages may keep, of connections that are closed for
+/// it, so that their clients can receive the reason.
 const BEGUN_PART: usize = 8;
 
-/// A buffer, and how many chunks are of it.
+/// A buffer, and the number of its chunks.
 struct Shared {
     bytes: usize,
     chunks: usize,
 }
 
-/// What all outboxes keep in memory at about one moment.
+/// The memory of all outboxes at about one moment.
 pub struct Survey {
     holders: Vec<Holder>,
-    /// By the address of their ends. The server chooses these, and not a client.
+    /// By the address of their ends. The server chooses these, not a client.
     buffers: FxHashMap<usize, Shared>,
     bytes: usize,
     by_address: KeyedMap<IpAddr, usize>,
 }
 
-/// How many connections were closed, and what that gave back.
+/// How many connections were closed, and how much that freed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Closed {
     /// Connections.
     pub connections: usize,
     /// Bytes.
     pub bytes: usize,
-    /// Where the one comes from that was closed first.
+    /// The address of the connection that was closed first.
     pub first: Option<SocketAddr>,
 }
 
 impl Closed {
-    /// These as well.
+    /// Adds these.
     pub fn add(&mut self, more: Closed) {
         self.connections += more.connections;
         self.bytes += more.bytes;
@@ -71,19 +71,19 @@ impl Closed {
     }
 }
 
-/// A connection, and what waits for it.
+/// A connection and its outbox.
 pub struct Waiting<'a> {
     /// Which.
     pub connection: &'a Connection,
-    /// What waits, as the limits of its outbox count it.
+    /// The queued bytes, as the limits of its outbox count them.
     pub bytes: usize,
-    /// For how long it has taken little or nothing; none: little waits.
+    /// For how long it has read little or nothing; none: little is queued.
     pub stalled: Option<Duration>,
 }
 
 impl Survey {
-    /// Looks at each connection once. Its address is that by which connections are counted; none:
-    /// it is not counted.
+    /// Visits each connection once, with the address by which it is counted; none: it is not
+    /// counted.
     pub fn of(connections: impl Iterator<Item = (Arc<Connection>, Option<IpAddr>)>) -> Survey {
         let mut holders: Vec<Holder> = connections
             .filter(|(connection, _)| connection.outbox.bytes() > 0)
@@ -96,7 +96,8 @@ impl Survey {
                 is_shed: false,
             })
             .collect();
-        // Those of one address one after the other: its buffers are known together.
+        // The connections of one address are adjacent: the set of its buffers is complete at the
+        // last one.
         holders.sort_unstable_by_key(|holder| holder.address);
         let mut buffers: FxHashMap<usize, Shared> = FxHashMap::default();
         let mut bytes = 0;
@@ -133,17 +134,17 @@ impl Survey {
         Survey { holders, buffers, bytes, by_address }
     }
 
-    /// How much they keep.
+    /// The total.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// What the connections of each address keep that is counted.
+    /// The totals of the addresses that are counted.
     pub fn by_address(&self) -> impl Iterator<Item = (IpAddr, usize)> {
         self.by_address.iter().map(|(address, bytes)| (*address, *bytes))
     }
 
-    /// All connections for which something waits.
+    /// All connections with a non-empty outbox.
     pub fn waiting(&self) -> impl Iterator<Item = Waiting<'_>> {
         self.holders.iter().map(|holder| Waiting {
             connection: &holder.connection,
@@ -158,7 +159,7 @@ impl Survey {
         Survey::of(same.map(|holder| (holder.connection.clone(), holder.address)))
     }
 
-    /// Closes connections until all keep so little, or there is none left to close.
+    /// Closes connections until the total is below this, or there is none left to close.
     pub fn relieve(&mut self, target: usize, reason: &CloseReason) -> Closed {
         let mut closed = Closed::default();
         if self.bytes <= target {
@@ -173,7 +174,7 @@ impl Survey {
             .collect();
         scored.sort_unstable_by(|a, b| b.cmp(a));
         let before = self.bytes;
-        // What is begun of those that are closed already is dropped last.
+        // Partly written chunks of connections that are already closed are dropped last.
         let shed = self.holders.iter().filter(|holder| holder.is_shed);
         let mut begun: usize = shed.map(|holder| holder.bytes).sum();
         for (_, place) in &scored {
@@ -203,8 +204,8 @@ impl Survey {
         closed
     }
 
-    /// What waiting for it costs, times how long it has taken little or nothing. None: so little
-    /// waits that closing it would be of no use.
+    /// The bytes that the wait for it costs, times how long it has read little or nothing. None: so
+    /// little is queued that closing it would free nothing of use.
     fn score(&self, holder: &Holder, buffers: &mut Vec<Buffer>) -> Option<u128> {
         let stalled = holder.stalled?;
         holder.connection.outbox.holding(buffers);
@@ -255,7 +256,7 @@ mod tests {
     const KIB: usize = 1 << 10;
     const REASON: CloseReason = CloseReason::OverMemory(Bound::Outboxes);
 
-    /// So many connections, whose outboxes are accounted for in small steps.
+    /// This many connections, whose outboxes are accounted for in small steps.
     fn connections(count: usize) -> (Arc<Connections>, Vec<Arc<Connection>>) {
         let limits = OutboxLimits {
             bytes_max: 1 << 30,
@@ -289,7 +290,7 @@ mod tests {
         vec![b'x'; kib * KIB].into()
     }
 
-    /// As its task does that waits for its socket, after so much was written.
+    /// As its task does when it waits for its socket, after writing this much.
     fn take(connection: &Connection, written: Written, hand: &mut Chunks) -> Taken {
         connection.outbox.take(written, hand, &Context::from_waker(Waker::noop()))
     }
@@ -312,7 +313,7 @@ mod tests {
             assert!(survey.by_address().all(|(_, bytes)| bytes >= 300 * KIB));
         };
         check(6);
-        // One has some of it in hand, and wrote a part of that.
+        // A writer holds some of it, and has written a part of that.
         let mut hand = Chunks::default();
         take(&all[0], Written::default(), &mut hand);
         check(6);
@@ -320,7 +321,7 @@ mod tests {
         let std::task::Poll::Ready(Ok(written)) = written else { panic!("it was written") };
         take(&all[0], written, &mut hand);
         check(6);
-        // Only when the last lets it go, it is gone.
+        // It is freed when the last holder drops it.
         drop((first, second, hand));
         all[0].outbox.discard();
         check(4);
@@ -330,7 +331,7 @@ mod tests {
         assert_eq!(connections.memory().outboxes.held(), 0);
     }
 
-    /// Waits until this one has taken nothing for a while.
+    /// Waits until this connection has read nothing for a while.
     fn stall(connection: &Connection) {
         let began = Instant::now();
         while connection.outbox.holding(&mut Vec::new()).stalled < Some(Duration::from_millis(500))
@@ -371,7 +372,7 @@ mod tests {
         let mut survey = survey(&connections);
         survey.relieve(150 * KIB, &REASON);
         assert!(is_closed(alone) && !others.iter().any(|other| is_closed(other)));
-        // To close all but one of them would give nothing back.
+        // Closing all but one of them would free nothing.
         survey.relieve(10 * KIB, &REASON);
         assert!(others.iter().all(|other| is_closed(other)));
         assert!(survey.bytes() < KIB);
@@ -391,7 +392,7 @@ mod tests {
         assert_eq!(some.relieve(150 * KIB, &REASON).connections, 1);
         assert_eq!(take(connection, Written::default(), &mut hand), Taken::Closing(REASON));
         assert_eq!((some.bytes() / KIB, survey(&connections).bytes() / KIB), (100, 100));
-        // It is closed already; now it is cut off.
+        // It is closed already; now it is aborted.
         let mut some = survey(&connections);
         assert_eq!(some.relieve(0, &REASON).connections, 0);
         assert_eq!(survey(&connections).bytes(), 0);

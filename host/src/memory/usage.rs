@@ -3,18 +3,18 @@
 use super::{Holding, Reading};
 use crate::session::Services;
 
-/// How the budgets stand.
+/// The state of the budgets.
 pub struct Usage {
-    /// Each budget that is in use.
+    /// Each budget in use.
     pub budgets: Vec<Reading>,
     /// The connections that hold the most, the largest first.
     pub connections: Vec<Holding>,
-    /// The addresses whose connections hold the most, the largest first. Those that are not
-    /// counted are not among them.
+    /// The addresses whose connections hold the most, the largest first, without those that are not
+    /// counted.
     pub addresses: Vec<Holding>,
 }
 
-/// Looks at all connections, engines and plugins: so many connections and addresses are named.
+/// Surveys all connections, engines and plugins, and lists this many connections and addresses.
 /// Blocks until it has locked each of them.
 pub fn usage(services: &Services, count: usize) -> Usage {
     let memory = services.hub.connections().memory();

@@ -1,8 +1,8 @@
-//! What the server counts, as Prometheus reads it.
+//! The metrics page for Prometheus.
 //!
-//! Nothing is counted here: each scrape reads what is counted where it happens, and
-//! looks at each connection once. Names and units follow Prometheus' conventions;
-//! docs/monitoring.md says what they mean. It knows neither HTTP nor who asks.
+//! This module counts nothing: each scrape reads the counters where they are, and visits each
+//! connection once. Names and units follow Prometheus' conventions; docs/monitoring.md explains
+//! them. This module does not know HTTP.
 
 mod page;
 mod process;
@@ -28,17 +28,17 @@ use crate::session::Services;
 use crate::stats::{Door, Stats, load};
 use page::{NONE, Page};
 
-/// How a scrape is written.
+/// The format of a scrape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Prometheus' text format, which everybody reads.
+    /// Prometheus' text format.
     Prometheus,
     /// OpenMetrics 1.0.
     OpenMetrics,
 }
 
 impl Format {
-    /// What `Content-Type` calls it.
+    /// Its `Content-Type`.
     pub fn content_type(self) -> &'static str {
         match self {
             Format::Prometheus => prometheus_text::CONTENT_TYPE,
@@ -47,26 +47,26 @@ impl Format {
     }
 }
 
-/// What metrics are read from.
+/// The sources of the metrics.
 #[derive(Clone)]
 pub struct Metrics {
-    /// What is counted.
+    /// The counters.
     pub services: Services,
     /// The doors that are open, and whether they speak TLS.
     pub doors: Vec<(Door, bool)>,
-    /// How many handshakes may be under way at each.
+    /// The limit of pending handshakes at each.
     pub handshakes_max: usize,
-    /// How many are, in the order of `doors`.
+    /// How many are pending, in the order of `doors`.
     pub handshakes: Vec<usize>,
-    /// The admin listener: its connections, and what became of those that it has not.
+    /// The admin listener: its connections, and the outcomes of past ones.
     pub admin: AdminConnections,
-    /// Whether the server is ending.
+    /// Whether the server is shutting down.
     pub is_draining: bool,
 }
 
 impl Metrics {
-    /// All of them, as of now. Blocks: instances of plugins and engines are waited
-    /// for, as long as a call of theirs may take.
+    /// All metrics, as of now. Blocks: it waits for instances of plugins and engines, for as long
+    /// as one of their calls may take.
     pub fn scrape(&self, format: Format) -> String {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self.clone()));
@@ -133,14 +133,14 @@ impl Collector for Metrics {
     }
 }
 
-/// What is counted at the admin listener.
+/// The counters of the admin listener.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AdminConnections {
     /// Connections that are open.
     pub open: usize,
-    /// Connections closed at once, because their address had its share.
+    /// Connections closed at once, because their address was at its share.
     pub over_share: u64,
-    /// Idle connections closed for others.
+    /// Idle connections that were closed for new ones.
     pub dropped: u64,
 }
 
@@ -149,14 +149,14 @@ impl Metrics {
         let tls = |is_tls: &bool| if *is_tls { "true" } else { "false" };
         page.counters(
             "switchyard_connections_accepted",
-            "Connections that were let in, by door.",
+            "Connections that were admitted, by door.",
             self.doors.iter().map(|(door, is_tls)| {
                 ([("door", door.name()), ("tls", tls(is_tls))], stats.accepted_by(*door))
             }),
         )?;
         page.counters(
             "switchyard_connections_refused",
-            "Connections that were turned away, by door and reason.",
+            "Connections that were rejected, by door and reason.",
             self.doors.iter().flat_map(|(door, _)| {
                 stats
                     .refused_by(*door)
@@ -165,7 +165,7 @@ impl Metrics {
         )?;
         page.gauges(
             "switchyard_handshakes",
-            "Handshakes that are under way, by door.",
+            "Pending handshakes, by door.",
             self.doors
                 .iter()
                 .zip(&self.handshakes)
@@ -173,7 +173,7 @@ impl Metrics {
         )?;
         page.gauge(
             "switchyard_handshakes_limit",
-            "How many handshakes may be under way at each door.",
+            "How many handshakes may be pending at each door.",
             self.handshakes_max as f64,
         )?;
         page.counters(
@@ -218,7 +218,7 @@ impl Metrics {
         let lost = [("lost", load(&stats.lost))];
         page.counters(
             "switchyard_connections_closed",
-            "Connections that ended, by reason; lost: without a word.",
+            "Connections that ended, by reason; lost: without a close handshake.",
             stats
                 .closed_by_reason()
                 .chain(lost)
@@ -243,15 +243,15 @@ impl Metrics {
         let channels = [("channels", Space::Channels), ("shard_channels", Space::ShardChannels)];
         page.gauges(
             "switchyard_channels",
-            "Channels that somebody listens to, by name space; absent while the engine cannot \
-             be asked.",
+            "Channels with subscribers, by name space; absent while the engine is not \
+             available.",
             channels.into_iter().filter_map(|(name, space)| {
                 Some(([("space", name)], hub.channel_count(space).ok()? as f64))
             }),
         )?;
         page.gauges(
             "switchyard_patterns",
-            "Distinct patterns that somebody listens to; absent while the engine cannot be asked.",
+            "Distinct patterns with subscribers; absent while the engine is not available.",
             hub.pattern_count().ok().map(|count| (NONE, count as f64)),
         )?;
         let holdings = hub.holdings();
@@ -323,7 +323,7 @@ impl Metrics {
     }
 }
 
-/// Looks at each connection once.
+/// Visits each connection once.
 fn connections(page: &mut Page<'_, '_>, connections: &Connections) -> fmt::Result {
     let mut by_encoding = [0_u64; Encoding::ALL.len()];
     let mut subscriptions = [0_u64; 3];
@@ -397,19 +397,19 @@ fn memory(page: &mut Page<'_, '_>, services: &Services) -> fmt::Result {
 fn commands(page: &mut Page<'_, '_>, stats: &Stats) -> fmt::Result {
     page.counters(
         "switchyard_outbox_overflows",
-        "Connections that were closed because too much waited for them.",
+        "Connections that were closed because their outbox was full.",
         [(NONE, load(&stats.outbox_overflows))],
     )?;
     page.counters(
         "switchyard_outbox_overflow_bytes",
-        "What waited for them, and was dropped.",
+        "Bytes that were queued in their outboxes and dropped.",
         [(NONE, load(&stats.outbox_overflow_bytes))],
     )?;
-    // Of what never happens there are many.
+    // Combinations that never occur are many, so they are left out.
     let is_shown = |(_, outcome, count): &(_, Ending, u64)| *count > 0 || *outcome == Ending::Ok;
     page.counters(
         "switchyard_commands",
-        "Commands, by verb and result; the verb (none) is what was no command or came too fast.",
+        "Commands, by verb and result; the verb (none) is for invalid or rate-limited frames.",
         stats.commands().filter(is_shown).map(|(verb, outcome, count)| {
             ([("verb", verb.name()), ("result", outcome.name())], count)
         }),
@@ -434,7 +434,7 @@ struct Slot {
 }
 
 impl Slot {
-    /// What was counted of the hooks that were called.
+    /// The counters of the hooks that were called.
     fn hooks(&self) -> impl Iterator<Item = Hook> {
         let stats = &self.plugin.stats;
         Hook::ALL.into_iter().filter(move |hook| {
@@ -517,7 +517,7 @@ fn plugins(page: &mut Page<'_, '_>, middleware: &Middleware) -> fmt::Result {
     )?;
     page.counters(
         "switchyard_plugin_items_asked_again",
-        "Items that a plugin was asked about again, because a call about several of them failed.",
+        "Items for which a plugin was called again, because a call with several items failed.",
         slots.iter().map(|Slot { slot, plugin }| {
             ([("slot", slot.as_str())], plugin.stats.items_asked_again())
         }),
@@ -544,7 +544,7 @@ fn plugins(page: &mut Page<'_, '_>, middleware: &Middleware) -> fmt::Result {
     )?;
     page.counters(
         "switchyard_plugin_items",
-        "What a plugin's hooks were asked about: one call takes a list.",
+        "Items that a plugin's hooks were called for: one call takes a list.",
         by_hook().map(|(labels, stats)| {
             let [_, items, _] = stats.totals();
             (labels, items)
@@ -570,7 +570,7 @@ fn plugins(page: &mut Page<'_, '_>, middleware: &Middleware) -> fmt::Result {
     if let Some((cached, compiled)) = middleware.cache_counts() {
         page.counters(
             "switchyard_compilations",
-            "Components that were compiled, or taken from the cache of compiled components.",
+            "Components that were compiled, or loaded from the cache of compiled components.",
             [("cached", cached), ("compiled", compiled)]
                 .map(|(result, count)| ([("result", result)], count as u64)),
         )?;
@@ -611,29 +611,29 @@ fn write_backplane(page: &mut Page<'_, '_>, backplane: &Backplane) -> fmt::Resul
     Ok(())
 }
 
-/// What a counter of the backplane counts.
+/// The help text of a backplane counter.
 fn backplane_help(name: &str) -> &'static str {
     match name {
         "backplane_sent" => "Publications that the backplane has.",
         "backplane_unsent_away" => {
-            "Publications accepted for this node alone while the backplane was away."
+            "Publications accepted for this node alone while the backplane was disconnected."
         }
         "backplane_unsent_full" => {
-            "Publications accepted for this node alone because too much waited for the backplane."
+            "Publications accepted for this node alone because the queue to the backplane was full."
         }
         "backplane_unsent_refused" => "Publications that the backplane would not take.",
         "backplane_uncertain" => {
-            "Publications under way when the connection broke, which the backplane has or not."
+            "Publications in flight when the connection failed; the backplane may have them."
         }
         "backplane_refused" => "Publications refused to their publishers for want of a backplane.",
-        "backplane_received" => "Messages that came from other nodes.",
+        "backplane_received" => "Messages received from other nodes.",
         "backplane_echoes" => "Own messages and further copies that came back and were dropped.",
         "backplane_oversized" => "Messages from other nodes over the limits of this one.",
         "backplane_unmapped" => "Messages on subjects that no channel is written as.",
         "backplane_undelivered" => {
             "Messages from other nodes that a plugin or a failing engine kept from delivery."
         }
-        "backplane_overrun" => "Messages that were dropped because they were not taken in time.",
+        "backplane_overrun" => "Messages that were dropped because they were not read in time.",
         "backplane_joined" => "Names that were listened to on the backplane, each time.",
         "backplane_left" => "Names that were given up on the backplane.",
         "backplane_unlistenable" => "Names that cannot be listened to on this backplane.",

@@ -1,4 +1,4 @@
-//! One page of metrics: families, one after the other.
+//! A metrics page: families, one after the other.
 
 use std::fmt;
 
@@ -9,19 +9,19 @@ use prometheus_client::metrics::MetricType;
 
 use crate::middleware::stats::HistogramReading;
 
-/// What has no labels.
+/// No labels.
 pub const NONE: [(&str, &str); 0] = [];
 
-/// What metrics are written to.
+/// The page that metrics are written to.
 pub struct Page<'a, 'e>(pub &'a mut DescriptorEncoder<'e>);
 
 impl Page<'_, '_> {
-    /// One number that goes up and down.
+    /// A gauge.
     pub fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
         self.gauges(name, help, [(NONE, value)])
     }
 
-    /// Numbers that go up and down, by labels.
+    /// Gauges, by labels.
     pub fn gauges<L: EncodeLabelSet>(
         &mut self,
         name: &str,
@@ -35,7 +35,7 @@ impl Page<'_, '_> {
         Ok(())
     }
 
-    /// Numbers that only go up, by labels; `_total` is put behind the name.
+    /// Counters, by labels; `_total` is appended to the name.
     pub fn counters<L: EncodeLabelSet, V: EncodeCounterValue>(
         &mut self,
         name: &str,

@@ -1,4 +1,4 @@
-//! The process, under the names that Prometheus' own libraries use.
+//! The process metrics, under the names that Prometheus' own libraries use.
 //!
 //! Values that the system does not report are left out.
 
@@ -10,7 +10,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::page::{NONE, Page};
 use crate::process::{Status, open_descriptors};
 
-/// Writes what is known of the process, which began at `started`.
+/// Writes the metrics of the process, which was started at `started`.
 pub fn write(page: &mut Page<'_, '_>, started: SystemTime) -> fmt::Result {
     let began = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     page.gauge(
@@ -21,14 +21,14 @@ pub fn write(page: &mut Page<'_, '_>, started: SystemTime) -> fmt::Result {
     let cpu = clock_gettime(ClockId::ProcessCPUTime);
     page.counters(
         "process_cpu_seconds",
-        "Processor time that the process has taken.",
+        "Processor time that the process has used.",
         [(NONE, cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9)],
     )?;
     let status = Status::read();
     let field = |name| status.number(name).map(|number| number as f64);
     for (name, help, value) in [
         ("process_resident_memory_bytes", "Memory that the process holds.", "VmRSS"),
-        ("process_virtual_memory_bytes", "Addresses that the process has taken.", "VmSize"),
+        ("process_virtual_memory_bytes", "Virtual memory of the process.", "VmSize"),
     ] {
         // The kernel's kB are of 1024 bytes.
         page.gauges(name, help, field(value).map(|kibibytes| (NONE, kibibytes * 1024.0)))?;

@@ -1,10 +1,8 @@
-//! Admission of a client by the chain, slot by slot, where plugins are called apart from the
-//! data path.
+//! Admission of a client by the chain, slot by slot, where plugins are called off the data path.
 //!
-//! The chain is locked while plugins are called here, and not while a plugin is called apart
-//! from the data path. So it may have changed when the admission goes on: a plugin that was
-//! called is not called again, even if it was swapped or moved, and a plugin that was added
-//! since is not called for this client.
+//! The chain is locked during calls on the data path, but not during calls off it. So it may have
+//! changed when the admission goes on: a plugin that was called is not called again, even if it was
+//! swapped or moved, and a plugin that was added since is not called for this client.
 
 use std::sync::Arc;
 
@@ -55,11 +53,11 @@ impl Middleware {
         }
     }
 
-    /// Asks this plugin, and those that are left, whether the credentials are good.
+    /// Calls this plugin and the remaining ones to check the credentials.
     ///
     /// # Errors
     ///
-    /// The first refusal; also when no plugin knows the credentials.
+    /// The first refusal; also when no plugin accepts the credentials.
     pub async fn authenticate(
         self: Arc<Self>,
         connection: ConnectionId,
@@ -90,7 +88,7 @@ impl Middleware {
 }
 
 impl Middleware {
-    /// Notifies these plugins that a connection is gone, and removes it then: until they are
+    /// Notifies these plugins of the end of a connection, and then removes it: until they are
     /// notified, they can read its attributes.
     pub fn forget(&self, connection: Arc<Connection>, plugins: Vec<Arc<Plugin>>) {
         let connections = self.surroundings.connections.clone();
@@ -110,7 +108,7 @@ impl Middleware {
         });
     }
 
-    /// Waits until the plugins have been notified of all connections that are gone.
+    /// Waits until the plugins have been notified of the end of all closed connections.
     pub async fn all_told(&self) {
         let mut underway = self.farewells.subscribe();
         let _ = underway.wait_for(|count| *count == 0).await;

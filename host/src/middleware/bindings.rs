@@ -1,8 +1,7 @@
-//! Middleware as components. One of the two files that hold generated types;
-//! they do not leave it.
+//! Middleware as components. One of the two files that contain generated types, which they do not
+//! expose.
 //!
-//! The exports of a component determine its hooks; a hook that it does not export costs
-//! nothing.
+//! The exports of a component determine its hooks; a hook that it does not export costs nothing.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -33,14 +32,14 @@ mod generated {
     });
 }
 
-/// What the contract lends a plugin.
+/// The host imports of a plugin.
 pub struct HostImports {
     /// For `attributes`.
     pub connections: Arc<Connections>,
     /// For `counters`.
     pub counters: Arc<CounterSpace>,
     /// Whether existing subscriptions are being checked. This must cost clients nothing, so
-    /// `counters` counts nothing.
+    /// `counters` does not count.
     pub is_rechecking: Cell<bool>,
 }
 
@@ -89,11 +88,11 @@ pub struct Instance {
 pub struct Fault {
     /// Which hook.
     pub hook: &'static str,
-    /// What happened, in words.
+    /// What happened, as text.
     pub problem: String,
 }
 
-/// What is known of a client that wants to connect.
+/// A client that wants to connect, as plugins see it.
 #[derive(Debug, Clone)]
 pub struct Client {
     /// The peer as `address:port`.
@@ -102,11 +101,11 @@ pub struct Client {
     pub path: String,
     /// The headers of the upgrade, names in lower case; empty over RESP.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// What it speaks.
+    /// Its protocol.
     pub door: Door,
 }
 
-/// What a client speaks.
+/// The protocol of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Door {
     /// WebSocket, whatever its sub-protocol.
@@ -116,13 +115,13 @@ pub enum Door {
 }
 
 impl CompiledPlugin {
-    /// Compiles and links a component. Errors name the step and the problem.
+    /// Compiles and links a component. The error names the step and the problem.
     pub fn new(wasm: &Wasm, bytes: &[u8]) -> Result<CompiledPlugin, (&'static str, String)> {
         let component = wasm.compile(bytes).map_err(|problem| ("compile", problem))?;
         CompiledPlugin::link(wasm, &component)
     }
 
-    /// Links a component that is compiled already. Errors as those of `new`.
+    /// Links a compiled component. Errors as those of `new`.
     pub fn link(
         wasm: &Wasm,
         component: &Component,
@@ -140,8 +139,8 @@ impl CompiledPlugin {
         let lifecycle = exports::lifecycle::GuestIndices::new(&pre).map_err(|_| {
             link(format!("does not export {}/lifecycle, which every plugin must", wasm::CONTRACT))
         })?;
-        // An interface that is exported, but not as the contract has it, must not
-        // pass as one that is absent.
+        // An interface that is exported with another type than the contract's must not be treated
+        // as absent.
         let exported: Vec<String> = component
             .component_type()
             .exports(wasm.engine())
@@ -181,12 +180,12 @@ impl CompiledPlugin {
         })
     }
 
-    /// What it imports to ask the outside world with; none: it does not.
+    /// The interfaces that it imports for HTTP; none: it imports none.
     pub fn outside(&self) -> Option<&str> {
         self.outside.as_deref()
     }
 
-    /// Which hooks it has.
+    /// Its hooks.
     pub fn hooks(&self) -> Hooks {
         Hooks {
             admission: self.admission.is_some(),
@@ -197,7 +196,7 @@ impl CompiledPlugin {
         }
     }
 
-    /// A fresh instance, not initialised yet.
+    /// A new instance, not initialised yet.
     pub fn instantiate(
         &self,
         log: Arc<ComponentLog>,
@@ -233,13 +232,13 @@ impl CompiledPlugin {
 }
 
 impl Instance {
-    /// Lets it ask the outside world in the calls that follow, or not any more.
-    /// While it is let, calls wait on their thread.
+    /// Permits or forbids HTTP requests in the calls that follow. While they are permitted, calls
+    /// block their thread.
     pub fn set_http_permit(&mut self, leave: Option<HttpPermit>) {
         self.store.data_mut().set_http_permit(leave);
     }
 
-    /// What its memories hold together.
+    /// The size of its memories.
     pub fn memory_bytes(&self) -> usize {
         self.store.data().memory_bytes()
     }
@@ -257,7 +256,7 @@ impl Instance {
         snapshot.call_save(&mut self.store).map(Some).map_err(fault("save"))
     }
 
-    /// `snapshot.restore`. The inner error says why the state was not taken.
+    /// `snapshot.restore`. The inner error says why the state was not restored.
     pub fn restore(
         &mut self,
         state: &[u8],
@@ -424,7 +423,7 @@ impl Instance {
     }
 }
 
-/// Of what a component imports, what it asks the outside world with.
+/// Those imports of a component that are for HTTP.
 fn outside_import(imports: &[String]) -> Option<String> {
     let mut wanted = outside::INTERFACES.iter();
     wanted.find_map(|wanted| imports.iter().find(|name| name.starts_with(wanted))).cloned()
@@ -443,7 +442,7 @@ fn fault(hook: &'static str) -> impl FnOnce(wasmtime::Error) -> Fault {
     }
 }
 
-/// How much of the description of a failure is kept.
+/// The maximum length of a failure's description.
 const PROBLEM_BYTES_MAX: usize = 1 << 10;
 
 fn expect_count(hook: &'static str, answers: usize, questions: usize) -> Result<(), Fault> {
@@ -553,7 +552,7 @@ impl imports::counters::Host for StoreState {
             Some(Taking::Taken) => Ok(wit::Taking::Taken),
             Some(Taking::Short { position, retry }) => Ok(wit::Taking::Short(wit::Shortage {
                 position: position as u32,
-                // Never too soon: what is left of a millisecond is waited for.
+                // Never too early: a fraction of a millisecond is rounded up.
                 retry_ms: retry.map(|retry| retry.as_nanos().div_ceil(1_000_000) as u64),
             })),
             None => Err(wit::CountersError::Full),

@@ -16,8 +16,8 @@ use crate::batch::Batch;
 use crate::protocol::command::{Refusal, TOOLARGE};
 use crate::wasm;
 
-/// How much of a processor it may take to ask again about the items of one call that
-/// failed, in budgets of a call.
+/// How much processor time may be spent to repeat a failed call for its items, in budgets of one
+/// call.
 const AGAIN_BUDGETS: u32 = 8;
 
 /// What a plugin said of some items: one answer for each, in order.
@@ -97,7 +97,7 @@ enum Called<V> {
     Absent,
 }
 
-/// How much of a processor may still be taken.
+/// How much processor time may still be spent.
 struct Patience {
     began: Duration,
     limit: Duration,
@@ -110,8 +110,8 @@ impl Patience {
 }
 
 impl Plugin {
-    /// Has the instance that serves these items say something about each, counted as
-    /// calls of this hook. They are served by one instance and weigh so much. Also answers
+    /// Calls the instance that serves these items to decide about each, and counts the calls for
+    /// this hook. All items are served by one instance and have this weight in total. Also returns
     /// how long the calls took, without the wait for the instance.
     pub fn ask_all<T, V>(
         &self,
@@ -134,7 +134,7 @@ impl Plugin {
                 each.extend(run.iter().map(|_| Err(Absence::Isolated)));
                 continue;
             }
-            // The weight is that of all: nothing is learnt of a part.
+            // The weight is that of all items: a part of them would give a wrong estimate.
             let (answers, time) = self.ask_once_or_again(hook, run, 0, &question);
             took += time;
             each.extend(answers.into_each());
@@ -183,7 +183,7 @@ impl Plugin {
         }
     }
 
-    /// Asks about the items of a call that failed, by connection and then item by item.
+    /// Repeats a failed call for its items, by connection and then item by item.
     fn ask_again<T, V>(
         &self,
         hook: Hook,

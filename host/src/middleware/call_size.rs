@@ -1,46 +1,46 @@
-//! How much a plugin is shown in one call, so that the call ends well within its budget.
+//! Limits how many items a plugin gets in one call, so that the call ends well within its budget.
 //!
-//! What many connections publish at once is one call, and its budget is that of a call. A
-//! plugin that needs a millisecond for each message would pass it for no fault of its own, so
-//! it is shown the less at once the longer it takes.
+//! The items that many connections publish at once are one call with one budget. A plugin that
+//! needs a millisecond for each message would exceed the budget through no fault of its own. So the
+//! longer a plugin takes for an item, the fewer items it gets in one call.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What an item weighs besides its bytes.
+/// The weight of an item besides its bytes.
 pub const ITEM_WEIGHT: usize = 64;
-/// How much of the budget a call should take: there is room for what costs more than what
-/// came before, and for the clock, which also runs while others run.
+/// How much of the budget a call should use. The rest is for items that cost more than earlier
+/// ones, and for the clock, which also runs while the thread is preempted.
 const BUDGET_SHARE: u64 = 8;
-/// How much the first call is shown: a few short messages.
+/// The maximum weight of the first call: a few short messages.
 const FIRST_WEIGHT: u64 = 1024;
-/// How much a call counts among those before it: one part of so many.
+/// The weight of one call in the average: one part of this many.
 const MEMORY: u64 = 8;
-/// How much slower than those before it a call counts at most, if it was within its budget:
+/// By how much a slow call counts at most, relative to earlier ones, if it was within its budget:
 /// the thread may have been preempted during the call.
 const SLOWER_MAX: u64 = 2;
-/// From what weight on a single item says how quick a plugin is with large ones: less is
-/// mostly the price of a call.
+/// The weight above which a single item shows how fast a plugin is with large items: for smaller
+/// ones the time is mostly the fixed cost of a call.
 const LARGE_WEIGHT: usize = 32 << 10;
 const PICOS: u64 = 1_000;
 
-/// What has been learnt of one hook of one plugin. Calls count by what they weigh, so that what
-/// any call costs is not taken for the price of a message.
+/// The estimate for one hook of one plugin. Calls are weighted, so that the fixed cost of a call is
+/// not taken for the cost of a message.
 #[derive(Debug)]
 pub struct CallSize {
-    /// How long a call should take, in picoseconds.
+    /// The target duration of a call, in picoseconds.
     target: u64,
-    /// What the last calls took, in picoseconds, and weighed. Who learns at the same time may
-    /// undo what the other has learnt.
+    /// The duration of the last calls, in picoseconds, and their weight. Concurrent updates may
+    /// overwrite each other.
     took: AtomicU64,
     weight: AtomicU64,
-    /// What a unit of weight took of the large single item that was the quickest, in
-    /// picoseconds; zero: there was none.
+    /// The time per unit of weight of the fastest large single item, in picoseconds; zero: there
+    /// was none.
     quickest: AtomicU64,
 }
 
 impl CallSize {
-    /// Nothing has been learnt. Calls may take this long.
+    /// No estimate yet. Calls may take this long.
     pub fn new(budget: Duration) -> CallSize {
         let target = picos(budget) / BUDGET_SHARE;
         CallSize {
@@ -51,7 +51,7 @@ impl CallSize {
         }
     }
 
-    /// How much the next call should be shown at most.
+    /// The maximum weight of the next call.
     pub fn weight_max(&self) -> usize {
         usize::try_from(self.target / self.each()).unwrap_or(usize::MAX)
     }
@@ -74,7 +74,7 @@ impl CallSize {
         add(&self.weight, weight);
     }
 
-    /// A single item of this weight was answered, and took so long.
+    /// Records a single item of this weight that took this long.
     pub fn managed(&self, weight: usize, took: Duration) {
         if weight < LARGE_WEIGHT {
             return;
@@ -89,8 +89,8 @@ impl CallSize {
         }
     }
 
-    /// Whether a single item of this weight may be answered within the budget. Refused is
-    /// only what would not be even at the best pace that was seen.
+    /// Whether a single item of this weight may be processed within the budget. Only an item that
+    /// would exceed it at the best rate seen is rejected.
     pub fn can_manage(&self, weight: usize) -> bool {
         weight < LARGE_WEIGHT || {
             let best = self.quickest.load(Ordering::Relaxed).saturating_mul(weight as u64);
@@ -98,7 +98,7 @@ impl CallSize {
         }
     }
 
-    /// What a unit of weight takes, in picoseconds.
+    /// The time per unit of weight, in picoseconds.
     fn each(&self) -> u64 {
         let (took, weight) =
             (self.took.load(Ordering::Relaxed), self.weight.load(Ordering::Relaxed));
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     const BUDGET: Duration = Duration::from_millis(10);
-    /// More than any call may be shown.
+    /// More than any call may have.
     const ALL: usize = 256 * ITEM_WEIGHT + (64 << 10);
 
     fn ask(size: &CallSize, waiting: usize, nanos_a_call: u64, nanos_each: u64) {
@@ -159,13 +159,13 @@ mod tests {
     fn what_would_not_fit_at_the_best_pace_seen_is_not_tried() {
         let size = CallSize::new(BUDGET);
         assert!(size.can_manage(usize::MAX), "nothing has been seen yet");
-        // Small items and failures say nothing.
+        // Small items and failures are ignored.
         size.managed(LARGE_WEIGHT - 1, BUDGET);
         assert!(size.can_manage(1 << 20));
         size.managed(100 << 10, Duration::from_millis(2));
         assert!(size.can_manage(499 << 10) && !size.can_manage(501 << 10));
         assert!(size.can_manage(LARGE_WEIGHT - 1));
-        // One that was held up does not count against it.
+        // A call that was preempted does not count against it.
         size.managed(400 << 10, Duration::from_secs(1));
         assert!(size.can_manage(499 << 10));
         size.managed(400 << 10, Duration::from_millis(1));

@@ -1,8 +1,8 @@
-//! The plugins in their order, and what they make of commands.
+//! The plugins in order, and their effect on commands.
 //!
-//! A connection task that runs a burst of commands holds the chain's read lock from the first
-//! hook to the last delivery; a swap takes the write lock. So each message is processed by one
-//! version of each plugin, and a swap waits only for the bursts that are running.
+//! A connection task that runs a burst of commands holds the chain's read lock from the first hook
+//! to the last delivery; a swap takes the write lock. So each message is processed by one version
+//! of each plugin, and a swap waits only for the bursts that are running.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -21,18 +21,17 @@ use crate::hub::connections::ConnectionId;
 use crate::protocol::command::{Credentials, NOAUTH};
 pub use crate::protocol::command::{Publication, Refusal, Space};
 
-/// How many bytes of names and payloads a plugin is shown in one call, unless a
-/// single item has more: its budget is for the call, and must not depend on how
-/// much a client sends at once.
+/// The maximum bytes of names and payloads in one call, unless a single item has more: the budget
+/// is for the call, and must not depend on how much a client sends at once.
 pub(super) const CALL_BYTES_MAX: usize = 64 << 10;
 /// The largest receiver count that a publisher is sent, whatever a plugin returns: the largest
 /// number that JSON and RESP both carry unchanged.
 const RECEIVERS_MAX: u64 = (1 << 53) - 1;
-/// How many items it is shown in one call, for the same reason.
+/// The maximum number of items in one call, for the same reason.
 const CALL_ITEMS_MAX: usize = 256;
 
-/// Cuts items into what a plugin is shown in one call each, with what each call weighs: no more
-/// than `weight_max` says then, if it is not a single item.
+/// Splits items into calls, with the weight of each call: at most what `weight_max` returns at that
+/// time, unless it is a single item.
 fn chunks<T>(
     items: &[T],
     bytes: impl Fn(&T) -> usize,
@@ -58,11 +57,11 @@ fn chunks<T>(
 /// An item of a plugin call.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<T> {
-    /// Its place among all items of the chain's call.
+    /// Its index among all items of the chain's call.
     pub(super) place: usize,
-    /// Whose it is.
+    /// The connection that the item belongs to.
     pub connection: ConnectionId,
-    /// What it is.
+    /// The item itself.
     pub about: T,
 }
 
@@ -88,20 +87,20 @@ fn calls<'a, T>(
 #[derive(Default)]
 pub struct Chain {
     plugins: Vec<Arc<Plugin>>,
-    /// Which hooks any of them has.
+    /// The hooks that any of them has.
     any: Hooks,
-    /// Rises with every change.
+    /// Increases with every change.
     generation: u64,
     /// Traces single messages. None: tracing is not available.
     tracer: Option<Arc<Tracer>>,
 }
 
-/// One thing that a connection wants to do with one name.
+/// One command of a connection for one name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action<'a> {
-    /// Listen to a channel.
+    /// Subscribe to a channel.
     Subscribe(&'a str),
-    /// Listen to all channels that match.
+    /// Subscribe to all channels that match.
     Psubscribe(&'a str),
     /// Publish.
     #[allow(missing_docs, reason = "the contract documents them")]
@@ -129,7 +128,7 @@ impl Action<'_> {
     }
 }
 
-/// What a plugin makes of a publication on its way in.
+/// A plugin's verdict on a publication on its way in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the contract documents them")]
 pub enum PublishVerdict {
@@ -155,9 +154,9 @@ impl PublishVerdict {
 pub struct Delivery<'a> {
     /// Its channel.
     pub channel: &'a [u8],
-    /// The message, as the plugins before left it.
+    /// The message, as the previous plugins left it.
     pub payload: Cow<'a, [u8]>,
-    /// Who is about to receive it; they rise.
+    /// The receivers, in rising order.
     pub recipients: Vec<ConnectionId>,
 }
 
@@ -167,7 +166,7 @@ impl Delivery<'_> {
     }
 }
 
-/// What a plugin makes of a publication on its way out.
+/// A plugin's verdict on a publication on its way out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the contract documents them")]
 pub enum DeliverVerdict {
@@ -186,16 +185,16 @@ impl DeliverVerdict {
     }
 }
 
-/// What the whole chain made of a publication on its way out.
+/// The chain's verdict on a publication on its way out.
 #[derive(Debug, Default)]
 pub struct DeliveryEdit {
     /// Another payload.
     pub payload: Option<Vec<u8>>,
-    /// Only these receive it; they rise.
+    /// Only these receive it, in rising order.
     pub recipients: Option<Vec<ConnectionId>>,
 }
 
-/// What becomes of a publication after the chain.
+/// The outcome of a publication in the chain.
 #[derive(Debug)]
 pub enum PublishOutcome<'a> {
     /// It is published, perhaps changed.
@@ -219,7 +218,7 @@ impl Chain {
         Chain { plugins, any, generation: 0, tracer: None }
     }
 
-    /// The same, as the successor of another.
+    /// The same chain, as the successor of another.
     pub fn after(self, old: &Chain) -> Chain {
         Chain { generation: old.generation + 1, ..self }
     }
@@ -229,7 +228,7 @@ impl Chain {
         self.generation
     }
 
-    /// The same, looked at through this.
+    /// The same chain, borrowed.
     pub fn traced_by(self, tracer: Arc<Tracer>) -> Chain {
         Chain { tracer: Some(tracer), ..self }
     }
@@ -239,28 +238,28 @@ impl Chain {
         &self.plugins
     }
 
-    /// Whether a plugin decides who may connect, and takes credentials.
+    /// Whether a plugin decides about connects and checks credentials.
     pub fn has_admission(&self) -> bool {
         self.any.admission
     }
 
-    /// Whether a plugin decides who may do what.
+    /// Whether a plugin decides about subscriptions or publications.
     pub fn has_access(&self) -> bool {
         self.any.access
     }
 
-    /// Whether names reach a plugin, which takes them as strings.
+    /// Whether a plugin receives names, as strings.
     pub fn sees_names(&self) -> bool {
         self.any.access || self.any.messages || self.any.deliveries
     }
 
-    /// Whether what is delivered must be shown to it.
+    /// Whether a plugin must be called for deliveries.
     pub fn has_deliveries(&self) -> bool {
         self.any.deliveries
     }
 
-    /// May this client connect? Asks the plugins that have not answered yet, as far as they
-    /// answer here. When one says no, `let_go` is to be called.
+    /// May this client connect? Calls the remaining plugins that are called on the data path. When
+    /// one refuses, the caller must call `let_go`.
     pub fn connect(
         &self,
         connection: ConnectionId,
@@ -286,8 +285,8 @@ impl Chain {
         Step::Settled(Ok(()))
     }
 
-    /// Notifies the plugins that admitted a client that it is gone, after another plugin has
-    /// refused it. Returns the plugins that must be notified apart from the data path.
+    /// Notifies the plugins that admitted a client of its end, after another plugin has refused it.
+    /// Returns the plugins that must be notified off the data path.
     pub fn let_go(
         &self,
         connection: ConnectionId,
@@ -296,8 +295,8 @@ impl Chain {
         self.say_gone(connection, |plugin| progress.has_met(plugin))
     }
 
-    /// Are these credentials good? Asks the plugins that have not answered yet, as far as
-    /// they answer here. A refusal also when no plugin knows the credentials.
+    /// Are these credentials valid? Calls the remaining plugins that are called on the data path.
+    /// Also refuses when no plugin accepts the credentials.
     pub fn authenticate(
         &self,
         connection: ConnectionId,
@@ -329,8 +328,8 @@ impl Chain {
         Step::Settled(Err(Refusal::new(NOAUTH, "no plugin knows these credentials")))
     }
 
-    /// Notifies the plugins that admitted the connection that it is gone. Returns the plugins
-    /// that must be notified apart from the data path.
+    /// Notifies the plugins that admitted the connection of its end. Returns the plugins that must
+    /// be notified off the data path.
     pub fn disconnect(&self, connection: ConnectionId) -> Vec<Arc<Plugin>> {
         self.say_gone(connection, |plugin| plugin.admitted(connection))
     }
@@ -353,13 +352,13 @@ impl Chain {
         apart
     }
 
-    /// May these connections do these things? One answer for each; none: allowed.
-    /// An empty list: no plugin was called, and all is allowed.
+    /// Whether these connections may do this. One result for each; none: allowed. An empty list: no
+    /// plugin was called, and everything is allowed.
     pub fn access(&self, actions: &[(ConnectionId, Action<'_>)]) -> Batch<Option<Refusal>> {
         self.ask_access(actions, Instance::on_access)
     }
 
-    /// The same about what was allowed before by another chain: nothing is counted twice.
+    /// The same for what another chain allowed before: nothing is counted twice.
     pub fn access_again(&self, actions: &[(ConnectionId, Action<'_>)]) -> Batch<Option<Refusal>> {
         self.ask_access(actions, Instance::recheck)
     }
@@ -424,7 +423,7 @@ impl Chain {
         refusals
     }
 
-    /// What becomes of what these connections publish, one outcome for each, in order.
+    /// The outcomes of these publications, one for each, in order.
     pub fn publish<'a>(
         &self,
         publications: Batch<(ConnectionId, Publication<'a>)>,
@@ -551,7 +550,7 @@ impl Chain {
                 if let Some(tracer) = self.tracer() {
                     let call = Call { plugin, hook: Hook::OnDeliver, took, items: asked.len() };
                     for (place, Asked { connection, about, .. }) in asked.iter().enumerate() {
-                        // The shards are held: nothing is counted that no trace shows.
+                        // The shards are locked: recipients are only counted for a trace.
                         if !tracer.is_wanted(*connection, [Some(about.channel), None]) {
                             continue;
                         }
@@ -616,7 +615,7 @@ impl Chain {
         changes
     }
 
-    /// Who looks, if anybody does.
+    /// The trace subscribers, if any.
     pub(super) fn tracer(&self) -> Option<&Tracer> {
         self.tracer.as_deref().filter(|tracer| tracer.is_used())
     }
@@ -626,20 +625,19 @@ impl Chain {
     }
 }
 
-/// How far the admission of one client has come. The chain may change before it goes on.
+/// How far the admission of one client has come. The chain may change before it continues.
 #[derive(Default)]
 pub struct AdmissionProgress {
-    /// What is counted of their slots: it stays the same when they are swapped or
-    /// moved.
+    /// The counters of their slots, by which they are recognized when they are swapped or moved.
     met: Vec<Arc<PluginStats>>,
 }
 
-/// What came of asking the chain.
+/// The result of calling the chain.
 pub enum Step<T> {
-    /// This.
+    /// The result.
     Settled(T),
-    /// The next plugin is called apart from the data path, while the chain is not locked. The
-    /// caller calls it, and `meet`s it before it continues with the rest of the chain.
+    /// The next plugin is called off the data path, while the chain is not locked. The caller calls
+    /// it, and `meet`s it before it continues with the rest of the chain.
     Apart(Arc<Plugin>),
 }
 
@@ -660,8 +658,8 @@ impl AdmissionProgress {
     }
 }
 
-/// What one plugin makes of a client that wants to connect. The outer error: it
-/// could not answer.
+/// The verdict of one plugin on a client that wants to connect. The outer error: it could not
+/// decide.
 ///
 /// # Errors
 ///
@@ -716,12 +714,12 @@ pub fn are_good(
     }
 }
 
-/// What becomes of an item about which a plugin did not answer; none: it goes on.
+/// The outcome of an item about which a plugin did not decide; none: it continues.
 fn refused(plugin: &Plugin, absence: Absence) -> Option<Refusal> {
     (plugin.policy == TrapPolicy::Closed).then(|| plugin.refusal(absence))
 }
 
-/// What counts as said by a plugin that could not answer.
+/// The verdict in place of a plugin that could not decide.
 pub(super) fn failed(plugin: &Plugin) -> Verdict {
     match plugin.policy {
         TrapPolicy::Closed => Verdict::FailedClosed,
@@ -729,7 +727,7 @@ pub(super) fn failed(plugin: &Plugin) -> Verdict {
     }
 }
 
-/// A call, for who looks.
+/// Reports a call to the traces.
 pub(super) struct Call<'a> {
     pub plugin: &'a Plugin,
     pub hook: Hook,
@@ -737,7 +735,7 @@ pub(super) struct Call<'a> {
     pub items: usize,
 }
 
-/// One item of a call, and what was said of it.
+/// One item of a call, and the decision about it.
 #[derive(Default)]
 pub(super) struct Seen<'a> {
     pub action: &'static str,
@@ -750,7 +748,7 @@ pub(super) struct Seen<'a> {
 }
 
 impl Call<'_> {
-    /// Shows the item to the traces whose filter matches. Without one nothing is copied.
+    /// Sends the item to the traces whose filter matches. Without one nothing is copied.
     pub fn show(&self, tracer: &Tracer, connection: ConnectionId, seen: Seen<'_>) {
         if tracer.is_wanted(connection, [seen.channel, seen.channel_after]) {
             tracer.show(&self.sight(connection, seen));

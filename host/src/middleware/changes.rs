@@ -1,9 +1,8 @@
-//! Changes that somebody asks for, in words instead of files.
+//! Changes of the chain by request, through the admin API instead of files.
 //!
-//! Where there is a plugin directory it says what holds, so a change is written
-//! there, too: a restart finds the chain as it is. What watches the directory then
-//! finds what is in use already, and leaves it. Without a directory changes live as
-//! long as the server.
+//! Where there is a plugin directory, it is the source of truth. So a change is also written there,
+//! and a restart finds the same chain. The directory watch then finds what is in use already, and
+//! changes nothing. Without a directory, changes last as long as the server.
 
 use std::fs::{self, Permissions};
 use std::io::{self, Write};
@@ -22,24 +21,24 @@ use super::recheck::Against;
 use super::stats::{ChangeKind, Initiator, PluginStats, Swap};
 use super::{InstallOptions, Middleware, PluginError};
 
-/// What is known of a slot that is taken, besides the plugin itself.
+/// What is known of an occupied slot, besides the plugin itself.
 pub(super) struct Record {
     pub source: Source,
-    /// What was there before, for a rollback.
+    /// The previous version, for a rollback.
     pub before: Option<Version>,
     pub since: SystemTime,
     pub by: Initiator,
     pub stats: Arc<PluginStats>,
 }
 
-/// What a plugin was made of.
+/// The source of a plugin.
 #[derive(Clone)]
 pub(super) struct Source {
     pub wasm: Arc<[u8]>,
     pub toml: Option<String>,
 }
 
-/// A version that was replaced, ready to come back.
+/// A replaced version, ready for a rollback.
 pub(super) struct Version {
     pub config: PluginConfig,
     pub identity: Arc<str>,
@@ -47,15 +46,15 @@ pub(super) struct Version {
     pub source: Source,
 }
 
-/// A plugin somebody brings.
+/// An offered plugin.
 pub struct Offer {
     /// The component.
     pub wasm: Arc<[u8]>,
     /// Where it was read from; none: it was uploaded.
     pub file: Option<PathBuf>,
-    /// What is to stand in the file beside it; none: what stands there now.
+    /// The settings file to write; none: the existing one.
     pub toml: Option<String>,
-    /// Whether it starts from nothing instead of its predecessor's state.
+    /// Whether it starts without its predecessor's state.
     pub is_fresh: bool,
 }
 
@@ -64,29 +63,29 @@ pub struct Offer {
 pub enum Place {
     /// Right before the plugin in this slot.
     Before(String),
-    /// Right behind the plugin in this slot.
+    /// Right after the plugin in this slot.
     Behind(String),
     /// Under this name.
     Slot(String),
 }
 
-/// What is known of one plugin, to be shown.
+/// The status of one plugin, for operators.
 pub struct Status {
     /// The plugin.
     pub plugin: Arc<Plugin>,
-    /// How it is configured, where it is now.
+    /// Its configuration, in its current place.
     pub config: PluginConfig,
     /// The component.
     pub wasm: Arc<[u8]>,
-    /// Whether something stands beside it.
+    /// Whether it has a settings file.
     pub is_configured: bool,
-    /// Which version a rollback brings back.
+    /// The version that a rollback restores.
     pub before: Option<Arc<str>>,
-    /// Since when it is there.
+    /// Since when it is in force.
     pub since: SystemTime,
-    /// Who put it there.
+    /// The initiator of the change that put it there.
     pub by: Initiator,
-    /// Which of its files is gone from the directory.
+    /// The file of it that is missing from the directory.
     pub missing: Option<MissingFile>,
 }
 
@@ -98,7 +97,7 @@ pub enum ChangeError {
     NoSuchPlugin(String),
     #[error("several plugins are called {0}; name the slot")]
     Ambiguous(String),
-    #[error("the slot {0} is taken; swap what is in it")]
+    #[error("the slot {0} is occupied; swap its plugin")]
     SlotTaken(String),
     #[error(
         "\"{0}\" cannot name a slot: up to 128 letters, digits, '-', '_' and '.', and no '.' in front"
@@ -115,7 +114,7 @@ pub enum ChangeError {
 }
 
 impl Middleware {
-    /// What is in the chain, in its order.
+    /// The plugins of the chain, in order.
     pub fn status(&self) -> Vec<Status> {
         let plugins = self.chain.read().plugins().to_vec();
         let missing = self.missing_files();
@@ -134,26 +133,26 @@ impl Middleware {
                 by: record.by.clone(),
             })
         };
-        // One that came or moved at this moment is shown the next time.
+        // A plugin that was added or moved at this moment is shown the next time.
         plugins.into_iter().filter_map(status).collect()
     }
 
-    /// What was refused last in each slot, unless something was taken since.
+    /// The last refusal in each slot, unless a plugin was accepted there since.
     pub fn refused(&self) -> Vec<(String, SystemTime, PluginError)> {
         let refused = self.refused.lock();
         refused.iter().map(|(slot, (at, error))| (slot.clone(), *at, error.clone())).collect()
     }
 
-    /// Where changes are written to.
+    /// The directory that changes are written to.
     pub fn directory(&self) -> Option<&Path> {
         self.config.directory.as_deref()
     }
 
-    /// The slot that is meant by its name, or by the name of the plugin in it.
+    /// Finds a slot by its name, or by the name of the plugin in it.
     ///
     /// # Errors
     ///
-    /// No plugin, or several, go by this name.
+    /// No plugin, or several, have this name.
     pub fn slot_of(&self, name: &str) -> Result<String, ChangeError> {
         let chain = self.chain.read();
         let slots = || chain.plugins().iter().map(|plugin| plugin.slot());
@@ -168,12 +167,12 @@ impl Middleware {
         }
     }
 
-    /// Puts a plugin into a slot that is free. Blocks, as all changes do: not to be
-    /// called on a thread that serves connections.
+    /// Puts a plugin into a free slot. Blocks, as all changes do: do not call it on a thread that
+    /// serves connections.
     ///
     /// # Errors
     ///
-    /// The slot is taken, or the plugin is refused.
+    /// The slot is occupied, or the plugin is refused.
     pub fn load(&self, slot: &str, offer: Offer, by: &Initiator) -> Result<Swap, ChangeError> {
         if !directory::is_slot(slot) {
             return Err(ChangeError::BadSlot(slot.to_owned()));
@@ -185,7 +184,7 @@ impl Middleware {
         self.offer(&mut changes, slot, offer, by)
     }
 
-    /// Puts a plugin in the place of another.
+    /// Replaces a plugin.
     ///
     /// # Errors
     ///
@@ -196,8 +195,8 @@ impl Middleware {
         self.offer(&mut changes, &slot, offer, by)
     }
 
-    /// Makes new instances of a plugin as a swap does, with other settings: those
-    /// given, or what stands beside it now.
+    /// Makes new instances of a plugin as a swap does, with other settings: those given, or else
+    /// those in its file now.
     ///
     /// # Errors
     ///
@@ -217,7 +216,7 @@ impl Middleware {
         self.offer(&mut changes, &slot, Offer { wasm, file: Some(file), toml, is_fresh }, by)
     }
 
-    /// Brings back the version that was replaced last.
+    /// Restores the version that was replaced last.
     ///
     /// # Errors
     ///
@@ -239,8 +238,7 @@ impl Middleware {
         self.placed(&mut changes, files, placing)
     }
 
-    /// Takes a plugin out of the chain. What stands beside it is set aside under another
-    /// name, for when it comes back.
+    /// Removes a plugin from the chain. Its settings file is renamed, for a later load.
     ///
     /// # Errors
     ///
@@ -257,7 +255,7 @@ impl Middleware {
         self.take_out(&slot, by).ok_or(ChangeError::NoSuchPlugin(slot))
     }
 
-    /// Gives a plugin another place. Its instances stay as they are.
+    /// Moves a plugin within the chain. Its instances stay.
     ///
     /// # Errors
     ///
@@ -313,7 +311,7 @@ impl Middleware {
         let in_force = || self.records.lock().get(slot).and_then(|at| at.source.toml.clone());
         let (file, beside) = match self.directory() {
             Some(directory) => {
-                // A file that is gone does not take the settings along.
+                // A missing component file does not discard the settings.
                 let beside = match directory::read_config(directory, slot)? {
                     Some(text) => Some(text),
                     None => in_force()
@@ -323,7 +321,7 @@ impl Middleware {
             }
             None => (file.unwrap_or_else(|| PathBuf::from("(uploaded)")), in_force()),
         };
-        // What says nothing need not stand there.
+        // An empty file need not exist.
         let toml = toml.or(beside).filter(|text| !text.trim().is_empty());
         let files = directory::check(slot, &file, wasm, toml, self.config.defaults)
             .inspect_err(|error| self.was_refused(slot, error, by))?;
@@ -355,7 +353,7 @@ impl Middleware {
         Some((wasm, plugin.config_now().file))
     }
 
-    /// The name under which the plugin stands there.
+    /// The file name of the plugin.
     fn slot_at(&self, slot: &str, place: &Place) -> Result<String, ChangeError> {
         let name = directory::name_of(slot);
         let others: Vec<String> = self
@@ -393,8 +391,8 @@ impl Middleware {
 }
 
 impl Source {
-    /// Has the directory hold this in the slot. What stands beside the component
-    /// comes first: a component is what is looked for.
+    /// Writes this slot to the directory. The files next to the component are written first,
+    /// because the directory is searched for components.
     pub fn write(&self, directory: &Path, slot: &str) -> io::Result<()> {
         let beside = directory::toml_file(directory, slot);
         match &self.toml {
@@ -406,13 +404,13 @@ impl Source {
     }
 }
 
-/// Where the settings are of a plugin that was removed by name.
+/// The file with the settings of a plugin that was removed by name.
 pub(super) fn set_aside_file(directory: &Path, slot: &str) -> PathBuf {
     directory.join(format!("{slot}.toml.removed"))
 }
 
-/// Puts the settings of a plugin that is removed under a name that says so, so that they
-/// are not taken for settings that miss their component.
+/// Renames the settings file of a plugin that is removed, so that it does not look like settings
+/// without a component.
 fn set_aside(directory: &Path, slot: &str) -> io::Result<()> {
     match fs::rename(directory::toml_file(directory, slot), set_aside_file(directory, slot)) {
         Err(io) if io.kind() != io::ErrorKind::NotFound => Err(io),
@@ -420,7 +418,7 @@ fn set_aside(directory: &Path, slot: &str) -> io::Result<()> {
     }
 }
 
-/// Has the directory hold in the slot what it held before.
+/// Restores the old content of the slot in the directory.
 pub(super) fn write_back(directory: &Path, slot: &str, in_use: Option<&Source>) -> io::Result<()> {
     match in_use {
         Some(source) => source.write(directory, slot),
@@ -428,14 +426,13 @@ pub(super) fn write_back(directory: &Path, slot: &str, in_use: Option<&Source>) 
     }
 }
 
-/// Writes a file that appears with all its bytes at once; one that holds them
-/// already is left alone.
+/// Writes a file atomically; a file with the same content is not written.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if std::fs::read(path).is_ok_and(|there| there == bytes) {
         return Ok(());
     }
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    // As a file has that somebody copies there.
+    // The permissions that a copied file has.
     let permissions = match std::fs::metadata(path) {
         Ok(metadata) => metadata.permissions(),
         Err(_) => Permissions::from_mode(0o644),
@@ -457,8 +454,8 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Renames a plugin's files. What stands beside it has both names for a moment, so
-/// that the component never stands without it.
+/// Renames a plugin's files. The settings file has both names for a moment, so that the component
+/// never lacks its settings.
 fn rename(directory: &Path, slot: &str, to: &str) -> io::Result<()> {
     let (beside, new) =
         (directory::toml_file(directory, slot), directory::toml_file(directory, to));

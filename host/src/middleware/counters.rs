@@ -1,5 +1,4 @@
-//! Named numbers with a time to live, and buckets of tokens, which outlive the
-//! plugins that count with them.
+//! Named counters with a time to live, and token buckets. They outlive the plugins that use them.
 //!
 //! Of a bucket only the time at which it will be full again is stored. This determines how
 //! many tokens it holds at any moment, for any capacity and rate, and when it can be removed.
@@ -13,13 +12,13 @@ use parking_lot::Mutex;
 /// The longest key, in bytes.
 const KEY_BYTES_MAX: usize = 256;
 
-/// How many buckets one taking may concern: so long the name space is held.
+/// How many buckets one request may involve, because the name space is locked for that long.
 const WITHDRAWALS_MAX: usize = 64;
 
 /// A year: longer than a server runs without being restarted.
 const TTL_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// How often a full name space is searched for counters that are outdated.
+/// How often a full name space is searched for expired counters.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// All name spaces.
@@ -37,9 +36,9 @@ pub struct CounterSpace {
 #[derive(Default)]
 struct Held {
     counters: HashMap<String, Counter>,
-    /// When each bucket that is not full will be.
+    /// When each bucket will be full again, of those that are not.
     buckets: HashMap<String, Instant>,
-    /// When what is outdated was last looked for: that costs a look at all.
+    /// When expired entries were last removed: that iterates over all entries.
     swept: Option<Instant>,
 }
 
@@ -48,46 +47,46 @@ struct Counter {
     ends: Instant,
 }
 
-/// A counter at one moment.
+/// The value of a counter at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count {
     /// Its value.
     pub value: i64,
-    /// In what time it is forgotten.
+    /// The time until it expires.
     pub ttl: Duration,
 }
 
-/// Tokens wanted out of one bucket.
+/// A request for tokens of one bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Withdrawal {
-    /// Which bucket.
+    /// The bucket.
     pub key: String,
-    /// How many tokens it holds when it is full.
+    /// Its capacity.
     pub capacity: u64,
-    /// How many flow into it in each `refill_time`.
+    /// How many tokens are added in each `refill_time`.
     pub refill: u64,
     /// See there.
     pub refill_time: Duration,
-    /// How many are wanted.
+    /// How many are requested.
     pub tokens: u64,
 }
 
-/// What came of wanting tokens.
+/// The result of a request for tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taking {
-    /// They were taken out of all buckets.
+    /// All buckets had enough tokens, which were removed.
     Taken,
-    /// Nothing was taken, because one bucket holds too few.
+    /// No tokens were removed, because one bucket has too few.
     Short {
-        /// Its place in the list.
+        /// Its index in the list.
         position: usize,
-        /// In what time it holds enough; none: never.
+        /// The time until it has enough tokens; none: never.
         retry: Option<Duration>,
     },
 }
 
 impl Counters {
-    /// No name space yet; each may hold so many counters.
+    /// No name space yet; each may have this many counters.
     pub fn new(counters_max: usize) -> Counters {
         Counters { spaces: Mutex::default(), counters_max }
     }
@@ -104,13 +103,13 @@ impl Counters {
 }
 
 impl CounterSpace {
-    /// Adds to a counter, which begins at zero and is forgotten `ttl` after it
-    /// began. None: there is no room, or the key is too long.
+    /// Adds to a counter, which starts at zero and expires `ttl` after it started. None: there is
+    /// no room, or the key is too long.
     pub fn add(&self, key: String, delta: i64, ttl: Duration) -> Option<Count> {
         self.add_at(Instant::now(), key, delta, ttl)
     }
 
-    /// A counter now.
+    /// The current value of a counter.
     pub fn get(&self, key: &str) -> Option<Count> {
         let now = Instant::now();
         let held = self.held.lock();
@@ -120,8 +119,8 @@ impl CounterSpace {
             .map(|counter| counter.count(now))
     }
 
-    /// Takes tokens out of all these buckets, or out of none. None: there is no
-    /// room, or a key or the list is too long.
+    /// Takes tokens from all these buckets, or from none. None: there is no room, or a key or the
+    /// list is too long.
     pub fn take(&self, withdrawals: Vec<Withdrawal>) -> Option<Taking> {
         self.take_at(Instant::now(), withdrawals)
     }
@@ -149,7 +148,7 @@ impl CounterSpace {
             return None;
         }
         let mut held = self.held.lock();
-        // When each would be full again, the same bucket perhaps several times.
+        // When each would be full again; a bucket may be in the list several times.
         let mut taken: Vec<(String, Instant)> = Vec::with_capacity(withdrawals.len());
         for (position, withdrawal) in withdrawals.into_iter().enumerate() {
             let earlier = taken.iter().rev().find(|(key, _)| *key == withdrawal.key);
@@ -174,7 +173,7 @@ impl CounterSpace {
 }
 
 impl Held {
-    /// Whether so many more fit in, if need be by forgetting what is outdated.
+    /// Whether this many more fit, after removing expired ones if necessary.
     fn has_room(&mut self, now: Instant, more: usize, most: usize) -> bool {
         let fits = |held: &Held| held.counters.len() + held.buckets.len() + more <= most;
         if fits(self) {
@@ -192,7 +191,7 @@ impl Held {
 }
 
 impl Withdrawal {
-    /// How long it takes until so many tokens have flown in.
+    /// The time to refill this many tokens.
     fn time_of(&self, tokens: u64) -> Duration {
         let refill_nanos = self.refill_time.max(Duration::from_millis(1)).as_nanos();
         let nanos = u128::from(tokens).saturating_mul(refill_nanos);
@@ -234,7 +233,7 @@ mod tests {
         assert!(!add(start, &"k".repeat(KEY_BYTES_MAX + 1)));
     }
 
-    /// The search looks at all counters, so its rate is bounded.
+    /// The search visits all counters, so its rate is bounded.
     #[test]
     fn a_full_space_is_searched_once_a_second() {
         let space = Counters::new(2).space("a");
@@ -244,7 +243,7 @@ mod tests {
             space.add_at(start + Duration::from_millis(ms), key.to_owned(), 1, ttl).is_some()
         };
         assert!(add(0, "short", 100) && add(0, "long", 10_000));
-        // The search at 50 found nothing: what ends at 100 is found a second later.
+        // The search at 50 found nothing: a counter that expires at 100 is removed a second later.
         assert!(!add(50, "new", 100));
         assert!(!add(100, "new", 100) && !add(1049, "new", 100));
         // Existing counters are still counted, and one that has ended starts again.
@@ -279,7 +278,7 @@ mod tests {
         assert_eq!(take(50, 1), short(50));
         assert_eq!(take(100, 1), Some(Taking::Taken));
         assert_eq!(take(100, 0), Some(Taking::Taken));
-        // However long no token is taken, the bucket never holds more than its capacity.
+        // However long no token is removed, the bucket never holds more than its capacity.
         assert_eq!(take(3_600_000, 11), Some(Taking::Short { position: 0, retry: None }));
         assert_eq!(take(3_600_000, 10), Some(Taking::Taken));
         assert_eq!(take(3_600_000, 1), short(100));

@@ -1,7 +1,7 @@
-//! What a plugin declares of itself, readable without an instance of it.
+//! A plugin's declaration, which is read without an instance of it.
 //!
-//! The custom section `switchyard:plugin` holds a JSON object. It is static because it must
-//! also apply when `init` fails: then there is no instance that could report it.
+//! The custom section `switchyard:plugin` holds a JSON object. It is static because it must also
+//! apply when `init` fails: then there is no instance that could report it.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,21 +11,20 @@ use crate::wasm;
 
 /// The name of the custom section.
 pub const SECTION: &str = "switchyard:plugin";
-/// How long the section may be.
+/// The maximum length of the section.
 const SECTION_BYTES_MAX: usize = 4 << 10;
-/// How long a name or a version in it may be.
+/// The maximum length of a name or a version.
 const WORD_BYTES_MAX: usize = 64;
 
-/// What a component declares. Keys that are not known are ignored, so that later
-/// versions may add some.
+/// The declaration of a component. Unknown keys are ignored, so that later versions may add some.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Declaration {
-    /// What its author calls it.
+    /// The name that its author gave it.
     pub name: Option<String>,
     /// Its author's version.
     pub version: Option<String>,
-    /// What it wants to hold when it cannot answer; none: it does not say.
+    /// What happens to an item when it cannot decide; none: not declared.
     pub on_failure: Option<TrapPolicy>,
 }
 
@@ -33,16 +32,16 @@ pub struct Declaration {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PolicySource {
-    /// Its `.toml` says it.
+    /// Its `.toml` sets it.
     Config,
     /// The component declares it.
     Component,
-    /// Neither says it: its hooks decide.
+    /// Neither: the default for its hooks.
     Default,
 }
 
 impl PolicySource {
-    /// For people.
+    /// As text.
     pub fn words(self) -> &'static str {
         match self {
             PolicySource::Config => "by its .toml",
@@ -53,11 +52,11 @@ impl PolicySource {
 }
 
 impl Declaration {
-    /// Reads the section of a component; a declaration of nothing if it has none.
+    /// Reads the section of a component; an empty declaration if it has none.
     ///
     /// # Errors
     ///
-    /// The section is too long or malformed, in words.
+    /// The section is too long or malformed; the error is a message.
     pub fn of(component: &[u8]) -> Result<Declaration, String> {
         let Some(section) = wasm::custom_section(component, SECTION) else {
             return Ok(Declaration::default());
@@ -68,7 +67,7 @@ impl Declaration {
                 section.len()
             ));
         }
-        // An object, and nothing else that would pass for a list of its members.
+        // Only an object, and no list of the members, which serde would accept too.
         let declaration =
             serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(section)
                 .and_then(|members| Declaration::deserialize(serde_json::Value::Object(members)))
@@ -88,9 +87,9 @@ impl Declaration {
     }
 }
 
-/// The policy that holds, and where it comes from: what the operator configured, else
-/// what the component declares, else closed if it decides who may do what and open if
-/// it only sees messages.
+/// The policy that applies, and its source: the operator's configuration, else the component's
+/// declaration, else closed for a plugin that makes decisions and open for one that only sees
+/// messages.
 pub fn policy(
     configured: Option<TrapPolicy>,
     declared: &Declaration,

@@ -1,8 +1,8 @@
-//! The plugin directory: `NAME.wasm` files, each with an optional `NAME.toml`
-//! beside it, in the order of their names.
+//! The plugin directory: `NAME.wasm` files, each with an optional `NAME.toml`, in the order of
+//! their names.
 //!
-//! A number in front (`10-acl.wasm`) gives the place in the chain and is not part
-//! of the plugin's name. This file reads; it neither compiles nor watches.
+//! A number prefix (`10-acl.wasm`) gives the place in the chain and is not part of the plugin's
+//! name. This module only reads; it neither compiles nor watches.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -19,52 +19,51 @@ use crate::config::{self, ConfigError, OnPark, PluginLimits};
 use crate::wasm;
 use crate::wasm::outside::{Destination, OutsideLimits};
 
-/// How a plugin is configured.
+/// The configuration of a plugin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PluginConfig {
     /// Its place in the chain: the file's name without `.wasm`.
     pub slot: String,
     /// The name in the log and in refusals.
     pub name: String,
-    /// Where it was read from.
+    /// The file that it was read from.
     pub file: PathBuf,
-    /// What tells its code from other code.
+    /// The hash of its code.
     pub version: String,
-    /// What it does when it cannot answer; none: what it declares, or what fits its hooks.
+    /// What happens when it cannot decide; none: its declaration, or the default for its hooks.
     pub policy: Option<TrapPolicy>,
-    /// What the component declares of itself.
+    /// The component's declaration.
     pub declared: Declaration,
     /// How many instances its connections are spread over.
     pub instances: usize,
-    /// How many instances are called for clients apart from the data path. Zero: those of the
-    /// data path are called. None: as many as those, unless it has state to hand over.
+    /// How many instances are called for clients off the data path. Zero: the instances of the data
+    /// path are called. None: as many as those, unless the plugin has state to hand over.
     pub admission_instances: Option<usize>,
     /// The name space of its counters.
     pub counters: String,
-    /// What it may take.
+    /// Its limits.
     pub limits: PluginLimits,
     /// The destinations it may send HTTP requests to when a client connects or authenticates.
     pub http_allow: Vec<Destination>,
-    /// What `init` is given, a JSON object.
+    /// The JSON object for `init`.
     pub settings: String,
 }
 
-/// What there is of one plugin, read from the directory.
+/// The files of one plugin, read from the directory.
 pub struct PluginFiles {
-    /// How it is configured.
+    /// Its configuration.
     pub config: PluginConfig,
     /// The component.
     pub wasm: Arc<[u8]>,
-    /// The text of the file beside it.
+    /// The text of its settings file.
     pub toml: Option<String>,
 }
 
-/// What tells a version of a plugin's files from another without reading them.
+/// Identifies a version of a plugin's files without reading them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fingerprint([Option<FileStamp>; 2]);
 
-/// When the file was written and when it was changed otherwise, its length and its
-/// inode.
+/// The modification time, the status change time, the length and the inode of a file.
 type FileStamp = (SystemTime, (i64, i64), u64, u64);
 
 #[derive(Debug, Default, Deserialize)]
@@ -97,7 +96,7 @@ struct RawPlugin {
     settings: toml::Table,
 }
 
-/// What a directory holds of plugins.
+/// The plugin files in a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Listing {
     /// The slots that have a component, in order, with the fingerprint of each.
@@ -106,7 +105,7 @@ pub struct Listing {
     pub settings: BTreeSet<String>,
 }
 
-/// What a directory holds of plugins.
+/// Lists the plugin files in a directory.
 ///
 /// # Errors
 ///
@@ -116,7 +115,7 @@ pub fn list(directory: &Path) -> io::Result<Listing> {
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
         let stem = path.file_stem().and_then(|stem| stem.to_str());
-        // Editors and copying tools put what is not finished behind a dot.
+        // Editors and copying tools use names with a leading dot for unfinished files.
         let Some(stem) = stem.filter(|stem| !stem.starts_with('.')) else { continue };
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("wasm") => {
@@ -131,8 +130,8 @@ pub fn list(directory: &Path) -> io::Result<Listing> {
     Ok(listing)
 }
 
-/// Whether a TOML file is meant for a plugin: by its name, or by what is in it, also if that has
-/// a mistake. A server's configuration may be in the same directory.
+/// Whether a TOML file belongs to a plugin: by its name or by its keys, also if it has a syntax
+/// error. A server's configuration may be in the same directory.
 pub fn is_for_a_plugin(directory: &Path, stem: &str) -> bool {
     let is_numbered = name_of(stem) != stem;
     let reads = |text: String| match toml::from_str::<toml::Table>(&text) {
@@ -162,7 +161,7 @@ impl Fingerprint {
 ///
 /// # Errors
 ///
-/// Says which file, and whether it could not be read or says what it may not.
+/// The error names the file, and whether it could not be read or is invalid.
 pub fn read(
     directory: &Path,
     slot: &str,
@@ -186,7 +185,7 @@ pub fn read(
     check(slot, &file, wasm.into(), toml, defaults)
 }
 
-/// The text of the file beside a plugin; none: there is no such file.
+/// The text of a plugin's settings file; none: there is no such file.
 ///
 /// # Errors
 ///
@@ -205,11 +204,11 @@ pub fn read_config(directory: &Path, slot: &str) -> Result<Option<String>, Plugi
     }
 }
 
-/// Makes of a component and of what stands beside it what can be put into a slot.
+/// Makes a slot's plugin from a component and its settings.
 ///
 /// # Errors
 ///
-/// The text says what it may not.
+/// The settings are invalid.
 pub fn check(
     slot: &str,
     file: &Path,
@@ -240,20 +239,20 @@ pub fn check(
     Ok(PluginFiles { config, wasm, toml })
 }
 
-/// Where a slot's component is.
+/// The path of a slot's component.
 pub fn wasm_file(directory: &Path, slot: &str) -> PathBuf {
     directory.join(format!("{slot}.wasm"))
 }
 
-/// Where what stands beside it is.
+/// The path of a slot's settings file.
 pub fn toml_file(directory: &Path, slot: &str) -> PathBuf {
     directory.join(format!("{slot}.toml"))
 }
 
-/// How long a slot's name may be: a file's name with room for what is put to it.
+/// The maximum length of a slot's name: a file name, with room for suffixes.
 const SLOT_BYTES_MAX: usize = 128;
 
-/// Whether a file may have this name and nothing else is meant by it.
+/// Whether this is a valid name of a plugin file, without another meaning.
 pub fn is_slot(slot: &str) -> bool {
     !slot.is_empty()
         && slot.len() <= SLOT_BYTES_MAX
@@ -261,8 +260,8 @@ pub fn is_slot(slot: &str) -> bool {
         && slot.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
-/// The slot's name with a number in front that puts it between these two; the
-/// shortest there is. None: no number does.
+/// The slot's name with the shortest number prefix that sorts between these two. None: there is no
+/// such number.
 pub fn slot_between(name: &str, below: Option<&str>, above: Option<&str>) -> Option<String> {
     const DIGITS_MAX: u32 = 4;
     (2..=DIGITS_MAX).find_map(|digits| {
@@ -272,7 +271,7 @@ pub fn slot_between(name: &str, below: Option<&str>, above: Option<&str>) -> Opt
             .filter(|slot| below.is_none_or(|below| below < slot.as_str()))
             .filter(|slot| above.is_none_or(|above| slot.as_str() < above))
             .collect();
-        // In the middle, so that there is room on both sides for the next.
+        // In the middle, so that there is room on both sides for the next one.
         fitting.get(fitting.len() / 2).cloned()
     })
 }
@@ -409,7 +408,7 @@ impl RawPlugin {
     }
 }
 
-/// A host that a plugin may ask.
+/// A host that a plugin may send requests to.
 fn destination(text: &str) -> Result<Destination, ConfigError> {
     Destination::parse(text).ok_or_else(|| ConfigError::OutOfRange {
         key: "http_allow",
@@ -420,7 +419,7 @@ fn destination(text: &str) -> Result<Destination, ConfigError> {
     })
 }
 
-/// The slot's name without the number in front that orders it.
+/// The slot's name without the number prefix.
 pub fn name_of(slot: &str) -> &str {
     let digits = slot.trim_start_matches(|c: char| c.is_ascii_digit());
     match digits.strip_prefix('-') {
@@ -429,7 +428,7 @@ pub fn name_of(slot: &str) -> &str {
     }
 }
 
-/// TOML as JSON; dates and times become their text.
+/// TOML as JSON; dates and times become strings.
 fn json(value: toml::Value) -> serde_json::Value {
     match value {
         toml::Value::String(text) => text.into(),
@@ -473,7 +472,7 @@ mod tests {
         check(None, Some("10-acl"), Some("05-x"));
         check(Some("90-acl"), None, Some("95-x"));
         check(None, Some("acl"), Some("50-x"));
-        // Letters come after digits.
+        // Letters sort after digits.
         check(Some("acl"), None, None);
     }
 

@@ -1,9 +1,9 @@
-//! Bringing the chain to what the plugin directory says.
+//! Updates the chain to match the plugin directory.
 //!
-//! Files add and replace plugins. A file that vanishes removes none: one that is replaced
-//! in two steps, a directory that is moved or cannot be read, and settings that are not
-//! there yet would each leave a guard out for a while. A plugin whose file is gone stays in
-//! force until the file is back, or until it is removed by its name.
+//! Files add and replace plugins. A missing file does not remove one: a file that is replaced in
+//! two steps, a directory that is moved or unreadable, and a settings file that does not exist yet
+//! would each remove an access check for a while. A plugin whose file is missing stays in force
+//! until the file is back, or until the plugin is removed by its name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -18,47 +18,47 @@ use super::plugin::Plugin;
 use super::stats::Initiator;
 use super::{Changes, InstallOptions, Middleware, PluginError};
 
-/// Which file of a plugin in force is gone.
+/// The file of a plugin in force that is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MissingFile {
     /// The component.
     Component,
-    /// What stood beside it.
+    /// The settings file.
     Settings,
 }
 
-/// What is wrong with the plugin directory, said once.
+/// The problems of the plugin directory that were logged.
 #[derive(Default)]
 pub(super) struct Gaps {
-    /// Slots in force of which a file is gone.
+    /// Slots in force with a missing file.
     missing: BTreeMap<String, MissingFile>,
-    /// Settings files without a component, in words.
+    /// Settings files without a component, as messages.
     orphans: Vec<String>,
     /// Why the directory was not read the last time.
     unreadable: Option<String>,
 }
 
-/// How much two names may differ for one to be taken for a misspelt other.
+/// How much two names may differ to be considered a misspelling.
 const MISSPELT_MAX: usize = 2;
 
 impl Middleware {
-    /// Has the next `rescan` read all files again, also those that look as they did.
+    /// Makes the next `rescan` read all files again, including those that look unchanged.
     pub fn look_again(&self) {
         self.changes.lock().seen.values_mut().for_each(directory::Fingerprint::forget);
     }
 
-    /// What the directory lists, if it is not what was seen last. None: it is, or a change
-    /// is under way, or it cannot be read.
+    /// The content of the directory, if it has changed. None: it has not, or a change is in
+    /// progress, or it cannot be read.
     pub fn listing_if_changed(&self) -> Option<Listing> {
         let listing = self.list().ok()??;
         let changes = self.changes.try_lock()?;
         (listing.slots != changes.seen || self.is_any_missing(&listing)).then_some(listing)
     }
 
-    /// Brings the chain to what the directory says: adds what is new and swaps what
-    /// changed. What is refused leaves its slot as it was; what is gone stays in force.
-    /// Blocks: not to be called on a thread that serves connections.
+    /// Updates the chain to match the directory: adds new plugins and swaps changed ones. A refused
+    /// change leaves its slot as it was; a plugin whose file is missing stays in force. Blocks: do
+    /// not call it on a thread that serves connections.
     pub fn rescan(&self, by: &Initiator) -> Vec<PluginError> {
         let mut changes = self.changes.lock();
         let listing = match self.list() {
@@ -87,7 +87,7 @@ impl Middleware {
             if changes.seen.get(&slot) == Some(&fingerprint) {
                 continue;
             }
-            // Remembered even if it is refused: it is said once.
+            // Recorded even if it is refused: it is logged once.
             changes.seen.insert(slot.clone(), fingerprint);
             let directory = self.directory().unwrap_or(Path::new(""));
             let placed = directory::read(directory, &slot, self.config.defaults)
@@ -95,7 +95,7 @@ impl Middleware {
             if let Err(error) = placed {
                 let mut is_known = false;
                 if error.step == "read" {
-                    // Tried again at the next look, and said once: the process may be out of
+                    // Retried at the next poll, and logged once: the process may be out of
                     // descriptors.
                     changes.seen.remove(&slot);
                     let refused = self.refused.lock();
@@ -111,12 +111,12 @@ impl Middleware {
         errors
     }
 
-    /// Slots in force of which a file is gone from the directory.
+    /// Slots in force with a file that is missing from the directory.
     pub fn missing_files(&self) -> BTreeMap<String, MissingFile> {
         self.gaps.lock().missing.clone()
     }
 
-    /// Settings files in the directory that no plugin has, each in a sentence.
+    /// Settings files in the directory without a plugin, each as a message.
     pub fn orphans(&self) -> Vec<String> {
         self.gaps.lock().orphans.clone()
     }
@@ -126,12 +126,12 @@ impl Middleware {
         self.gaps.lock().unreadable.clone()
     }
 
-    /// Forgets that a file of this slot was gone.
+    /// Forgets that a file of this slot was missing.
     pub(super) fn is_whole(&self, slot: &str) {
         self.gaps.lock().missing.remove(slot);
     }
 
-    /// The slot has another name from now on.
+    /// The slot has been renamed.
     pub(super) fn missing_moved(&self, slot: &str, to: &str) {
         let mut gaps = self.gaps.lock();
         if let Some(missing) = gaps.missing.remove(slot) {
@@ -167,7 +167,7 @@ impl Middleware {
         }
     }
 
-    /// Puts what was found in the directory into its slot.
+    /// Puts the files of a slot into the chain.
     fn place_found(
         &self,
         changes: &mut Changes,
@@ -193,9 +193,9 @@ impl Middleware {
         Ok(())
     }
 
-    /// The slot whose component is gone, if this is the same plugin under another name: it has
-    /// the same settings, or none yet, which may still have the old name. Another plugin of the
-    /// same component is added, and takes nothing out of force.
+    /// The slot whose component is missing, if this is the same plugin under another name: it has
+    /// the same settings, or none yet, in which case the settings may still have the old name.
+    /// Another plugin with the same component is added, and removes nothing.
     fn renamed_to(&self, files: &PluginFiles) -> Option<String> {
         let gone: Vec<String> = {
             let gaps = self.gaps.lock();
@@ -218,8 +218,8 @@ impl Middleware {
         found.map(|plugin| plugin.slot())
     }
 
-    /// A plugin that was removed by name left its settings under another name: without
-    /// them it would not do what it did.
+    /// A plugin that was removed by name left its settings under another name: without them it
+    /// would behave differently.
     fn check_set_aside(&self, files: &PluginFiles) -> Result<(), PluginError> {
         let Some(directory) = &self.config.directory else { return Ok(()) };
         let slot = &files.config.slot;
@@ -257,7 +257,7 @@ impl Middleware {
         self.slots_in_force().iter().any(is_new)
     }
 
-    /// Says once that a file of a plugin in force is gone.
+    /// Logs once that a file of a plugin in force is missing.
     fn is_missing(&self, slot: &str, file: MissingFile) {
         if self.gaps.lock().missing.insert(slot.to_owned(), file) == Some(file) {
             return;
@@ -278,7 +278,7 @@ impl Middleware {
         }
     }
 
-    /// Says once which settings files have no component.
+    /// Logs once which settings files have no component.
     fn say_orphans(&self, listing: &Listing) {
         let Some(directory) = &self.config.directory else { return };
         let in_force = self.slots_in_force();
@@ -313,7 +313,7 @@ impl Middleware {
     }
 }
 
-/// How many letters must be put in, left out or changed to make one of the other.
+/// The number of letters that must be inserted, removed or changed to get from one to the other.
 fn differences(one: &str, other: &str) -> usize {
     let mut row: Vec<usize> = (0..=other.chars().count()).collect();
     for (line, letter) in one.chars().enumerate() {

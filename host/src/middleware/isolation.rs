@@ -1,10 +1,9 @@
-//! Whose items made a plugin fail.
+//! Attribution of plugin failures to connections.
 //!
-//! A failure that the items of one connection caused counts against that connection. A
-//! connection that caused several is isolated: the plugin is not called for its items for a
-//! while, and the policy decides about them. So a client that can make a plugin fail cannot
-//! have other clients refused or the plugin parked; a plugin is parked for failures of several
-//! origins.
+//! A failure that the items of one connection caused counts against that connection. A connection
+//! that caused several is isolated: the plugin is not called for its items for a while, and the
+//! policy decides about them. So a client that can make a plugin fail cannot have other clients
+//! refused or the plugin parked; a plugin is parked for failures of several origins.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
@@ -15,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::hub::connections::ConnectionId;
 
-/// How many connections are suspected at once. The one that failed longest ago makes room.
+/// How many connections are tracked at once. The one whose last failure is the oldest is dropped.
 const SUSPECTS_MAX: usize = 1_024;
 
 /// What caused a failure.
@@ -23,18 +22,18 @@ const SUSPECTS_MAX: usize = 1_024;
 pub enum Cause {
     /// An item of this connection.
     Connection(ConnectionId),
-    /// A call about several items: which one is found out afterwards.
+    /// A call with several items: the one that caused it is determined afterwards.
     Batch,
     /// No connection: the plugin itself.
     Plugin,
 }
 
-/// Where a failure that counts comes from.
+/// The origin of a failure that counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// A client of this address, however often it connects; of IPv6 the network of 64 bits.
+    /// All clients of this address; for IPv6, of the /64 network.
     Address(IpAddr),
-    /// A connection whose address does not tell clients apart.
+    /// A connection whose address is shared by several clients.
     Connection(ConnectionId),
     /// The plugin itself.
     Plugin,
@@ -50,13 +49,13 @@ impl Origin {
     }
 }
 
-/// Failures within a while, one for each origin.
+/// Failures within a window, one for each origin.
 #[derive(Default)]
 pub struct Strikes(VecDeque<(Instant, Origin)>);
 
 impl Strikes {
-    /// Adds a failure, and answers how many there are within `window`. Of each origin
-    /// other than the plugin only the last one counts.
+    /// Adds a failure, and returns how many there are within `window`. Of each origin other than
+    /// the plugin only the last failure counts.
     pub fn add(&mut self, now: Instant, origin: Origin, window: Duration) -> usize {
         self.0.retain(|(at, before)| {
             let is_same = *before == origin && origin != Origin::Plugin;
@@ -66,7 +65,7 @@ impl Strikes {
         self.0.len()
     }
 
-    /// Forgets all.
+    /// Forgets all failures.
     pub fn clear(&mut self) {
         self.0.clear();
     }
@@ -75,7 +74,7 @@ impl Strikes {
 /// The connections whose items made a plugin fail.
 #[derive(Default)]
 pub struct Isolation {
-    /// How many are isolated, at most: read before each call.
+    /// At most how many are isolated: read before each call.
     isolated: AtomicUsize,
     suspects: Mutex<BTreeMap<ConnectionId, Suspect>>,
 }
@@ -100,7 +99,7 @@ impl Isolation {
         self.isolated.load(Ordering::Relaxed)
     }
 
-    /// Counts a failure to a connection. Whether it is isolated by that: with the
+    /// Counts a failure against a connection. Returns whether it is isolated by that: with the
     /// `failures_max`-th within `window`.
     pub fn blame(
         &self,

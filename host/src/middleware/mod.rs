@@ -1,11 +1,9 @@
-//! The middleware: plugins, their chain, and how they are replaced while it is
-//! in use.
+//! Plugins, their chain, and how plugins are replaced while it is in use.
 //!
-//! A swap reads, compiles, instantiates and initialises the new plugin beside the
-//! chain. Only then it takes the chain, which waits for the bursts under way,
-//! hands the state over, and puts the new one in the old one's place. Whatever
-//! fails before that leaves the old one where it is. The version that was replaced
-//! stays compiled, and comes back if its successor is parked and says so.
+//! A swap reads, compiles, instantiates and initialises the new plugin before it touches the chain.
+//! Only then it takes the chain's write lock, which waits for the running bursts, hands the state
+//! over, and replaces the old plugin. If any earlier step fails, the old plugin stays. The replaced
+//! version stays compiled, and comes back if its successor is parked and its settings say so.
 
 mod admission;
 pub mod bindings;
@@ -52,11 +50,11 @@ use recheck::Rechecks;
 use stats::{ChangeKind, Failure, Initiator, PluginStats, Swap, Swaps};
 use trace::Tracer;
 
-/// Why a plugin was not taken.
+/// Why a plugin was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{step}: plugin {plugin} ({}): {problem}", .file.display())]
 pub struct PluginError {
-    /// What it is called.
+    /// The name of the plugin.
     pub plugin: String,
     /// The file concerned.
     pub file: PathBuf,
@@ -74,53 +72,53 @@ pub struct Middleware {
     counters: Counters,
     surroundings: PluginContext,
     config: PluginsConfig,
-    /// One change at a time, with what it must remember.
+    /// Held during a change: one at a time.
     changes: Mutex<Changes>,
-    /// What is known of each slot that is taken. Held for moments, and nothing is
-    /// taken while it is.
+    /// What is known of each occupied slot. Held briefly, and no other lock is taken while it is
+    /// held.
     records: Mutex<BTreeMap<String, Record>>,
-    /// What was refused last in each slot, and has not been taken since.
+    /// The last refusal in each slot, unless a plugin was accepted there since.
     refused: Mutex<BTreeMap<String, (SystemTime, PluginError)>>,
     /// Checks of existing subscriptions that are due.
     rechecks: Rechecks,
-    /// What is missing or left over in the plugin directory. Held for moments.
+    /// What is missing or left over in the plugin directory. Held briefly.
     gaps: Mutex<Gaps>,
     swaps: Swaps,
     tracer: Arc<Tracer>,
-    /// How many connections are gone whose plugins have not been notified yet.
+    /// How many closed connections there are whose end plugins have not been notified of yet.
     farewells: watch::Sender<usize>,
 }
 
 #[derive(Default)]
 struct Changes {
-    /// The files last seen in each slot, taken or refused.
+    /// The files last seen in each slot, accepted or refused.
     seen: BTreeMap<String, Fingerprint>,
-    /// The latest first: a version that comes back need not be compiled again.
+    /// The latest first: a version that is restored need not be compiled again.
     compiled: Vec<(String, Arc<CompiledPlugin>)>,
 }
 
-/// How many versions stay compiled, beside those in use.
+/// How many versions stay compiled, in addition to those in use.
 const COMPILED_MAX: usize = 16;
 
 /// How a plugin is put into its slot.
 struct InstallOptions<'a> {
     by: &'a Initiator,
-    /// Whether it comes back.
+    /// Whether it is a rollback.
     is_rollback: bool,
     /// Whether a new instance is wanted even if nothing has changed.
     is_forced: bool,
     /// Its code, if it is compiled already.
     compiled: Option<Arc<CompiledPlugin>>,
-    /// Where its files are to be written, so that they are there after a restart.
+    /// The files to write for a restart.
     write_to: Option<&'a Path>,
     /// The slot that it was in, if its files were renamed.
     renamed_from: Option<String>,
-    /// Whether it starts from nothing instead of its predecessor's state.
+    /// Whether it starts without its predecessor's state.
     is_fresh: bool,
 }
 
 impl<'a> InstallOptions<'a> {
-    /// As its files say, which are where they belong.
+    /// As its files say, which are in place already.
     fn as_found(by: &'a Initiator) -> InstallOptions<'a> {
         InstallOptions {
             by,
@@ -169,8 +167,7 @@ impl Middleware {
         }
     }
 
-    /// How often what was to be compiled was found in the cache of compiled components, and how
-    /// often not; none: there is no cache.
+    /// The hits and misses of the cache of compiled components; none: there is no cache.
     pub fn cache_counts(&self) -> Option<(usize, usize)> {
         self.wasm.cache_counts()
     }
@@ -180,24 +177,23 @@ impl Middleware {
         &self.swaps
     }
 
-    /// For looking at single messages.
+    /// For traces.
     pub fn tracer(&self) -> &Arc<Tracer> {
         &self.tracer
     }
 
-    /// The chain, held for a burst of commands. Not to be taken twice at once by
-    /// one thread, and not held while waiting.
+    /// Locks the chain for a burst of commands. A thread must not lock it twice at once, and must
+    /// not hold it while waiting.
     pub fn chain(&self) -> RwLockReadGuard<'_, Chain> {
         self.chain.read()
     }
 
-    /// The same, if it can be had within this time.
+    /// The same, if it can be locked within this time.
     pub fn chain_within(&self, time: Duration) -> Option<RwLockReadGuard<'_, Chain>> {
         self.chain.try_read_for(time)
     }
 
-    /// Puts a plugin into its slot, in the place of what is there. None: it is there
-    /// already.
+    /// Puts a plugin into its slot, and replaces the plugin in it. None: it is there already.
     fn place(
         &self,
         changes: &mut Changes,
@@ -253,7 +249,7 @@ impl Middleware {
         let handover = match current.as_ref().is_some_and(|old| old.is_parked()) {
             _ if options.is_fresh => Handover::Fresh,
             true => {
-                // In the place of those that do not take their predecessor's state over.
+                // Instead of those that do not take over their predecessor's state.
                 new.build_spares(config.instances)?;
                 Handover::WhereItCan
             }
@@ -287,7 +283,7 @@ impl Middleware {
                         let file = directory::wasm_file(directory, &slot);
                         error!(%io, file = %file.display(), "the file in use was not written back");
                     }
-                    // What is there now is in use: the next look at the directory finds no change.
+                    // The current files are in use: the next poll of the directory finds no change.
                     if let Ok(listing) = directory::list(directory)
                         && let Some(fingerprint) = listing.slots.get(&slot)
                     {
@@ -327,7 +323,7 @@ impl Middleware {
         drop(records);
         self.is_whole(slot_before);
         self.refused.lock().remove(&slot);
-        // The last to hold it: its store ends here, off the path of messages.
+        // The last reference: its store is dropped here, off the data path.
         drop(current);
         let to = Some(identity);
         Ok(Some(self.done(Swap { at, by, deed, slot: Some(slot), from, to, pause })))
@@ -338,8 +334,8 @@ impl Middleware {
         self.surroundings.parked.notified().await;
     }
 
-    /// Where a parked plugin says so, puts the last good version back in its place.
-    /// Blocks: not to be called on a thread that serves connections.
+    /// If the settings of a parked plugin say so, restores the last good version. Blocks: do not
+    /// call it on a thread that serves connections.
     pub fn put_back(&self) {
         let mut changes = self.changes.lock();
         let parked: Vec<Arc<Plugin>> = self
@@ -353,7 +349,7 @@ impl Middleware {
         for plugin in parked {
             let (slot, from) = (plugin.slot(), &plugin.identity);
             let Some((files, compiled)) = self.before(&slot) else {
-                error!(plugin = %from, "a parked plugin stays: there is no version to put back");
+                error!(plugin = %from, "a parked plugin stays: there is no version to roll back to");
                 continue;
             };
             let by = Initiator::Parked;
@@ -369,19 +365,19 @@ impl Middleware {
                     let swap = placed.expect("a forced change is made");
                     error!(plugin = %swap.to.as_deref().unwrap_or_default(), %from,
                         pause_us = swap.pause.as_micros() as u64, file = %file.display(),
-                        "a parked plugin was rolled back; its file still holds what was parked");
+                        "a parked plugin was rolled back; its file still has the parked version");
                 }
                 Err(error) => error!(plugin = error.plugin, %from, step = error.step,
-                    problem = error.problem, "a parked plugin stays: no version could be put back"),
+                    problem = error.problem, "a parked plugin stays: no version could be rolled back to"),
             }
         }
     }
 
-    /// What a rollback puts into a slot.
+    /// The version that a rollback puts into a slot.
     fn before(&self, slot: &str) -> Option<(PluginFiles, Arc<CompiledPlugin>)> {
         let records = self.records.lock();
         let Version { config, compiled, source, .. } = records.get(slot)?.before.as_ref()?;
-        // Where the slot is now, if it was moved since.
+        // The current slot, if it was moved since.
         let file = match self.directory() {
             Some(directory) => directory::wasm_file(directory, slot),
             None => config.file.clone(),
@@ -391,7 +387,7 @@ impl Middleware {
         Some((PluginFiles { config, wasm, toml }, compiled.clone()))
     }
 
-    /// Takes a plugin out of the chain. None: there was none.
+    /// Removes a plugin from the chain. None: there was none.
     fn take_out(&self, slot: &str, by: &Initiator) -> Option<Swap> {
         let plugin = self.chain.read().plugins().iter().find(|p| p.slot() == slot).cloned()?;
         let pause = self.replace(|plugins| {
@@ -411,7 +407,7 @@ impl Middleware {
         }))
     }
 
-    /// Logs a change of the chain, and keeps it.
+    /// Logs a change of the chain, and records it.
     fn done(&self, swap: Swap) -> Swap {
         let pause_us = swap.pause.as_micros() as u64;
         let by = swap.by.name();
@@ -449,9 +445,8 @@ impl Middleware {
         self.refused.lock().insert(slot.to_owned(), (at, refused.clone()));
     }
 
-    /// Takes the chain, changes it, and answers for how long it was held from
-    /// those who wanted it: the wait for bursts under way, and the change. An
-    /// error leaves it as it was.
+    /// Takes the chain's write lock and changes the chain. Returns for how long publishers could
+    /// not get it: the wait for running bursts, and the change. On an error the chain is unchanged.
     fn replace(
         &self,
         change: impl FnOnce(&mut Vec<Arc<Plugin>>) -> Result<(), PluginError>,
@@ -488,8 +483,8 @@ impl Middleware {
     }
 }
 
-/// Says of a plugin that is skipped when it fails, though neither its operator nor its
-/// author said so, that it is.
+/// Warns about a plugin that is skipped when it fails, if neither its operator nor its author set
+/// that.
 fn warn_if_open_by_default(plugin: &Plugin) {
     if plugin.policy == TrapPolicy::Open && plugin.policy_source == PolicySource::Default {
         warn!(plugin = %plugin.identity,

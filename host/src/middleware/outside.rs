@@ -1,13 +1,13 @@
-//! Calls plugins for clients that connect or authenticate, apart from the data path.
+//! Calls plugins for clients that connect or authenticate, off the data path.
 //!
-//! Verifying credentials takes long, and any client can send them: publishing must not wait
-//! for it. So plugins with `admission` have separate instances for it, which run on blocking
-//! threads. The chain is not locked during such a call: a plugin that is replaced finishes its
-//! running calls and is dropped then. What a plugin needs in its other hooks it stores in the
-//! connection's attributes.
+//! Verifying credentials takes long, and any client can send them: publishing must not wait for it.
+//! So plugins with `admission` have separate instances for it, which run on blocking threads. The
+//! chain is not locked during such a call: a plugin that is replaced finishes its running calls and
+//! is dropped then. What a plugin needs in its other hooks it stores in the connection's
+//! attributes.
 //!
-//! Plugins send HTTP requests from here, too. Each of their calls has a thread of its own,
-//! which blocks as long as the call waits; instances are created on demand, up to a limit.
+//! Plugins send HTTP requests from here, too. Each of their calls has a thread of its own, which
+//! blocks as long as the call waits; instances are created on demand, up to a limit.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ use crate::hub::connections::ConnectionId;
 use crate::protocol::command::Refusal;
 use crate::wasm::outside::{HttpPermit, HttpPolicy};
 
-/// The instances of a plugin that is called for clients apart from the data path.
+/// The instances of a plugin that is called for clients off the data path.
 pub struct BlockingPool {
     /// None: it sends no HTTP requests.
     grant: Option<Arc<HttpPolicy>>,
@@ -34,13 +34,13 @@ pub struct BlockingPool {
     time: Duration,
     calls_max: usize,
     turns: Arc<Semaphore>,
-    /// The one that was used last is used next: it remembers most.
+    /// The one that was used last is used next: it has the most in its caches.
     idle: Mutex<Vec<Instance>>,
 }
 
 impl BlockingPool {
-    /// None: the plugin has no hook for it, or is called on the data path: because its file
-    /// says so, or because it has state to hand over and its file does not set it.
+    /// None: the plugin has no hook for it, or is called on the data path. The latter is so if its
+    /// file says so, or if the plugin has state to hand over and its file does not say otherwise.
     ///
     /// # Errors
     ///
@@ -86,7 +86,7 @@ impl BlockingPool {
         }))
     }
 
-    /// Whether it asks the outside world.
+    /// Whether it sends HTTP requests.
     pub fn is_outside(&self) -> bool {
         self.grant.is_some()
     }
@@ -108,7 +108,7 @@ impl BlockingPool {
 }
 
 impl Plugin {
-    /// Calls an instance apart from the data path, and returns how long the call took. On an
+    /// Calls an instance off the data path, and returns how long the call took. On an
     /// error the client receives the refusal if the policy says so. If the future is dropped,
     /// the call itself still runs to its end.
     pub async fn ask_apart<T: Send + 'static>(
@@ -127,7 +127,7 @@ impl Plugin {
         let until = tokio::time::Instant::now() + pool.time;
         let turn = pool.turns.clone().acquire_owned();
         let turn = match hook {
-            // No client waits for it, and it must not be left out.
+            // No client waits for this call, and it must not be skipped.
             Hook::OnDisconnect => Ok(turn.await),
             _ => tokio::time::timeout_at(until, turn).await,
         };
@@ -146,7 +146,7 @@ impl Plugin {
             let _ = tell.send(answered);
         };
         if pool.is_outside() {
-            // It may wait for long: the threads of the runtime are few.
+            // A call may block for long, and the runtime has few threads.
             let asked = std::thread::Builder::new().name("pool".to_owned()).spawn(ask);
             if let Err(error) = asked {
                 let why = format!("no thread is to be had: {error}");
@@ -158,7 +158,7 @@ impl Plugin {
         match told.await {
             Ok((Some(answer), took)) => (Ok(answer), took),
             Ok((None, took)) => (Err(self.unavailable()), took),
-            // What panicked there has been logged by the panic hook.
+            // A panic in there has been logged by the panic hook.
             Err(_) => refused(self.unavailable()),
         }
     }

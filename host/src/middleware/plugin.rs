@@ -35,23 +35,23 @@ use crate::panics;
 use crate::protocol::command::{Refusal, UNAVAILABLE};
 use crate::wasm::{self, ComponentLog, Limits};
 
-/// The id of no connection: what comes from other nodes has it.
+/// The connection id of items from other nodes: no connection has it.
 const NO_CONNECTION: ConnectionId = 0;
-/// How much of what a plugin says of its failure is kept.
+/// The maximum length of a plugin's description of its failure.
 const PROBLEM_BYTES_MAX: usize = 1 << 10;
 
-/// What a plugin's absence means.
+/// What happens while a plugin is not available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TrapPolicy {
-    /// What it guards is refused.
+    /// The item is refused.
     Closed,
-    /// It is skipped.
+    /// The plugin is skipped.
     Open,
 }
 
 impl TrapPolicy {
-    /// As files and answers spell it.
+    /// As written in files and responses.
     pub fn name(self) -> &'static str {
         match self {
             TrapPolicy::Closed => "closed",
@@ -60,12 +60,12 @@ impl TrapPolicy {
     }
 }
 
-/// What all plugins are given to run with.
+/// The services that plugins run with.
 #[derive(Clone)]
 pub struct PluginContext {
     /// For `attributes`.
     pub connections: Arc<Connections>,
-    /// Where rebuilds run.
+    /// The runtime for rebuilds.
     pub runtime: Handle,
     /// The wait before the second rebuild in a row.
     pub rebuild_backoff: Duration,
@@ -73,16 +73,16 @@ pub struct PluginContext {
     pub rebuild_backoff_max: Duration,
     /// Notified when a plugin is parked.
     pub parked: Arc<Notify>,
-    /// What holds for what plugins make of messages, too.
+    /// The limits that also apply to what plugins return.
     pub limits: Arc<LiveLimits>,
 }
 
-/// How a plugin is.
+/// The state of a plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// All its instances are available.
     Running,
-    /// Its policy decides where instances are missing, until they are rebuilt.
+    /// The policy decides for missing instances, until they are rebuilt.
     Rebuilding {
         /// How many.
         instances: usize,
@@ -96,19 +96,19 @@ pub enum State {
     },
 }
 
-/// What has become of the state of a predecessor that could not write it down, or
-/// whose words were not understood.
+/// The outcome of handing over state: the predecessor could not save it, or the successor did not
+/// accept it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Handover {
-    /// The predecessor goes on.
+    /// The predecessor stays in use.
     Whole,
-    /// What can be handed over is; the rest starts from nothing.
+    /// State that can be handed over is; the rest starts empty.
     WhereItCan,
-    /// The state is left, because somebody said so.
+    /// The state is dropped, because the operator requested it.
     Fresh,
 }
 
-/// What is known of a plugin's failures.
+/// The recent failures of a plugin.
 #[derive(Default)]
 struct Failures {
     /// Within `strikes_window`; never more than `strikes_max`.
@@ -120,28 +120,28 @@ struct Failures {
 pub struct Plugin {
     /// Its name in refusals: `name@version`.
     pub identity: Arc<str>,
-    /// How it is configured; its place may be another by now.
+    /// Its configuration; its place may have changed since.
     pub config: PluginConfig,
-    /// What is counted of its slot.
+    /// The counters of its slot.
     pub stats: Arc<PluginStats>,
-    /// Its slot and its file now.
+    /// Its current slot and file.
     place: Mutex<(String, PathBuf)>,
-    /// What it does when it cannot answer.
+    /// What happens when it cannot decide.
     pub policy: TrapPolicy,
-    /// Where that comes from.
+    /// Where that is set.
     pub policy_source: PolicySource,
-    /// Whose items made it fail.
+    /// Attributes its failures to connections.
     pub(super) isolation: Isolation,
-    /// Instances at hand.
+    /// The spare instances.
     pub(super) spares: Spares,
-    /// How much each hook is shown in one call.
+    /// The call sizes of each hook.
     call_sizes: [CallSize; Hook::ALL.len()],
     /// The first connection that its slot was called for; set while the chain is locked to
     /// insert it.
     first_connection: AtomicU64,
     compiled: Arc<CompiledPlugin>,
     instances: Box<[Mutex<InstanceState>]>,
-    /// Its other instances, where it is called for clients apart from the data path.
+    /// Its instances for clients off the data path, if it has any.
     pool: Option<BlockingPool>,
     /// How many of them are missing.
     missing: AtomicUsize,
@@ -159,7 +159,7 @@ struct InstanceState {
     failed_at: Option<Instant>,
 }
 
-/// What is left of the time in which state is handed over, while all messages wait.
+/// The time that is left to hand over state, while all messages wait.
 struct HandoverTime {
     began: Duration,
     budget: Duration,
@@ -190,7 +190,7 @@ impl Plugin {
     ) -> Result<Arc<Plugin>, PluginError> {
         let hooks = compiled.hooks();
         let (policy, policy_source) = declaration::policy(config.policy, &config.declared, hooks);
-        // Where only clients that come are at stake, nothing passes while it is rebuilt.
+        // If it only decides about new clients, nothing passes while it is rebuilt.
         let spares = match hooks.access || hooks.messages || hooks.deliveries {
             true => config.limits.spares,
             false => 0,
@@ -246,13 +246,13 @@ impl Plugin {
         &self.compiled
     }
 
-    /// Which hooks it has.
+    /// Its hooks.
     pub fn hooks(&self) -> Hooks {
         self.compiled.hooks()
     }
 
-    /// Its instances for calls apart from the data path, if it has any. When a client connects,
-    /// authenticates or is gone, these must be called, and not those of the data path.
+    /// Its instances for calls off the data path, if it has any. When a client connects,
+    /// authenticates or disconnects, these must be called instead of those of the data path.
     pub fn pool(&self) -> Option<&BlockingPool> {
         self.pool.as_ref()
     }
@@ -262,8 +262,8 @@ impl Plugin {
         connection as usize % self.instances.len()
     }
 
-    /// Has the instance that serves this connection answer. None: it cannot, and
-    /// the policy decides. A failure counts to its cause.
+    /// Calls the instance that serves this connection. None: it is not available, and the policy
+    /// decides. A failure counts against its cause.
     pub(super) fn ask<T>(
         &self,
         connection: ConnectionId,
@@ -286,7 +286,7 @@ impl Plugin {
         }
     }
 
-    /// Whether it is not called for items of this connection any more.
+    /// Whether it is isolated from this connection.
     pub(super) fn is_isolated(&self, now: Instant, connection: ConnectionId) -> bool {
         self.isolation.is_isolated(now, connection, self.config.limits.strikes_window)
     }
@@ -304,8 +304,8 @@ impl Plugin {
         self.isolation.count(Instant::now(), self.config.limits.strikes_window)
     }
 
-    /// As `ask`, counted: a call of this hook about so many items. Also answers how
-    /// long it took, without the wait for the instance.
+    /// As `ask`, counted as a call of this hook for this many items. Also returns how long it took,
+    /// without the wait for the instance.
     pub fn call<T>(
         &self,
         hook: Hook,
@@ -333,7 +333,7 @@ impl Plugin {
         (answer, took.unwrap_or_default())
     }
 
-    /// How much a hook is shown in one call.
+    /// The call size of a hook.
     pub fn call_size(&self, hook: Hook) -> &CallSize {
         let size = self.call_sizes.get(hook as usize);
         size.expect("there is one for each hook")
@@ -344,19 +344,19 @@ impl Plugin {
         self.place.lock().0.clone()
     }
 
-    /// Gives it another place; the chain is sorted afterwards.
+    /// Sets another place; the chain is sorted afterwards.
     pub fn move_to(&self, slot: String, file: PathBuf) {
         *self.place.lock() = (slot, file);
     }
 
-    /// How it is configured, in the place where it is now.
+    /// Its configuration, in its current place.
     pub fn config_now(&self) -> PluginConfig {
         let (slot, file) = self.place.lock().clone();
         PluginConfig { slot, file, ..self.config.clone() }
     }
 
-    /// What the memories of each instance hold; none: it is being rebuilt, or busy
-    /// for longer than a call may take.
+    /// The size of each instance's memories; none: it is being rebuilt, or busy for longer than a
+    /// call may take.
     pub fn memory_bytes(&self) -> Vec<Option<usize>> {
         let patience = self.config.limits.call_budget;
         let of = |state: &Mutex<InstanceState>| {
@@ -368,7 +368,7 @@ impl Plugin {
         self.instances.iter().map(of).chain(besides).collect()
     }
 
-    /// How it is.
+    /// Its state.
     pub fn state(&self) -> State {
         let last = self.failures.lock().last.clone();
         match (last, self.missing.load(Ordering::Relaxed)) {
@@ -394,7 +394,7 @@ impl Plugin {
         }
     }
 
-    /// The same, with a reason.
+    /// The refusal, with a reason.
     pub fn unavailable_because(&self, reason: &str) -> Refusal {
         let unavailable = self.unavailable();
         Refusal { message: format!("{}: {reason}", unavailable.message).into(), ..unavailable }
@@ -405,7 +405,7 @@ impl Plugin {
         Refusal { by: Some(self.identity.clone()), ..refusal }
     }
 
-    /// Says that the chain has it from now on, in a new slot.
+    /// Records that it is in the chain from now on, in a new slot.
     pub fn enters(&self) {
         let next = self.context.connections.next_id();
         self.first_connection.store(next, Ordering::Relaxed);
@@ -421,12 +421,12 @@ impl Plugin {
         self.first_connection.load(Ordering::Relaxed) <= connection
     }
 
-    /// Passes the state of the predecessor's instances to this one's. No call is
-    /// under way in either.
+    /// Hands the state of the predecessor's instances over to this one's. No call is running in
+    /// either.
     ///
     /// # Errors
     ///
-    /// The step that failed and why; the predecessor goes on.
+    /// The step that failed and why; the predecessor stays in use.
     pub fn take_over(&self, predecessor: &Plugin, handover: Handover) -> Result<(), PluginError> {
         if predecessor.hooks().admission {
             let first = predecessor.first_connection.load(Ordering::Relaxed);
@@ -442,7 +442,7 @@ impl Plugin {
             return Ok(());
         }
         if self.instances.len() != predecessor.instances.len() {
-            warn!(plugin = %self.identity, "the number of instances changed: the state is not taken over");
+            warn!(plugin = %self.identity, "the number of instances changed: the state is not handed over");
             return Ok(());
         }
         let time = HandoverTime::new(self.config.limits.handover_budget);
@@ -454,7 +454,7 @@ impl Plugin {
                 return Err(error);
             }
             warn!(plugin = %self.identity, instance = number, step = error.step,
-                problem = error.problem, "a plugin's state was not taken over");
+                problem = error.problem, "a plugin's state was not handed over");
             if error.step == "restore" {
                 // The failed instance must not be called any more.
                 let mut new = new.lock();
@@ -552,7 +552,7 @@ impl Plugin {
         }
     }
 
-    /// An instance failed, and is gone. Another takes its place where there is one.
+    /// An instance failed and was dropped. A spare replaces it if there is one.
     fn failed(&self, number: usize, state: &mut InstanceState, fault: &Fault, cause: Cause) {
         let was_there = state.instance.take().is_some();
         if was_there {
@@ -599,7 +599,7 @@ impl Plugin {
         wait
     }
 
-    /// An instance that is called apart from the data path has failed and was dropped. Another
+    /// An instance that is called off the data path has failed and was dropped. Another
     /// one is created when it is needed.
     pub(super) fn failed_apart(&self, fault: &Fault, cause: Cause) {
         let Some(pool) = &self.pool else { return };
@@ -607,8 +607,8 @@ impl Plugin {
             pool.clear();
         } else {
             let message = match pool.is_outside() {
-                true => "a plugin failed when it asked the outside world",
-                false => "a plugin failed when it was asked about a client",
+                true => "a plugin failed in a call with HTTP requests",
+                false => "a plugin failed in a call about a client",
             };
             warn!(
                 plugin = %self.identity, hook = fault.hook, problem = fault.problem,
@@ -617,7 +617,7 @@ impl Plugin {
         }
     }
 
-    /// Counts a failure. Whether it was one too many: then it is parked.
+    /// Counts a failure. Returns whether it exceeded the limit: then the plugin is parked.
     pub(super) fn strike(
         &self,
         now: Instant,
@@ -657,8 +657,7 @@ impl Plugin {
         true
     }
 
-    /// Counts a failure to the connection whose item caused it, and says where it comes
-    /// from.
+    /// Counts a failure against the connection whose item caused it, and returns its origin.
     fn blame(&self, now: Instant, connection: ConnectionId) -> Origin {
         let limits = &self.config.limits;
         let remote = self.context.connections.get(connection).map(|found| found.remote);
@@ -668,8 +667,8 @@ impl Plugin {
             warn!(
                 plugin = %self.identity, connection, remote = remote.map(tracing::field::display),
                 failures = failures_max, for_ms = window.as_millis() as u64, policy = ?self.policy,
-                "what one connection sent made a plugin fail repeatedly: the plugin is not asked \
-                 about it for a while"
+                "a plugin failed repeatedly on items of one connection: it is not called for them \
+                 for a while"
             );
         }
         // Clients behind a proxy on this machine have its address.
@@ -702,7 +701,7 @@ impl Plugin {
         let backoff_max = self.context.rebuild_backoff_max;
         self.context.runtime.spawn(async move {
             tokio::time::sleep(wait).await;
-            // Where there is no thread for it, or it did not end, it is tried again: nothing else
+            // If no thread can be started, or the rebuild does not end, it is retried: nothing else
             // rebuilds a missing instance.
             while !rebuild(own.clone(), number).await {
                 tokio::time::sleep(backoff_max).await;
@@ -710,7 +709,7 @@ impl Plugin {
         });
     }
 
-    /// Builds an instance again. A panic counts as any other failure to.
+    /// Rebuilds an instance. A panic counts as any other failure to.
     fn rebuild(&self, number: usize) {
         if self.is_parked() {
             return;
@@ -720,7 +719,7 @@ impl Plugin {
         let Some(state) = self.instances.get(number) else { return };
         let mut state = state.lock();
         if state.instance.is_some() {
-            // A rebuild that did not end well had come so far.
+            // How far a failed rebuild had come.
             return;
         }
         match built {
@@ -737,10 +736,9 @@ impl Plugin {
     }
 }
 
-/// Rebuilds an instance where no connection waits for it. False: it was not even tried, or
-/// did not end.
+/// Rebuilds an instance on a blocking thread. False: it was not tried, or did not end.
 async fn rebuild(plugin: Weak<Plugin>, number: usize) -> bool {
-    // Tokio panics where it can start no thread.
+    // Tokio panics if it cannot start a thread.
     let rebuilding = panics::contain(|| {
         tokio::task::spawn_blocking(move || {
             if let Some(plugin) = plugin.upgrade() {
@@ -754,7 +752,7 @@ async fn rebuild(plugin: Weak<Plugin>, number: usize) -> bool {
     }
 }
 
-/// What is to be said of an instance in whose call the host panicked.
+/// The problem to report for an instance in whose call the host panicked.
 fn panicked(hook: &'static str) -> Fault {
     Fault { hook, problem: "the host panicked; see the log".to_owned() }
 }

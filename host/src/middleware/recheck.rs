@@ -21,10 +21,10 @@ use crate::batch::Batch;
 use crate::hub::connections::{Connection, ConnectionId};
 use crate::protocol::command::{Kind, Refusal};
 
-/// What existing subscriptions are to be checked against.
+/// The rule for a check of existing subscriptions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Against {
-    /// What the plugin's `access` answers.
+    /// The plugin's `access` hook.
     Access,
     /// That names are UTF-8, because a plugin sees them from now on.
     Text,
@@ -35,7 +35,7 @@ pub enum Against {
 pub struct Recheck {
     /// The plugin that was added or replaced.
     pub plugin: Arc<Plugin>,
-    /// What it is about.
+    /// The rule.
     pub against: Against,
 }
 
@@ -59,7 +59,7 @@ pub(super) struct Rechecks {
 }
 
 impl Rechecks {
-    /// A plugin's answers may be others from now on.
+    /// A plugin may decide differently from now on.
     pub fn add(&self, plugin: &Arc<Plugin>, against: Against) {
         let mut due = self.due.lock();
         let is_same = |other: &Recheck| {
@@ -70,7 +70,7 @@ impl Rechecks {
         self.added.notify_one();
     }
 
-    /// What is due because one chain took the place of another.
+    /// Adds the checks that are due because one chain replaced another.
     pub fn add_for(&self, old: &Chain, new: &Chain) {
         let was_there = |plugin: &Arc<Plugin>| old.plugins().iter().any(|p| Arc::ptr_eq(p, plugin));
         for plugin in new.plugins().iter().filter(|plugin| !was_there(plugin)) {
@@ -85,7 +85,7 @@ impl Rechecks {
 }
 
 impl Middleware {
-    /// Forgets the checks that are due: the plugins came before any client.
+    /// Drops the checks that are due: the plugins were loaded before any client connected.
     pub fn forget_rechecks(&self) {
         self.rechecks.due.lock().clear();
     }
@@ -104,11 +104,11 @@ impl Middleware {
 
 /// A subscription that is checked.
 pub struct Question {
-    /// Whose it is.
+    /// The connection that it belongs to.
     pub connection: Arc<Connection>,
     /// The connection's revision before the check.
     pub revision: u64,
-    /// What it is to.
+    /// The subscribed kind.
     pub kind: Kind,
     /// Its name.
     pub name: Box<str>,
@@ -123,11 +123,11 @@ impl Question {
     }
 }
 
-/// How many names one call may be about: fewer than on the data path, so that who waits for the
-/// instance, or for a processor, waits less.
+/// How many names one call may have: fewer than on the data path, so that callers that wait for the
+/// instance, or for a processor, wait less.
 const ITEMS_MAX: usize = 64;
 
-/// How much one call may be about.
+/// The limits of one call.
 #[derive(Clone, Copy)]
 pub struct Room {
     items: usize,
@@ -136,12 +136,12 @@ pub struct Room {
 }
 
 impl Room {
-    /// For a plugin that may be shown so much in one call.
+    /// For a plugin with this call size.
     fn of(weight: usize) -> Room {
         Room { items: ITEMS_MAX, bytes: CALL_BYTES_MAX, weight }
     }
 
-    /// Takes room for one more name. False: there is none. There always is for the first.
+    /// Takes room for one more name. False: there is none. The first name always fits.
     pub fn take(&mut self, bytes: usize) -> bool {
         let is_first = self.items == ITEMS_MAX;
         let weight = bytes + ITEM_WEIGHT;
@@ -156,13 +156,13 @@ impl Room {
     }
 }
 
-/// What came of asking.
+/// The result of a call.
 pub enum Answers {
     /// One for each question; none: allowed.
     Given(Vec<(Question, Option<Refusal>)>),
     /// The call about these failed, and ended the instance.
     Failed(Vec<Question>),
-    /// The instance is not there.
+    /// The instance is not available.
     Missing,
 }
 
@@ -236,7 +236,7 @@ impl Chain {
     }
 }
 
-/// The connections that questions are about, each once.
+/// The connections of the questions, each once.
 pub fn connections_of(questions: &[Question]) -> HashSet<ConnectionId> {
     questions.iter().map(|question| question.connection.id).collect()
 }

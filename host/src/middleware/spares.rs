@@ -20,25 +20,25 @@ use super::plugin::Plugin;
 pub struct Spares {
     #[expect(clippy::vec_box, reason = "they are moved to their places without a copy")]
     ready: Mutex<Vec<Box<Instance>>>,
-    /// How many are wanted.
+    /// The configured number.
     wanted: usize,
     /// How many are being built.
     under_way: AtomicUsize,
-    /// What the last instance took of a processor to build, in nanoseconds.
+    /// The processor time to build the last instance, in nanoseconds.
     build_ns: AtomicU64,
 }
 
 /// Where an instance came from that took the place of one that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replacement {
-    /// It was at hand, and another is wanted.
+    /// There was a spare, and a new one should be built.
     Spare,
-    /// It was built on the spot.
+    /// It was built at once.
     Built,
 }
 
 impl Spares {
-    /// None yet; so many are wanted.
+    /// No spares; this many are wanted.
     pub fn new(wanted: usize) -> Spares {
         Spares {
             ready: Mutex::default(),
@@ -48,7 +48,7 @@ impl Spares {
         }
     }
 
-    /// An instance took so much of a processor to build.
+    /// Records the processor time to build an instance.
     pub fn learn(&self, took: Duration) {
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.build_ns.store(ns, Ordering::Relaxed);
@@ -59,25 +59,25 @@ impl Spares {
         Duration::from_nanos(self.build_ns.load(Ordering::Relaxed)) <= time
     }
 
-    /// One of those at hand.
+    /// A spare, if there is one.
     pub fn take(&self) -> Option<Box<Instance>> {
         self.ready.lock().pop()
     }
 
-    /// Ends those at hand.
+    /// Drops the spares.
     pub fn clear(&self) {
         let ended = std::mem::take(&mut *self.ready.lock());
         drop(ended);
     }
 
-    /// What the memories of those at hand hold.
+    /// The size of the spares' memories.
     pub fn memory_bytes(&self) -> Vec<usize> {
         self.ready.lock().iter().map(|instance| instance.memory_bytes()).collect()
     }
 }
 
 impl Plugin {
-    /// An instance to take the place of one that failed; none: it must be waited for.
+    /// An instance to replace one that failed; none: the slot must wait for one.
     pub(super) fn replacement(&self) -> Option<(Box<Instance>, Replacement)> {
         if let Some(spare) = self.spares.take() {
             return Some((spare, Replacement::Spare));
@@ -85,12 +85,12 @@ impl Plugin {
         if !self.spares.is_quick(self.config.limits.call_budget) {
             return None;
         }
-        // Where it fails, the rebuild that follows fails as well, and counts.
+        // If this fails, the rebuild that follows fails as well, and counts.
         let built = self.build().ok()?;
         Some((Box::new(built), Replacement::Built))
     }
 
-    /// Builds `count` spares now, whatever is wanted. Blocks.
+    /// Builds `count` spares now, whatever the configured number. Blocks.
     ///
     /// # Errors
     ///
@@ -103,7 +103,7 @@ impl Plugin {
         Ok(())
     }
 
-    /// Sees to it that as many spares are at hand as are wanted, off the path of messages.
+    /// Builds spares up to the configured number, off the data path.
     pub(super) fn refill_after(&self, wait: Duration, is_rebuild: bool) {
         let spares = &self.spares;
         let at_hand = spares.ready.lock().len() + spares.under_way.load(Ordering::Relaxed);
@@ -114,7 +114,7 @@ impl Plugin {
         let own = self.own();
         self.runtime().spawn(async move {
             tokio::time::sleep(wait).await;
-            // What panics in there has been logged by the panic hook.
+            // A panic in there has been logged by the panic hook.
             let _ = tokio::task::spawn_blocking(move || {
                 let Some(plugin) = own.upgrade() else { return };
                 plugin.refill(is_rebuild);

@@ -1,8 +1,8 @@
-//! What is counted of each plugin, and of each swap.
+//! Counters of each plugin, and of each swap.
 //!
-//! A plugin's counters belong to its slot: they continue across swaps, as graphs of them need.
-//! All are relaxed atomics that are read one by one, so a reading is not a consistent snapshot.
-//! This module knows nothing of how they are shown.
+//! A plugin's counters belong to its slot: they continue across swaps, as graphs of them need. All
+//! are relaxed atomics that are read one by one, so a reading is not a consistent snapshot. This
+//! module does not format them.
 
 use std::array;
 use std::collections::VecDeque;
@@ -29,7 +29,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// All, in the order in which a message meets them.
+    /// All, in the order in which a message passes them.
     pub const ALL: [Hook; 6] = [
         Hook::OnConnect,
         Hook::OnAuthenticate,
@@ -39,7 +39,7 @@ impl Hook {
         Hook::OnDeliver,
     ];
 
-    /// What the contract calls it.
+    /// The name in the contract.
     pub fn name(self) -> &'static str {
         match self {
             Hook::OnConnect => "on-connect",
@@ -52,26 +52,26 @@ impl Hook {
     }
 }
 
-/// What a plugin said of one item, as it is counted and traced.
+/// A plugin's decision about one item, as it is counted and traced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// It goes on as it is: continue, allowed, the credentials are good.
+    /// It continues unchanged: continue, allowed, valid credentials.
     #[default]
     Pass,
-    /// It goes on changed.
+    /// It continues changed.
     Replace,
     /// It is refused.
     Reject,
-    /// It ends here, and its publisher receives a success reply.
+    /// It is dropped, and its publisher receives a success reply.
     Absorb,
     /// Fewer receive it.
     Narrow,
-    /// The plugin has no opinion: the credentials are not for it.
+    /// The plugin does not decide: the credentials are not for it.
     Abstain,
-    /// The plugin could not answer, and its policy refused the item.
+    /// The plugin could not decide, and its policy refused the item.
     FailedClosed,
-    /// The plugin could not answer, and its policy let the item through.
+    /// The plugin could not decide, and its policy let the item pass.
     FailedOpen,
 }
 
@@ -88,7 +88,7 @@ impl Verdict {
         Verdict::FailedOpen,
     ];
 
-    /// A stable word for metrics.
+    /// A stable label for metrics.
     pub fn name(self) -> &'static str {
         match self {
             Verdict::Pass => "pass",
@@ -103,11 +103,11 @@ impl Verdict {
     }
 }
 
-/// How many buckets a histogram has besides the one for all that took longer.
+/// The number of buckets of a histogram, without the last one, which has no bound.
 pub const BUCKETS: usize = 16;
 
-/// How often something took how long, in buckets that double: up to 1.024 µs, up
-/// to 2.048 µs, and so on up to 33.6 ms, and longer.
+/// A histogram of times, with buckets that double: up to 1.024 µs, up to 2.048 µs, and so on up to
+/// 33.6 ms, and longer.
 #[derive(Default)]
 pub struct Histogram {
     buckets: [AtomicU64; BUCKETS + 1],
@@ -118,7 +118,7 @@ pub struct Histogram {
 const FIRST_BUCKET_BITS: u32 = 10;
 
 impl Histogram {
-    /// It took this long once more.
+    /// Records a time.
     pub fn record(&self, time: Duration) {
         let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         if let Some(bucket) = self.buckets.get(bucket_of(ns)) {
@@ -127,7 +127,7 @@ impl Histogram {
         self.sum_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
-    /// What was recorded so far.
+    /// The current values.
     pub fn read(&self) -> HistogramReading {
         HistogramReading {
             counts: array::from_fn(|bucket| {
@@ -144,17 +144,17 @@ fn bucket_of(ns: u64) -> usize {
     (bits.saturating_sub(FIRST_BUCKET_BITS) as usize).min(BUCKETS)
 }
 
-/// What a histogram held at one moment.
+/// The values of a histogram at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HistogramReading {
-    /// How many fell into each bucket; the last is for all that took longer.
+    /// How many times are in each bucket; the last one has no bound.
     pub counts: [u64; BUCKETS + 1],
-    /// How long all took together.
+    /// The sum of the times.
     pub sum: Duration,
 }
 
 impl HistogramReading {
-    /// How many were recorded.
+    /// How many times were recorded.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
@@ -164,8 +164,8 @@ impl HistogramReading {
         array::from_fn(|bucket| Duration::from_nanos(1 << (FIRST_BUCKET_BITS + bucket as u32)))
     }
 
-    /// A bound under which this share of all was, from 0 to 1. None: nothing was
-    /// recorded, or it was longer than the highest bound.
+    /// The bound of this quantile, from 0 to 1. None: nothing was recorded, or it is over the
+    /// highest bound.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let wanted = (self.count() as f64 * share).ceil().max(1.0) as u64;
         let mut seen = 0;
@@ -188,32 +188,32 @@ impl Sum for HistogramReading {
     }
 }
 
-/// What is counted of one hook of a plugin.
+/// The counters of one hook of a plugin.
 #[derive(Default)]
 pub struct HookStats {
-    /// Items that it was shown, in how many calls that were answered or failed.
+    /// Items in calls that returned or failed, and the number of these calls.
     calls: AtomicU64,
     items: AtomicU64,
     verdicts: [AtomicU64; Verdict::ALL.len()],
     faults: AtomicU64,
-    /// How long its calls took.
+    /// The durations of its calls.
     pub time: Histogram,
 }
 
 impl HookStats {
-    /// It was called, with so many items, and took so long.
+    /// Records a call with this many items, and its duration.
     pub fn called(&self, items: usize, time: Duration) {
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.items.fetch_add(items as u64, Ordering::Relaxed);
         self.time.record(time);
     }
 
-    /// It trapped, overran its budget, or broke the contract.
+    /// Records a trap, a budget overrun, or a violation of the contract.
     pub fn failed(&self) {
         self.faults.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// It said this of so many items.
+    /// Records this verdict for this many items.
     pub fn said(&self, verdict: Verdict, items: usize) {
         if items > 0
             && let Some(count) = self.verdicts.get(verdict as usize)
@@ -222,7 +222,7 @@ impl HookStats {
         }
     }
 
-    /// It said these things.
+    /// Records these verdicts.
     pub fn said_all(&self, verdicts: impl Iterator<Item = Verdict>) {
         let mut counts = [0_usize; Verdict::ALL.len()];
         for verdict in verdicts {
@@ -238,7 +238,7 @@ impl HookStats {
         [&self.calls, &self.items, &self.faults].map(|counter| counter.load(Ordering::Relaxed))
     }
 
-    /// How often it said each thing.
+    /// How often it returned each verdict.
     pub fn verdicts(&self) -> impl Iterator<Item = (Verdict, u64)> {
         Verdict::ALL
             .into_iter()
@@ -247,10 +247,10 @@ impl HookStats {
     }
 }
 
-/// How many of its last failures are kept of each plugin.
+/// How many of the last failures of each plugin are kept.
 const FAILURES_MAX: usize = 16;
 
-/// What is counted of the plugin in one slot.
+/// The counters of the plugin in one slot.
 #[derive(Default)]
 pub struct PluginStats {
     hooks: [HookStats; Hook::ALL.len()],
@@ -261,7 +261,7 @@ pub struct PluginStats {
     failures: Mutex<VecDeque<Failure>>,
 }
 
-/// What is counted of the checks of existing subscriptions after a plugin came or changed.
+/// Counters of the checks of existing subscriptions after a plugin was added or changed.
 #[derive(Default)]
 pub struct RecheckStats {
     running: AtomicU64,
@@ -270,7 +270,7 @@ pub struct RecheckStats {
     unanswered: AtomicU64,
 }
 
-/// What was counted of them so far.
+/// The current values of these counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RecheckReading {
     /// How many checks run now.
@@ -279,29 +279,29 @@ pub struct RecheckReading {
     pub asked: u64,
     /// Subscriptions that ended.
     pub ended: u64,
-    /// Subscriptions that stay because the plugin could not answer.
+    /// Subscriptions that stay because the plugin could not decide.
     pub unanswered: u64,
 }
 
 impl RecheckStats {
-    /// One more check runs.
+    /// Counts a check that starts.
     pub fn began(&self) {
         self.running.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One of those that run is over.
+    /// Counts a check that has ended.
     pub fn is_over(&self) {
         self.running.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// So many more subscriptions were checked, ended, or could not be checked.
+    /// Adds to the subscriptions that were checked, ended, or could not be checked.
     pub fn add(&self, asked: usize, ended: usize, unanswered: usize) {
         self.asked.fetch_add(asked as u64, Ordering::Relaxed);
         self.ended.fetch_add(ended as u64, Ordering::Relaxed);
         self.unanswered.fetch_add(unanswered as u64, Ordering::Relaxed);
     }
 
-    /// What was counted so far.
+    /// The current values.
     pub fn read(&self) -> RecheckReading {
         RecheckReading {
             running: self.running.load(Ordering::Relaxed),
@@ -312,10 +312,10 @@ impl RecheckStats {
     }
 }
 
-/// A failure of a plugin, kept to be shown.
+/// A recorded failure of a plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// When it was.
+    /// The time of the failure.
     pub at: SystemTime,
     /// The version, as in the refusal that the client received.
     pub plugin: Arc<str>,
@@ -323,18 +323,18 @@ pub struct Failure {
     pub step: &'static str,
     /// Why.
     pub problem: String,
-    /// The file concerned, when it was refused.
+    /// The file concerned, if it was refused.
     pub file: Option<PathBuf>,
 }
 
 impl PluginStats {
-    /// What is counted of this hook.
+    /// The counters of this hook.
     pub fn of(&self, hook: Hook) -> &HookStats {
         let stats = self.hooks.get(hook as usize);
         stats.expect("there is one for each hook")
     }
 
-    /// Keeps a failure; one of a hook is counted there, too.
+    /// Records a failure; one of a hook is also counted there.
     pub fn failed(&self, failure: Failure) {
         if let Some(hook) = Hook::ALL.into_iter().find(|hook| hook.name() == failure.step) {
             self.of(hook).failed();
@@ -346,32 +346,32 @@ impl PluginStats {
         failures.push_back(failure);
     }
 
-    /// An instance was built again after a failure.
+    /// Counts an instance that was rebuilt after a failure.
     pub fn rebuilt(&self) {
         self.rebuilds.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What is counted of the checks of existing subscriptions.
+    /// The counters of the checks of existing subscriptions.
     pub fn rechecks(&self) -> &RecheckStats {
         &self.rechecks
     }
 
-    /// How often an instance was built again.
+    /// How often an instance was rebuilt.
     pub fn rebuilds(&self) -> u64 {
         self.rebuilds.load(Ordering::Relaxed)
     }
 
-    /// Counts items of a failed call that were tried again.
+    /// Counts items of a failed call that were retried.
     pub fn asked_again(&self, items: usize) {
         self.asked_again.fetch_add(items as u64, Ordering::Relaxed);
     }
 
-    /// A connection was isolated.
+    /// Counts an isolated connection.
     pub fn isolated(&self) {
         self.isolations.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many items were tried again.
+    /// How many items were retried.
     pub fn items_asked_again(&self) -> u64 {
         self.asked_again.load(Ordering::Relaxed)
     }
@@ -400,15 +400,15 @@ pub enum Initiator {
     Parked,
     /// The admin API, by the token of this name.
     Token(Arc<str>),
-    /// The admin API, where no token is needed.
+    /// The admin API, where no token is required.
     Local,
 }
 
 impl Initiator {
-    /// Names that no token may have.
+    /// Names that are reserved for other initiators than tokens.
     pub const RESERVED: [&str; 5] = ["start", "file", "signal", "parked", "local"];
 
-    /// As the log and the API say it.
+    /// As written in the log and the API.
     pub fn name(&self) -> &str {
         match self {
             Initiator::Start => "start",
@@ -421,23 +421,23 @@ impl Initiator {
     }
 }
 
-/// What a change of the chain or of the engine did. Counted by its place.
+/// The kind of a change of the chain or of the engine. It is counted by its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChangeKind {
-    /// A plugin came.
+    /// A plugin was added.
     Added,
-    /// A plugin took another's place.
+    /// A plugin was replaced.
     Swapped,
-    /// The version before came back.
+    /// The previous version was restored.
     RolledBack,
-    /// A plugin got another place.
+    /// A plugin was moved.
     Moved,
-    /// A plugin went.
+    /// A plugin was removed.
     Removed,
     /// The engine was replaced.
     EngineSwapped,
-    /// The engine before came back.
+    /// The previous engine was restored.
     EngineRolledBack,
 }
 
@@ -453,7 +453,7 @@ impl ChangeKind {
         ChangeKind::EngineRolledBack,
     ];
 
-    /// A stable word for metrics.
+    /// A stable label for metrics.
     pub fn name(self) -> &'static str {
         match self {
             ChangeKind::Added => "added",
@@ -467,26 +467,26 @@ impl ChangeKind {
     }
 }
 
-/// One change, as it is logged and kept.
+/// One change, as it is logged and recorded.
 #[derive(Debug, Clone)]
 pub struct Swap {
-    /// When it was done.
+    /// The time of the change.
     pub at: SystemTime,
     /// The initiator.
     pub by: Initiator,
-    /// What it did.
+    /// The kind.
     pub deed: ChangeKind,
     /// The slot concerned; none: the engine.
     pub slot: Option<String>,
-    /// What was there before.
+    /// The previous version.
     pub from: Option<Arc<str>>,
-    /// What is there now.
+    /// The new version.
     pub to: Option<Arc<str>>,
     /// For how long messages waited.
     pub pause: Duration,
 }
 
-/// How many changes are kept.
+/// How many changes are recorded.
 const SWAPS_MAX: usize = 64;
 
 /// The last changes, and how long messages waited for all of them.
@@ -497,7 +497,7 @@ pub struct Swaps {
 }
 
 impl Swaps {
-    /// Keeps a change.
+    /// Records a change.
     pub fn record(&self, swap: Swap) {
         if let Some(pauses) = self.pauses.get(swap.deed as usize) {
             pauses.record(swap.pause);

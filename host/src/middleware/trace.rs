@@ -1,4 +1,4 @@
-//! Traces single messages: what each plugin made of them.
+//! Traces single messages: the decision of each plugin about them.
 //!
 //! Without a subscriber, which is the usual case, tracing costs one relaxed load a burst. Each
 //! subscriber has a bounded queue; events that do not fit are dropped and counted, so that no
@@ -15,43 +15,43 @@ use tokio::sync::mpsc;
 use super::stats::{Hook, Verdict};
 use crate::hub::connections::ConnectionId;
 
-/// What a plugin said of one item.
+/// A plugin's decision about one item.
 #[derive(Debug, Clone)]
 pub struct TraceEvent {
-    /// When it had said it.
+    /// The time of the decision.
     pub at: SystemTime,
-    /// Whose item it is.
+    /// The connection that the item belongs to.
     pub connection: ConnectionId,
     /// The action: `publish`, `subscribe`, `psubscribe`, `deliver` or `authenticate`.
     pub action: &'static str,
     /// The channel or pattern, as the plugin saw it; none: it is not about one.
     pub channel: Option<Box<[u8]>>,
-    /// Another channel that the plugin gave it.
+    /// The channel that the plugin changed it to.
     pub channel_after: Option<Box<[u8]>>,
     /// The plugin, as in refusals.
     pub plugin: Arc<str>,
-    /// Which hook.
+    /// The hook.
     pub hook: Hook,
-    /// What it said.
+    /// The decision.
     pub verdict: Verdict,
-    /// With which words it refused.
+    /// The code and message of the refusal.
     pub refusal: Option<(String, String)>,
-    /// How long the call took in which it said it.
+    /// How long the call took.
     pub took: Duration,
-    /// How many items there were in that call.
+    /// How many items the call had.
     pub items: usize,
-    /// How long the payload was, and how long it is.
+    /// The length of the payload before and after.
     pub bytes: Option<(usize, usize)>,
-    /// How many were to receive it, and how many are left.
+    /// The number of recipients before and after.
     pub recipients: Option<(usize, usize)>,
 }
 
-/// What somebody wants to see.
+/// The filter of a trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
-    /// What this connection asks for and publishes.
+    /// The commands and publications of this connection.
     Connection(ConnectionId),
-    /// What is about channels that match.
+    /// Items on channels that match.
     Channel(String),
 }
 
@@ -67,7 +67,7 @@ impl Wanted {
     }
 }
 
-/// Those who look.
+/// The trace subscriptions.
 pub struct Tracer {
     /// The number of subscribers. Read first, so that tracing costs nothing without any.
     subscription: AtomicUsize,
@@ -83,7 +83,7 @@ struct TraceFilter {
 }
 
 impl Tracer {
-    /// One that so many may look with at once, each with a queue this long.
+    /// A tracer with this many subscriptions at most, each with a queue of this length.
     pub fn new(lookouts_max: usize, queue_max: usize) -> Tracer {
         Tracer {
             subscription: AtomicUsize::new(0),
@@ -93,17 +93,17 @@ impl Tracer {
         }
     }
 
-    /// Whether anybody looks.
+    /// Whether there are subscriptions.
     pub fn is_used(&self) -> bool {
         self.subscription.load(Ordering::Relaxed) > 0
     }
 
-    /// How many look.
+    /// The number of subscriptions.
     pub fn count(&self) -> usize {
         self.subscription.load(Ordering::Relaxed)
     }
 
-    /// Looks from now on. None: as many look as may.
+    /// Adds a subscription. None: there are as many as there may be.
     pub fn look(self: &Arc<Tracer>, wanted: Wanted) -> Option<TraceSubscription> {
         let mut lookouts = self.lookouts.write();
         if lookouts.len() >= self.lookouts_max {
@@ -137,7 +137,7 @@ impl Tracer {
     }
 }
 
-/// Somebody who looks, until this is dropped.
+/// A trace subscription, until it is dropped.
 pub struct TraceSubscription {
     events: mpsc::Receiver<TraceEvent>,
     dropped: Arc<AtomicU64>,

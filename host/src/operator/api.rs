@@ -1,4 +1,4 @@
-//! Requests to a server.
+//! Requests to the admin API.
 
 use std::io::{self, BufReader, Read};
 use std::path::PathBuf;
@@ -10,15 +10,14 @@ use ureq::{Agent, Body};
 
 use crate::admin::view::ErrorView;
 
-/// Where the token of a request comes from.
+/// The source of the token.
 const TOKEN_VARIABLE: &str = "SWITCHYARD_ADMIN_TOKEN";
 
-/// How long it may take to reach the server.
+/// The timeout of connecting to the server.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
-/// How long an answer may take to begin: compiling the largest plugins takes a
-/// while.
+/// The timeout of the start of a response: compiling the largest plugins takes long.
 const ANSWER_TIME: Duration = Duration::from_secs(300);
-/// How long an answer may be.
+/// The maximum size of a response.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// Why a command failed.
@@ -39,7 +38,7 @@ pub enum OperatorError {
     #[error("{}", describe(.0))]
     Refused(Box<ErrorView>),
     #[error(
-        "the server asks for a token: {0}. Set {TOKEN_VARIABLE} to one of those in its \
+        "the server requires a token: {0}. Set {TOKEN_VARIABLE} to one of those in its \
          admin.tokens_file or SWITCHYARD_ADMIN_TOKENS"
     )]
     Unauthorised(String),
@@ -54,7 +53,7 @@ pub enum OperatorError {
 }
 
 impl OperatorError {
-    /// Whether the command line is the reason, whatever server there is.
+    /// Whether the command line is the cause, independent of the server.
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
@@ -121,8 +120,8 @@ impl Api {
         Ok(Api { url: trimmed.to_owned(), token, agent })
     }
 
-    /// Asks, with a body of JSON if there is one, and gives the answer if it is a
-    /// good one.
+    /// Sends a request, with a JSON body if there is one, and returns the response if the status is
+    /// a success.
     pub fn ask(
         &self,
         method: Method,
@@ -144,7 +143,7 @@ impl Api {
         }
     }
 
-    /// An answer that goes on.
+    /// A streamed response.
     pub fn stream(&self, path: &str) -> Result<impl io::BufRead + use<>, OperatorError> {
         let response = self.send(Method::Get, path, None)?;
         let status = response.status().as_u16();

@@ -1,5 +1,4 @@
-//! The operator's side of the admin API: the commands that speak to a running
-//! server.
+//! The command-line client of the admin API.
 
 mod api;
 mod show;
@@ -87,11 +86,11 @@ pub fn engine(command: EngineCommand) -> Result<(), OperatorError> {
     }
 }
 
-/// Lists connections, shows one, or sends it away.
+/// Lists connections, shows one, or closes it.
 ///
 /// # Errors
 ///
-/// There is no server, or it refused.
+/// The server is not reachable, or it refused.
 pub fn connections(args: &ConnectionsArgs) -> Result<(), OperatorError> {
     let ConnectionsArgs { connection, close, after, limit, admin } = args;
     let Some(id) = connection else {
@@ -107,15 +106,15 @@ pub fn connections(args: &ConnectionsArgs) -> Result<(), OperatorError> {
     let api = Api::new(&admin.admin)?;
     let closed = api.ask(Method::Delete, &path, None)?;
     print(admin, &closed, |closed: &ConnectionView| {
-        format!("connection {} was sent away\n", closed.id)
+        format!("connection {} was closed\n", closed.id)
     })
 }
 
-/// Says what is listened to.
+/// Prints subscriptions.
 ///
 /// # Errors
 ///
-/// There is no server, or it cannot say.
+/// The server is not reachable, or it cannot report them.
 pub fn pubsub(command: PubsubCommand) -> Result<(), OperatorError> {
     let flags = |shard: bool, all: bool| {
         let flags = [("shard", shard), ("all", all)].into_iter().filter(|(_, is_set)| *is_set);
@@ -139,7 +138,7 @@ pub fn pubsub(command: PubsubCommand) -> Result<(), OperatorError> {
     }
 }
 
-/// Shows what is logged, or changes it.
+/// Prints or changes the log filter.
 ///
 /// # Errors
 ///
@@ -210,7 +209,7 @@ fn trace(wanted: &WantedArgs, count: Option<u64>, admin: &AdminArgs) -> Result<(
     let lines = Api::new(&admin.admin)?.stream(&format!("/v1/trace{}", query(asked)))?;
     for line in lines.lines() {
         let line = line.map_err(OperatorError::BrokeOff)?;
-        // Said to see whether anybody is there.
+        // Written to detect a closed pipe.
         if line.is_empty() {
             continue;
         }
@@ -223,7 +222,7 @@ fn trace(wanted: &WantedArgs, count: Option<u64>, admin: &AdminArgs) -> Result<(
             TraceLine::Began => eprintln!("tracing; ctrl-c ends it"),
             TraceLine::Said(sight) => write_out(show::sight(&sight).as_bytes())?,
             TraceLine::Dropped { count } => {
-                eprintln!("{count} were not seen, because they came too fast");
+                eprintln!("{count} lines were dropped, because they were not read fast enough");
             }
             TraceLine::Ended { why } => eprintln!("ended: {why}"),
         }

@@ -1,4 +1,4 @@
-//! Answers as tables for people.
+//! Formats responses as tables.
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
@@ -12,7 +12,7 @@ use crate::middleware::declaration::PolicySource;
 use crate::middleware::files::MissingFile;
 use crate::middleware::stats::ChangeKind;
 
-/// Columns as wide as what is in them, under their names.
+/// Columns with titles, as wide as their content.
 fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) -> String {
     let widths: [usize; N] = std::array::from_fn(|column| {
         let of = |row: &[String; N]| row.get(column).map_or(0, |cell| cell.chars().count());
@@ -31,7 +31,7 @@ fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) -> String {
     text
 }
 
-/// Names and values, one a line.
+/// Names and values, one per line.
 fn list<const N: usize>(pairs: [(&str, String); N]) -> String {
     let lines = pairs.iter().map(|(name, value)| format!("{name:16} {value}"));
     lines.map(|line| line.trim_end().to_owned() + "\n").collect()
@@ -73,7 +73,7 @@ pub fn plugins(view: &PluginsView) -> String {
     text
 }
 
-/// What was checked of existing subscriptions.
+/// The checks of existing subscriptions.
 fn rechecked(rechecks: &RechecksView) -> String {
     let RechecksView { running, asked, ended, unanswered } = rechecks;
     let mut text = format!("{asked} existing subscriptions, of which {ended} ended");
@@ -110,7 +110,7 @@ pub fn plugin(view: &PluginView) -> String {
         (
             "contained",
             format!(
-                "{} connections isolated, {} items asked again",
+                "{} connections isolated, {} items retried",
                 view.isolated_connections, view.asked_again
             ),
         ),
@@ -169,7 +169,7 @@ pub fn engine(view: &EngineView) -> String {
     ])
 }
 
-/// What a change did.
+/// The result of a change.
 pub fn swap(view: &SwapView) -> String {
     let what = match (view.deed, &view.from, &view.to) {
         (ChangeKind::Added, _, Some(to)) => format!("{to} was added"),
@@ -210,7 +210,7 @@ pub fn connections(view: &ConnectionsView) -> String {
     text
 }
 
-/// Channels that are listened to.
+/// Channels with subscribers.
 pub fn channels(view: &ChannelsView) -> String {
     let mut text: String = view.channels.iter().map(|channel| name(channel) + "\n").collect();
     if view.is_cut {
@@ -219,7 +219,7 @@ pub fn channels(view: &ChannelsView) -> String {
     text + &nodes(&view.nodes)
 }
 
-/// Who listens to channels.
+/// The subscribers of channels.
 pub fn subscribers(view: &CountsView) -> String {
     let counts = view.counts.iter();
     let rows: Vec<_> =
@@ -227,7 +227,7 @@ pub fn subscribers(view: &CountsView) -> String {
     table(["CHANNEL", "SUBSCRIBERS"], &rows) + &nodes(&view.nodes)
 }
 
-/// How many patterns there are.
+/// The number of patterns.
 pub fn patterns(view: &PatternsView) -> String {
     format!("{}\n", view.patterns) + &nodes(&view.nodes)
 }
@@ -238,7 +238,7 @@ fn nodes(view: &NodesView) -> String {
         NodesView { answered: 1, unavailable: 0 } => String::new(),
         NodesView { answered, unavailable: 0 } => format!("({answered} nodes)\n"),
         NodesView { answered, unavailable } => {
-            format!("({answered} nodes; of {unavailable} more the engine could not be asked)\n")
+            format!("({answered} nodes; the engine of {unavailable} more was not available)\n")
         }
     }
 }
@@ -264,7 +264,7 @@ pub fn connection(view: &ConnectionView) -> String {
     text
 }
 
-/// What is logged.
+/// The log filter.
 pub fn log(view: &LogView) -> String {
     let followed: Vec<String> = view.followed.iter().map(u64::to_string).collect();
     list([
@@ -276,7 +276,7 @@ pub fn log(view: &LogView) -> String {
     ])
 }
 
-/// What a plugin said of one item.
+/// A plugin's decision about one item.
 pub fn sight(view: &SightView) -> String {
     let mut text = format!(
         "{} #{} {} {} {} {} {} {:.1} µs",

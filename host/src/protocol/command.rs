@@ -1,15 +1,15 @@
-//! The words that all doors share: commands, replies and refusals.
+//! The types that all doors share: commands, replies and refusals.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use guest_core::Names;
 
-/// A name of a channel or pattern, or a payload: any bytes. Borrowed from what
-/// was read where it stands there as it is.
+/// A name of a channel or pattern, or a payload: any bytes. Borrowed from the read buffer if it is
+/// there unescaped.
 pub type Bytestring<'a> = Cow<'a, [u8]>;
 
-/// What one subscription listens to.
+/// The kind of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A channel, by its name.
@@ -32,7 +32,7 @@ pub enum Space {
 /// A publication on its way in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publication<'a> {
-    /// Which kind of channel.
+    /// The name space of the channel.
     pub space: Space,
     /// The channel's name.
     pub channel: Bytestring<'a>,
@@ -41,25 +41,25 @@ pub struct Publication<'a> {
 }
 
 impl Publication<'_> {
-    /// The same, with bytes of its own.
+    /// The same, with owned bytes.
     pub fn into_owned(self) -> Publication<'static> {
         let Publication { space, channel, payload } = self;
         let own = |bytes: Bytestring<'_>| Cow::Owned(bytes.into_owned());
         Publication { space, channel: own(channel), payload: own(payload) }
     }
 
-    /// How many bytes name and payload have.
+    /// The length of name and payload.
     pub fn bytes(&self) -> usize {
         self.channel.len() + self.payload.len()
     }
 }
 
-/// What a client wants.
+/// A command of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command<'a> {
     /// SUBSCRIBE, PSUBSCRIBE, SSUBSCRIBE; at least one name.
     Subscribe(Kind, Vec<Bytestring<'a>>),
-    /// Their opposites; no name: all of the kind.
+    /// The corresponding unsubscribe commands; no name: all of the kind.
     Unsubscribe(Kind, Vec<Bytestring<'a>>),
     /// PUBLISH, SPUBLISH.
     Publish(Publication<'a>),
@@ -80,17 +80,17 @@ pub enum Command<'a> {
 }
 
 impl Command<'_> {
-    /// Whether a connection that must authenticate may say it.
+    /// Whether a connection that must authenticate may send it.
     pub fn is_allowed_before_auth(&self) -> bool {
         matches!(self, Command::Authenticate(_) | Command::Hello | Command::Ping(_) | Command::Quit)
     }
 
-    /// Whether it costs as much as there are channels, not as much as it says.
+    /// Whether its cost grows with the number of channels instead of its length.
     pub fn is_listing(&self) -> bool {
         matches!(self, Command::Channels(..) | Command::SubscriberCounts(..))
     }
 
-    /// What it is called, for logs and counters.
+    /// Its name, for logs and counters.
     pub fn verb(&self) -> Verb {
         match self {
             Command::Subscribe(kind, _) => ListenVerb::Subscribe(*kind).into(),
@@ -107,7 +107,7 @@ impl Command<'_> {
         }
     }
 
-    /// The same, with bytes of its own.
+    /// The same, with owned bytes.
     pub fn into_owned(self) -> Command<'static> {
         let own = |bytes: Bytestring<'_>| Cow::Owned(bytes.into_owned());
         let own_all = |names: Vec<Bytestring<'_>>| names.into_iter().map(own).collect();
@@ -128,8 +128,8 @@ impl Command<'_> {
     }
 }
 
-/// What a command is called, for logs and counters: those of all doors, without
-/// their sub-commands.
+/// The name of a command, for logs and counters: the commands of all doors, without their
+/// sub-commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "they are Redis' verbs")]
 pub enum Verb {
@@ -153,7 +153,7 @@ pub enum Verb {
     Config,
     Info,
     Quit,
-    /// What was no command, or came too fast to be looked at.
+    /// A frame that was no command, or was over the rate limit before it was parsed.
     None,
 }
 
@@ -211,7 +211,7 @@ impl Verb {
     }
 }
 
-/// How a command ended, for counters. Codes that plugins make up are one.
+/// The ending of a command, for counters. All codes of plugins are counted as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "they are the codes of refusals")]
 pub enum Ending {
@@ -226,7 +226,7 @@ pub enum Ending {
     NoPerm,
     Rejected,
     Unavailable,
-    /// Redis' word for all that has no other.
+    /// Redis' code for errors without another one.
     Err,
     Other,
 }
@@ -249,7 +249,7 @@ impl Ending {
         Ending::Other,
     ];
 
-    /// That of what was refused with this code.
+    /// The ending for a refusal with this code.
     pub fn of(code: &str) -> Ending {
         match code {
             BADFRAME => Ending::BadFrame,
@@ -268,7 +268,7 @@ impl Ending {
         }
     }
 
-    /// A stable word for metrics.
+    /// A stable label for metrics.
     pub fn name(self) -> &'static str {
         match self {
             Ending::Ok => "ok",
@@ -294,7 +294,7 @@ impl From<&Refusal> for Ending {
     }
 }
 
-/// What AUTH carries.
+/// The arguments of AUTH.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// The user's name, if one was given.
@@ -304,23 +304,23 @@ pub struct Credentials {
 }
 
 impl std::fmt::Debug for Credentials {
-    /// Without the secret, so that no log ever holds it.
+    /// Without the secret, so that no log contains it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
     }
 }
 
-/// A command as it came, or why it is none, with what its reply must carry.
+/// A command as received, or why it is invalid, with its tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// What the client put on it.
+    /// The tag of the client.
     pub tag: Tag,
-    /// What it wants, or what is wrong.
+    /// The command, or its error.
     pub command: Result<Command<'a>, Refusal>,
 }
 
 impl Request<'_> {
-    /// What it keeps on the heap, about.
+    /// Its approximate heap size.
     pub fn heap_bytes(&self) -> usize {
         let names = |names: &[Bytestring<'_>]| {
             names.iter().map(|name| size_of::<Bytestring<'_>>() + name.len()).sum::<usize>()
@@ -343,13 +343,13 @@ impl Request<'_> {
         }
     }
 
-    /// The same, with bytes of its own.
+    /// The same, with owned bytes.
     pub fn into_owned(self) -> Request<'static> {
         Request { tag: self.tag, command: self.command.map(Command::into_owned) }
     }
 }
 
-/// What a client puts on a command to know its reply by.
+/// The tag by which a client recognizes the reply to a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tag {
     /// Nothing: success has no reply, and a failure has none to name (JSON).
@@ -360,26 +360,24 @@ pub enum Tag {
     InOrder,
 }
 
-/// What a client is answered.
+/// The reply to a command.
 #[derive(Debug)]
 pub enum Reply<'a> {
-    /// Subscribed or unsubscribed: for each name, how many the connection holds
-    /// after it, counted as RESP counts; `held` is how many channels and patterns
-    /// it holds in the end.
+    /// Subscribed or unsubscribed: each name with the number of subscriptions after it, as RESP
+    /// counts them; `held` is the number of channels and patterns in the end.
     Listening {
-        /// Which verb.
+        /// The verb.
         verb: ListenVerb,
-        /// Each name with the count after it; no name: there was nothing to
-        /// leave.
+        /// Each name with the number after it; no name: there was nothing to unsubscribe from.
         acks: &'a [(Option<Bytestring<'a>>, u64)],
         /// Channels and patterns in the end.
         held: u64,
     },
-    /// Published to so many.
+    /// The number of receivers.
     Published(u64),
     /// Names of channels.
     Names(&'a Names),
-    /// Channels and how many subscribe to each.
+    /// Channels with their numbers of subscribers.
     Counts(&'a [(Bytestring<'a>, u64)]),
     /// A number.
     Number(u64),
@@ -393,12 +391,12 @@ pub enum Reply<'a> {
     Refused(&'a Refusal),
 }
 
-/// Which verb a `Reply::Listening` answers.
+/// The verb of a `Reply::Listening`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenVerb {
-    /// The connection now listens.
+    /// Subscribed.
     Subscribe(Kind),
-    /// The connection no longer listens.
+    /// Unsubscribed.
     Unsubscribe(Kind),
 }
 
@@ -415,29 +413,29 @@ impl From<ListenVerb> for Verb {
     }
 }
 
-/// What HELLO answers.
+/// The fields of the reply to HELLO.
 #[derive(Debug)]
 pub struct Greeting {
     /// The connection's id.
     pub connection: u64,
     /// Named limits that a client should know.
     pub limits: [(&'static str, usize); 4],
-    /// What the server can do beyond the verbs that all servers know.
+    /// The features of the server beyond the common verbs.
     pub features: &'static [&'static str],
-    /// Who the connection belongs to; none: it is not known.
+    /// The user of the connection; none: it is not known.
     pub user: Option<String>,
-    /// In how many milliseconds its credentials expire; none: they do not.
+    /// In how many milliseconds the credentials expire; none: they do not.
     pub expires_in_ms: Option<u64>,
     /// The server's clock, in milliseconds since 1970.
     pub now_ms: u64,
 }
 
-/// Why something was refused, in words for the client.
+/// Why something was refused, as a message for the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// A stable word, such as `NOPERM`.
+    /// A stable code, such as `NOPERM`.
     pub code: Cow<'static, str>,
-    /// One line for people.
+    /// One line of text.
     pub message: Cow<'static, str>,
     /// The plugin that decided, as `name@version`.
     pub by: Option<Arc<str>>,
@@ -450,7 +448,7 @@ impl Refusal {
     }
 }
 
-/// Not a command: the frame's form is wrong.
+/// Not a command: the form of the frame is wrong.
 pub const BADFRAME: &str = "BADFRAME";
 /// No such verb.
 pub const UNKNOWN: &str = "UNKNOWN";
@@ -468,7 +466,7 @@ pub const NOAUTH: &str = "NOAUTH";
 pub const EXPIRED: &str = "EXPIRED";
 /// Not allowed.
 pub const NOPERM: &str = "NOPERM";
-/// A plugin does not want it.
+/// A plugin rejects it.
 pub const REJECTED: &str = "REJECTED";
-/// Not now; trying again may help.
+/// Temporary; a retry may succeed.
 pub const UNAVAILABLE: &str = "UNAVAILABLE";

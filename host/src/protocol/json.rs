@@ -1,9 +1,8 @@
 //! The sub-protocol `switchyard.v1.json`: one JSON array per text frame.
 //!
-//! A frame is a command or an array of commands; each stands alone, so that a
-//! bad one is answered and the others are carried out. Strings without escapes
-//! are borrowed from the frame. Bytes that are not UTF-8 travel as
-//! `{"base64": "…"}`.
+//! A frame is a command or an array of commands. Each is parsed on its own, so that an invalid one
+//! gets an error reply and the others are executed. Strings without escapes are borrowed from the
+//! frame. Bytes that are not UTF-8 are encoded as `{"base64": "…"}`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -40,8 +39,8 @@ pub fn parse<'a>(frame: &'a str, requests: &mut Vec<Request<'a>>) {
     }
 }
 
-/// Takes apart a frame that is no JSON as a whole: what is wrong in one command,
-/// such as half of a surrogate pair, is not the fault of the others.
+/// Splits a frame that is not valid JSON as a whole: an error in one command, such as half of a
+/// surrogate pair, must not affect the others.
 fn parse_members<'a>(frame: &'a str, error: &serde_json::Error, requests: &mut Vec<Request<'a>>) {
     let bad_frame = |error: &serde_json::Error| Request {
         tag: Tag::None,
@@ -57,7 +56,7 @@ fn parse_members<'a>(frame: &'a str, error: &serde_json::Error, requests: &mut V
     }
 }
 
-/// The answer to a frame of a kind that this sub-protocol has no use for.
+/// The error for a kind of frame that this sub-protocol does not use.
 pub fn binary_frame() -> Request<'static> {
     Request {
         tag: Tag::None,
@@ -75,7 +74,7 @@ enum Item<'a> {
     Array(Vec<Item<'a>>),
     /// `{"base64": "…"}` and nothing else in it.
     Base64(Cow<'a, str>),
-    /// Everything that no command has a place for.
+    /// All other values.
     Other,
 }
 
@@ -312,8 +311,7 @@ fn bytestring<'a>(what: &str, item: Item<'a>) -> Result<Bytestring<'a>, Refusal>
     }
 }
 
-/// Appends the frame that answers a request; nothing for a success without an
-/// id.
+/// Appends the reply to a request; nothing for a success without an id.
 pub fn write_reply(tag: Tag, reply: &Reply<'_>, output: &mut Vec<u8>) {
     let id = match (tag, reply) {
         (Tag::Id(id), _) => Some(id),
@@ -379,8 +377,8 @@ fn write_value(reply: &Reply<'_>, output: &mut Vec<u8>) {
     }
 }
 
-/// An object of names and numbers. A name that is not UTF-8 cannot be a JSON
-/// key, so it stands there as the text of its `{"base64": "…"}`.
+/// An object of names and numbers. A name that is not UTF-8 cannot be a JSON key, so the key is the
+/// text of its `{"base64": "…"}`.
 fn write_counts(counts: &[(Bytestring<'_>, u64)], output: &mut Vec<u8>) {
     output.push(b'{');
     for (position, (name, count)) in counts.iter().enumerate() {
@@ -401,8 +399,7 @@ fn write_counts(counts: &[(Bytestring<'_>, u64)], output: &mut Vec<u8>) {
     output.push(b'}');
 }
 
-/// Appends the frame of a message, as the subscribers of its channel see it, or
-/// those of a pattern.
+/// Appends the frame of a message, for subscribers of its channel or of a pattern.
 pub fn write_push(pattern: Option<&[u8]>, channel: &[u8], payload: &[u8], output: &mut Vec<u8>) {
     write_message(MessageKind::Text, output, |output| {
         match pattern {
@@ -477,8 +474,8 @@ pub fn write_unsubscribed<'a>(
 
 fn write_bytes(bytes: &[u8], output: &mut Vec<u8>) {
     match std::str::from_utf8(bytes) {
-        // serde_json looks at each byte by itself, for two fifths of what encoding a message of
-        // 128 bytes took; this looks at many at once.
+        // serde_json checks each byte separately, for two fifths of the time to encode a message of
+        // 128 bytes; this checks many at once.
         Ok(text) if !needs_escapes(text.as_bytes()) => {
             output.push(b'"');
             output.extend_from_slice(text.as_bytes());
@@ -489,9 +486,9 @@ fn write_bytes(bytes: &[u8], output: &mut Vec<u8>) {
     }
 }
 
-/// Whether a JSON string has another spelling for one of these bytes: RFC 8259, section 7.
+/// Whether JSON must escape one of these bytes: RFC 8259, section 7.
 fn needs_escapes(text: &[u8]) -> bool {
-    // Without a way out of the loop, so that it can be vectorised.
+    // Without an early exit, so that it can be vectorised.
     text.iter().fold(false, |needs, &byte| needs | (byte < 0x20) | (byte == b'"') | (byte == b'\\'))
 }
 

@@ -1,7 +1,7 @@
-//! What clients say and hear: bytes to commands, replies to bytes.
+//! The wire protocols: bytes to commands, replies to bytes.
 //!
-//! `command` has the words that all doors share; each other file is one
-//! protocol. None of them knows a socket, the engine or the middleware.
+//! `command` has the types that all doors share; each other file is one protocol. None of them
+//! knows a socket, the engine or the middleware.
 
 pub mod command;
 pub mod json;

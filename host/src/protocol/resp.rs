@@ -1,10 +1,9 @@
 //! Redis' protocol, RESP2 and RESP3, as bytes in and bytes out.
 //!
-//! A [`RequestParser`] parses what a connection sent into a [`Burst`] of
-//! requests, [`commands::lookup`] finds the command of each of them or the error
-//! that Redis would reply, and a [`ReplyWriter`] writes replies. Nothing here reads
-//! a socket, waits, or knows sessions: sessions execute the commands. The error
-//! texts and the order of checks are those of Redis 7.4.
+//! A [`RequestParser`] parses received bytes into a [`Burst`] of requests, [`commands::lookup`]
+//! finds the command of each of them or the error that Redis would reply, and a [`ReplyWriter`]
+//! writes replies. This module reads no socket, never waits, and does not know sessions: sessions
+//! execute the commands. The error texts and the order of checks are those of Redis 7.4.
 
 mod arguments;
 mod inline;

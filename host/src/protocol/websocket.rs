@@ -1,10 +1,9 @@
-//! RFC 6455 frames: bytes in, whole messages out, and the frames the server
-//! sends.
+//! RFC 6455 frames: bytes in, whole messages out, and the frames that the server sends.
 //!
-//! `tungstenite` parses and formats the headers and shakes hands. What it does
-//! not do is here: it buffers per connection what this server reads into one
-//! buffer per thread, it takes lengths that are not in their shortest form, and
-//! it tells a client less than our close codes do. Nothing here owns a socket.
+//! `tungstenite` parses and formats the headers and does the handshake. The rest is implemented
+//! here, because tungstenite buffers per connection, where this server reads into one buffer per
+//! thread; it accepts lengths that are not in their shortest form; and its errors are less specific
+//! than our close codes. This module owns no socket.
 
 use std::io::Cursor;
 use std::ops::Range;
@@ -15,14 +14,13 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpC
 
 use crate::close::{CloseReason, ProtocolViolation};
 
-/// Joins frames to messages. Holds bytes only between the fragments of one
-/// message.
+/// Assembles messages from frames. Holds bytes only between the fragments of one message.
 #[derive(Default)]
 pub struct FrameReader {
     fragments: Option<Box<(MessageKind, Vec<u8>)>>,
 }
 
-/// What a data message is made of.
+/// The type of a data message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageKind {
     /// UTF-8, checked.
@@ -31,18 +29,18 @@ pub enum MessageKind {
     Binary,
 }
 
-/// What a peer sent.
+/// A frame from a peer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming {
     /// A whole message.
     Message(MessageKind, Body),
     /// To be answered with `pong`.
     Ping(Range<usize>),
-    /// A sign of life.
+    /// A pong.
     Pong,
-    /// A fragment of a message that is not whole yet.
+    /// A fragment of an incomplete message.
     Fragment,
-    /// The same, without a byte.
+    /// A fragment without bytes.
     EmptyFragment,
     /// The peer's Close frame, with its code if it had one.
     Close(Option<u16>),
@@ -53,20 +51,19 @@ pub enum Incoming {
 pub enum Body {
     /// In the buffer that was parsed, unmasked.
     Buffer(Range<usize>),
-    /// Put together from fragments.
+    /// Assembled from fragments.
     Assembled(Vec<u8>),
 }
 
 impl FrameReader {
-    /// What it keeps in memory of a message whose last fragment has not come.
+    /// How much memory it holds for a message whose last fragment has not arrived.
     pub fn unfinished_bytes(&self) -> usize {
         self.fragments.as_ref().map_or(0, |fragments| fragments.1.capacity())
     }
 
-    /// Parses the next frame of `buffer`, which starts at `at`, and unmasks it in
-    /// place. Answers what it is and where the next one starts; none: it has not
-    /// all come yet. A message over `message_bytes_max` is found out before its
-    /// bytes have come.
+    /// Parses the next frame of `buffer`, which starts at `at`, and unmasks it in place. Returns
+    /// the frame and the start of the next one; none: the frame is incomplete. A message over
+    /// `message_bytes_max` is detected before its bytes arrive.
     ///
     /// # Errors
     ///
@@ -100,7 +97,7 @@ impl FrameReader {
         Ok(Some((incoming, end)))
     }
 
-    /// The rules of RFC 6455, section 5.2, that a header alone shows.
+    /// The rules of RFC 6455, section 5.2, that concern the header.
     fn check(
         &self,
         header: &FrameHeader,
@@ -174,8 +171,8 @@ fn check_text(kind: MessageKind, body: &[u8]) -> Result<(), CloseReason> {
     Ok(())
 }
 
-/// Reads a Close frame's body: nothing, or a code that may be sent and a reason
-/// in UTF-8 (RFC 6455, sections 5.5.1 and 7.4).
+/// Parses the body of a Close frame: nothing, or a valid code and a reason in UTF-8 (RFC 6455,
+/// sections 5.5.1 and 7.4).
 fn close_code(body: &[u8]) -> Result<Option<u16>, CloseReason> {
     let Some((code, reason)) = body.split_first_chunk::<2>() else {
         return if body.is_empty() { Ok(None) } else { Err(violation("close code cut short")) };
@@ -209,7 +206,7 @@ fn unmask(body: &mut [u8], mask: [u8; 4]) {
 /// A ping without a body.
 pub const PING: Bytes = Bytes::from_static(&[0x89, 0]);
 
-/// The answer to a ping.
+/// The reply to a ping.
 pub fn pong(body: &[u8]) -> Bytes {
     let mut frame = Vec::with_capacity(2 + body.len());
     write_header(OpCode::Control(Control::Pong), body.len(), &mut frame);
@@ -244,8 +241,8 @@ pub fn binary_frame(body: &[u8]) -> Vec<u8> {
 /// the length.
 const HEADER_BYTES_MAX: usize = 10;
 
-/// Appends a data frame whose body `write_body` writes. The body's length need
-/// not be known: room for the longest header is left and taken back.
+/// Appends a data frame whose body `write_body` writes. The body's length need not be known: space
+/// for the longest header is reserved, and the rest of it removed.
 pub fn write_message(
     kind: MessageKind,
     output: &mut Vec<u8>,
@@ -330,7 +327,7 @@ mod tests {
                 (at, count) = (next, count + 1);
             }
             let rest = read_all(&mut reader, &bytes[at..]).expect("valid");
-            // What was unmasked in place is not seen twice.
+            // A payload that was unmasked in place is not unmasked twice.
             assert_eq!(rest, whole[count..], "cut at {cut}");
         }
     }

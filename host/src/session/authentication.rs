@@ -1,4 +1,4 @@
-//! AUTH: showing credentials to the plugins, and what follows from their answer.
+//! AUTH: passes credentials to the plugins, and applies their decision.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,24 +9,24 @@ use crate::hub::expiries;
 use crate::middleware::chain::{AdmissionProgress, Chain, Step};
 use crate::protocol::command::{Credentials, LIMIT, Refusal, Reply, TOOLARGE, Tag, Verb};
 
-/// The largest token that any client has reason to show.
+/// The largest token that a client needs.
 const CREDENTIALS_BYTES_MAX: usize = 16 << 10;
 
-/// How many bytes of replies a client that must authenticate may leave unread: what it is
-/// answered is longer than what it sends, and it must not have the server keep it.
+/// How many bytes of replies a client that must authenticate may leave unread: replies are longer
+/// than commands, and the server must not have to hold them.
 const UNREAD_BYTES_MAX: usize = 64 << 10;
 
-/// Credentials that plugins look into elsewhere.
+/// Credentials that plugins verify off the data path.
 pub(super) struct Authenticating {
-    /// Of the command to answer; none: the door answers.
+    /// The tag of the command; none: the door replies.
     tag: Option<Tag>,
     asking: Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send>>,
-    /// None: the wait is not over.
+    /// None: still pending.
     answer: Option<Result<(), Refusal>>,
 }
 
 impl Authenticating {
-    /// Waits for the answer.
+    /// Waits for the result.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.answer.is_none() {
             self.answer = Some(ready!(self.asking.as_mut().poll(context)));
@@ -36,7 +36,7 @@ impl Authenticating {
 }
 
 impl Session {
-    /// Whether a plugin is there to authenticate with.
+    /// Whether a plugin authenticates.
     pub fn has_authentication(&self) -> bool {
         self.services.middleware.chain().has_admission()
     }
@@ -47,29 +47,28 @@ impl Session {
         self.connection.must_authenticate()
     }
 
-    /// Whether the client must authenticate and does not read what it is answered: until it
-    /// does, it is not read from either.
+    /// Whether the client must authenticate and does not read its replies: until it does, it is not
+    /// read from either.
     #[inline]
     pub fn has_unread_replies(&self) -> bool {
         self.must_authenticate()
             && self.replies.len() + self.connection.outbox.bytes() > UNREAD_BYTES_MAX
     }
 
-    /// Why the connection is to be closed behind the replies so far, if what was carried
-    /// out last is a reason.
+    /// The reason to close the connection after the replies so far, if the last command gave one.
     pub fn take_ending(&mut self) -> Option<CloseReason> {
         self.ending.take()
     }
 
-    /// Has the chain check credentials. An error: a plugin refuses them, or no plugin knows
-    /// them. None: a plugin is called apart from the data path; until `authenticated` has the
-    /// result, something is pending.
+    /// Calls the chain to check credentials. An error: a plugin refuses them, or no plugin accepts
+    /// them. None: a plugin is called off the data path; until `authenticated` has the result, the
+    /// authentication is pending.
     pub fn authenticate(&mut self, credentials: Credentials) -> Option<Result<(), Refusal>> {
         let services = self.services.clone();
         self.check_credentials(&services.middleware.chain(), credentials, None)
     }
 
-    /// What came of credentials that were waited for, once.
+    /// The result of an authentication that was pending, once.
     #[inline]
     pub fn authenticated(&mut self) -> Option<Result<(), Refusal>> {
         self.authenticating.as_ref()?;
@@ -84,7 +83,7 @@ impl Session {
         Some(answer)
     }
 
-    /// Answers an AUTH that was waited for, if its answer is there.
+    /// Replies to a pending AUTH, if its result is known.
     pub(super) fn finish_authenticating(&mut self, write: &impl WriteReply) {
         let is_settled = |authenticating: &mut Box<Authenticating>| {
             authenticating.tag.is_some() && authenticating.answer.is_some()
@@ -144,8 +143,8 @@ impl Session {
         }
     }
 
-    /// Credentials that were accepted may have expired already; then the connection is
-    /// closed behind the reply.
+    /// Accepted credentials may have expired already; then the connection is closed after the
+    /// reply.
     fn settle(&mut self, answer: &Result<(), Refusal>) {
         if answer.is_ok() {
             self.connection.accept_credentials();

@@ -1,9 +1,8 @@
-//! PUBSUB: what a client may see of the subscriptions of others.
+//! PUBSUB: what a client may see of other clients' subscriptions.
 //!
-//! Where plugins decide about subscriptions, they are called for each name first: a channel
-//! that the client may not subscribe to has no subscribers for it, and is not listed. The cost
-//! depends on the number of names, so it is done in slices, between which other connections
-//! are served.
+//! Where plugins decide about subscriptions, they are called for each name first: a channel that
+//! the client may not subscribe to has no subscribers for it, and is not listed. The cost depends
+//! on the number of names, so it is done in slices, between which other tasks run.
 
 use guest_core::Names;
 
@@ -22,25 +21,25 @@ use crate::publish;
 /// receives in one call.
 const SLICE_MAX: usize = 256;
 
-/// A command that is not finished.
+/// An unfinished command.
 pub(super) struct Inspection {
     tag: Tag,
-    /// As replies were written when the command came.
+    /// The encoding of replies when the command arrived.
     write: Box<dyn WriteReply + Send>,
-    /// The list of the names, while it is made.
+    /// The list of names, while it is being made.
     listing: Option<Listing>,
-    /// All names that it is about, in order.
+    /// All names of the command, in order.
     names: Vec<Bytestring<'static>>,
-    /// How many of them have been looked at.
+    /// How many of them have been visited.
     done: usize,
     found: Found,
 }
 
-/// What was found so far.
+/// The result so far.
 enum Found {
-    /// How many listen to each of the names.
+    /// The number of subscribers of each name.
     Counts { space: Space, counts: Vec<(Bytestring<'static>, u64)> },
-    /// Those of the names that may be shown.
+    /// The names that may be shown.
     Channels(Names),
 }
 
@@ -179,8 +178,7 @@ impl Inspection {
     }
 }
 
-/// Which of these names the connection may subscribe to. An error: a plugin cannot answer,
-/// and what it would say is not known.
+/// Which of these names the connection may subscribe to. An error: a plugin cannot decide.
 fn may_see(
     connection: ConnectionId,
     chain: &Chain,
@@ -190,7 +188,7 @@ fn may_see(
         return Ok(vec![true; names.len()]);
     }
     let mut may_see = vec![false; names.len()];
-    // What is no text cannot be subscribed to either.
+    // A name that is not UTF-8 cannot be subscribed to either.
     let texts: Batch<(usize, &str)> = names
         .iter()
         .enumerate()

@@ -1,9 +1,8 @@
-//! `switchyard bench`: puts a running server under load for a while, and says what
-//! it did.
+//! `switchyard bench`: puts a running server under load for a while, and prints the results.
 //!
-//! It is a quick look at one machine, which the load shares with the server. Each
-//! message carries the time at which it was sent, so latency is from just before a
-//! publisher writes to just after a listener has read.
+//! It is a quick test on one machine, which the load generator shares with the server. Each message
+//! carries the time at which it was sent, so latency is from just before a publisher writes to just
+//! after a subscriber has read.
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -25,59 +24,59 @@ use super::output::{Audience, DIM, Output, OutputArgs, styled};
 use super::wire::{Said, Spelled};
 use super::{seconds, told_to_end};
 
-/// How long each connection may take to come about.
+/// The timeout of each connection.
 const OPEN_TIME: Duration = Duration::from_secs(10);
 
-/// How many connections are opened at once, so that handshakes do not time out
-/// behind each other.
+/// How many connections are opened at once, so that handshakes do not time out while they wait for
+/// others.
 const OPENING_MAX: usize = 64;
 
-/// How long deliveries under way at the end are waited for without any coming.
+/// The timeout for outstanding deliveries at the end, since the last delivery.
 const STRAGGLER_TIME: Duration = Duration::from_secs(2);
 
 /// The longest latency that is distinguished from longer ones, in nanoseconds.
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
 
-/// The time that a message carries: nanoseconds in hexadecimal.
+/// The time in a message: nanoseconds in hexadecimal.
 const STAMP_BYTES: usize = 16;
 
-/// How late a publisher may be, in keeping to a rate, before that counts as
-/// latency: timers are no more exact.
+/// How late a publisher may be with a fixed rate before that counts as latency: timers are not more
+/// exact.
 const TIMER_SLACK: Duration = Duration::from_millis(2);
 
 /// The flags of `switchyard bench`.
 #[derive(Debug, Clone, Args)]
 pub struct BenchArgs {
-    /// How many connections listen, spread evenly over the channels; 1 to 10000.
+    /// The number of subscribing connections, spread evenly over the channels; 1 to 10000.
     #[arg(long, value_name = "N", default_value_t = 50,
         value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub connections: u32,
 
-    /// How many connections publish; 1 to 1000.
+    /// The number of publishing connections; 1 to 1000.
     #[arg(long, value_name = "N", default_value_t = 4,
         value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub publishers: u32,
 
-    /// How many channels there are; 1 to 10000.
+    /// The number of channels; 1 to 10000.
     #[arg(long, value_name = "N", default_value_t = 10,
         value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub channels: u32,
 
-    /// How long a payload is, in bytes; 16 to 16777216.
+    /// The size of a payload, in bytes; 16 to 16777216.
     #[arg(long, value_name = "N", default_value_t = 128,
         value_parser = clap::value_parser!(u32).range(STAMP_BYTES as i64..=16 << 20))]
     pub payload_bytes: u32,
 
-    /// How many seconds it takes, at most an hour.
+    /// The duration in seconds, at most an hour.
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = an_hour_at_most)]
     pub duration: Duration,
 
-    /// How many publications a second are sent by all publishers together; 1 to
-    /// 10000000 [default: as many as are answered].
+    /// The number of publications per second of all publishers together; 1 to 10000000 [default: as
+    /// many as the server replies to].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub rate: Option<u32>,
 
-    /// How many publications of one publisher may be unanswered; 1 to 1000.
+    /// The number of publications of one publisher without a reply; 1 to 1000.
     #[arg(long, value_name = "N", default_value_t = 16,
         value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub unanswered: u32,
@@ -96,15 +95,15 @@ fn an_hour_at_most(text: &str) -> Result<Duration, String> {
     seconds(text).ok().filter(|time| time.as_secs_f64() <= 3_600.0).ok_or_else(|| wanted.to_owned())
 }
 
-/// What is counted while it runs.
+/// The counters of a run.
 struct Counts {
-    /// What stamps are relative to.
+    /// The base of the time stamps.
     epoch: Instant,
     publications: AtomicU64,
-    /// As the answers to PUBLISH have it.
+    /// According to the replies to PUBLISH.
     promised: AtomicU64,
     deliveries: AtomicU64,
-    /// Several, so that listeners seldom wait for each other.
+    /// Several, so that subscribers rarely contend.
     latencies_ns: Vec<Mutex<Histogram<u64>>>,
 }
 
@@ -134,12 +133,12 @@ impl Counts {
     }
 }
 
-/// Puts a server under load, and says what it did.
+/// Puts a server under load, and prints the results.
 ///
 /// # Errors
 ///
-/// A connection cannot be made or is lost, a publication is refused, or deliveries
-/// that the server promised did not come.
+/// A connection cannot be made or is lost, a publication is refused, or promised deliveries were
+/// not received.
 pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     let mut told_to_end = std::pin::pin!(told_to_end());
     let counts = Arc::new(Counts::new());
@@ -168,7 +167,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         listeners.spawn(listener.listen(client, listens.clone()));
     }
     drop(listens);
-    // Ends when all have said so, or one has ended.
+    // Ends when all have reported, or one has ended.
     let _ = are_listening.recv().await;
 
     let began = Instant::now();
@@ -194,7 +193,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         () = show_progress(&counts, began, args.duration) => Ok(()),
     };
     ending.send_replace(true);
-    // After ctrl-c they have publications under way.
+    // After ctrl-c they have pending publications.
     let result = result.and(all(&mut publishers).await);
     let took = began.elapsed();
     await_stragglers(&counts).await;
@@ -240,7 +239,7 @@ async fn open_all(args: &Arc<BenchArgs>, count: u32) -> anyhow::Result<Vec<Clien
     Ok(clients)
 }
 
-/// One connection that listens.
+/// One subscribing connection.
 struct Listener {
     number: usize,
     channel: Spelled,
@@ -249,8 +248,7 @@ struct Listener {
 }
 
 impl Listener {
-    /// Counts what comes. `listens` is dropped once the server has said that it
-    /// listens.
+    /// Counts messages. `listens` is dropped once the server has acknowledged the subscription.
     async fn listen(self, mut client: Client, listens: mpsc::Sender<()>) -> anyhow::Result<()> {
         let mut listens = Some(listens);
         client.say("SUBSCRIBE", &[&self.channel]).await?;
@@ -280,7 +278,7 @@ impl Listener {
     }
 }
 
-/// One connection that publishes.
+/// One publishing connection.
 struct Publisher {
     number: usize,
     args: Arc<BenchArgs>,
@@ -310,14 +308,14 @@ impl Publisher {
             }
             let may_send = !is_over && unanswered < args.unanswered;
             tokio::select! {
-                // Sending has precedence, or the answers would set the pace.
+                // Sending has precedence; otherwise the replies would determine the rate.
                 biased;
                 () = until(due), if may_send => {
                     let turn = sent as usize + self.number;
                     let channel = self.channels.get(turn % self.channels.len());
                     let channel = channel.context("there is a channel")?;
                     let now = Instant::now();
-                    // Who should have been served earlier has waited since then.
+                    // A message that is late is measured from when it was due.
                     let at = due.filter(|due| now - *due > TIMER_SLACK).unwrap_or(now);
                     let payload = Spelled::Text(self.counts.stamp(at) + &filler);
                     client.say("PUBLISH", &[channel, &payload]).await.context("a publisher")?;
@@ -333,7 +331,7 @@ impl Publisher {
                         unanswered -= 1;
                     }
                 }
-                // Nothing is sent any more; what is unanswered is waited for.
+                // No more messages are sent; only outstanding replies are awaited.
                 _ = self.is_ending.changed(), if !is_over => {}
                 () = sleep_until(deadline), if !is_over => {}
             }
@@ -347,7 +345,7 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-/// Says on standard error how far it is, if that is a terminal. Never ends.
+/// Prints the progress to standard error, if that is a terminal. Never ends.
 async fn show_progress(counts: &Counts, began: Instant, duration: Duration) {
     if !std::io::stderr().is_terminal() {
         return std::future::pending().await;
@@ -376,7 +374,7 @@ async fn show_progress(counts: &Counts, began: Instant, duration: Duration) {
     }
 }
 
-/// Waits for what was promised, while some of it still comes.
+/// Waits for the promised deliveries, while some still arrive.
 async fn await_stragglers(counts: &Counts) {
     let has_all =
         || counts.deliveries.load(Ordering::Relaxed) >= counts.promised.load(Ordering::Relaxed);
@@ -394,7 +392,7 @@ async fn await_stragglers(counts: &Counts) {
     }
 }
 
-/// What came of it.
+/// The results.
 struct Summary {
     args: Arc<BenchArgs>,
     took: Duration,

@@ -21,14 +21,14 @@ use super::wire::{self, Goaway, Refusal, Said};
 /// unless its config says otherwise.
 const SILENCE_MAX: Duration = Duration::from_secs(40);
 
-/// How long that sign may take.
+/// The timeout of the reply to that ping.
 const PONG_TIME: Duration = Duration::from_secs(10);
 
-/// How long a server may take to close a connection that we want closed.
+/// How long a server may take to close a connection that the client closes.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 
-/// The largest message that is taken from the server. Its own limit for payloads
-/// is 1 MiB unless its config says otherwise.
+/// The largest message that is accepted from the server. Its own limit for payloads is 1 MiB by
+/// default.
 const MESSAGE_BYTES_MAX: usize = 1 << 30;
 
 /// A connection to a server.
@@ -48,23 +48,23 @@ pub enum Ended {
     Closed {
         /// The code of its Close frame.
         code: Option<u16>,
-        /// For people.
+        /// The reason as text.
         reason: String,
-        /// What it said before.
+        /// The notice that it sent before.
         goaway: Option<Goaway>,
     },
-    /// The upgrade was answered with something else.
+    /// The response to the upgrade was another one.
     #[error("HTTP {status}: {body}")]
     Unupgraded {
         /// The HTTP status.
         status: u16,
-        /// The first line of the answer's body.
+        /// The first line of the response's body.
         body: String,
     },
-    /// It did not come about, broke, or fell silent.
+    /// It could not be made, failed, or timed out.
     #[error("{0}")]
     Lost(String),
-    /// What came is not the protocol.
+    /// The server violated the protocol.
     #[error("the server does not speak switchyard.v1.json: {0}")]
     Foreign(String),
     /// The server refused a command.
@@ -92,11 +92,11 @@ impl From<tungstenite::Error> for Ended {
 }
 
 impl Client {
-    /// A connection on which the server knows who we are.
+    /// An authenticated connection.
     ///
     /// # Errors
     ///
-    /// There is none within `time`, or the server refuses us.
+    /// The server is not reachable within `time`, or refuses the credentials.
     pub async fn open(endpoint: &EndpointArgs, time: Duration) -> Result<Client, Ended> {
         let opening = async {
             let mut client = Client::connect(endpoint).await?;
@@ -120,18 +120,18 @@ impl Client {
         let config = WebSocketConfig::default()
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX))
-            // Commands leave when they are said.
+            // Commands are sent at once.
             .write_buffer_size(0);
         let (stream, _) =
             tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await?;
         Ok(Client { stream, last_id: 0, last_heard: Instant::now(), is_asked: false, goaway: None })
     }
 
-    /// Sends a command. Gives its id, which its answer will carry.
+    /// Sends a command. Returns its id, which its reply will carry.
     ///
     /// # Errors
     ///
-    /// The connection is no more.
+    /// The connection is closed.
     pub async fn say<A: Serialize>(&mut self, verb: &str, arguments: &[A]) -> Result<u64, Ended> {
         self.last_id += 1;
         let said = Message::text(wire::command(self.last_id, verb, arguments));
@@ -141,12 +141,11 @@ impl Client {
         }
     }
 
-    /// The answer to a command. What comes before it is lost, so nothing may be
-    /// listened to.
+    /// The reply to a command. Earlier messages are lost, so there may be no subscriptions.
     ///
     /// # Errors
     ///
-    /// The command was refused, or the connection is no more.
+    /// The command was refused, or the connection is closed.
     pub async fn call<A: Serialize>(
         &mut self,
         verb: &str,
@@ -165,7 +164,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// The connection is no more.
+    /// The connection is closed.
     pub async fn next(&mut self) -> Result<Said, Ended> {
         loop {
             let patience = if self.is_asked { SILENCE_MAX + PONG_TIME } else { SILENCE_MAX };
@@ -186,11 +185,11 @@ impl Client {
         }
     }
 
-    /// The same, if it is here already.
+    /// The same, if it has arrived already.
     ///
     /// # Errors
     ///
-    /// The connection is no more.
+    /// The connection is closed.
     pub fn next_now(&mut self) -> Option<Result<Said, Ended>> {
         loop {
             let frame = self.stream.next().now_or_never()?;
@@ -207,7 +206,7 @@ impl Client {
         frame: Option<Result<Message, tungstenite::Error>>,
     ) -> Result<Option<Said>, Ended> {
         let Some(frame) = frame else {
-            return Err(Ended::Lost("the connection ended without a word".to_owned()));
+            return Err(Ended::Lost("the connection ended without a close handshake".to_owned()));
         };
         self.last_heard = Instant::now();
         self.is_asked = false;
@@ -231,8 +230,7 @@ impl Client {
         }
     }
 
-    /// A server that has closed the connection has said why before, unless the
-    /// network took it.
+    /// A server that closes the connection sends the reason first, unless the network lost it.
     async fn why_it_ended(&mut self, error: tungstenite::Error) -> Ended {
         let words = async {
             loop {
@@ -247,7 +245,7 @@ impl Client {
         }
     }
 
-    /// Closes the connection in good order, if the server goes along.
+    /// Closes the connection with a close handshake, if the server takes part.
     pub async fn close(mut self) {
         let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
         let closing = async {

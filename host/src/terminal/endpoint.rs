@@ -1,4 +1,4 @@
-//! Which server, and who we are to it: the flags that its clients share.
+//! The server and the credentials: the flags that all client commands share.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::http::{HeaderValue, Uri};
 use crate::handshake::WEBSOCKET_PATH;
 use crate::protocol::json::SUBPROTOCOL;
 
-/// The flags that say which server, and who we are to it.
+/// The flags for the server and the credentials.
 #[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("secret").args(["token", "token_file"]).multiple(true))]
 pub struct EndpointArgs {
@@ -21,27 +21,26 @@ pub struct EndpointArgs {
     #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:8080/ws")]
     pub url: Url,
 
-    /// The token, or the password of `--user`, that says who we are. Better given
-    /// by the environment than by the flag, which other users of this machine can
-    /// read.
+    /// The token, or the password of `--user`. Prefer the environment variable: other users of this
+    /// machine can read flags.
     #[arg(long, value_name = "TOKEN", env = "SWITCHYARD_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
 
-    /// A file with the token, read each time we connect, so that another can be put
-    /// there before it expires. Overrides --token.
+    /// A file with the token. It is read for each connection, so that the token can be replaced
+    /// before it expires. Overrides --token.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 
-    /// How the token is shown.
+    /// How the token is sent.
     #[arg(long, value_name = "HOW", default_value = "url")]
     pub token_by: TokenBy,
 
-    /// The user whose password the token is; they are sent with AUTH.
+    /// The user that the password belongs to; both are sent with AUTH.
     #[arg(long, value_name = "NAME", requires = "secret")]
     pub user: Option<String>,
 }
 
-/// How a client shows its token.
+/// How a client sends its token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum TokenBy {
     /// In the URL, as ?token=...
@@ -52,10 +51,10 @@ pub enum TokenBy {
     Auth,
 }
 
-/// Where a server's WebSocket is.
+/// The address of a server's WebSocket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Url {
-    /// `HOST:PORT`, as it is looked up.
+    /// `HOST:PORT`, for name resolution.
     pub authority: String,
     path_and_query: String,
 }
@@ -89,7 +88,7 @@ impl FromStr for Url {
 }
 
 impl std::fmt::Display for Url {
-    /// Without the query, which may hold secrets.
+    /// Without the query, which may contain secrets.
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let path = self.path_and_query.split('?').next().unwrap_or_default();
         write!(formatter, "ws://{}{path}", self.authority)
@@ -101,7 +100,7 @@ impl EndpointArgs {
     ///
     /// # Errors
     ///
-    /// The token cannot be read, or cannot stand in a header.
+    /// The token cannot be read, or is not valid in a header.
     pub fn request(&self) -> Result<Request, String> {
         let token = self.token()?;
         let mut url = format!("ws://{}{}", self.url.authority, self.url.path_and_query);
@@ -148,7 +147,7 @@ impl EndpointArgs {
     }
 }
 
-/// Looks up where a server is. Several addresses when its name has several.
+/// Resolves the address of a server. There may be several.
 ///
 /// # Errors
 ///

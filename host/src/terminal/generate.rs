@@ -1,5 +1,4 @@
-//! `switchyard completions` and `switchyard man`: written from the definitions of
-//! the arguments, so that they name what there is.
+//! `switchyard completions` and `switchyard man`, generated from the definitions of the arguments.
 
 use std::io::{self, Write};
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! GET over HTTP, which is all that the terminal asks of the admin API.
+//! GET over HTTP, which is all that the terminal commands need of the admin API.
 
 use std::io::Read;
 use std::time::Duration;
@@ -6,21 +6,21 @@ use std::time::Duration;
 use anyhow::ensure;
 use ureq::Agent;
 
-/// What came back.
+/// A response.
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// Whether it is one of success.
+    /// Whether it is a success.
     pub is_good: bool,
     /// The body.
     pub body: Vec<u8>,
 }
 
-/// Asks once. A bad status is an answer.
+/// Sends one request. An error status is returned as a response.
 ///
 /// # Errors
 ///
-/// There is no answer within `time`, or one of more than `bytes_max`.
+/// There is no response within `time`, or it has more than `bytes_max`.
 pub fn get(
     url: &str,
     token: Option<&str>,

@@ -1,8 +1,7 @@
-//! What `switchyard` does in a terminal beside being a server: it talks to one
-//! that runs, as any client would.
+//! The client commands of `switchyard`. They connect to a running server, as any client does.
 //!
-//! Each command has a file, which holds its flags and what it does. They know the
-//! protocol and its addresses, and nothing of the server in this program.
+//! Each command has a file with its flags and its implementation. They know the protocol and its
+//! addresses, and nothing of the server in this program.
 
 mod endpoint;
 mod wire;
@@ -27,7 +26,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Carries out a command. The program's exit code, as [`code`] has it.
+/// Runs a command. Returns the program's exit code, as [`code`] does.
 pub fn run(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -39,7 +38,7 @@ pub fn run(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     code(result)
 }
 
-/// The program's exit code: 0 done, 1 failed, and then standard error says why.
+/// The program's exit code: 0 for success, 1 for a failure, which is printed to standard error.
 pub fn code(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Err(error) if !output::is_closed_pipe(&error) => {
@@ -56,7 +55,7 @@ fn told_to_end() -> impl Future<Output = ()> {
     let signals = [signal(SignalKind::interrupt()), signal(SignalKind::terminate())];
     async move {
         let [Ok(mut interrupt), Ok(mut terminate)] = signals else {
-            // Then the signals do what they do to any program.
+            // Then the signals have their default action.
             return std::future::pending().await;
         };
         tokio::select! {
@@ -72,7 +71,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     let wanted = || format!("give seconds, more than 0 and at most {DAY}");
     let seconds: f64 = text.parse().map_err(|_| wanted())?;
     if seconds > 0.0 && seconds <= DAY {
-        // Shorter than a nanosecond is nothing; the flag cannot mean that.
+        // Values below a nanosecond are rounded to zero, which is not valid here.
         Ok(Duration::from_secs_f64(seconds).max(Duration::from_nanos(1)))
     } else {
         Err(wanted())

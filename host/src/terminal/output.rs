@@ -1,8 +1,7 @@
-//! What goes to standard output: lines with colours for a person, lines of JSON
-//! for a program.
+//! Standard output: lines with colours for a terminal, lines of JSON for a program.
 //!
-//! What was published is somebody else's text, so a person's terminal is shown no
-//! control characters of it.
+//! Published messages are untrusted text, so control characters in them are not printed to a
+//! terminal.
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
@@ -15,8 +14,7 @@ use serde::Serialize;
 /// The flag that selects the audience of the output.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct OutputArgs {
-    /// Prints one JSON object a line, as is done anyway when standard output is no
-    /// terminal.
+    /// Prints one JSON object per line, which is the default if standard output is not a terminal.
     #[arg(long)]
     pub json: bool,
 }
@@ -28,18 +26,18 @@ impl OutputArgs {
     }
 }
 
-/// Who reads standard output.
+/// The format of standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audience {
-    /// Somebody at a terminal.
+    /// A person at a terminal.
     Person,
-    /// A program, or a person later.
+    /// A program, or a file.
     Program,
 }
 
-/// Standard output. What is written waits until it is flushed.
+/// Standard output. Output is buffered until it is flushed.
 pub struct Output {
-    /// Who reads it.
+    /// The format.
     pub audience: Audience,
     stream: BufWriter<AutoStream<Stdout>>,
 }
@@ -50,13 +48,13 @@ impl Output {
     pub fn new(audience: Audience) -> Output {
         let choice = match audience {
             Audience::Person => AutoStream::choice(&io::stdout()),
-            // Not even where CLICOLOR_FORCE asks for it: it would be no JSON.
+            // Not even if CLICOLOR_FORCE is set: the output would not be JSON.
             Audience::Program => ColorChoice::Never,
         };
         Output { audience, stream: BufWriter::new(AutoStream::new(io::stdout(), choice)) }
     }
 
-    /// One line, in colours of [`Style`].
+    /// Writes a line with colours of [`Style`].
     ///
     /// # Errors
     ///
@@ -65,7 +63,7 @@ impl Output {
         writeln!(self.stream, "{line}")
     }
 
-    /// One line of JSON.
+    /// Writes a line of JSON.
     ///
     /// # Errors
     ///
@@ -75,7 +73,7 @@ impl Output {
         self.stream.write_all(b"\n")
     }
 
-    /// Shows what was written.
+    /// Flushes the output.
     ///
     /// # Errors
     ///
@@ -91,7 +89,7 @@ pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(of_io)
 }
 
-/// What matters less.
+/// Less important text.
 pub const DIM: Style = Style::new().dimmed();
 
 /// Some text in a style.
@@ -99,7 +97,7 @@ pub fn styled(style: Style, text: impl Display) -> impl Display {
     std::fmt::from_fn(move |formatter| write!(formatter, "{style}{text}{style:#}"))
 }
 
-/// A colour for a name: always the same one for the same name.
+/// A colour for a name: the same one for the same name.
 pub fn colour_of(name: &str) -> Style {
     const COLOURS: [AnsiColor; 6] = [
         AnsiColor::Cyan,
@@ -114,8 +112,8 @@ pub fn colour_of(name: &str) -> Style {
     Style::new().fg_color(colour.map(Into::into))
 }
 
-/// Text without anything that a terminal would obey: control characters, and marks
-/// that change the direction of writing, are shown as their escapes. A tab stays.
+/// Text without anything that a terminal would interpret: control characters, and marks that change
+/// the direction of writing, are replaced by their escapes. A tab stays.
 pub fn harmless(text: &str) -> impl Display {
     std::fmt::from_fn(move |formatter| {
         let mut rest = text;

@@ -1,4 +1,4 @@
-//! `switchyard pub`: publishes what it is given.
+//! `switchyard pub`: publishes messages.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, Read};
@@ -17,7 +17,7 @@ use super::output::{Audience, Output, OutputArgs, colour_of, harmless, styled};
 use super::seconds;
 use super::wire::{Said, Spelled};
 
-/// How many publications may be under way, unanswered.
+/// How many publications may be pending.
 const UNDER_WAY_MAX: usize = 128;
 
 /// The flags of `switchyard pub`.
@@ -27,15 +27,15 @@ pub struct PubArgs {
     #[arg(value_name = "CHANNEL")]
     pub channel: OsString,
 
-    /// What to publish, one message each. A lone `-` is standard input, all of it.
+    /// The messages. A single `-` reads one message from standard input.
     #[arg(value_name = "PAYLOAD", required_unless_present = "lines")]
     pub payloads: Vec<OsString>,
 
-    /// Publishes each line of standard input as soon as it is there.
+    /// Publishes each line of standard input as soon as it is read.
     #[arg(long, conflicts_with = "payloads")]
     pub lines: bool,
 
-    /// How many seconds the connection, and the answer to a message, may take.
+    /// The timeout of the connection, and of the reply to a message, in seconds.
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
     pub timeout: Duration,
 
@@ -48,12 +48,12 @@ pub struct PubArgs {
     pub endpoint: EndpointArgs,
 }
 
-/// Publishes it all, and says how many deliveries that made.
+/// Publishes the messages, and prints the number of deliveries.
 ///
 /// # Errors
 ///
-/// There is no connection, it does not last, or the server refuses a message; the
-/// ones before it were published.
+/// The connection cannot be made or is lost, or the server refuses a message; the ones before it
+/// were published.
 pub async fn run(args: PubArgs) -> anyhow::Result<()> {
     let mut client = Client::open(&args.endpoint, args.timeout).await?;
     let hello = tokio::time::timeout(args.timeout, client.call::<Value>("HELLO", &[])).await;
@@ -88,13 +88,13 @@ fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// What is to be published, as it comes. None of it is longer than the server
-/// takes, so that a file of any size costs little memory.
+/// The messages to publish, one by one. None is longer than the server accepts, so that a file of
+/// any size needs little memory.
 fn payloads(args: &PubArgs, bytes_max: u64) -> mpsc::Receiver<io::Result<Vec<u8>>> {
     let (sender, receiver) = mpsc::channel(UNDER_WAY_MAX);
     let is_whole_input = args.payloads.len() == 1 && args.payloads.iter().all(|only| only == "-");
     let (lines, payloads) = (args.lines, args.payloads.clone());
-    // Reading standard input blocks a thread, maybe for good.
+    // Reading standard input blocks a thread, possibly forever.
     std::thread::spawn(move || {
         let mut send = |payload: io::Result<Vec<u8>>| sender.blocking_send(payload).is_ok();
         if lines {
@@ -121,7 +121,7 @@ fn each_line(
 ) {
     loop {
         let mut line = Vec::new();
-        // One more for the end of the line, and one more to see that it is too long.
+        // One more byte for the end of the line, and one to detect that it is too long.
         let read = input.by_ref().take(bytes_max + 2).read_until(b'\n', &mut line);
         let is_over = matches!(read, Ok(0) | Err(_));
         if line.last() == Some(&b'\n') {
@@ -146,7 +146,7 @@ fn not_too_long(payload: Vec<u8>, bytes_max: u64) -> io::Result<Vec<u8>> {
     Ok(payload)
 }
 
-/// Where it is published, and what came of it.
+/// The channel, and the results.
 struct Publisher {
     channel: Spelled,
     time: Duration,

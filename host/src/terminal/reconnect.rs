@@ -1,5 +1,5 @@
-//! When a client comes back to a server that it lost: as the close code says, and
-//! ever more slowly while that does not help.
+//! When a client reconnects after a connection is lost: as the close code says, and with a backoff
+//! that doubles while that fails.
 
 use std::time::Duration;
 
@@ -8,35 +8,35 @@ use rand::RngExt as _;
 use super::client::Ended;
 use super::wire::Refusal;
 
-/// The longest first pause; each one that follows in a row may be twice as long, ...
+/// The longest first pause; each further one may be twice as long, ...
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// ... up to this.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// In which time clients come back that are to come back at once.
+/// The time over which clients spread that reconnect at once.
 const SOON: Duration = Duration::from_secs(2);
 
-/// The longest time that a server may send us away for.
+/// The longest delay that a server may ask for.
 const GOAWAY_MAX: Duration = Duration::from_secs(600);
 
 /// How often in a row a client failed to reconnect.
 #[derive(Debug, Default)]
 pub struct ReconnectBackoff {
     in_vain: u32,
-    /// Whether other credentials can be had: they are read again for each connection.
+    /// Whether the credentials may change: they are read again for each connection.
     has_fresh_credentials: bool,
-    /// Whether the credentials were read again already because some were refused.
+    /// Whether the credentials were already read again because some were refused.
     was_refused: bool,
 }
 
-/// What the end of a connection says about the next one.
+/// What the end of a connection implies for the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Advice {
     Never,
     AfterAPause,
     Soon,
-    /// With other credentials, because these were refused; once.
+    /// With new credentials, because these were refused; once.
     WithOthers,
     /// With new credentials, because these expired.
     WithNew,
@@ -50,17 +50,18 @@ impl ReconnectBackoff {
         ReconnectBackoff { has_fresh_credentials, ..ReconnectBackoff::default() }
     }
 
-    /// The connection was of use: what follows is no longer in a row.
+    /// The connection was a success: the next failure is the first in a row.
     pub fn worked(&mut self) {
         self.in_vain = 0;
         self.was_refused = false;
     }
 
-    /// How long to wait before the next try; none: the server does not want us.
+    /// How long to wait before the next try; none: the server does not want this client to
+    /// reconnect.
     pub fn after(&mut self, ended: &Ended) -> Option<Duration> {
         let pause = match advice(ended) {
             Advice::Never => return None,
-            // Clients that were closed at the same time come back at different ones.
+            // Clients that were closed at the same time reconnect at different times.
             Advice::Within(from, to) => rand::rng().random_range(from..=to),
             Advice::WithOthers | Advice::WithNew if !self.has_fresh_credentials => return None,
             Advice::WithOthers if std::mem::replace(&mut self.was_refused, true) => return None,
@@ -83,8 +84,8 @@ fn advice(ended: &Ended) -> Advice {
                 Some(4200..4300) => Advice::Soon,
                 Some(4001) => Advice::WithOthers,
                 Some(4002) => Advice::WithNew,
-                // What RFC 6455 has for "again and again the same", and what the
-                // protocol says is for good.
+                // Codes of RFC 6455 for errors that would occur again, and codes that the protocol
+                // defines as permanent.
                 Some(1000 | 1002 | 1003 | 1007..=1010 | 4000..4100) => Advice::Never,
                 _ => Advice::AfterAPause,
             };

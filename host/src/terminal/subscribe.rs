@@ -17,38 +17,37 @@ use super::reconnect::ReconnectBackoff;
 use super::wire::{Message, Said, Spelled, Unsubscribed};
 use super::{seconds, told_to_end};
 
-/// How long a connection and the server's answers to our first words may take.
+/// The timeout for the connection and the replies to its first commands.
 const OPEN_TIME: Duration = Duration::from_secs(10);
 
-/// A connection that lasted so long was of use, even if nothing came over it.
+/// A connection that lasted this long was a success, even if no message arrived.
 const USEFUL_TIME: Duration = Duration::from_secs(10);
 
 /// The flags of `switchyard sub`.
 #[derive(Debug, Args)]
 pub struct SubArgs {
-    /// What to listen to. A name with `*`, `?` or `[` is a pattern, any other a
-    /// channel.
+    /// What to subscribe to. A name with `*`, `?` or `[` is a pattern, any other a channel.
     #[arg(value_name = "NAME", required_unless_present_any = ["channels", "patterns"])]
     pub names: Vec<OsString>,
 
-    /// A channel to listen to, whatever characters its name has.
+    /// A channel to subscribe to, even if its name has such characters.
     #[arg(long = "channel", value_name = "NAME")]
     pub channels: Vec<OsString>,
 
-    /// A pattern to listen to, even if it has none of those characters.
+    /// A pattern to subscribe to, even if it has none of those characters.
     #[arg(long = "pattern", value_name = "PATTERN")]
     pub patterns: Vec<OsString>,
 
-    /// Ends after so many messages.
+    /// Ends after this many messages.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
 
-    /// Ends after so many seconds. With --count, not to have had that many by then
-    /// is a failure.
+    /// Ends after this many seconds. With --count, it is a failure if fewer messages were received
+    /// by then.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<Duration>,
 
-    /// Ends with a failure when the connection is lost, instead of coming back.
+    /// Fails when the connection is lost, instead of reconnecting.
     #[arg(long)]
     pub once: bool,
 
@@ -61,7 +60,7 @@ pub struct SubArgs {
     pub endpoint: EndpointArgs,
 }
 
-/// What is listened to, by the verb that does it.
+/// The names to subscribe to, by verb.
 struct Names {
     channels: Vec<Spelled>,
     patterns: Vec<Spelled>,
@@ -83,8 +82,8 @@ impl SubArgs {
 ///
 /// # Errors
 ///
-/// There is no connection at first, the server does not let us listen or does not
-/// want us back, standard output is closed, or the time is over too early.
+/// The first connection fails, the server refuses a subscription or a reconnect, standard output is
+/// closed, or the time is over too early.
 pub async fn run(args: SubArgs) -> anyhow::Result<()> {
     let names = args.listened_to();
     let mut screen = Screen {
@@ -94,7 +93,7 @@ pub async fn run(args: SubArgs) -> anyhow::Result<()> {
     };
     let mut client = None;
     let result = tokio::select! {
-        // What is here already counts.
+        // Messages that have arrived already count.
         biased;
         result = listen(&args, &names, &mut client, &mut screen) => result,
         () = told_to_end() => Ok(()),
@@ -117,8 +116,8 @@ async fn elapsed(time: Option<Duration>) {
     }
 }
 
-/// Goes on over as many connections as it takes, the one in use being `client`.
-/// Ends when enough came.
+/// Runs over as many connections as needed, beginning with `client`. Ends when the requested number
+/// of messages was received.
 async fn listen(
     args: &SubArgs,
     names: &Names,
@@ -144,7 +143,7 @@ async fn listen(
         if began.elapsed() >= USEFUL_TIME {
             reconnect.worked();
         }
-        // A server that never was there is more likely a wrong address.
+        // A server that was never reachable probably has a wrong address.
         let pause = reconnect.after(&ended).filter(|_| was_there && !args.once);
         let Some(pause) = pause else { return Err(ended.into()) };
         note(&format!("{ended}; coming back in {:.1} s", pause.as_secs_f64()));
@@ -152,8 +151,7 @@ async fn listen(
     }
 }
 
-/// A connection that listens, and the messages that came before the server had
-/// said so.
+/// A subscribed connection, and the messages that arrived before the acknowledgement.
 async fn subscribe(
     endpoint: &EndpointArgs,
     names: &Names,
@@ -182,7 +180,7 @@ async fn subscribe(
     Ok((client, early))
 }
 
-/// What a person should know, and a program need not read.
+/// A notice for people, which a program need not read.
 fn note(what: &str) {
     if std::io::stderr().is_terminal() {
         anstream::eprintln!("{}", styled(DIM, format_args!("({})", harmless(what))));
@@ -191,28 +189,28 @@ fn note(what: &str) {
     }
 }
 
-/// Names that the server has ended the subscriptions to.
+/// Names whose subscriptions the server has ended.
 fn note_end(unsubscribed: &Unsubscribed) {
     let Unsubscribed { channels, patterns, refusal, .. } = unsubscribed;
     let names: Vec<_> = channels.iter().chain(patterns).map(Spelled::for_people).collect();
     note(&format!("no longer listening to {}: {refusal}", names.join(" ")));
 }
 
-/// Why no more is shown.
+/// Why the command ends.
 enum Outcome {
     Enough,
     Ended(Ended),
 }
 
-/// Where messages are shown.
+/// The output for messages.
 struct Screen {
     output: Output,
     shows_patterns: bool,
-    /// How many are still to come; none: there is no end.
+    /// How many messages are missing; none: there is no limit.
     left: Option<u64>,
 }
 
-/// A message for a program.
+/// A message as JSON.
 #[derive(Serialize)]
 struct Line<'a> {
     time: String,
@@ -221,7 +219,7 @@ struct Line<'a> {
 }
 
 impl Screen {
-    /// Shows messages while they come, and those that came early before.
+    /// Prints messages as they arrive, and those that arrived early before them.
     async fn show_all(
         &mut self,
         client: &mut Client,
@@ -236,7 +234,7 @@ impl Screen {
             let said = match client.next_now() {
                 Some(said) => said,
                 None => {
-                    // Flush before waiting, so that no finished line is held back.
+                    // Flush before waiting, so that no complete line is delayed.
                     self.output.flush()?;
                     client.next().await
                 }
@@ -264,7 +262,7 @@ impl Screen {
         }
     }
 
-    /// Shows one message. Whether it was the last one wanted.
+    /// Prints one message. Returns whether it was the last one.
     fn show(&mut self, message: &Message) -> std::io::Result<bool> {
         match self.output.audience {
             Audience::Program => {

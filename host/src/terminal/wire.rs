@@ -1,5 +1,4 @@
-//! `switchyard.v1.json` as a client speaks it: commands to text, text to what the
-//! server said.
+//! `switchyard.v1.json` for a client: encodes commands, and decodes what the server sends.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// A name or payload as the protocol spells it.
+/// A name or payload as the protocol encodes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Spelled {
@@ -41,7 +40,7 @@ impl From<&OsStr> for Spelled {
 }
 
 impl Spelled {
-    /// For people: bytes that are not UTF-8 as their hexadecimal escapes.
+    /// As text: bytes that are not UTF-8 are replaced by hexadecimal escapes.
     pub fn for_people(&self) -> Cow<'_, str> {
         match self {
             Spelled::Text(text) => text.into(),
@@ -53,42 +52,42 @@ impl Spelled {
     }
 }
 
-/// What the server said.
+/// A frame from the server.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Said {
-    /// Somebody published something.
+    /// A message.
     Message(Message),
-    /// It will close the connection soon.
+    /// The server will close the connection soon.
     Goaway(Goaway),
-    /// We do not listen to something any more, because new rules refuse it.
+    /// The server has ended subscriptions, because new rules refuse them.
     Unsubscribed(Unsubscribed),
-    /// The answer to the command with this id; without an id, the refusal of one
-    /// that had none.
+    /// The reply to the command with this id; without an id, the refusal of a command that had
+    /// none.
     Answer(Option<u64>, Result<Value, Refusal>),
 }
 
-/// A publication that we listen to.
+/// A message on a subscription.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Message {
-    /// The pattern that it came for; none: we listen to the channel.
+    /// The pattern that matched; none: the subscription is to the channel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pattern: Option<Spelled>,
     /// Its channel.
     pub channel: Spelled,
-    /// What was published.
+    /// The payload.
     pub payload: Spelled,
 }
 
-/// Why the server will close the connection, and when to come back.
+/// Why the server will close the connection, and when to reconnect.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Goaway {
-    /// For people.
+    /// The reason as text.
     pub reason: String,
-    /// From when on, and until when.
+    /// The earliest and the latest time.
     pub reconnect_within_ms: (u64, u64),
 }
 
-/// What we do not listen to any more, and why.
+/// The subscriptions that the server has ended, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Unsubscribed {
     /// Channels.
@@ -97,9 +96,9 @@ pub struct Unsubscribed {
     /// Patterns.
     #[serde(default)]
     pub patterns: Vec<Spelled>,
-    /// How many channels and patterns we still listen to.
+    /// How many channels and patterns are still subscribed.
     pub listening: u64,
-    /// Why.
+    /// The reason.
     #[serde(flatten)]
     pub refusal: Refusal,
 }
@@ -107,9 +106,9 @@ pub struct Unsubscribed {
 /// Why the server refused a command.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, thiserror::Error)]
 pub struct Refusal {
-    /// A stable word.
+    /// A stable label.
     pub code: String,
-    /// For people.
+    /// The reason as text.
     pub message: String,
     /// The plugin that decided.
     pub by: Option<String>,
@@ -134,12 +133,11 @@ pub fn command<A: Serialize>(id: u64, verb: &str, arguments: &[A]) -> String {
     Value::Array(parts).to_string()
 }
 
-/// What a frame says; none: something that this client does not know, which a
-/// later server may say.
+/// Decodes a frame; none: this client does not know it, because the server is newer.
 ///
 /// # Errors
 ///
-/// It is not the protocol.
+/// The frame violates the protocol.
 pub fn parse(frame: &str) -> Result<Option<Said>, serde_json::Error> {
     let parts: Vec<&RawValue> = serde_json::from_str(frame)?;
     let texts: Vec<&str> = parts.into_iter().map(RawValue::get).collect();

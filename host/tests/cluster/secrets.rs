@@ -38,8 +38,8 @@ async fn passwords(kind: Kind, extra: &[&str], user: &str) -> Result<()> {
     let wrong = "connect_timeout_ms = 500\n".to_owned() + &options("wr0ng-horse-1")?.config;
     let stranger =
         Node::start(&backplane, &Options { config: wrong, ..Options::default() }).await?;
-    ensure!(stranger.health().await? == (503, "ill: the backplane is away\n".to_owned()));
-    stranger.server.wait_for_log("the backplane is away").await?;
+    ensure!(stranger.health().await? == (503, "ill: the backplane is disconnected\n".to_owned()));
+    stranger.server.wait_for_log("the backplane is disconnected").await?;
     for node in [one, two, stranger] {
         let log = node.server.log();
         ensure!(!log.contains("horse"), "the log has the password");

@@ -71,7 +71,7 @@ const scenarios = {
     await view(page, "Connections");
     await says(page.locator("#connections-count"), "2 of 2 shown");
     await page.getByLabel("Search").fill("no such address");
-    await says(page.locator("#connections"), "Nobody is here who matches");
+    await says(page.locator("#connections"), "No matching connections");
     await page.getByLabel("Search").fill("");
     await page.getByRole("button", { name: "Details of connection" }).first().click();
     const dialog = page.getByRole("dialog");

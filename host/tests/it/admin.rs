@@ -257,7 +257,7 @@ async fn connections_are_listed_shown_and_sent_away() -> Result<()> {
     ensure!(goaway[0] == "goaway", "{goaway}");
     let close = clients[0].next_close().await?;
     ensure!(close == (Some(4105), "closed by an operator".to_owned()), "{close:?}");
-    house.server.wait_for_log("a connection was sent away").await?;
+    house.server.wait_for_log("a connection was closed by an operator").await?;
     let (status, answer) = operator.ask("GET", "/v1/connections/999999", None)?;
     ensure!(status == 404 && answer["code"] == "no-such-connection", "{answer}");
     house.server.stop().await

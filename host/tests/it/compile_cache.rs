@@ -106,7 +106,7 @@ async fn without_a_place_to_write_components_are_compiled() -> Result<()> {
     let file = plugins.path().join("a file");
     fs::write(&file, b"")?;
     let server = keeping_in(&file.join("below"), plugins.path()).await?;
-    let line = server.wait_for_log("compiled components are not kept").await?;
+    let line = server.wait_for_log("compiled components are not cached").await?;
     ensure!(line.contains("WARN") && line.contains("below"), "{line}");
     server.client().await?.call(json!(["PUBLISH", "a", "b"])).await?;
     server.stop().await

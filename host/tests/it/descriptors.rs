@@ -90,7 +90,7 @@ async fn settings_that_change_while_there_are_no_descriptors_are_read_later() ->
     server.wait_for_log("connections could not be accepted").await?;
     // The reserve of a listener is free at moments, and the file may be read in its place.
     let mut read = 0;
-    while !server.log().contains("could not be read and is read again") {
+    while !server.log().contains("could not be read; reading it again") {
         let changed = format!("{config}limits.names_per_command_max = {}\n", read + 7);
         write_atomically(&server.home().join("switchyard.toml"), changed.as_bytes())?;
         let mut looks = tokio::time::interval(Duration::from_millis(10));
@@ -106,7 +106,7 @@ async fn settings_that_change_while_there_are_no_descriptors_are_read_later() ->
         })
         .await?;
     }
-    let line = server.wait_for_log("could not be read and is read again").await?;
+    let line = server.wait_for_log("could not be read; reading it again").await?;
     ensure!(line.contains("WARN") && line.contains("the config file"), "{line}");
     drop(held);
     let lines = server.wait_for_logs("settings were changed", read + 1).await?;

@@ -76,7 +76,7 @@ impl Listeners {
     }
 }
 
-/// Whether the answer says that the engine cannot be asked.
+/// Whether the answer says that the engine is not available.
 fn is_unavailable(answer: &Value) -> bool {
     answer.get(0) == Some(&json!("ERR"))
         && answer.pointer("/1/code") == Some(&json!("UNAVAILABLE"))
@@ -223,7 +223,7 @@ async fn what_fails_too_often_is_left_alone_and_then_tried_again() -> Result<()>
         ensure!(began.elapsed() < PATIENCE, "it is never tried again");
     }
     println!("healthy again after {:?}", began.elapsed());
-    server.wait_for_log("the engine can be asked again").await?;
+    server.wait_for_log("the engine is available again").await?;
     listeners.are_served(&mut newcomer, "after").await?;
     server.stop().await
 }

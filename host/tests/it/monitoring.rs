@@ -331,13 +331,13 @@ async fn an_engine_that_fails_is_named() -> Result<()> {
     .await??;
     for path in ["/healthz", "/readyz"] {
         let (status, text) = ask(&server, path).await?;
-        assert_eq!((status, text.as_str()), (503, "ill: the engine cannot be asked\n"));
+        assert_eq!((status, text.as_str()), (503, "ill: the engine is not available\n"));
         let (status, said) = health(&server, path).await?;
         assert_eq!(status, 503, "{said}");
-        let ill = json!({"status": "ill", "problem": "the engine cannot be asked"});
+        let ill = json!({"status": "ill", "problem": "the engine is not available"});
         // The other is that of shard channels.
         assert_eq!(said["shards"], json!([ill, {"status": "ok", "problem": null}]));
-        assert_eq!(said["problems"], json!(["the engine cannot be asked"]));
+        assert_eq!(said["problems"], json!(["the engine is not available"]));
         assert_eq!(said["ready"], json!(false));
     }
     let scrape = Scrape::of(&server).await?;
@@ -506,7 +506,7 @@ async fn rules_and_dashboard_ask_for_what_there_is() -> Result<()> {
     let said = promtool(&["check", "metrics"], &scrape.text)?;
     ensure!(said.is_empty(), "promtool has something to say:\n{said}");
     let (status, text) = ask(&server, "/healthz").await?;
-    assert_eq!((status, text.as_str()), (503, "ill: the backplane is away\n"));
+    assert_eq!((status, text.as_str()), (503, "ill: the backplane is disconnected\n"));
     let (_, said) = health(&server, "/healthz").await?;
     assert_eq!(said["backplane"]["status"], json!("ill"), "{said}");
 

@@ -17,7 +17,7 @@ use crate::support::websocket::Client;
 /// Shutdown does not wait long for clients that the test no longer reads from.
 const CONFIG: &str = "shutdown.timeout_ms = 100\n";
 const PARKED: &str = "a plugin was parked";
-const ISOLATED: &str = "what one connection sent made a plugin fail repeatedly";
+const ISOLATED: &str = "a plugin failed repeatedly on items of one connection";
 
 /// How many publish at once, beside the one that makes the plugin fail.
 const OTHERS: usize = 8;

@@ -328,9 +328,9 @@ async fn who_waits_for_a_turn_too_long_is_refused() -> Result<()> {
     let turned_away = reasons.iter().filter(|reason| reason.contains("1 of its calls")).count();
     ensure!(turned_away > 0, "nobody was told of the limit: {reasons:?}");
     // The calls that got an instance went on waiting past their time, which is a failure.
-    let line = server.wait_for_log("a plugin failed when it asked").await?;
+    let line = server.wait_for_log("a plugin failed in a call with HTTP requests").await?;
     ensure!(line.contains("it went on waiting after the 100 ms"), "{line}");
-    ensure!(server.log().matches("a plugin failed when").count() <= 6 - turned_away);
+    ensure!(server.log().matches("a plugin failed in a call").count() <= 6 - turned_away);
     server.stop().await
 }
 
@@ -344,7 +344,7 @@ async fn a_call_that_asks_has_a_budget_like_others() -> Result<()> {
     let server = start(&directory).await?;
     let mut client = server.client().await?;
     is_refused(&client.call(json!(["AUTH", "spin"])).await?, "UNAVAILABLE", "asker")?;
-    let line = server.wait_for_log("a plugin failed when it asked").await?;
+    let line = server.wait_for_log("a plugin failed in a call with HTTP requests").await?;
     ensure!(line.contains("more than its budget of 10 ms"), "{line}");
     // The next one asks in a new instance, and the second client that strikes parks it.
     assert_eq!(client.call(json!(["AUTH", service.url("/ok")])).await?, json!(["OK", "OK"]));

@@ -215,7 +215,7 @@ fn nonsense_is_told_with_its_line_and_exit_code_64() -> Result<()> {
         ("config: limits.name_bytes_min = 8\n", "name_bytes_min"),
         ("config: cluster.url = \"redis://127.0.0.1:1\"\n", "no other nodes in a test"),
         ("plugin: 10-no not-there.wasm\n", "not-there.wasm"),
-        ("plugin: redact redact.wasm\n", "the slot redact is taken"),
+        ("plugin: redact redact.wasm\n", "the slot redact is occupied"),
         ("plugin: 10/20 redact.wasm\n", "cannot name a slot"),
     ] {
         let rehearsal = Rehearsal::of(conversation)?.with("redact", "redact", &masking())?;

@@ -299,7 +299,7 @@ async fn what_the_plugin_cannot_answer_about_stays() -> Result<()> {
     let refuse = json!({"refuse": {"code": "NOPERM", "message": "m"}, "channels": ["no"]});
     let settings = json!({"on_access": [{"panic": true, "trigger": "boom"}, refuse]});
     configure(plugins.path(), "10-probe", &settings)?;
-    let line = server.wait_for_log("could not answer about all of them").await?;
+    let line = server.wait_for_log("could not decide about all of them").await?;
     ensure!(line.contains("ended=20") && line.contains("unanswered=2"), "{line}");
     for client in &mut clients {
         ensure!(notice(&client.next_json().await?) == unsubscribed(&["no"], &[], 1));

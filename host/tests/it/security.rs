@@ -57,7 +57,7 @@ async fn an_open_address_needs_a_plugin_that_admits() -> Result<()> {
 
     // When it is removed, only connections from other machines are refused.
     Operator::of(&server).await?.say(&["plugin", "rm", "probe"])?;
-    server.wait_for_log("connections from other machines are refused").await?;
+    server.wait_for_log("connections from other machines are rejected").await?;
     let port: u16 = url
         .rsplit(':')
         .next()

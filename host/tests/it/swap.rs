@@ -598,7 +598,7 @@ async fn the_engine_is_swapped_when_its_file_is() -> Result<()> {
     // only written again is no reason.
     for swaps in 4..=5 {
         server.signal("HUP")?;
-        server.wait_for_logs("plugins and engine are read again", swaps - 3).await?;
+        server.wait_for_logs("plugins and engine are reloaded", swaps - 3).await?;
         server.wait_for_logs(ENGINE_SWAPPED, swaps).await?;
         echo.is("x").await?;
         components::write_atomically(&file, &components::rehashed(engine.clone(), 3))?;

@@ -1,7 +1,6 @@
-//! A directory with components that were compiled, so that they need not be compiled again.
+//! A directory with compiled components, so that they need not be compiled again.
 //!
-//! What is in it is native code that the server runs: only the server's user may be able to write
-//! there.
+//! It contains native code that the server runs: only the server's user may be able to write there.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -18,16 +17,16 @@ const OF_OTHERS: u32 = 0o077;
 /// Why a directory is not used.
 #[derive(Debug, Error)]
 pub enum CacheError {
-    /// It cannot be made or written to. The server can go on without it.
+    /// It cannot be created or written to. The server can run without it.
     #[error("it cannot be used: {0}")]
     Unusable(#[from] io::Error),
-    /// Others may be able to put code there. The server must not use it.
+    /// Other users may be able to put code there. The server must not use it.
     #[error("{0}")]
     Unsafe(String),
 }
 
-/// Opens a directory, which is made where it does not exist. When it holds more than
-/// `bytes_max`, what was not used for the longest time is removed after a while.
+/// Opens a directory, and creates it if it does not exist. When it holds more than `bytes_max`, the
+/// files that were not used for the longest time are removed after a while.
 ///
 /// # Errors
 ///
@@ -52,11 +51,12 @@ pub fn open(directory: &Path, bytes_max: u64) -> Result<Cache, CacheError> {
             metadata.mode() & 0o7777
         )));
     }
-    // What cannot be written later is left out without a word.
+    // A failure to write later is ignored: the component is compiled again.
     tempfile::tempfile_in(&directory)?;
     let mut config = CacheConfig::new();
     config.with_directory(directory).with_files_total_size_soft_limit(bytes_max);
-    // Nothing is compressed a second time, which takes minutes of a processor and saves a tenth.
+    // Files are compressed only once: recompressing them takes minutes of processor time and saves
+    // a tenth.
     config.with_optimized_compression_usage_counter_threshold(u64::MAX);
     Cache::new(config).map_err(|error| CacheError::Unusable(io::Error::other(error.to_string())))
 }

@@ -1,11 +1,9 @@
 //! WASI without authority, for synchronous calls on the server's own threads.
 //!
-//! `wasmtime-wasi` answers synchronous streams and polls by blocking on a tokio
-//! runtime, which panics on a thread that already serves one. No stream that a
-//! component is given on the path of a message ever has to wait, so each future is
-//! polled once instead. One that is not ready (a sleep, say) is a trap: a component
-//! there must not wait. One that was given leave to ask the outside world waits on
-//! the thread that it has for itself.
+//! `wasmtime-wasi` implements synchronous streams and polls by blocking on a tokio runtime, which
+//! panics on a worker thread. On the data path no stream of a component ever has to wait, so each
+//! future is polled once instead. A future that is not ready (a sleep, say) is a trap: a component
+//! must not wait there. A call with an HTTP permit waits on its own blocking thread.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -23,7 +21,7 @@ use wasmtime_wasi::random::WasiRandom;
 use super::StoreState;
 use super::outside::HttpPermit;
 
-/// Links what `WASI_GRANTED` promises.
+/// Links the interfaces of `WASI_GRANTED`.
 pub fn add_to_linker(linker: &mut Linker<StoreState>) -> Result<(), wasmtime::Error> {
     type S = StoreState;
     let inline: fn(&mut S) -> Inline<'_> =
@@ -63,15 +61,14 @@ impl HasData for HasInline {
     type Data<'a> = Inline<'a>;
 }
 
-/// The resources of a store, whose futures are polled once, or waited for where
-/// there is leave to.
+/// The resources of a store. Their futures are polled once, or waited for if there is an HTTP
+/// permit.
 struct Inline<'a> {
     table: &'a mut ResourceTable,
     leave: Option<&'a HttpPermit>,
 }
 
-/// The result of a future that is ready, or that may be waited for; a trap when it
-/// is neither.
+/// The result of a future that is ready, or that may be waited for; otherwise a trap.
 fn now<F: Future>(leave: Option<&HttpPermit>, future: F) -> Result<F::Output, wasmtime::Error> {
     let mut future = pin!(future);
     match (future.as_mut().poll(&mut Context::from_waker(Waker::noop())), leave) {

@@ -1,12 +1,12 @@
-//! The only door to Wasmtime besides the two files that hold bindings.
+//! The interface to Wasmtime. Besides it, only the two files with bindings use Wasmtime.
 //!
-//! One engine for all components, synchronous calls, no ambient authority: a
-//! component gets an empty WASI (its output goes to the log) and what its
-//! contract lends it. Every store is bounded in memory, every call in processor
-//! time. It does not know what the components are for.
+//! It has one engine for all components, synchronous calls and no ambient authority: a component
+//! gets an empty WASI (its output goes to the log) and the host imports of its contract. Every
+//! store is bounded in memory, every call in processor time. This crate does not know what the
+//! components are for.
 //!
-//! A crate of its own because linking WASI takes the compiler longer than the rest
-//! of the server together.
+//! It is a separate crate because linking WASI takes the compiler longer than the rest of the
+//! server together.
 
 pub mod cache;
 mod io;
@@ -38,22 +38,22 @@ pub const CONTRACT: &str = "switchyard:pubsub";
 /// The version of the contract that this host serves.
 pub const CONTRACT_VERSION: &str = "0.1.0";
 
-/// How often deadlines are looked at: the slack of a budget. Shorter costs an
-/// idle server wake-ups.
+/// How often deadlines are checked: the precision of a budget. A shorter tick costs wake-ups on an
+/// idle server.
 const TICK: Duration = Duration::from_millis(2);
 
-/// What one store may hold and its calls may take.
+/// The limits of one store and its calls.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Linear memory, over all memories of the component.
     pub memory_bytes_max: usize,
     /// Elements, over all tables of the component.
     pub table_elements_max: usize,
-    /// Core instances that it consists of.
+    /// Core instances of the component.
     pub core_instances_max: usize,
     /// Handles to resources (streams, pollables and the like) held at once.
     pub resources_max: usize,
-    /// Lists and strings that pass from it to the host in one call.
+    /// Lists and strings that pass to the host in one call.
     pub returned_bytes_max: usize,
     /// Lines in the log.
     pub log_lines_per_second_max: u32,
@@ -61,7 +61,7 @@ pub struct Limits {
     pub call_budget: Duration,
 }
 
-/// A call took more processor time than it may.
+/// A call exceeded its processor time.
 #[derive(Debug, Error)]
 #[error("took more than its budget of {} ms", .0.as_millis())]
 pub struct BudgetOverrun(pub Duration);
@@ -73,14 +73,14 @@ pub struct Wasm {
     cache: Option<Cache>,
 }
 
-/// What the host keeps for a component.
+/// The host's state for a component.
 pub struct StoreState {
     wasi: WasiCtx,
     table: ResourceTable,
     limiter: Limiter,
     budget: Budget,
     outside: HttpState,
-    /// Where its lines go.
+    /// The target of its log lines.
     pub log: Arc<ComponentLog>,
     lent: Box<dyn Any + Send>,
 }
@@ -88,28 +88,28 @@ pub struct StoreState {
 /// How much of the call's processor time is left.
 struct Budget {
     limit: Duration,
-    /// The thread's processor time when the call was first seen at a tick;
-    /// read then and not before, because reading it costs more than most calls.
+    /// The thread's processor time when the call was first seen at a tick; it is not read earlier,
+    /// because reading it costs more than most calls.
     seen_at: Option<Duration>,
 }
 
 impl StoreState {
-    /// What its contract lends it.
+    /// The host imports of its contract.
     ///
     /// # Panics
     ///
-    /// The store was made with something else.
+    /// The store was created with another type.
     pub fn lent<T: 'static>(&self) -> &T {
         self.lent.downcast_ref().expect("a store is made with what its linker lends")
     }
 
-    /// What its memories hold together.
+    /// The size of its memories.
     pub fn memory_bytes(&self) -> usize {
         self.limiter.memory_bytes
     }
 
-    /// Lets it ask the outside world from now on, or not any more. While it is let,
-    /// calls wait on their thread, which must not be one that serves a runtime.
+    /// Permits or forbids HTTP requests from now on. While they are permitted, calls block their
+    /// thread, which must not be a worker of a runtime.
     pub fn set_http_permit(&mut self, leave: Option<HttpPermit>) {
         self.outside.set_http_permit(leave);
     }
@@ -122,17 +122,17 @@ impl WasiView for StoreState {
 }
 
 impl Wasm {
-    /// Sets up the engine and starts the clock for its deadlines, which stops
-    /// when the last component is gone.
+    /// Sets up the engine and starts the timer for its deadlines, which stops when the last
+    /// component is dropped.
     ///
     /// # Errors
     ///
-    /// The machine is not one that Wasmtime compiles for.
+    /// Wasmtime does not compile for this machine.
     pub fn new() -> Result<Wasm, wasmtime::Error> {
         Wasm::with_cache(None)
     }
 
-    /// The same. What is compiled is kept in `cache`, if there is one, and taken from there.
+    /// As `new`, with a cache of compiled components, if there is one.
     ///
     /// # Errors
     ///
@@ -150,8 +150,8 @@ impl Wasm {
         Ok(wasm)
     }
 
-    /// The same without the clock: for counting instructions, which must not depend
-    /// on time. No budget ends a call.
+    /// The same without the timer: for counting instructions, which must not depend on time. No
+    /// budget ends a call.
     ///
     /// # Errors
     ///
@@ -169,17 +169,16 @@ impl Wasm {
         Ok(Wasm { engine: Engine::new(&config)?, cache })
     }
 
-    /// Compiles a component. Takes a while: not to be called on the path of a
-    /// message.
+    /// Compiles a component. This takes long: do not call it on the data path.
     ///
     /// # Errors
     ///
-    /// The bytes are not a component, in words.
+    /// The bytes are not a component; the error is a message.
     pub fn compile(&self, bytes: &[u8]) -> Result<Component, String> {
         if !bytes.starts_with(b"\0asm") {
             return Err("not a WebAssembly file".to_owned());
         }
-        // A core module differs from a component in the bytes of the layer.
+        // A core module differs from a component in the bytes of the layer field.
         if bytes.get(6..8) == Some(&[0, 0]) {
             return Err("a core module, not a component: build it for wasm32-wasip2, or use \
                         `wasm-tools component new`"
@@ -188,13 +187,12 @@ impl Wasm {
         Component::new(&self.engine, bytes).map_err(|error| describe(&error))
     }
 
-    /// Checks that the component imports nothing but an empty WASI, the interfaces
-    /// of the contract that are lent to it and those of `also`, and that it was
-    /// built for the contract that this host serves.
+    /// Checks that the component imports only an empty WASI, the host imports of the contract and
+    /// those of `also`, and that it was built for the contract that this host serves.
     ///
     /// # Errors
     ///
-    /// Names the first import or export that is not granted, or both versions.
+    /// Names the first import or export that is not permitted, or both versions.
     pub fn check_imports(
         &self,
         component: &Component,
@@ -207,7 +205,7 @@ impl Wasm {
         for name in imports().chain(exports) {
             let Some(rest) = name.strip_prefix(CONTRACT) else { continue };
             let version = rest.split_once('@').map_or("(none)", |(_, version)| version);
-            // Before 1.0.0, versions that differ in the minor number differ.
+            // Before 1.0.0, versions with different minor numbers are incompatible.
             if version.rsplit_once('.').map(|(minor, _)| minor)
                 != CONTRACT_VERSION.rsplit_once('.').map(|(minor, _)| minor)
             {
@@ -239,7 +237,7 @@ impl Wasm {
         Ok(())
     }
 
-    /// The names of what a component imports, and of what it exports.
+    /// The names of a component's imports and exports.
     pub fn interfaces(&self, component: &Component) -> (Vec<String>, Vec<String>) {
         let component_type = component.component_type();
         let imports = component_type.imports(&self.engine).map(|(name, _)| name.to_owned());
@@ -247,30 +245,28 @@ impl Wasm {
         (imports.collect(), exports.collect())
     }
 
-    /// How often what was to be compiled was found in the cache, and how often not; none: there is
-    /// no cache.
+    /// The hits and misses of the cache; none: there is no cache.
     pub fn cache_counts(&self) -> Option<(usize, usize)> {
         self.cache.as_ref().map(|cache| (cache.cache_hits(), cache.cache_misses()))
     }
 
-    /// What component types are looked up with.
+    /// The context for looking up component types.
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
 
-    /// A linker with the empty WASI in it.
+    /// A linker with the empty WASI.
     ///
     /// # Errors
     ///
-    /// Two interfaces of a name: a fault of this function.
+    /// Two interfaces have the same name: a bug in this function.
     pub fn linker(&self) -> Result<Linker<StoreState>, wasmtime::Error> {
         let mut linker = Linker::new(&self.engine);
         io::add_to_linker(&mut linker)?;
         Ok(linker)
     }
 
-    /// An empty store for one instance, whose output goes to `log`, and whose
-    /// contract lends it `lent`.
+    /// An empty store for one instance, whose output goes to `log`, with the host imports `lent`.
     pub fn store(
         &self,
         log: Arc<ComponentLog>,
@@ -314,7 +310,7 @@ impl Wasm {
     }
 }
 
-/// Bounds what one store holds: its memories together, its tables together.
+/// The limits of one store: all its memories together, and all its tables together.
 struct Limiter {
     limits: Limits,
     memory_bytes: usize,
@@ -363,24 +359,23 @@ impl ResourceLimiter for Limiter {
     }
 }
 
-/// The interpreters of other languages bring more than one of each.
+/// The interpreters of other languages have more than one of each.
 const MEMORIES_MAX: usize = 8;
 const TABLES_MAX: usize = 64;
 
-/// What every component may import: an empty environment, clocks, randomness
-/// and streams that lead to the log.
+/// The permitted imports of every component: an empty environment, clocks, randomness and streams
+/// that lead to the log.
 const WASI_GRANTED: &[&str] = &["wasi:cli/", "wasi:clocks/", "wasi:io/", "wasi:random/"];
 
-/// To be called before each call into a component: gives it a fresh budget.
+/// Must be called before each call into a component: sets a new budget.
 pub fn arm(store: &mut Store<StoreState>, budget: Duration) {
     store.data_mut().budget = Budget { limit: budget, seen_at: None };
     store.set_epoch_deadline(1);
 }
 
-/// Sees that another thread of the runtime looks after its sockets and timers while this
-/// one is in a call that lasts. A thread that waited for them and got one task carries it
-/// out without waking another to wait in its place. The second task here wakes one; the
-/// first alone would stay with this thread.
+/// Has another worker of the runtime poll its I/O driver and timers while this one is in a long
+/// call. A worker that leaves the driver for a single task runs it without waking another worker to
+/// replace it. The second task here wakes one; the first alone would stay with this thread.
 fn notify_idle_worker() {
     if let Ok(runtime) = Handle::try_current() {
         runtime.spawn(async {});
@@ -388,14 +383,14 @@ fn notify_idle_worker() {
     }
 }
 
-/// What tells these bytes from others: the first twelve digits of their SHA-256.
+/// The version of these bytes: the first twelve digits of their SHA-256.
 pub fn version_of(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
     digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The error in one line: without the backtrace, which names functions that
-/// mean nothing to who runs the server.
+/// The error in one line, without the backtrace, which names functions that mean nothing to an
+/// operator.
 pub fn describe(error: &wasmtime::Error) -> String {
     if let Some(overrun) = error.downcast_ref::<BudgetOverrun>() {
         return overrun.to_string();
@@ -415,7 +410,7 @@ pub fn describe(error: &wasmtime::Error) -> String {
     words.join(": ")
 }
 
-/// How much processor time this thread has taken.
+/// How much processor time this thread has used.
 pub fn thread_cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.max(0) as u64, time.tv_nsec.max(0) as u32)

@@ -1,8 +1,8 @@
-//! What a component says, as lines in the server's log.
+//! The output of a component, as lines in the server's log.
 //!
-//! Lines come through the `log` interface, or from its standard output and
-//! standard error. There is a limit on lines per second; what is over it is
-//! dropped and counted, so that a talkative component cannot fill a disk.
+//! Lines come through the `log` interface, or from its standard output and standard error. There is
+//! a limit on lines per second; lines above it are dropped and counted, so that a component cannot
+//! fill a disk.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,18 +19,18 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 /// The longest line; the rest is cut off.
 const LINE_BYTES_MAX: usize = 4 << 10;
 
-/// Where the lines of one component go.
+/// The target of one component's lines.
 pub struct ComponentLog {
     name: String,
     lines_per_second_max: u32,
     started: Instant,
-    /// The second that is counted, and the lines in it.
+    /// The current second, and the lines in it.
     window: Mutex<(u64, u32)>,
     dropped: AtomicU64,
 }
 
 impl ComponentLog {
-    /// A log under this name.
+    /// A log with this name.
     pub fn new(name: &str, lines_per_second_max: u32) -> Arc<ComponentLog> {
         Arc::new(ComponentLog {
             name: name.to_owned(),
@@ -79,7 +79,7 @@ impl ComponentLog {
 #[derive(Clone)]
 pub struct OutputToLog {
     log: Arc<ComponentLog>,
-    /// What has come of a line that has not ended yet.
+    /// The part of a line that has not ended yet.
     line: Arc<Mutex<Vec<u8>>>,
 }
 
@@ -111,7 +111,7 @@ impl OutputStream for OutputToLog {
     fn write(&mut self, bytes: Bytes) -> Result<(), StreamError> {
         let mut line = self.line.lock();
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            // One byte more than is shown, so that what is cut is seen to be.
+            // One byte more than is logged, so that a cut is detected.
             let room = (LINE_BYTES_MAX + 1).saturating_sub(line.len());
             line.extend(piece.iter().take(room).filter(|byte| **byte != b'\n'));
             if piece.ends_with(b"\n") {

@@ -1,13 +1,12 @@
-//! What a component says of itself.
+//! The declaration in a component's custom section.
 
 use wasmparser::{Parser, Payload};
 
-/// Longer ones are none.
+/// Longer versions are ignored.
 const VERSION_BYTES_MAX: usize = 64;
 
-/// The version that a component gives itself: the custom section `version`, as
-/// `wasm-tools metadata add --version` writes it, of the component or else of a
-/// module in it.
+/// The version of a component: its custom section `version`, as `wasm-tools metadata add --version`
+/// writes it, or else that of a module in it.
 pub fn own_version(bytes: &[u8]) -> Option<String> {
     text(custom_section(bytes, "version")?)
 }

@@ -1,10 +1,10 @@
-// The admin API: asking it, and the token for it, which this tab keeps and no other.
+// Requests to the admin API, and the token for it, which only this tab keeps.
 
 import { ask as askInDialog, h } from "./dom.js";
 
 const TOKEN = "switchyard.admin-token";
 
-/** What went wrong, in words. */
+/** An error of the API, or of the connection to it. */
 export class ApiError extends Error {
   constructor(status, { code, message, step } = {}) {
     super(message ?? `the server answered ${status}`);
@@ -63,7 +63,7 @@ export const post = (path, value = {}) =>
   request("POST", path, { body: JSON.stringify(value), type: "application/json" }).then(json);
 export const remove = (path) => request("DELETE", path).then(json);
 
-/** Offers a component, with settings where they are given. */
+/** Uploads a component, with settings if there are any. */
 export async function offer(path, file, config) {
   if (!config) return request("POST", path, { body: file, type: "application/wasm" }).then(json);
   return post(path, { wasm: await base64(file), config });
@@ -78,5 +78,5 @@ function base64(file) {
   });
 }
 
-/** What an error says, whatever it is. */
+/** The message of any error. */
 export const words = (error) => error.words ?? error.message ?? String(error);

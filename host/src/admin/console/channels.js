@@ -1,4 +1,4 @@
-// The channels that the most listen to.
+// The channels with the most subscribers.
 
 import { get } from "./api.js";
 import { Table, byId, count, h, moment, name, say } from "./dom.js";
@@ -11,7 +11,7 @@ let most = 1;
 
 const table = new Table({
   caption: "Channels by their number of subscribers",
-  empty: "Nobody listens to a channel.",
+  empty: "No channel has subscribers.",
   key: ({ channel }) => name(channel),
   columns: [
     { title: "Channel", cell: ({ channel }) => h("code", {}, name(channel)) },

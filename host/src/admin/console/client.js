@@ -1,4 +1,4 @@
-// A client like any other: it speaks the JSON protocol over a WebSocket.
+// A regular client, which uses the JSON protocol over a WebSocket.
 
 import { get, words } from "./api.js";
 import { byId, count, h, moment, name, say } from "./dom.js";
@@ -11,23 +11,23 @@ const SHOWN = 4_096;
 const CLOSES = {
   1000: "closed",
   1001: "the server is ending",
-  1006: "the connection broke",
+  1006: "the connection was lost",
   1011: "the server failed",
-  4001: "it wants to know who this is",
+  4001: "authentication required",
   4002: "the credentials expired",
   4003: "forbidden",
-  4009: "that was not the protocol",
+  4009: "protocol error",
   4100: "the server is ending",
   4101: "too many connections",
-  4102: "a plugin cannot answer",
+  4102: "a plugin is not available",
   4103: "too many connections from this address",
   4104: "too many commands",
-  4105: "an operator sent it away",
+  4105: "closed by an operator",
   4106: "over a plugin's limit",
   4107: "the server is at its memory bound",
   4201: "no answer to a ping",
-  4202: "it read too slowly",
-  4203: "it was idle",
+  4202: "the client read too slowly",
+  4203: "idle for too long",
 };
 
 let socket = null;
@@ -44,7 +44,7 @@ const form = (id) => byId(`client-${id}`);
 async function locate() {
   const { websocket } = await get("/v1/server");
   const url = new URL(websocket);
-  // What is bound to every address, or to this machine's own, is where this page is.
+  // A wildcard or loopback address is reached under the host name of this page.
   if (/^(127\.|0\.0\.0\.0$|\[::1?\]$)/.test(url.hostname)) url.hostname = location.hostname;
   return url.href;
 }
@@ -73,7 +73,7 @@ export function prepare() {
     const { user, secret } = event.target;
     const { error } = await command("AUTH", ...[user.value, secret.value].filter(Boolean));
     secret.value = "";
-    write(error ? "bad" : "good", "AUTH", error ?? "the credentials were taken");
+    write(error ? "bad" : "good", "AUTH", error ?? "authenticated");
   });
   byId("client-clear").addEventListener("click", () => {
     lines = [];
@@ -104,7 +104,7 @@ function state(kind, text) {
   say(form("open").querySelector("button"), socket ? "Disconnect" : "Connect");
 }
 
-/** Settles when it is open, or will not open. */
+/** Settles when the socket is open, or failed to open. */
 function connect(url) {
   return new Promise((settled) => {
     let mine;
@@ -140,7 +140,7 @@ function connect(url) {
   });
 }
 
-/** `{answer}` or `{error}`, in words. */
+/** Sends a command. Resolves to `{answer}` or `{error}`, a message. */
 function command(...parts) {
   if (socket?.readyState !== WebSocket.OPEN) return Promise.resolve({ error: "not connected" });
   const id = ++asked;
@@ -156,7 +156,7 @@ function hear(frame) {
   if (head === "pmessage") return write("message", name(rest[0]), name(rest[1]), name(kind));
   if (head === "goaway") {
     const { reason, reconnect_within_ms: [from, to] } = kind;
-    return write("bad", "goaway", `${reason}; come back in ${from} to ${to} ms`);
+    return write("bad", "goaway", `${reason}; reconnect in ${from} to ${to} ms`);
   }
   if (head === "unsubscribed") {
     for (const text of kind.channels) names.delete(`false ${name(text)}`);
@@ -172,7 +172,7 @@ function hear(frame) {
   else if (answer.error) write("bad", "error", answer.error);
 }
 
-/** Subscribes; `kind` may leave to the name what it is. */
+/** Subscribes; with the kind `auto`, the name decides between channel and pattern. */
 async function listen(text, kind) {
   const isPattern = kind === "PSUBSCRIBE" || (kind === "auto" && /[*?[]/.test(text));
   const { error } = await command(isPattern ? "PSUBSCRIBE" : "SUBSCRIBE", text);
@@ -181,7 +181,7 @@ async function listen(text, kind) {
   showNames();
 }
 
-/** Opens the view's connection if need be, and listens to a channel. */
+/** Opens the view's connection if necessary, and subscribes to a channel. */
 export async function listenTo(channel) {
   look();
   await opening;

@@ -1,4 +1,4 @@
-// Who is connected, and sending one away.
+// Lists connections, and closes one.
 
 import { get, remove, words } from "./api.js";
 import { Table, ago, announce, ask, byId, bytes, count, h, name, say } from "./dom.js";
@@ -10,7 +10,7 @@ let follow = () => {};
 
 const table = new Table({
   caption: "Connections",
-  empty: "Nobody is here who matches.",
+  empty: "No matching connections.",
   key: (connection) => connection.id,
   columns: [
     { title: "Id", cell: (connection) => details(connection) },
@@ -73,14 +73,14 @@ async function open(id) {
   const send = async () => {
     const sure = await ask({
       title: `Close connection ${id}?`,
-      words: "Its client is told that an operator sent it away (4105).",
+      words: "Its client receives the close code 4105.",
       action: "Close it",
       danger: true,
     });
     if (!sure) return;
     try {
       await remove(`/v1/connections/${id}`);
-      announce(`Connection ${id} was sent away.`);
+      announce(`Connection ${id} was closed.`);
       dialog.close();
       await look();
     } catch (error) {

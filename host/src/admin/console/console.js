@@ -1,5 +1,5 @@
-// The console: which view is shown, and asking the server once a second while
-// somebody looks.
+// The console: switches between views, and polls the server once a second while the page is
+// visible.
 
 import { get, words } from "./api.js";
 import * as channels from "./channels.js";
@@ -29,7 +29,7 @@ function state(kind, text) {
   say(element.querySelector(".words"), text);
 }
 
-/** Asks for what is shown everywhere, and for what the view in front shows. */
+/** Requests the data of all views, and that of the current view. */
 async function poll() {
   clearTimeout(timer);
   if (asking) {
@@ -40,7 +40,7 @@ async function poll() {
   again = false;
   try {
     const [stats, chain, memory] = await Promise.all([get("/v1/stats"), get("/v1/plugins"), get("/v1/memory")]);
-    // Curves are drawn by the server's own clock: how long the answer took does not matter.
+    // Curves are drawn by the server's own clock: how long the response took does not matter.
     const reading = { at: stats.uptime_ms, stats, plugins: chain, memory };
     if (before && reading.at < before.at) {
       // The server was restarted: its counters began at zero, and this page may be outdated.

@@ -1,5 +1,5 @@
-// Elements, and how figures and names are written. Text only ever becomes text:
-// nothing here makes elements from strings.
+// Makes elements, and formats numbers and names. Text is only inserted as text: nothing here
+// makes elements from strings.
 
 /** An element with properties, listeners (`onclick`) and children. */
 export function h(tag, properties = {}, ...children) {
@@ -16,12 +16,12 @@ export function h(tag, properties = {}, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
-/** Sets a text only where it changed, so that selections and readers are left alone. */
+/** Sets a text only if it changed, so that selections and screen readers are not disturbed. */
 export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Tells everybody, those who do not see the page included. */
+/** Announces a text to screen readers. */
 export function announce(text) {
   byId("said").textContent = text;
 }
@@ -71,7 +71,7 @@ export const moment = (ms) => `${clock.format(ms)}.${String(Math.floor(ms % 1_00
 export const name = (value) =>
   value === null || value === undefined ? "" : typeof value === "string" ? value : `base64:${value.base64}`;
 
-/** `redact@4be0c1d2…` in as much as tells versions apart. */
+/** `redact@4be0c1d2…`, shortened to what distinguishes versions. */
 export function version(text) {
   if (!text) return "–";
   const [who, hash = ""] = text.split("@");
@@ -80,7 +80,7 @@ export function version(text) {
 
 export const versionElement = (text) => h("code", { className: "version", title: text ?? "" }, version(text));
 
-/** A table whose rows are kept by a key, so that they can be looked at while they change. */
+/** A table whose rows are kept by a key, so that they are updated in place. */
 export class Table {
   /** `columns`: `{title, className, cell(row)}`; `cell` gives a text or a node. */
   constructor({ caption, columns, key, empty }) {
@@ -124,7 +124,7 @@ export class Table {
   }
 }
 
-/** Asks in a dialog. Answers the form's fields, or null when it was left. */
+/** Shows a dialog. Resolves to the form's fields, or null if it was cancelled. */
 export function ask({ title, words, fields = [], action, danger = false }) {
   const form = h(
     "form",

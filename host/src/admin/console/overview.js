@@ -1,4 +1,4 @@
-// What the whole server does, second by second.
+// The activity of the whole server, second by second.
 
 import { Table, ago, byId, bytes, count, duration, h, rate, say, time, versionElement } from "./dom.js";
 import { Bars, Plot } from "./plot.js";
@@ -103,7 +103,7 @@ const FACTS = [
   ["Channels", (stats) => count(stats.channels)],
   ["Patterns", (stats) => count(stats.patterns)],
   ["Connections since the start", (stats) => count(stats.connections_total)],
-  ["Turned away", (stats) => count(stats.connections_rejected)],
+  ["Rejected", (stats) => count(stats.connections_rejected)],
   ["Closed as too slow", (stats) => count(stats.outbox_overflows)],
   ["Closed for memory", (_, memory) => count(closedForMemory(memory))],
   ["Memory", (_, { resident_bytes, bytes_max }) => `${bytes(resident_bytes)}${bytes_max === null ? "" : ` of ${bytes(bytes_max)}`}`],
@@ -119,7 +119,7 @@ export function prepare() {
   byId("holders").append(holders.element);
 }
 
-/** What was seen of a server that has ended. */
+/** Drops the readings of a server that has ended. */
 export function forget() {
   for (const plot of Object.values(plots)) plot.points = [];
 }
@@ -139,7 +139,7 @@ function buckets(plugin) {
   return sums;
 }
 
-/** What 99 of 100 calls between two readings did not take longer than. */
+/** The 99th percentile of the call times between two readings. */
 function slowest(now, before) {
   const [after, first] = [buckets(now), buckets(before)];
   const counts = [...after].map(([bound, count]) => [bound ?? Infinity, count - (first.get(bound) ?? 0)]);
@@ -159,7 +159,7 @@ function slowest(now, before) {
   return lower;
 }
 
-/** Two readings, one second apart or so; there may be none before. */
+/** Two readings, about one second apart; `before` may be missing. */
 export function update({ at, stats, plugins, memory }, before) {
   const seconds = before ? (at - before.at) / 1_000 : 0;
   const faster = (key) => speed(stats[key], before?.stats[key], seconds);

@@ -1,4 +1,4 @@
-// Curves and bars on a canvas, of what was seen last.
+// Curves and bars of recent values, on a canvas.
 
 import { h, say } from "./dom.js";
 
@@ -21,7 +21,7 @@ function nice(number, base) {
   return [1, 2, 4, 5, 8, 10].map((step) => step * power).find((step) => step >= number * 0.999);
 }
 
-/** What curves and bars share: a canvas that says in words what it shows. */
+/** The base of curves and bars: a canvas with a text alternative. */
 class Figure {
   constructor({ title, format, base = 10 }) {
     Object.assign(this, { title, format, base });
@@ -56,7 +56,7 @@ class Figure {
     this.draw();
   }
 
-  /** The context, cleared, and the colours of now. */
+  /** The context, cleared, and the current colours. */
   begin() {
     const width = this.canvas.clientWidth;
     const scale = window.devicePixelRatio || 1;
@@ -85,7 +85,7 @@ class Figure {
     }
   }
 
-  /** What the lines stand for, over the curves and with a rim, so that it can be read there. */
+  /** The labels of the lines, above the curves and outlined, so that they are legible. */
   scale({ context, colour }, max) {
     context.lineWidth = 3;
     context.lineJoin = "round";
@@ -126,7 +126,7 @@ export class Plot extends Figure {
     this.legend.hidden = series.length < 2;
   }
 
-  /** `values` by key; what is null is a gap. */
+  /** `values` by key; null is a gap. */
   push(at, values) {
     this.points.push({ at, values });
     while (this.points.length > 0 && this.points[0].at < at - WINDOW_MS - GAP_MS) this.points.shift();
@@ -212,7 +212,7 @@ export class Plot extends Figure {
     }
   }
 
-  /** Stretches without a gap, each a line; under a curve that is alone, an area. */
+  /** Stretches without a gap, each a line; a single curve also has its area filled. */
   curve(context, width, max, key) {
     let stretch = [];
     const finish = () => {
@@ -248,9 +248,9 @@ export class Plot extends Figure {
   }
 }
 
-/** One bar for each of the last so many things that happened, the latest at the right. */
+/** One bar for each of the last events, the latest at the right. */
 export class Bars extends Figure {
-  /** `describe(item)` is said of the one that is looked at. */
+  /** `describe(item)` is the text for the selected item. */
   constructor({ title, format, value, describe, empty, count }) {
     super({ title, format });
     Object.assign(this, { value, describe, empty, count, items: [] });

@@ -1,4 +1,4 @@
-// The chain of plugins and the engine behind it, and changing them.
+// Shows and changes the chain of plugins and the engine.
 
 import { get, offer, post, remove, words } from "./api.js";
 import { Table, ago, announce, ask, byId, bytes, h, rate, say, time, versionElement } from "./dom.js";
@@ -22,7 +22,7 @@ async function sorted(files) {
   return { component, config: config ? await config.text() : undefined };
 }
 
-/** Makes an element take files that are dropped on it. */
+/** Makes an element accept files that are dropped on it. */
 function dropZone(element, take) {
   let depth = 0;
   const over = (change) => {
@@ -45,7 +45,7 @@ function dropZone(element, take) {
   });
 }
 
-/** A button that lets choose files, for those who do not drag. */
+/** A button to choose files without drag and drop. */
 function fileButton(text, label, take, { className = "", accept = ".wasm,.toml" } = {}) {
   const input = h("input", { type: "file", accept, multiple: true, className: "unseen", "aria-label": label });
   input.addEventListener("change", () => {
@@ -75,7 +75,7 @@ class Outcome {
     announce(this.words.textContent);
   }
 
-  /** Does something, and says how it went. */
+  /** Runs an action, and shows its outcome. */
   async of(doing, deed, kept = "") {
     this.say("busy", `${doing} …`);
     try {
@@ -113,8 +113,8 @@ function done(swap) {
 
 const HOOKS = {
   lifecycle: null,
-  admission: "who connects",
-  access: "who may",
+  admission: "connects",
+  access: "permissions",
   messages: "messages in",
   deliveries: "messages out",
   snapshot: "keeps state",
@@ -133,8 +133,8 @@ class Card {
     this.version = h("span");
     this.facts = h("dl", { className: "facts small" });
     this.hooks = new Table({
-      caption: "What its hooks were asked",
-      empty: "It was not asked yet.",
+      caption: "Calls of its hooks",
+      empty: "It was not called yet.",
       key: ({ hook }) => hook.hook,
       columns: [
         { title: "Hook", cell: ({ hook }) => h("code", {}, hook.hook) },
@@ -193,7 +193,7 @@ class Card {
     return this.outcome.of("Rolling back", () => post(`${this.path}/rollback`), "The version in use stays.");
   }
 
-  /** It gets another slot, and with it another card. */
+  /** A moved plugin gets another slot, and with it another card. */
   async move(where, neighbour) {
     const moved = await this.outcome.of("Moving", () => post(`${this.path}/move`, { [where]: neighbour }), "It stays where it is.");
     if (moved) moves.set(moved.slot, { from: this.slot, swap: moved });
@@ -202,7 +202,7 @@ class Card {
   async remove() {
     const sure = await ask({
       title: `Remove ${this.slot}?`,
-      words: "Messages do not meet it any more. Its settings stay on disk where there is a plugin directory.",
+      words: "It no longer processes messages. Its settings stay on disk if there is a plugin directory.",
       action: "Remove",
       danger: true,
     });
@@ -266,7 +266,7 @@ class Card {
   }
 }
 
-/** What became of cards that were moved, until they are seen in their new place. */
+/** The moves of cards, until the cards are shown in their new place. */
 const moves = new Map();
 
 function verdicts(hook) {
@@ -324,7 +324,7 @@ class EngineCard {
   }
 }
 
-/** Where a plugin can be put that is not there yet. */
+/** The place for a new plugin. */
 class EmptyPlace {
   constructor() {
     this.outcome = new Outcome();
@@ -349,7 +349,7 @@ class EmptyPlace {
       const next = Math.max(0, ...[...cards.keys()].map((slot) => Number.parseInt(slot, 10) || 0)) + 10;
       const fields = await ask({
         title: `Add ${component.name}`,
-        words: "Plugins are asked in the order of their slots.",
+        words: "Plugins are called in the order of their slots.",
         fields: [
           h("label", {}, "Slot ", h("input", { name: "slot", required: true, pattern: "[A-Za-z0-9._\\-]{1,128}", value: isNumbered ? given : `${next}-${given}`, autocomplete: "off", spellcheck: "false" })),
           h("label", {}, "Settings, as its .toml file (optional) ", h("textarea", { name: "config", rows: "6", spellcheck: "false" }, config ?? "")),
@@ -383,7 +383,7 @@ export function prepare(again) {
   place = new EmptyPlace();
   byId("chain").append(place.element, engine.element);
   byId("refused").append(h("h2", {}, "Refused"), refused.element);
-  // A file that misses is not opened instead of this page.
+  // A file that is dropped elsewhere must not be opened in place of this page.
   for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => event.preventDefault());
 }
 

@@ -1,4 +1,4 @@
-// Looking at what plugins say while messages pass.
+// Traces the decisions of plugins about messages as they pass.
 
 import { request, words } from "./api.js";
 import { byId, count, h, moment, name, say, time, version } from "./dom.js";
@@ -13,11 +13,11 @@ let seen = 0;
 let dropped = 0;
 
 const body = h("tbody");
-const TITLES = ["Time", "From", "Asked", "Channel", "Plugin", "Hook", "Verdict", "Took", "What"];
+const TITLES = ["Time", "From", "Action", "Channel", "Plugin", "Hook", "Verdict", "Took", "What"];
 const table = h(
   "table",
   {},
-  h("caption", { className: "unseen" }, "What the plugins said, the latest first"),
+  h("caption", { className: "unseen" }, "The plugins' decisions, the latest first"),
   h("thead", {}, h("tr", {}, TITLES.map((title) => h("th", { scope: "col" }, title)))),
   body,
 );
@@ -64,14 +64,14 @@ function state(kind, text) {
 function stop(why, kind = "") {
   looking?.abort();
   looking = null;
-  state(kind, `${why}: ${count(seen)} lines${dropped > 0 ? `, ${count(dropped)} came too fast and were not seen` : ""}`);
+  state(kind, `${why}: ${count(seen)} lines${dropped > 0 ? `, ${count(dropped)} were dropped because they came too fast` : ""}`);
 }
 
 async function start(what, text) {
   const mine = new AbortController();
   looking = mine;
   [seen, dropped] = [0, 0];
-  state("busy", "asking …");
+  state("busy", "connecting …");
   try {
     const response = await request("GET", `/v1/trace?${new URLSearchParams({ [what]: text })}`, { signal: mine.signal });
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -93,7 +93,7 @@ async function start(what, text) {
 }
 
 function take(line) {
-  if (line.kind === "began") return state("good", "following; what passes from now on is shown");
+  if (line.kind === "began") return state("good", "following; items from now on are shown");
   if (line.kind === "ended") return stop(line.why);
   if (line.kind === "dropped") dropped += line.count;
   else seen += 1;
@@ -111,12 +111,12 @@ function draw() {
   waiting = [];
   while (body.childElementCount > LINES) body.lastChild.remove();
   const shown = seen > LINES ? `, the latest ${LINES} are shown` : "";
-  if (looking) state("good", `following: ${count(seen)} lines${shown}${dropped > 0 ? `, ${count(dropped)} came too fast and were not seen` : ""}`);
+  if (looking) state("good", `following: ${count(seen)} lines${shown}${dropped > 0 ? `, ${count(dropped)} were dropped because they came too fast` : ""}`);
 }
 
 function row(line) {
   if (line.kind === "dropped") {
-    return h("tr", { className: "muted" }, h("td", { colSpan: TITLES.length }, `${line.count} came too fast and were not seen`));
+    return h("tr", { className: "muted" }, h("td", { colSpan: TITLES.length }, `${line.count} were dropped because they came too fast`));
   }
   const channel = line.channel_after ? `${name(line.channel)} → ${name(line.channel_after)}` : name(line.channel);
   const what = [];

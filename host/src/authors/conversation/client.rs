@@ -1,4 +1,4 @@
-//! A well-behaved client that is somebody else's code, on whatever carries bytes.
+//! A well-behaved client from a third-party library, over any byte stream.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -18,11 +18,11 @@ use tokio_tungstenite::tungstenite::{self, Message};
 /// may be busy, and only a test that fails takes this long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What `future` gives, or a failure that says `what` did not come in time.
+/// The result of `future`, or an error that names `what` if it timed out.
 ///
 /// # Errors
 ///
-/// It did not come in time.
+/// It timed out.
 pub async fn within<T>(
     limit: Duration,
     what: impl Display,
@@ -33,7 +33,7 @@ pub async fn within<T>(
         .map_err(|_| anyhow!("waited {limit:?} in vain for {what}"))
 }
 
-/// What the upgrade request asks for.
+/// The upgrade request.
 #[derive(Debug, Clone)]
 pub struct Upgrade {
     /// Path and query.
@@ -50,19 +50,19 @@ impl Default for Upgrade {
     }
 }
 
-/// An answer to an upgrade request that is not 101.
+/// A response to an upgrade request other than 101.
 #[derive(Debug)]
 pub struct Refused {
     /// The HTTP status.
     pub status: u16,
-    /// The body, as far as it came with the head.
+    /// The part of the body that arrived with the head.
     pub body: String,
 }
 
 /// The code of a Close frame, if it has a body, and its reason.
 pub type Close = (Option<u16>, String);
 
-/// A client made of tokio-tungstenite. It answers pings whenever it reads.
+/// A client based on tokio-tungstenite. It answers pings whenever it reads.
 pub struct Client<S> {
     stream: WebSocketStream<S>,
     /// The sub-protocol the server chose.
@@ -73,7 +73,7 @@ pub struct Client<S> {
 }
 
 impl Client<TcpStream> {
-    /// Connects to a server that listens there, and asks for an upgrade.
+    /// Connects to a server that listens there, and requests an upgrade.
     ///
     /// # Errors
     ///
@@ -88,11 +88,11 @@ impl Client<TcpStream> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
-    /// Sends an upgrade request, and gives a client if it is accepted.
+    /// Sends an upgrade request, and returns a client if it is accepted.
     ///
     /// # Errors
     ///
-    /// There was no answer, or none that is HTTP.
+    /// There was no response, or it is not HTTP.
     pub async fn open(
         stream: S,
         authority: &str,
@@ -129,17 +129,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     ///
     /// # Errors
     ///
-    /// It is gone, or takes nothing in time.
+    /// The connection is closed, or accepts nothing in time.
     pub async fn send(&mut self, message: Message) -> Result<()> {
         within(self.patience, "the server to take a message", self.stream.send(message)).await??;
         Ok(())
     }
 
-    /// The next message, of whatever kind but a ping.
+    /// The next message of any kind except a ping.
     ///
     /// # Errors
     ///
-    /// It did not come in time, or the connection ended.
+    /// It timed out, or the connection ended.
     pub async fn next(&mut self) -> Result<Message> {
         within(self.patience, "a message", async {
             loop {
@@ -158,7 +158,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     ///
     /// # Errors
     ///
-    /// As `next`, or it is not.
+    /// As `next`, or the message is not JSON text.
     pub async fn next_json(&mut self) -> Result<Value> {
         match self.next().await? {
             Message::Text(text) => serde_json::from_str(&text).context("the text is not JSON"),
@@ -166,12 +166,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
-    /// Sends `["VERB", …]` with an id, and gives what follows the id of its
-    /// answer, which must come before anything else.
+    /// Sends `["VERB", …]` with an id, and returns the reply without its id. No other message may
+    /// arrive before it.
     ///
     /// # Errors
     ///
-    /// As `next_json`, or what came is no answer.
+    /// As `next_json`, or another message was received.
     pub async fn call(&mut self, command: Value) -> Result<Value> {
         self.last_id += 1;
         let Value::Array(mut parts) = command else { bail!("a command is an array") };
@@ -185,11 +185,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Ok(Value::Array(answer))
     }
 
-    /// The Close that must come next, and the end of the connection after it.
+    /// The Close frame, which must be the next message, and the end of the connection after it.
     ///
     /// # Errors
     ///
-    /// As `next`, or something else came.
+    /// As `next`, or something else was received.
     pub async fn next_close(&mut self) -> Result<Close> {
         let close = match self.next().await? {
             Message::Close(None) => (None, String::new()),

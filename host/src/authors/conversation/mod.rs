@@ -1,5 +1,5 @@
-//! Conversations with a server, as text files: what clients say and what must come.
-//! docs/plugins/testing.md explains how they are written.
+//! Conversations with a server, as text files: what clients send and what they must receive.
+//! docs/plugins/testing.md describes the format.
 //!
 //! A file is parsed completely before it is played, so that syntax errors are found before
 //! anything is sent. This module knows no server: the caller passes the function that opens a

@@ -1,4 +1,4 @@
-//! How a conversation is written.
+//! The format of a conversation.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -9,21 +9,21 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use super::client::Upgrade;
 use super::pattern::Pattern;
 
-/// A conversation that can be played.
+/// A parsed conversation.
 #[derive(Debug, Default)]
 pub struct Conversation {
     /// Lines for the server's config file.
     pub config: String,
-    /// Plugins that it has.
+    /// The plugins of the server.
     pub plugins: Vec<Cast>,
-    /// What happens, in order.
+    /// The steps, in order.
     pub steps: Vec<Step>,
 }
 
 /// A plugin of the server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cast {
-    /// The line that says so.
+    /// Its line.
     pub line: usize,
     /// Its slot.
     pub slot: String,
@@ -33,25 +33,25 @@ pub struct Cast {
     pub settings: Value,
 }
 
-/// What is done before the next line is looked at.
+/// One step, which completes before the next line is run.
 #[derive(Debug)]
 pub struct Step {
     /// Its lines, each with its number.
     pub lines: Vec<(usize, String)>,
-    /// What is done.
+    /// The action.
     pub deed: Deed,
 }
 
-/// What is done in a step.
+/// The action of a step.
 #[derive(Debug)]
 pub enum Deed {
     /// A client connects.
     Connect {
-        /// What it is called from here on.
+        /// Its name in later lines.
         name: String,
-        /// What it asks for.
+        /// The request target.
         upgrade: Upgrade,
-        /// What must come of it.
+        /// The expected outcome.
         outcome: Outcome,
     },
     /// A plugin is swapped for one with other settings.
@@ -61,32 +61,32 @@ pub enum Deed {
         /// The settings.
         settings: Value,
     },
-    /// A client says something.
+    /// A client sends a message.
     Send {
-        /// Which one.
+        /// The client's name.
         name: String,
-        /// What it says.
+        /// The message.
         message: Message,
     },
-    /// A client must hear something.
+    /// A client must receive something.
     Expect {
-        /// Which one.
+        /// The client's name.
         name: String,
-        /// What it must hear.
+        /// What it must receive.
         what: Expected,
     },
 }
 
-/// What must come of an upgrade.
+/// The expected outcome of an upgrade.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It is accepted; with this sub-protocol, where one is named, or `none`.
     Accepted(Option<String>),
-    /// It is refused with this status, and words that are in the body.
+    /// The request is refused with this status, and a body that contains this text.
     Refused(String, String),
 }
 
-/// What a client must hear.
+/// What a client must receive.
 #[derive(Debug)]
 pub enum Expected {
     /// Texts that match, in any order.
@@ -95,30 +95,30 @@ pub enum Expected {
     Bytes(Vec<u8>),
     /// A pong.
     Pong(Vec<u8>),
-    /// A Close with this code or `none`, and these words among its own.
+    /// A Close with this code or `none`, and a reason that contains this text.
     Close(String, String),
     /// Nothing.
     Nothing,
 }
 
-/// A line that makes no sense.
+/// A line with a syntax error.
 #[derive(Debug, Error)]
 #[error("line {line}: {problem}: {text}")]
 pub struct SyntaxError {
     /// Its number.
     pub line: usize,
-    /// What stands there.
+    /// Its text.
     pub text: String,
-    /// What is wrong with it.
+    /// The error.
     pub problem: String,
 }
 
 impl Conversation {
-    /// Reads a conversation.
+    /// Parses a conversation.
     ///
     /// # Errors
     ///
-    /// The first line that makes no sense.
+    /// The first line with a syntax error.
     pub fn parse(text: &str) -> Result<Conversation, SyntaxError> {
         let mut conversation = Conversation::default();
         for (at, text) in text.lines().enumerate() {
@@ -226,7 +226,7 @@ fn connect(line: &str) -> Result<Deed> {
         Some((line, outcome)) => (line, Some(outcome)),
         None => (line, None),
     };
-    // What stands between quotes is one word.
+    // Text between quotes is one word.
     let parts = line.split('"').enumerate();
     let words = parts.flat_map(|(at, part)| match at % 2 {
         0 => part.split(' ').collect(),

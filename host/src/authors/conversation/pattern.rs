@@ -1,9 +1,9 @@
-//! What is expected: JSON with holes in it.
+//! Expected messages: JSON with wildcards.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-/// JSON with holes.
+/// JSON with wildcards.
 #[derive(Debug, PartialEq)]
 #[allow(missing_docs, reason = "docs/plugins/testing.md says what each is")]
 pub enum Pattern {
@@ -19,11 +19,11 @@ pub enum Pattern {
 }
 
 impl Pattern {
-    /// Reads one.
+    /// Parses a pattern.
     ///
     /// # Errors
     ///
-    /// What is wrong with it.
+    /// The syntax error.
     pub fn parse(text: &str) -> Result<Pattern> {
         let mut rest = text;
         let pattern = Pattern::parse_start(&mut rest)?;
@@ -31,7 +31,7 @@ impl Pattern {
         Ok(pattern)
     }
 
-    /// Parses what `rest` starts with, and leaves what follows it.
+    /// Parses a prefix of `rest`, and removes it from `rest`.
     fn parse_start(rest: &mut &str) -> Result<Pattern> {
         for (word, pattern) in [
             ("*string", Pattern::AnyString),
@@ -66,7 +66,7 @@ impl Pattern {
         Ok(Pattern::Exactly(json_start(rest)?))
     }
 
-    /// Whether this is such a value.
+    /// Whether this value matches.
     pub fn matches(&self, value: &Value) -> bool {
         match (self, value) {
             (Pattern::Anything, _) => true,
@@ -99,8 +99,8 @@ impl Pattern {
     }
 }
 
-/// Parses what stands between brackets, whose first has been read, and whether
-/// `...` ends it.
+/// Parses the elements between brackets, after the opening one. Also returns whether `...` is the
+/// last element.
 fn parse_members<T>(
     rest: &mut &str,
     end: &str,

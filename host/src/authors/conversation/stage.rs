@@ -1,4 +1,4 @@
-//! Where a conversation is played: its clients, and a way to the server.
+//! Runs the steps of a conversation: has its clients, and opens their connections to the server.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,13 +14,13 @@ use super::pattern::Pattern;
 
 /// The clients of one conversation.
 pub struct Stage<S, D> {
-    /// Opens a way to the server.
+    /// Opens a connection to the server.
     dial: D,
-    /// How the server is called in requests.
+    /// The host name in requests.
     authority: String,
     patience: Duration,
     actors: BTreeMap<String, Actor<S>>,
-    /// Makes the questions of `alice<nothing` differ from what a file says.
+    /// Makes the requests of `alice<nothing` differ from those of the file.
     questions: u64,
 }
 
@@ -36,16 +36,16 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     D: AsyncFnMut() -> io::Result<S>,
 {
-    /// A stage without clients. An expected message is waited for as long as `patience`.
+    /// A stage without clients. `patience` is the timeout of each expected message.
     pub fn new(authority: String, patience: Duration, dial: D) -> Stage<S, D> {
         Stage { dial, authority, patience, actors: BTreeMap::new(), questions: 0 }
     }
 
-    /// Does what a step says, unless it is a swap, and tells what came.
+    /// Executes a step, unless it is a swap, and returns what was received.
     ///
     /// # Errors
     ///
-    /// Something else came, or nothing in time.
+    /// Something else was received, or nothing in time.
     pub async fn act(&mut self, deed: &Deed) -> Result<Vec<String>> {
         match deed {
             Deed::Connect { name, upgrade, outcome } => self.connect(name, upgrade, outcome).await,
@@ -58,11 +58,11 @@ where
         }
     }
 
-    /// Nothing may be left for anyone. Then all are gone.
+    /// Checks that no client has unread messages, and then disconnects all clients.
     ///
     /// # Errors
     ///
-    /// Something is left.
+    /// A client has unread messages.
     pub async fn clear(mut self) -> Result<()> {
         let names: Vec<_> = self.actors.keys().cloned().collect();
         for name in names {
@@ -100,7 +100,7 @@ where
         }
     }
 
-    /// A client of whose binary frames nothing is left.
+    /// A client whose binary frames have all been read.
     async fn reader(&mut self, name: &str) -> Result<&mut Client<S>> {
         let Actor { client, unread } = self.actor(name).await?;
         ensure!(unread.is_empty(), "{} was left", unread.escape_ascii());
@@ -146,7 +146,7 @@ where
         }
     }
 
-    /// Fails if anything has come for this client.
+    /// Fails if this client has received anything.
     async fn nothing(&mut self, name: &str) -> Result<()> {
         self.questions += 1;
         let question = 9_000_000_000_000_000 + self.questions;
@@ -154,7 +154,7 @@ where
         if client.subprotocol.as_deref() == Some("resp") {
             let question = format!("${}\r\n{question}\r\n", question.to_string().len());
             client.send(Message::binary(format!("*2\r\n$4\r\nPING\r\n{question}"))).await?;
-            // RESP2 has two answers: one for who listens, and one for who does not.
+            // RESP2 has two replies: one for subscribers, and one for other clients.
             let listening = format!("*2\r\n$4\r\npong\r\n{question}");
             let answer = match next_bytes(client, unread, 1).await? {
                 b"*" => listening,
@@ -172,8 +172,7 @@ where
     }
 }
 
-/// Reads as many messages as there are patterns; each must match one of those that
-/// are left.
+/// Reads as many messages as there are patterns; each must match one of the remaining patterns.
 async fn expect_texts<S>(client: &mut Client<S>, patterns: &[Pattern]) -> Result<Vec<String>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -206,7 +205,7 @@ where
     Ok(())
 }
 
-/// The next so many bytes of what comes in binary frames; they stay unread.
+/// The next bytes of binary frames, this many; they stay unread.
 async fn next_bytes<'a, S>(
     client: &mut Client<S>,
     unread: &'a mut Vec<u8>,

@@ -1,7 +1,6 @@
-//! A seeded model of interest and of the subscriptions that names share: random
-//! commands of clients, rounds, and connections to the backplane that break at any
-//! point. After each round the link must have what was requested, and in the end what
-//! clients listen to, no more and no less.
+//! A seeded model of interest and of shared subscriptions: random commands of clients, rounds, and
+//! connections to the backplane that fail at any point. After each round the link must have what
+//! was requested, and in the end exactly the clients' subscriptions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,7 +38,7 @@ impl Random {
     }
 }
 
-/// What a link to NATS keeps, without a NATS.
+/// The state of a link to NATS, without a NATS.
 #[derive(Default)]
 struct Link {
     shared: SharedSubscriptions<()>,
@@ -81,10 +80,10 @@ struct World {
     table: Table,
     now: Instant,
     link: Option<Link>,
-    /// The round that is being carried out: what is still to be done of it.
+    /// The round in progress: what is still to be done of it.
     under_way: Option<(u64, VecDeque<Name>, VecDeque<Name>)>,
     settled: u64,
-    /// How many listen to each of `NAMES`.
+    /// The number of listeners of each of `NAMES`.
     listeners: BTreeMap<usize, usize>,
 }
 
@@ -93,7 +92,7 @@ impl World {
         match self.random.below(100) {
             0..30 => self.join(),
             30..60 => self.leave(),
-            // A hold that ends at once: a SUBSCRIBE that was refused.
+            // A hold that ends at once: a rejected SUBSCRIBE.
             60..70 => {
                 let name = self.random.below(NAMES.len());
                 self.join_name(name);
@@ -131,7 +130,7 @@ impl World {
         *self.listeners.entry(name).or_default() -= 1;
     }
 
-    /// One step of a link: it takes a round, sends one name of it, or settles it.
+    /// One step of a link: it reads a round, sends one name of it, or settles it.
     fn work(&mut self) {
         let Some(link) = &mut self.link else { return };
         let Some((number, leaves, joins)) = &mut self.under_way else {
@@ -164,7 +163,7 @@ impl World {
         }
     }
 
-    /// What is counted of the names that have no listener.
+    /// Compares the count of the names without listeners.
     fn check_leaving(&self) {
         let entries = self.table.entries.iter().flatten();
         let without = entries.filter(|(_, entry)| entry.listeners == 0);

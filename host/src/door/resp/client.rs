@@ -1,4 +1,4 @@
-//! What a client settles with its door: HELLO, AUTH, RESET, SELECT and CLIENT.
+//! The commands between a client and its door: HELLO, AUTH, RESET, SELECT and CLIENT.
 
 use super::{REDIS_VERSION, ReplyMode, Resp, Skip};
 use crate::hub::connections::Connection;
@@ -34,14 +34,14 @@ impl Resp {
         self.authenticating = Some(Authenticating { command, is_skipped });
     }
 
-    /// Answers what waited for what came of its credentials, if that is known.
+    /// Sends the reply that was delayed for the result of the authentication, if that is known.
     pub(super) fn finish_authenticating(&mut self, session: &mut Session) {
         let Some(answer) = session.authenticated() else { return };
         let Some(Authenticating { command, is_skipped }) = self.authenticating.take() else {
             return;
         };
         let answer = answer.map_err(|refusal| authentication_error(&refusal));
-        // Nothing was carried out since, so all else is as it was.
+        // No command ran since, so all else is as it was.
         if is_skipped {
             self.skip = Skip::This;
         }
@@ -62,11 +62,11 @@ impl Resp {
         }
     }
 
-    /// Without a plugin that authenticates, as a Redis without a password: its
-    /// default user is let in with whatever it says. Plugins are shown a secret of
-    /// that user as a lone one, for in Redis the two are the same.
+    /// Without a plugin that authenticates, this is like a Redis without a password: the default
+    /// user is admitted with any secret. `AUTH secret` and `AUTH default secret` are equivalent, so
+    /// plugins receive both as a secret without a user.
     ///
-    /// None: it is waited for.
+    /// None: the result is pending.
     fn authenticate(
         &self,
         user: Option<&[u8]>,
@@ -89,8 +89,7 @@ impl Resp {
         Some(answer.map_err(|refusal| authentication_error(&refusal)))
     }
 
-    /// HELLO [version [AUTH user password] [SETNAME name]]: nothing of it holds
-    /// unless all of it does.
+    /// HELLO [version [AUTH user password] [SETNAME name]]: applies all of it or nothing.
     pub(super) fn hello(&mut self, arguments: Arguments<'_>, session: &mut Session) {
         let mut version = self.version;
         if let Some(wanted) = arguments.get(1) {
@@ -256,14 +255,14 @@ impl Resp {
                 self.ok(session);
             }
             b"off" => self.replies = ReplyMode::Off,
-            // Redis skips nothing more while replies are off.
+            // Redis ignores SKIP while replies are off.
             b"skip" if self.replies == ReplyMode::Off => {}
             b"skip" => self.skip = Skip::Next,
             _ => self.error(session, errors::SYNTAX),
         }
     }
 
-    /// The connection as CLIENT INFO describes it, while it carries out `command`.
+    /// The connection as CLIENT INFO describes it, while it executes `command`.
     pub(super) fn describe(&self, command: &str, session: &Session) -> String {
         let [library, version] = &self.library;
         format!(
@@ -277,7 +276,7 @@ impl Resp {
     }
 }
 
-/// What a client says of itself is kept for as long as it is connected.
+/// Attributes of a client are kept for as long as it is connected.
 fn check_length(value: &[u8], session: &Session) -> Result<(), Vec<u8>> {
     let bytes_max = session.services.limits.name_bytes_max();
     match value.len() > bytes_max {
@@ -286,7 +285,7 @@ fn check_length(value: &[u8], session: &Session) -> Result<(), Vec<u8>> {
     }
 }
 
-/// A command that waits for what comes of its credentials.
+/// A command that waits for the result of its authentication.
 pub(super) struct Authenticating {
     command: Waiting,
     /// Whether CLIENT REPLY SKIP came before it.
@@ -298,14 +297,14 @@ enum Waiting {
     Hello { version: RespVersion, name: Option<Vec<u8>> },
 }
 
-/// Which connections CLIENT LIST shows.
+/// The filter of CLIENT LIST.
 pub(super) enum Selection {
     All,
     /// Those that are subscribed, or those that are not.
     Subscribed(bool),
-    /// They rise.
+    /// In rising order.
     Ids(Vec<i64>),
-    /// Replicas and masters, of which there are none.
+    /// Replicas and masters; there are none.
     None,
 }
 
@@ -347,7 +346,7 @@ impl Selection {
     }
 }
 
-/// What is known of a connection from outside.
+/// The public state of a connection.
 pub(super) fn describe_other(connection: &Connection) -> String {
     let subscriptions = connection.subscriptions();
     let flags = if subscriptions.is_empty() { "N" } else { "P" };

@@ -1,5 +1,5 @@
-//! CLIENT LIST, a part at a time: there may be many thousand connections, and others are served
-//! in between.
+//! CLIENT LIST, a part at a time: there may be many thousand connections, and other tasks run in
+//! between.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use crate::hub::connections::Connection;
 use crate::protocol::command::{Ending, Verb};
 use crate::session::Session;
 
-/// How many connections are described before it is seen whether others should be served.
+/// How many connections are described before the budget is checked.
 const CONNECTIONS_AT_ONCE: usize = 128;
 
-/// A list that is being made.
+/// A list in progress.
 pub(super) struct ClientList {
     selection: Selection,
     rest: std::vec::IntoIter<Arc<Connection>>,
@@ -22,7 +22,7 @@ pub(super) struct ClientList {
 }
 
 impl Resp {
-    /// Begins a list. Over a WebSocket, which may come from a browser, the list contains only the
+    /// Starts a list. Over a WebSocket, which may come from a browser, the list contains only the
     /// client itself.
     pub(super) fn client_list(&mut self, selection: Selection, session: &mut Session) {
         let mut connections = match self.transport {
@@ -43,7 +43,7 @@ impl Resp {
     /// it is complete.
     pub(super) fn finish_client_list(&mut self, session: &mut Session) {
         let Some(list) = &self.client_list else { return };
-        // Nothing was carried out since, so all else is as it was.
+        // No command ran since, so all else is as it was.
         let is_skipped = list.is_skipped;
         if is_skipped {
             self.skip = Skip::This;

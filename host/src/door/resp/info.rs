@@ -1,4 +1,4 @@
-//! INFO and CONFIG: what monitoring and clients read of the server.
+//! INFO and CONFIG: what monitoring and clients read about the server.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -11,17 +11,17 @@ use crate::protocol::command::Space;
 use crate::protocol::resp::{Arguments, errors};
 use crate::session::Session;
 
-/// What does not change while the server runs.
+/// The values that do not change while the server runs.
 #[derive(Debug, Clone)]
 pub struct ServerInfo {
     /// The port of the RESP door.
     pub tcp_port: u16,
-    /// What `CONFIG GET` answers.
+    /// The reply to `CONFIG GET`.
     pub settings: Arc<Vec<(&'static str, String)>>,
 }
 
 impl ServerInfo {
-    /// What clients may know of this configuration.
+    /// The values of this configuration that clients may see.
     pub fn new(config: &Config, tcp_port: u16, request_bytes_max: usize) -> ServerInfo {
         let outbox = &config.outbox;
         let pubsub = format!(
@@ -56,7 +56,7 @@ impl ServerInfo {
 
 /// The sections of INFO, in order.
 const SECTIONS: [&str; 6] = ["server", "clients", "memory", "stats", "replication", "cluster"];
-/// Those that stand for all sections.
+/// The names that stand for all sections.
 const ALL: [&[u8]; 3] = [b"all", b"default", b"everything"];
 
 impl Resp {
@@ -139,7 +139,7 @@ impl Resp {
                 vec![("role", "master".to_owned()), ("connected_slaves", "0".to_owned())]
             }
             "cluster" => {
-                // Of Redis' own cluster, which this is not.
+                // For Redis' own cluster, which this is not.
                 let mut fields = vec![("cluster_enabled", "0".to_owned())];
                 if let Some(backplane) = &services.backplane {
                     fields.push(("backplane_node", backplane.node().to_owned()));
@@ -155,7 +155,7 @@ impl Resp {
     }
 
     pub(super) fn config_get(&self, arguments: Arguments<'_>, session: &mut Session) {
-        // A setting that is requested by name is returned under the name as the client spelled it.
+        // A setting that is requested by name is returned under the name as the client wrote it.
         let wanted_as = |name: &'static str| {
             let is_wanted = |pattern: &&[u8]| {
                 guest_core::glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes())

@@ -1,9 +1,8 @@
 //! Redis' protocol, over TCP or in the binary frames of a WebSocket.
 //!
-//! Consecutive publications of what has been read are one batch for the session.
-//! Everything else is carried out one by one, because what is allowed, and how it
-//! is answered, depends on what came before: the protocol's version, whether the
-//! connection is subscribed, CLIENT REPLY.
+//! Consecutive publications in a read are one batch for the session. Everything else is executed
+//! one by one, because what is allowed and how it is replied to depends on earlier commands: the
+//! protocol's version, whether the connection is subscribed, CLIENT REPLY.
 
 mod client;
 mod client_list;
@@ -32,19 +31,19 @@ use crate::protocol::resp::{
 use crate::protocol::websocket::{self, MessageKind};
 use crate::session::Session;
 
-/// What the server is to its clients, who choose by it how they behave.
+/// The server name and version for clients, which choose their behaviour by it.
 pub const REDIS_VERSION: &str = "7.4.0";
 
-/// How many requests are parsed before they are carried out.
+/// How many requests are parsed before they are executed.
 const REQUESTS_MAX: usize = 128;
 
 /// A connection that speaks RESP.
 pub struct Resp {
     limits: RequestLimits,
     parser: RequestParser,
-    /// Which limits the parser has applied to what it has seen of the next request.
+    /// The limits that the parser applied to what it has parsed of the next request.
     parsed_as: Authentication,
-    /// Kept to be used again.
+    /// Kept for reuse.
     burst: Burst,
     version: RespVersion,
     transport: Transport,
@@ -53,15 +52,15 @@ pub struct Resp {
     name: Vec<u8>,
     library: [Vec<u8>; 2],
     info: info::ServerInfo,
-    /// An AUTH or HELLO that waits for what comes of its credentials.
+    /// An AUTH or HELLO whose authentication is pending.
     authenticating: Option<client::Authenticating>,
-    /// A CLIENT LIST that is being made. What came behind it waits.
+    /// A CLIENT LIST in progress. Commands after it wait.
     client_list: Option<Box<client_list::ClientList>>,
-    /// How the command that is carried out ended, as far as it has.
+    /// The result of the current command, as far as it is known.
     ending: Cell<Ending>,
 }
 
-/// What carries the bytes.
+/// The transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// TCP.
@@ -77,24 +76,24 @@ enum ReplyMode {
     Off,
 }
 
-/// CLIENT REPLY SKIP: which reply is left out.
+/// CLIENT REPLY SKIP: which reply is skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Skip {
     None,
-    /// That of the next command.
+    /// The reply to the next command.
     Next,
-    /// That of the command which is carried out.
+    /// The reply to the current command.
     This,
 }
 
-/// How far the requests of a buffer have been carried out.
+/// How many of a buffer's requests have been executed.
 enum Flow {
     Continue,
     Close(CloseReason),
 }
 
 impl Resp {
-    /// A connection that has said nothing yet. It speaks RESP2.
+    /// A connection without requests. It speaks RESP2.
     pub fn new(transport: Transport, limits: RequestLimits, info: info::ServerInfo) -> Resp {
         Resp {
             limits,
@@ -114,7 +113,7 @@ impl Resp {
         }
     }
 
-    /// How publications are written to a connection that has said nothing yet.
+    /// How publications are encoded for a connection without requests.
     pub fn first_encoding(transport: Transport) -> Encoding {
         encoding(transport, RespVersion::Resp2)
     }
@@ -130,10 +129,10 @@ impl Resp {
             let rest = bytes.get(at..).unwrap_or_default();
             let authentication = authentication(session);
             if std::mem::replace(&mut self.parsed_as, authentication) != authentication {
-                // A length that was allowed may not be now.
+                // A length that was allowed may now be too large.
                 self.parser = RequestParser::new(self.limits);
             }
-            // While it is owed, one by one: each may be the one that authenticates.
+            // While authentication is required, one by one: each may be the one that authenticates.
             let requests_max = match authentication {
                 Authentication::Owed => 1,
                 Authentication::Settled => REQUESTS_MAX,
@@ -148,8 +147,8 @@ impl Resp {
             (done, flow) = self.execute(&burst, rest, session);
             let is_cut_short = done < burst.consumed();
             if is_cut_short {
-                // It goes on at this request; what it knows of a later one, which
-                // is not whole, is found again then.
+                // The session continues at this request. What the parser knows of a later,
+                // incomplete one is parsed again then.
                 self.parser = RequestParser::new(self.limits);
             }
             let has_changed = self::authentication(session) != authentication;
@@ -158,7 +157,7 @@ impl Resp {
             is_unfinished = is_cut_short || self.is_waiting(session);
             match outcome {
                 Outcome::Complete => {}
-                // What was found of the next request was found by other limits.
+                // The next request was parsed in part with other limits.
                 _ if has_changed => {}
                 Outcome::Refused(error) if matches!(flow, Flow::Continue) && !is_unfinished => {
                     flow = Flow::Close(self.refuse(error, session));
@@ -202,7 +201,7 @@ impl Resp {
         (burst.consumed(), Flow::Continue)
     }
 
-    /// Whether a command is not answered yet: those behind it come after it.
+    /// Whether the reply to a command is pending: later commands wait for it.
     fn is_waiting(&self, session: &Session) -> bool {
         session.has_pending() || self.client_list.is_some()
     }
@@ -220,7 +219,7 @@ impl Resp {
         }
     }
 
-    /// The request as a publication, if it is one that can wait for others.
+    /// The request as a publication, if it can be batched.
     fn publication<'a>(&self, arguments: Arguments<'a>, session: &Session) -> Option<Request<'a>> {
         let [Some(verb), Some(channel), Some(payload), None] =
             [0, 1, 2, 3].map(|place| arguments.get(place))
@@ -321,7 +320,7 @@ impl Resp {
             CommandId::Quit => Command::Quit,
             id => {
                 self.run_own(spec, arguments, session);
-                // One that waits is not done.
+                // A pending command is not complete.
                 if self.authenticating.is_none() && self.client_list.is_none() {
                     self.is_done(verb(id), session);
                 }
@@ -331,7 +330,7 @@ impl Resp {
                 };
             }
         };
-        // A PING of a subscriber in RESP2 is answered like a message.
+        // In RESP2, the reply to a subscriber's PING has the form of a message.
         let spelling = self.spelling().while_subscribed(self.is_subscribed_in_resp2(session));
         let request = Request { tag: Tag::InOrder, command: Ok(command) };
         match session.execute(std::iter::once(request), spelling, true) {
@@ -340,7 +339,7 @@ impl Resp {
         }
     }
 
-    /// What the session has no word for: what is between the client and its door.
+    /// Commands between the client and its door, which the session does not have.
     fn run_own(&mut self, spec: &CommandSpec, arguments: Arguments<'_>, session: &mut Session) {
         if self.is_too_fast(spec.name, session) {
             return;
@@ -396,7 +395,7 @@ impl Resp {
         }
     }
 
-    /// Whether the words of a command that answers for each of them are few enough.
+    /// Whether a command that replies for each of its arguments has few enough of them.
     fn check_words(&self, id: CommandId, arguments: Arguments<'_>) -> Result<(), Refusal> {
         match id {
             CommandId::CommandInfo | CommandId::CommandDocs => words::check(arguments.skip(2)),
@@ -409,21 +408,21 @@ impl Resp {
         }
     }
 
-    /// Whether it shows more than this client may see: over a WebSocket, which may come from
-    /// a browser, where plugins decide who may do what.
+    /// Whether it shows more than this client may see. Over a WebSocket the client may be a browser
+    /// page; there, plugins decide what it may do.
     fn is_hidden(&self, id: CommandId, session: &Session) -> bool {
         self.transport == Transport::Frames
             && matches!(id, CommandId::Info | CommandId::ClientList | CommandId::ConfigGet)
             && session.services.middleware.chain().has_access()
     }
 
-    /// Counts a command that did not get to the session.
+    /// Counts a command that is not passed to the session.
     fn is_done(&self, verb: Verb, session: &Session) {
         session.services.stats.record_command(verb, self.ending.get(), 1);
     }
 
-    /// Counts a command that does not get to the session. True: it came too fast,
-    /// and was answered.
+    /// Counts a command that is not passed to the session. True: it was over the rate limit, and
+    /// was replied to.
     fn is_too_fast(&self, verb: &'static str, session: &mut Session) -> bool {
         match session.pace(verb) {
             Ok(()) => false,
@@ -479,7 +478,7 @@ impl Resp {
         self.reply(session, |reply| help::write(reply, container, lines));
     }
 
-    /// Answers bytes that are no request, and closes.
+    /// Replies to bytes that are no request, and closes.
     fn refuse(&self, error: ProtocolError, session: &mut Session) -> CloseReason {
         if let Some(text) = error.reply() {
             self.error(session, &text);
@@ -528,12 +527,12 @@ fn authentication(session: &Session) -> Authentication {
     }
 }
 
-/// Whether Redis carries it out for a client that has not authenticated.
+/// Whether Redis executes it for a client that has not authenticated.
 fn is_allowed_before_auth(id: CommandId) -> bool {
     matches!(id, CommandId::Auth | CommandId::Hello | CommandId::Quit | CommandId::Reset)
 }
 
-/// What a command is counted as.
+/// The verb under which a command is counted.
 fn verb(id: CommandId) -> Verb {
     match id {
         CommandId::Auth => Verb::Auth,
@@ -615,14 +614,14 @@ impl Door for Resp {
         Some(CloseReason::Peer(None))
     }
 
-    /// Redis says nothing to those it closes.
+    /// Redis sends nothing to clients that it closes.
     fn goodbye(&self, reason: &CloseReason) -> Bytes {
         last_words(reason)
     }
 }
 
-/// An error line for a client whose credentials expired. Nothing is answered behind it:
-/// an error that belongs to no command would shift all replies that follow.
+/// An error line for a client whose credentials expired. No reply may follow it: an error that
+/// belongs to no command would shift all later replies.
 fn last_words(reason: &CloseReason) -> Bytes {
     let CloseReason::Expired(why) = reason else { return Bytes::new() };
     let mut out = Vec::new();
@@ -631,16 +630,16 @@ fn last_words(reason: &CloseReason) -> Bytes {
     out.into()
 }
 
-/// The largest WebSocket message before AUTH: what Redis' limits allow one request to
-/// have.
+/// The largest WebSocket message before AUTH: the size of the largest request that Redis' limits
+/// allow.
 fn unauthenticated_frame_bytes_max(limits: &RequestLimits) -> usize {
-    /// The line before each argument, and the end behind it.
+    /// The line before each argument, and the line end after it.
     const AROUND_BYTES: usize = 32;
     let bulk = limits.unauthenticated_bulk_bytes_max + AROUND_BYTES;
     AROUND_BYTES + limits.unauthenticated_arguments_max * bulk
 }
 
-/// RESP in the binary frames of a WebSocket, cut as the client likes.
+/// RESP in binary WebSocket frames, split as the client likes.
 pub struct FramedResp {
     resp: Resp,
     bytes: Vec<u8>,
@@ -686,7 +685,7 @@ impl Subprotocol for FramedResp {
                 break;
             }
             if body.is_empty() {
-                // A frame that brings no command closer counts as one, or it would be free.
+                // A frame that completes no command counts as one, or it would be free.
                 let _ = session.pace("(frame)");
             }
             self.bytes.extend_from_slice(body);
@@ -727,7 +726,7 @@ impl Subprotocol for FramedResp {
     }
 }
 
-/// The reply for a client over TCP that is rejected.
+/// The reply for a rejected client over TCP.
 pub fn rejection_reply(reason: &CloseReason) -> Bytes {
     let mut out = Vec::new();
     let text = match reason {
@@ -735,8 +734,8 @@ pub fn rejection_reply(reason: &CloseReason) -> Bytes {
         CloseReason::OverAddressCapacity => format!("ERR {}", reason.text()).into_bytes(),
         CloseReason::AuthFlood => format!("LIMIT {}", reason.text()).into_bytes(),
         CloseReason::Expired(why) => format!("{EXPIRED} {why}").into_bytes(),
-        // A Redis that shuts down says nothing either; clients take an error for an
-        // answer, and do not come back.
+        // A Redis that shuts down sends nothing either. Clients take an error for a reply, and do
+        // not reconnect.
         CloseReason::Draining => return Bytes::new(),
         CloseReason::Unauthorised(why) => format!("NOAUTH {why}").into_bytes(),
         CloseReason::Unavailable(why) => format!("UNAVAILABLE {why}").into_bytes(),

@@ -1,10 +1,10 @@
-//! A session's replies, spelled as Redis spells them.
+//! The replies of a session, encoded as Redis does.
 
 use crate::protocol::command::{Kind, ListenVerb, NOAUTH, Refusal, Reply, Tag};
 use crate::protocol::resp::{Ack, ReplyWriter, RespVersion, errors};
 use crate::session::WriteReply;
 
-/// How replies are spelled now.
+/// How replies are encoded now.
 #[derive(Debug, Clone, Copy)]
 pub struct RespReplies {
     version: RespVersion,
@@ -50,7 +50,7 @@ impl WriteReply for RespReplies {
             }
             Reply::Pong(Some(text)) => writer.bulk(text),
             Reply::Pong(None) => writer.simple("PONG"),
-            // HELLO is answered by the door, which knows what to say.
+            // The door replies to HELLO, because it knows the fields.
             Reply::Ok | Reply::Hello(_) => writer.simple("OK"),
             Reply::Refused(refusal) => writer.error(&error(refusal)),
         }
@@ -68,7 +68,7 @@ fn ack(verb: ListenVerb) -> Ack {
     }
 }
 
-/// The code first, as Redis does it, and last the plugin that decided.
+/// The code first, as in Redis, and last the plugin that decided.
 pub fn error(refusal: &Refusal) -> Vec<u8> {
     let Refusal { code, message, by } = refusal;
     match by {
@@ -78,7 +78,7 @@ pub fn error(refusal: &Refusal) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The same for credentials: what no plugin knows is wrong in Redis' words.
+/// The error for credentials. If no plugin accepts them, it has Redis' text.
 pub fn authentication_error(refusal: &Refusal) -> Vec<u8> {
     match refusal.by {
         None if refusal.code == NOAUTH => errors::WRONG_CREDENTIALS.to_vec(),

@@ -1,8 +1,8 @@
-//! Bounds for commands that take any number of words and answer for each: COMMAND INFO, COMMAND
-//! DOCS, CONFIG GET and INFO.
+//! Bounds for commands that take any number of arguments and reply for each of them: COMMAND INFO,
+//! COMMAND DOCS, CONFIG GET and INFO.
 //!
-//! Redis has none. There the client's query buffer bounds the request, and the process belongs to
-//! its users; here one request of 16 MiB would make an answer of a gigabyte.
+//! Redis has no such bounds. There the client's query buffer bounds the request, and its clients
+//! are trusted; here one request of 16 MiB would cause a reply of a gigabyte.
 
 use guest_core::glob;
 
@@ -12,13 +12,13 @@ use crate::protocol::resp::Arguments;
 /// More than there are commands, settings and sections.
 const WORDS_MAX: usize = 1_000;
 
-/// No command, setting or section has a name that is as long.
+/// Longer than the name of any command, setting or section.
 const WORD_BYTES_MAX: usize = 1 << 10;
 
-/// What matching the patterns of one CONFIG GET may cost, in steps of some nanoseconds.
+/// What matching the patterns of one CONFIG GET may cost, in steps of a few nanoseconds.
 const STEPS_MAX: u64 = 1_000_000;
 
-/// Checks the words behind the name of a command.
+/// Checks the arguments after the name of a command.
 ///
 /// # Errors
 ///
@@ -37,11 +37,11 @@ pub(super) fn check(words: Arguments<'_>) -> Result<(), Refusal> {
     }
 }
 
-/// Checks words that are patterns for these names.
+/// Checks arguments that are patterns for these names.
 ///
 /// # Errors
 ///
-/// As `check`, or matching them would take too long.
+/// As for `check`, or matching them would take too long.
 pub(super) fn check_patterns<'a>(
     patterns: Arguments<'_>,
     names: impl Iterator<Item = &'a str>,

@@ -1,8 +1,8 @@
-//! Looks for inputs that the JSON codec does not bear, frames and all.
+//! Fuzzing of the JSON codec, including frames.
 //!
-//! What is checked needs no second parser: that it makes no difference how the
-//! bytes were cut into reads, how the text is spelled, or whether commands came
-//! alone or together; and that what is written of it can be read again.
+//! The checks need no second parser: the result must not depend on how the bytes were split into
+//! reads, on how the text is encoded, or on whether commands arrived alone or together; and what is
+//! written must be readable again.
 
 use std::borrow::Cow;
 
@@ -23,23 +23,22 @@ pub const JSON: Target = Target {
     syntax: Syntax { tokens: TOKENS, several: [b"[", b",", b"]"] },
     check: fuzz_commands,
     serve,
-    // Every third byte may be a command, `[]`, each with the words that refuse it.
+    // Every third byte may be a command, `[]`, each with the error that it gets.
     heap_per_byte_max: 128,
     heap_kept_max: 16 * 1024,
 };
 
-/// What a caller gets to see of a connection.
+/// The caller's view of a connection.
 #[derive(Debug, PartialEq, Eq)]
 struct Transcript {
-    /// Text, and everything else by what it is.
+    /// Text; all other frames by their kind.
     messages: Vec<Result<String, &'static str>>,
-    /// Why it must be closed, or how many bytes are left in the buffer.
+    /// The close reason, or how many bytes are left in the buffer.
     end: Result<usize, CloseReason>,
 }
 
-/// Reads frames whole and in pieces and compares, and looks at the commands that
-/// they hold. The first byte says whether the input is frames, or text to be put
-/// into some, and chooses the limit.
+/// Reads frames whole and in pieces, compares the results, and checks the commands in them. The
+/// first byte says whether the input is frames or text to be framed, and selects the limit.
 fn fuzz_commands(input: &[u8]) -> u64 {
     let (stream, message_bytes_max) = stream_of(input);
     let whole = transcript(&stream, &[], message_bytes_max);
@@ -60,7 +59,7 @@ fn fuzz_commands(input: &[u8]) -> u64 {
     fingerprint((kinds, end, whole.messages.len().min(3)))
 }
 
-/// Reads it in pieces of a few sizes and keeps nothing.
+/// Reads it in pieces of several sizes and keeps nothing.
 fn serve(input: &[u8]) {
     let (stream, message_bytes_max) = stream_of(input);
     for size in [1, 7, 100, usize::MAX] {
@@ -84,13 +83,13 @@ fn serve(input: &[u8]) {
     }
 }
 
-/// The bytes that come over the socket.
+/// The bytes on the socket.
 fn stream_of(input: &[u8]) -> (Cow<'_, [u8]>, usize) {
     let Some((choice, input)) = input.split_first() else {
         return (Cow::Borrowed(input), 0);
     };
     let message_bytes_max = if choice & 1 == 0 { 1 << 20 } else { 200 };
-    // A quarter of the time it is frames already.
+    // In a quarter of the cases it is frames already.
     if choice & 6 == 6 {
         return (Cow::Borrowed(input), message_bytes_max);
     }
@@ -132,8 +131,7 @@ fn write_frame(first: u8, body: &[u8], mask: u32, stream: &mut Vec<u8>) {
     stream.extend(body.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
 }
 
-/// Reads as a server would: up to the next cut, all frames that are there, drops
-/// their bytes, reads on.
+/// Reads as a server would: reads up to the next cut, removes all complete frames, and continues.
 fn transcript(stream: &[u8], cuts: &[usize], message_bytes_max: usize) -> Transcript {
     let mut reader = FrameReader::default();
     let mut buffer = Vec::new();
@@ -148,8 +146,8 @@ fn transcript(stream: &[u8], cuts: &[usize], message_bytes_max: usize) -> Transc
                 Ok(Some(found)) => found,
                 Ok(None) => break,
                 Err(reason) => {
-                    // After a refusal the rest does not count: how much of it was
-                    // read depends on the cuts.
+                    // After an error the rest does not count: how much of it was read depends on
+                    // the cuts.
                     return Transcript { messages, end: Err(reason) };
                 }
             };
@@ -186,8 +184,8 @@ fn commands_of(text: &str) -> Vec<Request<'_>> {
     requests
 }
 
-/// White space, escapes and the notation of numbers say nothing, and what comes
-/// together in a frame is what would come alone.
+/// White space, escapes and the notation of numbers make no difference, and commands in one frame
+/// are the same as alone.
 fn check_spelling(text: &str, requests: &[Request<'_>]) {
     let Ok(value) = serde_json::from_str::<Value>(text) else {
         assert!(
@@ -197,7 +195,7 @@ fn check_spelling(text: &str, requests: &[Request<'_>]) {
         return;
     };
     let plain = value.to_string();
-    // A key that is there twice is there once in a `Value`, and both times here.
+    // A duplicate key is in a `Value` once, but is in the text twice.
     if plain.matches(':').count() == text.matches(':').count() {
         assert_eq!(commands_of(&plain), requests, "{text} is {plain}");
     }
@@ -212,7 +210,7 @@ fn check_spelling(text: &str, requests: &[Request<'_>]) {
     let requests = commands_of(&together);
     assert_eq!(requests.len(), members.len(), "{together}");
     for (member, request) in members.iter().zip(&requests) {
-        // An array of arrays is a frame of its own only at the top.
+        // An array of arrays is only a list of commands at the top level.
         if member.starts_with("[[") {
             assert_eq!(code_of(request), Some(BADFRAME), "{member}");
         } else {
@@ -221,13 +219,13 @@ fn check_spelling(text: &str, requests: &[Request<'_>]) {
     }
 }
 
-/// Whether only such parts of the text are no JSON as no command looks at: the
-/// value of an unknown key may be half a surrogate pair, or a number beyond all.
+/// Whether only parts of the text are invalid that no command reads: the value of an unknown key
+/// may be half of a surrogate pair, or a number out of range.
 fn is_ignored_rest(text: &str) -> bool {
     serde_json::from_str::<&RawValue>(text).is_ok()
 }
 
-/// What is written of a request can be read again.
+/// What is written for a request can be read again.
 fn check_request(request: &Request<'_>) {
     assert_eq!(request.clone().into_owned(), *request);
     let Request { tag, command } = request;
@@ -269,7 +267,7 @@ fn check_request(request: &Request<'_>) {
     }
 }
 
-/// The body of the one frame that was written.
+/// The body of the single frame that was written.
 fn body_of(output: &[u8]) -> Value {
     let mut cursor = std::io::Cursor::new(output);
     let (header, length) =
@@ -279,7 +277,7 @@ fn body_of(output: &[u8]) -> Value {
     serde_json::from_slice(body).expect("what is written is JSON")
 }
 
-/// The bytes that a name or payload stands for, as a client would have it.
+/// The bytes of a name or payload, as a client decodes them.
 fn bytes_of(value: &Value) -> Vec<u8> {
     use base64::Engine as _;
     match value {
@@ -297,7 +295,7 @@ fn code_of<'a>(request: &'a Request<'_>) -> Option<&'a str> {
     request.command.as_ref().err().map(|refusal| &*refusal.code)
 }
 
-/// What kind of request it is. Texts of errors name places, which say nothing.
+/// The trait of a request. Positions in error texts are removed.
 fn kind_of(request: &Request<'_>) -> String {
     let shape = |names: &[Cow<'_, [u8]>]| {
         let is_copied = names.iter().any(|name| matches!(name, Cow::Owned(_)));
@@ -326,7 +324,7 @@ fn kind_of(request: &Request<'_>) -> String {
     }
 }
 
-/// Inputs to start from. None has the byte before it that chooses what it is.
+/// Initial inputs, without the first byte, which selects the kind.
 fn corpus() -> Vec<Vec<u8>> {
     let texts = [
         r#"[1,"PING"]"#,
@@ -343,7 +341,7 @@ fn corpus() -> Vec<Vec<u8>> {
     let mut corpus: Vec<_> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
     corpus.push([b"[".to_vec(), b"[],".repeat(100), b"[]]".to_vec()].concat());
     corpus.push(b"[".repeat(300));
-    // Frames, for when the input is taken for some.
+    // Frames, for inputs that are parsed as frames.
     for first in [0x81, 0x01, 0x80, 0x82, 0x89, 0x8a, 0x88] {
         let mut frame = Vec::new();
         write_frame(first, br#"[1,"PING"]"#, 0x0763_01c8, &mut frame);
@@ -352,7 +350,7 @@ fn corpus() -> Vec<Vec<u8>> {
     corpus
 }
 
-/// What the protocol is made of.
+/// The tokens of the protocol.
 const TOKENS: &[&[u8]] = &[
     b"[",
     b"]",
@@ -404,7 +402,7 @@ mod tests {
         }
     }
 
-    /// A name or payload, and how a client writes it.
+    /// A name or payload, as a client encodes it.
     fn some_bytes(random: &mut Random) -> (Cow<'static, [u8]>, Value) {
         use base64::Engine as _;
         let letters: &[&[u8]] = &[b"a", b"\"", b"\\", b"\n", "é".as_bytes(), b"\0", b"\xff"];

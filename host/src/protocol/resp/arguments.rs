@@ -1,19 +1,18 @@
-//! The requests that one read brought, as places in the buffer.
+//! The requests of one read, as positions in the buffer.
 //!
-//! A [`Burst`] holds no bytes of its own but those of inline requests, which
-//! have to be unescaped. It is the caller's, is used again for every read, and
-//! remembers positions instead of slices, so that it outlives the buffer it was
-//! filled from; the slices come back when the buffer is handed in again.
+//! A [`Burst`] holds no bytes of its own except those of inline requests, which have to be
+//! unescaped. The caller owns it and reuses it for every read. It stores positions instead of
+//! slices, so that it outlives the buffer that it was filled from; it returns slices when the
+//! buffer is passed again.
 
-/// How many places a burst keeps memory for while it is empty. One that had to
-/// hold more gives the rest back, so that a large request is not paid for until
-/// the connection ends.
+/// For how many arguments an empty burst keeps memory. A burst that held more frees the rest, so
+/// that a large request does not use memory until the connection ends.
 const PLACES_KEPT_MAX: usize = 256;
 
 /// The same for the bytes of inline requests.
 const BYTES_KEPT_MAX: usize = 4 * 1024;
 
-/// Where an argument stands, counted from the first byte of its request.
+/// The position of an argument, relative to the first byte of its request.
 #[derive(Clone, Copy)]
 pub(super) struct Span {
     pub(super) start: usize,
@@ -22,8 +21,8 @@ pub(super) struct Span {
 
 /// The complete requests at the front of a read buffer.
 ///
-/// Until it is cleared it belongs to that buffer, which may grow at its end and
-/// must not change before it.
+/// Until it is cleared it belongs to that buffer, which may grow at its end and must not change
+/// before that.
 #[derive(Default)]
 pub struct Burst {
     requests: Vec<Place>,
@@ -32,12 +31,12 @@ pub struct Burst {
     consumed: usize,
 }
 
-/// Where a request stands.
+/// The position of a request.
 struct Place {
     source: Source,
     first_span: usize,
     spans: usize,
-    /// Where the next one begins in the read buffer.
+    /// The start of the next one in the read buffer.
     end: usize,
 }
 
@@ -59,15 +58,13 @@ impl Burst {
         self.requests.is_empty()
     }
 
-    /// How many bytes of the buffer the requests take, and what stood between
-    /// them and was ignored. The caller removes them from the front of the
-    /// buffer when it clears the burst.
+    /// How many bytes of the buffer the requests use, with ignored bytes between them. The caller
+    /// removes them from the front of the buffer when it clears the burst.
     pub fn consumed(&self) -> usize {
         self.consumed
     }
 
-    /// The requests in the order in which they came, each with where it ends.
-    /// `buffer` is the one they were parsed from.
+    /// The requests in order, each with its end. `buffer` is the one that they were parsed from.
     pub fn requests_and_ends<'a>(
         &'a self,
         buffer: &'a [u8],
@@ -75,7 +72,7 @@ impl Burst {
         self.requests.iter().map(move |place| (self.arguments(place, buffer), place.end))
     }
 
-    /// The requests alone.
+    /// The requests without their ends.
     pub fn requests<'a>(
         &'a self,
         buffer: &'a [u8],
@@ -89,7 +86,7 @@ impl Burst {
         self.requests.last().map(|place| self.arguments(place, buffer))
     }
 
-    /// Forgets the requests and keeps a modest amount of memory.
+    /// Removes the requests and keeps a limited amount of memory.
     pub fn clear(&mut self) {
         self.requests.clear();
         self.requests.shrink_to(PLACES_KEPT_MAX);
@@ -99,23 +96,22 @@ impl Burst {
         self.consumed = 0;
     }
 
-    /// Adds a request of `bytes` bytes, whose arguments stand in the buffer.
+    /// Adds a request of `bytes` bytes, whose arguments are in the buffer.
     pub(super) fn push_borrowed(&mut self, bytes: usize, spans: &[Span]) {
         self.push(Source::Buffer(self.consumed), bytes, spans);
     }
 
-    /// Adds a request of `bytes` bytes, whose arguments stand in `unescaped`
-    /// from `start` on.
+    /// Adds a request of `bytes` bytes, whose arguments are in `unescaped` from `start` on.
     pub(super) fn push_unescaped(&mut self, bytes: usize, start: usize, spans: &[Span]) {
         self.push(Source::Unescaped(start), bytes, spans);
     }
 
-    /// Passes over bytes that hold no request.
+    /// Skips bytes that hold no request.
     pub(super) fn ignore(&mut self, bytes: usize) {
         self.consumed += bytes;
     }
 
-    /// The bytes of inline requests, for the next one to be added to.
+    /// The bytes of inline requests, for appending the next one.
     pub(super) fn unescaped_mut(&mut self) -> &mut Vec<u8> {
         &mut self.unescaped
     }
@@ -148,7 +144,7 @@ impl Burst {
     }
 }
 
-/// Empties `spans` and gives back the memory of a large request.
+/// Empties `spans` and frees the memory of a large request.
 pub(super) fn clear_spans(spans: &mut Vec<Span>) {
     spans.clear();
     spans.shrink_to(PLACES_KEPT_MAX);
@@ -184,7 +180,7 @@ impl<'a> Arguments<'a> {
         self.spans.iter().map(move |span| span.of(bytes))
     }
 
-    /// Those behind the first `count`.
+    /// The arguments after the first `count`.
     pub fn skip(&self, count: usize) -> Arguments<'a> {
         Arguments { bytes: self.bytes, spans: self.spans.get(count..).unwrap_or_default() }
     }

@@ -1,7 +1,7 @@
-//! What COMMAND INFO and COMMAND DOCS answer.
+//! The replies to COMMAND INFO and COMMAND DOCS.
 //!
-//! Clients and proxies read this to learn about commands, so its shape is
-//! Redis' own, down to which of its aggregates are sets in RESP3.
+//! Clients and proxies read them to learn about commands, so their structure is that of Redis,
+//! including which aggregates are sets in RESP3.
 
 use super::commands::{Category, CommandSpec, Flag, Group, Keys};
 use super::reply::ReplyWriter;
@@ -51,8 +51,7 @@ pub fn write_info(reply: &mut ReplyWriter<'_>, spec: Option<&CommandSpec>) {
     }
 }
 
-/// The key and the value with which COMMAND DOCS documents a command and its
-/// sub-commands.
+/// The key and the value of a command in COMMAND DOCS, with its sub-commands.
 pub fn write_docs(reply: &mut ReplyWriter<'_>, spec: &CommandSpec) {
     let group = match spec.group {
         Group::Connection => "connection",
@@ -103,8 +102,8 @@ fn flag_name(flag: Flag) -> &'static str {
     }
 }
 
-/// Where the names of shard channels stand: from the first argument on, up to
-/// `last_key` (0: that one only; -1: to the end).
+/// The positions of the names of shard channels: from the first argument to `last_key` (0: only
+/// that one; -1: to the end).
 fn write_key_specification(reply: &mut ReplyWriter<'_>, last_key: i64) {
     reply.set(1);
     reply.map(3);
@@ -135,7 +134,7 @@ mod tests {
     use super::super::commands::by_full_name;
     use super::*;
 
-    /// Compares with what a real server of version 7.4.0 answered, line by line.
+    /// Compares with the replies of a real server of version 7.4.0, line by line.
     #[track_caller]
     fn check(version: RespVersion, name: &str, expected: &str) {
         let mut out = Vec::new();

@@ -1,8 +1,7 @@
-//! The commands, with all that COMMAND tells about them.
+//! The command table, with everything that COMMAND reports.
 //!
-//! Names, arities, flags, tips and keys are those of Redis 7.4, and so is which
-//! sub-commands exist, as far as they exist here. Those that are looked up most
-//! often come first.
+//! Names, arities, flags, tips and keys are those of Redis 7.4, and so is the set of sub-commands,
+//! as far as they are supported. The most frequent commands come first.
 
 use super::commands::{Category, CommandId, CommandSpec, Flag, Group, Keys};
 
@@ -58,7 +57,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
         .summary("Stops listening to shard channels."),
     pubsub(CommandId::Container, "pubsub", -2, &[])
         .since("2.8.0")
-        .summary("Tells who listens to what.")
+        .summary("Reports subscriptions.")
         .subcommands(PUBSUB),
     connection(CommandId::Hello, "hello", -1, NO_AUTH)
         .since("6.0.0")
@@ -67,7 +66,7 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
     connection(CommandId::Container, "client", -2, &[])
         .category(Category::None)
         .since("2.4.0")
-        .summary("Tells about connections and sets them up.")
+        .summary("Reports on connections and configures them.")
         .subcommands(CLIENT),
     connection(CommandId::Echo, "echo", 2, ALWAYS_FAST).summary("Answers with its argument."),
     connection(CommandId::Select, "select", 2, ALWAYS_FAST)
@@ -79,10 +78,10 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
     server(CommandId::Info, "info", -1, ALWAYS)
         .category(Category::Dangerous)
         .tips(INFO_TIPS)
-        .summary("Tells about the server."),
+        .summary("Reports on the server."),
     server(CommandId::Container, "config", -2, &[])
         .since("2.0.0")
-        .summary("Tells how the server is configured.")
+        .summary("Reports the configuration of the server.")
         .subcommands(CONFIG),
     server(CommandId::Command, "command", -1, ALWAYS)
         .category(Category::Connection)
@@ -95,19 +94,19 @@ pub(super) static COMMANDS: &[CommandSpec] = &[
 static PUBSUB: &[CommandSpec] = &[
     pubsub(CommandId::PubsubChannels, "pubsub|channels", -2, INTROSPECTION)
         .since("2.8.0")
-        .summary("Lists the channels that somebody listens to."),
+        .summary("Lists the channels with subscribers."),
     pubsub(CommandId::PubsubNumsub, "pubsub|numsub", -2, INTROSPECTION)
         .since("2.8.0")
-        .summary("Counts who listens to each of some channels."),
+        .summary("Counts the subscribers of channels."),
     pubsub(CommandId::PubsubNumpat, "pubsub|numpat", 2, INTROSPECTION)
         .since("2.8.0")
-        .summary("Counts the patterns that somebody listens to."),
+        .summary("Counts the patterns with subscribers."),
     pubsub(CommandId::PubsubShardchannels, "pubsub|shardchannels", -2, INTROSPECTION)
         .since("7.0.0")
-        .summary("Lists the shard channels that somebody listens to."),
+        .summary("Lists the shard channels with subscribers."),
     pubsub(CommandId::PubsubShardnumsub, "pubsub|shardnumsub", -2, INTROSPECTION)
         .since("7.0.0")
-        .summary("Counts who listens to each of some shard channels."),
+        .summary("Counts the subscribers of shard channels."),
     pubsub(CommandId::PubsubHelp, "pubsub|help", 2, ALWAYS)
         .since("6.2.0")
         .summary("Lists the sub-commands."),
@@ -116,10 +115,10 @@ static PUBSUB: &[CommandSpec] = &[
 static CLIENT: &[CommandSpec] = &[
     connection(CommandId::ClientId, "client|id", 2, CONNECTION)
         .since("5.0.0")
-        .summary("Tells the id of the connection."),
+        .summary("Returns the id of the connection."),
     connection(CommandId::ClientGetname, "client|getname", 2, CONNECTION)
         .since("2.6.9")
-        .summary("Tells the name of the connection."),
+        .summary("Returns the name of the connection."),
     connection(CommandId::ClientSetname, "client|setname", 3, CONNECTION)
         .tips(ALL_NODES)
         .since("2.6.9")
@@ -151,7 +150,9 @@ static CLIENT: &[CommandSpec] = &[
 ];
 
 static CONFIG: &[CommandSpec] = &[
-    server(CommandId::ConfigGet, "config|get", -3, ADMIN).since("2.0.0").summary("Tells settings."),
+    server(CommandId::ConfigGet, "config|get", -3, ADMIN)
+        .since("2.0.0")
+        .summary("Returns settings."),
     server(CommandId::ConfigSet, "config|set", -4, ADMIN)
         .tips(ALL_NODES)
         .since("2.0.0")

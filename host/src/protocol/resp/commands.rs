@@ -1,9 +1,9 @@
-//! Which command a request is, or how Redis would refuse it.
+//! Finds the command of a request, or the error that Redis would reply.
 //!
-//! The checks are Redis' first two: is there such a command or sub-command, and
-//! is the number of arguments one it takes. What may follow is the session's,
-//! in this order: authentication, permissions, the subscribed mode of RESP2,
-//! and then the command itself. The commands stand in `command_table`.
+//! The checks are the first two of Redis: does the command or sub-command exist, and does it accept
+//! this number of arguments. The session does the remaining ones, in this order: authentication,
+//! permissions, the subscribed mode of RESP2, and then the command itself. The commands are in
+//! `command_table`.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use super::arguments::Arguments;
 use super::command_table::COMMANDS;
 use super::errors;
 
-/// What a session matches on. A sub-command has an id of its own.
+/// The id of a command for sessions. Each sub-command has an id of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "they are Redis' commands, by their names")]
 pub enum CommandId {
@@ -37,8 +37,8 @@ pub enum CommandId {
     ConfigResetstat,
     ConfigRewrite,
     ConfigSet,
-    /// CLIENT, CONFIG or PUBSUB by itself. They always lack an argument, so no
-    /// lookup answers with this one.
+    /// CLIENT, CONFIG or PUBSUB without a sub-command. They always lack an argument, so no lookup
+    /// returns them.
     Container,
     Echo,
     Hello,
@@ -66,7 +66,7 @@ pub enum CommandId {
 /// A property of a command that COMMAND INFO names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flag {
-    /// For those who run the server.
+    /// For operators.
     Admin,
     /// Pub/Sub.
     Pubsub,
@@ -91,12 +91,11 @@ pub enum Category {
     None,
     /// About connections.
     Connection,
-    /// Tells or changes what is not everybody's business.
+    /// Reads or changes what only operators may.
     Dangerous,
 }
 
-/// Which arguments a cluster would take for keys: those that name a shard
-/// channel.
+/// The arguments that a cluster treats as keys: the names of shard channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keys {
     /// None.
@@ -107,7 +106,7 @@ pub enum Keys {
     All,
 }
 
-/// The part of the documentation that a command belongs to.
+/// The group of a command in the documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
     /// Connections.
@@ -121,12 +120,11 @@ pub enum Group {
 /// A command or sub-command, as COMMAND INFO and COMMAND DOCS describe it.
 #[derive(Debug)]
 pub struct CommandSpec {
-    /// What it is.
+    /// Its id.
     pub id: CommandId,
     /// Its full name in lower case, such as `pubsub|channels`.
     pub name: &'static str,
-    /// How many arguments it takes, its names included; if negative, at least
-    /// so many.
+    /// The number of its arguments, including its names; if negative, the minimum.
     pub arity: i64,
     /// Its flags, in the order in which Redis lists them.
     pub flags: &'static [Flag],
@@ -138,9 +136,9 @@ pub struct CommandSpec {
     pub keys: Keys,
     /// Its group.
     pub group: Group,
-    /// The version of Redis that brought it.
+    /// The version of Redis that introduced it.
     pub since: &'static str,
-    /// What it does, in a sentence.
+    /// Its description, in a sentence.
     pub summary: &'static str,
     /// Its sub-commands.
     pub subcommands: &'static [CommandSpec],
@@ -163,7 +161,7 @@ impl CommandSpec {
         )
     }
 
-    /// Whether it takes so many arguments, its names included.
+    /// Whether it accepts this number of arguments, including its names.
     pub fn takes(&self, arguments: usize) -> bool {
         let arguments = i64::try_from(arguments).unwrap_or(i64::MAX);
         if self.arity < 0 { arguments >= -self.arity } else { arguments == self.arity }
@@ -178,13 +176,12 @@ impl CommandSpec {
     }
 }
 
-/// All commands; sub-commands stand under their containers.
+/// All commands; sub-commands are under their containers.
 pub fn all() -> &'static [CommandSpec] {
     COMMANDS
 }
 
-/// The command that a request names, if it names one and has the number of
-/// arguments that it takes.
+/// The command of a request, if it exists and accepts the number of arguments.
 pub fn lookup(arguments: Arguments<'_>) -> Result<&'static CommandSpec, CommandError<'_>> {
     let name = arguments.get(0).unwrap_or_default();
     let command = command(name).ok_or(CommandError::UnknownCommand(arguments))?;
@@ -215,7 +212,7 @@ fn command(name: &[u8]) -> Option<&'static CommandSpec> {
     COMMANDS.iter().find(|command| command.name.as_bytes().eq_ignore_ascii_case(name))
 }
 
-/// Why a request is no command. The connection stays.
+/// Why a request is no valid command. The connection stays.
 #[derive(Clone, Copy)]
 pub enum CommandError<'a> {
     /// There is no such command.

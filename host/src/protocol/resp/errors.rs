@@ -1,9 +1,8 @@
-//! What Redis says when it refuses a command, word for word.
+//! The error replies of Redis, with its exact text.
 //!
-//! Each text starts with its code and goes to `ReplyWriter::error`, which also
-//! takes line breaks out of what a request put into it. Errors that break the
-//! protocol are in `ProtocolError`, those of looking up a command in
-//! `commands::CommandError`.
+//! Each text starts with its code and is passed to `ReplyWriter::error`, which also removes line
+//! breaks that come from a request. Errors that break the protocol are in `ProtocolError`, those of
+//! looking up a command in `commands::CommandError`.
 
 /// Credentials that are not accepted.
 pub const WRONG_CREDENTIALS: &[u8] =
@@ -17,14 +16,14 @@ pub const HELLO_UNAUTHENTICATED: &[u8] = b"NOAUTH HELLO must be called with the 
     authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to \
     authenticate the client and select the RESP protocol version at the same time";
 
-/// AUTH where nothing asks for it.
+/// AUTH where no plugin authenticates.
 pub const AUTHENTICATION_NOT_CONFIGURED: &[u8] = b"ERR AUTH <password> called without any \
     password configured for the default user. Are you sure your configuration is correct?";
 
-/// Arguments that make no sense together.
+/// Contradictory arguments.
 pub const SYNTAX: &[u8] = b"ERR syntax error";
 
-/// A number that is none.
+/// An invalid number.
 pub const NOT_AN_INTEGER: &[u8] = b"ERR value is not an integer or out of range";
 
 /// `HELLO 4`.
@@ -39,24 +38,24 @@ pub const PROTOCOL_VERSION_INVALID: &[u8] =
 pub const CLIENT_NAME_INVALID: &[u8] =
     b"ERR Client names cannot contain spaces, newlines or special characters.";
 
-/// A connection name or attribute over the limit, which Redis does not have.
+/// A connection name or attribute over a limit that Redis does not have.
 pub fn client_name_too_long(bytes: usize, bytes_max: usize) -> Vec<u8> {
     format!("ERR {bytes} bytes; there may be {bytes_max} (limits.name_bytes_max)").into_bytes()
 }
 
-/// CLIENT LIST ID with what is no number.
+/// CLIENT LIST ID with an invalid id.
 pub const CLIENT_ID_INVALID: &[u8] = b"ERR Invalid client ID";
 
-/// SELECT of a database that is not there.
+/// SELECT of a database that does not exist.
 pub const DATABASE_OUT_OF_RANGE: &[u8] = b"ERR DB index is out of range";
 
-/// The connection is one too many; it is closed after this.
+/// The connection limit is reached; the connection is closed after this.
 pub const TOO_MANY_CONNECTIONS: &[u8] = b"ERR max number of clients reached";
 
 /// CONFIG REWRITE.
 pub const NO_CONFIG_FILE: &[u8] = b"ERR The server is running without a config file";
 
-/// A command that the user may not give. `name` is its full name in lower case.
+/// A command that the user has no permission for. `name` is its full name in lower case.
 pub fn no_permission(user: Option<&str>, name: &str) -> Vec<u8> {
     let user = user.filter(|user| !user.is_empty()).unwrap_or("default");
     format!("NOPERM User {user} has no permissions to run the '{name}' command").into_bytes()
@@ -82,9 +81,8 @@ pub fn unknown_subcommand(container: &[u8], subcommand: &[u8]) -> Vec<u8> {
     with_help(quoting("ERR unknown subcommand '", shown, "'"), container)
 }
 
-/// A command that does not exist. Redis cuts the name at 128 bytes, and stops
-/// showing arguments when 128 bytes of them, quotes and spaces included, are
-/// there; the space behind the last one stays.
+/// A command that does not exist. Redis cuts the name at 128 bytes, and stops adding arguments when
+/// it has 128 bytes of them, including quotes and spaces; the space after the last one stays.
 pub fn unknown_command<'a>(name: &[u8], arguments: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut shown = Vec::new();
     for argument in arguments {
@@ -112,17 +110,17 @@ pub fn not_while_subscribed(name: &str) -> Vec<u8> {
     )
 }
 
-/// An option of HELLO that it does not have.
+/// An unknown option of HELLO.
 pub fn hello_option(option: &[u8]) -> Vec<u8> {
     quoting("ERR Syntax error in HELLO option '", c_string(option), "'")
 }
 
-/// CLIENT LIST TYPE with a type that there is not.
+/// CLIENT LIST TYPE with an unknown type.
 pub fn client_type_unknown(kind: &[u8]) -> Vec<u8> {
     quoting("ERR Unknown client type '", c_string(kind), "'")
 }
 
-/// An attribute that CLIENT SETINFO does not know.
+/// An unknown attribute of CLIENT SETINFO.
 pub fn client_attribute_unknown(attribute: &[u8]) -> Vec<u8> {
     quoting("ERR Unrecognized option '", c_string(attribute), "'")
 }
@@ -133,7 +131,7 @@ pub fn client_attribute_invalid(attribute: &[u8]) -> Vec<u8> {
     quoting("ERR ", c_string(attribute), " cannot contain spaces, newlines or special characters.")
 }
 
-/// A setting that CONFIG SET does not know.
+/// An unknown setting of CONFIG SET.
 pub fn config_set_unknown(setting: &[u8]) -> Vec<u8> {
     let text = "ERR Unknown option or number of arguments for CONFIG SET - '";
     quoting(text, c_string(setting), "'")
@@ -148,9 +146,9 @@ pub fn config_set_immutable(setting: &[u8]) -> Vec<u8> {
     )
 }
 
-/// Whether Redis takes these bytes for the name of a connection or for an
-/// attribute of it: printable ASCII without spaces. Empty is fine and takes the
-/// name away. Like Redis it looks no further than to a NUL.
+/// Whether Redis accepts these bytes as the name of a connection or as an attribute of it:
+/// printable ASCII without spaces. Empty is valid and removes the name. Like Redis, it stops at a
+/// NUL.
 pub fn is_client_name(name: &[u8]) -> bool {
     c_string(name).iter().all(u8::is_ascii_graphic)
 }
@@ -166,8 +164,7 @@ fn with_help(mut text: Vec<u8>, container: &[u8]) -> Vec<u8> {
     text
 }
 
-/// What Redis shows of an argument that it formats as a C string: all before
-/// the first NUL.
+/// The part of an argument that Redis formats as a C string: everything before the first NUL.
 fn c_string(bytes: &[u8]) -> &[u8] {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default()
 }
@@ -214,7 +211,7 @@ mod tests {
         check(&[&long, b"b"], format!("'{}' ", "a".repeat(128)));
         // A short one takes its bytes and three more from what follows.
         check(&[b"bc", &long, b"d"], format!("'bc' '{}' ", "a".repeat(123)));
-        // The last byte of room goes to the next argument, its quotes come on top.
+        // The last byte of space goes to the next argument; its quotes are added to that.
         check(&[&long[..124], b"bcd", b"e"], format!("'{}' 'b' ", "a".repeat(124)));
         check(&[&long[..125], b"bcd"], format!("'{}' ", "a".repeat(125)));
     }

@@ -1,17 +1,16 @@
 //! The frames of Pub/Sub: messages and acknowledgements.
 //!
-//! In RESP3 they are pushes, acknowledgements too; otherwise the two versions
-//! differ in nothing. A message is the same for all its recipients, so the
-//! caller may encode it once for each version.
+//! In RESP3 all of them are pushes, including acknowledgements; otherwise the two versions are the
+//! same. A message is the same for all its recipients, so the caller may encode it once for each
+//! version.
 
 use super::reply::ReplyWriter;
 
-/// What a frame takes at most besides its names and its payload: the header, the
-/// longest kind, and three lengths or numbers of nineteen digits. For sizing a
-/// buffer.
+/// The maximum size of a frame without its names and its payload: the header, the longest kind, and
+/// three lengths or numbers of nineteen digits. Used to size a buffer.
 pub const FRAME_BYTES_MAX: usize = 4 + 19 + 3 * 25;
 
-/// What is acknowledged.
+/// The acknowledged command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ack {
     /// SUBSCRIBE of a channel.
@@ -42,7 +41,7 @@ impl Ack {
 }
 
 impl ReplyWriter<'_> {
-    /// A publication, to one who listens to its channel.
+    /// A publication, for a subscriber of its channel.
     pub fn message(&mut self, channel: &[u8], payload: &[u8]) {
         self.publication(b"$7\r\nmessage\r\n", channel, payload);
     }
@@ -52,7 +51,7 @@ impl ReplyWriter<'_> {
         self.publication(b"$8\r\nsmessage\r\n", channel, payload);
     }
 
-    /// A publication, to one who listens to a pattern that matches its channel.
+    /// A publication, for a subscriber of a pattern that matches its channel.
     pub fn pmessage(&mut self, pattern: &[u8], channel: &[u8], payload: &[u8]) {
         self.reserve(FRAME_BYTES_MAX + pattern.len() + channel.len() + payload.len());
         self.push(4);
@@ -62,10 +61,9 @@ impl ReplyWriter<'_> {
         self.bulk(payload);
     }
 
-    /// The acknowledgement of one name. `None` is for the UNSUBSCRIBE of
-    /// everything that found nothing. `count` is what the connection listens to
-    /// when this name has been dealt with: channels and patterns, or for the two
-    /// shard kinds shard channels.
+    /// The acknowledgement of one name. `None` is for the UNSUBSCRIBE from all names that had
+    /// nothing to end. `count` is the number of subscriptions after this name: channels and
+    /// patterns, or for the two shard kinds shard channels.
     pub fn ack(&mut self, ack: Ack, name: Option<&[u8]>, count: usize) {
         self.reserve(FRAME_BYTES_MAX + name.map_or(0, <[u8]>::len));
         self.push(3);
@@ -77,8 +75,8 @@ impl ReplyWriter<'_> {
         self.integer(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// The answer to PING in RESP2 while the connection is subscribed;
-    /// `payload` is empty if PING had none.
+    /// The reply to PING in RESP2 while the connection is subscribed; `payload` is empty if PING
+    /// had none.
     pub fn subscribed_pong(&mut self, payload: &[u8]) {
         self.array(2);
         self.bulk(b"pong");

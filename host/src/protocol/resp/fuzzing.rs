@@ -1,8 +1,8 @@
-//! Looks for inputs that the request parser does not bear.
+//! Fuzzing of the request parser.
 //!
-//! What is checked needs no second parser: that it makes no difference how the
-//! bytes were cut into reads, that the hint of how much is missing is never too
-//! large, that refusing is final, and that memory is held for what arrived only.
+//! The checks need no second parser: the result does not depend on how the bytes were split into
+//! reads, the hint of how many bytes are missing is never too large, an error is final, and memory
+//! is only held for bytes that arrived.
 
 use super::arguments::Burst;
 use super::limits::{Authentication, RequestLimits};
@@ -16,25 +16,25 @@ pub const RESP: Target = Target {
     syntax: Syntax { tokens: TOKENS, several: [b"", b"", b""] },
     check: fuzz_request_parser,
     serve,
-    // A vector that grows is there twice for a moment, the buffer too.
+    // A vector that grows is in memory twice for a moment, and so is the buffer.
     heap_per_byte_max: 2 * MEMORY_PER_BYTE_MAX,
     heap_kept_max: 16 * 1024,
 };
 
-/// Memory that is held for each byte in the buffer. The worst are inline
-/// requests of one byte, for the line break makes two of it: a place, a span in
-/// a vector that has just doubled, and a byte.
+/// Memory that is held for each byte in the buffer. The worst case are inline requests of one byte,
+/// which are two with the line break: a position, a span in a vector that has just doubled, and a
+/// byte.
 const MEMORY_PER_BYTE_MAX: usize = 80;
 
 /// Memory that may be held with an empty buffer.
 const MEMORY_KEPT_MAX: usize = 64 * 1024;
 
-/// What a caller gets to see of a connection.
+/// The caller's view of a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Transcript {
     /// The arguments of each request.
     pub requests: Vec<Vec<Vec<u8>>>,
-    /// How it ended.
+    /// The result.
     pub end: Outcome,
     /// How many bytes are left in the buffer.
     pub bytes_left: usize,
@@ -89,12 +89,12 @@ fn serve(input: &[u8]) {
     }
 }
 
-/// Parses the input as a server would: reads up to the next cut, takes all
-/// requests that are there, carries them out, drops their bytes, reads on.
+/// Parses the input as a server would: reads up to the next cut, removes all complete requests and
+/// their bytes, and continues.
 ///
 /// # Panics
 ///
-/// When the parser does what it must not.
+/// If the parser violates its contract.
 pub fn transcript(
     limits: RequestLimits,
     authentication: Authentication,
@@ -145,13 +145,12 @@ pub fn transcript(
             break;
         }
     }
-    // After a refusal the rest does not count: how much of it was read depends
-    // on the cuts.
+    // After an error the rest does not count: how much of it was read depends on the cuts.
     let bytes_left = if matches!(end, Outcome::Refused(_)) { 0 } else { buffer.len() };
     Transcript { requests, end, bytes_left }
 }
 
-/// Few limits, small enough to be met.
+/// Limits that are small enough to be reached.
 fn limits_of_choice(choice: u8) -> (RequestLimits, Authentication) {
     let small = RequestLimits {
         inline_bytes_max: 64,
@@ -171,7 +170,7 @@ fn limits_of_choice(choice: u8) -> (RequestLimits, Authentication) {
     (limits, if owed { Authentication::Owed } else { Authentication::Settled })
 }
 
-/// Inputs to start from. None has the byte before it that chooses the limits.
+/// Initial inputs, without the first byte, which selects the limits.
 pub fn corpus() -> Vec<Vec<u8>> {
     let mut corpus: Vec<Vec<u8>> = [
         b"".as_slice(),
@@ -218,7 +217,7 @@ pub fn corpus() -> Vec<Vec<u8>> {
     corpus
 }
 
-/// What the protocol is made of.
+/// The tokens of the protocol.
 const TOKENS: &[&[u8]] = &[
     b"\r\n",
     b"\r",

@@ -1,7 +1,7 @@
-//! What the HELP sub-commands answer.
+//! The replies to the HELP sub-commands.
 //!
-//! PUBSUB has all the sub-commands of Redis, so its help is Redis' own. The
-//! other containers list what there is here.
+//! PUBSUB has all the sub-commands of Redis, so its help is that of Redis. The other containers
+//! list what is supported.
 
 use super::reply::ReplyWriter;
 
@@ -75,8 +75,8 @@ pub const COMMAND: &[&str] = &[
     "    commands are returned.",
 ];
 
-/// Writes the help of a container, whose name is given as it was typed: `lines`
-/// between those that are the same everywhere.
+/// Writes the help of a container, whose name is repeated as the client wrote it: `lines` between
+/// the lines that all containers have.
 pub fn write(reply: &mut ReplyWriter<'_>, container: &str, lines: &[&str]) {
     let container = container.to_ascii_uppercase();
     reply.array(lines.len() + 3);

@@ -1,16 +1,14 @@
 //! Splits an inline request into its arguments, as a shell would.
 //!
-//! This is the form for people with a terminal and nothing but `nc`. Words are
-//! separated by white space. Double quotes know the escapes `\n`, `\r`, `\t`,
-//! `\b`, `\a` and `\xHH`, and drop the backslash before anything else; single
-//! quotes know `\'` only. Where a quote closes, the word ends.
+//! Inline requests are for manual use, with `nc` for instance. Words are separated by white space.
+//! Double quotes support the escapes `\n`, `\r`, `\t`, `\b`, `\a` and `\xHH`, and drop the
+//! backslash before any other byte; single quotes support `\'` only. A closing quote ends the word.
 
 use super::arguments::Span;
 use super::protocol_error::ProtocolError;
 
-/// Appends the arguments of `line` to `unescaped` and where they stand in it,
-/// counted from where it ended, to `spans`. A blank line has none. On an error
-/// both may hold arguments of the broken line.
+/// Appends the arguments of `line` to `unescaped`, and their positions, relative to its old end, to
+/// `spans`. A blank line has none. On an error both may contain arguments of the invalid line.
 pub(super) fn split(
     line: &[u8],
     unescaped: &mut Vec<u8>,
@@ -27,7 +25,7 @@ pub(super) fn split(
     Ok(())
 }
 
-/// Reads a word and answers with what follows it; `None` if a quote is wrong.
+/// Reads a word and returns the rest; `None` if a quote is wrong.
 fn word<'a>(mut rest: &'a [u8], unescaped: &mut Vec<u8>) -> Option<&'a [u8]> {
     while let Some((&byte, after)) = rest.split_first() {
         match byte {
@@ -72,7 +70,7 @@ fn single_quoted<'a>(mut rest: &'a [u8], unescaped: &mut Vec<u8>) -> Option<&'a 
     }
 }
 
-/// What follows a closing quote, which must be white space or nothing.
+/// The bytes after a closing quote, which must be white space or nothing.
 fn closed(after: &[u8]) -> Option<&[u8]> {
     after.first().is_none_or(|byte| is_blank(*byte)).then_some(after)
 }
@@ -82,8 +80,8 @@ fn skip_blanks(line: &[u8]) -> &[u8] {
     line.get(blanks..).unwrap_or_default()
 }
 
-/// White space as C's `isspace` has it. Within a word the vertical tab and the
-/// form feed are ordinary bytes all the same; Redis is of two minds here.
+/// White space as in C's `isspace`. Within a word, the vertical tab and the form feed are ordinary
+/// bytes; Redis has both definitions.
 fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
 }

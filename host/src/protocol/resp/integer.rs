@@ -1,8 +1,7 @@
-//! Whole numbers, as Redis reads and writes them.
+//! Integers, parsed and formatted as Redis does.
 
-/// Reads a number as strictly as Redis does: decimal digits with at most a
-/// minus sign before them; no plus sign, no spaces, no leading zeros, no `-0`,
-/// nothing that does not fit.
+/// Parses a number as strictly as Redis does: decimal digits with at most a minus sign before them;
+/// no plus sign, no spaces, no leading zeros, no `-0`, no overflow.
 pub fn parse_integer(text: &[u8]) -> Option<i64> {
     let (negative, digits) = match text {
         [b'0'] => return Some(0),
@@ -22,8 +21,8 @@ pub fn parse_integer(text: &[u8]) -> Option<i64> {
     if negative { 0_i64.checked_sub_unsigned(magnitude) } else { i64::try_from(magnitude).ok() }
 }
 
-/// A line that consists of a marker and a number, such as `$128` or `:-1`, with
-/// its CRLF. Written from its end in one array, so that it costs one copy.
+/// A line that consists of a marker and a number, such as `$128` or `:-1`, with its CRLF. It is
+/// written backwards into an array, so that it is copied once.
 pub(super) struct NumberLine {
     bytes: [u8; NumberLine::BYTES_MAX],
     start: usize,

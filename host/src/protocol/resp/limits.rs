@@ -1,18 +1,17 @@
-//! How much one request may ask of the server.
+//! The limits of one request.
 
-/// The limits of the request parser. Each is the largest value that passes.
+/// The limits of the request parser. Each is the largest permitted value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestLimits {
-    /// Bytes of an inline request, of a count or of a length that may arrive
-    /// without the end of their line.
+    /// Bytes of an inline request, of a count or of a length that may arrive without the end of
+    /// their line.
     pub inline_bytes_max: usize,
     /// Bytes of one argument (Redis' `proto-max-bulk-len`).
     pub bulk_bytes_max: usize,
     /// Arguments of one request, the command's name included.
     pub arguments_max: usize,
-    /// Bytes of one request as it stands on the wire (Redis'
-    /// `client-query-buffer-limit`): it is parsed in place, so so much may have
-    /// to be held.
+    /// Bytes of one request on the wire (Redis' `client-query-buffer-limit`): it is parsed in
+    /// place, so this much may have to be held.
     pub request_bytes_max: usize,
     /// `arguments_max` of a connection that must authenticate and has not.
     pub unauthenticated_arguments_max: usize,
@@ -34,7 +33,7 @@ impl Default for RequestLimits {
     }
 }
 
-/// Whether the connection still owes its credentials.
+/// Whether the connection must still authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authentication {
     /// Done, or not required.

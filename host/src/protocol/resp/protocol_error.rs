@@ -1,13 +1,13 @@
 //! The ways in which a request can be malformed.
 //!
-//! After each of them the connection closes, because where the next request
-//! starts is no longer known. A command that is merely wrong is none of these:
-//! it is answered and the connection stays (`errors`).
+//! After each of them the connection closes, because the start of the next request is no longer
+//! known. An invalid command in a well-formed request is not one of these: it gets an error reply
+//! and the connection stays (`errors`).
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// Why a request cannot be read.
+/// Why a request is malformed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProtocolError {
     /// An inline request is too long.
@@ -20,7 +20,7 @@ pub enum ProtocolError {
     CountInvalid,
     /// An argument does not start with its length.
     DollarExpected {
-        /// What stands there.
+        /// The byte in its place.
         found: u8,
     },
     /// The line that holds the length of an argument is too long.
@@ -33,7 +33,7 @@ pub enum ProtocolError {
     UnauthenticatedLength,
     /// The request is larger than the server will hold.
     RequestTooBig,
-    /// The request is HTTP: somebody makes a browser talk to this port.
+    /// The request is HTTP: a web page makes a browser connect to this port.
     CrossProtocol,
 }
 

@@ -1,16 +1,15 @@
 //! Writes replies.
 //!
-//! One method for each shape of RESP, in the protocol version of the
-//! connection: what RESP2 lacks becomes what Redis makes of it there. Aggregates
-//! are headers; the caller writes as many elements as it announced. Whole
-//! Pub/Sub frames are in `frames`.
+//! There is one method for each RESP type. It writes the protocol version of the connection; types
+//! that RESP2 lacks are written as Redis does. Aggregates are headers; the caller writes as many
+//! elements as it announced. Whole Pub/Sub frames are in `frames`.
 
 use super::integer::NumberLine;
 
 /// The version of the protocol that a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum RespVersion {
-    /// What every connection starts with.
+    /// The version of a new connection.
     #[default]
     Resp2,
     /// After `HELLO 3`.
@@ -48,15 +47,14 @@ impl<'a> ReplyWriter<'a> {
         ReplyWriter { out, version }
     }
 
-    /// A short text, such as `OK`. It is ours, so it holds no CR and no LF.
+    /// A short text of the server, such as `OK`, without CR and LF.
     pub fn simple(&mut self, text: &str) {
         debug_assert!(!text.contains(['\r', '\n']));
         self.line(b'+', text.as_bytes());
     }
 
-    /// An error. `text` starts with its code (`ERR syntax error`). A CR or LF
-    /// that got into it from a request becomes a space, for it would end the
-    /// reply.
+    /// An error. `text` starts with its code (`ERR syntax error`). A CR or LF that it contains from
+    /// a request becomes a space, because it would end the reply.
     pub fn error(&mut self, text: &[u8]) {
         let start = self.out.len() + 1;
         self.line(b'-', text);
@@ -81,7 +79,7 @@ impl<'a> ReplyWriter<'a> {
         self.out.extend_from_slice(b"\r\n");
     }
 
-    /// Nothing, where something could be.
+    /// Null.
     pub fn null(&mut self) {
         self.out.extend_from_slice(match self.version {
             RespVersion::Resp2 => b"$-1\r\n",
@@ -124,7 +122,7 @@ impl<'a> ReplyWriter<'a> {
         }
     }
 
-    /// Begins a push (RESP2: an array).
+    /// Starts a push (RESP2: an array).
     pub fn push(&mut self, elements: usize) {
         match self.version {
             RespVersion::Resp2 => self.length(b'*', elements),
@@ -132,12 +130,12 @@ impl<'a> ReplyWriter<'a> {
         }
     }
 
-    /// Appends what is already RESP.
+    /// Appends RESP bytes.
     pub(super) fn encoded(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
     }
 
-    /// Makes room for so many bytes at once.
+    /// Reserves this many bytes.
     pub(super) fn reserve(&mut self, bytes: usize) {
         self.out.reserve(bytes);
     }

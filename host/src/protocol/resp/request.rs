@@ -1,11 +1,10 @@
-//! Reads requests as they arrive.
+//! The incremental request parser.
 //!
-//! The parser is handed all that has arrived and answers with the next complete
-//! request, or says that more is needed, or why there can be no next one. It
-//! remembers how far it came, so a large request that arrives in many pieces is
-//! read once; it copies no argument, and allocates for what is there, never for
-//! what was declared. How the bytes were cut into reads makes no difference: a
-//! limit is found to be passed as if they had come one by one.
+//! The parser gets all bytes that have arrived and returns the next complete request, or that more
+//! bytes are needed, or why the input is invalid. It remembers its position, so a large request
+//! that arrives in many pieces is parsed once. It copies no argument, and allocates for bytes that
+//! arrived, never for a declared length. The split of the bytes into reads makes no difference:
+//! limits are checked as if the bytes had arrived one by one.
 
 use super::arguments::{Burst, Span, clear_spans};
 use super::inline;
@@ -13,48 +12,46 @@ use super::integer::parse_integer;
 use super::limits::{Authentication, RequestLimits};
 use super::protocol_error::ProtocolError;
 
-/// The CRLF behind an argument. Redis passes over two bytes without a look at
-/// them, and so does this.
+/// The CRLF after an argument. Redis skips two bytes without checking them, and so does this.
 const BULK_END_BYTES: usize = 2;
 
-/// The least that a line and a request may be limited to. What is read without
-/// a look at these two limits is shorter.
+/// The minimum of the limits on a line and a request. Parts that are parsed without checking these
+/// two limits are shorter.
 const LIMIT_BYTES_MIN: usize = 64;
 
-/// Reads the requests of one connection.
+/// Parses the requests of one connection.
 pub struct RequestParser {
     limits: RequestLimits,
-    /// Where the line or argument that is being read starts, counted from the
-    /// start of the request. Not zero once the arguments have been counted.
+    /// The start of the current line or argument, relative to the start of the request. Not zero
+    /// once the number of arguments is known.
     position: usize,
     /// How many bytes from `position` on are known not to end the line.
     scanned: usize,
-    /// How many arguments are to come.
+    /// How many arguments are missing.
     lacking: usize,
-    /// How long the next of them is, once that is known.
+    /// The length of the next argument, once it is known.
     length: Option<usize>,
-    /// The arguments that are there.
+    /// The complete arguments.
     spans: Vec<Span>,
 }
 
-/// What the parser found.
+/// The result of the parser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// One more request is in the burst.
     Complete,
-    /// The bytes behind the burst are not a whole request, or there are none.
+    /// The bytes after the burst are not a complete request, or there are none.
     Incomplete {
-        /// At least so many bytes are missing before anything can be said. For
-        /// an argument this is what its sender declared, so it is a hint for
-        /// the next read and no reason to allocate.
+        /// At least this many bytes are missing. For an argument this is the length that its sender
+        /// declared, so it is a hint for the next read and no reason to allocate.
         bytes_missing_min: usize,
     },
-    /// There is no next request. The connection is to be closed, after a reply
-    /// if the error has one. Parsing on finds the same error again.
+    /// The request is malformed. The connection must be closed, after a reply if the error has one.
+    /// Parsing again returns the same error.
     Refused(ProtocolError),
 }
 
-/// What became of the bytes at hand, short of an error.
+/// The result of parsing, except for an error.
 enum Step {
     Complete,
     Ignored,
@@ -63,8 +60,8 @@ enum Step {
 }
 
 impl RequestParser {
-    /// A parser for a new connection. A limit of fewer than 64 bytes for a line
-    /// or a request is taken for 64.
+    /// A parser for a new connection. A limit below 64 bytes for a line or a request is raised to
+    /// 64.
     pub fn new(limits: RequestLimits) -> RequestParser {
         RequestParser {
             limits: RequestLimits {
@@ -80,12 +77,11 @@ impl RequestParser {
         }
     }
 
-    /// Looks for one more request behind those that are in `burst`.
+    /// Parses one more request after those that are in `burst`.
     ///
-    /// `buffer` starts where it started when the burst was last cleared, and
-    /// has only grown since. To have all that has arrived, call until the
-    /// outcome is another than `Complete`; while authentication is owed, carry
-    /// out each request before the next call, because it may be the one that
+    /// `buffer` starts where it started when the burst was last cleared, and has only grown since.
+    /// To get all requests, call this until the outcome is not `Complete`. While authentication is
+    /// required, execute each request before the next call, because it may be the one that
     /// authenticates.
     pub fn parse(
         &mut self,
@@ -161,8 +157,8 @@ impl RequestParser {
         let bytes = line.len() + 1;
         let unescaped = burst.unescaped_mut();
         let start = unescaped.len();
-        // A CR before the LF is white space like another. A line that was
-        // refused before may have left arguments.
+        // A CR before the LF is white space like any other. A line that was rejected before may
+        // have left arguments.
         self.spans.clear();
         inline::split(line, unescaped, &mut self.spans)?;
         refuse_http(unescaped.get(start..).unwrap_or_default(), &self.spans)?;
@@ -177,8 +173,8 @@ impl RequestParser {
         Ok(step)
     }
 
-    /// The line at `position`, which is to hold a marker and a number; `None` if
-    /// its end is not there yet.
+    /// The line at `position`, which must hold a marker and a number; `None` if its end has not
+    /// arrived yet.
     fn number_line(
         &mut self,
         request: &[u8],
@@ -194,7 +190,7 @@ impl RequestParser {
         };
         let number = match line {
             [found, digits @ ..] if *found == marker => parse_integer(digits),
-            // On an empty line what stands there is the CR that ends it.
+            // On an empty line this is the CR that ends it.
             _ => {
                 let found = line.first().copied().unwrap_or(b'\r');
                 return Err(ProtocolError::DollarExpected { found });
@@ -203,11 +199,11 @@ impl RequestParser {
         Ok(Some(NumberLine { number, bytes: line.len() + 2 }))
     }
 
-    /// The line at `position`, without the byte that ends it; `None` if its end
-    /// is not there yet. Behind a CR one byte more must be there, LF or not.
+    /// The line at `position`, without the byte that ends it; `None` if its end has not arrived
+    /// yet. After a CR one more byte must have arrived, LF or not.
     ///
-    /// A NUL hides what stands behind it, because Redis looks for the end of a
-    /// line as of a C string: the line then ends never, or rather at the limit.
+    /// A NUL hides the bytes after it, because Redis searches for the end of a line as in a C
+    /// string: the line then only ends at the limit.
     fn line<'a>(
         &mut self,
         request: &'a [u8],
@@ -235,7 +231,7 @@ impl RequestParser {
         if rest.len() > bytes_max { Err(too_big) } else { Ok(None) }
     }
 
-    /// How many arguments a line such as `*3` announces.
+    /// The number of arguments in a line such as `*3`.
     fn count(
         &self,
         line: NumberLine,
@@ -254,8 +250,8 @@ impl RequestParser {
         Ok(count)
     }
 
-    /// How long the argument behind a line such as `$7` is. An argument that
-    /// cannot fit into the request any more is refused before it arrives.
+    /// The length of the argument after a line such as `$7`. An argument that does not fit into the
+    /// request any more is rejected before it arrives.
     fn length(
         &self,
         line: NumberLine,
@@ -278,13 +274,13 @@ impl RequestParser {
         Ok(length)
     }
 
-    /// Moves behind a line.
+    /// Moves to the end of a line.
     fn pass(&mut self, bytes: usize) {
         self.position += bytes;
         self.scanned = 0;
     }
 
-    /// Makes ready for the next request.
+    /// Resets for the next request.
     fn restart(&mut self) {
         self.position = 0;
         self.scanned = 0;
@@ -296,7 +292,7 @@ impl RequestParser {
         self.spans.capacity() * size_of::<Span>()
     }
 
-    /// The memory held for a request of which some arguments are there, in bytes.
+    /// The memory held for an incomplete request with some arguments, in bytes.
     pub fn unfinished_bytes(&self) -> usize {
         if self.spans.is_empty() { 0 } else { self.spans.capacity() * size_of::<Span>() }
     }
@@ -307,13 +303,13 @@ impl RequestParser {
 struct NumberLine {
     /// `None` if it is not a number.
     number: Option<i64>,
-    /// With its end.
+    /// Including its end.
     bytes: usize,
 }
 
-/// Reads the lines that nearly all are: a positive number of a few digits, all
-/// of it there. Answers `None` to any other, right or wrong; the long way tells
-/// which, and takes about twice the time.
+/// Parses the common form of a line: a positive number of a few digits, completely received.
+/// Returns `None` for any other line, valid or not. The general parser decides then, and takes
+/// about twice the time.
 fn short_number_line(rest: &[u8], marker: u8) -> Option<NumberLine> {
     const DIGITS_MAX: usize = 7;
     let (&[found, first], behind) = rest.split_first_chunk()?;
@@ -333,10 +329,9 @@ fn short_number_line(rest: &[u8], marker: u8) -> Option<NumberLine> {
     None
 }
 
-/// Refuses a request whose first word is one with which HTTP requests start, or
-/// the name of the header that all of them have: web pages can make browsers
-/// send those to ports that do not speak HTTP. As in Redis the word ends at a
-/// NUL.
+/// Rejects a request that starts with an HTTP method or with the header name that all HTTP requests
+/// have: web pages can make browsers send those to ports that do not speak HTTP. As in Redis, the
+/// comparison ends at a NUL.
 fn refuse_http(bytes: &[u8], spans: &[Span]) -> Result<(), ProtocolError> {
     let name = spans.first().map(|span| span.of(bytes)).unwrap_or_default();
     let is = |word: &[u8]| {

@@ -1,4 +1,4 @@
-//! How a reading looks.
+//! Draws a reading.
 
 use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,23 +12,23 @@ use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Sparkline, Table};
 use super::super::bench::grouped;
 use super::reading::{Budget, Holder, Hook, Memory, Plugin, Rates, Reading, Swap};
 
-/// How many rates are remembered, one a column.
+/// How many rates are kept, one per column.
 const HISTORY_MAX: usize = 512;
 
-/// What is shown.
+/// The displayed state.
 pub struct View {
     url: String,
     reading: Reading,
     rates: Option<Rates>,
-    /// What each plugin did in a second, in the order of the reading.
+    /// The rates of each plugin, in the order of the reading.
     plugin_rates: Vec<PluginRates>,
     commands: VecDeque<u64>,
     bytes_written: VecDeque<u64>,
-    /// Why the last look saw nothing.
+    /// Why the last poll failed.
     problem: Option<String>,
 }
 
-/// What a plugin did in a second.
+/// The rates of a plugin.
 #[derive(Debug, Clone, Copy, Default)]
 struct PluginRates {
     items: f64,
@@ -36,7 +36,7 @@ struct PluginRates {
 }
 
 impl View {
-    /// A first look.
+    /// The state after the first poll.
     pub fn new(url: &str, reading: Reading) -> View {
         View {
             url: url.to_owned(),
@@ -49,7 +49,7 @@ impl View {
         }
     }
 
-    /// Another look, or why there was none.
+    /// Updates the state after a poll.
     pub fn update(&mut self, reading: anyhow::Result<Reading>) {
         match reading {
             Ok(reading) => {
@@ -68,7 +68,7 @@ impl View {
         }
     }
 
-    /// Draws it all, as far as there is room.
+    /// Draws everything that fits.
     pub fn draw(&self, frame: &mut Frame<'_>) {
         let plugins = self.reading.plugins.len().max(1) as u16 + 2;
         let [title, rates, curves, people, plugin_area, swaps] = Layout::vertical([
@@ -151,7 +151,7 @@ impl View {
             Span::from("connections ").dim(),
             Span::from(grouped(stats.connections)).bold(),
             Span::from(format!(
-                "{doors}  opened {opened}/s  turned away {}  too slow {}",
+                "{doors}  opened {opened}/s  rejected {}  too slow {}",
                 grouped(stats.connections_rejected),
                 grouped(stats.outbox_overflows)
             )),
@@ -177,7 +177,7 @@ impl View {
             Cell::from(if place < 2 { name } else { name.right_aligned() })
         }));
         let rows = self.reading.plugins.iter().zip(&self.plugin_rates).map(|(plugin, rates)| {
-            // The hook that has most to do says how long the plugin takes.
+            // The hook with the most items determines the plugin's time.
             let busiest = plugin.stats.iter().max_by_key(|hook| hook.calls);
             let us = |time: Option<f64>| time.map_or("-".to_owned(), microseconds);
             let faults = plugin.stats.iter().map(|hook| hook.faults).sum::<u64>();
@@ -244,7 +244,7 @@ impl View {
     }
 }
 
-/// How much memory is used and for what; and by which connection the most.
+/// How much memory is used and for what, and the connection that uses the most.
 fn memory(memory: &Memory) -> [Line<'static>; 2] {
     let resident = bytes(memory.resident_bytes as f64);
     let resident = match memory.bytes_max {
@@ -296,7 +296,7 @@ fn right(text: String) -> Cell<'static> {
     Cell::from(Line::from(text).right_aligned())
 }
 
-/// A version without all of its hash.
+/// A version with a shortened hash.
 fn short(version: &str) -> String {
     let Some((name, hash)) = version.split_once('@') else {
         return version.chars().take(24).collect();

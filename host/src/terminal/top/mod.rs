@@ -1,7 +1,7 @@
-//! `switchyard top`: what a running server does, as it does it.
+//! `switchyard top`: shows the activity of a running server.
 //!
-//! It asks the admin API again and again, and works out rates between two answers.
-//! At a terminal it draws them; for a program it prints one JSON object each time.
+//! It polls the admin API, and computes rates between two responses. At a terminal it draws them;
+//! otherwise it prints one JSON object for each poll.
 
 mod draw;
 mod reading;
@@ -22,22 +22,21 @@ use self::reading::{Reading, Source};
 use super::output::{Audience, Output, OutputArgs};
 use super::{seconds, told_to_end};
 
-/// How often keys are looked for.
+/// How often keys are polled.
 const KEYS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The flags of `switchyard top`.
 #[derive(Debug, Clone, Args)]
 pub struct TopArgs {
-    /// The admin API of the server. Where it asks for a token, that is taken from
-    /// the environment: SWITCHYARD_ADMIN_TOKEN.
+    /// The admin API of the server. If it requires a token, set SWITCHYARD_ADMIN_TOKEN.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8081")]
     pub admin: String,
 
-    /// How many seconds pass between two looks at the server.
+    /// The interval between two polls, in seconds.
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "1")]
     pub interval: Duration,
 
-    /// Ends after so many looks.
+    /// Ends after this many polls.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
 
@@ -50,8 +49,8 @@ pub struct TopArgs {
 ///
 /// # Errors
 ///
-/// The server does not answer: at first, or ever for a program. Or what it is
-/// shown on is closed.
+/// The server does not respond: at the first poll, or with JSON output at any poll. Or the output
+/// is closed.
 pub async fn run(args: TopArgs) -> anyhow::Result<()> {
     let source = Source::new(&args.admin, std::env::var("SWITCHYARD_ADMIN_TOKEN").ok());
     let mut readings = readings(source, args.interval);
@@ -126,7 +125,7 @@ async fn show(
         if args.count.is_some_and(|count| shown >= count) {
             return Ok(());
         }
-        // Drawn again when there is something new to see.
+        // Draws again when there is a change.
         let mut is_new = false;
         while !is_new {
             tokio::select! {

@@ -1,8 +1,6 @@
-//! What the admin API says of a server at one moment, and what happened between
-//! two.
+//! The state of a server as the admin API reports it, and the changes between two readings.
 //!
-//! A later server may say more and an earlier one less: what is missing is shown
-//! as unknown.
+//! A later server may report more and an earlier one less: missing values are shown as unknown.
 
 use std::time::{Duration, Instant};
 
@@ -12,43 +10,42 @@ use serde_json::Value;
 
 use super::super::http;
 
-/// How long an answer may take.
+/// The timeout of a response.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 
-/// How long it may be.
+/// The maximum size of a response.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
-/// How many connections are looked at to see by which door they came. With more of
-/// them it is not shown.
+/// How many connections are fetched to find their doors. With more of them the doors are not shown.
 const CONNECTIONS_MAX: usize = 1000;
 
-/// Where readings come from.
+/// The source of readings.
 pub struct Source {
     url: String,
     token: Option<String>,
 }
 
-/// What a server said at one moment.
+/// The state of a server at one moment.
 pub struct Reading {
-    /// When it said so.
+    /// The time of the reading.
     pub at: Instant,
-    /// What it counts.
+    /// The server's counters.
     pub stats: Stats,
     /// The plugins, in the order of the chain.
     pub plugins: Vec<Plugin>,
-    /// How many connections came by which door, if they are few enough.
+    /// How many connections each door has, if they are few enough.
     pub doors: Option<Vec<(String, usize)>>,
-    /// What uses how much memory; none: the server does not say.
+    /// The memory in use; none: the server does not report it.
     pub memory: Option<Memory>,
-    /// As it was said.
+    /// The response as received.
     pub raw_stats: Value,
-    /// As it was said.
+    /// The response as received.
     pub raw_plugins: Value,
-    /// As it was said.
+    /// The response as received.
     pub raw_memory: Value,
 }
 
-/// What uses how much memory.
+/// The memory in use.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the admin API documents them")]
@@ -60,7 +57,7 @@ pub struct Memory {
     pub connections: Vec<Holder>,
 }
 
-/// How a budget stands.
+/// The state of a budget.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the admin API documents them")]
@@ -78,7 +75,7 @@ pub struct Closed {
     pub closed: u64,
 }
 
-/// What holds memory.
+/// A holder of memory.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the admin API documents them")]
@@ -90,7 +87,7 @@ pub struct Holder {
     pub name_bytes: u64,
 }
 
-/// What a server counts.
+/// The counters of a server.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the admin API documents them")]
@@ -113,7 +110,7 @@ pub struct Stats {
     pub swaps: Vec<Swap>,
 }
 
-/// How long something took.
+/// A histogram of times.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the admin API documents them")]
@@ -150,7 +147,7 @@ pub struct Plugin {
     pub stats: Vec<Hook>,
 }
 
-/// What was counted of a hook.
+/// The counters of a hook.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the admin API documents them")]
@@ -163,7 +160,7 @@ pub struct Hook {
     pub time: Times,
 }
 
-/// How often a hook said something.
+/// How often a hook made a decision.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the admin API documents them")]
@@ -188,7 +185,7 @@ struct Connection {
     door: String,
 }
 
-/// What happened in a second.
+/// The changes in a second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "as in `Stats`")]
 pub struct Rates {
@@ -207,11 +204,11 @@ impl Source {
         Source { url: url.trim_end_matches('/').to_owned(), token }
     }
 
-    /// Asks the server.
+    /// Polls the server.
     ///
     /// # Errors
     ///
-    /// It does not answer, or not as an admin API does.
+    /// It does not respond, or the response is not that of an admin API.
     pub fn read(&self) -> anyhow::Result<Reading> {
         let at = Instant::now();
         let raw_stats = self.get("/v1/stats")?;
@@ -221,7 +218,7 @@ impl Source {
         let plugins = Plugins::deserialize(&raw_plugins).context(understand)?.plugins;
         let doors = if stats.connections <= CONNECTIONS_MAX as u64 { self.doors()? } else { None };
         let raw_plugins = raw_plugins.get("plugins").cloned().unwrap_or_default();
-        // An earlier server does not say.
+        // An earlier server does not report it.
         let raw_memory = self.get("/v1/memory?limit=1").unwrap_or_default();
         let memory = Memory::deserialize(&raw_memory).ok();
         Ok(Reading { at, stats, plugins, doors, memory, raw_stats, raw_plugins, raw_memory })
@@ -243,9 +240,9 @@ impl Source {
     fn get(&self, path: &str) -> anyhow::Result<Value> {
         let url = format!("{}{path}", self.url);
         let answer = http::get(&url, self.token.as_deref(), ANSWER_TIME, ANSWER_BYTES_MAX)
-            .with_context(|| format!("no answer from {url}; --admin says where to ask"))?;
+            .with_context(|| format!("no answer from {url}; set the address with --admin"))?;
         if answer.status == 401 {
-            bail!("the server asks for a token: set SWITCHYARD_ADMIN_TOKEN");
+            bail!("the server requires a token: set SWITCHYARD_ADMIN_TOKEN");
         }
         if !answer.is_good {
             bail!("HTTP {} from {url}", answer.status);

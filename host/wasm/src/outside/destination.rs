@@ -1,4 +1,4 @@
-//! A host, as it is granted and as it is requested.
+//! A host, as permitted and as requested.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -15,8 +15,8 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Reads `https://HOST`, `http://HOST:PORT` and their like. None: it is no such
-    /// thing, or has more to it (a path, a user, a wildcard).
+    /// Parses `https://HOST`, `http://HOST:PORT` and the like. None: it is not of this form, or has
+    /// more parts (a path, a user, a wildcard).
     pub fn parse(text: &str) -> Option<Destination> {
         match text.split_once("://")? {
             ("https", authority) => Destination::new(true, authority),

@@ -1,10 +1,9 @@
-//! What a component may ask of the outside world, and when.
+//! HTTP requests of components: which are permitted, and when.
 //!
-//! A component that imports `wasi:http` is linked like any other; what counts is
-//! the leave that its store holds during a call. Without one, requests are denied
-//! and nothing may wait, as on the path of messages. With one, requests go to the
-//! hosts that were granted by name and to no other, and the call may wait for them,
-//! up to a moment. Such calls block their thread, so each has one of its own.
+//! A component that imports `wasi:http` is linked like any other; the permit of its store during a
+//! call decides. Without a permit, requests are denied and the call may not wait, as on the data
+//! path. With one, requests go only to the hosts that were permitted by name, and the call may wait
+//! for them, with a timeout. Such calls block their thread, so each has one of its own.
 
 mod destination;
 mod send;
@@ -32,7 +31,7 @@ pub use destination::Destination;
 /// can handle the timeout. A call that waits longer is interrupted.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// How much of an outgoing body is taken at once.
+/// How much of an outgoing body is read at once.
 const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
 
 /// The destinations that a plugin may send HTTP requests to, and the limits for them.
@@ -43,16 +42,16 @@ pub struct HttpPolicy {
     runtime: Handle,
 }
 
-/// How much of the outside world one call may have.
+/// The limits of one call's HTTP requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutsideLimits {
-    /// How long it may take, from the moment when the call is wanted.
+    /// How long it may take, from when the call is requested.
     pub time: Duration,
-    /// How long the body of one answer may be.
+    /// The largest body of one response.
     pub response_bytes_max: usize,
-    /// How many requests it may make.
+    /// The maximum number of requests.
     pub requests_max: usize,
-    /// How many calls may be under way at once.
+    /// How many calls may run at once.
     pub calls_max: usize,
 }
 
@@ -74,18 +73,18 @@ impl HttpPolicy {
         Ok(HttpPolicy { destinations, limits, connector, runtime })
     }
 
-    /// How much of the outside world one call may have.
+    /// The limits of one call's HTTP requests.
     pub fn limits(&self) -> &OutsideLimits {
         &self.limits
     }
 
-    /// Where requests are carried out.
+    /// The runtime that sends the requests.
     pub fn runtime(&self) -> &Handle {
         &self.runtime
     }
 }
 
-/// A grant, for one call.
+/// A permit for one call.
 pub struct HttpPermit {
     grant: Arc<HttpPolicy>,
     until: Instant,
@@ -93,13 +92,13 @@ pub struct HttpPermit {
 }
 
 impl HttpPermit {
-    /// Leave to make requests that have ended at this moment.
+    /// A permit for requests that must end by `until`.
     pub fn new(grant: Arc<HttpPolicy>, until: Instant) -> HttpPermit {
         let requests_left = grant.limits.requests_max;
         HttpPermit { grant, until, requests_left }
     }
 
-    /// Waits on this thread, but not for longer than the call may.
+    /// Blocks this thread, but not for longer than the call may take.
     pub(crate) fn wait<F: Future>(&self, future: F) -> Result<F::Output, wasmtime::Error> {
         let waiting = async { tokio::time::timeout_at(self.until + GRACE, future).await };
         self.grant.runtime.block_on(waiting).map_err(|_| {
@@ -111,7 +110,7 @@ impl HttpPermit {
     }
 }
 
-/// What a store keeps for `wasi:http`.
+/// The state of a store for `wasi:http`.
 pub(crate) struct HttpState {
     context: WasiHttpCtx,
     hooks: Hooks,
@@ -147,19 +146,19 @@ impl WasiHttpView for StoreState {
     }
 }
 
-/// The interfaces that a grant is for.
+/// The interfaces that need a permit.
 pub const INTERFACES: &[&str] = &["wasi:http/outgoing-handler", "wasi:http/types"];
 
 /// Links `INTERFACES`.
 ///
 /// # Errors
 ///
-/// Two interfaces of a name: a fault of this function.
+/// Two interfaces have the same name: a bug in this function.
 pub fn add_to_linker(linker: &mut Linker<StoreState>) -> Result<(), wasmtime::Error> {
     let options = LinkOptions::default();
     types::add_to_linker::<_, WasiHttp>(linker, &(&options).into(), StoreState::http)?;
-    // By hand, because what ends a body early has a code, too, and is not found by
-    // what is linked here otherwise.
+    // Defined here, because an error that ends a body early has a code, too, which the linked
+    // implementation does not find.
     linker.allow_shadowing(true);
     linker.instance(TYPES)?.func_wrap(
         "http-error-code",
@@ -171,8 +170,7 @@ pub fn add_to_linker(linker: &mut Linker<StoreState>) -> Result<(), wasmtime::Er
     )?;
     linker.allow_shadowing(false);
     let mut outgoing_handler = linker.instance(OUTGOING_HANDLER)?;
-    // By hand, because it is denied at once where nothing may wait, not even for
-    // being denied.
+    // Defined here, because without a permit the request must be denied without waiting.
     outgoing_handler.func_wrap("handle", |mut store: StoreContextMut<'_, StoreState>, asked| {
         let (request, options): (Resource<HostOutgoingRequest>, _) = asked;
         let state = store.data_mut();
@@ -191,11 +189,11 @@ pub fn add_to_linker(linker: &mut Linker<StoreState>) -> Result<(), wasmtime::Er
     })
 }
 
-/// As the linked version of WASI calls it; those before it are the same to a linker.
+/// The name in the linked version of WASI; a linker treats earlier versions as the same.
 const OUTGOING_HANDLER: &str = "wasi:http/outgoing-handler@0.2.12";
 const TYPES: &str = "wasi:http/types@0.2.12";
 
-/// Why the body of an answer ended early: what `send` has for reasons.
+/// Why the body of a response ended early: the errors of `send`.
 fn code_of_body(error: &Error) -> types::ErrorCode {
     use types::ErrorCode;
     match error {
@@ -215,7 +213,7 @@ type Sending = dyn Future<
     > + Send;
 
 impl Hooks {
-    /// The destination of the request, if it is granted.
+    /// The destination of the request, if it is permitted.
     fn admit(
         &mut self,
         request: &Request<WasiBody>,

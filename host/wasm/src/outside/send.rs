@@ -1,7 +1,7 @@
-//! One request: finding the host, connecting, TLS, and the answer, each bounded.
+//! One request: name resolution, connecting, TLS, and the response, each bounded.
 //!
-//! Redirects are answers like others: who wants to follow one asks again, and needs
-//! a grant for where it leads. Nothing is kept for the next request.
+//! Redirects are returned like other responses: to follow one, the component sends another request,
+//! which needs a permit for its host. No connection is reused.
 
 use std::io;
 use std::net::IpAddr;
@@ -26,13 +26,13 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 use super::{Destination, HttpPolicy};
 
-/// How long the head of an answer may be.
+/// The maximum size of a response's head.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
-/// What carries a connection out, and ends it with the request at the latest.
+/// The task of a connection, which ends with the request at the latest.
 type Driving = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
-/// Sends a request that was granted.
+/// Sends a permitted request.
 pub(super) async fn send(
     grant: &HttpPolicy,
     destination: &Destination,
@@ -45,7 +45,7 @@ pub(super) async fn send(
     let stream = timeout_at(sooner(options.connect_timeout), connect(grant, destination))
         .await
         .map_err(|_| Error::ConnectionTimeout)??;
-    // The host is in the headers already; here it would be meant for a proxy.
+    // The host is in the headers already; in the URL it would be for a proxy.
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     *request.uri_mut() = path.parse::<Uri>().map_err(|_| Error::HttpRequestUriInvalid)?;
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
@@ -53,7 +53,7 @@ pub(super) async fn send(
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| from_hyper(&error, until))?;
-    // Given up with the request: it is aborted when its handle is dropped.
+    // Aborted with the request: when its handle is dropped.
     let driving = wasmtime_wasi::runtime::spawn(timeout_at(until, connection));
     let response = timeout_at(sooner(options.first_byte_timeout), sender.send_request(request))
         .await
@@ -76,14 +76,14 @@ pub(super) async fn send(
         .boxed_unsync()
     });
     let driving = async move {
-        // Why it ended is seen where the body is read.
+        // The cause of its end is reported where the body is read.
         let _ = driving.await;
         Ok(())
     };
     Ok((response, Box::new(driving)))
 }
 
-/// What carries the bytes of a request.
+/// The transport of a request.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
@@ -126,8 +126,8 @@ fn is_localhost(host: &str) -> bool {
     host == "localhost" || host.ends_with(".localhost")
 }
 
-/// Addresses that no name of another machine has: if one has, somebody wants what
-/// was granted for a name to lead to the server's own machine.
+/// Addresses that no name of another machine has: if one has, somebody wants requests that were
+/// permitted for a name to reach the server's own machine.
 fn is_near(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
@@ -146,7 +146,7 @@ fn is_near(address: IpAddr) -> bool {
     }
 }
 
-/// A TLS connector with the system's root certificates. They are read once for each grant.
+/// A TLS connector with the system's root certificates. They are read once for each policy.
 pub(super) fn tls_connector() -> Result<TlsConnector, String> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
@@ -174,7 +174,7 @@ fn from_tls(error: &io::Error) -> Error {
     }
 }
 
-/// What was to end at this moment may be seen to break off then.
+/// After the deadline, an aborted connection is a timeout.
 fn from_hyper(error: &hyper::Error, until: Instant) -> Error {
     if Instant::now() >= until {
         Error::HttpResponseTimeout
@@ -187,13 +187,13 @@ fn from_hyper(error: &hyper::Error, until: Instant) -> Error {
     }
 }
 
-/// The body of an answer, no longer and no later than it may be.
+/// The body of a response, with limits on size and time.
 struct Bounded {
     incoming: Incoming,
     bytes_max: usize,
     bytes: usize,
     end: Pin<Box<Sleep>>,
-    /// The longest pause that who asks will wait for.
+    /// The longest pause that the requester accepts.
     pause: Option<(Duration, Pin<Box<Sleep>>)>,
 }
 

@@ -159,9 +159,7 @@ fn what_is_no_json_is_looked_at_as_it_is_and_decoded() {
     for (before, after) in
         [("\u{feff}{\"t\":\"", "\"}"), ("{t:'", "'}"), ("", " \"{}"), ("{\"t\":\"", "\"}{}")]
     {
-        for spelt in
-            [r"\u0034111411141114111", r"\x34111411141114111", r"\u{34}111411141114111"]
-        {
+        for spelt in [r"\u0034111411141114111", r"\x34111411141114111", r"\u{34}111411141114111"] {
             check_card(
                 &format!("{before}{spelt}{after}"),
                 &format!(r#"{before}[\"card\"]{after}"#),
@@ -210,7 +208,8 @@ fn what_cannot_be_looked_at_in_time_is_refused() {
     assert_eq!(apply_settings(&elsewhere, "a", large.as_bytes()), Outcome::Unchanged);
 
     // Each match is tried to the end of the payload.
-    let laborious = r#"{"rules": [{"channels": ["*"], "regex": "a.*x|a|b", "action": "mask", "with": "c"}]}"#;
+    let laborious =
+        r#"{"rules": [{"channels": ["*"], "regex": "a.*x|a|b", "action": "mask", "with": "c"}]}"#;
     let long = "b4111411141114111".repeat(10) + &"a".repeat(20_000);
     check_code(&apply_settings(laborious, "a", long.as_bytes()), "TOOLARGE");
     // What is small passes beside it.
@@ -253,11 +252,7 @@ fn what_is_dropped_is_not_looked_at_again() {
         {"channels": ["*"], "pointer": "/draft", "action": "drop"}
     ]}"#;
     let check = |channel, payload: &str, expected| {
-        assert_eq!(
-            apply_settings(settings, channel, payload.as_bytes()),
-            expected,
-            "{payload}"
-        );
+        assert_eq!(apply_settings(settings, channel, payload.as_bytes()), expected, "{payload}");
     };
     check("chat.a", "spam", Outcome::Dropped);
     check("chat.a", "one", Outcome::Dropped);
@@ -311,8 +306,7 @@ fn numbers_are_looked_at_as_a_browser_reads_them() {
     ] {
         check_card(&format!(r#"{{"n":{spelt}}}"#), &format!(r#"{{"n":"{card}{rest}"}}"#));
     }
-    for other in ["41111111111111111e0", "411111111111111e-9", "1e99999999999999999999", "0e9"]
-    {
+    for other in ["41111111111111111e0", "411111111111111e-9", "1e99999999999999999999", "0e9"] {
         check_card(other, other);
     }
     // Digits that only the nearest double has.
@@ -358,13 +352,11 @@ fn numbers_in_a_text_are_looked_at_in_plain_digits() {
             ("[-", "] 1.5"),
             ("1.5e3 and 5e ", "e ."),
         ] {
-            check_card(
-                &format!("{before}{spelt}{after}"),
-                &format!(r#"{before}["card"]{after}"#),
-            );
+            check_card(&format!("{before}{spelt}{after}"), &format!(r#"{before}["card"]{after}"#));
         }
     }
-    let raw = r#"{"rules": [{"channels": ["*"], "regex": "\\d{16}", "raw": true, "action": "drop"}]}"#;
+    let raw =
+        r#"{"rules": [{"channels": ["*"], "regex": "\\d{16}", "raw": true, "action": "drop"}]}"#;
     check(raw, "a", "4.111111111111111e15", "4.111111111111111e15");
 }
 

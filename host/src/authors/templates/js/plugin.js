@@ -7,8 +7,8 @@ import { encode } from "./utf8.js";
 let ending;
 
 export const lifecycle = {
-  // Called once, before anything else, with what stands under [settings] in
-  // {{name}}.toml. What it throws refuses the plugin, and says why.
+  // Called once, before anything else, with the [settings] of {{name}}.toml. If it
+  // throws, the plugin is refused with that message.
   init(settings) {
     const { ending: text } = JSON.parse(settings);
     if (typeof text !== "string") {
@@ -20,10 +20,10 @@ export const lifecycle = {
 };
 
 export const messages = {
-  // One verdict for each submission, in order: a publication, and the connection
-  // that it is from. This is where to go on: besides "replace" and "reject" there
-  // are { tag: "continue" }, which lets it pass as it is, and "absorb". A payload is
-  // a Uint8Array; utf8.js makes text of it.
+  // Returns one verdict for each submission, in order: a publication, and the
+  // connection that it is from. Put your logic here. Besides "replace" and "reject"
+  // there are { tag: "continue" }, which lets it pass unchanged, and "absorb". A
+  // payload is a Uint8Array; utf8.js converts it to text.
   onPublish(submissions) {
     return submissions.map(({ publication: { channel, payload } }) => {
       if (payload.length === 0) {

@@ -13,8 +13,8 @@ ending = b""
 
 class Lifecycle(exports.Lifecycle):
     def init(self, settings: str) -> None:
-        """Called once, before anything else, with what stands under [settings] in
-        {{name}}.toml. An Err refuses the plugin, and says why."""
+        """Called once, before anything else, with the [settings] of {{name}}.toml. An Err
+        refuses the plugin with that message."""
         global ending
         text = json.loads(settings).get("ending")
         if not isinstance(text, str):
@@ -25,9 +25,9 @@ class Lifecycle(exports.Lifecycle):
 
 class Messages(exports.Messages):
     def on_publish(self, submissions):
-        """One verdict for each submission, in order: a publication, and the connection
-        that it is from. This is where to go on: besides Replace and Reject there are
-        PublishVerdict_Continue(), which lets it pass as it is, and
+        """Returns one verdict for each submission, in order: a publication, and the
+        connection that it is from. Put your logic here. Besides Replace and Reject there
+        are PublishVerdict_Continue(), which lets it pass unchanged, and
         PublishVerdict_Absorb."""
         return [verdict(submission.publication) for submission in submissions]
 

@@ -1,5 +1,4 @@
-//! What is read from given bytes. Each input is read in one piece, and byte by
-//! byte with the same result.
+//! Parser tests. Each input is parsed in one piece, and byte by byte with the same result.
 
 use super::super::arguments::Arguments;
 use super::super::fuzzing::transcript;
@@ -121,7 +120,7 @@ fn lines_have_a_limit() {
         let fill = "x".repeat(bytes - start.len());
         format!("{start}{fill}{end}")
     };
-    // 65,536 bytes may wait for the end of their line.
+    // A line may have 65,536 bytes before its end arrives.
     let inline = "ERR Protocol error: too big inline request";
     check(long("", 65_536, ""), "missing 1");
     check(long("", 65_537, ""), inline);
@@ -158,7 +157,7 @@ fn limits_before_authentication() {
     check_owed(b"*11\r\n", "ERR Protocol error: unauthenticated multibulk length");
     check_owed(b"*1\r\n$16384\r\n", "missing 16386");
     check_owed(b"*1\r\n$16385\r\n", "ERR Protocol error: unauthenticated bulk length");
-    // What is wrong for everybody is said first.
+    // Errors that do not depend on authentication come first.
     check_owed(b"*2147483648\r\n", "ERR Protocol error: invalid multibulk length");
     check_owed(b"*1\r\n$536870913\r\n", "ERR Protocol error: invalid bulk length");
     check_owed(b"a b c d e f g h i j k\n", "[a|b|c|d|e|f|g|h|i|j|k] end");

@@ -15,9 +15,9 @@ mod bindings {
     export!(Plugin);
 }
 
-/// What the plugin declares of itself, readable without running it. `on_failure` is what
-/// holds while it cannot answer, unless {{name}}.toml has a `policy`: "open" lets pass what
-/// it would be asked about, "closed" refuses it. A plugin that guards something is closed.
+/// The plugin's declaration, which is read without running it. `on_failure` is what happens
+/// to an item while the plugin cannot decide, unless {{name}}.toml has a `policy`: "open" lets
+/// it pass, "closed" refuses it. A plugin that enforces access must be closed.
 #[cfg(target_family = "wasm")]
 const DECLARATION: &str = r#"{"name": "{{name}}", "version": "0.1.0", "on_failure": "open"}"#;
 
@@ -26,7 +26,7 @@ const DECLARATION: &str = r#"{"name": "{{name}}", "version": "0.1.0", "on_failur
 #[unsafe(link_section = "switchyard:plugin")]
 static SECTION: [u8; DECLARATION.len()] = *DECLARATION.as_bytes().first_chunk().unwrap();
 
-/// What stands under `[settings]` in {{name}}.toml.
+/// The `[settings]` of {{name}}.toml.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Settings {
@@ -38,7 +38,7 @@ static SETTINGS: OnceLock<Settings> = OnceLock::new();
 struct Plugin;
 
 impl lifecycle::Guest for Plugin {
-    /// Called once, before anything else. An error refuses the plugin, and says why.
+    /// Called once, before anything else. An error refuses the plugin with that message.
     fn init(settings: String) -> Result<(), String> {
         let settings = serde_json::from_str(&settings).map_err(|problem| problem.to_string())?;
         log(Level::Info, &format!("it starts with {settings:?}"));
@@ -48,9 +48,9 @@ impl lifecycle::Guest for Plugin {
 }
 
 impl messages::Guest for Plugin {
-    /// One verdict for each submission, in order: a publication, and the connection that
-    /// it is from. This is where to go on: besides `Replace` and `Reject` there are
-    /// `Continue`, which lets it pass as it is, and `Absorb`.
+    /// Returns one verdict for each submission, in order: a publication, and the connection
+    /// that it is from. Put your logic here. Besides `Replace` and `Reject` there are
+    /// `Continue`, which lets it pass unchanged, and `Absorb`.
     fn on_publish(submissions: Vec<Submission>) -> Vec<PublishVerdict> {
         let settings = SETTINGS.get().expect("`init` is called first");
         let verdict = |submission: Submission| {

@@ -13,7 +13,7 @@ use bench::chain::Bench;
 use bench::machine;
 use bench::sides::{self, Comparison, compare, time};
 use bench::table::thousands;
-use switchyard::middleware::chain::{Chain, Fate, Publication, Space};
+use switchyard::middleware::chain::{Chain, Publication, PublishOutcome, Space};
 use switchyard::middleware::stats::Failure;
 use switchyard::wasm::Wasm;
 
@@ -125,9 +125,11 @@ fn measure(bench: &Bench, rust: &Chain, other: &Chain, case: &Case) -> Result<Co
     let publications = vec![(bench.connection.id, publication); case.messages_a_call];
     let ask = |chain: &Chain| {
         let fates = chain.publish(publications.as_slice().into());
-        let as_meant = |fate: &&Fate<'_>| match fate {
-            Fate::Forward(Publication { payload: Cow::Borrowed(_), .. }) => !case.is_changed,
-            Fate::Forward(Publication { payload: Cow::Owned(_), .. }) => case.is_changed,
+        let as_meant = |fate: &&PublishOutcome<'_>| match fate {
+            PublishOutcome::Forward(Publication { payload: Cow::Borrowed(_), .. }) => {
+                !case.is_changed
+            }
+            PublishOutcome::Forward(Publication { payload: Cow::Owned(_), .. }) => case.is_changed,
             _ => false,
         };
         fates.iter().filter(as_meant).count()

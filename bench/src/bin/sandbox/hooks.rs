@@ -11,7 +11,7 @@ use bench::chain::Bench;
 use bench::sides::{Comparison, compare, time};
 use bench::table::{print_head, print_line};
 use redact::rules::{Outcome, Rules};
-use switchyard::middleware::chain::{Action, Chain, Fate, Publication, Space};
+use switchyard::middleware::chain::{Action, Chain, Publication, PublishOutcome, Space};
 use switchyard::wasm::Wasm;
 
 use crate::NAMES_A_CALL;
@@ -125,8 +125,11 @@ impl Hooks {
         };
         let by_component = || {
             let fates = self.redact.publish(publications.clone().into());
-            let unchanged = |fate: &&Fate<'_>| {
-                matches!(fate, Fate::Forward(Publication { payload: Cow::Borrowed(_), .. }))
+            let unchanged = |fate: &&PublishOutcome<'_>| {
+                matches!(
+                    fate,
+                    PublishOutcome::Forward(Publication { payload: Cow::Borrowed(_), .. })
+                )
             };
             fates.iter().filter(unchanged).count()
         };

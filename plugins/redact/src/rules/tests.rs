@@ -385,9 +385,9 @@ fn escapes_of_javascript_are_decoded_in_what_is_no_json() {
 
 /// The expression that is shown to operators.
 fn recommended() -> String {
-    let example = include_str!("../../../examples/plugins/20-redact.toml");
+    let example = include_str!("../../../../examples/plugins/20-redact.toml");
     let line = example.lines().find(|line| line.starts_with("regex = '")).unwrap();
-    assert!(include_str!("../README.md").contains(line), "{line}");
+    assert!(include_str!("../../README.md").contains(line), "{line}");
     line.trim_start_matches("regex = '").trim_end_matches('\'').to_owned()
 }
 

@@ -1,4 +1,4 @@
-// Text to bytes and back. QuickJS, which runs the plugin, has no TextEncoder.
+// Converts text to bytes and back. QuickJS, which runs the plugin, has no TextEncoder.
 
 const ASCII = /^[\0-\x7f]*$/;
 

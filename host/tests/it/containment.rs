@@ -254,7 +254,7 @@ async fn the_last_good_version_comes_back_with_the_state_there_is() -> Result<()
 
     // There is no version before that one.
     park(&server, 2).await?;
-    server.wait_for_log("there is no version to put back").await?;
+    server.wait_for_log("there is no version to roll back to").await?;
     ensure!(is_unavailable(&one.call(json!(["PUBLISH", "a", "x"])).await?));
     server.stop().await
 }

@@ -22,7 +22,7 @@ async fn a_changed_config_file_holds_at_once_where_it_can() -> Result<()> {
 
     // What does not hold changes nothing.
     write(&server, "limits.name_bytes_max = 0")?;
-    let line = server.wait_for_log("the one in use stays").await?;
+    let line = server.wait_for_log("the current one stays in use").await?;
     ensure!(line.contains("limits.name_bytes_max is 0"), "{line}");
     assert_eq!(client.call(long.clone()).await?, refused);
 

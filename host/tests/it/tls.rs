@@ -284,7 +284,7 @@ async fn a_certificate_that_changes_while_there_are_no_descriptors_is_read_later
         let is_late = within(PATIENCE, "the certificate to be read, or not", async {
             loop {
                 let log = server.log();
-                if log.contains("could not be read and is read again") {
+                if log.contains("could not be read; reading it again") {
                     return true;
                 }
                 if log.matches("the certificate was replaced").count() > replaced {

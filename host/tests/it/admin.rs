@@ -55,7 +55,7 @@ impl House {
         Ok(House { server, operator, home, has_directory })
     }
 
-    /// A file that is no plugin of the server.
+    /// A file that is not a plugin of the server.
     fn file(&self, name: &str, bytes: &[u8]) -> Result<String> {
         let kept = self.home.path().join(".kept");
         std::fs::create_dir_all(&kept)?;
@@ -70,7 +70,7 @@ impl House {
         Ok(plugins.iter().map(|plugin| plugin["slot"].as_str().unwrap_or("?").to_owned()).collect())
     }
 
-    /// A server that is started again has the same chain.
+    /// Restarts the server, which must have the same chain.
     async fn restarted(self) -> Result<House> {
         let House { server, home, has_directory, .. } = self;
         server.stop().await?;
@@ -78,7 +78,7 @@ impl House {
     }
 }
 
-/// What a payload published on a channel has become when it arrives.
+/// The payload as received, of one that is published on a channel.
 async fn echo(client: &mut Client, payload: &str) -> Result<String> {
     let answer = client.call(json!(["PUBLISH", "a", payload])).await?;
     ensure!(answer == json!(["OK", 1]), "a publication was answered {answer}");
@@ -198,8 +198,8 @@ async fn every_verb_for_the_engine_does_what_it_says() -> Result<()> {
     house.server.stop().await
 }
 
-/// The file of the engine says what holds after a restart, and what watches it does
-/// not swap a second time.
+/// The engine's file determines which engine runs after a restart. The watcher does not swap it a
+/// second time.
 #[tokio::test]
 async fn an_engine_that_is_a_file_is_written_there() -> Result<()> {
     let home = components::directory()?;
@@ -217,7 +217,7 @@ async fn an_engine_that_is_a_file_is_written_there() -> Result<()> {
     ensure!(std::fs::read(&file)? == second);
     let (status, _) = operator.ask("POST", "/v1/engine/rollback", None)?;
     ensure!(status == 200 && std::fs::read(&file)? == first);
-    // A change of the file is seen after those before it, so those have been, too.
+    // The watcher reports changes in order, so the earlier changes have been processed, too.
     components::write_atomically(&file, &components::rehashed(first, 10))?;
     let swaps = server.wait_for_logs("the engine was swapped", 2).await?;
     ensure!(swaps.len() == 2 && swaps[1].contains("by=file"), "{swaps:?}");
@@ -226,7 +226,7 @@ async fn an_engine_that_is_a_file_is_written_there() -> Result<()> {
 }
 
 #[tokio::test]
-async fn connections_are_listed_shown_and_sent_away() -> Result<()> {
+async fn connections_are_listed_shown_and_closed() -> Result<()> {
     let house = House::without_directory().await?;
     let operator = &house.operator;
     let mut clients = Vec::new();
@@ -376,7 +376,7 @@ async fn what_is_too_large_or_too_slow_is_refused() -> Result<()> {
     server.stop().await
 }
 
-/// However many begin to, so that uploads have a bound in memory.
+/// Many uploads may begin at once; their memory is bounded.
 #[tokio::test]
 async fn few_components_are_uploaded_at_the_same_time() -> Result<()> {
     let config = format!("{CONFIG}[admin]\nuploads_max = 1\nrequest_timeout_ms = 600000\n");
@@ -396,7 +396,7 @@ async fn few_components_are_uploaded_at_the_same_time() -> Result<()> {
     };
     let half = within(PATIENCE, "the second to be refused", async {
         loop {
-            // It is refused itself where the other comes first.
+            // It is rejected if the other upload begins first.
             let mut half = TcpStream::connect(operator.authority()).await?;
             half.write_all(head.as_bytes()).await?;
             if refused().await? {
@@ -405,7 +405,7 @@ async fn few_components_are_uploaded_at_the_same_time() -> Result<()> {
         }
     })
     .await??;
-    // Other requests are served, and the place is free again when the first is gone.
+    // Other requests are served, and the slot is free again when the first upload ends.
     operator.get("/v1/plugins")?;
     drop(half);
     within(PATIENCE, "the place to be free", async {
@@ -416,16 +416,16 @@ async fn few_components_are_uploaded_at_the_same_time() -> Result<()> {
     server.stop().await
 }
 
-/// There is one slot: the next client is served when the one that reads nothing has lost it.
+/// There is one slot: the next client is served when the client that does not read has lost it.
 #[tokio::test]
-async fn who_does_not_take_its_answers_is_closed() -> Result<()> {
+async fn a_client_that_does_not_read_responses_is_closed() -> Result<()> {
     let config = format!("{CONFIG}[admin]\nrequest_timeout_ms = 200\nconnections_max = 1\n");
     let server = Launch::with_config(&config).start().await?;
     let operator = Operator::of(&server).await?;
     let request =
         format!("GET /v1/openapi.json HTTP/1.1\r\nHost: {}\r\n\r\n", operator.authority());
     let mut lazy = std::net::TcpStream::connect(operator.authority())?;
-    // Far more answers than sockets take.
+    // Far more responses than the socket buffers hold.
     lazy.write_all(request.repeat(1_000).as_bytes())?;
     operator.get("/v1/server")?;
     drop(lazy);
@@ -434,8 +434,8 @@ async fn who_does_not_take_its_answers_is_closed() -> Result<()> {
 
 // ---- files and the API together --------------------------------------------------------
 
-/// What the API writes to the directory is not swapped a second time by what watches
-/// it, and what somebody else writes there is.
+/// A file that the API writes to the directory is not swapped a second time by the watcher; a file
+/// that someone else writes there is.
 #[tokio::test]
 async fn the_watcher_leaves_what_the_api_did() -> Result<()> {
     let house = House::with_directory().await?;
@@ -454,7 +454,7 @@ async fn the_watcher_leaves_what_the_api_did() -> Result<()> {
     ensure!(operator.ask("POST", "/v1/plugins/probe/rollback", None)?.0 == 200);
     let file = components::path(house.home.path(), "05-probe");
     ensure!(std::fs::read(&file)? == probe(4)?);
-    // What is seen after them says that they have been seen, too.
+    // A later change has been processed, so the earlier ones have been, too.
     components::write_atomically(&file, &probe(9)?)?;
     let swaps = house.server.wait_for_logs("a plugin was swapped", 6).await?;
     ensure!(swaps.len() == 6 && swaps[5].contains("by=file"), "{swaps:?}");
@@ -468,15 +468,15 @@ async fn the_watcher_leaves_what_the_api_did() -> Result<()> {
         ensure!(log.matches(words).count() == count, "{words}: {log}");
     }
     let shown = operator.get("/v1/plugins/probe")?;
-    // Whichever was seen first.
+    // Either may be processed first.
     ensure!(shown["by"] == "file" || shown["by"] == "signal", "{shown}");
     house.server.stop().await
 }
 
-/// How many changes are made while messages pass.
+/// How many changes are made while messages are published.
 const CHANGES: u32 = 40;
 
-/// Nothing is lost, doubled or reordered while the API swaps, rolls back and moves.
+/// No message is lost, duplicated or reordered while the API swaps, rolls back and moves plugins.
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_pass_while_plugins_are_swapped() -> Result<()> {
     let house = House::with_directory().await?;
@@ -514,7 +514,7 @@ async fn messages_pass_while_plugins_are_swapped() -> Result<()> {
     house.server.stop().await
 }
 
-// ---- seeing ----------------------------------------------------------------------------
+// ---- observing ----------------------------------------------------------------------------
 
 #[tokio::test]
 async fn what_plugins_did_is_counted() -> Result<()> {
@@ -566,10 +566,10 @@ async fn what_plugins_did_is_counted() -> Result<()> {
     // One for the subscription, four for the publications.
     ensure!(verdicts("on-access") == named(&[("pass", 5)]), "{shown}");
     ensure!(verdicts("on-connect") == named(&[("pass", 1)]), "{shown}");
-    ensure!(hook("on-deliver").is_null(), "nobody received anything: {shown}");
+    ensure!(hook("on-deliver").is_null(), "no connection received anything: {shown}");
     ensure!(shown["memory_bytes"][0].as_u64() > Some(1 << 16), "{shown}");
 
-    // It goes on across a swap.
+    // The counts continue after a swap.
     operator.say(&["plugin", "reload", "probe"])?;
     client.call(json!(["PUBLISH", "b", "good"])).await?;
     let shown = operator.get("/v1/plugins/probe")?;
@@ -577,7 +577,7 @@ async fn what_plugins_did_is_counted() -> Result<()> {
     let table = operator.say(&["plugin", "show", "probe"])?;
     ensure!(table.contains("replace=3 reject=1 absorb=1"), "{table}");
 
-    // A trap is a fault, and says why.
+    // A trap is a fault with a reason.
     client.call(json!(["PUBLISH", "a", "boom"])).await?;
     house.server.wait_for_log("a plugin failed and is rebuilt").await?;
     let shown = operator.get("/v1/plugins/probe")?;
@@ -656,14 +656,14 @@ async fn a_trace_shows_what_each_plugin_said() -> Result<()> {
         channels.push(line["channel"].as_str().unwrap_or("?").to_owned());
     }
     ensure!(channels == ["a", "a", "a", "b", "b", "a", "a"], "{channels:?}");
-    // One that left is forgotten.
+    // A plugin that was removed is not listed.
     drop(by_connection);
     let mut traces = 3;
     while traces != 1 {
         traces = operator.get("/v1/stats")?["traces"].as_u64().context("a number")?;
         tokio::task::yield_now().await;
     }
-    // The end of the server is said.
+    // A shutdown of the server ends the trace.
     let stopping = house.server.stop();
     stopping.await?;
     ensure!(by_other.next_line()?.is_some_and(|line| line["why"] == "the server is ending"));
@@ -685,7 +685,7 @@ async fn a_trace_that_is_not_read_drops_and_says_so() -> Result<()> {
     let (status, error) = operator.ask("GET", "/v1/trace?connection=1", None)?;
     ensure!((status, &error["code"]) == (503, &json!("too-many-traces")), "{error}");
     let mut client = listener(&server).await?;
-    // More than the pipe, the sockets and the queue hold.
+    // More than the pipe, the socket buffers and the queue hold.
     let burst: Vec<Value> = (0..500).map(|_| json!(["PUBLISH", "a", "x"])).collect();
     let burst = Value::Array(burst).to_string();
     for _ in 0..40 {

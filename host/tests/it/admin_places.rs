@@ -1,4 +1,4 @@
-//! The admin listener answers while others hold connections to it.
+//! The admin listener answers while other clients hold connections to it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -61,7 +61,7 @@ async fn slow_requests_of_many_addresses_do_not_silence_it() -> Result<()> {
     answers_during(loopback).await
 }
 
-/// Connections whose bodies stand still, and ones that were answered and stay.
+/// Connections that send half of a body, and connections that were answered and stay idle.
 #[tokio::test]
 async fn slow_bodies_and_idle_connections_do_not_silence_it() -> Result<()> {
     let config = "admin.connections_max = 8\nadmin.connections_per_address_max = 8";
@@ -111,7 +111,7 @@ async fn a_stream_is_not_closed_for_others() -> Result<()> {
     let flood = Flood::start(address, 200, |_| HERE).await?;
     ask(address, "/healthz").await?;
     drop(flood);
-    // It is there still: nothing but the signs of life of a stream comes.
+    // It is still open: only the keep-alive lines of the stream arrive.
     match tokio::time::timeout(Duration::from_millis(300), stream.read(&mut said)).await {
         Err(_) => {}
         Ok(read) => ensure!(read? > 0, "it was closed"),

@@ -1,4 +1,4 @@
-//! A client that fails to authenticate again and again is refused, and delays no other client.
+//! A client that fails to authenticate repeatedly is rejected, and delays no other client.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -51,7 +51,7 @@ async fn a_connection_may_fail_so_often() -> Result<()> {
     let (server, _plugins) = start("limits.auth_attempts_per_minute_max = 5\n", hs256()).await?;
     let (good, wrong) = (good("HS256")?, wrong("HS256")?);
     let mut client = server.client().await?;
-    // What succeeds does not count.
+    // Successful attempts do not count.
     for _ in 0..20 {
         assert_eq!(client.call(json!(["AUTH", good])).await?, json!(["OK", "OK"]));
     }
@@ -63,7 +63,7 @@ async fn a_connection_may_fail_so_often() -> Result<()> {
     ensure!(closed == Some(4104), "{closed:?}");
     ensure!(reason.contains("limits.auth_attempts_per_minute_max"), "{reason}");
 
-    // The same over RESP; what comes behind is not carried out.
+    // The same over RESP; the commands after it are not executed.
     let auth = format!("AUTH {wrong}\r\n").repeat(6);
     let answer = exchange(server.resp_address().await?, &format!("{auth}PING\r\n")).await?;
     let lines: Vec<_> = answer.lines().collect();
@@ -71,7 +71,7 @@ async fn a_connection_may_fail_so_often() -> Result<()> {
     ensure!(lines.iter().take(5).all(|line| line.starts_with("-NOAUTH ")), "{answer}");
     ensure!(lines.last().is_some_and(|line| line.starts_with("-LIMIT ")), "{answer}");
 
-    // Proxies of one's own are not counted as addresses, so another one may go on.
+    // Trusted proxies are not counted as addresses, so another client may continue.
     let mut client = server.client().await?;
     assert_eq!(client.call(json!(["AUTH", good])).await?, json!(["OK", "OK"]));
     let operator = Operator::of(&server).await?;
@@ -90,7 +90,7 @@ async fn an_address_may_fail_so_often() -> Result<()> {
     let (server, _plugins) = start(config, hs256()).await?;
     let (good, wrong) = (good("HS256")?, wrong("HS256")?);
     let mut there = server.client().await?;
-    // In a command, and in a URL.
+    // By a command, and by the URL.
     let mut client = server.client().await?;
     for _ in 0..3 {
         assert_eq!(code(&client.call(json!(["AUTH", wrong])).await?), Some("NOAUTH"));
@@ -102,25 +102,24 @@ async fn an_address_may_fail_so_often() -> Result<()> {
         let closed = client.ok().context("the upgrade")?.next_close().await?;
         assert_eq!(closed.0, Some(4001));
     }
-    // From here on no plugin is called for clients of that address, at any door.
+    // From here on no plugin is called for clients of that address, on any listener.
     assert_eq!(code(&client.call(json!(["AUTH", good])).await?), Some("LIMIT"));
     assert_eq!(client.next_close().await?.0, Some(4104));
     assert_eq!(server.client().await?.next_close().await?.0, Some(4104));
     let answer = exchange(server.resp_address().await?, "PING\r\n").await?;
     ensure!(answer.starts_with("-LIMIT "), "{answer}");
-    // Who is there stays.
+    // Existing connections stay.
     assert_eq!(there.call(json!(["PING"])).await?, json!(["OK", "PONG"]));
     drop(there);
     server.stop().await
 }
 
 const FLOODERS: usize = 20;
-/// How long each waits between two tokens, for 450 a second in all.
+/// How long each client waits between two tokens, for 450 a second in all.
 const PAUSE: Duration = Duration::from_millis(44);
 const PUBLICATIONS: usize = 400;
 
-/// The verification of a token takes longer than hundreds of publications, and both are
-/// the business of one plugin.
+/// Verifying a token takes longer than hundreds of publications, and one plugin does both.
 #[tokio::test]
 async fn wrong_tokens_do_not_hold_up_what_is_published() -> Result<()> {
     let keys = json!([{"algorithm": "ES256", "pem": tokens::public("p256")?}]);
@@ -171,7 +170,7 @@ async fn wrong_tokens_do_not_hold_up_what_is_published() -> Result<()> {
     let at = |percent: usize| took.get(took.len() * percent / 100).copied().unwrap_or_default();
     let refused = refused.load(Ordering::Relaxed);
     println!("{refused} tokens refused in {elapsed:?}; p50 {:?}, p99 {:?}", at(50), at(99));
-    // Where all share one instance, half of them wait for several verifications.
+    // When all share one instance, half of the publications wait for several verifications.
     ensure!(at(50) < Duration::from_millis(10), "{:?}", at(50));
     ensure!(at(90) < Duration::from_millis(60), "{:?}", at(90));
     drop(client);

@@ -1,4 +1,4 @@
-//! What `switchyard plugin` says of a plugin's file, without a server.
+//! What `switchyard plugin` reports about a plugin's file, without a server.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::components;
 use crate::support::server::Server;
 
-/// Checks the file of a plugin with this in it, and this beside it.
+/// Checks a plugin's file with this component, and these settings beside it.
 async fn check(component: &[u8], beside: Option<&Value>) -> Result<(Option<i32>, Value)> {
     let directory = components::directory()?;
     if let Some(beside) = beside {
@@ -64,13 +64,13 @@ async fn a_plugin_is_checked_as_the_server_would() -> Result<()> {
 async fn what_the_server_would_refuse_is_refused_with_the_reason() -> Result<()> {
     let probe = components::built("test/probe")?;
     let half: Vec<u8> = probe.iter().take(probe.len() / 2).copied().collect();
-    let stranger = components::built("test/stranger")?;
+    let foreign = components::built("test/stranger")?;
     let refusing = json!({"settings": {"init": "error"}});
     for (component, beside, step, says) in [
         (b"nonsense".to_vec(), None, "compile", "not a WebAssembly file"),
         (half, None, "compile", ""),
         (components::built("test/snoop")?, None, "link", "wasi:sockets/"),
-        (stranger, None, "link", "@0.2.0"),
+        (foreign, None, "link", "@0.2.0"),
         (components::built("test/asker")?, None, "link", "wasi:http/outgoing-handler@"),
         (components::built("guest-core")?, None, "link", "lifecycle"),
         (probe.clone(), Some(refusing), "init", "told to refuse"),
@@ -112,7 +112,7 @@ async fn how_a_plugin_fails_is_declared_in_its_file() -> Result<()> {
         let declared = std::fs::read(&file)?;
         ensure!(declared.ends_with(format!("switchyard:plugin{expected}").as_bytes()));
         ensure!(declared.starts_with(&probe), "the rest has changed");
-        // It is taken as before.
+        // It is accepted as before.
         let (status, report) = check(&declared, None).await?;
         ensure!(status == Some(0), "{report}");
     }

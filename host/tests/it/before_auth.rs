@@ -1,4 +1,4 @@
-//! A connection that must authenticate may do nothing else, over every door, and cannot
+//! A connection that must authenticate first may do nothing else, over every listener, and cannot
 //! make the server hold memory.
 
 use std::path::Path;
@@ -28,7 +28,7 @@ fn token() -> Result<String> {
     tokens::token("HS256", None, &json!({"sub": "alice", "exp": "now+600"}))
 }
 
-/// A server with one plugin, and what authenticates a client there.
+/// A server with one plugin, and the credentials that authenticate a client there.
 struct Guarded {
     server: Server,
     secret: String,
@@ -60,13 +60,13 @@ async fn with_jwt(without_token: &str) -> Result<Guarded> {
     guarded("jwt-auth", settings, token()?).await
 }
 
-/// A request of these arguments.
+/// A request with these arguments.
 fn request(arguments: &[&str]) -> String {
     let bulks = arguments.iter().map(|word| format!("${}\r\n{word}\r\n", word.len()));
     format!("*{}\r\n{}", arguments.len(), bulks.collect::<String>())
 }
 
-/// What shows or keeps something, or costs more than AUTH does.
+/// Commands that reveal or store something, or cost more than AUTH does.
 const REFUSED: [&str; 24] = [
     "PING",
     "ECHO x",
@@ -100,13 +100,13 @@ async fn answers_only_authentication(guarded: &Guarded) -> Result<()> {
     let said = REFUSED.map(|command| format!("{command}\r\n")).concat();
     assert_eq!(exchange(address, &said).await?, NOAUTH.repeat(REFUSED.len()));
 
-    // As in Redis, what is no command is not a question of who asks.
+    // As in Redis, an unknown command is an error with or without authentication.
     let answer = exchange(address, "NONSENSE x\r\nPUBLISH a\r\nHELLO\r\nHELLO 3\r\n").await?;
     let unknown = "-ERR unknown command 'NONSENSE', with args beginning with: 'x' \r\n";
     let arity = "-ERR wrong number of arguments for 'publish' command\r\n";
     assert_eq!(answer, [unknown, arity, HELLO, HELLO].concat());
 
-    // AUTH opens the door, RESET shuts it again.
+    // AUTH permits everything else, and RESET ends that.
     let auth = format!("AUTH {secret}\r\n");
     let said = format!("RESET\r\nPING\r\n{auth}PING\r\nRESET\r\nPING\r\n{auth}PING\r\nQUIT\r\n");
     let expected =
@@ -114,17 +114,17 @@ async fn answers_only_authentication(guarded: &Guarded) -> Result<()> {
     assert_eq!(exchange(address, &said).await?, expected);
     let answer = exchange(address, &format!("HELLO 3 AUTH default {secret}\r\nPING\r\n")).await?;
     ensure!(answer.starts_with("%7\r\n") && answer.ends_with("+PONG\r\n"), "{answer}");
-    // What is refused changes nothing.
+    // A refused command changes nothing.
     let answer = exchange(address, "AUTH wrong\r\nPING\r\n").await?;
     ensure!(answer.starts_with('-') && answer.ends_with(NOAUTH), "{answer}");
 
-    // Redis' limits hold until AUTH, and no longer.
+    // Redis' limits hold until AUTH, and not after it.
     let (fits, large) = ("x".repeat(16_384), "x".repeat(16_385));
     let publish = |payload: &str| request(&["PUBLISH", "a", payload]);
     assert_eq!(exchange(address, &publish(&fits)).await?, NOAUTH);
     assert_eq!(exchange(address, &publish(&large)).await?, BULK);
     assert_eq!(exchange(address, &request(&["PING"; 11])).await?, COUNT);
-    // It is refused by what it says it is, before it comes.
+    // It is refused by its announced length, before its bytes arrive.
     assert_eq!(
         exchange(address, "*3\r\n$6\r\nCLIENT\r\n$7\r\nSETNAME\r\n$999999\r\n").await?,
         BULK
@@ -133,7 +133,7 @@ async fn answers_only_authentication(guarded: &Guarded) -> Result<()> {
     assert_eq!(answer, "+OK\r\n:0\r\n");
     let answer = exchange(address, &format!("{auth}RESET\r\n{}", publish(&large))).await?;
     ensure!(answer.starts_with("+OK\r\n+RESET\r\n-"), "{answer}");
-    // Not even what was begun before RESET may be longer.
+    // A request that was begun before RESET has the same limit.
     let begun = "*3\r\n$7\r\nPUBLISH\r\n$1\r\na\r\n$999999\r\nx";
     let answer = exchange(address, &format!("{auth}RESET\r\n{begun}")).await?;
     assert_eq!(answer, format!("+OK\r\n+RESET\r\n{BULK}"));
@@ -154,7 +154,7 @@ async fn over_tcp_with_jwt_auth() -> Result<()> {
         answers_only_authentication(&guarded).await?;
         guarded.server.stop().await?;
     }
-    // A plugin that asks for nothing changes nothing.
+    // A plugin that does not require authentication changes nothing.
     let guarded = with_jwt("allow").await?;
     let address = guarded.server.resp_address().await?;
     let large = "x".repeat(16_385);
@@ -170,7 +170,7 @@ async fn connect(server: &Server, subprotocol: &str) -> Result<Client> {
     client.map_err(|refused| anyhow::anyhow!("HTTP {}", refused.status))
 }
 
-/// What is answered in binary frames, until it ends so.
+/// The replies in binary frames, up to one that ends with `end`.
 async fn binary(client: &mut Client, said: &str, end: &str) -> Result<String> {
     client.send(Message::binary(said.as_bytes().to_vec())).await?;
     let mut answer = String::new();
@@ -192,7 +192,7 @@ async fn over_a_websocket_in_resp() -> Result<()> {
     let expected = NOAUTH.repeat(REFUSED.len());
     assert_eq!(binary(&mut client, &format!("{said}HELLO\r\n"), HELLO).await?, expected + HELLO);
     let large = request(&["PUBLISH", "a", &"x".repeat(300_000)]);
-    // In one frame with what authenticates, and in the next.
+    // In the same frame as the credentials, and in the next one.
     let auth = format!("AUTH {secret}\r\n");
     assert_eq!(
         binary(&mut client, &format!("{auth}PING\r\n"), "PONG\r\n").await?,
@@ -204,7 +204,7 @@ async fn over_a_websocket_in_resp() -> Result<()> {
     let large = request(&["PUBLISH", "a", &"x".repeat(16_385)]);
     assert_eq!(binary(&mut client, &large, "\r\n").await?, BULK);
     assert_eq!(client.next_close().await?.0, Some(4009));
-    // More than ten arguments of the largest size: it is not waited for.
+    // More than ten arguments of the largest size: the server does not wait for them.
     let mut client = connect(server, "resp").await?;
     client.send(Message::binary(vec![b'x'; 200_000])).await?;
     assert_eq!(client.next_close().await?.0, Some(1009));
@@ -224,7 +224,7 @@ async fn over_a_websocket_in_json() -> Result<()> {
         json!(["PUBSUB", "CHANNELS"]),
         json!(["PUBSUB", "NUMSUB", "a"]),
         json!(["PUBSUB", "NUMPAT"]),
-        // Not even what is wrong with it is said.
+        // Even the error is not reported.
         json!(["PUBLISH", "a"]),
         json!(["PUBSUB", "NONSENSE"]),
         json!(["SUBSCRIBE", 1]),
@@ -237,7 +237,7 @@ async fn over_a_websocket_in_json() -> Result<()> {
     let hello = client.call(json!(["HELLO"])).await?;
     let hello = hello.get(1).context("an answer")?;
     assert_eq!(hello.get("user"), Some(&Value::Null), "{hello}");
-    // Commands behind an AUTH in one frame are of who it says.
+    // Commands after an AUTH in the same frame run as the user that it authenticates.
     let frame = json!([[1, "PUBLISH", "a", "x"], [2, "AUTH", secret], [3, "PUBLISH", "a", "x"]]);
     client.send(Message::text(frame.to_string())).await?;
     assert_eq!(client.next_json().await?.pointer("/2/code"), Some(&json!("NOAUTH")));
@@ -248,7 +248,7 @@ async fn over_a_websocket_in_json() -> Result<()> {
     let hello = client.call(json!(["HELLO"])).await?;
     assert_eq!(hello.pointer("/1/user"), Some(&json!("alice")), "{hello}");
 
-    // A frame of 16 KiB is taken, and one byte more is not; nor are fragments of more.
+    // A frame of 16 KiB is accepted; one byte more is not, nor are fragments of more.
     let frame = |bytes: usize| {
         let ends = json!([1, "PUBLISH", "a", ""]).to_string().len();
         json!([1, "PUBLISH", "a", "x".repeat(bytes - ends)]).to_string()
@@ -279,8 +279,8 @@ async fn over_a_websocket_in_json() -> Result<()> {
     guarded.server.stop().await
 }
 
-/// Errors are longer than what they answer: a client that reads none must not fill the
-/// server's memory with them.
+/// Errors are longer than the commands that cause them: a client that does not read must not fill
+/// the server's memory with them.
 #[tokio::test]
 async fn replies_that_are_not_read_do_not_pile_up() -> Result<()> {
     let guarded = with_acl().await?;
@@ -291,7 +291,7 @@ async fn replies_that_are_not_read_do_not_pile_up() -> Result<()> {
         socket.set_recv_buffer_size(4096)?;
         let mut stream = socket.connect(address).await?;
         let said = "x\r\n".repeat(20_000);
-        // Until the server takes no more.
+        // Until the server reads no more.
         let mut taken = 0;
         while let Ok(written) =
             tokio::time::timeout(Duration::from_millis(500), stream.write_all(said.as_bytes()))

@@ -1,8 +1,8 @@
-//! Clients that other people wrote: Node's `ws` and Python's `websockets`, which
-//! talk to each other through the server.
+//! Third-party clients: Node's `ws` and Python's `websockets`, which exchange messages through the
+//! server.
 //!
-//! `tests/clients/install.sh` gets them, at pinned versions, into `.tools/` of
-//! the repository. Without them the test fails and says so.
+//! `tests/clients/install.sh` installs them, at pinned versions, into `.tools/` of the repository.
+//! Without them the test fails and says so.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,7 +24,7 @@ fn script(name: &'static str, program: impl Into<PathBuf>, url: &str) -> Result<
     Process::start(name, &mut command).context("run host/tests/clients/install.sh")
 }
 
-/// Lets the two talk through a server.
+/// Runs the two clients against a server.
 pub async fn talk(engine: Engine) -> Result<()> {
     let server = Launch { engine, ..Launch::default() }.start().await?;
     let url = server.url().await?;

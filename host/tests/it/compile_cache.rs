@@ -1,4 +1,4 @@
-//! Compiled components are kept in a directory, where the server is given one.
+//! Compiled components are cached in a directory, if the server has one.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use crate::support::admin::Operator;
 use crate::support::components;
 use crate::support::server::{Launch, Server};
 
-/// A server with a plugin that keeps what it compiles there.
+/// A server with a plugin that caches compiled components there.
 async fn keeping_in(cache: &Path, plugins: &Path) -> Result<Server> {
     Launch {
         config: "shutdown.timeout_ms = 100\n".to_owned(),
@@ -23,7 +23,7 @@ async fn keeping_in(cache: &Path, plugins: &Path) -> Result<Server> {
     .await
 }
 
-/// How many components were compiled, and how many came from the directory.
+/// How many components were compiled, and how many were loaded from the directory.
 async fn compilations(server: &Server) -> Result<(u64, u64)> {
     let operator = Operator::of(server).await?;
     let head = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\n", operator.authority());
@@ -54,7 +54,7 @@ async fn a_second_start_compiles_nothing() -> Result<()> {
     second.stop().await
 }
 
-/// Writes something else into all files below a directory; answers how many these were.
+/// Overwrites all files below a directory; returns how many there were.
 fn damage(directory: &Path) -> Result<usize> {
     let mut damaged = 0;
     for entry in fs::read_dir(directory)? {
@@ -70,7 +70,7 @@ fn damage(directory: &Path) -> Result<usize> {
     Ok(damaged)
 }
 
-/// What is damaged is compiled again.
+/// A damaged file is compiled again.
 #[tokio::test]
 async fn a_damaged_file_is_compiled_again() -> Result<()> {
     let home = components::directory()?;

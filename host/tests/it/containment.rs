@@ -1,5 +1,5 @@
-//! What a plugin may take, each limit met on purpose; what becomes of one that
-//! fails too often; and that swaps leave nothing behind.
+//! The limits of a plugin, each exceeded on purpose; parking of a plugin that fails too often; and
+//! swaps, which must not leak memory.
 
 use std::time::Instant;
 
@@ -28,7 +28,7 @@ fn probe(stamp: u32) -> Result<Vec<u8>> {
     components::stamped(components::built("test/probe")?, stamp)
 }
 
-/// A directory with the probe in it.
+/// A directory with the probe.
 fn directory_with(config: &Value) -> Result<TempDir> {
     let directory = components::directory()?;
     components::configure(directory.path(), "probe", config)?;
@@ -48,7 +48,7 @@ fn is_unavailable(answer: &Value) -> bool {
     answer.pointer("/1/code").is_some_and(|code| code == "UNAVAILABLE")
 }
 
-/// Publishes until it is answered so.
+/// Publishes until the reply is this one.
 async fn until(
     client: &mut Client,
     payload: &str,
@@ -66,7 +66,7 @@ async fn until(
 
 // ---- limits ----------------------------------------------------------------------
 
-/// Limits of what a component consists of: it does not even start.
+/// Limits on the contents of a component: it does not even start.
 #[tokio::test]
 async fn a_component_that_is_too_large_is_refused() -> Result<()> {
     for (key, least, says) in [
@@ -91,9 +91,9 @@ async fn a_component_that_is_too_large_is_refused() -> Result<()> {
 #[tokio::test]
 async fn a_plugin_that_takes_too_much_fails_and_comes_back() -> Result<()> {
     let long = "x".repeat(2_000);
-    // Set beside the plugin, and for all of them.
+    // Set in the plugin's own file, and for all plugins.
     for (key, least, action) in [
-        // Two: the standard output and the standard error.
+        // Two lines: standard output and standard error.
         ("resources_max", 1, json!({"print": "x", "trigger": "too much"})),
         (
             "returned_bytes_max",
@@ -153,9 +153,9 @@ fn fragile(strikes: u32, on_park: &str) -> Value {
     })
 }
 
-/// Has the plugin fail until it is parked, for the so many-th time. What one connection
-/// causes counts once, so each failure is that of another. Of two instances it is always the
-/// same: ids follow one another.
+/// Makes the plugin fail until it is parked, for the given number of times. A connection counts as
+/// one strike, so each failure is caused by another connection. Of two instances the same one is
+/// always used: connection ids are consecutive.
 async fn park(server: &Server, times: usize) -> Result<String> {
     let began = Instant::now();
     while server.log().matches(PARKED).count() < times {
@@ -168,7 +168,7 @@ async fn park(server: &Server, times: usize) -> Result<String> {
     lines.into_iter().last().context("it was parked")
 }
 
-/// Nothing of it is asked or rebuilt; what it guards stays refused; a new file ends
+/// A parked plugin is neither called nor rebuilt; what it guards stays refused; a new file ends
 /// that.
 #[tokio::test]
 async fn a_plugin_that_fails_too_often_is_parked_until_it_is_replaced() -> Result<()> {
@@ -180,8 +180,8 @@ async fn a_plugin_that_fails_too_often_is_parked_until_it_is_replaced() -> Resul
     for word in ["ERROR", "plugin=probe@", "policy=Closed", "strikes=3", "panicked"] {
         ensure!(line.contains(word), "{word:?} is not said: {line}");
     }
-    // A rebuild would take a millisecond: many calls later there still is none. The last
-    // spare is not always built before the strike that parks the plugin.
+    // A rebuild would take a millisecond: after many more calls there still is none. The last spare
+    // is not always built before the strike that parks the plugin.
     for _ in 0..200 {
         let answer = client.call(json!(["PUBLISH", "a", "x"])).await?;
         ensure!(is_unavailable(&answer), "a parked plugin let through: {answer}");
@@ -197,7 +197,7 @@ async fn a_plugin_that_fails_too_often_is_parked_until_it_is_replaced() -> Resul
     server.stop().await
 }
 
-/// The window is for failures that come close together.
+/// Only failures within the window count together.
 #[tokio::test]
 async fn failures_that_are_far_apart_are_no_strikes() -> Result<()> {
     let mut config = fragile(2, "stay");
@@ -222,7 +222,7 @@ async fn failures_that_are_far_apart_are_no_strikes() -> Result<()> {
     server.stop().await
 }
 
-/// Of two instances one is parked with the other, and hands over what it knows.
+/// One of two instances is parked together with the other, and hands over its state.
 #[tokio::test]
 async fn the_last_good_version_comes_back_with_the_state_there_is() -> Result<()> {
     let mut config = fragile(2, "rollback");
@@ -240,7 +240,7 @@ async fn the_last_good_version_comes_back_with_the_state_there_is() -> Result<()
         Ok(())
     };
     number("x@00000000#1").await?;
-    // The new version takes the state over, counts on, and is parked.
+    // The new version restores the state, continues counting, and is parked.
     components::write_atomically(&components::path(directory.path(), "probe"), &probe(1)?)?;
     server.wait_for_log("a plugin was swapped").await?;
     number("x@00000001#2").await?;
@@ -259,9 +259,9 @@ async fn the_last_good_version_comes_back_with_the_state_there_is() -> Result<()
     server.stop().await
 }
 
-// ---- swaps leave nothing behind --------------------------------------------------
+// ---- swaps do not leak --------------------------------------------------
 
-/// Pages of the server in memory.
+/// Resident memory of the server.
 fn resident_bytes(server: &Server) -> Result<u64> {
     const PAGE_BYTES: u64 = 4096;
     let statm = std::fs::read_to_string(format!("/proc/{}/statm", server.id()))?;
@@ -269,7 +269,7 @@ fn resident_bytes(server: &Server) -> Result<u64> {
     Ok(pages * PAGE_BYTES)
 }
 
-/// How many of its mappings are the address space that an instance's memory has.
+/// How many of its mappings have the size of an instance's address space.
 fn instances(server: &Server) -> Result<usize> {
     const RESERVED_BYTES: u64 = 4 << 30;
     let maps = std::fs::read_to_string(format!("/proc/{}/maps", server.id()))?;
@@ -280,7 +280,7 @@ fn instances(server: &Server) -> Result<usize> {
     Ok(maps.lines().filter_map(bytes).filter(|bytes| *bytes >= RESERVED_BYTES / 2).count())
 }
 
-/// Waits until the plugin has an instance and its spares, and no other is under way.
+/// Waits until the plugin has an instance and its spares, and no other is being built.
 #[expect(clippy::indexing_slicing, reason = "what is not there fails the test")]
 async fn operator_sees_all_spares(server: &Server) -> Result<()> {
     let operator = Operator::of(server).await?;
@@ -294,15 +294,14 @@ async fn operator_sees_all_spares(server: &Server) -> Result<()> {
     }
 }
 
-/// Counters, attributes and what `save` hands on come through every one of them;
-/// memory and instances are as many as after the first few.
+/// Counters, attributes and saved state survive every swap; memory and the number of instances stay
+/// at the level that they have after the first few.
 #[tokio::test]
 async fn a_thousand_swaps_leave_memory_where_it_was() -> Result<()> {
     const SWAPS: u32 = 1_000;
-    /// What an allocator keeps for itself. A single instance that stayed would be
-    /// over a MiB each time.
+    /// What an allocator retains. A single leaked instance would be over a MiB each time.
     const SLACK_BYTES: u64 = 16 << 20;
-    // Settings are another version, and need no compiling.
+    // Settings make a new version, which needs no compilation.
     let version = |swaps: u32| {
         json!({"settings": {
             "on_connect": {"note": {"key": "user", "value": "ann"}},
@@ -323,13 +322,14 @@ async fn a_thousand_swaps_leave_memory_where_it_was() -> Result<()> {
         let expected = json!(["message", "a", format!("x#{swaps}={swaps}:ann")]);
         ensure!(came == expected, "{came} came, not {expected}");
         if swaps == 10 {
-            // The probe's instance, its spares, and the engine's.
+            // The probe's instance, its spares, and the engine's instances.
             operator_sees_all_spares(&server).await?;
             after_ten = Some((resident_bytes(&server)?, instances(&server)?));
         }
     }
     let (bytes, count) = after_ten.context("there are more than ten")?;
-    // A spare of the last swap may still be built, and those of the one before may end.
+    // A spare of the last swap may still be under construction, and those of the previous one may
+    // still exist.
     let began = Instant::now();
     while instances(&server)? != count && began.elapsed() < PATIENCE {
         client.call(json!(["PING"])).await?;

@@ -1,6 +1,6 @@
-//! The recipes of `docs/plugins/cookbook.md`, played: each `toml` block is a
-//! plugin's file, named in its first line, and the `text` block is a conversation
-//! with a server that has just these.
+//! The recipes of `docs/plugins/cookbook.md`, executed: each `toml` block is a plugin's file, named
+//! in its first line, and the `text` block is a conversation with a server that has exactly these
+//! plugins.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! A plugin declares how it fails, in a section that is read without an instance; who
-//! operates it has the last word.
+//! A plugin declares how it fails, in a section that is read without an instance. The operator's
+//! settings take precedence.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::support::server::{Launch, Server};
 
 const UNDECLARED: &str = "does not say how it fails";
 
-/// A plugin that only sees messages.
+/// A plugin that only rewrites messages.
 const PLUGIN: &str = "redact";
 
 fn settings() -> Value {
@@ -56,7 +56,7 @@ async fn the_policy_is_the_operators_or_the_components_or_that_of_the_hooks() ->
 }
 
 #[tokio::test]
-async fn a_malformed_declaration_is_refused_in_words() -> Result<()> {
+async fn a_malformed_declaration_is_refused_with_a_message() -> Result<()> {
     let directory = components::directory()?;
     let component = components::declaring(components::built(PLUGIN)?, r#"{"on_failure": "shut"}"#);
     components::install(directory.path(), PLUGIN, &component, &settings())?;

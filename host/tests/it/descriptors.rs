@@ -1,4 +1,5 @@
-//! File descriptors: as many as the system gives, and what happens when they run out.
+//! File descriptors: the limit is raised as far as the system permits, and running out of them is
+//! survived.
 
 use std::time::Duration;
 
@@ -74,13 +75,13 @@ async fn probes_are_answered_while_there_are_no_descriptors() -> Result<()> {
         anyhow::Ok(())
     })
     .await??;
-    // Once for each door, however often it was tried.
+    // Once for each listener, however many attempts there were.
     let said = server.log().matches("connections could not be accepted").count();
     ensure!(said <= 6, "said {said} times");
     server.stop().await
 }
 
-/// What changes while the file of it cannot be opened is read when it can.
+/// A file that changes while it cannot be opened is read as soon as it can be.
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_that_change_while_there_are_no_descriptors_are_read_later() -> Result<()> {
     let config = "shutdown.timeout_ms = 100\n";
@@ -88,7 +89,7 @@ async fn settings_that_change_while_there_are_no_descriptors_are_read_later() ->
     server.wait_for_log("changes of files are watched").await?;
     let held = idle(&server, 120).await?;
     server.wait_for_log("connections could not be accepted").await?;
-    // The reserve of a listener is free at moments, and the file may be read in its place.
+    // The reserve of a listener is free for moments, and the file may be read with it.
     let mut read = 0;
     while !server.log().contains("could not be read; reading it again") {
         let changed = format!("{config}limits.names_per_command_max = {}\n", read + 7);

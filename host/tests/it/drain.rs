@@ -12,17 +12,17 @@ use crate::support::server::Launch;
 use crate::support::websocket::Client;
 
 const CLIENTS: usize = 2_000;
-/// Long enough for requests during the drain, also on a busy machine.
+/// Long enough for the requests during the drain, also on a busy machine.
 const DRAIN: Duration = Duration::from_secs(6);
 const BUCKETS: usize = 10;
 
 /// What one client received, and when it was closed.
-struct Farewell {
+struct Goaway {
     reconnect_within_ms: [u64; 2],
     closed_after: Duration,
 }
 
-async fn farewell(client: &mut Client, began: Instant) -> Result<Farewell> {
+async fn receive_goaway(client: &mut Client, began: Instant) -> Result<Goaway> {
     let said = client.next_json().await?;
     ensure!(said.pointer("/0") == Some(&json!("goaway")), "not a goaway: {said}");
     let bound = |path| said.pointer(path).and_then(Value::as_u64).context("a number");
@@ -30,7 +30,7 @@ async fn farewell(client: &mut Client, began: Instant) -> Result<Farewell> {
         [bound("/1/reconnect_within_ms/0")?, bound("/1/reconnect_within_ms/1")?];
     let (code, _) = client.next_close().await?;
     ensure!(code == Some(1001), "closed with {code:?}");
-    Ok(Farewell { reconnect_within_ms, closed_after: began.elapsed() })
+    Ok(Goaway { reconnect_within_ms, closed_after: began.elapsed() })
 }
 
 fn histogram(values: &[u64], from: u64, to: u64) -> [usize; BUCKETS] {
@@ -50,7 +50,7 @@ async fn get(address: SocketAddr, path: &str) -> Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_thousand_are_told_goodbye_little_by_little() -> Result<()> {
+async fn two_thousand_clients_are_closed_gradually() -> Result<()> {
     let config = format!(
         "shutdown.drain_ms = {}\nshutdown.closes_per_second = 1\n\
          shutdown.reconnect_spread_ms = 10000\nshutdown.timeout_ms = 20000",
@@ -64,7 +64,7 @@ async fn two_thousand_are_told_goodbye_little_by_little() -> Result<()> {
     for _ in 0..CLIENTS {
         clients.push(server.client().await?);
     }
-    // What is queued is delivered before the end.
+    // Queued messages are delivered before the close.
     for client in clients.iter_mut().take(10) {
         client.call(json!(["SUBSCRIBE", "last"])).await?;
     }
@@ -80,7 +80,7 @@ async fn two_thousand_are_told_goodbye_little_by_little() -> Result<()> {
 
     let waiting: Vec<_> = clients
         .into_iter()
-        .map(|mut client| tokio::spawn(async move { farewell(&mut client, began).await }))
+        .map(|mut client| tokio::spawn(async move { receive_goaway(&mut client, began).await }))
         .collect();
     // During the drain it is alive, not ready, and rejects new connections.
     let ready = get(address, "/readyz").await?;
@@ -89,33 +89,33 @@ async fn two_thousand_are_told_goodbye_little_by_little() -> Result<()> {
     let (code, reason) = server.client().await?.next_close().await?;
     assert_eq!(code, Some(4100), "{reason}");
     let refused = TcpStream::connect(resp).await;
-    ensure!(refused.is_err(), "a Redis client was let in");
+    ensure!(refused.is_err(), "a Redis client was accepted");
 
-    let mut farewells = Vec::new();
+    let mut goaways = Vec::new();
     for waiting in waiting {
-        farewells.push(waiting.await??);
+        goaways.push(waiting.await??);
     }
     assert_eq!(server.exit().await?.0.code(), Some(0));
 
-    let returns: Vec<u64> = farewells.iter().map(|said| said.reconnect_within_ms[0]).collect();
+    let returns: Vec<u64> = goaways.iter().map(|said| said.reconnect_within_ms[0]).collect();
     let closes: Vec<u64> =
-        farewells.iter().map(|said| said.closed_after.as_millis() as u64).collect();
-    let last_return = farewells.iter().map(|said| said.reconnect_within_ms[1]).max();
+        goaways.iter().map(|said| said.closed_after.as_millis() as u64).collect();
+    let last_return = goaways.iter().map(|said| said.reconnect_within_ms[1]).max();
     let returning = histogram(&returns, 500, 10_500);
     let closing = histogram(&closes, 0, DRAIN.as_millis() as u64);
-    println!("told to come back from, 1000 ms steps from 500 ms on: {returning:?}");
+    println!("reconnect_within_ms begins at, 1000 ms steps from 500 ms on: {returning:?}");
     println!("closed after, {} ms steps: {closing:?}", DRAIN.as_millis() / BUCKETS as u128);
     println!("the last was closed after {:?} ms", closes.iter().max());
 
     assert_eq!(last_return, Some(10_500));
-    // The server decides who comes back when, so that is exact.
+    // The server decides when each client reconnects, so these counts are exact.
     assert_eq!(returning, [CLIENTS / BUCKETS; BUCKETS]);
-    // When a close is seen depends on the machine as well: none early.
+    // When a client sees its close depends on the machine as well: none sees it early.
     let half: usize = closing.iter().take(BUCKETS / 2).sum();
     ensure!(half <= CLIENTS * 6 / 10, "most were closed in the first half: {closing:?}");
     let [first, ..] = closing;
     ensure!(first <= CLIENTS / BUCKETS * 2, "too many were closed at once: {closing:?}");
-    for said in &farewells {
+    for said in &goaways {
         let narrow = said.reconnect_within_ms[1] - said.reconnect_within_ms[0];
         ensure!(narrow == 100, "a slot of {narrow} ms");
     }

@@ -15,11 +15,11 @@ use crate::support::server::{Launch, Server};
 use crate::support::websocket::{Client, RawClient};
 use crate::support::{PATIENCE, components};
 
-/// In which order hashes put them into shards is not known: some into each.
+/// The shard of each name depends on its hash; with these, each shard has some.
 const TRAPS: [&str; 4] = ["trap-engine", "1.trap-engine", "2.trap-engine", "3.trap-engine"];
 const STALLS: &str = "stall-engine";
 
-/// A server whose engine trips over these names, and the file it has it from.
+/// A server whose engine traps on these names, and the directory with the engine's file.
 async fn bad_engine(config: &str) -> Result<(Server, TempDir)> {
     let home = components::directory()?;
     let file = home.path().join("engine.wasm");
@@ -31,7 +31,7 @@ async fn bad_engine(config: &str) -> Result<(Server, TempDir)> {
     Ok((server, home))
 }
 
-/// Connections that listen to channels and patterns, and must never notice.
+/// Connections that listen to channels and patterns, and must not notice the faults.
 struct Listeners(Vec<Client>);
 
 impl Listeners {
@@ -49,7 +49,7 @@ impl Listeners {
         Ok(Listeners(listeners))
     }
 
-    /// Publishes to all and to each, and sees that it arrives where it should.
+    /// Publishes on each of their names, and checks that every message arrives.
     async fn are_served(&mut self, publisher: &mut Client, text: &str) -> Result<()> {
         let all = publisher.call(json!(["PUBLISH", "all", text])).await?;
         ensure!(all == json!(["OK", 2 * Listeners::COUNT]), "a publication to all: {all}");
@@ -76,7 +76,7 @@ impl Listeners {
     }
 }
 
-/// Whether the answer says that the engine is not available.
+/// Whether the reply says that the engine is unavailable.
 fn is_unavailable(answer: &Value) -> bool {
     answer.get(0) == Some(&json!("ERR"))
         && answer.pointer("/1/code") == Some(&json!("UNAVAILABLE"))
@@ -102,19 +102,22 @@ async fn a_trap_refuses_the_message_and_rebuilds_the_shard() -> Result<()> {
         println!("{trap}: refused after {:?}", began.elapsed());
         listeners.are_served(&mut publisher, trap).await?;
     }
-    // One shard or the other, and what it cost to rebuild.
+    // One shard or the other, and the rebuilds that it needed.
     let failed = server.wait_for_log("the engine failed and is rebuilt").await?;
     ensure!(failed.contains("route") && failed.contains("panicked"), "{failed}");
     for line in server.wait_for_logs("the engine was rebuilt", TRAPS.len()).await? {
         println!("{line}");
     }
-    ensure!(server.log().contains("the engine was told to trap"), "its last words are lost");
+    ensure!(
+        server.log().contains("the engine was told to trap"),
+        "the panic message is not logged"
+    );
     ensure!(health(&server).await? == 200);
     server.stop().await
 }
 
-/// In a burst each command is answered in its place, and what is answered with a
-/// number of receivers has been delivered.
+/// In a burst each command is answered in order, and a publication that is answered with a number
+/// of receivers has been delivered.
 #[tokio::test]
 async fn a_trap_within_a_burst_costs_no_order() -> Result<()> {
     let (server, _home) = bad_engine("engine.rebuilds_max = 1000").await?;
@@ -141,7 +144,7 @@ async fn a_trap_within_a_burst_costs_no_order() -> Result<()> {
             let came = listener.next_json().await?;
             ensure!(came == expected, "{came} came, not {expected}");
         } else {
-            // It was asked about together with the one that trapped.
+            // It was in the same call as the one that trapped.
             ensure!(is_unavailable(&answer), "{command}: {answer}");
         }
     }
@@ -167,7 +170,7 @@ async fn an_endless_loop_ends_with_the_budget() -> Result<()> {
             let began = Instant::now();
             let answer = publisher.call(json!(["PUBLISH", STALLS, "x"])).await?;
             ensure!(is_unavailable(&answer), "answered {answer}");
-            // What took too long once would again, so it is not asked once more.
+            // A call that took too long once would do so again, so it is not repeated.
             ensure!(began.elapsed() >= BUDGET, "it had {:?}", began.elapsed());
             println!("refused after {:?}", began.elapsed());
         }
@@ -194,10 +197,10 @@ async fn an_endless_loop_ends_with_the_budget() -> Result<()> {
 
 const ONE_SHARD: &str = "engine.shards = 1\nengine.rebuild_window_ms = 600000";
 
-/// Has the engine fail so often that it is left alone.
+/// Makes the engine fail so often that it is not called for a while.
 async fn exhaust(server: &Server, publisher: &mut Client) -> Result<()> {
     let began = Instant::now();
-    // On a busy machine it may have been tried again in between.
+    // On a busy machine a retry may have happened in between.
     while health(server).await? != 503 {
         ensure!(began.elapsed() < PATIENCE, "it is rebuilt for ever");
         let answer = publisher.call(json!(["PUBLISH", TRAPS[0], "x"])).await?;
@@ -215,8 +218,8 @@ async fn what_fails_too_often_is_left_alone_and_then_tried_again() -> Result<()>
     exhaust(&server, &mut publisher).await?;
     // Commands that need no engine are served, and clients may connect and disconnect.
     ensure!(publisher.call(json!(["PING"])).await? == json!(["OK", "PONG"]));
-    let mut newcomer = server.client().await?;
-    ensure!(newcomer.call(json!(["HELLO"])).await?.get(0) == Some(&json!("OK")));
+    let mut late_client = server.client().await?;
+    ensure!(late_client.call(json!(["HELLO"])).await?.get(0) == Some(&json!("OK")));
 
     let began = Instant::now();
     while health(&server).await? != 200 {
@@ -224,11 +227,11 @@ async fn what_fails_too_often_is_left_alone_and_then_tried_again() -> Result<()>
     }
     println!("healthy again after {:?}", began.elapsed());
     server.wait_for_log("the engine is available again").await?;
-    listeners.are_served(&mut newcomer, "after").await?;
+    listeners.are_served(&mut late_client, "after").await?;
     server.stop().await
 }
 
-/// Nothing changes that cannot be carried out, except that leaving always can.
+/// Commands that cannot be executed change nothing; unsubscribing always works.
 #[tokio::test]
 async fn while_it_is_left_alone_commands_say_so() -> Result<()> {
     let (server, home) = bad_engine(&format!("{ONE_SHARD}\nengine.retry_ms = 86400000")).await?;
@@ -295,7 +298,7 @@ async fn a_shard_that_was_given_up_costs_the_others_nothing() -> Result<()> {
     for number in 0..50 {
         let answer = client.call(json!(["PSUBSCRIBE", format!("p{number}*"), "a*"])).await?;
         ensure!(is_unavailable(&answer), "answered {answer}");
-        // A command of several names that one shard refuses changes nothing in the others.
+        // A command with several names that one shard refuses changes nothing in the others.
         let mut command = vec![json!("SUBSCRIBE"), json!(format!("new.{number}"))];
         command.extend(names.iter().map(|name| json!(name)));
         let answer = client.call(Value::from(command)).await?;
@@ -335,8 +338,8 @@ async fn a_shard_that_was_given_up_costs_the_others_nothing() -> Result<()> {
     server.stop().await
 }
 
-/// What one name takes too long for is not held against the names of others: the engine is
-/// rebuilt, and never given up for it.
+/// A timeout that one name causes does not count against other names: the engine is rebuilt, and
+/// never given up for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_overrun_in_route_does_not_give_the_shard_up() -> Result<()> {
     let config = "engine.shards = 1\nengine.rebuilds_max = 1\nengine.call_budget_ms = 50\n\

@@ -1,5 +1,5 @@
-//! When credentials expire the connection is closed with 4002, at every door; a client
-//! that brings new ones in time stays.
+//! When credentials expire the connection is closed with 4002, on every listener. A client that
+//! presents new credentials in time stays.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,7 +17,7 @@ use crate::support::websocket::{Client, Upgrade};
 use crate::support::{PATIENCE, components, within};
 use crate::tokens;
 
-/// A server that takes tokens, without leeway.
+/// A server that accepts tokens, without leeway.
 async fn start() -> Result<(Server, TempDir)> {
     let plugins = components::directory()?;
     let keys = json!([{"algorithm": "HS256", "secret": tokens::SECRET}]);
@@ -56,7 +56,7 @@ fn in_ms(notice: &Value) -> Result<u64> {
 }
 
 #[tokio::test]
-async fn a_json_client_is_told_and_then_closed() -> Result<()> {
+async fn a_json_client_is_notified_and_then_closed() -> Result<()> {
     let (server, _plugins) = start().await?;
     let expires = now_s()? + 3;
     let path = format!("/ws?token={}", token("now+3")?);
@@ -96,7 +96,7 @@ async fn new_credentials_in_time_move_the_end() -> Result<()> {
     for (client, token) in [(&mut moved, token("now+600")?), (&mut removed, endless()?)] {
         in_ms(&client.next_json().await?)?;
         assert_eq!(client.call(json!(["AUTH", token])).await?, json!(["OK", "OK"]));
-        // What is refused moves nothing.
+        // Refused credentials do not change the expiry.
         let answer = client.call(json!(["AUTH", self::token("now-1")?])).await?;
         ensure!(answer.pointer("/1/code") == Some(&json!("EXPIRED")), "{answer}");
     }
@@ -134,13 +134,13 @@ async fn a_redis_client_gets_one_error_before_the_end() -> Result<()> {
 }
 
 #[tokio::test]
-async fn who_comes_too_late_is_closed_with_4002() -> Result<()> {
+async fn a_client_with_an_expired_token_is_closed_with_4002() -> Result<()> {
     let (server, _plugins) = start().await?;
     let expired = token("now-1")?;
     let mut client = connect(&server, &format!("/ws?token={expired}"), JSON).await?;
     let (code, reason) = client.next_close().await?;
     ensure!(code == Some(4002) && reason.contains("the token expired"), "{code:?} {reason}");
-    // AUTH with one is answered, and takes nothing away.
+    // AUTH with an expired token is answered, and changes nothing.
     let answer = exchange(server.resp_address().await?, &format!("AUTH {expired}\r\n")).await?;
     ensure!(answer.starts_with("-EXPIRED the token expired"), "{answer}");
     server.stop().await
@@ -172,11 +172,11 @@ async fn what_is_accepted_too_late_ends_at_once() -> Result<()> {
     let mut client = client.ok().context("the upgrade")?;
     assert_eq!(client.next_close().await?.0, Some(4002));
 
-    // Nothing that comes behind is carried out.
+    // No command after it is executed.
     let mut client = server.client().await?;
     let frame = json!([[1, "AUTH", "late"], [2, "PUBLISH", "a", "x"]]);
     client.send(Message::text(frame.to_string())).await?;
-    // The end may come before the answer to AUTH.
+    // The connection may end before the reply to AUTH.
     match client.next().await? {
         Message::Text(text) => {
             assert_eq!(text.as_str(), json!([1, "OK", "OK"]).to_string());

@@ -1,5 +1,5 @@
-//! A guard is never absent by accident: while its files are replaced, in however many
-//! steps, it stays in force.
+//! A guard plugin is never absent by accident: it stays in force while its files are replaced, in
+//! however many steps.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -62,7 +62,7 @@ impl House {
         self.plugins().join(name)
     }
 
-    /// The guard is in force, and does this to what is published.
+    /// Checks that the guard is in force, and that a published payload becomes this.
     async fn guards(&mut self, payload: &str) -> Result<()> {
         let answer = self.client.call(json!(["SUBSCRIBE", "secret"])).await?;
         ensure!(answer.pointer("/1/code") == Some(&json!("NOPERM")), "answered {answer}");
@@ -72,13 +72,13 @@ impl House {
         Ok(())
     }
 
-    /// Publishes until this is done to it, with the guard in force all the while.
+    /// Publishes until the payload becomes this; the guard must be in force all the while.
     async fn becomes(&mut self, payload: &str, before: &str) -> Result<()> {
         let began = Instant::now();
         while self.guards(payload).await.is_err() {
             ensure!(began.elapsed() < PATIENCE, "it does not become {payload}");
             self.guards(before).await.or_else(|error| {
-                // It may have become so in between.
+                // The change may have happened in between.
                 if error.to_string().contains(payload) { Ok(()) } else { Err(error) }
             })?;
         }
@@ -91,7 +91,7 @@ impl House {
 }
 
 #[tokio::test]
-async fn a_guard_whose_file_is_gone_stays_until_it_is_removed_by_name() -> Result<()> {
+async fn a_guard_with_a_missing_file_stays_until_it_is_removed_by_name() -> Result<()> {
     let mut house = House::new().await?;
     std::fs::remove_file(house.file("10-guard.wasm"))?;
     let line = house.server.wait_for_log(GONE).await?;
@@ -107,14 +107,14 @@ async fn a_guard_whose_file_is_gone_stays_until_it_is_removed_by_name() -> Resul
     let (status, _, health) = operator.exchange(&head, b"")?;
     ensure!(status == 200 && health.contains("a file of the plugin 10-guard is gone"), "{health}");
 
-    // Back as it was: nothing is swapped.
+    // The old file is back: nothing is swapped.
     components::write_atomically(&house.file("10-guard.wasm"), &probe(0)?)?;
     house.server.wait_for_log(BACK).await?;
     house.guards("x@00000000").await?;
     ensure!(operator.get("/v1/plugins/guard")?["file_missing"] == Value::Null);
     ensure!(!house.server.log().contains(SWAPPED));
 
-    // Gone and back as another: the two steps of a careless deployment.
+    // Removed, and then another file: the two steps of a careless deployment.
     std::fs::remove_file(house.file("10-guard.wasm"))?;
     house.server.wait_for_logs(GONE, 2).await?;
     house.guards("x@00000000").await?;
@@ -131,20 +131,20 @@ async fn a_guard_whose_file_is_gone_stays_until_it_is_removed_by_name() -> Resul
 }
 
 #[tokio::test]
-async fn a_guard_whose_settings_are_gone_keeps_those_that_it_has() -> Result<()> {
+async fn a_guard_with_missing_settings_keeps_those_that_it_has() -> Result<()> {
     let mut house = House::new().await?;
     std::fs::remove_file(house.file("10-guard.toml"))?;
     house.server.wait_for_log(SETTINGS_GONE).await?;
     house.guards("x@00000000").await?;
     ensure!(house.operator().await?.get("/v1/plugins/guard")?["file_missing"] == "settings");
-    // Another component does not come without them.
+    // Another component is not loaded without settings.
     components::write_atomically(&house.file("10-guard.wasm"), &probe(1)?)?;
     house.guards("x@00000000").await?;
     let settings = json!({"settings": guarding(2)});
     components::configure(&house.plugins(), "10-guard", &settings)?;
     house.server.wait_for_log(SWAPPED).await?;
     house.guards("x@00000001@00000001").await?;
-    // A swap by the API has them, whatever the file is.
+    // A swap by the API keeps the settings, whatever the file is.
     std::fs::remove_file(house.file("10-guard.toml"))?;
     house.server.wait_for_logs(SETTINGS_GONE, 2).await?;
     let next = house.home.path().join("next.wasm");
@@ -157,13 +157,13 @@ async fn a_guard_whose_settings_are_gone_keeps_those_that_it_has() -> Result<()>
 }
 
 #[tokio::test]
-async fn a_directory_that_is_moved_away_takes_no_guard_along() -> Result<()> {
+async fn moving_the_directory_removes_no_guard() -> Result<()> {
     let mut house = House::new().await?;
     let away = house.home.path().join("away");
     std::fs::rename(house.plugins(), &away)?;
     house.server.wait_for_log("the plugin directory was not read").await?;
     house.guards("x@00000000").await?;
-    // An empty one, and then one with another version.
+    // First an empty directory, and then one with another version.
     std::fs::create_dir(house.plugins())?;
     house.server.wait_for_log(GONE).await?;
     house.guards("x@00000000").await?;
@@ -177,7 +177,7 @@ async fn a_directory_that_is_moved_away_takes_no_guard_along() -> Result<()> {
     std::fs::rename(house.plugins(), &away)?;
     std::fs::rename(&next, house.plugins())?;
     house.becomes("x@00000002", "x@00000001").await?;
-    // One that is replaced is noticed again and again.
+    // A directory that is replaced is noticed every time.
     components::write_atomically(&house.file("10-guard.wasm"), &probe(3)?)?;
     house.becomes("x@00000003", "x@00000002").await?;
     house.server.stop().await
@@ -199,7 +199,7 @@ async fn a_link_to_a_file_that_is_built_again_is_noticed() -> Result<()> {
 
 /// One file after the other, as `mv` does it.
 #[tokio::test]
-async fn a_guard_whose_files_are_renamed_is_moved() -> Result<()> {
+async fn a_guard_with_renamed_files_is_moved() -> Result<()> {
     for order in [["wasm", "toml"], ["toml", "wasm"]] {
         let mut house = House::new().await?;
         for extension in order {
@@ -225,7 +225,7 @@ fn check(plugins: &Path) -> Result<(Option<i32>, String)> {
     Ok((output.status.code(), String::from_utf8(output.stderr)?))
 }
 
-/// Whatever it is called: only the same settings make it the same plugin.
+/// The name does not matter: only the same settings make it the same plugin.
 #[tokio::test]
 async fn another_plugin_takes_no_guard_out_of_force() -> Result<()> {
     for name in ["20-guard", "30-words"] {
@@ -237,7 +237,7 @@ async fn another_plugin_takes_no_guard_out_of_force() -> Result<()> {
         let file = components::path(&house.plugins(), name);
         components::write_atomically(&file, &probe(0)?)?;
         house.server.wait_for_logs("a plugin was added", 2).await?;
-        // The guard refuses as before, and both stamp.
+        // The guard refuses as before, and both plugins stamp.
         house.guards("x@00000000@00000000").await?;
         let plugins = house.operator().await?.get("/v1/plugins")?;
         ensure!(plugins["plugins"].as_array().is_some_and(|all| all.len() == 2), "{plugins}");
@@ -251,7 +251,7 @@ async fn settings_without_a_component_are_warned_of_and_fail_the_check() -> Resu
     let home = tempfile::tempdir()?;
     let plugins = home.path();
     components::write_atomically(&components::path(plugins, "20-redact"), &probe(0)?)?;
-    // The server's own configuration may be there as well.
+    // The server's own configuration may be in the same directory.
     std::fs::write(plugins.join("switchyard.toml"), "[limits]\nname_bytes_max = 100\n")?;
     let (code, log) = check(plugins)?;
     ensure!(code == Some(0), "{log}");
@@ -262,7 +262,7 @@ async fn settings_without_a_component_are_warned_of_and_fail_the_check() -> Resu
     for word in said {
         ensure!(log.contains(word), "{word:?} is not said: {log}");
     }
-    // One with a mistake is meant for a plugin as well.
+    // A file with a mistake counts as a plugin's file as well.
     std::fs::remove_file(plugins.join("20-redcat.toml"))?;
     for mistake in ["[settings]\nrules = [", "polcy = 'closed'\n[settings]\n"] {
         std::fs::write(plugins.join("acl.toml"), mistake)?;
@@ -281,8 +281,8 @@ async fn settings_without_a_component_are_warned_of_and_fail_the_check() -> Resu
     server.stop().await
 }
 
-/// What is removed by name leaves its settings for when it comes back, and they are no
-/// orphan.
+/// A plugin that is removed by name keeps its settings for its return; they are not reported as
+/// orphans.
 #[tokio::test]
 async fn a_plugin_that_comes_back_by_name_has_its_settings() -> Result<()> {
     let mut house = House::new().await?;
@@ -290,7 +290,7 @@ async fn a_plugin_that_comes_back_by_name_has_its_settings() -> Result<()> {
     operator.say(&["plugin", "rm", "guard"])?;
     let (code, log) = check(&house.plugins())?;
     ensure!(code == Some(0), "{log}");
-    // Not without them, as a file.
+    // Not without its settings, as a file.
     let component = house.home.path().join("guard.wasm");
     std::fs::write(&component, probe(1)?)?;
     std::fs::copy(&component, house.file("10-guard.wasm"))?;
@@ -304,7 +304,7 @@ async fn a_plugin_that_comes_back_by_name_has_its_settings() -> Result<()> {
     house.server.stop().await
 }
 
-/// A file that cannot be read at this moment is read at another.
+/// A file that cannot be read now is read later.
 #[tokio::test]
 async fn what_could_not_be_read_is_read_again() -> Result<()> {
     let mut house = House::new().await?;

@@ -22,19 +22,19 @@ const BLOCK_TIME: Duration = Duration::from_secs(600);
 /// A block of the guide between fences.
 #[derive(Debug, PartialEq, Eq)]
 struct Block<'a> {
-    /// What stands behind the fence.
+    /// The info string after the fence.
     kind: &'a str,
-    /// What is in it.
+    /// Its contents.
     text: &'a str,
 }
 
-/// The blocks of the section with this heading, to the next one of its rank.
+/// The blocks of the section with this heading, up to the next heading of its level.
 fn blocks<'a>(guide: &'a str, heading: &str) -> Result<Vec<Block<'a>>> {
     let start = guide.find(&format!("\n## {heading}\n")).context("the section is missing")?;
     let section = guide.get(start + 1..).unwrap_or_default();
     let section = section.split("\n## ").next().unwrap_or_default();
     let mut blocks = Vec::new();
-    // Every second part stands between fences.
+    // Every second part is between fences.
     for block in section.split("\n```").skip(1).step_by(2) {
         let (kind, text) = block.split_once('\n').context("a fence has a line of its own")?;
         blocks.push(Block { kind, text });
@@ -42,18 +42,18 @@ fn blocks<'a>(guide: &'a str, heading: &str) -> Result<Vec<Block<'a>>> {
     Ok(blocks)
 }
 
-/// A shell that somebody types into.
+/// A shell that receives typed commands.
 struct Terminal {
     shell: Child,
     lines: Receiver<String>,
-    heard: Vec<String>,
-    /// How many of the lines have been looked for.
+    received: Vec<String>,
+    /// How many of the lines have been searched.
     seen: usize,
     blocks: usize,
 }
 
 impl Terminal {
-    /// The first: with a network of its own.
+    /// The first shell: with a network of its own.
     fn open(folder: &Path) -> Result<Terminal> {
         let mut bash = toolchains::shell(folder)?;
         // As `bash`, but in it.
@@ -62,7 +62,7 @@ impl Terminal {
         Terminal::start(inherit(command, &mut bash))
     }
 
-    /// Another one in the network of the first.
+    /// Another shell in the network of the first.
     fn beside(&self, folder: &Path) -> Result<Terminal> {
         let mut bash = toolchains::shell(folder)?;
         let mut command = Command::new("nsenter");
@@ -90,10 +90,10 @@ impl Terminal {
                 }
             });
         }
-        Ok(Terminal { shell, lines, heard: Vec::new(), seen: 0, blocks: 0 })
+        Ok(Terminal { shell, lines, received: Vec::new(), seen: 0, blocks: 0 })
     }
 
-    /// Types commands, whose input is not what is typed behind them.
+    /// Types commands. They must not read the lines that are typed after them.
     fn enter(&mut self, commands: &str) -> Result<()> {
         let stdin = self.shell.stdin.as_mut().context("stdin is a pipe")?;
         writeln!(stdin, "{{\n{commands}\n}} </dev/null")?;
@@ -101,7 +101,7 @@ impl Terminal {
         Ok(())
     }
 
-    /// Types commands, and waits until they are done; they must succeed.
+    /// Types commands and waits until they are done; they must succeed.
     fn run(&mut self, commands: &str) -> Result<()> {
         self.blocks += 1;
         let done = format!("block {} is done", self.blocks);
@@ -110,17 +110,16 @@ impl Terminal {
         self.wait_for(&done)
     }
 
-    /// Waits for a line that contains this, among those that came since it was last
-    /// waited.
+    /// Waits for a line that contains this, among the lines since the last call.
     fn wait_for(&mut self, text: &str) -> Result<()> {
         let deadline = Instant::now() + BLOCK_TIME;
         loop {
-            if let Some(at) = self.heard.iter().skip(self.seen).position(|l| l.contains(text)) {
+            if let Some(at) = self.received.iter().skip(self.seen).position(|l| l.contains(text)) {
                 self.seen += at + 1;
                 return Ok(());
             }
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) => self.heard.push(line),
+                Ok(line) => self.received.push(line),
                 Err(RecvTimeoutError::Timeout) => bail!("waited in vain for {text:?}: {self}"),
                 Err(RecvTimeoutError::Disconnected) => bail!("no {text:?} before the end: {self}"),
             }
@@ -130,13 +129,13 @@ impl Terminal {
 
 impl std::fmt::Display for Terminal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.heard.join("\n"))
+        write!(f, "{}", self.received.join("\n"))
     }
 }
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // What runs in it ends with its input, or with the shell's process group.
+        // A program in it ends with its input, or with the shell's process group.
         drop(self.shell.stdin.take());
         let group = format!("-{}", self.shell.id());
         let _ = Command::new("kill").args(["-s", "KILL", "--", &group]).output();
@@ -144,8 +143,8 @@ impl Drop for Terminal {
     }
 }
 
-/// The command in the folder and with the environment of the other; a process group of
-/// its own, so that all that it starts can be ended.
+/// The command with the folder and the environment of the other, and in a process group of its own,
+/// so that all processes that it starts can be ended.
 fn inherit(mut command: Command, other: &mut Command) -> Command {
     use std::os::unix::process::CommandExt;
     if let Some(folder) = other.get_current_dir() {
@@ -161,7 +160,7 @@ fn inherit(mut command: Command, other: &mut Command) -> Command {
     command
 }
 
-/// Does what a section says.
+/// Executes the steps of a section.
 fn follow(heading: &str) -> Result<()> {
     let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/plugins/guide.md");
     let guide = std::fs::read_to_string(guide)?;
@@ -186,9 +185,9 @@ fn follow(heading: &str) -> Result<()> {
                 listener.wait_for("listening").with_context(|| text.to_owned())?;
             }
             "text" => {
-                // Of what the last block said.
+                // In the output of the last block.
                 for line in text.lines() {
-                    let said = first.heard.iter().any(|heard| heard.contains(line));
+                    let said = first.received.iter().any(|received| received.contains(line));
                     ensure!(said, "{line:?} is not said: {first}");
                 }
                 texts += 1;
@@ -199,7 +198,7 @@ fn follow(heading: &str) -> Result<()> {
                 }
                 texts += 1;
             }
-            other => bail!("the guide has a block that nobody types: {other}"),
+            other => bail!("the guide has a block of an unknown kind: {other}"),
         }
     }
     ensure!(commands > 5 && texts > 3, "there is little in the section {heading}");

@@ -1,5 +1,5 @@
-//! All messages wait while state is handed over, so that has a budget of its own; what
-//! cannot hand its state over can be replaced without it.
+//! All messages wait while state is handed over, so the handover has a budget of its own. A plugin
+//! that cannot hand its state over can be replaced without it.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,8 @@ use crate::support::admin::Operator;
 use crate::support::components;
 use crate::support::server::Launch;
 
-/// What one message may wait at most: the budget, and what a busy machine adds. The budget
-/// of `init`, which held messages up before, is ten times as long.
+/// The longest that one message may wait: the budget, and an allowance for a busy machine. The
+/// budget of `init`, which delayed messages before, is ten times as long.
 const WAIT_MAX: Duration = Duration::from_millis(700);
 
 fn probe(stamp: u32) -> Result<Vec<u8>> {
@@ -19,7 +19,7 @@ fn probe(stamp: u32) -> Result<Vec<u8>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_save_that_never_ends_holds_nobody_up_for_long() -> Result<()> {
+async fn a_save_that_never_ends_delays_messages_briefly() -> Result<()> {
     let directory = components::directory()?;
     let settings = json!({"on_publish": ["stamp", "number"], "save": "loop"});
     components::install(directory.path(), "probe", &probe(0)?, &settings)?;

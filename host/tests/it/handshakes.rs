@@ -1,4 +1,4 @@
-//! Handshakes: what one address, or many that send nothing, cannot take from others.
+//! Handshakes: one address, or many that send nothing, cannot keep other clients out.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -13,14 +13,14 @@ use crate::support::server::{Launch, Server};
 use crate::support::{PATIENCE, within};
 use crate::tls::Authority;
 
-/// Within which time a probe must be answered.
+/// A probe must be answered within this time.
 const PROBE_TIME: Duration = Duration::from_secs(1);
-/// How many connections a flood has: some times as many as there may be handshakes.
+/// How many connections a flood has: several times the number of permitted handshakes.
 const FLOOD: usize = 350;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// What a counter of the metrics says.
+/// The value of a counter in the metrics.
 pub async fn metric(server: &Server, line: &str) -> Result<f64> {
     let operator = Operator::of(server).await?;
     let head = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\n", operator.authority());
@@ -72,13 +72,13 @@ async fn half_requests_of_many_addresses_do_not_delay_probes() -> Result<()> {
     server.stop().await
 }
 
-/// The probe comes from the very address that has no share.
+/// The probe comes from the address that has no share.
 #[tokio::test]
 async fn half_requests_of_an_uncounted_address_do_not_delay_probes() -> Result<()> {
     probes_are_answered("", |_| HERE).await?.stop().await
 }
 
-/// Whether the server closes this without a byte.
+/// Whether the server closes this connection without sending a byte.
 async fn is_closed_at_once(mut stream: TcpStream) -> Result<bool> {
     let mut answer = Vec::new();
     match tokio::time::timeout(PROBE_TIME, stream.read_to_end(&mut answer)).await {
@@ -104,7 +104,7 @@ async fn a_share_holds(tls: bool, is_resp: bool) -> Result<()> {
     let mut held = Vec::new();
     for _ in 0..SHARE {
         let mut stream = connect_from(loopback(1), address).await?;
-        // Over TLS it is half of a first record: nothing it could be answered to.
+        // Over TLS it is half of a first record: the server cannot answer it.
         let half = if tls { "\u{16}\u{3}\u{1}" } else { HALF };
         stream.write_all(half.as_bytes()).await?;
         held.push(stream);
@@ -112,7 +112,7 @@ async fn a_share_holds(tls: bool, is_resp: bool) -> Result<()> {
     ensure!(is_closed_at_once(connect_from(loopback(1), address).await?).await?, "one too many");
     // Another address has a share of its own.
     ensure!(!is_closed_at_once(connect_from(loopback(2), address).await?).await?);
-    // One that ends gives its place to the next.
+    // A connection that ends frees its slot for the next.
     held.pop();
     within(PATIENCE, "a free place", async {
         while is_closed_at_once(connect_from(loopback(1), address).await?).await? {}
@@ -142,7 +142,7 @@ async fn an_address_has_a_share_of_the_resp_door_with_tls() -> Result<()> {
     a_share_holds(true, true).await
 }
 
-/// Byte by byte does not make the time longer.
+/// Sending byte by byte does not extend the time.
 #[tokio::test]
 async fn the_time_of_a_handshake_begins_when_it_is_accepted() -> Result<()> {
     let config = "http.handshake_timeout_ms = 500";

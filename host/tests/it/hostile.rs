@@ -24,13 +24,13 @@ const CONFIG: &str = "
 ";
 const MESSAGE_BYTES_MAX: usize = 131_072;
 
-/// What must come of the bytes that a client sends after its upgrade.
+/// How the server must react to the bytes that a client sends after its upgrade.
 enum Then {
-    /// A Close with one of these codes, and the end.
+    /// A Close with one of these codes, and the end of the connection.
     Closed(&'static [u16]),
     /// The client's own Close comes back, with its code or without one.
     Echoed(Option<u16>),
-    /// These frames, and the connection lives.
+    /// These frames, and the connection stays open.
     Answered(Vec<Received>),
 }
 use Then::{Answered, Closed, Echoed};
@@ -52,7 +52,7 @@ impl Witness {
         Ok(Witness(client))
     }
 
-    /// Checks that it is served as if it were alone.
+    /// Checks that it is served as if it were the only connection.
     async fn is_undisturbed(&mut self) -> Result<()> {
         let answer = self.0.call(json!(["PUBLISH", "witness", "x"])).await?;
         ensure!(answer == json!(["OK", 1]), "a publication was answered {answer}");
@@ -61,15 +61,15 @@ impl Witness {
         Ok(())
     }
 
-    /// Leaves, so that the server need not wait for an answer to its Close, and
-    /// ends it.
+    /// Disconnects the witness, so that the server need not wait for a reply to its Close, and
+    /// stops the server.
     async fn end(self, server: Server) -> Result<()> {
         drop(self);
         server.stop().await
     }
 }
 
-/// Plays each case on a connection of its own and shows all that fail.
+/// Plays each case on a connection of its own and reports all that fail.
 async fn check(cases: Vec<(String, Vec<u8>, Then)>) -> Result<()> {
     let server = Launch::with_config(CONFIG).start().await?;
     let mut witness = Witness::on(&server).await?;
@@ -116,8 +116,7 @@ async fn play(server: &Server, bytes: Vec<u8>, then: Then) -> Result<()> {
     Ok(())
 }
 
-/// The next frame must be this one; texts that are JSON are compared as such, and
-/// of an error only its code.
+/// The next frame must be this one. JSON texts are compared as JSON, and of an error only its code.
 async fn expect(client: &mut RawClient, expected: &Received) -> Result<()> {
     let came = client.next_frame().await?.context("the connection ended")?;
     let shown = came.payload.escape_ascii();
@@ -154,7 +153,7 @@ fn case(name: impl Into<String>, frames: &[Frame], then: Then) -> (String, Vec<u
     (name.into(), frames.iter().flat_map(Frame::bytes).collect(), then)
 }
 
-/// What nearly every client says.
+/// A command that nearly every client sends.
 fn hello() -> Frame {
     Frame::new(TEXT, r#"[1,"PING"]"#)
 }
@@ -185,7 +184,7 @@ async fn a_header_that_breaks_the_rules_closes_with_1002() -> Result<()> {
     }
     let start = Frame::new(TEXT, "[1,").part();
     let stray = Frame::new(CONTINUATION, "]");
-    // A command without an id, so that its success has no answer.
+    // A command without an id, so that its success has no reply.
     let quiet = Frame::new(TEXT, r#"["PING""#).part();
     cases.extend([
         case("a continuation of nothing", std::slice::from_ref(&stray), VIOLATION),
@@ -226,7 +225,7 @@ async fn a_close_is_echoed_or_faulted() -> Result<()> {
             Echoed(Some(1000)),
         ),
         case("a reason in UTF-8", &[Frame::close(4000, "tschüß")], Echoed(Some(4000))),
-        // RFC 6455 has a code for each of the two rules that this breaks.
+        // RFC 6455 has a code for each of the two rules that this violates.
         case("a reason not in UTF-8", &[Frame::close(1000, b"\xff")], Closed(&[1007, 1002])),
         case("half a character", &[Frame::close(1000, b"x\xc3")], Closed(&[1007, 1002])),
         case(
@@ -272,7 +271,7 @@ async fn text_must_be_utf8_and_messages_within_their_limit() -> Result<()> {
     let header = |opcode, claimed| Frame::new(opcode, "").length(Length::Claimed(claimed));
     let half = vec![b' '; MESSAGE_BYTES_MAX / 2 + 1];
     cases.extend([
-        // Only the header is sent, so this is known before the bytes come.
+        // Only the header is sent, so the server must decide before the bytes arrive.
         case("one byte too many", &[header(TEXT, MESSAGE_BYTES_MAX as u64 + 1)], TOO_BIG),
         case("far too many", &[header(BINARY, i64::MAX as u64)], TOO_BIG),
         case(
@@ -313,7 +312,7 @@ async fn what_is_unusual_and_allowed_is_answered() -> Result<()> {
     let mut cases = vec![
         case("an empty ping", &[Frame::new(PING, "")], Answered(vec![pong(b"")])),
         case("a full ping", &[Frame::new(PING, [7; 125])], Answered(vec![pong(&[7; 125])])),
-        case("a pong nobody asked for", &[Frame::new(PONG, "x")], Answered(vec![])),
+        case("an unsolicited pong", &[Frame::new(PONG, "x")], Answered(vec![])),
         case(
             "pings one after the other",
             &[Frame::new(PING, "1"), Frame::new(PING, "2")],
@@ -402,7 +401,7 @@ async fn too_many_bad_frames_in_a_row_close_with_4009() -> Result<()> {
     let server = Launch::default().start().await?;
     let mut witness = Witness::on(&server).await?;
     let mut client = server.raw_client().await?;
-    // A handful is allowed: the default is five.
+    // A few are allowed: the default is five.
     for frame in [Frame::new(TEXT, "?"), Frame::new(BINARY, "?")].iter().cycle().take(6) {
         client.send(frame.bytes()).await?;
         expect(&mut client, &refused("BADFRAME")).await?;
@@ -506,7 +505,7 @@ async fn a_handshake_is_accepted_or_refused() -> Result<()> {
 }
 
 #[tokio::test]
-async fn frames_that_come_with_the_upgrade_are_heard() -> Result<()> {
+async fn frames_sent_with_the_upgrade_are_processed() -> Result<()> {
     let server = Launch::default().start().await?;
     let mut client = RawClient::dial(server.address().await?).await?;
     let frames = [hello().bytes(), hello().bytes()].concat();
@@ -532,7 +531,7 @@ async fn headers_without_end_are_cut_off() -> Result<()> {
         ("without end", format!("{start}\r\nA: {}", "x".repeat(4 << 20))),
     ] {
         let mut client = RawClient::dial(server.address().await?).await?;
-        // The server need not read it all.
+        // The server need not read everything.
         let _ = client.send(request).await;
         match client.response_head().await {
             Ok((431, _)) => {
@@ -548,14 +547,14 @@ async fn headers_without_end_are_cut_off() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_slow_handshake_ends_and_keeps_nobody_out() -> Result<()> {
+async fn a_slow_handshake_times_out_and_blocks_no_other_client() -> Result<()> {
     let config = "http.handshake_timeout_ms = 1000\nhttp.handshakes_max = 2";
     let server = Launch::with_config(config).start().await?;
     let address = server.address().await?;
     let mut silent = RawClient::dial(address).await?;
     let mut slow = RawClient::dial(address).await?;
     slow.send(UPGRADE.trim_end()).await?;
-    // All places are taken, so the one that has waited the longest is given up.
+    // All slots are in use, so the handshake that has waited the longest is rejected.
     let mut witness = Witness::on(&server).await?;
     let (status, _) = slow.response_head().await?;
     assert_eq!(status, 408);
@@ -578,7 +577,7 @@ async fn a_connection_too_many_is_closed_with_4101() -> Result<()> {
     witness.is_undisturbed().await?;
     assert_eq!(second.call(json!(["QUIT"])).await?, json!(["OK", "OK"]));
     second.next_close().await?;
-    // Its place is free at the latest when its socket is closed.
+    // Its slot is free at the latest when its socket is closed.
     let mut third = server.client().await?;
     assert_eq!(third.call(json!(["PING"])).await?, json!(["OK", "PONG"]));
     witness.is_undisturbed().await?;
@@ -586,7 +585,7 @@ async fn a_connection_too_many_is_closed_with_4101() -> Result<()> {
 }
 
 #[tokio::test]
-async fn who_vanishes_in_the_handshake_takes_no_place() -> Result<()> {
+async fn a_client_that_vanishes_in_the_handshake_holds_no_slot() -> Result<()> {
     let server = Launch::with_config("limits.connections_max = 4").start().await?;
     let mut witness = Witness::on(&server).await?;
     for _ in 0..300 {
@@ -594,8 +593,8 @@ async fn who_vanishes_in_the_handshake_takes_no_place() -> Result<()> {
         client.send(UPGRADE).await?;
         client.reset()?;
     }
-    // Those that were upgraded before they vanished are forgotten when the server
-    // has noticed.
+    // Connections that were upgraded before the client vanished are removed when the server has
+    // noticed.
     let mut refusals = 0;
     loop {
         let mut client = server.client().await?;
@@ -604,14 +603,14 @@ async fn who_vanishes_in_the_handshake_takes_no_place() -> Result<()> {
             Message::Text(_) => break,
             _ => refusals += 1,
         }
-        ensure!(refusals < 5_000, "all places are taken, and nobody is there");
+        ensure!(refusals < 5_000, "all slots are in use, but no client is connected");
     }
     witness.is_undisturbed().await?;
     witness.end(server).await
 }
 
 #[tokio::test]
-async fn a_connection_that_just_goes_away_is_forgotten() -> Result<()> {
+async fn a_connection_that_disappears_is_removed() -> Result<()> {
     let server = Launch::default().start().await?;
     let mut witness = Witness::on(&server).await?;
     for how in ["end", "half a frame", "reset"] {
@@ -628,7 +627,7 @@ async fn a_connection_that_just_goes_away_is_forgotten() -> Result<()> {
             }
             _ => client.reset()?,
         }
-        // The server learns of it when the kernel tells it.
+        // The server learns of it when the kernel reports it.
         let mut asked = 0;
         while witness.0.call(json!(["PUBLISH", "a", "x"])).await? != json!(["OK", 0]) {
             asked += 1;
@@ -657,7 +656,7 @@ async fn replies_still_come_to_one_that_has_said_all() -> Result<()> {
 /// A conversation of valid frames with a few bits flipped. In every case the server sends
 /// valid frames, the connection ends, and no other connection is affected.
 #[tokio::test]
-async fn flipped_bits_hurt_nobody_else() -> Result<()> {
+async fn flipped_bits_affect_no_other_connection() -> Result<()> {
     let mut random = Random::from_environment();
     let server = Launch::with_config(CONFIG).start().await?;
     let mut witness = Witness::on(&server).await?;
@@ -700,8 +699,7 @@ async fn flipped_bits_hurt_nobody_else() -> Result<()> {
     witness.end(server).await
 }
 
-/// One conversation, cut into pieces wherever chance will have it: the answers
-/// are always the same.
+/// One conversation, cut into pieces at random places: the replies are always the same.
 #[tokio::test]
 async fn a_conversation_may_be_cut_anywhere() -> Result<()> {
     let mut random = Random::from_environment();
@@ -720,7 +718,7 @@ async fn a_conversation_may_be_cut_anywhere() -> Result<()> {
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(1 + random.index(rest.len()).min(random.index(300)));
             client.send(piece).await?;
-            // Gives the server a chance to see this piece alone.
+            // Gives the server a chance to read this piece alone.
             tokio::task::yield_now().await;
             rest = after;
         }
@@ -740,8 +738,7 @@ async fn a_conversation_may_be_cut_anywhere() -> Result<()> {
     server.stop().await
 }
 
-/// A connection that is being closed and does not answer is not waited for
-/// longer than the settings say.
+/// The server waits no longer than configured for a connection that does not answer a Close.
 #[tokio::test]
 async fn one_that_does_not_answer_a_close_is_cut_off() -> Result<()> {
     let server = Launch::with_config("websocket.close_timeout_ms = 300").start().await?;

@@ -1,6 +1,6 @@
-//! The plugin that there is in three languages, held to one conversation.
+//! The plugin that exists in three languages, tested with one conversation.
 //!
-//! `make languages` builds them. Compiling the one in Python takes the server a while.
+//! `make languages` builds them. Compiling the Python one takes the server a while.
 
 use std::path::Path;
 use std::process::Command;
@@ -44,7 +44,7 @@ fn the_example_in_python() -> Result<()> {
     check("languages/emoji-python")
 }
 
-/// A server with the one that is slow where it changes something: in JavaScript.
+/// A server with the variant that is slow when it changes a payload: the JavaScript one.
 async fn slow_server(folder: &TempDir) -> Result<Server> {
     let plugin = components::path(folder.path(), "emoji");
     components::write_atomically(&plugin, &components::built("languages/emoji-js")?)?;
@@ -73,10 +73,10 @@ async fn what_a_turn_is_too_short_for_is_answered_all_the_same() -> Result<()> {
     server.stop().await
 }
 
-/// Each message takes it a millisecond, and its budget is ten: what many publish at once must
-/// not be one call.
+/// Each message takes the plugin a millisecond, and its budget is ten: messages that many clients
+/// publish at once must not be one call.
 #[tokio::test]
-async fn one_that_is_slow_is_not_asked_about_all_that_is_published_at_once() -> Result<()> {
+async fn a_slow_plugin_gets_concurrent_messages_in_several_calls() -> Result<()> {
     let folder = components::directory()?;
     let server = slow_server(&folder).await?;
     let text = format!("{} :wave:", "x".repeat(4 << 10));

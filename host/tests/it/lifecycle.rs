@@ -1,4 +1,4 @@
-//! How the server begins and ends, and how it notices who is gone.
+//! How the server starts and stops, and how it detects dead connections.
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::support::websocket::{
     CLOSE, Client, Frame, PING, PONG, RawClient, TEXT, UPGRADE, close_of,
 };
 
-/// The text of a frame that says goodbye: `["goaway", {…}]`.
+/// Checks the text of a shutdown notice: `["goaway", {…}]`.
 fn check_goaway(said: &Value) -> Result<()> {
     let reason = said.pointer("/1/reason").and_then(Value::as_str);
     let within = said.pointer("/1/reconnect_within_ms").and_then(Value::as_array);
@@ -24,7 +24,7 @@ fn check_goaway(said: &Value) -> Result<()> {
 }
 
 #[tokio::test]
-async fn sigterm_says_goodbye_and_ends_with_0() -> Result<()> {
+async fn sigterm_notifies_clients_and_exits_with_0() -> Result<()> {
     let mut server = Launch::default().start().await?;
     let mut clients: Vec<Client> = Vec::new();
     for _ in 0..20 {
@@ -63,8 +63,8 @@ async fn ctrl_c_is_an_orderly_end_as_well() -> Result<()> {
     Ok(())
 }
 
-/// No connection is missed by the shutdown: one whose handshake is in progress is refused, or
-/// closed with a goodbye like the others.
+/// No connection is missed by the shutdown: one whose handshake is in progress is either refused or
+/// notified and closed like the others.
 #[tokio::test]
 async fn a_handshake_under_way_at_the_end_is_not_forgotten() -> Result<()> {
     let mut server = Launch::default().start().await?;
@@ -76,7 +76,7 @@ async fn a_handshake_under_way_at_the_end_is_not_forgotten() -> Result<()> {
     check_goaway(&other.next_json().await?)?;
     other.next_close().await?;
     drop(other);
-    // The server may have ended by now.
+    // The server may have exited by now.
     let _ = slow.send(end).await;
     let came = slow.rest().await?;
     let came = String::from_utf8_lossy(&came);
@@ -86,8 +86,8 @@ async fn a_handshake_under_way_at_the_end_is_not_forgotten() -> Result<()> {
     Ok(())
 }
 
-/// A server with one client that keeps it from ending: so much waits for it, and
-/// it reads nothing.
+/// A server with one client that keeps it from exiting: much output is queued for it, and it reads
+/// nothing.
 async fn stuck(shutdown_timeout_ms: u64) -> Result<(Server, RawClient)> {
     let config = format!(
         "shutdown.timeout_ms = {shutdown_timeout_ms}\nwebsocket.close_timeout_ms = 86400000"
@@ -225,7 +225,7 @@ const PING_INTERVAL: Duration = Duration::from_millis(250);
 const PONG_TIMEOUT: Duration = Duration::from_millis(2_000);
 
 #[tokio::test]
-async fn who_gives_no_sign_of_life_is_closed_with_4201() -> Result<()> {
+async fn a_silent_client_is_closed_with_4201() -> Result<()> {
     let config = format!(
         "websocket.ping_interval_ms = {}\nwebsocket.pong_timeout_ms = {}",
         PING_INTERVAL.as_millis(),
@@ -234,7 +234,7 @@ async fn who_gives_no_sign_of_life_is_closed_with_4201() -> Result<()> {
     let server = Launch::with_config(&config).start().await?;
     let began = Instant::now();
     let silent = server.raw_client().await?;
-    // A pong is a sign of life, and so is anything else.
+    // A pong is a sign of life, and so is any other frame.
     let polite = server.raw_client().await?;
     let busy = server.raw_client().await?;
     let until = began + 3 * (PING_INTERVAL + PONG_TIMEOUT);

@@ -1,7 +1,7 @@
-//! A log that cannot be written: its reader stalls, is gone, or the disk is full.
+//! A log that cannot be written: its reader stalls or is gone, or the disk is full.
 //!
-//! Lines are lost and counted, and that is all: every client is served, every order is followed,
-//! and the server ends as it should.
+//! Lines are lost and counted, and nothing else happens: every client is served, every command of
+//! the operator is executed, and the server shuts down in order.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write, pipe};
@@ -18,7 +18,7 @@ use crate::support::raw::{exchange, get};
 use crate::support::server::{Launch, Server};
 use crate::support::{PATIENCE, within};
 
-/// A pipe that is full: who writes to it waits until it is read.
+/// A full pipe: a writer blocks until it is read.
 fn full_pipe() -> Result<(PipeReader, PipeWriter)> {
     let (reader, mut writer) = pipe()?;
     rustix::io::ioctl_fionbio(&writer, true)?;
@@ -28,7 +28,7 @@ fn full_pipe() -> Result<(PipeReader, PipeWriter)> {
     Ok((reader, writer))
 }
 
-/// Waits until /healthz says something with `text`, and is 200.
+/// Waits until /healthz answers 200 with `text`.
 async fn until_healthz_says(server: &Server, text: &str) -> Result<()> {
     let address = server.address().await?;
     within(PATIENCE, format!("/healthz that says {text:?}"), async {
@@ -69,7 +69,7 @@ async fn ends_in_good_order(mut server: Server) -> Result<()> {
 const QUICK_END: &str = "shutdown.timeout_ms = 100\nlog.flush_ms = 200\n";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_reads_holds_up_nothing() -> Result<()> {
+async fn a_log_that_is_not_read_delays_nothing() -> Result<()> {
     let (_reader, stderr) = full_pipe()?;
     let config = format!("{QUICK_END}log.filter = 'debug'\nlog.queue_lines_max = 50\n");
     let launch = Launch { stderr: Some(stderr.into()), ..Launch::with_config(&config) };
@@ -90,7 +90,7 @@ async fn a_log_that_nobody_reads_holds_up_nothing() -> Result<()> {
     ends_in_good_order(server).await
 }
 
-/// At the default level, closing slow consumers is what is logged most.
+/// At the default level, closed slow consumers are the most frequent log lines.
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_consumers_are_closed_however_the_log_is() -> Result<()> {
     let (_reader, stderr) = full_pipe()?;
@@ -137,7 +137,7 @@ async fn a_log_that_is_read_again_is_in_order_and_says_how_much_was_lost() -> Re
         exchange(server.resp_address().await?, "PING\r\n").await?;
     }
     until_healthz_says(&server, "the log is not read").await?;
-    // Reads until the server ends.
+    // Reads until the server exits.
     let reading = std::thread::spawn(move || {
         let mut text = String::new();
         reader.read_to_string(&mut text).map(|_| text)
@@ -161,7 +161,7 @@ async fn a_log_file_at_its_largest_size_ends_nothing() -> Result<()> {
     let config = format!("{QUICK_END}log.filter = 'debug'\n");
     let launch = Launch {
         stderr: Some(tempfile::tempfile()?.into()),
-        // Room for the images of memories that Wasmtime makes.
+        // Room for the memory images that Wasmtime makes.
         ulimit: Some("-f 64"),
         ..Launch::with_config(&config)
     };
@@ -185,7 +185,7 @@ async fn a_log_file_at_its_largest_size_ends_nothing() -> Result<()> {
 /// Where the log goes.
 #[derive(Clone, Copy)]
 enum Log {
-    /// To a pipe whose reader is gone.
+    /// To a pipe without a reader.
     Gone,
     /// To a disk that is full.
     Full,
@@ -201,17 +201,17 @@ impl Log {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_whose_log_is_gone_does_all_that_it_is_told() -> Result<()> {
-    does_all_that_it_is_told(Log::Gone).await
+async fn a_server_serves_without_its_log() -> Result<()> {
+    serves_with(Log::Gone).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_whose_log_is_on_a_full_disk_does_all_that_it_is_told() -> Result<()> {
-    does_all_that_it_is_told(Log::Full).await
+async fn a_server_serves_with_its_log_on_a_full_disk() -> Result<()> {
+    serves_with(Log::Full).await
 }
 
 #[expect(clippy::indexing_slicing, reason = "what is not there fails the test")]
-async fn does_all_that_it_is_told(log: Log) -> Result<()> {
+async fn serves_with(log: Log) -> Result<()> {
     let plugins = components::directory()?;
     let settings = json!({"settings": {"on_publish": [
         {"loop": true, "trigger": "loop"},
@@ -232,7 +232,7 @@ async fn does_all_that_it_is_told(log: Log) -> Result<()> {
     .await?;
     until_healthz_says(&server, "ok, but: the log cannot be written").await?;
 
-    // More connections than there are descriptors for.
+    // More connections than the server has descriptors for.
     let resp = server.resp_address().await?;
     let mut connections = Vec::new();
     for _ in 0..120 {
@@ -252,7 +252,7 @@ async fn does_all_that_it_is_told(log: Log) -> Result<()> {
         until_answered(&server, "SUBSCRIBE longername\r\n", &text).await?;
     }
 
-    // A plugin that is over its budget.
+    // A plugin that exceeds its budget.
     let stamped = "PUBLISH stamped x\r\n";
     let mut client = server.client().await?;
     client.call(json!(["SUBSCRIBE", "stamped"])).await?;
@@ -268,7 +268,7 @@ async fn does_all_that_it_is_told(log: Log) -> Result<()> {
     })
     .await??;
 
-    // What is asked of the admin API, and answered when it is done.
+    // A request to the admin API, which is answered when it is done.
     let operator = Operator::of(&server).await?;
     let (status, answer) = operator.ask("DELETE", "/v1/plugins/10-probe", None)?;
     ensure!(status == 200, "{status} {answer}");
@@ -280,7 +280,7 @@ async fn does_all_that_it_is_told(log: Log) -> Result<()> {
     ends_in_good_order(server).await
 }
 
-/// Says this until the answer has `text` in it.
+/// Sends this until the reply contains `text`.
 async fn until_answered(server: &Server, says: &str, text: &str) -> Result<()> {
     let resp = server.resp_address().await?;
     within(PATIENCE, format!("{text:?} in an answer"), async {
@@ -294,7 +294,7 @@ async fn until_answered(server: &Server, says: &str, text: &str) -> Result<()> {
     .await
 }
 
-/// The binary with free ports and these words.
+/// The binary with free ports and these arguments.
 fn switchyard(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
     command.args(["serve", "--http", "127.0.0.1:0", "--resp", "127.0.0.1:0"]);
@@ -323,7 +323,7 @@ async fn a_server_that_cannot_print_its_addresses_logs_them_and_serves() -> Resu
         anyhow::Ok(())
     };
     let tried = within(PATIENCE, "the addresses in the log", tried).await;
-    // Both fail when it has ended already, which is fine.
+    // Both fail if it has exited already, which is fine.
     let _ = child.kill();
     let _ = child.wait();
     tried?
@@ -334,7 +334,7 @@ fn a_server_that_cannot_say_why_it_ends_ends_with_the_same_code() -> Result<()> 
     let (_reader, stalled) = full_pipe()?;
     let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
     let taken = taken.local_addr()?.to_string();
-    // Before anything is logged, and after that.
+    // Before the first log line, and after it.
     for (words, code) in [(["--shards", "0"], 64), (["--http", &taken], 1)] {
         let stalled = stalled.try_clone()?.into();
         for stderr in [Log::Gone.stderr()?, Log::Full.stderr()?, stalled] {

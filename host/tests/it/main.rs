@@ -1,8 +1,8 @@
-//! Black-box tests: the real binary, real sockets, held to `PROTOCOL.md`.
+//! Black-box tests: the real binary and real sockets, checked against `PROTOCOL.md`.
 //!
-//! Nothing here knows how the server is made. Each test starts a server of its
-//! own on a free port and may run beside any other. No test sleeps: it waits for
-//! what must come, with a deadline that only a broken server meets.
+//! The tests know nothing of the server's internals. Each test starts a server of its own on a free
+//! port and may run beside any other. No test sleeps: it waits for what must happen, with a
+//! deadline that only a broken server misses.
 
 use switchyard_test_support as support;
 

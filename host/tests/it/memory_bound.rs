@@ -1,8 +1,7 @@
-//! The bounds over the memory of all connections.
+//! The bounds on the memory of all connections together.
 //!
-//! Whatever clients make the server hold, it holds no more than it may: it closes those that make
-//! it hold the most for the longest, with 4107, says so, serves all others, and gives the memory
-//! back.
+//! Whatever clients send, the server stays within its bounds. It closes with 4107 the connections
+//! that hold the most for the longest, logs it, serves all others, and frees the memory.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -20,14 +19,14 @@ use crate::support::{PATIENCE, within};
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
-/// The bound of most servers here: a third of it is for what waits to be sent, a tenth for what
-/// was received in part.
+/// The bound of most servers here: a third of it is for queued output, a tenth for partially
+/// received input.
 const CONFIG: &str = "shutdown.timeout_ms = 100\nmemory.bytes_max = 67108864\n";
 const OUTBOXES: usize = 64 * MIB / 100 * 30;
 const INPUT: usize = 64 * MIB / 100 * 10;
 
-/// What the server may take besides: the allocator, what sockets did not take yet, what is closed
-/// and not gone.
+/// What the server may use besides: the allocator, data that sockets have not taken yet, and
+/// connections that are closed and not yet gone.
 const OVERHEAD: usize = 48 * MIB;
 
 fn status_bytes(server: &Server, key: &str) -> Result<usize> {
@@ -37,8 +36,8 @@ fn status_bytes(server: &Server, key: &str) -> Result<usize> {
     Ok(kib.parse::<usize>()? * KIB)
 }
 
-/// Waits until the server holds less than this. What is free is given back while the server has
-/// something to do, a few seconds later.
+/// Waits until the server holds less than this. The allocator returns free memory a few seconds
+/// later, while the server has something to do.
 async fn wait_for_memory_below(server: &Server, witness: &mut Witness, bytes: usize) -> Result<()> {
     let began = Instant::now();
     let mut looks = tokio::time::interval(Duration::from_millis(20));
@@ -67,7 +66,7 @@ async fn deaf_reader(address: SocketAddr, from: [u8; 4], channel: &str) -> Resul
 
 const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
 
-/// Publishes this payload over RESP; answers how many received it.
+/// Publishes this payload over RESP; returns how many received it.
 async fn publish(publisher: &mut TcpStream, channel: &str, payload: &[u8]) -> Result<u64> {
     let head =
         format!("*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n${}\r\n", channel.len(), payload.len());
@@ -80,7 +79,7 @@ async fn publish(publisher: &mut TcpStream, channel: &str, payload: &[u8]) -> Re
     answer.trim_end().strip_prefix(':').and_then(|n| n.parse().ok()).context(answer.clone())
 }
 
-/// A payload that is like no other.
+/// A payload that no other test message equals.
 fn payload(number: usize) -> Vec<u8> {
     let mut payload = vec![b'.'; MIB];
     let number = number.to_string();
@@ -88,7 +87,7 @@ fn payload(number: usize) -> Vec<u8> {
     payload
 }
 
-/// How many connections were closed for this bound, says the server.
+/// How many connections the server reports as closed for this bound.
 async fn closed_for(server: &Server, bound: &str) -> Result<u64> {
     let metrics = metrics(server).await?;
     let key = format!("switchyard_memory_closed_total{{bound=\"{bound}\"}} ");
@@ -104,7 +103,7 @@ async fn metrics(server: &Server) -> Result<String> {
     Ok(body)
 }
 
-/// What a client that behaves itself notices: how long its messages take.
+/// A well-behaved client, which measures how long its messages take.
 struct Witness {
     client: Client,
     slowest: Duration,
@@ -117,7 +116,7 @@ impl Witness {
         Ok(Witness { client, slowest: Duration::ZERO })
     }
 
-    /// Publishes something and receives it.
+    /// Publishes a message and receives it.
     async fn look(&mut self) -> Result<()> {
         let began = Instant::now();
         let answer = self.client.call(json!(["PUBLISH", "witness", "x"])).await?;
@@ -164,7 +163,8 @@ async fn readers_that_do_not_read_do_not_take_the_server_along() -> Result<()> {
     server.stop().await
 }
 
-/// A connection that is closed for memory is sent the message that is begun, and then the reason.
+/// A connection that is closed for memory receives the rest of the current message, and then the
+/// reason.
 #[tokio::test]
 async fn a_client_that_reads_on_receives_the_reason() -> Result<()> {
     let config = format!("{CONFIG}limits.uncounted_networks = ['127.0.0.0/8']");
@@ -174,7 +174,7 @@ async fn a_client_that_reads_on_receives_the_reason() -> Result<()> {
     websocket.send_text(r#"[1,"SUBSCRIBE","first"]"#).await?;
     websocket.next_frame().await?.context("no acknowledgement")?;
     let mut publisher = TcpStream::connect(address).await?;
-    // More waits for it, and for longer, than for each of the others: it is closed first.
+    // It has more queued output, and for longer, than each of the others: it is closed first.
     for number in 0..10 {
         publish(&mut publisher, "first", &payload(number)).await?;
     }
@@ -198,7 +198,7 @@ async fn a_client_that_reads_on_receives_the_reason() -> Result<()> {
     }
 }
 
-/// What is sent to many is in memory once, and counts once.
+/// A message to many receivers is in memory once, and counts once.
 #[tokio::test]
 async fn what_is_sent_to_many_counts_once() -> Result<()> {
     const READERS: usize = 20;
@@ -209,7 +209,7 @@ async fn what_is_sent_to_many_counts_once() -> Result<()> {
         deaf.push(deaf_reader(address, LOOPBACK, "all").await?);
     }
     let mut publisher = TcpStream::connect(address).await?;
-    // Far more than the bound, if each had its own.
+    // Far more than the bound, if each had its own copy.
     for number in 0..14 {
         let receivers = publish(&mut publisher, "all", &payload(number)).await?;
         ensure!(receivers == READERS as u64, "{receivers} received message {number}");
@@ -243,7 +243,7 @@ async fn one_address_does_not_take_what_is_for_all() -> Result<()> {
     let server = Launch::with_config(&config).start().await?;
     let address = server.resp_address().await?;
     let mut deaf = Vec::new();
-    // The others come first and so have waited for longer.
+    // The others connect first, so their data has waited for longer.
     for (from, channel) in [([127, 0, 0, 3], "other"), (LOOPBACK, "one"), (LOOPBACK, "two")] {
         deaf.push(deaf_reader(address, from, channel).await?);
     }
@@ -272,7 +272,7 @@ async fn half_sent_requests_do_not_take_the_server_along() -> Result<()> {
     let mut websockets = Vec::new();
     for number in 0..CLIENTS {
         match number % 3 {
-            // One argument of a megabyte, but for its last byte.
+            // One argument of a megabyte, without its last byte.
             0 => {
                 let mut stream = TcpStream::connect(address).await?;
                 let head = format!("*2\r\n$4\r\nPING\r\n${MIB}\r\n");
@@ -281,14 +281,14 @@ async fn half_sent_requests_do_not_take_the_server_along() -> Result<()> {
                 let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
                 half.push(stream);
             }
-            // A request of many arguments, of which one is missing.
+            // A request of many arguments, without the last one.
             1 => {
                 let mut stream = TcpStream::connect(address).await?;
                 let head = "*100001\r\n$4\r\nECHO\r\n".to_owned();
                 let _ = stream.write_all((head + &"$1\r\nx\r\n".repeat(99_999)).as_bytes()).await;
                 half.push(stream);
             }
-            // A message in fragments, of which the last is missing.
+            // A fragmented message, without its last fragment.
             _ => {
                 let mut client = server.raw_client().await?;
                 let body = "x".repeat(64 * KIB - 1);
@@ -317,7 +317,7 @@ async fn half_sent_requests_do_not_take_the_server_along() -> Result<()> {
     let (code, reason) = first.next_close().await?;
     ensure!(code == Some(4107) && reason.contains("limits.input_bytes_total_max"), "{reason}");
     drop((half, websockets));
-    // When the allocator gives the memory back to the system is its business.
+    // When memory returns to the system is up to the allocator.
     let operator = Operator::of(&server).await?;
     let let_go = async {
         while budget(&operator.get("/v1/memory")?, "input")? > 0 {
@@ -357,12 +357,12 @@ async fn a_message_that_does_not_end_is_not_waited_for_for_ever() -> Result<()> 
     let config = "shutdown.timeout_ms = 100\nlimits.input_timeout_ms = 300";
     let server = Launch::with_config(config).start().await?;
     let address = server.resp_address().await?;
-    // Whole messages, and long pauses: that is no message that does not end.
+    // Whole messages with long pauses: no message is incomplete for long.
     let mut patient = TcpStream::connect(address).await?;
     patient.write_all(b"PING\r\n").await?;
     let mut half = TcpStream::connect(address).await?;
     half.write_all(b"*2\r\n$4\r\nPING\r\n$10\r\nx").await?;
-    // Something comes all the time, but no message is whole.
+    // Bytes arrive all the time, but no message is completed.
     let mut dripping = server.raw_client().await?;
     dripping.send(Frame::new(TEXT, "[").part().bytes()).await?;
     let mut rest = Vec::new();
@@ -391,7 +391,7 @@ async fn a_message_that_does_not_end_is_not_waited_for_for_ever() -> Result<()> 
     server.stop().await
 }
 
-/// What was set and does not fit is refused before anything is listened on.
+/// Settings that do not fit are refused before the server listens.
 #[tokio::test]
 async fn settings_that_do_not_fit_are_refused() -> Result<()> {
     let config = "memory.bytes_max = 67108864\nlimits.outbox_bytes_total_max = 134217728\n";
@@ -416,12 +416,12 @@ async fn settings_that_do_not_fit_are_refused() -> Result<()> {
     Ok(())
 }
 
-/// What the admin listener says of the server's health, and with which status.
+/// The server's health as the admin listener reports it: status and body.
 async fn health(server: &Server) -> Result<(u16, Value)> {
     Operator::of(server).await?.ask("GET", "/healthz", None)
 }
 
-/// Above four fifths of a bound the server says so, before it closes anything.
+/// Above four fifths of a bound the server reports it, before it closes anything.
 #[tokio::test]
 async fn a_bound_that_is_near_is_warned_of() -> Result<()> {
     let server = Launch::with_config(&format!("{CONFIG}health.reuse_ms = 1")).start().await?;
@@ -429,7 +429,7 @@ async fn a_bound_that_is_near_is_warned_of() -> Result<()> {
     let mut deaf = Vec::new();
     let mut publisher = TcpStream::connect(address).await?;
     let began = Instant::now();
-    // Slower than the server looks at its memory.
+    // Slower than the interval at which the server checks its memory.
     let mut pace = tokio::time::interval(Duration::from_millis(150));
     'near: for number in 0.. {
         let channel = format!("deaf.{number}");

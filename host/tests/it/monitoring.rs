@@ -1,4 +1,4 @@
-//! What the server says of itself: metrics, and how it is.
+//! What the server reports about itself: metrics and health.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -15,7 +15,7 @@ use crate::support::raw::{exchange, get};
 use crate::support::server::{Launch, Server};
 use crate::support::{PATIENCE, within};
 
-/// A scrape: the value of each series, which is named as it is written.
+/// A scrape: the value of each series, by its name as written.
 struct Scrape {
     text: String,
     values: BTreeMap<String, f64>,
@@ -52,7 +52,7 @@ impl Scrape {
     }
 }
 
-/// What `promtool` says to this; it must be content. `make tools` installs it.
+/// The output of `promtool` for this input; it must succeed. `make tools` installs it.
 fn promtool(words: &[&str], input: &str) -> Result<String> {
     let mut child = Command::new("promtool")
         .args(words)
@@ -98,7 +98,7 @@ async fn metrics_say_what_was_done() -> Result<()> {
     assert_eq!(leaving.call(json!(["QUIT"])).await?, json!(["OK", "OK"]));
     leaving.next_close().await?;
     drop(leaving);
-    // It may take a moment until its place is free.
+    // It may take a moment until its slot is free.
     let said = within(PATIENCE, "room for one more", async {
         loop {
             let commands = "ECHO x\r\nNONSENSE\r\nSELECT 7\r\nCLIENT ID\r\n";
@@ -111,7 +111,7 @@ async fn metrics_say_what_was_done() -> Result<()> {
     .await??;
     ensure!(said.starts_with("$1\r\nx\r\n-ERR unknown command"), "{said}");
 
-    // A connection has ended when its client is gone, too.
+    // A connection has ended only when its client is gone, too.
     let quit = r#"switchyard_connections_closed_total{reason="quit"}"#;
     let scrape = within(PATIENCE, "the end of a connection", async {
         loop {
@@ -190,7 +190,7 @@ async fn metrics_say_what_was_done() -> Result<()> {
     assert_eq!((&stats["publications"], &stats["deliveries"]), (&json!(3), &json!(5)));
     assert_eq!(stats["commands"], json!(13));
 
-    // One of a kind comes to be when it happens.
+    // A series of a kind appears with its first event.
     let said = promtool(&["check", "metrics"], &scrape.text)?;
     ensure!(said.is_empty(), "promtool has something to say:\n{said}");
     server.stop().await
@@ -206,7 +206,7 @@ async fn what_overflows_is_counted() -> Result<()> {
     publisher.call(json!(["PUBLISH", "a", "x".repeat(30_000)])).await?;
     let (code, _) = listener.next_close().await?;
     assert_eq!(code, Some(4202));
-    // It is counted when the close is done.
+    // It is counted when the close is complete.
     server.wait_for_log("slow_consumer").await?;
     let scrape = Scrape::of(&server).await?;
     scrape.check(&[
@@ -219,7 +219,7 @@ async fn what_overflows_is_counted() -> Result<()> {
 }
 
 #[tokio::test]
-async fn metrics_are_for_who_has_a_token_and_come_as_open_metrics_too() -> Result<()> {
+async fn metrics_need_a_token_and_come_as_open_metrics_too() -> Result<()> {
     let token = "of-sixteen-letters";
     let launch = Launch {
         files: vec![("tokens".to_owned(), format!("prometheus:{token}\n"))],
@@ -240,17 +240,17 @@ async fn metrics_are_for_who_has_a_token_and_come_as_open_metrics_too() -> Resul
     server.stop().await
 }
 
-/// What a path of the listener for clients is answered: status and text.
+/// The response for a path on the client listener: status and text.
 async fn ask(server: &Server, path: &str) -> Result<(u16, String)> {
     get(server.address().await?, path).await
 }
 
-/// What the admin listener says of how the server is.
+/// The server's health as the admin listener reports it.
 async fn health(server: &Server, path: &str) -> Result<(u16, Value)> {
     Operator::of(server).await?.ask("GET", path, None)
 }
 
-async fn wait_until_well(server: &Server) -> Result<()> {
+async fn wait_until_healthy(server: &Server) -> Result<()> {
     within(PATIENCE, "a server that is well", async {
         while ask(server, "/healthz").await? != (200, "ok\n".to_owned()) {}
         anyhow::Ok(())
@@ -259,7 +259,7 @@ async fn wait_until_well(server: &Server) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_message_tries_every_shard_and_nobody_sees_it() -> Result<()> {
+async fn a_health_check_probes_every_shard_and_no_client_sees_it() -> Result<()> {
     let config = "engine.shards = 2\nhealth.reuse_ms = 1";
     let server = Launch::with_config(config).start().await?;
     let mut listener = server.client().await?;
@@ -277,7 +277,7 @@ async fn a_message_tries_every_shard_and_nobody_sees_it() -> Result<()> {
     let mut other = server.client().await?;
     assert_eq!(other.call(json!(["PUBSUB", "CHANNELS"])).await?, json!(["OK", []]));
     assert_eq!(other.call(json!(["PUBLISH", "end", "x"])).await?, json!(["OK", 1]));
-    // What came first is the first that came.
+    // The first message that arrives is the first that was published.
     assert_eq!(listener.next_json().await?, json!(["pmessage", "*", "end", "x"]));
     let scrape = Scrape::of(&server).await?;
     // Four shards, several times, and once for the client.
@@ -292,7 +292,7 @@ async fn a_message_tries_every_shard_and_nobody_sees_it() -> Result<()> {
 }
 
 #[tokio::test]
-async fn asking_often_costs_nothing() -> Result<()> {
+async fn frequent_health_checks_cost_nothing() -> Result<()> {
     let config = "engine.shards = 1\nhealth.reuse_ms = 86400000";
     let server = Launch::with_config(config).start().await?;
     for _ in 0..50 {
@@ -304,7 +304,7 @@ async fn asking_often_costs_nothing() -> Result<()> {
     server.stop().await
 }
 
-/// A server whose engine trips over some names.
+/// A server whose engine traps on some names.
 async fn with_bad_engine(config: &str) -> Result<(Server, tempfile::TempDir)> {
     let home = components::directory()?;
     let file = home.path().join("engine.wasm");
@@ -347,7 +347,7 @@ async fn an_engine_that_fails_is_named() -> Result<()> {
     ])?;
     ensure!(scrape.get(r#"switchyard_engine_faults_total{call="route"}"#)? >= 5.0);
     ensure!(scrape.get("switchyard_engine_rebuild_seconds_count")? >= 1.0);
-    ensure!(scrape.get("switchyard_patterns").is_err(), "it cannot be asked for them");
+    ensure!(scrape.get("switchyard_patterns").is_err(), "the engine cannot report them");
     let said = promtool(&["check", "metrics"], &scrape.text)?;
     ensure!(said.is_empty(), "promtool has something to say:\n{said}");
     server.stop().await
@@ -377,22 +377,22 @@ async fn an_engine_that_is_busy_is_not_waited_for() -> Result<()> {
     );
     let refused = client.next_json().await?;
     ensure!(refused.to_string().contains("UNAVAILABLE"), "{refused}");
-    wait_until_well(&server).await?;
+    wait_until_healthy(&server).await?;
     server.stop().await
 }
 
-/// What a server has taken so far, of all processors.
+/// The processor time that a server has used so far.
 fn processor_time(server: &Server) -> Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.id()))?;
     let (_, after_name) = stat.rsplit_once(')').context("a name")?;
     let ticks: Vec<u64> =
         after_name.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
-    // proc_pid_stat(5): hundredths of a second, for a user's eyes.
+    // proc_pid_stat(5): hundredths of a second.
     Ok(Duration::from_millis(10 * ticks.iter().sum::<u64>()))
 }
 
 #[tokio::test]
-async fn a_parked_plugin_is_ill_where_it_guards_and_missed_where_not() -> Result<()> {
+async fn a_parked_plugin_is_unhealthy_if_it_guards_and_a_warning_if_not() -> Result<()> {
     for (policy, status, words) in [
         ("closed", 503, "ill: the plugin 10-probe failed too often, is parked, and what it guards"),
         ("open", 200, "ok, but: the plugin 10-probe failed too often, is parked, and is skipped"),
@@ -434,7 +434,7 @@ async fn a_parked_plugin_is_ill_where_it_guards_and_missed_where_not() -> Result
 }
 
 #[tokio::test]
-async fn a_server_that_ends_is_well_and_not_ready() -> Result<()> {
+async fn a_server_that_shuts_down_is_healthy_and_not_ready() -> Result<()> {
     let config = "shutdown.drain_ms = 86400000\nshutdown.closes_per_second = 1";
     let mut server = Launch::with_config(config).start().await?;
     let mut clients = Vec::new();
@@ -481,7 +481,7 @@ fn texts<'a>(value: &'a Value, key: &str, found: &mut Vec<&'a str>) {
     }
 }
 
-/// Names as samples have them: those of a histogram stand for three.
+/// Names as samples have them: a histogram has three.
 fn exposed(scrape: &str) -> BTreeSet<String> {
     let types = scrape.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     types
@@ -492,9 +492,9 @@ fn exposed(scrape: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// With a backplane, which need not be there to be counted.
+/// With a backplane, which need not be reachable to be counted.
 #[tokio::test]
-async fn rules_and_dashboard_ask_for_what_there_is() -> Result<()> {
+async fn rules_and_dashboard_query_existing_metrics() -> Result<()> {
     let config = "[cluster]\nurl = 'redis://127.0.0.1:1'\nconnect_timeout_ms = 100";
     let server = Launch::with_config(config).start().await?;
     let scrape = Scrape::of(&server).await?;
@@ -530,7 +530,7 @@ async fn rules_and_dashboard_ask_for_what_there_is() -> Result<()> {
     for query in &queries {
         check("the dashboard", query)?;
     }
-    // Each is a query, once Grafana has put its own words in.
+    // Each is a valid query, once Grafana has replaced its variables.
     let distinct: BTreeSet<&str> = queries.iter().copied().collect();
     let rules: Vec<Value> = distinct
         .iter()
@@ -542,7 +542,7 @@ async fn rules_and_dashboard_ask_for_what_there_is() -> Result<()> {
     let groups = json!({"groups": [{"name": "dashboard", "rules": rules}]}).to_string();
     let said = promtool(&["check", "rules", "/dev/stdin"], &groups)?;
     ensure!(said.contains("SUCCESS"), "{said}");
-    // And no panel stands over another.
+    // And no panel overlaps another.
     let panels = dashboard["panels"].as_array().context("there are panels")?;
     let mut taken = BTreeSet::new();
     for panel in panels {
@@ -553,7 +553,7 @@ async fn rules_and_dashboard_ask_for_what_there_is() -> Result<()> {
             }
         }
     }
-    // What docs/monitoring.md names is there, too.
+    // The metrics that docs/monitoring.md names exist, too.
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/monitoring.md");
     let page = std::fs::read_to_string(page)?;
     for name in page.split('`').filter(|word| word.starts_with("switchyard_")) {

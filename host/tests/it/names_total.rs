@@ -1,7 +1,7 @@
 //! The names of all connections together have a limit that the engine can hold.
 //!
-//! Whatever clients subscribe to, the engine goes on: the command that does not fit is refused as
-//! a whole, and other connections do not notice.
+//! Whatever clients subscribe to, the engine keeps working: a command that does not fit is refused
+//! as a whole, and other connections do not notice.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -17,7 +17,7 @@ fn name(connection: usize, number: usize) -> String {
     format!("{connection}:{number:06}:{}", "n".repeat(1_000))
 }
 
-/// Subscribes to so many long names in one command. True: it was not refused.
+/// Subscribes to this many long names in one command. Returns true unless it was refused.
 async fn subscribe(
     client: &mut Resp,
     verb: &str,
@@ -75,7 +75,7 @@ async fn names_that_do_not_fit_are_refused_and_others_go_on() -> Result<()> {
     ensure!(log.contains("most_connection=") && log.contains("most_name_bytes="), "{log}");
     ensure!(!server.log().contains("the engine failed"), "{}", server.log());
 
-    // Operators see what the names take, and which connection has most of them.
+    // Operators see how much the names take, and which connection holds most of them.
     let memory = Operator::of(&server).await?.get("/v1/memory")?;
     let budgets = memory["budgets"].as_array().into_iter().flatten();
     let used = budgets.filter(|budget| budget["budget"] == "names");
@@ -84,19 +84,22 @@ async fn names_that_do_not_fit_are_refused_and_others_go_on() -> Result<()> {
     let most = memory["connections"][0]["name_bytes"].as_u64();
     ensure!(most.is_some_and(|bytes| bytes > 1_000 * 1_000), "{memory}");
 
-    // A list of all of them takes little of the engine's memory.
+    // Listing all of them takes little of the engine's memory.
     let mut lister = Resp::connect(address).await?;
     lister.send(&resp::command(&["PUBSUB", "CHANNELS"])).await?;
     ensure!(lister.array().await?.len() == accepted.iter().sum::<usize>() + 1);
     ensure!(!server.log().contains("the engine failed"), "{}", server.log());
 
-    // What leaves makes room.
+    // Unsubscribing makes room.
     let before = name_bytes(&server).await?;
     ensure!(before > 3_000.0 * 1_000.0, "{before}");
     drop(greedy);
     let began = std::time::Instant::now();
     while name_bytes(&server).await? > 200.0 {
-        ensure!(began.elapsed() < crate::support::PATIENCE, "names of those who left are counted");
+        ensure!(
+            began.elapsed() < crate::support::PATIENCE,
+            "names of closed connections are counted"
+        );
     }
     let mut next = Resp::connect(address).await?;
     ensure!(subscribe(&mut next, "SUBSCRIBE", 3, 0..100).await?);
@@ -130,8 +133,8 @@ async fn patterns_do_not_fill_the_engine_either() -> Result<()> {
     server.stop().await
 }
 
-/// A pattern and a channel of one name, twice in one command, again and again, by a connection
-/// that is then dropped: afterwards nothing is counted.
+/// A pattern and a channel of the same name, twice in one command, repeatedly, by a connection that
+/// is then dropped: afterwards nothing is counted.
 #[tokio::test]
 async fn what_is_counted_ends_with_the_subscription() -> Result<()> {
     let server = Launch::with_config("engine.shards = 2").start().await?;

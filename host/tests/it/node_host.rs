@@ -1,8 +1,8 @@
-//! `examples/node-host`, held to what the server itself is held to: the contract
-//! of the engine and the protocol are enough to write another host.
+//! `examples/node-host`, tested like the server itself: the engine's contract and the protocol are
+//! enough to write another host.
 //!
-//! The transcripts run against it as they are, but for those about what it lacks.
-//! What it says in its own words has transcripts in `tests/node_host/`.
+//! It plays the server's transcripts, except those about features that it lacks. Replies with texts
+//! of its own have transcripts in `tests/node_host/`.
 
 use anyhow::Result;
 use serde_json::json;
@@ -10,9 +10,9 @@ use serde_json::json;
 use crate::support::server::{Engine, Launch};
 use crate::{clients, order, transcript};
 
-/// Each file that is not about what the example lacks, as a test. It has no plugins,
-/// its middleware being a JavaScript function, and no sub-protocol `resp`;
-/// tests/node_host/ has what is left of those files.
+/// Each file that is not about a feature that the example lacks, as a test. It has no plugins (its
+/// middleware is a JavaScript function) and no sub-protocol `resp`; tests/node_host/ has what
+/// remains of those files.
 macro_rules! play_on_node {
     (anywhere: [$($name:ident),* $(,)?], server_only: [$($more:ident),* $(,)?],) => {
         $(#[tokio::test]
@@ -50,7 +50,7 @@ async fn node_and_python_talk_through_it() -> Result<()> {
 }
 
 #[tokio::test]
-async fn sigterm_says_goodbye_and_ends_with_0() -> Result<()> {
+async fn sigterm_notifies_clients_and_exits_with_0() -> Result<()> {
     let mut server = Launch { engine: Engine::Node, ..Launch::default() }.start().await?;
     let url = server.url().await?;
     let mut client = server.client().await?;

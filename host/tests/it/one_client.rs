@@ -19,9 +19,9 @@ const CONFIG: &str = "shutdown.timeout_ms = 100\n";
 const PARKED: &str = "a plugin was parked";
 const ISOLATED: &str = "a plugin failed repeatedly on items of one connection";
 
-/// How many publish at once, beside the one that makes the plugin fail.
+/// How many clients publish at once, besides the one that makes the plugin fail.
 const OTHERS: usize = 8;
-/// How often each of them does at least.
+/// How many messages each of them publishes at least.
 const ROUNDS: usize = 50;
 
 async fn with_plugin(component: &[u8], config: &Value) -> Result<(Server, TempDir)> {
@@ -41,8 +41,8 @@ fn code(answer: &Value) -> &str {
     answer.pointer("/1/code").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Each of the others publishes and waits for the answer until `is_over`: all of it passes,
-/// and has what the plugin does to it.
+/// Each of the others publishes and waits for the reply until `is_over`: all messages are accepted,
+/// and changed by the plugin.
 async fn others_are_served(
     server: &Server,
     is_over: &Arc<AtomicBool>,
@@ -69,7 +69,7 @@ async fn others_are_served(
     Ok(others)
 }
 
-/// Whatever goes wrong, in whichever hook.
+/// Every kind of failure, in every hook.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_client_sends_costs_no_other() -> Result<()> {
     for (hook, stamped_in) in
@@ -110,7 +110,7 @@ async fn what_one_client_sends_costs_no_other() -> Result<()> {
     Ok(())
 }
 
-/// In one frame, so that the plugin is shown them in one call.
+/// In one frame, so that the plugin receives them in one call.
 async fn call_all(client: &mut Client, commands: &[Value]) -> Result<Vec<Value>> {
     let numbered = commands.iter().enumerate().map(|(number, command)| {
         let mut parts = command.as_array().cloned().unwrap_or_default();
@@ -126,7 +126,7 @@ async fn call_all(client: &mut Client, commands: &[Value]) -> Result<Vec<Value>>
     Ok(answers)
 }
 
-/// Of a burst only what fails alone gets the policy, be it closed or open.
+/// In a burst only the item that fails by itself gets the policy, whether it is closed or open.
 #[tokio::test]
 async fn only_the_item_that_fails_gets_the_policy() -> Result<()> {
     for (policy, failing) in [("closed", "UNAVAILABLE"), ("open", "")] {
@@ -157,14 +157,14 @@ async fn only_the_item_that_fails_gets_the_policy() -> Result<()> {
     Ok(())
 }
 
-/// It costs many clients to have a plugin parked; then what it guards stays refused.
+/// Only many clients together can get a plugin parked; then what it guards stays refused.
 #[tokio::test]
 async fn what_many_clients_send_parks_a_plugin_and_nothing_passes_it() -> Result<()> {
     let component = components::declaring(
         components::built("redact")?,
         r#"{"name": "redact", "on_failure": "closed"}"#,
     );
-    // It starts with less than this, and cannot be given a payload as large.
+    // It starts with less memory than this, and cannot receive a payload as large.
     let memory_bytes_max = 4 << 20;
     let config = json!({"memory_bytes_max": memory_bytes_max, "strikes_max": 4, "settings": {
         "rules": [{"channels": ["*"], "regex": "secret", "action": "mask"}],
@@ -203,13 +203,13 @@ async fn what_many_clients_send_parks_a_plugin_and_nothing_passes_it() -> Result
         }
     }
     ensure!(server.log().matches(PARKED).count() == 1);
-    // Nothing else came.
+    // No other message arrived.
     ensure!(listener.call(json!(["PING"])).await? == json!(["OK", "PONG"]));
     server.stop().await
 }
 
-/// A payload that would overrun the budget at the best pace that was seen is refused in
-/// words, without the attempt.
+/// A payload that would exceed the budget at the best pace so far is refused with a message,
+/// without a call.
 #[tokio::test]
 async fn what_is_too_large_for_the_budget_is_refused_untried() -> Result<()> {
     let component =

@@ -1,4 +1,4 @@
-//! One command, however much it asks for, and frames that are no commands, cost others little.
+//! Large commands, and frames that are not commands, cost other clients little.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ fn names() -> Vec<String> {
     (0..NAMES).map(|number| format!("room:{number}")).collect()
 }
 
-/// The reply comes as a whole, in order, and what is behind it comes behind it.
+/// The reply arrives as a whole, in order, before the replies to later commands.
 #[tokio::test]
 async fn many_names_are_counted_in_parts_and_answered_as_a_whole() -> Result<()> {
     let server = Launch::with_config("engine.shards = 4").start().await?;
@@ -30,7 +30,7 @@ async fn many_names_are_counted_in_parts_and_answered_as_a_whole() -> Result<()>
     words.extend(names());
     let mut all = resp::command(&words);
     all.extend(resp::command(&["PING"]));
-    // With CLIENT REPLY SKIP nothing is answered, however many parts it takes.
+    // With CLIENT REPLY SKIP there is no reply, however many parts it has.
     all.extend(resp::command(&["CLIENT", "REPLY", "SKIP"]));
     all.extend(resp::command(&words));
     all.extend(resp::command(&["ECHO", "last"]));
@@ -96,7 +96,7 @@ async fn others_are_served_while_many_names_are_counted() -> Result<()> {
     server.stop().await
 }
 
-/// Frames without a command count as commands: a flood of them ends the connection.
+/// Frames without a command count as commands: a flood of them closes the connection.
 #[tokio::test]
 async fn frames_that_are_no_commands_are_limited_like_commands() -> Result<()> {
     let server = Launch::with_config("limits.commands_per_second_max = 10").start().await?;
@@ -128,14 +128,14 @@ async fn frames_that_are_no_commands_are_limited_like_commands() -> Result<()> {
         ensure!(code == Some(4104), "{what}: closed with {code:?}");
         ensure!(pongs == if what == "pings" { 10 } else { 0 }, "{what}: {pongs} pongs");
     }
-    // As many as a quiet client sends are nothing.
+    // The few that a quiet client sends are not counted.
     let mut client = server.raw_client().await?;
     client.send(Frame::new(PING, "x").bytes()).await?;
     ensure!(client.next_frame().await?.is_some_and(|frame| frame.opcode == PONG));
     server.stop().await
 }
 
-/// Commands that answer for each word take no more words than there can be answers.
+/// Commands with a reply for each word accept no more words than there can be replies.
 #[tokio::test]
 async fn commands_that_answer_for_each_word_take_few() -> Result<()> {
     let server = Launch::default().start().await?;
@@ -151,7 +151,7 @@ async fn commands_that_answer_for_each_word_take_few() -> Result<()> {
         let line = client.call(&words).await?;
         ensure!(line.starts_with("-LIMIT "), "{command}: {line}");
     }
-    // Long words, and many stars.
+    // Long words with many stars.
     let long = format!("*[{}]", "q".repeat(1_000_000));
     let stars = "*a*e*i*o*u*z".repeat(80);
     for words in [vec!["CONFIG", "GET", &long], [&["CONFIG", "GET"], &[&*stars; 900][..]].concat()]

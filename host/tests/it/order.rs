@@ -1,6 +1,6 @@
-//! Many publishers and many subscribers at once: nothing is lost or doubled, all
-//! see the publications on one channel in one order, and what one connection
-//! publishes arrives in its order, across channels as well.
+//! Many publishers and many subscribers at once: no message is lost or duplicated, all subscribers
+//! see the publications on one channel in the same order, and the publications of one connection
+//! arrive in order, also across channels.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -16,11 +16,11 @@ use crate::support::websocket::{Client, Frame, TEXT};
 use crate::support::{PATIENCE, components};
 
 const PUBLISHERS: usize = 4;
-/// How many each publisher publishes, on the channels in round-robin order.
+/// How many messages each publisher sends, on the channels in round-robin order.
 const PUBLICATIONS: usize = 600;
 const CHANNELS: [&str; 3] = ["order.a", "order.b", "order.c"];
 
-/// Publishes `publisher:number`, some in frames of their own and some together.
+/// Publishes `publisher:number`, some in single frames and some together.
 async fn publish(mut client: Client, publisher: usize) -> Result<()> {
     let numbers: Vec<_> = (0..PUBLICATIONS).collect();
     for (turn, numbers) in numbers.chunks(7).enumerate() {
@@ -37,26 +37,26 @@ async fn publish(mut client: Client, publisher: usize) -> Result<()> {
             }
         }
     }
-    // When this is answered, all have been carried out.
+    // When this is answered, all have been executed.
     ensure!(client.call(json!(["PING"])).await? == json!(["OK", "PONG"]));
     Ok(())
 }
 
-/// What a subscriber hears: pairs of channel and payload, in order.
-async fn hear(mut client: Client) -> Result<Vec<(String, String)>> {
-    let mut heard = Vec::new();
-    while heard.len() < PUBLISHERS * PUBLICATIONS {
-        let push = client.next_json().await.with_context(|| format!("after {}", heard.len()))?;
+/// What a subscriber receives: pairs of channel and payload, in order.
+async fn receive(mut client: Client) -> Result<Vec<(String, String)>> {
+    let mut received = Vec::new();
+    while received.len() < PUBLISHERS * PUBLICATIONS {
+        let push = client.next_json().await.with_context(|| format!("after {}", received.len()))?;
         let mut texts = push.as_array().into_iter().flatten().rev().filter_map(Value::as_str);
         let payload = texts.next().context("a push has a payload")?.to_owned();
-        heard.push((texts.next().context("a push has a channel")?.to_owned(), payload));
+        received.push((texts.next().context("a push has a channel")?.to_owned(), payload));
     }
-    // Nothing comes twice.
+    // Nothing arrives twice.
     ensure!(client.call(json!(["PING"])).await? == json!(["OK", "PONG"]));
-    Ok(heard)
+    Ok(received)
 }
 
-/// Lets all of them publish at once, and compares what they received.
+/// Makes all of them publish at once, and compares what they received.
 pub async fn check(engine: Engine) -> Result<()> {
     let server = Launch { engine, ..Launch::default() }.start().await?;
     let mut subscribers = JoinSet::new();
@@ -67,7 +67,7 @@ pub async fn check(engine: Engine) -> Result<()> {
             _ => json!(["PSUBSCRIBE", "order.*"]),
         };
         client.call(command).await?;
-        subscribers.spawn(hear(client));
+        subscribers.spawn(receive(client));
     }
     let mut publishers = JoinSet::new();
     for publisher in 0..PUBLISHERS {
@@ -76,23 +76,23 @@ pub async fn check(engine: Engine) -> Result<()> {
     while let Some(published) = publishers.join_next().await {
         published??;
     }
-    let mut all_heard = Vec::new();
-    while let Some(heard) = subscribers.join_next().await {
-        all_heard.push(heard??);
+    let mut all_received = Vec::new();
+    while let Some(received) = subscribers.join_next().await {
+        all_received.push(received??);
     }
-    let by_channel = |heard: &[(String, String)]| {
+    let by_channel = |received: &[(String, String)]| {
         let mut orders: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (channel, payload) in heard {
+        for (channel, payload) in received {
             orders.entry(channel.clone()).or_default().push(payload.clone());
         }
         orders
     };
-    let first = all_heard.first().context("there are subscribers")?;
-    for heard in &all_heard {
-        assert!(by_channel(heard) == by_channel(first), "two subscribers saw two orders");
+    let first = all_received.first().context("there are subscribers")?;
+    for received in &all_received {
+        assert!(by_channel(received) == by_channel(first), "two subscribers saw two orders");
         for publisher in 0..PUBLISHERS {
             let prefix = format!("{publisher}:");
-            let numbers = heard.iter().filter_map(|(_, payload)| payload.strip_prefix(&prefix));
+            let numbers = received.iter().filter_map(|(_, payload)| payload.strip_prefix(&prefix));
             let numbers: Vec<usize> = numbers.map(str::parse).collect::<Result<_, _>>()?;
             let expected: Vec<_> = (0..PUBLICATIONS).collect();
             assert_eq!(numbers, expected, "what publisher {publisher} published");
@@ -111,11 +111,11 @@ async fn all_see_one_order_with_the_native_engine() -> Result<()> {
     check(Engine::Native).await
 }
 
-/// How many speak at once, and how often each does.
+/// How many clients publish at once, and how often each does.
 const SPEAKERS: usize = 24;
 const ROUNDS: usize = 50;
 
-/// Publishes alternately where it may and where it may not.
+/// Publishes alternately where it is permitted and where it is not.
 async fn speak(mut client: Client, speaker: usize) -> Result<()> {
     for round in 0..ROUNDS {
         let payload = format!("{speaker}:{round}");
@@ -128,9 +128,9 @@ async fn speak(mut client: Client, speaker: usize) -> Result<()> {
     Ok(())
 }
 
-/// Who publishes and says no more, and goes in the same breath, is answered first.
+/// A client that publishes and closes in one write receives the reply first.
 #[tokio::test]
-async fn who_leaves_with_the_last_word_is_answered() -> Result<()> {
+async fn a_client_that_publishes_and_closes_is_answered() -> Result<()> {
     let server = Launch::default().start().await?;
     let mut listener = server.client().await?;
     listener.call(json!(["SUBSCRIBE", "hall"])).await?;
@@ -151,10 +151,10 @@ async fn who_leaves_with_the_last_word_is_answered() -> Result<()> {
     server.stop().await
 }
 
-/// Plugins are asked about what several connections publish in one call. Each has the answers
-/// to its own, and what is noted of one is not taken for another's.
+/// Plugins see the publications of several connections in one call. Each connection receives its
+/// own replies, and attributes of one connection are not mixed up with another's.
 #[tokio::test]
-async fn those_who_speak_at_once_are_told_apart() -> Result<()> {
+async fn replies_go_to_the_connection_that_published() -> Result<()> {
     let plugins = components::directory()?;
     let mut notes = vec![json!("allow")];
     for speaker in 0..SPEAKERS {
@@ -181,26 +181,26 @@ async fn those_who_speak_at_once_are_told_apart() -> Result<()> {
         client.call(json!(["AUTH", format!("secret-{speaker}.")])).await?;
         speakers.spawn(speak(client, speaker));
     }
-    let mut heard = BTreeMap::new();
+    let mut received = BTreeMap::new();
     for _ in 0..SPEAKERS * ROUNDS {
         let push = listener.next_json().await?;
         let payload = push.pointer("/2").and_then(Value::as_str).context("it has a payload")?;
-        let (speaker, said) = payload.split_once(':').context("it says who speaks")?;
-        heard.entry(speaker.parse::<usize>()?).or_insert_with(Vec::new).push(said.to_owned());
+        let (speaker, said) = payload.split_once(':').context("it names the speaker")?;
+        received.entry(speaker.parse::<usize>()?).or_insert_with(Vec::new).push(said.to_owned());
     }
     while let Some(spoken) = speakers.join_next().await {
         spoken??;
     }
-    for (speaker, said) in heard {
+    for (speaker, said) in received {
         let expected: Vec<_> = (0..ROUNDS).map(|round| format!("{round}:user-{speaker}")).collect();
         assert_eq!(said, expected, "what {speaker} said");
     }
     server.stop().await
 }
 
-/// What one sends makes the plugin fail: what others send at the same moment passes.
+/// A publication that makes the plugin fail does not affect others of the same call.
 #[tokio::test]
-async fn a_call_that_fails_is_made_again_for_all_others_who_are_in_it() -> Result<()> {
+async fn a_failed_call_is_repeated_for_its_other_connections() -> Result<()> {
     let plugins = components::directory()?;
     let config = json!({
         "policy": "closed",

@@ -1,5 +1,5 @@
-//! Plugins that send HTTP requests: to which hosts, when, and how much; and that only the
-//! client concerned waits for the response.
+//! Plugins that send HTTP requests: to which hosts, when, and how many; and that only the client
+//! concerned waits for the response.
 
 use std::sync::Arc;
 
@@ -23,10 +23,10 @@ use crate::support::{PATIENCE, components, within};
 use crate::tls::Authority;
 
 const CONFIG: &str = "shutdown.timeout_ms = 100\nplugins.debounce_ms = 1\n";
-/// Longer than any test takes, so that nothing but what is asked ends a wait.
+/// Longer than any test takes, so that a wait ends only when the test ends it.
 const LONG_MS: u64 = 30_000;
 
-/// The asker in a directory, with this beside it.
+/// The asker in a directory, with these settings beside it.
 fn directory_with(beside: &Value) -> Result<TempDir> {
     let directory = components::directory()?;
     components::configure(directory.path(), "asker", beside)?;
@@ -42,7 +42,7 @@ async fn start(directory: &TempDir) -> Result<Server> {
     Ok(server)
 }
 
-/// A service that answers as its paths say: `/hang` when the test lets it.
+/// A service that answers as its paths say: `/hang` when the test permits it.
 async fn service() -> Result<(HttpService, Arc<Semaphore>)> {
     let gate = Arc::new(Semaphore::new(0));
     let opened = gate.clone();
@@ -67,7 +67,7 @@ async fn service() -> Result<(HttpService, Arc<Semaphore>)> {
     Ok((service, opened))
 }
 
-/// `/to/HOST:PORT` leads there.
+/// `/to/HOST:PORT` redirects there.
 fn redirect(path: &str) -> Answer {
     let Some(host) = path.strip_prefix("/to/") else { return answer(404, "") };
     let mut moved = answer(302, "");
@@ -76,7 +76,7 @@ fn redirect(path: &str) -> Answer {
     moved
 }
 
-/// Connects, having the asker ask for this.
+/// Connects, and makes the asker send this request.
 async fn connect(server: &Server, what: &str) -> Result<Client> {
     let upgrade = Upgrade { path: format!("/ws?ask={what}"), ..Upgrade::default() };
     match Client::connect(server.address().await?, &upgrade).await? {
@@ -85,7 +85,7 @@ async fn connect(server: &Server, what: &str) -> Result<Client> {
     }
 }
 
-/// The same beside the test.
+/// The same in a task of its own.
 async fn connect_apart(server: &Server, what: &str) -> Result<JoinHandle<Result<Client>>> {
     let address = server.address().await?;
     let upgrade = Upgrade { path: format!("/ws?ask={what}"), ..Upgrade::default() };
@@ -99,7 +99,7 @@ async fn close_of(server: &Server, what: &str) -> Result<Close> {
     connect(server, what).await?.next_close().await
 }
 
-/// What the asker noted of the client.
+/// What the asker noted about the client.
 async fn said(client: &mut Client) -> Result<Value> {
     client.call(json!(["SUBSCRIBE", "said"])).await?;
     client.call(json!(["PUBLISH", "said", "said"])).await?;
@@ -117,7 +117,7 @@ fn is_refused(answer: &Value, code: &str, says: &str) -> Result<()> {
 // ---- hosts and times ---------------------------------------------------------------
 
 #[tokio::test]
-async fn a_granted_host_is_asked_and_no_other() -> Result<()> {
+async fn requests_go_to_granted_hosts_only() -> Result<()> {
     let ((granted, _), (other, _)) = (service().await?, service().await?);
     let directory = directory_with(&json!({"http_allow": [granted.origin()]}))?;
     let server = start(&directory).await?;
@@ -139,16 +139,16 @@ async fn a_granted_host_is_asked_and_no_other() -> Result<()> {
     let (code, reason) = close_of(&server, &other.url("/ok")).await?;
     ensure!(code == Some(4102) && reason.contains("asker@"), "{code:?} {reason}");
 
-    // A redirect is an answer.
+    // A redirect is a response.
     let to_other = granted.url(&format!("/to/{}", other.address));
     is_refused(&client.call(json!(["AUTH", to_other])).await?, "NOPERM", "302")?;
-    ensure!(other.asked().is_empty(), "a host was asked that is not granted");
+    ensure!(other.asked().is_empty(), "a request was sent to a host that is not granted");
     assert_eq!(granted.asked().len(), 4);
     server.stop().await
 }
 
 #[tokio::test]
-async fn only_what_is_asked_when_a_client_comes_or_authenticates_may_ask() -> Result<()> {
+async fn only_hooks_on_connect_and_authenticate_may_send_requests() -> Result<()> {
     let (service, _) = service().await?;
     let directory = directory_with(&json!({"http_allow": [service.origin()]}))?;
     let server = start(&directory).await?;
@@ -167,7 +167,7 @@ async fn only_what_is_asked_when_a_client_comes_or_authenticates_may_ask() -> Re
         "settings": {"init": service.url("/ok")},
     });
     refused_at_start(&beside, &["init", "this hook may not ask"]).await?;
-    ensure!(service.asked().is_empty(), "it was asked");
+    ensure!(service.asked().is_empty(), "a request was sent");
     Ok(())
 }
 
@@ -206,7 +206,7 @@ async fn without_a_grant_it_is_refused_by_the_name_of_its_import() -> Result<()>
 
 #[tokio::test]
 async fn a_service_over_tls_must_be_trusted() -> Result<()> {
-    let (trusted, stranger) = (Authority::new()?, Authority::new()?);
+    let (trusted, untrusted) = (Authority::new()?, Authority::new()?);
     let serve = |authority: &Authority| -> Result<TlsAcceptor> {
         let (certificate, key) = authority.sign("service")?;
         let config = rustls::ServerConfig::builder_with_provider(Arc::new(
@@ -222,7 +222,7 @@ async fn a_service_over_tls_must_be_trusted() -> Result<()> {
     };
     let hello = |_| async { answer(200, "hello") };
     let known = HttpService::start_tls(serve(&trusted)?, hello).await?;
-    let unknown = HttpService::start_tls(serve(&stranger)?, hello).await?;
+    let unknown = HttpService::start_tls(serve(&untrusted)?, hello).await?;
     let [at_known, at_unknown, by_name] = [
         format!("https://{}", known.address),
         format!("https://{}", unknown.address),
@@ -239,12 +239,15 @@ async fn a_service_over_tls_must_be_trusted() -> Result<()> {
     let server = launch.start().await?;
     let mut client = connect(&server, &format!("{at_known}/ok")).await?;
     assert_eq!(said(&mut client).await?, "200 hello");
-    // Signed by somebody else; signed for another name.
+    // Signed by another authority; signed for another name.
     for host in [at_unknown, by_name] {
         let refused = client.call(json!(["AUTH", format!("{host}/ok")])).await?;
         is_refused(&refused, "UNAVAILABLE", "its certificate is not trusted")?;
     }
-    ensure!(known.asked().len() == 1 && unknown.asked().is_empty(), "who is not trusted was asked");
+    ensure!(
+        known.asked().len() == 1 && unknown.asked().is_empty(),
+        "an untrusted service received a request"
+    );
     server.stop().await
 }
 
@@ -275,9 +278,9 @@ async fn answers_and_requests_have_their_limits() -> Result<()> {
     server.stop().await
 }
 
-/// So many calls ask at once; the others wait, and none is lost.
+/// This many calls wait for responses at once; the others queue, and none is lost.
 #[tokio::test]
-async fn calls_wait_for_their_turn() -> Result<()> {
+async fn calls_wait_for_an_instance() -> Result<()> {
     let (service, gate) = service().await?;
     let beside = json!({
         "http_allow": [service.origin()], "http_calls_max": 2, "http_timeout_ms": LONG_MS,
@@ -293,7 +296,7 @@ async fn calls_wait_for_their_turn() -> Result<()> {
     for _ in 0..100 {
         other.call(json!(["PUBLISH", "a", "x"])).await?;
     }
-    ensure!(service.asked().len() == 2, "more than two asked at once");
+    ensure!(service.asked().len() == 2, "more than two requests at once");
     for let_in in 1..=5 {
         gate.add_permits(1);
         service.wait_for((2 + let_in).min(5)).await?;
@@ -308,13 +311,13 @@ async fn calls_wait_for_their_turn() -> Result<()> {
 /// A client whose call gets no instance in time is refused with that reason, and this does not
 /// count as a failure of the plugin.
 #[tokio::test]
-async fn who_waits_for_a_turn_too_long_is_refused() -> Result<()> {
+async fn a_client_that_waits_too_long_for_an_instance_is_refused() -> Result<()> {
     let beside = json!({
         "http_allow": ["http://127.0.0.1:9"], "http_calls_max": 1, "http_timeout_ms": 100,
     });
     let directory = directory_with(&beside)?;
     let server = start(&directory).await?;
-    // They wait on their own, past the time that they have.
+    // They keep waiting after their time is over.
     let mut waiting = Vec::new();
     for _ in 0..6 {
         waiting.push(connect_apart(&server, "sleep").await?);
@@ -325,17 +328,17 @@ async fn who_waits_for_a_turn_too_long_is_refused() -> Result<()> {
         ensure!(code == Some(4102) && reason.contains("asker@"), "{code:?} {reason}");
         reasons.push(reason);
     }
-    let turned_away = reasons.iter().filter(|reason| reason.contains("1 of its calls")).count();
-    ensure!(turned_away > 0, "nobody was told of the limit: {reasons:?}");
-    // The calls that got an instance went on waiting past their time, which is a failure.
+    let rejected = reasons.iter().filter(|reason| reason.contains("1 of its calls")).count();
+    ensure!(rejected > 0, "no client was refused by the limit: {reasons:?}");
+    // The calls that got an instance kept waiting after their time, which is a failure.
     let line = server.wait_for_log("a plugin failed in a call with HTTP requests").await?;
     ensure!(line.contains("it went on waiting after the 100 ms"), "{line}");
-    ensure!(server.log().matches("a plugin failed in a call").count() <= 6 - turned_away);
+    ensure!(server.log().matches("a plugin failed in a call").count() <= 6 - rejected);
     server.stop().await
 }
 
 #[tokio::test]
-async fn a_call_that_asks_has_a_budget_like_others() -> Result<()> {
+async fn a_call_with_requests_has_a_budget_like_others() -> Result<()> {
     let (service, _) = service().await?;
     let beside = json!({
         "http_allow": [service.origin()], "strikes_max": 2, "http_timeout_ms": LONG_MS,
@@ -346,7 +349,7 @@ async fn a_call_that_asks_has_a_budget_like_others() -> Result<()> {
     is_refused(&client.call(json!(["AUTH", "spin"])).await?, "UNAVAILABLE", "asker")?;
     let line = server.wait_for_log("a plugin failed in a call with HTTP requests").await?;
     ensure!(line.contains("more than its budget of 10 ms"), "{line}");
-    // The next one asks in a new instance, and the second client that strikes parks it.
+    // The next call runs in a new instance, and the second strike parks the plugin.
     assert_eq!(client.call(json!(["AUTH", service.url("/ok")])).await?, json!(["OK", "OK"]));
     let mut other = server.client().await?;
     is_refused(&other.call(json!(["AUTH", "spin"])).await?, "UNAVAILABLE", "asker")?;
@@ -359,10 +362,10 @@ async fn a_call_that_asks_has_a_budget_like_others() -> Result<()> {
 
 // ---- slow services -------------------------------------------------------------------
 
-/// All messages published during the wait arrive, through the same plugin; then the client that
-/// waited is admitted.
+/// All messages published during the wait arrive, through the same plugin; then the waiting client
+/// is admitted.
 #[tokio::test]
-async fn a_slow_service_delays_nobody_else() -> Result<()> {
+async fn a_slow_service_delays_no_other_client() -> Result<()> {
     const MESSAGES: usize = 1_000;
     let (service, gate) = service().await?;
     let beside = json!({"http_allow": [service.origin()], "http_timeout_ms": LONG_MS});
@@ -375,18 +378,18 @@ async fn a_slow_service_delays_nobody_else() -> Result<()> {
     let mut authenticating = server.client().await?;
     let auth = json!([1, "AUTH", service.url("/hang")]);
     authenticating.send(Message::text(auth.to_string())).await?;
-    // Behind it: nothing of this may come before its answer.
+    // Commands after it: no reply to them may arrive before its reply.
     authenticating.send(Message::text(r#"[2,"SUBSCRIBE","a"]"#)).await?;
     authenticating.send(Message::text(r#"[3,"PUBLISH","b","x"]"#)).await?;
     service.wait_for(2).await?;
 
     for number in 0..MESSAGES {
         let answer = publisher.call(json!(["PUBLISH", "a", number.to_string()])).await?;
-        ensure!(answer == json!(["OK", 1]), "who waits listens already: {answer}");
+        ensure!(answer == json!(["OK", 1]), "a waiting client is already subscribed: {answer}");
         let message = subscriber.next_json().await?;
         ensure!(message == json!(["message", "a", number.to_string()]), "{message} came");
     }
-    // Who comes is let in, and who authenticates elsewhere is answered.
+    // Another client is admitted, and one that authenticates elsewhere is answered.
     let mut next = connect(&server, &service.url("/ok")).await?;
     assert_eq!(next.call(json!(["AUTH", service.url("/ok")])).await?, json!(["OK", "OK"]));
     ensure!(!arriving.is_finished(), "it was let in before it was known");
@@ -402,7 +405,7 @@ async fn a_slow_service_delays_nobody_else() -> Result<()> {
     server.stop().await
 }
 
-/// In the head of its answer, or within its body.
+/// In the head of its response, or within the body.
 #[tokio::test]
 async fn a_service_that_never_answers_is_waited_for_until_the_time_is_over() -> Result<()> {
     let (service, _gate) = service().await?;
@@ -424,9 +427,9 @@ async fn a_service_that_never_answers_is_waited_for_until_the_time_is_over() -> 
     server.stop().await
 }
 
-/// The call ends where it began; everybody else meets the new version at once.
+/// The call ends in the version where it began; all other clients use the new version at once.
 #[tokio::test]
-async fn a_swap_does_not_wait_for_who_asks() -> Result<()> {
+async fn a_swap_does_not_wait_for_pending_requests() -> Result<()> {
     let (service, gate) = service().await?;
     let version = |name: &str| {
         json!({
@@ -457,9 +460,9 @@ async fn a_swap_does_not_wait_for_who_asks() -> Result<()> {
     server.stop().await
 }
 
-/// Who goes away while a plugin asks about it leaves nothing behind.
+/// A client that disconnects while a plugin waits for a response leaves nothing behind.
 #[tokio::test]
-async fn the_server_ends_while_plugins_ask() -> Result<()> {
+async fn the_server_shuts_down_during_pending_requests() -> Result<()> {
     let (service, _gate) = service().await?;
     let beside = json!({"http_allow": [service.origin()], "http_timeout_ms": LONG_MS});
     let directory = directory_with(&beside)?;
@@ -475,16 +478,16 @@ async fn the_server_ends_while_plugins_ask() -> Result<()> {
 
 // ---- Redis clients -------------------------------------------------------------------
 
-/// Says this over RESP, and reads as many bytes as are expected.
+/// Sends this over RESP, and reads as many bytes as are expected.
 async fn converse(stream: &mut TcpStream, says: &str, expected: &str) -> Result<()> {
     stream.write_all(says.as_bytes()).await?;
-    hears(stream, expected).await
+    receives(stream, expected).await
 }
 
-async fn hears(stream: &mut TcpStream, expected: &str) -> Result<()> {
-    let mut heard = vec![0; expected.len()];
-    within(PATIENCE, expected, stream.read_exact(&mut heard)).await??;
-    ensure!(heard == expected.as_bytes(), "{} came", heard.escape_ascii());
+async fn receives(stream: &mut TcpStream, expected: &str) -> Result<()> {
+    let mut received = vec![0; expected.len()];
+    within(PATIENCE, expected, stream.read_exact(&mut received)).await??;
+    ensure!(received == expected.as_bytes(), "{} came", received.escape_ascii());
     Ok(())
 }
 
@@ -499,19 +502,19 @@ async fn redis_clients_wait_in_order() -> Result<()> {
     client.write_all(format!("AUTH {hang}\r\nECHO a\r\nAUTH x y z\r\n").as_bytes()).await?;
     service.wait_for(1).await?;
     gate.add_permits(1);
-    hears(&mut client, "+OK\r\n$1\r\na\r\n-ERR syntax error\r\n").await?;
+    receives(&mut client, "+OK\r\n$1\r\na\r\n-ERR syntax error\r\n").await?;
 
-    // A HELLO holds as a whole, once its credentials are known.
+    // A HELLO takes effect as a whole, once its credentials are verified.
     let hello = format!("HELLO 3 AUTH default {hang} SETNAME me\r\nCLIENT GETNAME\r\n");
     client.write_all(hello.as_bytes()).await?;
     service.wait_for(2).await?;
     gate.add_permits(1);
-    hears(&mut client, "%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n").await?;
+    receives(&mut client, "%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n").await?;
     let mut rest = Vec::new();
     while !rest.ends_with(b"$2\r\nme\r\n") {
         rest.push(within(PATIENCE, "the name", client.read_u8()).await??);
     }
-    // What is not to be answered is not.
+    // Commands without a reply have none.
     let ok = service.url("/ok");
     let skipped = format!("CLIENT REPLY SKIP\r\nAUTH {ok}\r\nPING\r\n");
     converse(&mut client, &skipped, "+PONG\r\n").await?;
@@ -523,7 +526,7 @@ async fn redis_clients_wait_in_order() -> Result<()> {
     }
     converse(&mut client, "CLIENT GETNAME\r\n", "$2\r\nme\r\n").await?;
 
-    // Each is counted once, and as what it was answered.
+    // Each is counted once, with the outcome of its reply.
     let mut other = connect(&server, &ok).await?;
     is_refused(&other.call(json!(["AUTH", service.url("/forbidden")])).await?, "NOPERM", "")?;
     let operator = Operator::of(&server).await?;

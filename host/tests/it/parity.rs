@@ -1,9 +1,9 @@
-//! Three engines that must not differ: the component that is shipped, the same
-//! library linked in, and the naive model that both are held to.
+//! Three engines that must not differ: the component that is shipped, the same library linked in,
+//! and the naive reference model.
 //!
-//! Random operations go to all three, and each answer is compared. In between
-//! they hand their state over: to a fresh instance of their own kind, or from the
-//! native engine to the component and back. `SWITCHYARD_SEED` replays a run.
+//! All three execute random operations, and each result is compared. In between they hand over
+//! their state: to a fresh instance of their own kind, or from the native engine to the component
+//! and back. `SWITCHYARD_SEED` repeats a run.
 
 use anyhow::{Context, Result, ensure};
 use guest_core::model::{Answer, Model, Operation, Random, random_operation};
@@ -12,7 +12,7 @@ use switchyard::config::{Config, EngineConfig, EngineSource};
 use switchyard::engine::{Engine, EngineCode, Outcome};
 use switchyard::wasm::Wasm;
 
-/// The two engines of the host, and the code to make more of each.
+/// The two engines of the host, and the code to create more of each.
 struct Pair {
     codes: [EngineCode; 2],
     engines: [Box<dyn Engine>; 2],
@@ -29,13 +29,13 @@ impl Pair {
         Ok(Pair { codes, engines })
     }
 
-    /// Starts again with engines that know nothing.
+    /// Starts again with empty engines.
     fn forget(&mut self) -> Result<()> {
         self.engines = fresh(&self.codes)?;
         Ok(())
     }
 
-    /// Does it to both, and gives the answer of each.
+    /// Applies it to both, and returns the answer of each.
     fn apply(&mut self, operation: &Operation) -> Result<[Answer; 2]> {
         let [native, component] = &mut self.engines;
         Ok([apply(operation, &mut **native)?, apply(operation, &mut **component)?])
@@ -47,8 +47,8 @@ impl Pair {
         Ok([native.channel_count()?, component.channel_count()?])
     }
 
-    /// Saves both, which must write the same, and restores each state into a
-    /// fresh engine: of the other kind when they cross.
+    /// Saves both, which must give the same bytes, and restores each state into a fresh engine: of
+    /// the other kind if `crossing`.
     fn hand_over(&mut self, crossing: bool) -> Result<()> {
         let [native, component] = &mut self.engines;
         let native = native.save()?.context("the native engine saves nothing")?;
@@ -69,7 +69,7 @@ fn fresh(codes: &[EngineCode; 2]) -> Result<[Box<dyn Engine>; 2]> {
     Ok([make(native)?, make(component)?])
 }
 
-/// Does it to an engine; a handover is left to `Pair::hand_over`.
+/// Applies it to an engine; a handover is left to `Pair::hand_over`.
 fn apply(operation: &Operation, engine: &mut dyn Engine) -> Outcome<Answer> {
     match operation {
         Operation::Subscribe(connection, channels) => engine.subscribe(*connection, channels)?,
@@ -83,7 +83,7 @@ fn apply(operation: &Operation, engine: &mut dyn Engine) -> Outcome<Answer> {
             engine.punsubscribe(*connection, patterns)?;
         }
         Operation::Route(channels) => {
-            // What an earlier answer left behind must not show.
+            // Remains of an earlier answer must not be visible.
             let mut fan_outs = FanOuts { connections: vec![7], groups: Vec::new() };
             engine.route(channels, &mut fan_outs)?;
             return Ok(Answer::FanOuts(fan_outs));
@@ -126,7 +126,7 @@ fn random_operations_are_answered_alike() -> Result<()> {
     Ok(())
 }
 
-/// Operations at the edge of what a call can carry.
+/// Operations at the limits of what a call can carry.
 fn extremes() -> Vec<Operation> {
     let none = Names::new;
     let long = || Names::from_iter([vec![b'x'; 1 << 20], Vec::new(), vec![b'*'; 1 << 10]]);
@@ -166,8 +166,8 @@ fn extremes() -> Vec<Operation> {
     operations
 }
 
-/// The model would take minutes over these; that the library is right is shown
-/// above, so it is enough that the component says the same.
+/// The model would take minutes for these. The tests above check the library against the model, so
+/// here it is enough that the component agrees with the library.
 #[test]
 fn extremes_are_answered_alike() -> Result<()> {
     let mut pair = Pair::load()?;
@@ -183,7 +183,7 @@ fn extremes_are_answered_alike() -> Result<()> {
     Ok(())
 }
 
-/// What no `save` wrote is refused by both, and neither traps over it.
+/// Bytes that no `save` wrote are refused by both, and neither traps on them.
 #[test]
 fn a_state_that_was_damaged_is_not_taken() -> Result<()> {
     let mut pair = Pair::load()?;

@@ -1,4 +1,4 @@
-//! Patterns that are made to take long do not make others wait.
+//! Patterns that are expensive to match do not delay other clients.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::resp::{self, Resp};
 use crate::support::server::{Launch, Server};
 
-/// A pattern that both ends leave open, and that nearly matches names of the letter `a`.
+/// A pattern that is open at both ends, and that nearly matches names of the letter `a`.
 fn bomb(number: usize) -> String {
     format!(
         "*{}{number}*{}",
@@ -79,7 +79,7 @@ async fn patterns_that_take_too_long_are_refused_and_publications_go_on() -> Res
     let (_planted, count, refusal) = plant(&server, 1_000).await?;
     ensure!(refusal.starts_with("-LIMIT matching the patterns of this connection"), "{refusal}");
     ensure!((1..200).contains(&count), "{count} were accepted");
-    // Others fill what all connections may have together.
+    // Other clients fill what all connections together may have.
     let mut others = Vec::new();
     let refusal = loop {
         let mut client = Resp::connect(server.resp_address().await?).await?;
@@ -102,7 +102,7 @@ async fn patterns_that_take_too_long_are_refused_and_publications_go_on() -> Res
     ensure!(wait < Duration::from_millis(1_000), "a bystander waited {wait:?}");
     ensure!(!server.log().contains("the engine"), "{}", server.log());
 
-    // Common patterns still fit, also where much was refused.
+    // Common patterns still fit, also after many refusals.
     let mut client = server.client().await?;
     ensure!(client.call(json!(["PSUBSCRIBE", "user.*"])).await? == json!(["OK", 1]));
     server.stop().await
@@ -118,12 +118,12 @@ async fn a_connection_has_a_limit_of_patterns_apart_from_channels() -> Result<()
     let message = refused.pointer("/1/message").and_then(Value::as_str).unwrap_or_default();
     ensure!(refused.pointer("/1/code") == Some(&json!("LIMIT")), "{refused}");
     ensure!(message.contains("listens to 2 patterns and may listen to 3"), "{refused}");
-    // Those that it has count once.
+    // Patterns that it already has count once.
     ensure!(client.call(json!(["PSUBSCRIBE", "a*", "c*"])).await? == json!(["OK", 7]));
     server.stop().await
 }
 
-/// Many patterns of the common kind are no bomb: no name is tried on more than a few of them.
+/// Many patterns of the common kind are cheap: each name is compared with only a few of them.
 #[tokio::test]
 async fn many_patterns_with_different_beginnings_are_accepted() -> Result<()> {
     let server = Launch::with_config("engine.shards = 1").start().await?;

@@ -1,12 +1,12 @@
-//! What the plugins that ship take of a processor, measured by the server, in the
-//! component that ships. Their READMEs quote it:
+//! The processor time of the bundled plugins, measured by the server, in the components that are
+//! shipped. Their READMEs quote it:
 //!
 //! ```text
 //! cargo test --release -p switchyard --test it -- plugin_costs --nocapture --test-threads 1
 //! ```
 //!
-//! What is held to is that no call fails: the server's default budget is enough
-//! for each, or the budget that the plugin's README asks for.
+//! The only assertion is that no call fails: the server's default budget is enough for each plugin,
+//! or the budget that the plugin's README recommends.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -19,10 +19,10 @@ use crate::tokens;
 /// How many calls are measured.
 const CALLS: u64 = 200;
 
-/// How many publications a burst holds.
+/// How many publications a burst has.
 const BURST: usize = 64;
 
-/// Asks a plugin the same again and again, and prints how long its hook took.
+/// Calls a plugin repeatedly with the same input, and prints how long its hook took.
 async fn cost(what: &str, plugin: &str, config: &Value, hook: &str, asked: &[Value]) -> Result<()> {
     let directory = components::directory()?;
     components::configure(directory.path(), plugin, config)?;
@@ -32,7 +32,7 @@ async fn cost(what: &str, plugin: &str, config: &Value, hook: &str, asked: &[Val
     let server = Launch { plugins, ..Launch::default() }.start().await?;
     let mut client = server.client().await?;
     for _ in 0..CALLS {
-        // In one frame, so that the plugin is shown them at once.
+        // In one frame, so that the plugin receives them in one call.
         let numbered = asked.iter().enumerate().map(|(number, command)| {
             let mut parts = command.as_array().cloned().unwrap_or_default();
             parts.insert(0, number.into());
@@ -57,7 +57,7 @@ async fn cost(what: &str, plugin: &str, config: &Value, hook: &str, asked: &[Val
     let mean_us = number("/time/sum_us")? / calls;
     let items = number("/items")? / calls;
     let p99 = stats.pointer("/time/p99_us").and_then(Value::as_f64);
-    let p99 = p99.map_or("more than is told apart".to_owned(), |p99| format!("{p99:.0} us"));
+    let p99 = p99.map_or("above the largest bucket".to_owned(), |p99| format!("{p99:.0} us"));
     let memory = shown.pointer("/memory_bytes/0").and_then(Value::as_u64).unwrap_or_default();
     println!(
         "{what}: {mean_us:.1} us a call, {:.2} us an item ({items:.0} a call), 99 % within \

@@ -22,7 +22,7 @@ impl Rehearsal {
         Ok(Rehearsal { folder })
     }
 
-    /// With this plugin, and this beside it.
+    /// Adds this plugin with these settings.
     fn with(self, slot: &str, component: &str, beside: &Value) -> Result<Rehearsal> {
         let component = components::built(component)?;
         components::configure(self.path(), slot, beside)?;
@@ -34,14 +34,14 @@ impl Rehearsal {
         self.folder.path()
     }
 
-    /// Plays it. What begins with a dot is in the folder.
+    /// Plays it. Arguments that begin with a dot are in the folder.
     fn play(&self, words: &[&str]) -> Result<Done> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
         command.args(["plugin", "test"]).args(words).current_dir(self.path());
         Done::of(command.output()?)
     }
 
-    /// What it prints for programs, and how it ends.
+    /// The output for programs, and the exit code.
     fn play_for_programs(&self, words: &[&str]) -> Result<(Option<i32>, Value)> {
         let done = self.play(&[words, &["--json"]].concat())?;
         let played = serde_json::from_str(&done.stdout);
@@ -157,7 +157,7 @@ fn a_failing_call_is_seen_where_the_policy_hides_it() -> Result<()> {
 
 #[test]
 fn a_chain_is_played_in_the_order_of_its_names() -> Result<()> {
-    // 10-acl lets only alice in; 20-redact masks. A third stands in the conversation.
+    // 10-acl admits only alice; 20-redact masks. The conversation adds a third plugin.
     let conversation = r#"config: limits.name_bytes_max = 8
 plugin: 30-late redact.wasm {"rules":[{"channels":["*"],"regex":"[*]+","action":"mask","with":"(masked)"}]}
 
@@ -206,7 +206,7 @@ fn settings_are_those_that_were_named() -> Result<()> {
 }
 
 #[test]
-fn nonsense_is_told_with_its_line_and_exit_code_64() -> Result<()> {
+fn nonsense_is_reported_with_its_line_and_exit_code_64() -> Result<()> {
     for (conversation, says) in [
         ("# fine\nalice> [1,\"PING\"]\n\nalice says hello\n", "talk.txt: line 4: neither"),
         ("alice> x\nalice< [1,\n", "talk.txt: line 2: "),

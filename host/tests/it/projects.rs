@@ -1,4 +1,4 @@
-//! `switchyard plugin new`: what it writes is built by the real toolchains, as its
+//! `switchyard plugin new`: the project that it creates is built by the real toolchains, as its
 //! README says, and then checked, tested and loaded.
 
 use std::path::Path;
@@ -11,13 +11,13 @@ use crate::support::admin::{Done, Operator};
 use crate::support::server::{Launch, Server};
 use crate::support::{components, toolchains};
 
-/// `switchyard plugin new` with these words, in this folder.
+/// `switchyard plugin new` with these arguments, in this folder.
 fn new(folder: &Path, words: &[&str]) -> Result<Done> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
     Done::of(command.args(["plugin", "new"]).args(words).current_dir(folder).output()?)
 }
 
-/// The commands in a README: what is indented.
+/// The commands in a README: the indented lines.
 fn commands(readme: &str) -> impl Iterator<Item = &str> {
     readme.lines().filter_map(|line| line.strip_prefix("    "))
 }
@@ -67,7 +67,7 @@ async fn follow(language: &str) -> Result<()> {
     server.stop().await
 }
 
-/// Settings that it does not understand are refused, in its words.
+/// Invalid settings are refused, with the plugin's own message.
 fn refuses_other_settings(server: &Server, operator: &Operator, project: &Path) -> Result<()> {
     let other = server.home().join("other.toml");
     std::fs::write(&other, "settings.ending = 1\n")?;
@@ -110,7 +110,7 @@ fn nothing_is_overwritten() -> Result<()> {
     assert_eq!(std::fs::read_to_string(&file)?, "mine");
     assert_eq!(std::fs::read_dir(home.path().join("mine"))?.count(), 1);
 
-    // An empty folder may be there, and one that is not is made.
+    // The folder may exist if it is empty; otherwise it is created.
     std::fs::create_dir(home.path().join("empty"))?;
     for place in ["empty", "not/there"] {
         let done = new(home.path(), &["greeter", "--lang", "js", "--dir", place])?;

@@ -1,5 +1,5 @@
-//! When the rules change, existing subscriptions are checked again: what the new rules refuse
-//! ends with a notice, and everything else goes on.
+//! When the rules change, existing subscriptions are checked again: those that the new rules refuse
+//! end with a notice, and everything else continues.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -24,17 +24,17 @@ use crate::support::{PATIENCE, components, within};
 const SWAPPED: &str = "a plugin was swapped";
 const CHECKED: &str = "existing subscriptions were checked again";
 
-/// Settings of acl that let everyone listen to these, and publish anywhere.
+/// Settings of acl that permit everyone to subscribe to these, and to publish anywhere.
 fn listen_to(patterns: &[&str]) -> Value {
     json!({"rules": [{"users": ["*"], "subscribe": patterns, "publish": ["*"]}]})
 }
 
-/// Puts these settings in the place of a plugin's.
+/// Replaces a plugin's settings.
 fn configure(directory: &Path, name: &str, settings: &Value) -> Result<()> {
     components::configure(directory, name, &json!({"settings": settings}))
 }
 
-/// A server with a plugin whose settings can be changed.
+/// A server with a plugin with settings that can be changed.
 async fn guarded(
     config: &str,
     name: &str,
@@ -67,7 +67,7 @@ impl Resp {
         Ok(self.0.write_all(&bytes).await?)
     }
 
-    /// What comes next must be this; blanks stand for ends of lines, and `\xff` for one byte.
+    /// The next bytes must be these; blanks stand for ends of lines, and `\xff` for one byte.
     async fn expect(&mut self, expected: &str) -> Result<()> {
         let escapes = 3 * expected.matches("\\x").count();
         let mut bytes = vec![0; expected.replace(' ', "\r\n").len() - escapes];
@@ -78,7 +78,7 @@ impl Resp {
     }
 }
 
-/// A notice without its words.
+/// A notice without its text.
 fn notice(push: &Value) -> Value {
     let mut push = push.clone();
     if let Some(body) = push.pointer_mut("/1").and_then(Value::as_object_mut) {
@@ -123,7 +123,7 @@ async fn what_new_rules_refuse_ends_with_a_notice_in_every_protocol() -> Result<
 
     let push = json.next_json().await?;
     ensure!(notice(&push) == unsubscribed(&["b.1"], &[], 3), "{push}");
-    let by = push.pointer("/1/by").and_then(Value::as_str).context("it says who")?;
+    let by = push.pointer("/1/by").and_then(Value::as_str).context("it names the plugin")?;
     ensure!(by.starts_with("acl@"), "{by}");
     ensure!(push.pointer("/1/message").is_some(), "{push}");
     let push = json.next_json().await?;
@@ -134,7 +134,7 @@ async fn what_new_rules_refuse_ends_with_a_notice_in_every_protocol() -> Result<
     ensure!(came.opcode == BINARY, "{came:?}");
     ensure!(came.payload == b"*3\r\n$11\r\nunsubscribe\r\n$3\r\nb.1\r\n:1\r\n", "{came:?}");
 
-    // No message comes on what ended, and all on what did not.
+    // No message arrives on subscriptions that ended, and all on the others.
     let mut publisher = server.client().await?;
     ensure!(publisher.call(json!(["PUBLISH", "b.1", "x"])).await? == json!(["OK", 0]));
     ensure!(publisher.call(json!(["PUBLISH", "a.1", "y"])).await? == json!(["OK", 4]));
@@ -143,7 +143,7 @@ async fn what_new_rules_refuse_ends_with_a_notice_in_every_protocol() -> Result<
     resp2.expect("*3 $7 message $3 a.1 $1 y ").await?;
     let came = framed.next_frame().await?.context("a message")?;
     ensure!(came.payload == b"*3\r\n$7\r\nmessage\r\n$3\r\na.1\r\n$1\r\ny\r\n", "{came:?}");
-    // Counts go on from there, and what ended may be left and is refused.
+    // Counts continue from there. Names that ended may be unsubscribed from, and are refused.
     resp2.say(&[b"UNSUBSCRIBE"]).await?;
     resp2.expect("*3 $11 unsubscribe $3 a.1 :0 ").await?;
     resp2.say(&[b"PING"]).await?;
@@ -174,9 +174,9 @@ async fn resp3_has_the_notice_as_a_push() -> Result<()> {
     server.stop().await
 }
 
-/// A plugin that comes is asked about what is there, and a rollback, too.
+/// A new plugin is called for existing subscriptions, and so is one that a rollback restores.
 #[tokio::test]
-async fn a_plugin_that_is_added_or_rolled_back_is_asked_too() -> Result<()> {
+async fn a_plugin_that_is_added_or_rolled_back_is_called_too() -> Result<()> {
     let plugins = components::directory()?;
     let launch = Launch { plugins: Some(plugins.path().to_owned()), ..Launch::default() };
     let server = launch.start().await?;
@@ -199,7 +199,7 @@ async fn a_plugin_that_is_added_or_rolled_back_is_asked_too() -> Result<()> {
     server.stop().await
 }
 
-/// Names that are not UTF-8 cannot be shown to a plugin.
+/// Names that are not UTF-8 cannot be passed to a plugin.
 #[tokio::test]
 async fn names_that_are_no_text_end_when_a_plugin_comes_that_sees_names() -> Result<()> {
     let plugins = components::directory()?;
@@ -227,8 +227,7 @@ async fn names_that_are_no_text_end_when_a_plugin_comes_that_sees_names() -> Res
     server.stop().await
 }
 
-/// To be asked again costs no tokens and adds to no counter, and a limit that is passed ends
-/// nothing.
+/// A recheck takes no tokens and increments no counter, and an exceeded limit ends nothing.
 #[tokio::test]
 async fn a_recheck_counts_nothing_against_a_client() -> Result<()> {
     let limit = |burst: u64| {
@@ -244,7 +243,7 @@ async fn a_recheck_counts_nothing_against_a_client() -> Result<()> {
         configure(plugins.path(), "10-rate-limit", &limit(4 + changes))?;
         server.wait_for_logs(CHECKED, changes as usize).await?;
     }
-    // Of seven, three are spent.
+    // Of seven, three are used.
     let names = ["d", "e", "f", "g"];
     let subscribe: Vec<_> = ["SUBSCRIBE"].iter().chain(&names).collect();
     ensure!(client.call(json!(subscribe)).await? == json!(["OK", 7]));
@@ -255,7 +254,7 @@ async fn a_recheck_counts_nothing_against_a_client() -> Result<()> {
     server.wait_for_logs(CHECKED, 4).await?;
     ensure!(client.call(json!(["UNSUBSCRIBE", "a"])).await? == json!(["OK", 6]));
 
-    // The probe counts what it is asked about, and shows how often that was.
+    // The probe counts its calls, and shows how many there were.
     let probe = components::built("test/probe")?;
     let counts = json!({
         "on_access": {"count": "n", "channels": ["n.*"]}, "on_publish": {"count": "n"},
@@ -272,7 +271,7 @@ async fn a_recheck_counts_nothing_against_a_client() -> Result<()> {
     server.wait_for_logs(CHECKED, 6).await?;
     client.send(Message::text(r#"["PUBLISH","b","x"]"#)).await?;
     ensure!(client.next_json().await? == json!(["message", "b", "x=3"]), "two names, one message");
-    // What is refused for a rate, or for now, stays as well.
+    // A refusal by a rate limit, or a temporary one, ends nothing either.
     for (number, code) in ["LIMIT", "UNAVAILABLE"].into_iter().enumerate() {
         let refuses = json!({"on_access": {"refuse": {"code": code, "message": "no"}}});
         configure(plugins.path(), "20-probe", &refuses)?;
@@ -282,8 +281,8 @@ async fn a_recheck_counts_nothing_against_a_client() -> Result<()> {
     server.stop().await
 }
 
-/// A plugin that cannot answer about one connection ends nothing, is not parked for it, and
-/// answers about the others.
+/// A plugin that cannot answer about one connection ends nothing, is not parked for it, and answers
+/// about the others.
 #[tokio::test]
 async fn what_the_plugin_cannot_answer_about_stays() -> Result<()> {
     let config = "plugins.rebuild_backoff_ms = 1\nplugins.rebuild_backoff_max_ms = 1\n";
@@ -339,8 +338,8 @@ async fn listen(mut client: Client) -> Result<usize> {
     }
 }
 
-/// Rules go back and forth while messages flow: what both allow misses none of them, and what
-/// one forbids is either listened to or was said to have ended.
+/// Rules alternate while messages flow: a subscription that both versions permit misses no message,
+/// and one that one version forbids is either active or was reported as ended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn quick_swaps_lose_nothing_that_is_allowed() -> Result<()> {
     const LISTENERS: usize = 10;
@@ -363,7 +362,7 @@ async fn quick_swaps_lose_nothing_that_is_allowed() -> Result<()> {
             number += 1;
             let lost = publisher.call(json!(["PUBLISH", "lost", "x"])).await?;
             let swaps = server.log().matches(SWAPPED).count();
-            // In the end, all are found.
+            // In the end, all are subscribed.
             if swaps >= change && (change < 7 || lost == json!(["OK", 0])) {
                 break;
             }
@@ -376,8 +375,8 @@ async fn quick_swaps_lose_nothing_that_is_allowed() -> Result<()> {
     server.stop().await
 }
 
-/// Subscribes and unsubscribes until it is over. Every count that the server says must be the
-/// one that follows from what it said before.
+/// Subscribes and unsubscribes until it is over. Every count that the server reports must follow
+/// from what it reported before.
 #[expect(clippy::indexing_slicing, reason = "what is not there fails the test")]
 async fn come_and_go(
     mut client: Resp,
@@ -412,7 +411,8 @@ async fn come_and_go(
                         held.insert(name);
                     } else {
                         let was_held = held.remove(&name);
-                        // A notice is about what is held, and nothing else is not asked for.
+                        // A notice concerns a name that is held; every other reply is to one of the
+                        // commands.
                         ensure!(was_held || is_all || expected > 0, "{kind} {name} {count}");
                         expected -= usize::from(!was_held && !is_all);
                         let is_asked_for = is_all || *name == names[0] || *name == names[1];
@@ -492,7 +492,7 @@ async fn frame(stream: &mut TcpStream) -> Result<Frames> {
     }
 }
 
-/// 100,000 subscriptions, half of them refused, while others are served.
+/// 100,000 subscriptions, half of them refused, while other clients are served.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_thousand_subscriptions_are_checked_in_seconds() -> Result<()> {
     const CLIENTS: usize = 100;

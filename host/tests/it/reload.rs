@@ -1,4 +1,4 @@
-//! Settings that change while the server runs, and those that do not.
+//! Settings that take effect while the server runs, and those that do not.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -20,7 +20,7 @@ async fn a_changed_config_file_holds_at_once_where_it_can() -> Result<()> {
     let refused = client.call(long.clone()).await?;
     assert_eq!(refused.pointer("/1/code"), Some(&json!("TOOLARGE")));
 
-    // What does not hold changes nothing.
+    // An invalid file changes nothing.
     write(&server, "limits.name_bytes_max = 0")?;
     let line = server.wait_for_log("the current one stays in use").await?;
     ensure!(line.contains("limits.name_bytes_max is 0"), "{line}");
@@ -74,7 +74,7 @@ async fn the_log_changes_while_it_runs_and_a_connection_is_followed() -> Result<
 }
 
 #[tokio::test]
-async fn the_log_is_changed_by_who_operates() -> Result<()> {
+async fn the_log_is_changed_by_an_operator() -> Result<()> {
     let server = Launch::with_config("limits.name_bytes_max = 5").start().await?;
     let operator = Operator::of(&server).await?;
     let as_it_was = operator.get("/v1/log")?;
@@ -97,7 +97,7 @@ async fn the_log_is_changed_by_who_operates() -> Result<()> {
     drop(server.client().await?);
     server.wait_for_log("connection opened").await?;
 
-    // What makes no sense changes nothing.
+    // An invalid filter changes nothing.
     let done = operator.run(&["log", "switchyard=loud", "--unfollow", id])?;
     ensure!(done.code == Some(1) && done.stderr.contains("switchyard=loud"), "{done:?}");
     let many: Vec<u64> = (1..=1_001).collect();
@@ -107,7 +107,7 @@ async fn the_log_is_changed_by_who_operates() -> Result<()> {
     assert_eq!(debugging["followed"], json!([id.parse::<u64>()?]));
     assert_eq!(debugging["filter"], json!("debug"));
 
-    // A file that says nothing of it leaves it; one that does has its way.
+    // A file without the setting leaves it as it is; one with the setting changes it.
     write(&server, "limits.name_bytes_max = 6")?;
     server.wait_for_log("limits.name_bytes_max").await?;
     assert_eq!(operator.get("/v1/log")?, debugging);

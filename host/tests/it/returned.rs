@@ -1,4 +1,4 @@
-//! What plugins return is held to the limits that clients are held to.
+//! What plugins return must be within the limits of clients.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ async fn with_probe(config: &Value) -> Result<(Server, tempfile::TempDir)> {
     Ok((server, directory))
 }
 
-/// Refused on the way in; on the way out left to the policy, and counted as a fault.
+/// Refused on publish; on delivery decided by the policy, and counted as a fault.
 #[tokio::test]
 async fn a_payload_that_a_plugin_makes_is_no_larger_than_any() -> Result<()> {
     for (hook, policy, code) in [
@@ -53,9 +53,9 @@ async fn a_payload_that_a_plugin_makes_is_no_larger_than_any() -> Result<()> {
     Ok(())
 }
 
-/// The same number over both doors, and one that both carry.
+/// The same number over both protocols, and one that both can represent.
 #[tokio::test]
-async fn a_plugin_tells_of_no_more_receivers_than_can_be_counted() -> Result<()> {
+async fn a_plugin_reports_no_more_receivers_than_can_be_counted() -> Result<()> {
     let absorb = json!({"settings": {"on_publish": {"absorb": i64::MAX}}});
     let (server, _directory) = with_probe(&absorb).await?;
     let answer = server.client().await?.call(json!(["PUBLISH", "a", "x"])).await?;

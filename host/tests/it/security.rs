@@ -1,4 +1,4 @@
-//! Who gets in: protected mode, origins, addresses, and the limits of those inside.
+//! Access: protected mode, origins, addresses, and the limits on accepted connections.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ async fn an_open_address_needs_a_plugin_that_admits() -> Result<()> {
     server.url().await?;
     server.stop().await?;
 
-    // A plugin that only sees messages is not enough; one plugin with `admission` is.
+    // A plugin that only rewrites messages is not enough; one plugin with `admission` is.
     let plugins = components::directory()?;
     let path = plugins.path().to_str().context("a path in UTF-8")?.to_owned();
     let masking = json!({"rules": [{"channels": ["*"], "regex": "secret", "action": "mask"}]});
@@ -66,7 +66,7 @@ async fn an_open_address_needs_a_plugin_that_admits() -> Result<()> {
         .parse()?;
     let mut local = connect((IpAddr::from([127, 0, 0, 1]), port).into(), &[]).await??;
     assert_eq!(local.call(json!(["PING"])).await?, json!(["OK", "PONG"]));
-    // A machine with no other address than loopback cannot test the refusal.
+    // A machine that has only loopback addresses cannot test the refusal.
     if let Some(own) = own_address() {
         let (code, reason) = connect((own, port).into(), &[]).await??.next_close().await?;
         assert_eq!(code, Some(4102));
@@ -83,7 +83,7 @@ fn own_address() -> Option<IpAddr> {
     (!address.is_loopback() && !address.is_unspecified()).then_some(address)
 }
 
-/// A client with these headers, or the answer to it.
+/// A client with these headers, or the HTTP response.
 async fn connect(
     address: SocketAddr,
     headers: &[(&str, &str)],
@@ -121,13 +121,13 @@ async fn pages_of_other_sites_are_refused_unless_listed() -> Result<()> {
             (outcome, _) => anyhow::bail!("{origin}: refused or let in: {:?}", outcome.err()),
         }
     }
-    // The body says which, and where to change it.
+    // The body names the origin, and the setting to change.
     let request = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
         Origin: https://evil.org\r\n\r\n";
     let answer = exchange(address, request).await?;
     ensure!(answer.contains("https://evil.org") && answer.contains("http.origins"), "{answer}");
-    // A program names no origin. The page to try it with comes without an upgrade.
+    // A program sends no Origin. The test page is served without an upgrade.
     connect(address, &[]).await??;
     let page = exchange(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await?;
     ensure!(page.starts_with("HTTP/1.1 200"), "{page}");
@@ -143,7 +143,7 @@ async fn a_connection_too_many_from_one_address_is_closed_with_4103() -> Result<
     let (code, reason) = server.client().await?.next_close().await?;
     assert_eq!(code, Some(4103));
     ensure!(reason.contains("limits.connections_per_address_max"), "{reason}");
-    // It is counted over both doors.
+    // Connections of both listeners count together.
     let said = exchange(server.resp_address().await?, "PING\r\n").await?;
     ensure!(said.starts_with("-ERR") && said.contains("connections_per_address_max"), "{said}");
     assert_eq!(second.call(json!(["QUIT"])).await?, json!(["OK", "OK"]));
@@ -153,7 +153,7 @@ async fn a_connection_too_many_from_one_address_is_closed_with_4103() -> Result<
     assert_eq!(first.call(json!(["PING"])).await?, json!(["OK", "PONG"]));
     server.stop().await?;
 
-    // Of an uncounted network there may be more.
+    // A network that is not counted may have more.
     let config = "limits.connections_per_address_max = 1";
     let server = Launch::with_config(config).start().await?;
     let mut clients = Vec::new();
@@ -167,7 +167,7 @@ async fn a_connection_too_many_from_one_address_is_closed_with_4103() -> Result<
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_told_so_at_both_doors() -> Result<()> {
+async fn one_connection_too_many_is_rejected_on_both_listeners() -> Result<()> {
     let server = Launch::with_config("limits.connections_max = 1").start().await?;
     let mut only = server.client().await?;
     let (code, reason) = server.client().await?.next_close().await?;
@@ -179,7 +179,7 @@ async fn one_connection_too_many_is_told_so_at_both_doors() -> Result<()> {
     server.stop().await
 }
 
-/// Who shakes hands holds a place, and gives it up for the next if it sends nothing.
+/// A handshake occupies a slot, and loses it to the next one if it sends nothing.
 #[tokio::test]
 async fn a_handshake_that_waits_gives_way_to_the_next() -> Result<()> {
     let config = "http.handshakes_max = 1\nhttp.handshake_timeout_ms = 60000";
@@ -194,7 +194,7 @@ async fn a_handshake_that_waits_gives_way_to_the_next() -> Result<()> {
     let mut said = String::new();
     within(PATIENCE, "the end", silent.read_to_string(&mut said)).await??;
     assert_eq!(said, "");
-    // The other door has places of its own.
+    // The other listener has slots of its own.
     let _silent = TcpStream::connect(address).await?;
     assert_eq!(exchange(server.resp_address().await?, "PING\r\n").await?, "+PONG\r\n");
     server.stop().await
@@ -205,7 +205,7 @@ async fn commands_that_come_too_fast_are_refused_and_a_flood_is_closed() -> Resu
     let config = "limits.commands_per_second_max = 20";
     let server = Launch::with_config(config).start().await?;
     let mut client = server.client().await?;
-    // Twenty at once are fine; what else comes within the second is not.
+    // Twenty at once are permitted; further ones within the second are not.
     let began = Instant::now();
     let mut answers = Vec::new();
     for _ in 0..25 {
@@ -217,7 +217,7 @@ async fn commands_that_come_too_fast_are_refused_and_a_flood_is_closed() -> Resu
         let refused = answers.iter().filter(is_refused).count();
         ensure!(refused > 0, "none of 25 was refused: {answers:?}");
     }
-    // Who goes on is closed.
+    // A client that continues is closed.
     let burst = json!(vec![json!(["PING"]); 60]);
     client.send(burst.to_string().into()).await?;
     let (code, reason) = loop {
@@ -231,7 +231,7 @@ async fn commands_that_come_too_fast_are_refused_and_a_flood_is_closed() -> Resu
     assert_eq!(code, 4104);
     ensure!(reason.contains("limits.commands_per_second_max"), "{reason}");
 
-    // Over RESP, also for what the door answers itself.
+    // Over RESP, also for commands that the listener answers itself.
     for command in ["PING\r\n", "ECHO x\r\n", "NONSENSE\r\n", "PUBLISH a b\r\n"] {
         let said = exchange(server.resp_address().await?, &command.repeat(60)).await?;
         let lines = said.matches("-LIMIT more than 20 commands per second").count();
@@ -241,7 +241,7 @@ async fn commands_that_come_too_fast_are_refused_and_a_flood_is_closed() -> Resu
 }
 
 #[tokio::test]
-async fn who_listens_to_nothing_and_says_nothing_is_closed_if_told_so() -> Result<()> {
+async fn idle_connections_without_subscriptions_are_closed_if_configured() -> Result<()> {
     let config = "resp.idle_timeout_ms = 200\nlog.filter = 'debug'";
     let server = Launch::with_config(config).start().await?;
     let address = server.resp_address().await?;
@@ -253,7 +253,7 @@ async fn who_listens_to_nothing_and_says_nothing_is_closed_if_told_so() -> Resul
     within(PATIENCE, "the end of an idle connection", idle.read_to_string(&mut said)).await??;
     assert_eq!(said, "+PONG\r\n");
     server.wait_for_log("reason=\"idle\"").await?;
-    // Redis does the same: subscribers may be quiet.
+    // As in Redis, subscribers may be idle.
     let receivers = exchange(address, "PUBLISH a x\r\n").await?;
     assert_eq!(receivers, ":1\r\n");
     drop(listener);

@@ -1,5 +1,5 @@
-//! The plugins that ship are guards: they say how they fail, do not start without rules,
-//! and refuse what they could not look at in time before they try.
+//! The bundled plugins are guards: they declare how they fail, do not start without rules, and
+//! refuse in advance what they could not check in time.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::components;
 use crate::support::server::{Launch, Server};
 
-/// Each plugin, and a word of what it says when it is given nothing to do.
+/// Each plugin, and a word of its message when its settings have no rules.
 const SHIPPED: [(&str, &str); 6] = [
     ("acl", "there are no rules"),
     ("jwt-auth", "names no key"),
@@ -99,7 +99,7 @@ async fn padding_does_not_carry_a_card_number_past_redact() -> Result<()> {
             }
         }
     }
-    // Others are masked all the while, and the plugin never failed.
+    // Other payloads are masked all the while, and the plugin never failed.
     let other = format!("card {CARD}");
     ensure!(client.call(json!(["PUBLISH", "a", other])).await? == json!(["OK", 1]));
     let came = listener.next_json().await?;
@@ -108,8 +108,8 @@ async fn padding_does_not_carry_a_card_number_past_redact() -> Result<()> {
     server.stop().await
 }
 
-/// Of each kind that takes a validator exponential or quadratic time: a schema, and a
-/// payload of no more than the default limits.
+/// For each kind of schema that takes a validator exponential or quadratic time: a schema, and a
+/// payload within the default limits.
 fn laborious() -> Vec<(Value, String)> {
     let nested = |levels: usize| format!("{}0{}", "[".repeat(levels), "]".repeat(levels));
     let two = |keyword: &str| {
@@ -117,7 +117,7 @@ fn laborious() -> Vec<(Value, String)> {
         json!({"$ref": "#/$defs/tree", "$defs": {"tree": {"type": "array", keyword: [tree, tree]}}})
     };
     let shapes = (0..3_000).map(|n: u32| {
-        // As many arrays of the same numbers, cut in different ways.
+        // As many arrays of the same numbers, split in different ways.
         let cut = |bit: u32| if n >> bit & 1 == 0 { ["", ""] } else { ["[", "]"] };
         let part = |bit: u32| format!("{}1{}", cut(bit)[0], cut(bit)[1]);
         format!("[{}]", (0..12).map(part).collect::<Vec<_>>().join(","))

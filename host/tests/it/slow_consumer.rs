@@ -1,8 +1,8 @@
-//! Clients that take too little of what they are sent.
+//! Clients that read too slowly.
 //!
-//! Each is closed with 4202 when its outbox has exceeded its limit, and the log says how much
-//! was queued. No other client is delayed, clients that keep up lose nothing, and the server's
-//! memory stays bounded.
+//! Each is closed with 4202 when its outbox has exceeded its limit, and the log says how much was
+//! queued. No other client is delayed, clients that keep up lose nothing, and the server's memory
+//! stays bounded.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,13 +18,12 @@ use crate::support::websocket::{CLOSE, Client, Frame, PING, PONG, RawClient, TEX
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
-/// How long somebody else may have to wait. The aim is milliseconds.
+/// The longest permitted delay of another client. The aim is milliseconds.
 const DELAY_MAX: Duration = Duration::from_secs(2);
-/// What the server may take besides what the limits allow: code, allocator,
-/// buffers of connections.
+/// What the server may use besides the limits: code, allocator, buffers of connections.
 const OVERHEAD_BYTES: usize = 64 * MIB;
 
-/// What the server holds in memory, or the most that it ever held.
+/// The server's resident memory, or its peak.
 #[derive(Clone, Copy)]
 enum Memory {
     Now,
@@ -42,7 +41,7 @@ fn memory_bytes(server: &Server, which: Memory) -> Result<usize> {
     Ok(kib.parse::<usize>()? * KIB)
 }
 
-/// Checks that since there were `before` bytes the server never held so much more.
+/// Checks that the server's peak memory stayed within `more_max` bytes of `before`.
 fn check_memory(server: &Server, before: usize, more_max: usize) -> Result<()> {
     let more = memory_bytes(server, Memory::AtMost)?.saturating_sub(before);
     println!("the server's memory grew by {} KiB at most", more / KIB);
@@ -50,8 +49,8 @@ fn check_memory(server: &Server, before: usize, more_max: usize) -> Result<()> {
     Ok(())
 }
 
-/// A client with a small receive buffer that listens to `flood`, and reads no
-/// more than the answer to that.
+/// A client with a small receive buffer that listens to `flood`, and reads no more than the reply
+/// to that.
 async fn listener(server: &Server) -> Result<RawClient> {
     let mut listener = RawClient::dial_narrow(server.address().await?).await?.upgrade().await?;
     listener.send_text(r#"[1,"SUBSCRIBE","flood"]"#).await?;
@@ -65,16 +64,15 @@ fn payload(number: usize, bytes: usize) -> String {
     number.clone() + &" ".repeat(bytes.saturating_sub(number.len()))
 }
 
-/// Publishes one payload; the answer is how many received it.
+/// Publishes one payload; returns how many received it.
 async fn publish(client: &mut Client, payload: &str) -> Result<u64> {
     let answer = client.call(json!(["PUBLISH", "flood", payload])).await?;
     ensure!(answer.get(0) == Some(&json!("OK")), "a publication was answered {answer}");
     answer.get(1).and_then(Value::as_u64).context("not a number of receivers")
 }
 
-/// Reads until the server closes, and checks that it does so with 4202 and says
-/// how much waited. Answers how many messages came before that, none missing
-/// among them.
+/// Reads until the server closes, and checks that it does so with 4202 and reports how much was
+/// queued. Returns how many messages arrived before that, without a gap.
 async fn read_to_the_close(listener: &mut RawClient) -> Result<usize> {
     let mut messages = 0;
     loop {
@@ -98,7 +96,7 @@ fn number_of(frame: &[u8]) -> Result<usize> {
     Ok(number.trim_end().parse()?)
 }
 
-/// The amount in the line of the log that says that somebody was too slow.
+/// The number of bytes in the log line about a slow consumer.
 fn logged_bytes(line: &str) -> Result<usize> {
     let amount = line.split("outbox_bytes=").nth(1).context("the amount is not logged")?;
     Ok(amount.split_whitespace().next().unwrap_or_default().parse()?)
@@ -107,11 +105,11 @@ fn logged_bytes(line: &str) -> Result<usize> {
 const TOO_SLOW: &str = "slow_consumer";
 
 #[tokio::test]
-async fn who_stops_reading_is_closed_and_delays_nobody() -> Result<()> {
+async fn a_client_that_stops_reading_is_closed_and_delays_no_other() -> Result<()> {
     const SLOW: usize = 8;
     const PAYLOAD_BYTES: usize = 64 * KIB;
     const LIMIT_BYTES: usize = 2 * MIB;
-    /// Far more than the limits and the sockets' buffers of all of them.
+    /// Far more than the limits and the socket buffers of all of them.
     const FLOOD_BYTES: usize = 512 * MIB;
     let server = Launch::with_config(&format!(
         "shutdown.timeout_ms = 100
@@ -159,10 +157,10 @@ async fn who_stops_reading_is_closed_and_delays_nobody() -> Result<()> {
     server.stop().await
 }
 
-/// One that is cut off and does not even read its Close holds nothing up, and is
-/// gone after the time that it had for that.
+/// A client that is cut off and does not even read its Close delays nothing, and is removed when
+/// the time for the Close is over.
 #[tokio::test]
-async fn who_never_reads_again_is_cut_off() -> Result<()> {
+async fn a_client_that_never_reads_again_is_cut_off() -> Result<()> {
     let config = format!(
         "shutdown.timeout_ms = 100\noutbox.bytes_max = {MIB}\noutbox.soft_bytes = {MIB}\nwebsocket.close_timeout_ms = 200"
     );
@@ -174,7 +172,7 @@ async fn who_never_reads_again_is_cut_off() -> Result<()> {
         number += 1;
     }
     server.wait_for_log(TOO_SLOW).await?;
-    // What was on its way is still there, but no whole Close.
+    // What was in flight is still there, but no whole Close.
     slow.rest().await?;
     server.stop().await
 }
@@ -195,7 +193,7 @@ async fn the_soft_limit_holds_after_its_time() -> Result<()> {
     let mut slow = listener(&server).await?;
     let mut publisher = server.client().await?;
     let began = Instant::now();
-    // More than the sockets' buffers take.
+    // More than the socket buffers hold.
     for number in 0..256 {
         let receivers = publish(&mut publisher, &payload(number, 64 * KIB)).await?;
         ensure!(receivers == 1 || began.elapsed() > SOFT_TIME, "it was closed before its time");
@@ -212,9 +210,9 @@ async fn the_soft_limit_holds_after_its_time() -> Result<()> {
     server.stop().await
 }
 
-/// Falling behind costs nothing, as long as it is caught up with in time.
+/// A client that catches up in time loses nothing.
 #[tokio::test]
-async fn who_catches_up_in_time_misses_nothing() -> Result<()> {
+async fn a_client_that_catches_up_in_time_misses_nothing() -> Result<()> {
     const MESSAGES: usize = 256;
     let server =
         Launch::with_config("shutdown.timeout_ms = 100\noutbox.soft_bytes = 65536").start().await?;
@@ -237,10 +235,10 @@ async fn who_catches_up_in_time_misses_nothing() -> Result<()> {
     server.stop().await
 }
 
-/// A client that reads, however slowly, counts as alive: its pongs are delayed behind what it
+/// A client that reads, however slowly, counts as alive: its pongs are delayed by the data that it
 /// has not read yet.
 #[tokio::test]
-async fn who_reads_slowly_is_not_taken_for_dead() -> Result<()> {
+async fn a_slow_reader_is_not_taken_for_dead() -> Result<()> {
     const MESSAGES: usize = 256;
     const INTERVAL: Duration = Duration::from_millis(500);
     let server = Launch::with_config(&format!(
@@ -272,13 +270,13 @@ async fn who_reads_slowly_is_not_taken_for_dead() -> Result<()> {
     server.stop().await
 }
 
-/// How a client asks for more than it reads.
+/// A kind of client that requests more than it reads.
 struct Greed {
     name: &'static str,
     /// What it sends, again and again.
     frame: String,
-    /// Whether what it is answered stays below the hard limit, so that it is not
-    /// read from until its time is over.
+    /// Whether the replies stay below the hard limit, so that the server stops reading from it
+    /// until its time is over.
     waits: bool,
 }
 
@@ -288,7 +286,7 @@ fn greeds() -> [Greed; 3] {
     [
         Greed { name: "long pongs", frame: long, waits: true },
         Greed { name: "short answers", frame: burst(json!([1, "HELLO"]), 1_000), waits: true },
-        // Little is asked, and hundreds of megabytes are the answer.
+        // Small requests with hundreds of megabytes of replies.
         Greed {
             name: "lists",
             frame: burst(json!([1, "PUBSUB", "CHANNELS"]), 5_000),
@@ -298,7 +296,7 @@ fn greeds() -> [Greed; 3] {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_asks_and_does_not_read_is_not_read_either() -> Result<()> {
+async fn a_client_that_does_not_read_replies_is_not_read_from() -> Result<()> {
     const LIMIT_BYTES: usize = 4 * MIB;
     for Greed { name, frame, waits } in greeds() {
         let server = Launch::with_config(&format!(
@@ -341,7 +339,7 @@ async fn who_asks_and_does_not_read_is_not_read_either() -> Result<()> {
         let asked_bytes = asked_bytes.load(Ordering::Relaxed);
         println!("{name}: {} KiB asked, another waited {delay_most:?} at most", asked_bytes / KIB);
         ensure!(logged_bytes(&line)? >= 65_536, "{name}: {line}");
-        // The sockets' buffers hold some of it.
+        // The socket buffers hold some of it.
         ensure!(!waits || asked_bytes < 32 * MIB, "{name}: {asked_bytes} bytes were read");
         ensure!(delay_most < DELAY_MAX, "{name}: another waited {delay_most:?}");
         check_memory(&server, memory_before, LIMIT_BYTES).context(name)?;

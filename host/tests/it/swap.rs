@@ -1,6 +1,5 @@
-//! Plugins and the engine are replaced by replacing their files, while the server
-//! runs: what is taken, in which order, and what a file that is refused leaves as
-//! it was.
+//! Plugins and the engine are replaced by replacing their files, while the server runs: which files
+//! are used, in which order, and that a refused file leaves everything unchanged.
 
 use std::path::Path;
 use std::time::Instant;
@@ -27,7 +26,7 @@ fn probe(stamp: u32) -> Result<Vec<u8>> {
     components::stamped(components::built("test/probe")?, stamp)
 }
 
-/// A server that watches a plugin directory, which holds what is put there before.
+/// A server that watches a plugin directory with these plugins in it.
 struct House {
     server: Server,
     directory: TempDir,
@@ -49,17 +48,17 @@ impl House {
         self.directory.path()
     }
 
-    /// Puts these bytes in the place of a plugin's component.
+    /// Replaces a plugin's component.
     fn replace(&self, name: &str, component: &[u8]) -> Result<()> {
         components::write_atomically(&components::path(self.path(), name), component)
     }
 
-    /// Takes a plugin out of the chain.
+    /// Removes a plugin from the chain.
     async fn remove(&self, name: &str) -> Result<()> {
         Operator::of(&self.server).await?.say(&["plugin", "rm", name]).map(drop)
     }
 
-    /// Puts these settings in the place of a plugin's.
+    /// Replaces a plugin's settings.
     fn configure(&self, name: &str, settings: &Value) -> Result<()> {
         components::configure(self.path(), name, &json!({"settings": settings}))
     }
@@ -75,7 +74,7 @@ impl Echo {
         Ok(Echo(client))
     }
 
-    /// What a payload has become when it arrives.
+    /// The payload as received, of one that is published.
     async fn of(&mut self, channel: &str, payload: &str) -> Result<String> {
         let answer = self.0.call(json!(["PUBLISH", channel, payload])).await?;
         ensure!(answer == json!(["OK", 1]), "a publication was answered {answer}");
@@ -91,7 +90,7 @@ impl Echo {
     }
 }
 
-// ---- what is taken ---------------------------------------------------------------
+// ---- what is loaded ---------------------------------------------------------------
 
 #[tokio::test]
 async fn plugins_come_change_and_go_while_connections_stay() -> Result<()> {
@@ -110,7 +109,7 @@ async fn plugins_come_change_and_go_while_connections_stay() -> Result<()> {
     ensure!(swapped.contains("from=probe@"), "{swapped}");
     echo.is("x@00000002").await?;
 
-    // Settings alone are another version, too.
+    // New settings alone are a new version, too.
     house.configure("probe", &json!({"on_publish": ["stamp", "stamp"]}))?;
     house.server.wait_for_logs(SWAPPED, 2).await?;
     echo.is("x@00000002@00000002").await?;
@@ -135,7 +134,7 @@ async fn the_order_is_that_of_the_names() -> Result<()> {
     let mut echo = Echo::on(&house.server).await?;
     echo.is("x#1@00000000@00000000").await?;
 
-    // A plugin takes its place between those that are there, ...
+    // A plugin takes its position among the existing ones, ...
     let count = json!({"on_publish": {"count": "n"}});
     components::install(house.path(), "15-between", &probe(0)?, &count)?;
     house.server.wait_for_logs(ADDED, 3).await?;
@@ -146,7 +145,7 @@ async fn the_order_is_that_of_the_names() -> Result<()> {
     house.server.wait_for_log(SWAPPED).await?;
     echo.is("x#3=2@00000000@00000000").await?;
 
-    // ... and has another place under another name.
+    // ... and has another position under another name.
     for extension in ["toml", "wasm"] {
         let file = |name: &str| house.path().join(name).with_extension(extension);
         std::fs::rename(file("20-second"), file("05-zeroth"))?;
@@ -166,7 +165,7 @@ async fn a_successor_starts_with_its_predecessors_state() -> Result<()> {
         house.replace("probe", &probe(number)?)?;
         house.server.wait_for_logs(SWAPPED, number as usize).await?;
     }
-    // One that was removed starts from nothing.
+    // A plugin that was removed starts with empty state.
     house.remove("probe").await?;
     house.server.wait_for_log(REMOVED).await?;
     components::install(house.path(), "probe", &probe(9)?, &numbers)?;
@@ -175,7 +174,7 @@ async fn a_successor_starts_with_its_predecessors_state() -> Result<()> {
     house.server.stop().await
 }
 
-/// A connection always meets the same instance, and each has a state of its own.
+/// A connection always uses the same instance, and each has a state of its own.
 #[tokio::test]
 async fn each_instance_hands_its_state_to_its_like() -> Result<()> {
     let numbers = |instances| json!({"instances": instances, "settings": {"on_publish": "number"}});
@@ -183,7 +182,7 @@ async fn each_instance_hands_its_state_to_its_like() -> Result<()> {
     components::configure(house.path(), "probe", &numbers(2))?;
     house.server.wait_for_log("the number of instances changed").await?;
     house.server.wait_for_log(SWAPPED).await?;
-    // Ids follow one another, so the two meet different instances.
+    // Connection ids are consecutive, so the two use different instances.
     let (mut one, mut other) = (house.server.client().await?, house.server.client().await?);
     for (swaps, expected) in [(2, ["x#1", "x#1"]), (3, ["x#2", "x#2"]), (4, ["x#1", "x#2"])] {
         for (client, expected) in [&mut one, &mut other].into_iter().zip(expected) {
@@ -204,13 +203,13 @@ async fn each_instance_hands_its_state_to_its_like() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_file_that_is_written_slowly_is_taken_when_it_is_whole() -> Result<()> {
+async fn a_file_that_is_written_slowly_is_loaded_when_it_is_complete() -> Result<()> {
     let house = House::with(&[("probe", json!({"on_publish": "stamp"}))]).await?;
     let mut echo = Echo::on(&house.server).await?;
     let file = components::path(house.path(), "probe");
     let component = probe(1)?;
     for refusals in 1..=3 {
-        // In place and not by a rename, and so slowly that it is looked at.
+        // In place and not by a rename, and so slowly that the watcher sees it half written.
         std::fs::write(&file, &component[..component.len() * refusals / 4])?;
         house.server.wait_for_logs(REFUSED, refusals).await?;
         echo.is("x@00000000").await?;
@@ -227,7 +226,7 @@ async fn what_is_no_plugin_is_not_looked_at() -> Result<()> {
     for name in [".hidden.wasm", "probe.wasm.part", "notes.txt", "other.toml", "probe.wasm~"] {
         std::fs::write(house.path().join(name), "nonsense")?;
     }
-    // What comes after them has been seen, so they have been, too.
+    // A later file has been processed, so these have been, too.
     house.replace("probe", &probe(1)?)?;
     house.server.wait_for_log(SWAPPED).await?;
     Echo::on(&house.server).await?.is("x@00000001").await?;
@@ -236,7 +235,7 @@ async fn what_is_no_plugin_is_not_looked_at() -> Result<()> {
     house.server.stop().await
 }
 
-/// What plugins note and count belongs to the server, and outlives them.
+/// Attributes and counters belong to the server, and outlive the plugins that set them.
 #[tokio::test]
 async fn notes_and_counts_outlive_a_swap() -> Result<()> {
     let house = House::with(&[(
@@ -268,8 +267,7 @@ async fn notes_and_counts_outlive_a_swap() -> Result<()> {
 
 // ---- which plugins are notified of a connection's end -----------------------------
 
-/// How many connections came and went, as two counters of a plugin. Reading one
-/// counts, too.
+/// How many connections came and went, as two counters of a plugin. Reading one counts, too.
 struct Books {
     client: Client,
     readings: i64,
@@ -308,7 +306,7 @@ impl Books {
         }
     }
 
-    /// Reads until they say this; more than this is a failure at once.
+    /// Reads until the counters have these values; a larger value is a failure at once.
     async fn say(&mut self, came: i64, went: i64) -> Result<()> {
         let began = Instant::now();
         loop {
@@ -329,7 +327,7 @@ async fn leave(mut client: Client) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_successor_is_told_of_those_that_its_predecessor_let_in() -> Result<()> {
+async fn a_new_version_is_notified_of_clients_admitted_by_the_old_one() -> Result<()> {
     let house = House::with(&[("probe", Books::settings())]).await?;
     let mut books = Books::of(&house).await?;
     let mut clients = Vec::new();
@@ -347,7 +345,7 @@ async fn a_successor_is_told_of_those_that_its_predecessor_let_in() -> Result<()
 }
 
 #[tokio::test]
-async fn a_plugin_is_told_only_of_those_that_it_was_asked_about() -> Result<()> {
+async fn a_plugin_is_notified_only_of_clients_it_was_called_for() -> Result<()> {
     let house = House::with(&[]).await?;
     let early = house.server.client().await?;
     components::install(house.path(), "10-books", &probe(1)?, &Books::settings())?;
@@ -378,7 +376,7 @@ async fn a_plugin_is_told_only_of_those_that_it_was_asked_about() -> Result<()> 
 
 /// Also when the client disconnected before the handshake response was sent.
 #[tokio::test]
-async fn who_leaves_in_the_handshake_is_not_forgotten() -> Result<()> {
+async fn a_client_that_leaves_in_the_handshake_is_reported() -> Result<()> {
     const CLIENTS: i64 = 50;
     let house = House::with(&[("probe", Books::settings())]).await?;
     let mut books = Books::of(&house).await?;
@@ -387,7 +385,7 @@ async fn who_leaves_in_the_handshake_is_not_forgotten() -> Result<()> {
         client.send(UPGRADE).await?;
         client.reset()?;
     }
-    // Some may be gone before they were asked about.
+    // Some may be gone before a plugin was called for them.
     let began = Instant::now();
     loop {
         let (came, went) = books.read().await?;
@@ -401,8 +399,7 @@ async fn who_leaves_in_the_handshake_is_not_forgotten() -> Result<()> {
 
 // ---- what is refused -------------------------------------------------------------
 
-/// What is put in the place of one file of a plugin that works, and how it is
-/// refused.
+/// A replacement for one file of a working plugin, and how it is refused.
 struct Refused {
     name: &'static str,
     file: &'static str,
@@ -420,7 +417,7 @@ fn refused() -> Result<Vec<Refused>> {
         let bytes = toml::to_string(&config)?.into_bytes();
         Ok(Refused { name, file: "probe.toml", bytes, step, says })
     };
-    let told =
+    let init =
         |name, settings: Value, step, says| toml(name, json!({"settings": settings}), step, says);
     let core = b"\0asm\x01\0\0\0".to_vec();
     let to_come = b"\0asm\x0e\0\x01\0".to_vec();
@@ -438,13 +435,13 @@ fn refused() -> Result<Vec<Refused>> {
             &["@0.2.0", "switchyard:pubsub@0.1.0"],
         ),
         component("import", built("test/snoop")?, "link", &["wasi:sockets/", "not granted"]),
-        told("init refuses", json!({"init": "error"}), "init", &["the probe was told to refuse"])?,
-        told("init traps", json!({"init": "trap"}), "init", &["panicked"])?,
-        told("init loops", json!({"init": "loop"}), "init", &["budget of 1000 ms"])?,
-        told("nonsense", json!({"on_publish": "panik"}), "init", &["panik"])?,
-        told("old state", json!({"restore": "unsupported"}), "restore", &["does not read"])?,
-        told("corrupt state", json!({"restore": "corrupt"}), "restore", &["corrupt"])?,
-        told("restore traps", json!({"restore": "trap"}), "restore", &["panicked"])?,
+        init("init refuses", json!({"init": "error"}), "init", &["the probe was told to refuse"])?,
+        init("init traps", json!({"init": "trap"}), "init", &["panicked"])?,
+        init("init loops", json!({"init": "loop"}), "init", &["budget of 1000 ms"])?,
+        init("nonsense", json!({"on_publish": "panik"}), "init", &["panik"])?,
+        init("old state", json!({"restore": "unsupported"}), "restore", &["does not read"])?,
+        init("corrupt state", json!({"restore": "corrupt"}), "restore", &["corrupt"])?,
+        init("restore traps", json!({"restore": "trap"}), "restore", &["panicked"])?,
         toml("unknown key", json!({"polcy": "open"}), "config", &["polcy", "policy"])?,
         toml("unknown policy", json!({"policy": "ajar"}), "config", &["ajar", "closed"])?,
         toml("out of range", json!({"instances": 0}), "config", &["instances", "from 1 to 64"])?,
@@ -457,7 +454,7 @@ fn refused() -> Result<Vec<Refused>> {
     Ok(all)
 }
 
-/// Some bytes in the middle are others.
+/// The component with some bytes overwritten.
 fn damaged(component: &[u8]) -> Vec<u8> {
     let mut damaged = component.to_vec();
     let middle = damaged.len() / 2;
@@ -466,10 +463,10 @@ fn damaged(component: &[u8]) -> Vec<u8> {
 }
 
 impl Refused {
-    /// Checks that it is said of which plugin, which file and which step, and why.
+    /// Checks that the message names the plugin, the file and the step, and gives the reason.
     fn check(&self, said: &str) -> Result<()> {
         let Refused { name, file, step, says, .. } = self;
-        // What is wrong with the settings in it, only the component knows.
+        // Only the component knows what is wrong with its settings.
         let file = if matches!(*step, "init" | "restore") { "probe.wasm" } else { file };
         for word in ["probe", file, step].iter().chain(*says) {
             ensure!(said.contains(word), "{name}: {word:?} is not said: {said}");
@@ -497,13 +494,13 @@ async fn what_is_refused_changes_nothing_and_says_why() -> Result<()> {
         components::write_atomically(&file, &good)?;
     }
     ensure!(!house.server.log().contains(SWAPPED), "one of them was taken");
-    // What is refused is said once, and again when somebody asks.
+    // A refusal is logged once, and again when someone requests a reload.
     house.replace("probe", b"nonsense")?;
     house.server.wait_for_logs(REFUSED, number + 1).await?;
     house.server.signal("HUP")?;
     number += 2;
     house.server.wait_for_logs(REFUSED, number).await?;
-    // The way out is a file that is right.
+    // A correct file ends it.
     house.replace("probe", &probe(3)?)?;
     house.server.wait_for_log(SWAPPED).await?;
     echo.is(&format!("x@00000003#{}", number - 1)).await?;
@@ -534,7 +531,7 @@ async fn at_startup_a_refused_plugin_ends_the_server_with_1() -> Result<()> {
 /// A plugin whose state cannot be saved is not replaced. Its instance is rebuilt, as after any
 /// trap.
 #[tokio::test]
-async fn who_cannot_hand_its_state_over_stays() -> Result<()> {
+async fn a_plugin_that_cannot_hand_over_its_state_stays() -> Result<()> {
     for (save, words) in [("trap", "panicked"), ("loop", "handover_budget_ms is 50")] {
         let house =
             House::with(&[("probe", json!({"on_publish": "number", "save": save}))]).await?;
@@ -563,8 +560,8 @@ async fn who_cannot_hand_its_state_over_stays() -> Result<()> {
 const ENGINE_SWAPPED: &str = "the engine was swapped";
 const ENGINE_KEPT: &str = "the engine was not swapped";
 
-/// A server whose engine comes from a file, a directory around it, and one that
-/// listens.
+/// A server whose engine is loaded from a file, the directory of the file, and a listening
+/// connection.
 async fn engine_from_file() -> Result<(Server, TempDir, Echo)> {
     let home = components::directory()?;
     let file = home.path().join("engine.wasm");
@@ -575,7 +572,7 @@ async fn engine_from_file() -> Result<(Server, TempDir, Echo)> {
     Ok((server, home, echo))
 }
 
-/// The versions in a line that says that the engine was swapped.
+/// The versions in a log line about a swap of the engine.
 fn versions(line: &str) -> Option<(&str, &str)> {
     let word = |key| line.split(key).nth(1)?.split('"').next();
     Some((word("from=\"")?, word("to=\"")?))
@@ -594,8 +591,8 @@ async fn the_engine_is_swapped_when_its_file_is() -> Result<()> {
         ensure!(from != to && line.contains("pause_us="), "{line}");
         echo.is("x").await?;
     }
-    // Asked to, the server takes it again although nothing changed; a file that is
-    // only written again is no reason.
+    // On request the server loads it again although nothing changed; a file that is only rewritten
+    // is no reason.
     for swaps in 4..=5 {
         server.signal("HUP")?;
         server.wait_for_logs("plugins and engine are reloaded", swaps - 3).await?;
@@ -613,7 +610,7 @@ async fn the_engine_is_swapped_when_its_file_is() -> Result<()> {
 
 /// The new engine receives the ground state before it is used: one that fails then is refused.
 #[tokio::test]
-async fn an_engine_that_fails_while_it_is_told_who_listens_is_not_taken() -> Result<()> {
+async fn an_engine_that_fails_during_replay_is_not_installed() -> Result<()> {
     let (server, home, mut echo) = engine_from_file().await?;
     let file = home.path().join("engine.wasm");
     let mut other = server.client().await?;
@@ -627,7 +624,7 @@ async fn an_engine_that_fails_while_it_is_told_who_listens_is_not_taken() -> Res
         ensure!(other.next_json().await? == json!(["message", channel, "x"]));
         ensure!(echo.0.next_json().await? == json!(["pmessage", "*", channel, "x"]));
     }
-    // There is no subscription left that makes it fail, so it is accepted.
+    // The subscription that makes it fail is gone, so it is accepted.
     ensure!(other.call(json!(["UNSUBSCRIBE", "trap-listener"])).await? == json!(["OK", 2]));
     components::write_atomically(&file, &components::rehashed(bad, 1))?;
     server.wait_for_log(ENGINE_SWAPPED).await?;

@@ -29,36 +29,36 @@ const CONFIG: &str = "shutdown.timeout_ms = 100";
 
 const CONNECTIONS: usize = 50;
 const MESSAGES_PER_SECOND: usize = 2_000;
-/// How many connections receive what one publishes: itself, the two before it,
-/// and a third by a pattern.
+/// How many connections receive each publication: the publisher, the two before it, and a third by
+/// a pattern.
 const LISTENERS: u64 = 4;
 
 const PLUGIN_PACE: Duration = Duration::from_millis(200);
 const PLUGIN_AIM: Duration = Duration::from_millis(5);
 const ENGINE_PACE: Duration = Duration::from_millis(500);
 const ENGINE_AIM: Duration = Duration::from_millis(50);
-/// What a pause may never take, however busy the machine is.
+/// The upper bound of a pause, however busy the machine is.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Each of the chain, one after the other.
+/// The plugins of the chain, one after the other.
 const CHAIN_PACE: Duration = Duration::from_millis(100);
-/// How often each of it is swapped.
+/// How often each plugin of the chain is swapped.
 const CHAIN_SWAPS: u32 = 8;
-/// How many unanswered messages one connection has under way at full speed.
+/// How many unanswered messages one connection may have at full speed.
 const UNANSWERED_MAX: usize = 16;
-/// What stands behind the number of the last message.
+/// The suffix of the last message, after its number.
 const END: &str = "end";
-/// How often one user may publish while all that happens.
+/// How many messages one user may publish during the test.
 const NOISY_MESSAGES: usize = 20;
 
 const SHARDS: usize = 2;
-/// What the engine holds besides the channels on which messages flow.
+/// Further channels that the engine holds, besides those on which messages flow.
 const HELD_BY_EACH: usize = 2_000;
 
 /// How many builds of the probe are used in rotation. The server keeps that many compiled.
 const BUILDS: u32 = 8;
 
-/// One load after the other: each is meant to have the machine for itself.
+/// One load after the other: each needs the machine for itself.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 fn duration() -> Result<Duration> {
@@ -79,8 +79,8 @@ async fn a_plugin_is_swapped_and_every_message_meets_one_version() -> Result<()>
     load.server.stop().await
 }
 
-/// Both hooks of a message meet the same version, and the numbers, which the
-/// versions hand on, run through all of them.
+/// Both hooks of a message run in the same version, and the numbers, which the versions hand over,
+/// continue through all of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plugin_is_swapped_and_its_numbers_go_on() -> Result<()> {
     let both = json!(["stamp", "number"]);
@@ -162,7 +162,7 @@ async fn a_chain_is_swapped_and_what_it_knows_is_kept() -> Result<()> {
         (
             "10-acl",
             json!({"rules": [
-                // Who lost its user could not publish on its own channel any more.
+                // A connection that lost its user could no longer publish on its own channel.
                 {"users": ["@authenticated"], "subscribe": ["live.*"], "publish": ["live.{sub}.m"]},
                 {"roles": ["guest"], "subscribe": ["hall"], "publish": ["hall"]},
             ]}),
@@ -202,7 +202,7 @@ async fn a_chain_is_swapped_and_what_it_knows_is_kept() -> Result<()> {
     let refused = AtomicU32::new(0);
     let guest = |name: &str| path(json!({"sub": name, "roles": ["guest"], "exp": "now+600"}));
     let noise = make_noise(connect(&server, guest("noisy")?).await?, &passed, &refused);
-    let arrivals = arrive(&server, guest("newcomer")?);
+    let arrivals = arrive(&server, guest("arrival")?);
     let swaps = Arc::new(Swaps::default());
     let swapping = swap(&server, &swaps, CHAIN_PACE, "a plugin was swapped", |generation| {
         let turn = generation as usize - 1;
@@ -214,7 +214,7 @@ async fn a_chain_is_swapped_and_what_it_knows_is_kept() -> Result<()> {
         talked = talk(talkers, &swaps) => talked?,
         failed = swapping => match failed? {},
         failed = noise => match failed.context("the noisy one")? {},
-        failed = arrivals => match failed.context("a newcomer")? {},
+        failed = arrivals => match failed.context("an arriving client")? {},
     };
     check_agreement(&talkers)?;
     for talker in &talkers {
@@ -274,16 +274,16 @@ async fn plugin_load(settings: &Value) -> Result<Load> {
     Ok(Load { server, talkers, messages_of_each, _directory: directory })
 }
 
-/// How far the swaps are. A message that is sent while `done` is some number is
-/// treated by that generation or a later one, and one that is answered while
-/// `begun` is some number by that generation or an earlier one.
+/// The progress of the swaps. A message that is sent while `done` is N is processed by generation N
+/// or a later one; a message that is answered while `begun` is N, by generation N or an earlier
+/// one.
 #[derive(Default)]
 struct Swaps {
     begun: AtomicU32,
     done: AtomicU32,
 }
 
-/// Swaps at this pace, or as fast as the server takes it, until it is dropped.
+/// Swaps at this pace, or as fast as the server permits, until it is dropped.
 async fn swap(
     server: &Server,
     swaps: &Swaps,
@@ -308,7 +308,7 @@ struct Talker {
     number: usize,
     client: Client,
     rhythm: Rhythm,
-    /// What it says behind the number of each message.
+    /// The suffix of each message, after its number.
     says: &'static str,
     /// Whether it has published its last message.
     has_ended: bool,
@@ -316,17 +316,16 @@ struct Talker {
     answered: usize,
     /// The longest time that it waited for an answer.
     wait: Duration,
-    /// For each channel, what was behind the number in each message.
-    heard: BTreeMap<String, Vec<String>>,
+    /// For each channel, the suffix of each received message.
+    received: BTreeMap<String, Vec<String>>,
 }
 
-/// How fast one publishes, and when it ends.
+/// How fast a talker publishes, and when it ends.
 #[derive(Clone, Copy)]
 enum Rhythm {
-    /// So many messages, at the pace that is everyone's.
+    /// This many messages, at the common pace.
     Paced { messages: usize },
-    /// As fast as it is answered, until there were so many swaps; its last message
-    /// says that it is.
+    /// As fast as replies arrive, until this many swaps are done; the last message marks the end.
     Fast { swaps: u32 },
 }
 
@@ -346,8 +345,8 @@ impl Rhythm {
     }
 }
 
-/// A message on its way: the first and the last generation that may have treated
-/// it. The last one is known when it has been answered.
+/// A message in flight: the first and the last generation that may have processed it. The last one
+/// is known when the message has been answered.
 struct Published {
     at: Instant,
     first: u32,
@@ -380,7 +379,7 @@ async fn talkers(
         }
         let answer = client.call(json!(["PSUBSCRIBE", pattern(number + 3)])).await?;
         ensure!(answer == json!(["OK", 4]), "answered {answer}");
-        let heard = (number..number + 4).map(|number| (channel(number), Vec::new())).collect();
+        let received = (number..number + 4).map(|number| (channel(number), Vec::new())).collect();
         let (published, answered, wait) = (Vec::new(), 0, Duration::ZERO);
         let has_ended = false;
         talkers.push(Talker {
@@ -392,7 +391,7 @@ async fn talkers(
             published,
             answered,
             wait,
-            heard,
+            received,
         });
     }
     Ok(talkers)
@@ -404,7 +403,7 @@ async fn connect(server: &Server, path: String) -> Result<Client> {
     Client::connect(server.address().await?, &upgrade).await?.map_err(refused)
 }
 
-/// Publishes all the time, and counts what passes.
+/// Publishes all the time, and counts the accepted messages.
 async fn make_noise(
     mut client: Client,
     passed: &AtomicU32,
@@ -420,7 +419,7 @@ async fn make_noise(
     }
 }
 
-/// Comes, listens and goes, again and again.
+/// Connects, subscribes and disconnects, again and again.
 async fn arrive(server: &Server, path: String) -> Result<Infallible> {
     let mut ticks = tokio::time::interval(Duration::from_millis(10));
     loop {
@@ -431,7 +430,7 @@ async fn arrive(server: &Server, path: String) -> Result<Infallible> {
     }
 }
 
-/// Has all of them publish and receive until each has received everything.
+/// Makes all of them publish and receive until each has received everything.
 async fn talk(talkers: Vec<Talker>, swaps: &Arc<Swaps>) -> Result<Vec<Talker>> {
     let began = Instant::now();
     let mut talking = JoinSet::new();
@@ -473,7 +472,7 @@ impl Talker {
                 said = self.client.next_json() => self.take(&said?, &swaps)?,
             }
         }
-        // It is still connected, and nothing came after the last message.
+        // It is still connected, and nothing arrived after the last message.
         ensure!(self.client.call(json!(["PING"])).await? == json!(["OK", "PONG"]));
         Ok(self)
     }
@@ -485,7 +484,7 @@ impl Talker {
         };
         self.has_ended
             && self.answered == self.published.len()
-            && self.heard.values().all(is_complete)
+            && self.received.values().all(is_complete)
     }
 
     async fn publish(&mut self, swaps: &Swaps) -> Result<()> {
@@ -508,9 +507,9 @@ impl Talker {
     fn take(&mut self, said: &Value, swaps: &Swaps) -> Result<()> {
         let words = said.as_array().into_iter().flatten().map(Value::as_str);
         match words.collect::<Option<Vec<_>>>().as_deref() {
-            Some(["message", channel, payload]) => self.hear(channel, payload),
+            Some(["message", channel, payload]) => self.receive(channel, payload),
             Some(["pmessage", by, channel, payload]) if *by == pattern(self.number + 3) => {
-                self.hear(channel, payload)
+                self.receive(channel, payload)
             }
             _ => self.take_answer(said, swaps),
         }
@@ -518,34 +517,34 @@ impl Talker {
     }
 
     fn take_answer(&mut self, said: &Value, swaps: &Swaps) -> Result<()> {
-        // One more when there is a visitor.
+        // One more if there is a visitor.
         let right =
             [LISTENERS, LISTENERS + 1].map(|receivers| json!([self.answered, "OK", receivers]));
         ensure!(right.contains(said), "expected the answer {}", right[0]);
-        let published = self.published.get_mut(self.answered).context("nobody asked")?;
+        let published = self.published.get_mut(self.answered).context("an unexpected answer")?;
         published.last = Some(swaps.begun.load(Ordering::SeqCst));
         self.wait = self.wait.max(published.at.elapsed());
         self.answered += 1;
         Ok(())
     }
 
-    fn hear(&mut self, channel: &str, payload: &str) -> Result<()> {
+    fn receive(&mut self, channel: &str, payload: &str) -> Result<()> {
         let (number, tail) = numbered(payload)?;
         let is_own = channel == self::channel(self.number);
-        let tails = self.heard.get_mut(channel).context("it does not listen to this")?;
+        let tails = self.received.get_mut(channel).context("it does not listen to this")?;
         ensure!(number == tails.len(), "expected number {}", tails.len());
         ensure!(!is_own || number < self.answered, "its copy came before the answer");
         tails.push(tail.to_owned());
         Ok(())
     }
 
-    /// What was behind the numbers of its own messages.
+    /// The suffixes of its own messages.
     fn own(&self) -> &[String] {
-        self.heard.get(&channel(self.number)).map_or(&[], Vec::as_slice)
+        self.received.get(&channel(self.number)).map_or(&[], Vec::as_slice)
     }
 
-    /// Checks that each of its messages was stamped by a build that may have been
-    /// in place, and never by an earlier one than the message before.
+    /// Checks that each of its messages was stamped by a build that may have been active, and never
+    /// by an earlier one than the message before.
     fn check_stamps<'a>(&self, stamps: impl IntoIterator<Item = &'a str>) -> Result<()> {
         let mut generation = 0;
         for (message, (stamp, published)) in stamps.into_iter().zip(&self.published).enumerate() {
@@ -569,28 +568,28 @@ impl Talker {
         Ok(())
     }
 
-    /// Publishes on some of the channels that it holds, and hears it.
+    /// Publishes on some of the channels that it holds, and receives the messages.
     async fn still_holds_many(&mut self) -> Result<()> {
         for index in (0..HELD_BY_EACH).step_by(HELD_BY_EACH / 10) {
             let channel = held(self.number, index);
             let answer = self.client.call(json!(["PUBLISH", channel, "x"])).await?;
             ensure!(answer == json!(["OK", 1]), "{channel} reaches {answer}");
-            let heard = self.client.next_json().await?;
-            ensure!(heard == json!(["message", channel, "x"]), "{channel} brings {heard}");
+            let received = self.client.next_json().await?;
+            ensure!(received == json!(["message", channel, "x"]), "{channel} brings {received}");
         }
         Ok(())
     }
 }
 
-/// A payload's number, and what was put behind it.
+/// A payload's number, and the suffix after it.
 fn numbered(payload: &str) -> Result<(usize, &str)> {
     let digits = payload.find(|c: char| !c.is_ascii_digit()).unwrap_or(payload.len());
     let (number, tail) = payload.split_at(digits);
     Ok((number.parse().context("it has no number")?, tail))
 }
 
-/// Subscribes to one channel after the other, listens, and leaves it: between the
-/// two answers messages come without a gap, and outside them none.
+/// Subscribes to one channel after the other, listens, and unsubscribes: between the two replies
+/// messages arrive without a gap, and outside them none.
 async fn visit(mut client: Client) -> Result<Infallible> {
     for visit in 0.. {
         let channel = channel(visit);
@@ -598,7 +597,7 @@ async fn visit(mut client: Client) -> Result<Infallible> {
         ensure!(answer == json!(["OK", 1]), "SUBSCRIBE was answered {answer}");
         let mut next = None;
         let mut left = false;
-        for heard in 0.. {
+        for received in 0.. {
             let said = client.next_json().await?;
             if said == json!([visit, "OK", 0]) {
                 break;
@@ -608,7 +607,7 @@ async fn visit(mut client: Client) -> Result<Infallible> {
             let (number, _) = numbered(payload.context("no payload")?)?;
             ensure!(next.is_none_or(|next| next == number), "{next:?} is missing before {said}");
             next = Some(number + 1);
-            if heard >= 2 && !left {
+            if received >= 2 && !left {
                 left = true;
                 let leave = json!([visit, "UNSUBSCRIBE", channel]);
                 client.send(Message::text(leave.to_string())).await?;
@@ -623,15 +622,16 @@ fn check_agreement(talkers: &[Talker]) -> Result<usize> {
     let own: BTreeMap<_, _> =
         talkers.iter().map(|talker| (channel(talker.number), talker.own())).collect();
     for talker in talkers {
-        for (channel, tails) in &talker.heard {
-            let differs = || format!("connection {} heard otherwise on {channel}", talker.number);
+        for (channel, tails) in &talker.received {
+            let differs =
+                || format!("connection {} received other messages on {channel}", talker.number);
             ensure!(own.get(channel) == Some(&tails.as_slice()), differs());
         }
     }
     Ok(own.values().map(|tails| tails.len()).max().unwrap_or(0))
 }
 
-/// Checks that the engine knows all that is held, and nothing else.
+/// Checks that the engine knows all held subscriptions, and nothing else.
 async fn check_held(client: &mut Client) -> Result<()> {
     let answer = client.call(json!(["PUBSUB", "CHANNELS", "held.*"])).await?;
     let names = answer.get(1).and_then(Value::as_array).context("no list")?;
@@ -646,7 +646,7 @@ async fn check_held(client: &mut Client) -> Result<()> {
     Ok(())
 }
 
-/// How long the swaps in a log held messages up, the shortest first.
+/// How long each swap in a log delayed messages, the shortest first.
 struct Pauses(Vec<Duration>);
 
 impl Pauses {
@@ -666,7 +666,7 @@ impl Pauses {
     }
 
     fn check(&self, what: &str, aim: Duration, pace: Duration) -> Result<()> {
-        // A tenth of what the pace asks for: the machine may be busy.
+        // A tenth of the nominal pace: the machine may be busy.
         let swaps_min = duration()?.div_duration_f64(pace) / 10.0;
         ensure!(self.0.len() as f64 >= swaps_min, "there were only {} swaps", self.0.len());
         self.print(what, aim)

@@ -1,4 +1,4 @@
-//! TLS, with certificates made here and clients that other people wrote.
+//! TLS, with certificates made here and third-party clients.
 
 use std::path::Path;
 use std::process::Command;
@@ -22,7 +22,7 @@ use crate::support::process::Process;
 use crate::support::server::{Launch, Server};
 use crate::support::{PATIENCE, within};
 
-/// Somebody who signs certificates.
+/// A certificate authority.
 pub struct Authority {
     /// Its own certificate.
     pub pem: String,
@@ -71,8 +71,7 @@ async fn start(authority: &Authority, config: &str, plugins: Option<&Path>) -> R
         .await
 }
 
-/// Runs a script of `tests/clients/`; answers whether it ended well, and what it
-/// said.
+/// Runs a script of `tests/clients/`; returns whether it succeeded, and its output.
 async fn script(
     server: &Server,
     program: &str,
@@ -94,7 +93,7 @@ async fn script(
 }
 
 #[tokio::test]
-async fn clients_that_other_people_wrote_speak_tls() -> Result<()> {
+async fn third_party_clients_speak_tls() -> Result<()> {
     let server = start(&Authority::new()?, "log.filter = 'debug'", None).await?;
     ensure!(server.url().await?.starts_with("wss://"), "{}", server.url().await?);
     let (is_fine, _) = script(&server, "node", "tls.js", &[]).await?;
@@ -149,10 +148,13 @@ async fn plugins_see_the_subject_of_a_clients_certificate() -> Result<()> {
     assert_eq!(redis_cli(&server, &["publish", "a", "y"]).await?, ["1"]);
     assert_eq!(next(&mut listener).await?, r#"["message","a","y:"]"#);
     let mallory = ["--cert", "mallory.pem", "--key", "mallory.key", "publish", "a", "z"];
-    ensure!(redis_cli(&server, &mallory).await?.is_empty(), "a stranger's certificate was taken");
+    ensure!(
+        redis_cli(&server, &mallory).await?.is_empty(),
+        "a certificate of an unknown authority was accepted"
+    );
     server.stop().await?;
 
-    // Where one is required, there is no way in without.
+    // Where a certificate is required, no client is accepted without one.
     let server = start(&authority, "resp.tls.client_ca = 'ca.pem'", None).await?;
     ensure!(redis_cli(&server, &["ping"]).await?.is_empty(), "it was let in without one");
     server.stop().await
@@ -193,14 +195,14 @@ async fn say(client: &mut TlsClient, text: &str, answer: &str) -> Result<()> {
     Ok(())
 }
 
-/// The certificate that the server showed this client.
+/// The certificate that the server presented to this client.
 fn shown(client: &TlsClient) -> Result<Vec<u8>> {
     let shown = client.get_ref().get_ref().1.peer_certificates();
     Ok(shown.and_then(<[_]>::first).context("a server shows a certificate")?.to_vec())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_is_replaced_under_load_and_nobody_notices() -> Result<()> {
+async fn a_certificate_is_replaced_under_load_without_errors() -> Result<()> {
     let authority = Authority::new()?;
     let server = Arc::new(start(&authority, "", None).await?);
     let (stop, is_stopped) = tokio::sync::watch::channel(false);
@@ -227,7 +229,7 @@ async fn a_certificate_is_replaced_under_load_and_nobody_notices() -> Result<()>
     let mut before = shown(&connect(&server, &authority).await?)?;
     for round in 1..=5 {
         let (certificate, key) = authority.sign("server")?;
-        // Between the two they do not go together, and those in use stay.
+        // Between the two writes the files do not match, and those in use stay.
         write_atomically(&server.home().join("server.key"), key.as_bytes())?;
         let still = shown(&connect(&server, &authority).await?)?;
         ensure!(still == before, "a certificate without its key was taken");
@@ -238,7 +240,7 @@ async fn a_certificate_is_replaced_under_load_and_nobody_notices() -> Result<()>
         ensure!(after != before && after == wanted.as_ref(), "another certificate is shown");
         before = after;
     }
-    // What is none is refused, and the log says why; SIGHUP reads it again, too.
+    // An invalid file is refused, and the log says why; SIGHUP reads it again, too.
     write_atomically(&server.home().join("server.pem"), b"nonsense")?;
     server.signal("HUP")?;
     let line = server.wait_for_log("there is no certificate in it").await?;

@@ -1,5 +1,5 @@
-//! JSON Web Tokens, signed by another library than the one that judges them, and
-//! their keys as settings take them.
+//! JSON Web Tokens, signed by another library than the one that verifies them, and their keys in
+//! the form that settings have.
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
@@ -11,7 +11,7 @@ use ring::signature::{
 };
 use serde_json::{Value, json};
 
-/// The secret that all of HS256 are signed with.
+/// The secret that signs all HS256 tokens.
 pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// A key of `plugins/jwt-auth/tests/keys/`.
@@ -43,10 +43,9 @@ pub fn public(name: &str) -> Result<&'static str> {
     })
 }
 
-/// Puts in what stands between `<<` and `>>` in a line:
+/// Replaces the text between `<<` and `>>` in a line:
 ///
-/// - `<<HS256 {"sub":"alice","exp":"now+60"}>>`, a token; the algorithm may be
-///   followed by `kid=…`
+/// - `<<HS256 {"sub":"alice","exp":"now+60"}>>`, a token; `kid=…` may follow the algorithm
 /// - `<<pem rsa>>`, a public key as it is written in a JSON string
 pub fn fill(line: &str) -> Result<String> {
     let mut filled = String::new();

@@ -20,8 +20,8 @@ use crate::support::server::{Engine, Launch, Server};
 use crate::support::{PATIENCE, components, file_stems};
 use crate::tokens;
 
-/// Hands the names of all files to a macro: those that any host of the engine
-/// plays, and those about what only the server has.
+/// Passes the names of all files to a macro: those that any host of the engine plays, and those
+/// about features that only the server has.
 macro_rules! transcripts {
     ($take:ident) => {
         $take! {
@@ -112,8 +112,8 @@ pub async fn play(name: &str, engine: Engine) -> Result<()> {
     play_text(&format!("{name}.txt"), &std::fs::read_to_string(&file)?, engine, &[]).await
 }
 
-/// Plays a conversation with these plugins, each by its name and its TOML file;
-/// the component is what follows the number in the name.
+/// Plays a conversation with these plugins, each by its name and its TOML file; the component is
+/// what follows the number in the name.
 pub async fn play_text(
     place: &str,
     text: &str,
@@ -158,12 +158,12 @@ pub async fn play_text(
             format!("{place}:{}", lines.collect::<Vec<_>>().join("\n"))
         })?;
     }
-    // So that the server need not wait for their answers to its Close.
+    // So that the server need not wait for their replies to its Close.
     stage.clear().await.with_context(|| format!("{place}: at the end"))?;
     server.stop().await
 }
 
-/// Puts another build of a plugin in its place; so many were swapped then.
+/// Replaces a plugin by another build; waits until this many swaps are logged.
 async fn swap(
     server: &Server,
     plugins: &Path,

@@ -17,7 +17,7 @@ use crate::support::server::{Launch, Server};
 use crate::support::websocket::{Client, Upgrade};
 use crate::support::{PATIENCE, components};
 
-/// How long somebody else may wait for an answer. The aim is 50 ms.
+/// The longest permitted delay of another client. The aim is 50 ms.
 const STALL_MAX: Duration = Duration::from_secs(2);
 
 /// Rebuilds follow one another quickly, so that many failures take little time, and shutdown
@@ -43,7 +43,7 @@ async fn with_probe(config: &Value) -> Result<(Server, TempDir)> {
     with_plugin("10-probe", components::built("test/probe")?, config).await
 }
 
-/// The refusal in an answer: its code, its message, and who decided.
+/// The refusal in a reply: its code, its message, and the plugin that decided.
 fn refusal(answer: &Value) -> Option<(&str, &str, &str)> {
     (answer.get(0)? == "ERR").then_some(())?;
     let word = |key| answer.pointer(key).and_then(Value::as_str);
@@ -57,12 +57,12 @@ fn is_probe(by: &str) -> bool {
     })
 }
 
-/// The close code and reason that a client on this path gets; none: it is let in.
-async fn turned_away(server: &Server, path: &str) -> Result<Option<(u16, String)>> {
+/// The close code and reason that a client on this path receives; none if it is admitted.
+async fn rejection(server: &Server, path: &str) -> Result<Option<(u16, String)>> {
     let upgrade = Upgrade { path: path.to_owned(), ..Upgrade::default() };
     let client = Client::connect(server.address().await?, &upgrade).await?;
     let mut client = client.ok().context("the upgrade was answered with another status")?;
-    // Fails where the server has ended the connection already.
+    // Fails if the server has ended the connection already.
     let _ = client.send(Message::text(r#"[1,"PING"]"#)).await;
     match client.next().await? {
         Message::Close(Some(frame)) => Ok(Some((frame.code.into(), frame.reason.to_string()))),
@@ -100,7 +100,7 @@ async fn what_a_plugin_makes_of_a_publication_holds() -> Result<()> {
         listener.call(json!(["PSUBSCRIBE", "*"])).await?;
     }
     let mut publisher = server.client().await?;
-    // What is published; the answer; what arrives, and at how many.
+    // What is published; the reply; what arrives, and for how many receivers.
     let cases = [
         ("plain", "x", 2, "plain", "x", 2),
         ("absorbed", "x", 7, "", "", 0),
@@ -126,7 +126,7 @@ async fn what_a_plugin_makes_of_a_publication_holds() -> Result<()> {
             ensure!(came == expected, "{channel}: {came} came, not {expected}");
         }
     }
-    // Codes and messages as `wit/types.wit` allows them, and who it was.
+    // Codes and messages as `wit/types.wit` permits them, and the plugin.
     for (payload, code, message) in
         [("boil", "TEAPOT", "short  and stout".to_owned()), ("mumble", "REJECTED", "x".repeat(512))]
     {
@@ -141,7 +141,7 @@ async fn what_a_plugin_makes_of_a_publication_holds() -> Result<()> {
     server.stop().await
 }
 
-/// One refused name refuses its command whole, and no other.
+/// One refused name refuses its whole command, and no other command.
 #[tokio::test]
 async fn what_a_plugin_forbids_does_not_happen() -> Result<()> {
     let refuse = json!({"code": "NOPERM", "message": "not for you"});
@@ -163,17 +163,17 @@ async fn what_a_plugin_forbids_does_not_happen() -> Result<()> {
     }
     ensure!(client.call(json!(["PUBLISH", "open", "x"])).await? == json!(["OK", 0]));
     ensure!(client.call(json!(["SUBSCRIBE", "open"])).await? == json!(["OK", 1]));
-    // Leaving is never refused.
+    // Unsubscribing is never refused.
     ensure!(client.call(json!(["UNSUBSCRIBE", "secret"])).await? == json!(["OK", 1]));
     server.stop().await
 }
 
 #[tokio::test]
-async fn a_plugin_decides_who_connects_and_who_they_are() -> Result<()> {
+async fn a_plugin_admits_and_identifies_clients() -> Result<()> {
     let refuse = |code, message| json!({"code": code, "message": message});
     let (server, _directory) = with_probe(&json!({"settings": {
         "on_connect": [
-            {"refuse": refuse("NOAUTH", "who are you"), "trigger": "unknown"},
+            {"refuse": refuse("NOAUTH", "unknown client"), "trigger": "unknown"},
             {"refuse": refuse("NOPERM", "go away"), "trigger": "unwanted"},
             {"refuse": refuse("FULL", "not today"), "trigger": "full"},
             {"refuse": refuse("LIMIT", "not so fast"), "trigger": "hasty"},
@@ -188,13 +188,13 @@ async fn a_plugin_decides_who_connects_and_who_they_are() -> Result<()> {
     }}))
     .await?;
     for (path, code, words) in [
-        ("/ws?unknown", 4001, "who are you"),
+        ("/ws?unknown", 4001, "unknown client"),
         ("/ws?unwanted", 4003, "go away"),
         ("/ws?full", 4003, "not today"),
         ("/ws?hasty", 4106, "not so fast"),
         ("/ws?early", 4102, "later"),
     ] {
-        let (its_code, reason) = turned_away(&server, path).await?.context("it was let in")?;
+        let (its_code, reason) = rejection(&server, path).await?.context("it was let in")?;
         assert_eq!(its_code, code, "{path}: {reason}");
         let by = reason.split(':').next().unwrap_or_default();
         ensure!(reason.contains(words) && is_probe(by), "{path}: {reason}");
@@ -203,11 +203,11 @@ async fn a_plugin_decides_who_connects_and_who_they_are() -> Result<()> {
     client.call(json!(["SUBSCRIBE", "a"])).await?;
     let bad = client.call(json!(["AUTH", "bad"])).await?;
     ensure!(refusal(&bad).is_some_and(|it| (it.0, it.1) == ("NOAUTH", "wrong") && is_probe(it.2)));
-    let unheard_of = client.call(json!(["AUTH", "joe", "x"])).await?;
-    ensure!(refusal(&unheard_of).is_some_and(|it| it.0 == "NOAUTH" && it.2.is_empty()));
+    let unknown = client.call(json!(["AUTH", "joe", "x"])).await?;
+    ensure!(refusal(&unknown).is_some_and(|it| it.0 == "NOAUTH" && it.2.is_empty()));
     for (user, payload) in [(None, "x:"), (Some("ann"), "x:ann")] {
         if let Some(user) = user {
-            ensure!(client.call(json!(["AUTH", "whoever", user])).await? == json!(["OK", "OK"]));
+            ensure!(client.call(json!(["AUTH", "anyone", user])).await? == json!(["OK", "OK"]));
         }
         client.call(json!(["PUBLISH", "a", "x"])).await?;
         ensure!(client.next_json().await? == json!(["message", "a", payload]));
@@ -216,7 +216,7 @@ async fn a_plugin_decides_who_connects_and_who_they_are() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_plugin_decides_who_connects_over_tcp() -> Result<()> {
+async fn a_plugin_admits_clients_over_tcp() -> Result<()> {
     for (code, answered) in [
         ("NOAUTH", "-NOAUTH "),
         ("NOPERM", "-NOPERM "),
@@ -259,11 +259,12 @@ async fn what_a_plugin_says_is_logged_under_its_name() -> Result<()> {
         for (words, times) in [("logged", 1), ("printed", 2)] {
             let words = format!("{hook} {words}");
             for line in server.wait_for_logs(&words, times).await? {
-                ensure!(line.contains("plugin=probe"), "who said this? {line}");
+                ensure!(line.contains("plugin=probe"), "no plugin is named: {line}");
             }
         }
     }
-    // Who talks too much is cut short, and the log says so as soon as it may.
+    // A plugin that logs too much is cut short, and the log reports it as soon as the limit
+    // permits.
     let mut talkative = server.client().await?;
     let began = Instant::now();
     while !server.log().contains("too many log lines were dropped") {
@@ -275,7 +276,7 @@ async fn what_a_plugin_says_is_logged_under_its_name() -> Result<()> {
 
 // ---- what fails ------------------------------------------------------------------
 
-/// What can go wrong in a hook. Each is triggered by its own name.
+/// The faults that can occur in a hook. Each is triggered by its own name.
 const FAULTS: [&str; 4] = ["panic", "loop", "alloc", "wrong_count"];
 
 /// Behaviours that each fault triggers.
@@ -283,7 +284,7 @@ fn faults(of: &[&str]) -> Value {
     of.iter().map(|fault| json!({(*fault): true, "trigger": fault})).collect()
 }
 
-/// A client that asks again and again, and how long it waited at most.
+/// A client that sends requests continuously, and the longest time it waited for a reply.
 struct Bystander {
     client: Client,
     stall: Duration,
@@ -294,7 +295,7 @@ impl Bystander {
         Ok(Bystander { client: server.client().await?, stall: Duration::ZERO })
     }
 
-    /// Carries out `deeds` while it asks.
+    /// Runs `deeds` while it sends requests.
     async fn during<T>(&mut self, deeds: impl Future<Output = Result<T>>) -> Result<T> {
         let is_done = Cell::new(false);
         let deeds = async {
@@ -322,7 +323,7 @@ impl Bystander {
     }
 }
 
-/// Calls until the answer is this one: the plugin is back.
+/// Calls until the reply is this one: the plugin is back.
 async fn until(client: &mut Client, command: &Value, expected: &Value) -> Result<()> {
     let began = Instant::now();
     loop {
@@ -336,8 +337,8 @@ async fn until(client: &mut Client, command: &Value, expected: &Value) -> Result
     }
 }
 
-/// A hook, as a client meets it: a command that fails in it, one that does not,
-/// and what the two are answered where the policy is open. None: a refusal.
+/// A hook, as a client sees it: a command that fails in it, one that does not, and the replies to
+/// the two if the policy is open. None: a refusal.
 struct Guarded {
     hook: &'static str,
     faults: &'static [&'static str],
@@ -419,7 +420,7 @@ async fn a_closed_policy_refuses_what_fails_and_nothing_else() -> Result<()> {
             let words = match *fault {
                 "loop" => "more than its budget of 10 ms",
                 "wrong_count" => "answers to",
-                // Whether time or memory ends first, depends on the machine.
+                // Whether time or memory runs out first depends on the machine.
                 "alloc" => "it",
                 _ => "it panicked",
             };
@@ -427,7 +428,7 @@ async fn a_closed_policy_refuses_what_fails_and_nothing_else() -> Result<()> {
             ensure!(line.contains(&format!("hook=\"{hook}\"")), "{hook}, {fault}: {line}");
             ensure!(line.contains(words), "{hook}, {fault}: {line}");
         }
-        ensure!(server.log().contains("the probe was told to"), "its last words are lost");
+        ensure!(server.log().contains("the probe was told to"), "the panic message is not logged");
         server.stop().await?;
     }
     Ok(())
@@ -461,7 +462,7 @@ async fn an_open_policy_skips_what_fails() -> Result<()> {
                 Ok(())
             };
             bystander.during(deeds).await.with_context(|| format!("{hook}, {fault}"))?;
-            // Until it is back it would be skipped, and the next one is not met.
+            // Until it is back it would be skipped, and the next fault would not happen.
             server.wait_for_logs("a plugin was rebuilt", failures + 1).await?;
         }
         bystander.check(hook)?;
@@ -479,7 +480,7 @@ async fn a_plugin_that_fails_on_connect_keeps_clients_out_or_lets_them_in() -> R
         let mut bystander = Bystander::on(&server).await?;
         for (failures, fault) in of.iter().enumerate() {
             let deeds = async {
-                match (policy, turned_away(&server, &format!("/ws?{fault}")).await?) {
+                match (policy, rejection(&server, &format!("/ws?{fault}")).await?) {
                     ("open", None) => {}
                     ("closed", Some((code, reason))) => {
                         ensure!(code == 4102, "closed with {code} ({reason})");
@@ -488,8 +489,8 @@ async fn a_plugin_that_fails_on_connect_keeps_clients_out_or_lets_them_in() -> R
                     (_, close) => bail!("closed with {close:?}"),
                 }
                 let began = Instant::now();
-                while turned_away(&server, "/ws").await?.is_some() {
-                    ensure!(began.elapsed() < PATIENCE, "nobody is let in any more");
+                while rejection(&server, "/ws").await?.is_some() {
+                    ensure!(began.elapsed() < PATIENCE, "no client is admitted any more");
                 }
                 Ok(())
             };
@@ -504,7 +505,7 @@ async fn a_plugin_that_fails_on_connect_keeps_clients_out_or_lets_them_in() -> R
 
 /// The client is gone, so nothing is refused, and other clients are not affected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plugin_that_fails_on_disconnect_harms_nobody() -> Result<()> {
+async fn a_plugin_that_fails_on_disconnect_affects_no_client() -> Result<()> {
     for fault in ["panic", "loop", "alloc"] {
         let config = json!({"policy": "open", "settings": {"on_disconnect": fault}});
         let (server, _directory) = with_probe(&config).await?;
@@ -525,14 +526,14 @@ async fn a_plugin_that_fails_on_disconnect_harms_nobody() -> Result<()> {
     Ok(())
 }
 
-/// At once the first time, and then after a wait that doubles.
+/// At once the first time, and then after a delay that doubles.
 #[tokio::test]
 async fn a_plugin_that_keeps_failing_is_rebuilt_ever_more_slowly() -> Result<()> {
     const WAITS_MS: [&str; 7] = ["0", "10", "20", "40", "80", "160", "320"];
     let settings = json!({"on_publish": {"panic": true, "trigger": "panic"}});
     let (server, _directory) = with_probe(&json!({"settings": settings})).await?;
     for failures in 1..=WAITS_MS.len() {
-        // Each is that of another connection: one that causes several is isolated.
+        // Each is caused by another connection: one that causes several is isolated.
         let mut client = server.client().await?;
         until(&mut client, &json!(["PUBLISH", "a", "x"]), &json!(["OK", 0])).await?;
         let refused = client.call(json!(["PUBLISH", "a", "panic"])).await?;
@@ -546,7 +547,7 @@ async fn a_plugin_that_keeps_failing_is_rebuilt_ever_more_slowly() -> Result<()>
     server.stop().await
 }
 
-/// With time enough to take all the memory that there is.
+/// Enough time to use up all the memory.
 #[tokio::test]
 async fn a_plugin_that_takes_memory_meets_its_limit() -> Result<()> {
     let (server, _directory) = with_probe(&json!({
@@ -564,8 +565,8 @@ async fn a_plugin_that_takes_memory_meets_its_limit() -> Result<()> {
     server.stop().await
 }
 
-/// One more than it may hold is refused, until others are forgotten. A full name
-/// space is searched for those once a second.
+/// One counter above its limit is refused, until others expire. A full name space is searched for
+/// expired ones once a second.
 #[tokio::test]
 async fn a_plugin_that_counts_too_much_meets_its_limit() -> Result<()> {
     let count = |key: &str, ttl_ms: u32| json!({"count_for": {"key": key, "ttl_ms": ttl_ms}, "channels": [key]});
@@ -588,7 +589,7 @@ async fn a_plugin_that_counts_too_much_meets_its_limit() -> Result<()> {
     let began = Instant::now();
     ensure!(count("short").await? == "=1");
     ensure!(count("new").await? == "=full");
-    // Those that are there are counted on.
+    // Existing counters still count.
     ensure!(count("long").await? == "=2");
     loop {
         match count("new").await?.as_str() {
@@ -607,7 +608,7 @@ async fn a_plugin_that_counts_too_much_meets_its_limit() -> Result<()> {
 
 // ---- what holds where nothing is configured --------------------------------------
 
-/// The probe has every hook, and so guards something.
+/// The probe has every hook, so it guards something.
 #[tokio::test]
 async fn what_guards_is_closed_by_default() -> Result<()> {
     let settings = json!({"on_publish": "panic"});
@@ -619,7 +620,7 @@ async fn what_guards_is_closed_by_default() -> Result<()> {
     server.stop().await
 }
 
-/// It starts with less than this, and cannot be given a payload as large.
+/// It starts with less memory than this, and cannot receive a payload as large.
 const MEMORY_BYTES_MAX: usize = 4 << 20;
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! Where plugins decide who may listen, a client does not learn of what it may not
-//! listen to.
+//! Where plugins restrict subscriptions, a client does not learn of channels that it may not
+//! subscribe to.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -11,7 +11,7 @@ use crate::support::raw::exchange;
 use crate::support::server::{Launch, Server};
 use crate::support::websocket::{Client, Upgrade};
 
-/// A server where anybody may listen to `public.*`, and alice to everything.
+/// A server where everyone may subscribe to `public.*`, and alice to everything.
 async fn start(config: &str) -> Result<(Server, TempDir)> {
     let plugins = components::directory()?;
     let settings = json!({
@@ -55,7 +55,7 @@ async fn channels_and_counts_are_those_that_one_may_listen_to() -> Result<()> {
             json!(["PUBSUB", "NUMSUB", "public.news", "user.alice.secret-9f3a", "public.x"]),
             json!({"public.news": 1, "user.alice.secret-9f3a": 0, "public.x": 0}),
         ),
-        // A name that no rule can be asked about.
+        // A name that cannot be passed to a plugin.
         (json!(["PUBSUB", "NUMSUB", {"base64": "/w=="}]), json!({"{\"base64\":\"/w==\"}": 0})),
     ] {
         assert_eq!(anyone.call(asked).await?, json!(["OK", answer]));
@@ -78,7 +78,7 @@ async fn channels_and_counts_are_those_that_one_may_listen_to() -> Result<()> {
     ensure!(answer.contains("redis_version") && answer.contains("addr="), "{answer}");
     let answer = exchange(resp, "AUTH s3cret\r\nPUBSUB NUMSUB user.alice.secret-9f3a\r\n").await?;
     assert_eq!(answer, "+OK\r\n*2\r\n$22\r\nuser.alice.secret-9f3a\r\n:1\r\n");
-    // Shard channels are subscribed to by the same rules.
+    // The same rules apply to shard channels.
     let said = "HELLO 3\r\nSSUBSCRIBE public.s\r\nPUBSUB SHARDCHANNELS\r\nPUBSUB SHARDNUMSUB public.s user.s\r\n";
     let answer = exchange(resp, said).await?;
     let expected = "*1\r\n$8\r\npublic.s\r\n*4\r\n$8\r\npublic.s\r\n:1\r\n$6\r\nuser.s\r\n:0\r\n";
@@ -114,7 +114,7 @@ async fn over_a_websocket_the_server_does_not_show_itself() -> Result<()> {
     drop(client);
     server.stop().await?;
 
-    // Where nothing decides who may do what, there is nothing to hide.
+    // Without a plugin that decides access, nothing is hidden.
     let server = Launch::default().start().await?;
     let mut client = connect(&server, "/ws", "resp").await?;
     client.send(Message::binary(b"INFO server\r\n".to_vec())).await?;
@@ -126,7 +126,7 @@ async fn over_a_websocket_the_server_does_not_show_itself() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_listing_asks_about_a_bounded_number_of_names() -> Result<()> {
+async fn a_listing_checks_a_bounded_number_of_names() -> Result<()> {
     let (server, _plugins) = start("limits.names_per_command_max = 1000\n").await?;
     let mut alice = connect(&server, "/ws?token=s3cret", JSON).await?;
     for part in 0..2 {
@@ -138,12 +138,12 @@ async fn a_listing_asks_about_a_bounded_number_of_names() -> Result<()> {
     let mut anyone = connect(&server, "/ws", JSON).await?;
     let answer = anyone.call(json!(["PUBSUB", "CHANNELS"])).await?;
     ensure!(answer.pointer("/1/code") == Some(&json!("LIMIT")), "{answer}");
-    // How many there are, hidden ones included, is not said.
+    // The total, with hidden channels, is not reported.
     ensure!(!answer.to_string().contains("1800"), "{answer}");
     let answer = anyone.call(json!(["PUBSUB", "CHANNELS", "public.1.*"])).await?;
     let names = answer.get(1).and_then(|names| names.as_array()).map(Vec::len);
     assert_eq!(names, Some(900));
-    // What comes behind a listing is answered behind it.
+    // A command after a listing is answered after it.
     let mut frame = vec![json!([1, "PUBSUB", "CHANNELS", "public.0.*"])];
     let names: Vec<_> = (0..900).map(|number| json!(format!("public.0.{number:03}"))).collect();
     let numsub = [vec![json!(2), json!("PUBSUB"), json!("NUMSUB")], names].concat();

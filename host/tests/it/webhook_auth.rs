@@ -14,7 +14,7 @@ use crate::support::server::{Launch, Server};
 use crate::support::websocket::{Client, Close, Upgrade};
 use crate::support::{PATIENCE, components, within};
 
-/// The service: the user that a cookie, a secret or a path stands for.
+/// The service: the user for a cookie, a secret or a path.
 fn judge(asked: &Asked) -> Answer {
     let question: Value = serde_json::from_str(&asked.body).unwrap_or_default();
     let word = |key| question.pointer(key).and_then(Value::as_str).unwrap_or_default();
@@ -37,7 +37,7 @@ async fn service() -> Result<HttpService> {
     HttpService::start(|asked| async move { judge(&asked) }).await
 }
 
-/// The plugin, and `acl`, which lets users do what is in their tenant's channels.
+/// The plugin, and `acl`, which permits users everything in their tenant's channels.
 fn directory_with(service: &HttpService, settings: Value) -> Result<TempDir> {
     let directory = components::directory()?;
     let mut all = json!({
@@ -87,7 +87,7 @@ fn has_code(answer: &Value, code: &str) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_client_is_who_the_service_says_it_is() -> Result<()> {
+async fn a_client_is_the_user_that_the_service_names() -> Result<()> {
     let service = service().await?;
     let directory = directory_with(&service, json!({}))?;
     let server = start(&directory).await?;
@@ -116,7 +116,7 @@ async fn a_client_is_who_the_service_says_it_is() -> Result<()> {
     has_code(&client.call(json!(["SUBSCRIBE", "acme.a"])).await?, "NOAUTH")?;
     assert_eq!(client.call(json!(["AUTH", "name", "ann"])).await?, json!(["OK", "OK"]));
     assert_eq!(client.call(json!(["PUBLISH", "acme.a", "x"])).await?, json!(["OK", 1]));
-    // Another user has nothing of the one before, not even after what fails.
+    // Another user has no rights of the previous one, not even after a failure.
     assert_eq!(client.call(json!(["AUTH", "bob"])).await?, json!(["OK", "OK"]));
     for (secret, code) in [("expired", "NOAUTH"), ("mallory", "NOPERM"), ("?", "UNAVAILABLE")] {
         has_code(&client.call(json!(["AUTH", secret])).await?, code)?;
@@ -127,7 +127,7 @@ async fn a_client_is_who_the_service_says_it_is() -> Result<()> {
 }
 
 #[tokio::test]
-async fn who_is_refused_is_told_why() -> Result<()> {
+async fn a_refused_client_receives_the_reason() -> Result<()> {
     let service = service().await?;
     let directory = directory_with(&service, json!({}))?;
     let server = start(&directory).await?;
@@ -144,7 +144,7 @@ async fn who_is_refused_is_told_why() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_service_that_is_not_there_lets_nobody_in() -> Result<()> {
+async fn an_unreachable_service_admits_no_client() -> Result<()> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     drop(listener);
@@ -152,7 +152,7 @@ async fn a_service_that_is_not_there_lets_nobody_in() -> Result<()> {
     let settings = json!({"url": format!("http://{address}/")});
     let directory = directory_with(&service, settings.clone())?;
     let server = start(&directory).await?;
-    // Not granted, to begin with.
+    // Not granted at first.
     let (closed, reason) = close_of(&server, "ann").await?;
     ensure!(closed == Some(4102) && reason.contains("not in http_allow"), "{reason}");
     let beside = json!({"http_allow": [format!("http://{address}")], "settings": settings});
@@ -178,9 +178,9 @@ async fn good_answers_are_remembered_for_the_same_question() -> Result<()> {
     let mut other = server.client().await?;
     assert_eq!(other.call(json!(["AUTH", "ann"])).await?, json!(["OK", "OK"]));
     assert_eq!(service.asked().len(), 2);
-    // A remembered answer is noted like any other.
+    // A cached answer is applied like any other.
     assert_eq!(other.call(json!(["PUBLISH", "acme.a", "x"])).await?, json!(["OK", 0]));
-    // Refusals are not.
+    // Refusals are not cached.
     for asked in [3, 4] {
         has_code(&client.call(json!(["AUTH", "mallory"])).await?, "NOPERM")?;
         assert_eq!(service.asked().len(), asked);
@@ -189,7 +189,7 @@ async fn good_answers_are_remembered_for_the_same_question() -> Result<()> {
 }
 
 #[tokio::test]
-async fn redis_clients_say_who_they_are() -> Result<()> {
+async fn redis_clients_authenticate() -> Result<()> {
     let service = service().await?;
     let directory = directory_with(&service, json!({}))?;
     let server = start(&directory).await?;
@@ -219,7 +219,7 @@ async fn redis_clients_say_who_they_are() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_conversation_without_a_server_asks_the_service_too() -> Result<()> {
+async fn a_conversation_without_a_server_calls_the_service_too() -> Result<()> {
     const CONVERSATION: &str = r#"
 alice> [1,"SUBSCRIBE","acme.a"]
 alice< [1,"ERR",{"code":"NOAUTH",...}]

@@ -46,7 +46,7 @@ async fn a_rate_is_kept() -> Result<()> {
 #[tokio::test]
 async fn a_person_sees_progress_and_a_summary() -> Result<()> {
     let server = Launch::default().start().await?;
-    // Progress is shown while it runs, so long enough for a busy machine to come to that.
+    // Progress is shown during the run, so it must last long enough for a busy machine to show it.
     let mut words = SMALL;
     words[8] = "3";
     let run = command(&server.url().await?, &words);
@@ -78,7 +78,7 @@ async fn ctrl_c_ends_it_early_with_what_there_was() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_server_that_goes_away_ends_it_with_1() -> Result<()> {
+async fn a_server_that_disconnects_ends_it_with_1() -> Result<()> {
     let server = Launch::default().start().await?;
     let words = ["bench", "--connections", "2", "--publishers", "1", "--duration", "3600"];
     let process = Process::start("bench", &mut command(&server.url().await?, &words))?;

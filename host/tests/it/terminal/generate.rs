@@ -1,4 +1,4 @@
-//! What is written from the definitions of the arguments, and the health check.
+//! Completions and manual pages generated from the argument definitions, and the health check.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -19,7 +19,7 @@ async fn commands() -> Result<BTreeSet<String>> {
     let help = printed(&["--help"]).await?;
     let listed = help.iter().skip_while(|line| *line != "Commands:").skip(1);
     let words = listed.take_while(|line| !line.is_empty()).filter_map(|line| {
-        // Lines that go on are indented further.
+        // Continuation lines are indented further.
         let command = line.strip_prefix("  ")?;
         (!command.starts_with(' ')).then(|| command.split(' ').next().map(str::to_owned))?
     });
@@ -38,7 +38,7 @@ async fn completions_know_all_commands() -> Result<()> {
         }
         assert!(script.contains("payload-bytes"), "{shell} knows no flags");
     }
-    // The shell itself says that it is a script, and what it does.
+    // The shell itself checks that it is a script, and what it does.
     let script = printed(&["completions", "bash"]).await?.join("\n");
     let ask = "COMP_WORDS=(switchyard se); COMP_CWORD=1; _switchyard switchyard se switchyard; \
                echo ${COMPREPLY[*]}";
@@ -66,7 +66,7 @@ async fn the_manual_has_a_page_for_each_command() -> Result<()> {
 }
 
 #[tokio::test]
-async fn health_is_asked_without_another_program() -> Result<()> {
+async fn health_is_checked_without_another_program() -> Result<()> {
     let server = Launch::default().start().await?;
     let url = format!("http://{}/healthz", server.address().await?);
     assert_eq!(printed(&["health", &url]).await?, ["ok"]);

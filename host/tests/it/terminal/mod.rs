@@ -1,5 +1,4 @@
-//! The commands of a terminal: the real binary against a real server, with pipes
-//! and with a terminal around it.
+//! The terminal commands: the real binary against a real server, with pipes and in a terminal.
 
 mod bench;
 mod generate;
@@ -34,8 +33,8 @@ fn switchyard(words: &[impl AsRef<OsStr>]) -> Command {
     command
 }
 
-/// The same in a terminal of 24 lines and 80 columns, made by `script`. What it
-/// shows comes out of standard output, as the terminal is sent it.
+/// The same in a terminal of 24 lines and 80 columns, made by `script`. The terminal's output
+/// appears on standard output.
 fn in_a_terminal(command: &Command) -> Result<Command> {
     let mut line = "stty rows 24 cols 80; exec".to_owned();
     for word in std::iter::once(command.get_program()).chain(command.get_args()) {
@@ -55,15 +54,15 @@ fn in_a_terminal(command: &Command) -> Result<Command> {
     Ok(script)
 }
 
-/// A listener that says that it listens, before this returns.
+/// A subscriber that has reported that it listens.
 async fn listener(server: &Server, words: &[&str]) -> Result<Process> {
     let process = Process::start("sub", &mut command(&server.url().await?, words))?;
     process.line_with(Pipe::Stderr, "listening").await?;
     Ok(process)
 }
 
-/// What a program that ends by itself printed, if its exit code is the one
-/// expected, and what it said on standard error.
+/// The output of a program that ends by itself, if its exit code is the expected one: standard
+/// output and standard error.
 async fn outcome(mut process: Process, code: i32) -> Result<(Vec<String>, String)> {
     let (status, lines) = process.exit().await?;
     let said = process.text(Pipe::Stderr);
@@ -71,7 +70,7 @@ async fn outcome(mut process: Process, code: i32) -> Result<(Vec<String>, String
     Ok((lines, said))
 }
 
-/// A program that is fed this at its standard input.
+/// A program with this as its standard input.
 fn fed(name: &'static str, command: &mut Command, input: &[u8]) -> Result<Process> {
     let mut file = tempfile::tempfile()?;
     std::io::Write::write_all(&mut file, input)?;
@@ -79,7 +78,7 @@ fn fed(name: &'static str, command: &mut Command, input: &[u8]) -> Result<Proces
     Process::start_fed(name, command, Stdio::from(file))
 }
 
-/// Lines of JSON without what differs from run to run.
+/// Lines of JSON without the fields that differ from run to run.
 fn untimed(lines: &[String]) -> Result<Vec<Value>> {
     let mut objects = Vec::new();
     for line in lines {

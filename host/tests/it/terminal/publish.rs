@@ -49,7 +49,7 @@ async fn standard_input_is_published() -> Result<()> {
     outcome(process, 0).await?;
     assert_eq!(listener.next_json().await?, json!(["message", "news", "a\nb\n"]));
 
-    // Many more than may be under way at once, and the last without an end.
+    // Many more than may be in flight at once, and the last without a line end.
     let lines: Vec<String> = (0..1_000).map(|n| format!("line {n}")).collect();
     let process =
         fed("pub", &mut command(&url, &["pub", "news", "--lines"]), lines.join("\n").as_bytes())?;
@@ -59,7 +59,7 @@ async fn standard_input_is_published() -> Result<()> {
         assert_eq!(listener.next_json().await?, json!(["message", "news", line]));
     }
 
-    // What the server would refuse is not read to its end.
+    // Input that the server would refuse is not read to its end.
     let long = [b"short\n".to_vec(), vec![b'x'; 301]].concat();
     let process = fed("pub", &mut command(&url, &["pub", "news", "--lines"]), &long)?;
     let (_, said) = outcome(process, 1).await?;
@@ -69,7 +69,7 @@ async fn standard_input_is_published() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_person_is_told_how_many_deliveries_that_made() -> Result<()> {
+async fn a_terminal_shows_how_many_deliveries_that_made() -> Result<()> {
     let server = Launch::default().start().await?;
     let run = command(&server.url().await?, &["pub", "news", "one", "two"]);
     let (lines, _) = outcome(Process::start("pub", &mut in_a_terminal(&run)?)?, 0).await?;
@@ -80,7 +80,7 @@ async fn a_person_is_told_how_many_deliveries_that_made() -> Result<()> {
 }
 
 #[tokio::test]
-async fn refusals_end_with_1_and_say_who_refused() -> Result<()> {
+async fn refusals_exit_with_1_and_name_the_plugin() -> Result<()> {
     let plugins = components::directory()?;
     let settings = json!({
         "tokens": { "s3cret": "alice" },
@@ -102,7 +102,7 @@ async fn refusals_end_with_1_and_say_who_refused() -> Result<()> {
     let (lines, said) = outcome(run(&publishes, None)?, 1).await?;
     assert!(lines.is_empty(), "{lines:?}");
     assert!(said.contains("[acl@") && said.matches("NOPERM").count() == 1, "{said}");
-    // A token in the environment, shown in the URL or by AUTH.
+    // A token in the environment, sent in the URL or by AUTH.
     outcome(run(&publishes, Some("s3cret"))?, 0).await?;
     outcome(run(&["pub", "--token-by", "auth", "news", "hello"], Some("s3cret"))?, 0).await?;
     let (_, said) = outcome(run(&publishes, Some("wr0ng"))?, 1).await?;

@@ -25,7 +25,7 @@ async fn programs_read_one_object_a_line() -> Result<()> {
     for (channel, payload) in [
         (json!("news"), json!("hello\u{1b}[31m\n")),
         (json!("user.1"), json!({ "base64": "/w==" })),
-        // No pattern: it is this channel, and no other.
+        // With --channel this is a channel, not a pattern.
         (json!("aXb"), json!("nobody")),
         (json!("a*b"), json!("")),
         (json!("plain"), json!("by pattern")),
@@ -48,7 +48,7 @@ async fn programs_read_one_object_a_line() -> Result<()> {
     server.stop().await
 }
 
-/// A published message cannot make a person's terminal do things.
+/// A published message cannot control a person's terminal.
 #[tokio::test]
 async fn a_person_sees_colours_and_nothing_that_was_published_as_such() -> Result<()> {
     let server = Launch::default().start().await?;
@@ -60,7 +60,7 @@ async fn a_person_sees_colours_and_nothing_that_was_published_as_such() -> Resul
             run.env("NO_COLOR", "1");
         }
         let process = Process::start("sub", &mut in_a_terminal(&run)?)?;
-        // In a terminal both pipes are one.
+        // In a terminal both outputs are one.
         process.line_with(Pipe::Stdout, "listening").await?;
         publisher.call(json!(["PUBLISH", "news", "red \u{1b}[31m \u{9b}2J"])).await?;
         let (lines, _) = outcome(process, 0).await?;
@@ -87,7 +87,7 @@ async fn a_person_sees_colours_and_nothing_that_was_published_as_such() -> Resul
     server.stop().await
 }
 
-/// A subscription that new rules end is not the end of the others.
+/// A subscription that new rules end does not end the others.
 #[tokio::test]
 async fn it_says_when_new_rules_end_a_subscription() -> Result<()> {
     let plugins = components::directory()?;
@@ -150,7 +150,7 @@ async fn a_reader_that_has_enough_ends_it() -> Result<()> {
         .spawn()?;
     drop(child.stdout.take());
     let mut publisher = server.client().await?;
-    // It listens at some time; then one message is enough.
+    // It subscribes at some point; then one message is enough.
     let status = loop {
         publisher.call(json!(["PUBLISH", "news", "x"])).await?;
         if let Some(status) = child.try_wait()? {
@@ -162,7 +162,7 @@ async fn a_reader_that_has_enough_ends_it() -> Result<()> {
 }
 
 #[tokio::test]
-async fn who_may_not_listen_is_told_so() -> Result<()> {
+async fn a_refused_subscription_is_reported() -> Result<()> {
     let plugins = components::directory()?;
     let settings = json!({ "rules": [{ "users": ["*"], "subscribe": ["public.*"] }] });
     components::install(plugins.path(), "10-acl", &components::built("acl")?, &settings)?;
@@ -174,7 +174,7 @@ async fn who_may_not_listen_is_told_so() -> Result<()> {
     server.stop().await
 }
 
-/// Something between clients and a server that may be replaced.
+/// A proxy between clients and a server that may be replaced.
 async fn proxy(server: SocketAddr) -> Result<(SocketAddr, Arc<Mutex<SocketAddr>>)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -182,7 +182,7 @@ async fn proxy(server: SocketAddr) -> Result<(SocketAddr, Arc<Mutex<SocketAddr>>
     let target = behind.clone();
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
-            let target = *target.lock().expect("nobody panics with it");
+            let target = *target.lock().expect("no thread panics while holding it");
             tokio::spawn(async move {
                 let mut server = TcpStream::connect(target).await?;
                 copy_bidirectional(&mut client, &mut server).await
@@ -193,7 +193,7 @@ async fn proxy(server: SocketAddr) -> Result<(SocketAddr, Arc<Mutex<SocketAddr>>
 }
 
 #[tokio::test]
-async fn it_comes_back_after_a_restart_as_it_was_told() -> Result<()> {
+async fn it_reconnects_after_a_restart_as_instructed() -> Result<()> {
     let old = Launch::default().start().await?;
     let new = Launch::default().start().await?;
     let (address, behind) = proxy(old.address().await?).await?;
@@ -203,7 +203,7 @@ async fn it_comes_back_after_a_restart_as_it_was_told() -> Result<()> {
     old.client().await?.call(json!(["PUBLISH", "news", "from the old one"])).await?;
     process.line_with(Pipe::Stdout, "from the old one").await?;
 
-    *behind.lock().expect("nobody panics with it") = new.address().await?;
+    *behind.lock().expect("no thread panics while holding it") = new.address().await?;
     old.stop().await?;
     let note = process.line_with(Pipe::Stderr, "coming back in").await?;
     assert!(note.contains("1001"), "{note}");
@@ -220,8 +220,7 @@ async fn it_comes_back_after_a_restart_as_it_was_told() -> Result<()> {
     new.stop().await
 }
 
-/// A server that answers a SUBSCRIBE, says something on the channel, and closes
-/// with this code.
+/// A server that answers a SUBSCRIBE, sends a message on the channel, and closes with this code.
 async fn serve_once(listener: &TcpListener, payload: &str, code: u16) -> Result<()> {
     let (stream, _) = listener.accept().await?;
     let mut stream = tokio_tungstenite::accept_hdr_async(stream, with_subprotocol).await?;
@@ -230,7 +229,7 @@ async fn serve_once(listener: &TcpListener, payload: &str, code: u16) -> Result<
     ensure!(said == json!([1, "SUBSCRIBE", "news"]), "it says {said}");
     stream.send(Message::text(json!([1, "OK", 1]).to_string())).await?;
     stream.send(Message::text(json!(["message", "news", payload]).to_string())).await?;
-    // What no client of today knows.
+    // Unknown to every existing client.
     stream.send(Message::text(json!(["weather", "fine"]).to_string())).await?;
     stream.close(Some(CloseFrame { code: code.into(), reason: "tired".into() })).await?;
     while let Some(Ok(_)) = stream.next().await {}
@@ -264,10 +263,12 @@ async fn close_codes_say_whether_it_comes_back() -> Result<()> {
     let payloads = untimed(&lines)?;
     let payloads: Vec<_> = payloads.iter().map(|line| line["payload"].as_str()).collect();
     assert_eq!(payloads, [Some("slow"), Some("full"), Some("gone")]);
-    // The longest pause that each may be followed by; none after the last.
+    // The longest pause that may follow each; none after the last.
     for (code, longest) in [("4202", Some(2.0)), ("4101", Some(30.0)), ("4003", None)] {
-        let told = said.lines().find(|line| line.contains(code)).context("it is told")?;
-        let pause = told.split_once("coming back in ").and_then(|(_, rest)| rest.split_once(" s"));
+        let line_about_it =
+            said.lines().find(|line| line.contains(code)).context("no line about it")?;
+        let pause =
+            line_about_it.split_once("coming back in ").and_then(|(_, rest)| rest.split_once(" s"));
         let pause = pause.map(|(seconds, _)| seconds.parse::<f64>()).transpose()?;
         match longest {
             Some(longest) => ensure!(pause.is_some_and(|pause| pause <= longest), "{said}"),

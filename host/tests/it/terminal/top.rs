@@ -1,4 +1,4 @@
-//! `switchyard top`, against something that answers as the admin API does.
+//! `switchyard top`, against a stand-in for the admin API.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use crate::support::server::Launch;
 
 const TOKEN: &str = "0123456789abcdef";
 
-/// Answers GETs, with numbers that grow from look to look. Gives its URL.
+/// Answers GETs, with counters that grow with each request. Returns its URL.
 async fn admin_api() -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
@@ -120,7 +120,7 @@ async fn programs_read_what_was_said_and_how_fast_it_grows() -> Result<()> {
     Ok(())
 }
 
-/// What is on the screen before it is given back.
+/// The screen's content before the terminal is restored.
 fn shown(lines: &[String]) -> String {
     let sent = lines.join("\n");
     let (shown, _) = sent.rsplit_once("\u{1b}[?1049l").unwrap_or((&sent, ""));
@@ -150,13 +150,13 @@ async fn a_person_sees_it_all_on_a_small_screen() -> Result<()> {
     ] {
         assert!(screen.contains(expected), "{expected}:\n{screen}");
     }
-    // A thousand million commands more in each look.
+    // A thousand million commands more in each reading.
     let rates = screen.lines().nth(3).unwrap_or_default();
     assert!(rates.split_whitespace().next().is_some_and(|rate| rate.len() >= 9), "{screen}");
     Ok(())
 }
 
-/// What a server really says is understood.
+/// The responses of a real server are understood.
 #[tokio::test]
 async fn it_shows_a_server() -> Result<()> {
     let server = Launch::default().start().await?;
@@ -180,7 +180,7 @@ async fn it_shows_a_server() -> Result<()> {
 }
 
 #[tokio::test]
-async fn who_has_no_token_is_told_where_it_goes() -> Result<()> {
+async fn a_missing_token_is_reported_with_its_variable() -> Result<()> {
     let url = admin_api().await?;
     let process = Process::start("top", top(&url, &[]).env_remove("SWITCHYARD_ADMIN_TOKEN"))?;
     let (lines, said) = outcome(process, 1).await?;

@@ -3,7 +3,7 @@
 //! Connections account for larger amounts ([account](super::account)), and call here when a bound
 //! may have been exceeded. Outboxes are then surveyed by a separate task; only where that would be
 //! too late, by the task that queues more. Input that was received in part is checked where it
-//! grows: that takes no lock and is short.
+//! grows: no lock is held there, and the check is short.
 //!
 //! A caller may hold only the locks that come before an outbox in the lock order: shards and the
 //! table of connections.

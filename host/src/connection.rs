@@ -5,7 +5,6 @@
 //! holds none; the rest of an unfinished command is kept. What is queued in the outbox is written
 //! with one call. This module does not interpret the bytes.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -16,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::chunks::{Chunks, Written};
 use crate::close::CloseReason;
@@ -25,11 +24,10 @@ use crate::hub::connections::Connections;
 use crate::outbox::{Last, Outbox, Taken};
 use crate::panics;
 use crate::scheduling;
-use crate::session::{Session, TURN_TIME};
+use crate::session::{Session, TIME_BUDGET};
+use crate::socket::{self, READ_BUFFER, READ_BYTES_MAX};
 use crate::stats::Stats;
 
-/// How much is read at once.
-const READ_BYTES_MAX: usize = 64 << 10;
 /// How much capacity an unfinished command's buffer may keep once the command is finished.
 const KEPT_BYTES_MAX: usize = 4 << 10;
 /// How much capacity may be kept for an unfinished command that needs little of it.
@@ -37,10 +35,8 @@ const KEPT_FOR_LITTLE_MAX: usize = 256 << 10;
 /// How often a busy connection is read in a row before it yields to all other tasks and to the
 /// I/O driver.
 const READS_IN_A_ROW_MAX: u8 = 8;
-
-thread_local! {
-    static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES_MAX].into());
-}
+/// For how long it is read in a row, by a clock of milliseconds.
+const ROW_MS_MAX: u64 = 1;
 
 /// Writes the bytes of an outbox.
 #[derive(Default)]
@@ -285,7 +281,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
                 return Poll::Pending;
             }
             if self.goes_on {
-                if self.session.poll_turn(context).is_pending() {
+                if self.session.poll_progress(context).is_pending() {
                     // Others were served: the time of the row starts again.
                     self.row_began_ms = None;
                     return Poll::Pending;
@@ -311,7 +307,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
                 0 | 1 => self.row_began_ms.insert(read.now_ms),
                 _ => self.row_began_ms.get_or_insert(read.now_ms),
             };
-            is_row_over = read.now_ms - *row_began_ms > TURN_TIME.as_millis() as u64;
+            // After a full buffer there is probably more: the others run first.
+            is_row_over = read.bytes == READ_BYTES_MAX || read.now_ms - *row_began_ms > ROW_MS_MAX;
             let has_progressed = self.door.has_progressed(read.taken);
             self.note_input(connections, || read.now_ms, has_progressed);
         }
@@ -326,8 +323,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         }
         self.reads_in_a_row >= 1
             && self.goes_on
-            && !self.session.is_waiting()
-            && self.session.turn_began().elapsed() > TURN_TIME
+            && !self.session.waits_for_another_task()
+            && self.session.budget_began().elapsed() > TIME_BUDGET
     }
 
     /// Accounts for what is held of messages that were received in part. `has_progressed`: a
@@ -423,11 +420,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         if self.input_ended {
             return Ok(());
         }
-        // Closing a socket with unread bytes in it resets the connection, and the client may lose
-        // what was written last. So read until the peer closes.
-        let mut sink = [0; 1024];
-        while self.stream.read(&mut sink).await? > 0 {}
-        Ok(())
+        socket::discard_input(&mut self.stream).await
     }
 }
 
@@ -554,6 +547,36 @@ mod tests {
         });
         endless.await?;
         assert_eq!(others.load(Ordering::Relaxed), OTHERS, "they are all ready");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_long_listing_yields_after_each_time_budget() -> Result<()> {
+        const NAMES: usize = 200_000;
+        let mut config = Config::default();
+        config.engine.source = EngineSource::Native;
+        config.limits.names_per_command_max = NAMES;
+        let services = server::prepare(&config)?.1;
+        let decoded = Arc::new(AtomicUsize::new(0));
+        let had = decoded.clone();
+        let counts = Does(move |_: &mut [u8], session: &mut Session| {
+            let is_first = had.fetch_add(1, Ordering::Relaxed) == 0;
+            let names = vec![b"name".as_slice().into(); NAMES];
+            let command = Ok(Command::SubscriberCounts(Space::Channels, names));
+            let request = Request { tag: Tag::InOrder, command };
+            match is_first {
+                true => session.execute(std::iter::once(request), Dots, false),
+                false => session.resume(Dots),
+            };
+            Progress { bytes: 0, is_unfinished: session.has_pending() }
+        });
+        let (mut open, _client) = open(&services, counts)?;
+        let connections = services.hub.connections().clone();
+        for polls in 1..=3 {
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(open.poll(&connections, &services.stats, &mut context).is_pending());
+            assert_eq!(decoded.load(Ordering::Relaxed), polls, "one time budget for each poll");
+        }
         Ok(())
     }
 

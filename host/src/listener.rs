@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
@@ -41,7 +41,7 @@ use crate::protocol::resp::RequestLimits;
 use crate::protocol::websocket;
 use crate::session::{Framing, Services, Session};
 use crate::slots::{OverShare, Slot, Slots};
-use crate::socket::{Plain, Stream};
+use crate::socket::{self, Plain, Stream};
 use crate::stats::{self, Refused, count};
 use crate::supervise::Ended;
 use crate::tls::{self, Tls, TlsError};
@@ -623,11 +623,7 @@ impl Listener {
         let telling = async {
             stream.write_all(&words).await?;
             stream.shutdown().await?;
-            // Read until the peer closes: closing with unread data would send a reset, and the
-            // peer could lose the reply.
-            let mut sink = [0; 1024];
-            while stream.read(&mut sink).await? > 0 {}
-            io::Result::Ok(())
+            socket::discard_input(&mut stream).await
         };
         let _ = tokio::time::timeout(self.config.websocket.close_time, telling).await;
     }

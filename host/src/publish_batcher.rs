@@ -297,14 +297,14 @@ mod tests {
         let mut replies = String::new();
         poll_fn(|context| {
             replies += &waiting(&session.connection, context);
-            session.poll_turn(context)
+            session.poll_progress(context)
         })
         .await;
         replies + &waiting(&session.connection, &Context::from_waker(Waker::noop()))
     }
 
     fn is_waiting(session: &mut Session) -> bool {
-        session.poll_turn(&mut Context::from_waker(Waker::noop())) == Poll::Pending
+        session.poll_progress(&mut Context::from_waker(Waker::noop())) == Poll::Pending
     }
 
     fn calls_of_the_engine(services: &Services) -> u64 {

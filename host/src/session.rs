@@ -47,8 +47,10 @@ use crate::supervise::Supervisor;
 /// and a swap waits for them.
 pub const BURST_MAX: usize = 128;
 
-/// The time budget: how long a connection's commands are executed before its task yields.
-pub const TURN_TIME: Duration = Duration::from_millis(5);
+/// The time budget: how long a connection's commands are executed before its task yields. All
+/// others wait this long for each connection that uses it up, so it is short; a task that yields
+/// costs a few microseconds.
+pub const TIME_BUDGET: Duration = Duration::from_micros(500);
 
 /// How many bytes of replies are collected before they are queued and the outbox counts them.
 const REPLIES_BYTES_MAX: usize = 64 << 10;
@@ -84,7 +86,7 @@ pub struct Session {
     pub services: Services,
     framing: Framing,
     replies: Vec<u8>,
-    turn_began: Instant,
+    budget_began: Instant,
     rate: Rate,
     /// Whether a publication had receivers since the last call of `had_receivers`.
     had_receivers: bool,
@@ -155,7 +157,7 @@ impl Session {
             services,
             framing,
             replies: Vec::new(),
-            turn_began: Instant::now(),
+            budget_began: Instant::now(),
             rate: Rate::default(),
             had_receivers: false,
             pending: Vec::new(),
@@ -179,18 +181,18 @@ impl Session {
     /// Starts a time budget: commands are executed until it is exhausted, and then the task
     /// yields.
     pub fn start_budget(&mut self, now: Instant) {
-        self.turn_began = now;
+        self.budget_began = now;
     }
 
     /// When the time budget started.
-    pub fn turn_began(&self) -> Instant {
-        self.turn_began
+    pub fn budget_began(&self) -> Instant {
+        self.budget_began
     }
 
     /// Whether the time budget is exhausted, or no more commands are executed because the
     /// connection is closing.
     pub fn is_budget_exhausted(&self) -> bool {
-        self.turn_began.elapsed() > TURN_TIME
+        self.budget_began.elapsed() > TIME_BUDGET
             || self.connection.outbox.is_closing()
             || self.has_unread_replies()
     }
@@ -222,15 +224,18 @@ impl Session {
     /// Whether the reply to a command is pending: later commands wait for it.
     #[inline]
     pub fn is_waiting(&self) -> bool {
-        self.joining.is_some()
-            || self.authenticating.is_some()
-            || self.inspecting.is_some()
-            || self.gathered.is_some()
+        self.waits_for_another_task() || self.inspecting.is_some()
+    }
+
+    /// Whether the reply to a command is pending until another task has done something.
+    #[inline]
+    pub fn waits_for_another_task(&self) -> bool {
+        self.joining.is_some() || self.authenticating.is_some() || self.gathered.is_some()
     }
 
     /// Ready when the session can make progress. The connection's outbox must have this task's
     /// waker.
-    pub fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_progress(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.gathered.is_some() {
             if self.connection.is_publishing() {
                 return Poll::Pending;
@@ -291,7 +296,7 @@ impl Session {
         write: impl WriteReply + Copy + Send + 'static,
         more: bool,
     ) -> Option<CloseReason> {
-        let meter = self.services.limits.meter(self.turn_began);
+        let meter = self.services.limits.meter(self.budget_began);
         let mut rate = self.rate;
         let mut is_flood = false;
         let followed = log::is_followed(self.connection.id).then_some(self.connection.id);
@@ -318,7 +323,7 @@ impl Session {
     /// Counts a command that a door executes itself. A refusal: it was over the rate limit; in the
     /// end the outbox is closed.
     pub fn pace(&mut self, verb: &'static str) -> Result<(), Refusal> {
-        let meter = self.services.limits.meter(self.turn_began);
+        let meter = self.services.limits.meter(self.budget_began);
         let pace = self.rate.spend(meter);
         if log::is_followed(self.connection.id) {
             follow(self.connection.id, verb, pace);
@@ -375,7 +380,7 @@ impl Session {
                     }
                     Ok(command) => {
                         let is_listing = command.is_listing();
-                        self.carry_out(&chain, request.tag, command, &write);
+                        self.execute_command(&chain, request.tag, command, &write);
                         if let Some(reason) = self.ending.take() {
                             self.flush();
                             return Some(reason);
@@ -457,7 +462,7 @@ impl Session {
         publish::queue(&self.connection, self.framing, &mut self.replies);
     }
 
-    fn carry_out(
+    fn execute_command(
         &mut self,
         chain: &Chain,
         tag: Tag,

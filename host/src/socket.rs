@@ -1,5 +1,7 @@
 //! A TCP connection that only its own task reads, and that flushers also write to.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,6 +14,41 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_rustls::server::TlsStream;
 
 use crate::stats::Stats;
+
+/// How much is read at once: as much as Redis reads (`PROTO_IOBUF_LEN`). With more, others wait
+/// longer for each of many connections that send as fast as they can.
+pub const READ_BYTES_MAX: usize = 16 << 10;
+
+thread_local! {
+    /// The buffer that all connections of a thread read into.
+    pub static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES_MAX].into());
+}
+
+/// Reads and drops bytes until the peer closes. Closing a socket with unread bytes resets the
+/// connection, and the peer may lose what was written last. The peer may send as fast as it can, so
+/// all other tasks run between two reads.
+///
+/// # Errors
+///
+/// The connection failed.
+pub async fn discard_input<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<()> {
+    while poll_fn(|context| poll_discard(Pin::new(&mut *stream), context)).await? > 0 {
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}
+
+/// Reads what is available and drops it. Returns how many bytes; none: end of input.
+fn poll_discard<S: AsyncRead>(
+    stream: Pin<&mut S>,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    READ_BUFFER.with_borrow_mut(|buffer| {
+        let mut read = ReadBuf::new(buffer);
+        ready!(stream.poll_read(context, &mut read))?;
+        Poll::Ready(Ok(read.filled().len()))
+    })
+}
 
 /// The transport of a connection.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {

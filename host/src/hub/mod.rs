@@ -487,12 +487,12 @@ impl Hub {
     pub fn subscriber_counts(
         &self,
         space: Space,
-        channels: &[Bytestring<'_>],
+        channels: &[impl AsRef<[u8]>],
     ) -> Result<Vec<u64>, Unavailable> {
         let mut counts = vec![0; channels.len()];
         let mut by_shard: Vec<(Names, Vec<usize>)> = Vec::new();
         by_shard.resize_with(self.shards.len(), Default::default);
-        for (place, channel) in channels.iter().enumerate() {
+        for (place, channel) in channels.iter().map(AsRef::as_ref).enumerate() {
             if let Some((names, places)) = by_shard.get_mut(self.shard_of(space, channel)) {
                 names.push(channel);
                 places.push(place);

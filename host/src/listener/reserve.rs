@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::http::StatusCode;
 
@@ -13,6 +13,7 @@ use crate::close::CloseReason;
 use crate::descriptors::ANSWER_TIME;
 use crate::door::resp;
 use crate::handshake::{self, Asked};
+use crate::socket;
 use crate::tls::Tls;
 
 /// How long to wait for a refused client to close, so that it reads the refusal.
@@ -67,9 +68,7 @@ impl Listener {
                 let refusing = async {
                     stream.write_all(&resp::rejection_reply(&reason)).await?;
                     stream.shutdown().await?;
-                    let mut sink = [0; 1024];
-                    while stream.read(&mut sink).await? > 0 {}
-                    std::io::Result::Ok(())
+                    socket::discard_input(stream).await
                 };
                 let _gone = tokio::time::timeout(LEAVE_TIME, refusing).await;
             }

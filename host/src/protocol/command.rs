@@ -377,8 +377,8 @@ pub enum Reply<'a> {
     Published(u64),
     /// Names of channels.
     Names(&'a Names),
-    /// Channels with their numbers of subscribers.
-    Counts(&'a [(Bytestring<'a>, u64)]),
+    /// Channels, and as many numbers of subscribers.
+    Counts(&'a Names, &'a [u64]),
     /// A number.
     Number(u64),
     /// The answer to a PING.

@@ -9,6 +9,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use guest_core::Names;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -348,7 +349,7 @@ fn write_value(reply: &Reply<'_>, output: &mut Vec<u8>) {
             }
             output.push(b']');
         }
-        Reply::Counts(counts) => write_counts(counts, output),
+        Reply::Counts(names, counts) => write_counts(names, counts, output),
         Reply::Pong(None) => output.extend_from_slice(b"\"PONG\""),
         Reply::Pong(Some(text)) => write_bytes(text, output),
         Reply::Ok => output.extend_from_slice(b"\"OK\""),
@@ -379,9 +380,9 @@ fn write_value(reply: &Reply<'_>, output: &mut Vec<u8>) {
 
 /// An object of names and numbers. A name that is not UTF-8 cannot be a JSON key, so the key is the
 /// text of its `{"base64": "…"}`.
-fn write_counts(counts: &[(Bytestring<'_>, u64)], output: &mut Vec<u8>) {
+fn write_counts(names: &Names, counts: &[u64], output: &mut Vec<u8>) {
     output.push(b'{');
-    for (position, (name, count)) in counts.iter().enumerate() {
+    for (position, (name, count)) in names.iter().zip(counts).enumerate() {
         if position > 0 {
             output.push(b',');
         }

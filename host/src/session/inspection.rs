@@ -13,7 +13,7 @@ use crate::hub::connections::ConnectionId;
 use crate::hub::listing::Listing;
 use crate::middleware::chain::{Action, Chain};
 use crate::protocol::command::{
-    Bytestring, Command, LIMIT, NOPERM, Refusal, Reply, Space, Tag, UNAVAILABLE, Verb,
+    Command, LIMIT, NOPERM, Refusal, Reply, Space, Tag, UNAVAILABLE, Verb,
 };
 use crate::publish;
 
@@ -29,7 +29,7 @@ pub(super) struct Inspection {
     /// The list of names, while it is being made.
     listing: Option<Listing>,
     /// All names of the command, in order.
-    names: Vec<Bytestring<'static>>,
+    names: Names,
     /// How many of them have been visited.
     done: usize,
     found: Found,
@@ -38,7 +38,7 @@ pub(super) struct Inspection {
 /// The result so far.
 enum Found {
     /// The number of subscribers of each name.
-    Counts { space: Space, counts: Vec<(Bytestring<'static>, u64)> },
+    Counts { space: Space, counts: Vec<u64> },
     /// The names that may be shown.
     Channels(Names),
 }
@@ -58,7 +58,7 @@ impl Session {
         let inspection = match command {
             Command::SubscriberCounts(space, names) => {
                 let counts = Vec::with_capacity(names.len());
-                let names = names.into_iter().map(|name| name.into_owned().into()).collect();
+                let names = names.iter().collect();
                 let found = Found::Counts { space, counts };
                 Inspection { tag, write: boxed, listing: None, names, done: 0, found }
             }
@@ -66,7 +66,7 @@ impl Session {
                 let matching = matching.map(std::borrow::Cow::into_owned);
                 let listing = Some(Listing::new(hub, space, matching));
                 let found = Found::Channels(Names::new());
-                Inspection { tag, write: boxed, listing, names: Vec::new(), done: 0, found }
+                Inspection { tag, write: boxed, listing, names: Names::new(), done: 0, found }
             }
             Command::PatternCount => {
                 if chain.has_access() && self.connection.encoding().is_framed() {
@@ -130,16 +130,16 @@ impl Session {
                     ),
                 ));
             }
-            inspection.names = names.iter().map(|name| name.to_vec().into()).collect();
+            inspection.names = names;
         }
         while inspection.done < inspection.names.len() {
-            inspection.look_at_slice(connection, chain, &hub)?;
-            if self.is_budget_exhausted() && inspection.done < inspection.names.len() {
+            if self.is_budget_exhausted() {
                 return Ok(false);
             }
+            inspection.look_at_slice(connection, chain, &hub)?;
         }
         let reply = match &inspection.found {
-            Found::Counts { counts, .. } => Reply::Counts(counts),
+            Found::Counts { counts, .. } => Reply::Counts(&inspection.names, counts),
             Found::Channels(names) => Reply::Names(names),
         };
         inspection.write.write(inspection.tag, &reply, &mut self.replies);
@@ -154,18 +154,19 @@ impl Inspection {
         chain: &Chain,
         hub: &Hub,
     ) -> Result<(), Refusal> {
-        let rest = self.names.get(self.done..).unwrap_or_default();
-        let slice = rest.get(..SLICE_MAX).unwrap_or(rest);
-        let shown = may_see(connection, chain, slice)?;
+        let end = self.names.len().min(self.done + SLICE_MAX);
+        let slice: Vec<&[u8]> =
+            (self.done..end).filter_map(|place| self.names.get(place)).collect();
+        let shown = may_see(connection, chain, &slice)?;
         match &mut self.found {
             Found::Counts { space, counts } => {
                 let visible: Vec<_> =
                     slice.iter().zip(&shown).filter(|(_, shown)| **shown).collect();
-                let names: Vec<_> = visible.iter().map(|(name, _)| (*name).clone()).collect();
+                let names: Vec<&[u8]> = visible.iter().map(|(name, _)| **name).collect();
                 let mut found = hub.subscriber_counts(*space, &names)?.into_iter();
-                counts.extend(slice.iter().zip(&shown).map(|(name, shown)| {
-                    let count = if *shown { found.next().unwrap_or(0) } else { 0 };
-                    (name.clone(), count)
+                counts.extend(shown.iter().map(|shown| match *shown {
+                    true => found.next().unwrap_or(0),
+                    false => 0,
                 }));
             }
             Found::Channels(names) => {
@@ -173,17 +174,13 @@ impl Inspection {
                 shown.for_each(|(name, _)| names.push(name));
             }
         }
-        self.done += slice.len();
+        self.done = end;
         Ok(())
     }
 }
 
 /// Which of these names the connection may subscribe to. An error: a plugin cannot decide.
-fn may_see(
-    connection: ConnectionId,
-    chain: &Chain,
-    names: &[Bytestring<'_>],
-) -> Result<Vec<bool>, Refusal> {
+fn may_see(connection: ConnectionId, chain: &Chain, names: &[&[u8]]) -> Result<Vec<bool>, Refusal> {
     if !chain.has_access() {
         return Ok(vec![true; names.len()]);
     }

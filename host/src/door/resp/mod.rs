@@ -187,7 +187,7 @@ impl Resp {
             if session.has_pending() {
                 return (done, Flow::Continue);
             }
-            let flow = self.carry_out(arguments, session);
+            let flow = self.execute_command(arguments, session);
             must_authenticate = session.must_authenticate();
             done = end;
             if matches!(flow, Flow::Close(_))
@@ -247,7 +247,7 @@ impl Resp {
         }
     }
 
-    fn carry_out(&mut self, arguments: Arguments<'_>, session: &mut Session) -> Flow {
+    fn execute_command(&mut self, arguments: Arguments<'_>, session: &mut Session) -> Flow {
         if self.skip == Skip::Next {
             self.skip = Skip::This;
         }

@@ -38,9 +38,9 @@ impl WriteReply for RespReplies {
                 writer.array(names.len());
                 names.iter().for_each(|name| writer.bulk(name));
             }
-            Reply::Counts(counts) => {
-                writer.array(2 * counts.len());
-                for (name, count) in *counts {
+            Reply::Counts(names, counts) => {
+                writer.array(2 * names.len());
+                for (name, count) in names.iter().zip(*counts) {
                     writer.bulk(name);
                     writer.integer(*count as i64);
                 }

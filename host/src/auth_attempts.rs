@@ -11,7 +11,7 @@ use std::time::Instant;
 use crate::address_buckets::{AddressBuckets, Refill};
 use crate::hub::connections::Connection;
 use crate::limits::LiveLimits;
-use crate::protocol::command::{EXPIRED, LIMIT, Refusal, TOOLARGE, UNAVAILABLE};
+use switchyard_types::command::{EXPIRED, LIMIT, Refusal, TOOLARGE, UNAVAILABLE};
 
 /// How many addresses have a bucket of their own: about 6 MiB.
 const ADDRESSES_MAX: usize = 65_536;
@@ -61,7 +61,7 @@ impl AuthAttempts {
 
     /// Counts a client that was refused when it connected.
     pub fn connect_refused(&self, connection: &Connection, refusal: &Refusal) {
-        if refusal.code == crate::protocol::command::NOAUTH {
+        if refusal.code == switchyard_types::command::NOAUTH {
             self.failed.fetch_add(1, Ordering::Relaxed);
             self.take(connection.counted_address());
         }

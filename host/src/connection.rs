@@ -18,7 +18,6 @@ use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::chunks::{Chunks, Written};
-use crate::close::CloseReason;
 use crate::door::Door;
 use crate::hub::connections::Connections;
 use crate::outbox::{Last, Outbox, Taken};
@@ -27,6 +26,7 @@ use crate::scheduling;
 use crate::session::{Session, TIME_BUDGET};
 use crate::socket::{self, READ_BUFFER, READ_BYTES_MAX};
 use crate::stats::Stats;
+use switchyard_types::close::CloseReason;
 
 /// How much capacity an unfinished command's buffer may keep once the command is finished.
 const KEPT_BYTES_MAX: usize = 4 << 10;
@@ -448,9 +448,9 @@ mod tests {
     use crate::door::Progress;
     use crate::hub::connections::Connection;
     use crate::hub::encoding::Encoding;
-    use crate::protocol::command::{Command, Kind, Publication, Reply, Request, Space, Tag};
     use crate::server;
     use crate::session::{Framing, Services, WriteReply};
+    use switchyard_types::command::{Command, Kind, Publication, Reply, Request, Space, Tag};
 
     /// A door that calls this function in each poll.
     struct Does<F>(F);

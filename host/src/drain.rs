@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::close::CloseReason;
 use crate::config::ShutdownConfig;
 use crate::door;
 use crate::hub::connections::Connections;
+use switchyard_types::close::CloseReason;
 
 /// The number of slices.
 const SLICES: usize = 100;

@@ -112,12 +112,12 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::close::CloseReason;
     use crate::hub::connections::Connections;
     use crate::hub::encoding::Encoding;
     use crate::outbox::{Last, OutboxLimits, Taken};
     use crate::panics;
     use crate::socket::{Plain, Stream};
+    use switchyard_types::close::CloseReason;
 
     #[derive(Default)]
     struct Wakes(AtomicUsize);

@@ -17,9 +17,9 @@ use tungstenite::http::header::{
     HeaderValue, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 
-use crate::close::clip;
 use crate::health::{Report, Status};
-use crate::protocol::json;
+use switchyard_protocol::json;
+use switchyard_types::close::clip;
 
 /// The path of the WebSocket.
 pub const WEBSOCKET_PATH: &str = "/ws";

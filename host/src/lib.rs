@@ -18,8 +18,6 @@ pub mod reload;
 
 mod address_buckets;
 mod auth_attempts;
-pub mod batch;
-mod close;
 pub mod compile_cache;
 pub mod descriptors;
 mod handshake;
@@ -35,7 +33,6 @@ mod connection;
 mod door;
 mod flush;
 pub mod limits;
-pub mod protocol;
 mod publish;
 mod publish_batcher;
 mod session;
@@ -60,5 +57,4 @@ pub mod middleware;
 pub use switchyard_wasm as wasm;
 mod watch;
 
-pub mod fuzzing;
 pub mod terminal;

@@ -17,7 +17,6 @@ use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
-use crate::close::CloseReason;
 use crate::config::{Config, TlsConfig};
 use crate::connection::{End, OpenConnection};
 use crate::descriptors::{Accepted, Acceptor};
@@ -36,15 +35,16 @@ use crate::log::Throttle;
 use crate::middleware::bindings::{Client, Door as ClientDoor};
 use crate::middleware::chain::{AdmissionProgress, Step};
 use crate::panics;
-use crate::protocol::command::{EXPIRED, LIMIT, NOAUTH, Refusal, UNAVAILABLE};
-use crate::protocol::resp::RequestLimits;
-use crate::protocol::websocket;
 use crate::session::{Framing, Services, Session};
 use crate::slots::{OverShare, Slot, Slots};
 use crate::socket::{self, Plain, Stream};
 use crate::stats::{self, Refused, count};
 use crate::supervise::Ended;
 use crate::tls::{self, Tls, TlsError};
+use switchyard_protocol::resp::RequestLimits;
+use switchyard_protocol::websocket;
+use switchyard_types::close::CloseReason;
+use switchyard_types::command::{EXPIRED, LIMIT, NOAUTH, Refusal, UNAVAILABLE};
 
 /// The minimum time before a pending handshake may be dropped for a new one, where the limit of
 /// handshakes is reached. A client that sends its request at once does not need it. A TLS client

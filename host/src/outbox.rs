@@ -14,10 +14,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::chunks::{Buffer, Chunks, Written};
-use crate::close::CloseReason;
 use crate::memory::Memory;
 use crate::memory::account::Due;
 use crate::socket::Socket;
+use switchyard_types::close::CloseReason;
 
 /// How much may be queued, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::backplane::{Admission, Backplane};
-use crate::batch::Batch;
 use crate::hub::connections::{Connection, ConnectionId};
 use crate::middleware::chain::{Action, Chain, PublishOutcome};
-use crate::protocol::command::{
+use crate::session::{Framing, Services, WriteReply};
+use switchyard_protocol::websocket;
+use switchyard_types::batch::Batch;
+use switchyard_types::command::{
     Ending, NOPERM, Publication, Refusal, Reply, Space, TOOLARGE, Tag, Verb,
 };
-use crate::protocol::websocket;
-use crate::session::{Framing, Services, WriteReply};
 
 /// What one connection publishes at once.
 pub struct PublishRequest<'a, W> {

@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use crate::close::CloseReason;
 use crate::hub::holdings::Work;
 use crate::panics;
-use crate::protocol::command::{Publication, Tag};
 use crate::publish::{self, PublishRequest};
 use crate::scheduling;
 use crate::session::{BURST_MAX, Services, WriteReply};
 use crate::stats::thread_number;
+use switchyard_types::close::CloseReason;
+use switchyard_types::command::{Publication, Tag};
 
 /// The most publications of one connection that are batched: more of them share calls anyway.
 const FEW: usize = 8;
@@ -208,9 +208,9 @@ mod tests {
     use crate::hub::connections::Connection;
     use crate::hub::encoding::Encoding;
     use crate::hub::stats::EngineCall;
-    use crate::protocol::command::{Command, Kind, Reply, Request, Space};
     use crate::server;
     use crate::session::{Framing, Session};
+    use switchyard_types::command::{Command, Kind, Reply, Request, Space};
 
     /// Writes the number of receivers.
     #[derive(Clone, Copy)]

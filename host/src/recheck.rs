@@ -26,8 +26,8 @@ use crate::middleware::chain::Chain;
 use crate::middleware::plugin::Plugin;
 use crate::middleware::recheck::{Against, Answers, Question, Recheck, Room, connections_of};
 use crate::middleware::stats::PluginStats;
-use crate::protocol::command::{Kind, LIMIT, Refusal, UNAVAILABLE};
 use crate::publish::as_text;
+use switchyard_types::command::{Kind, LIMIT, Refusal, UNAVAILABLE};
 
 /// How many names are visited in a slice that calls no plugin, and how many connections in any
 /// slice: a few tenths of a millisecond.

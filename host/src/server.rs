@@ -18,7 +18,6 @@ use tracing::{error, info, warn};
 use crate::admin::{Admin, AdminListener, Doors};
 use crate::auth_attempts::AuthAttempts;
 use crate::backplane::Backplane;
-use crate::close::CloseReason;
 use crate::config::{Config, ConfigError, EngineSource};
 use crate::drain::drain;
 use crate::engine::EngineCode;
@@ -34,12 +33,13 @@ use crate::log;
 use crate::middleware::Middleware;
 use crate::middleware::stats::Initiator;
 use crate::middleware::trace::Tracer;
-use crate::protocol::websocket;
 use crate::recheck;
 use crate::reload::{self, Reloading, Unread};
 use crate::session::Services;
 use crate::supervise::{Ended, Supervisor};
 use crate::watch::{self, Watched};
+use switchyard_protocol::websocket;
+use switchyard_types::close::CloseReason;
 
 /// How long after a failure to read a changed file it is read again.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);

@@ -21,8 +21,6 @@ use inspection::Inspection;
 
 use crate::auth_attempts::AuthAttempts;
 use crate::backplane::{Backplane, Hold};
-use crate::batch::Batch;
-use crate::close::CloseReason;
 use crate::descriptors::Reserves;
 use crate::hub::Hub;
 use crate::hub::attributes::USER;
@@ -34,14 +32,16 @@ use crate::log;
 use crate::middleware::Middleware;
 use crate::middleware::chain::{Action, Chain};
 use crate::panics;
-use crate::protocol::command::{
-    BADFRAME, Bytestring, Command, Ending, Greeting, Kind, LIMIT, ListenVerb, NOAUTH, Publication,
-    Refusal, Reply, Request, Tag, Verb,
-};
 use crate::publish::{self, PublishRequest};
 use crate::publish_batcher::{self, Place, PublishBatcher};
 use crate::stats::Stats;
 use crate::supervise::Supervisor;
+use switchyard_types::batch::Batch;
+use switchyard_types::close::CloseReason;
+use switchyard_types::command::{
+    BADFRAME, Bytestring, Command, Ending, Greeting, Kind, LIMIT, ListenVerb, NOAUTH, Publication,
+    Refusal, Reply, Request, Tag, Verb,
+};
 
 /// How many commands are executed under one lock of the chain. More gain little from sharing calls,
 /// and a swap waits for them.

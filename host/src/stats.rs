@@ -10,8 +10,8 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime};
 
-use crate::close::CloseReason;
-use crate::protocol::command::{Ending, Verb};
+use switchyard_types::close::CloseReason;
+use switchyard_types::command::{Ending, Verb};
 
 /// Counters since the server started.
 pub struct Stats {

@@ -14,10 +14,10 @@ use tracing::info;
 use super::error::ApiError;
 use super::view::{ConnectionView, ConnectionsView, Name, NamesView, unix_ms};
 use super::{Admin, blocking};
-use crate::close::CloseReason;
 use crate::door;
 use crate::hub::connections::{Connection, ConnectionId};
 use crate::middleware::stats::Initiator;
+use switchyard_types::close::CloseReason;
 
 /// How many are shown at most in one response, and by default.
 const PAGE_MAX: usize = 1_000;

@@ -8,9 +8,10 @@ use serde::Deserialize;
 use super::error::ApiError;
 use super::view::{BoundView, BudgetView, HolderView, MemoryView};
 use super::{Admin, blocking};
+use crate::memory::Holding;
 use crate::memory::usage::usage;
-use crate::memory::{Bound, Holding};
 use crate::process::Status;
+use switchyard_types::bound::Bound;
 
 /// How many connections and addresses are shown at most, and by default.
 const SHOWN_MAX: usize = 100;

@@ -6,8 +6,8 @@ use axum::extract::State;
 use super::error::ApiError;
 use super::view::{HistogramView, StatsView, SwapView};
 use super::{Admin, blocking};
-use crate::protocol::command::Space;
 use crate::stats::load;
+use switchyard_types::command::Space;
 
 /// `GET /v1/stats`
 pub async fn show(State(admin): State<Admin>) -> Result<Json<StatsView>, ApiError> {

@@ -23,7 +23,7 @@ use super::view::{Name, SubscribersView, TopView, unix_ms};
 use super::{Admin, blocking};
 use crate::hub::Hub;
 use crate::keyed_hash::KeyedMap;
-use crate::protocol::command::{Bytestring, Space};
+use switchyard_types::command::{Bytestring, Space};
 
 /// How many are shown at most, and by default.
 const SHOWN_MAX: usize = 100;

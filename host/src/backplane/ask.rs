@@ -18,7 +18,7 @@ use tracing::debug;
 
 use super::{Backplane, Link, LinkError, State, within};
 use crate::hub::Hub;
-use crate::protocol::command::{Bytestring, Space};
+use switchyard_types::command::{Bytestring, Space};
 
 /// The kinds of requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,16 +14,16 @@ use tokio::sync::Notify;
 use tracing::warn;
 
 use super::BackplaneStats;
-use crate::close::clip;
 use crate::hub::Hub;
 use crate::hub::connections::ConnectionId;
 use crate::limits::LiveLimits;
 use crate::log::Throttle;
 use crate::middleware::Middleware;
 use crate::panics;
-use crate::protocol::command::{Publication, Space};
 use crate::stats::count;
 use crate::supervise::Ended;
+use switchyard_types::close::clip;
+use switchyard_types::command::{Publication, Space};
 
 /// The publisher of messages from other nodes: no connection of this node.
 const NOBODY: ConnectionId = 0;

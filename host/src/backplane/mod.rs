@@ -35,9 +35,9 @@ use crate::config::{BackplaneKind, ClusterConfig, WhenAway};
 use crate::hub::Hub;
 use crate::limits::LiveLimits;
 use crate::middleware::Middleware;
-use crate::protocol::command::{Publication, Refusal, Space, TOOLARGE, UNAVAILABLE};
 use crate::stats::count;
 use crate::supervise::{Ended, Supervisor};
+use switchyard_types::command::{Publication, Refusal, Space, TOOLARGE, UNAVAILABLE};
 
 pub use ask::{Answer, NodeAnswer, Question, Text, answer};
 use inbox::Inbox;

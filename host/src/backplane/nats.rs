@@ -43,8 +43,8 @@ use super::shared::SharedSubscriptions;
 use super::{Backplane, BackplaneStats, LinkError, subjects};
 use crate::config::{BackplaneKind, ClusterConfig};
 use crate::panics;
-use crate::protocol::command::{Kind, Space};
 use crate::stats::count;
+use switchyard_types::command::{Kind, Space};
 
 /// The longest subject: a line of the protocol has at most 4096 bytes by default, and the server
 /// closes a connection that sends a longer one.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::protocol::command::{Publication, Space};
+use switchyard_types::command::{Publication, Space};
 
 /// A publication that is to be sent.
 #[derive(Debug, Clone)]

@@ -38,8 +38,8 @@ use super::refusals::Refusals;
 use super::{Backplane, BackplaneStats, LinkError, RESERVED, random};
 use crate::config::{BackplaneKind, ClusterConfig};
 use crate::panics;
-use crate::protocol::command::{Kind, Space};
 use crate::stats::count;
+use switchyard_types::command::{Kind, Space};
 
 /// The first version with shard channels.
 const VERSION_MIN: u64 = 7;

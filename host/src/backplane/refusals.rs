@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::interest::Name;
 use crate::log::Throttle;
-use crate::protocol::command::Space;
+use switchyard_types::command::Space;
 
 /// How many refused names of each kind are remembered. Above that, each publication is sent to the
 /// backplane again, and subscriptions are retried after a reconnect.

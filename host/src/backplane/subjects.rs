@@ -11,7 +11,7 @@
 
 use guest_core::glob;
 
-use crate::protocol::command::Space;
+use switchyard_types::command::Space;
 
 /// An empty token.
 const EMPTY_TOKEN: &str = "%-";

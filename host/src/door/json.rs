@@ -1,11 +1,11 @@
 //! `switchyard.v1.json` over WebSocket.
 
 use super::websocket::Subprotocol;
-use crate::close::CloseReason;
-use crate::protocol::command::{BADFRAME, Reply, Request, Tag};
-use crate::protocol::json;
-use crate::protocol::websocket::MessageKind;
 use crate::session::{Session, WriteReply};
+use switchyard_protocol::json;
+use switchyard_protocol::websocket::MessageKind;
+use switchyard_types::close::CloseReason;
+use switchyard_types::command::{BADFRAME, Reply, Request, Tag};
 
 /// Decodes commands from JSON arrays in text frames.
 pub struct Json {

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::close::CloseReason;
 use crate::hub::connections::Connection;
 use crate::hub::encoding::Encoding;
-use crate::protocol::json as json_protocol;
 use crate::session::Session;
+use switchyard_protocol::json as json_protocol;
+use switchyard_types::close::CloseReason;
 
 /// How far a door has decoded the bytes that it was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

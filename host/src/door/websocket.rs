@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::{Door, Progress};
-use crate::close::{CloseReason, ProtocolViolation};
-use crate::protocol::websocket::{self, Body, FrameReader, Incoming, MessageKind};
 use crate::session::Session;
+use switchyard_protocol::websocket::{self, Body, FrameReader, Incoming, MessageKind};
+use switchyard_types::close::{CloseReason, ProtocolViolation};
 
 /// How many frames are read, and their messages processed, together.
 const MESSAGES_MAX: usize = 128;

@@ -22,13 +22,13 @@ use super::encoding::Encoding;
 use super::expiries::Expiries;
 use super::holdings::Holds;
 use crate::address_buckets::Bucket;
-use crate::close::CloseReason;
 use crate::config::Limits;
 use crate::memory::Memory;
 use crate::memory::input::InputHeld;
 use crate::networks::{AddressCounts, Network};
 use crate::outbox::{Outbox, OutboxLimits};
-use crate::protocol::command::Kind;
+use switchyard_types::close::CloseReason;
+use switchyard_types::command::Kind;
 
 /// The id of a connection; never reused.
 pub type ConnectionId = u64;

@@ -5,10 +5,10 @@
 
 use bytes::Bytes;
 
-use crate::protocol::command::{Kind, Refusal, Space};
-use crate::protocol::json;
-use crate::protocol::resp::{self, Ack, ReplyWriter, RespVersion};
-use crate::protocol::websocket::{MessageKind, write_message};
+use switchyard_protocol::json;
+use switchyard_protocol::resp::{self, Ack, ReplyWriter, RespVersion};
+use switchyard_protocol::websocket::{MessageKind, write_message};
+use switchyard_types::command::{Kind, Refusal, Space};
 
 /// The encoding of messages to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

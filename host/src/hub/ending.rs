@@ -6,7 +6,7 @@
 use super::connections::Connection;
 use super::encoding::{Ended, encode_ended};
 use super::{Hub, Kind};
-use crate::protocol::command::{Bytestring, Refusal};
+use switchyard_types::command::{Bytestring, Refusal};
 
 /// A subscription that is to end, and why.
 pub type Refused<'a> = (Bytestring<'a>, Refusal);

@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 
 use super::connections::{Connection, ConnectionId, Connections};
 use super::encoding::Encoding;
-use crate::close::CloseReason;
-use crate::protocol::json;
+use switchyard_protocol::json;
+use switchyard_types::close::CloseReason;
 
 /// How long before the expiry a client is notified of it.
 const NOTICE_MS: u64 = 30_000;

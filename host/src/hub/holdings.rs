@@ -21,8 +21,8 @@ use crate::config::NameLimits;
 use crate::keyed_hash::KeyedMap;
 use crate::log::Throttle;
 use crate::networks::counted_as;
-use crate::protocol::command::{Bytestring, Kind, LIMIT, Refusal};
 use crate::stats::{count, load};
+use switchyard_types::command::{Bytestring, Kind, LIMIT, Refusal};
 
 /// How much one subscription counts besides its name: its entries in the sets of the ground state
 /// and of the engine, with the overhead of their allocators.

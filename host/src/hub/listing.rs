@@ -15,7 +15,7 @@ use super::holdings::STEPS_AT_ONCE_MAX;
 use super::stats::EngineCall;
 use super::{Hub, Unavailable};
 use crate::engine::Page;
-use crate::protocol::command::{LIMIT, Refusal, Space};
+use switchyard_types::command::{LIMIT, Refusal, Space};
 
 /// How many channels one page visits at most.
 const VISITS_MAX: u64 = 4_096;

@@ -33,14 +33,12 @@ use parking_lot::{Mutex, MutexGuard};
 use smallvec::smallvec;
 
 use crate::backplane::Interest;
-use crate::batch::Batch;
 use crate::config::{EngineConfig, NameLimits};
 use crate::engine::EngineCode;
 use crate::flush::PendingFlush;
 use crate::keyed_hash::KeyedHash;
 use crate::middleware::chain::{Chain, Delivery};
 use crate::panics;
-use crate::protocol::command::{Bytestring, Kind, Publication, Refusal, Space, UNAVAILABLE};
 use crate::scheduling;
 use connections::{Connection, ConnectionId, Connections, Subscriptions};
 use encoding::Push;
@@ -49,6 +47,8 @@ use listing::Listing;
 use run::CoalescedDelivery;
 use shard::{FanOutRange, ReplayCursor, Shard};
 use stats::{EngineCall, HubStats};
+use switchyard_types::batch::Batch;
+use switchyard_types::command::{Bytestring, Kind, Publication, Refusal, Space, UNAVAILABLE};
 
 /// The subscriptions, and the connections that receive messages.
 pub struct Hub {

@@ -16,7 +16,7 @@ use super::shard::Shard;
 use super::{Hub, Unavailable};
 use crate::chunks::{Chunks, Written};
 use crate::outbox::Taken;
-use crate::protocol::command::{Kind, Space};
+use switchyard_types::command::{Kind, Space};
 
 /// The payload of a probe.
 const PAYLOAD: &[u8] = b"probe";

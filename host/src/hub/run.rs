@@ -100,7 +100,7 @@ impl<'a> CoalescedDelivery<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::command::Space;
+    use switchyard_types::command::Space;
 
     #[test]
     fn a_run_is_of_one_channel_and_the_same_receivers_and_no_longer_than_it_may_be() {

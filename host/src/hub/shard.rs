@@ -19,11 +19,11 @@ use super::connections::{Connection, ConnectionId};
 use super::holdings;
 use super::stats::{EngineCall, ShardStats};
 use super::{Hub, Unavailable};
-use crate::batch::Batch;
 use crate::config::EngineConfig;
 use crate::engine::{Engine, EngineCode, EngineFault, Outcome};
 use crate::panics;
-use crate::protocol::command::Kind;
+use switchyard_types::batch::Batch;
+use switchyard_types::command::Kind;
 
 /// How long a shard is locked while a part of the ground state is replayed to a standby.
 const SLICE_TIME: Duration = Duration::from_millis(1);
@@ -554,8 +554,8 @@ mod tests {
     use super::*;
     use crate::config::{Config, EngineSource};
     use crate::hub::encoding::Encoding;
-    use crate::protocol::command::Space;
     use crate::server;
+    use switchyard_types::command::Space;
 
     #[tokio::test]
     async fn an_engine_in_which_the_host_panics_is_rebuilt_from_the_ground_state() -> Result<()> {

@@ -22,11 +22,12 @@ use super::account::{Account, Due, WARNING_PERCENT};
 use super::settings::MemoryConfig;
 use super::survey::{Closed, Survey};
 use super::{Budget, percent};
-use crate::close::CloseReason;
 use crate::hub::connections::{Connection, ConnectionId, Connections};
 use crate::keyed_hash::KeyedMap;
 use crate::log::Throttle;
 use crate::networks::counted_as;
+use switchyard_types::bound::Bound;
+use switchyard_types::close::CloseReason;
 
 /// How often it is checked whether a bound is near.
 const TICK: Duration = Duration::from_millis(100);
@@ -37,45 +38,6 @@ const READING_TIME: Duration = Duration::from_secs(1);
 const RELIEF_PERCENT: usize = 90;
 /// The share of a bound below which it is no longer near, in percent.
 const CALM_PERCENT: usize = 70;
-
-/// A bound on several connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bound {
-    /// On the outboxes of all connections.
-    Outboxes,
-    /// On the outboxes of one address.
-    OutboxesOfAddress,
-    /// On partly received input of all connections.
-    Input,
-    /// On partly received input of one address.
-    InputOfAddress,
-}
-
-impl Bound {
-    /// All.
-    pub const ALL: [Bound; 4] =
-        [Bound::Outboxes, Bound::OutboxesOfAddress, Bound::Input, Bound::InputOfAddress];
-
-    /// The setting.
-    pub fn key(self) -> &'static str {
-        match self {
-            Bound::Outboxes => "limits.outbox_bytes_total_max",
-            Bound::OutboxesOfAddress => "limits.outbox_bytes_per_address_max",
-            Bound::Input => "limits.input_bytes_total_max",
-            Bound::InputOfAddress => "limits.input_bytes_per_address_max",
-        }
-    }
-
-    /// A stable label for metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Bound::Outboxes => "outboxes",
-            Bound::OutboxesOfAddress => "outboxes_of_address",
-            Bound::Input => "input",
-            Bound::InputOfAddress => "input_of_address",
-        }
-    }
-}
 
 /// The memory of all connections, and its bounds.
 pub struct Memory {

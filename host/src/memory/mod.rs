@@ -15,7 +15,7 @@ pub mod usage;
 
 use std::fmt;
 
-pub use keeper::{Bound, Holding, Memory, Reading};
+pub use keeper::{Holding, Memory, Reading};
 
 /// The bound on everything, and the budgets that it is divided into, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,10 +12,10 @@ use std::time::Duration;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::chunks::Buffer;
-use crate::close::CloseReason;
 use crate::hub::connections::Connection;
 use crate::keyed_hash::KeyedMap;
 use crate::outbox::Shedding;
+use switchyard_types::close::CloseReason;
 
 /// The entry of a chunk in its queue, and the header of its buffer.
 const PLACE_BYTES: usize = 32;
@@ -249,9 +249,9 @@ mod tests {
     use crate::chunks::{Chunks, Written};
     use crate::hub::connections::Connections;
     use crate::hub::encoding::Encoding;
-    use crate::memory::Bound;
     use crate::memory::settings::{Written as Settings, check};
     use crate::outbox::{OutboxLimits, Taken};
+    use switchyard_types::bound::Bound;
 
     const KIB: usize = 1 << 10;
     const REASON: CloseReason = CloseReason::OverMemory(Bound::Outboxes);

@@ -17,16 +17,16 @@ use crate::backplane::{Backplane, State as BackplaneState};
 use crate::hub::connections::Connections;
 use crate::hub::encoding::Encoding;
 use crate::log;
-use crate::memory::Bound;
 use crate::memory::usage::usage;
 use crate::middleware::plugin;
 use crate::middleware::stats::Hook;
 use crate::middleware::{Middleware, plugin::Plugin};
 use crate::panics;
-use crate::protocol::command::{Ending, Kind, Space};
 use crate::session::Services;
 use crate::stats::{Door, Stats, load};
 use page::{NONE, Page};
+use switchyard_types::bound::Bound;
+use switchyard_types::command::{Ending, Kind, Space};
 
 /// The format of a scrape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use super::chain::{self, AdmissionProgress, Step};
 use super::plugin::Plugin;
 use super::stats::Hook;
 use crate::hub::connections::{Connection, ConnectionId, Connections};
-use crate::protocol::command::{Credentials, Refusal};
+use switchyard_types::command::{Credentials, Refusal};
 
 impl Middleware {
     /// Calls this plugin, and those after it, to decide whether the client may connect. If one

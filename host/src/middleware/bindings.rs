@@ -14,14 +14,14 @@ use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
 use super::chain::{Action, Asked, DeliverVerdict, Delivery, PublishVerdict};
 use super::counters::{Count, CounterSpace, Taking, Withdrawal};
-use crate::batch::Batch;
-use crate::close::clip;
 use crate::hub::connections::{ConnectionId, Connections};
-use crate::protocol::command::{Credentials, Publication, REJECTED, Refusal};
 use crate::wasm::outside::{self, HttpPermit};
 use crate::wasm::{self, ComponentLog, Limits, StoreState, Wasm};
 use generated::exports::switchyard::pubsub as exports;
 use generated::switchyard::pubsub as imports;
+use switchyard_types::batch::Batch;
+use switchyard_types::close::clip;
+use switchyard_types::command::{Credentials, Publication, REJECTED, Refusal};
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod generated {

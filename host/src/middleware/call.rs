@@ -12,9 +12,9 @@ use super::chain::Asked;
 use super::isolation::Cause;
 use super::plugin::{Plugin, TrapPolicy};
 use super::stats::{Failure, Hook};
-use crate::batch::Batch;
-use crate::protocol::command::{Refusal, TOOLARGE};
 use crate::wasm;
+use switchyard_types::batch::Batch;
+use switchyard_types::command::{Refusal, TOOLARGE};
 
 /// How much processor time may be spent to repeat a failed call for its items, in budgets of one
 /// call.

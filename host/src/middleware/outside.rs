@@ -23,8 +23,8 @@ use super::isolation::Cause;
 use super::plugin::Plugin;
 use super::stats::Hook;
 use crate::hub::connections::ConnectionId;
-use crate::protocol::command::Refusal;
 use crate::wasm::outside::{HttpPermit, HttpPolicy};
+use switchyard_types::command::Refusal;
 
 /// The instances of a plugin that is called for clients off the data path.
 pub struct BlockingPool {

@@ -28,12 +28,12 @@ use super::isolation::{Cause, Isolation, Origin, Strikes};
 use super::outside::BlockingPool;
 use super::spares::{Replacement, Spares};
 use super::stats::{Failure, Hook, PluginStats};
-use crate::close::clip;
 use crate::hub::connections::{ConnectionId, Connections};
 use crate::limits::LiveLimits;
 use crate::panics;
-use crate::protocol::command::{Refusal, UNAVAILABLE};
 use crate::wasm::{self, ComponentLog, Limits};
+use switchyard_types::close::clip;
+use switchyard_types::command::{Refusal, UNAVAILABLE};
 
 /// The connection id of items from other nodes: no connection has it.
 const NO_CONNECTION: ConnectionId = 0;

@@ -194,7 +194,7 @@ fn refused(status: u16, body: &[u8]) -> OperatorError {
         Ok(view) => OperatorError::Refused(Box::new(view)),
         Err(_) => {
             let body = String::from_utf8_lossy(body);
-            let body = crate::close::clip(body.trim(), 200).to_owned();
+            let body = switchyard_types::close::clip(body.trim(), 200).to_owned();
             OperatorError::Stranger { status, body }
         }
     }

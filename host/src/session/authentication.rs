@@ -4,10 +4,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use super::{Session, WriteReply};
-use crate::close::CloseReason;
 use crate::hub::expiries;
 use crate::middleware::chain::{AdmissionProgress, Chain, Step};
-use crate::protocol::command::{Credentials, LIMIT, Refusal, Reply, TOOLARGE, Tag, Verb};
+use switchyard_types::close::CloseReason;
+use switchyard_types::command::{Credentials, LIMIT, Refusal, Reply, TOOLARGE, Tag, Verb};
 
 /// The largest token that a client needs.
 const CREDENTIALS_BYTES_MAX: usize = 16 << 10;

@@ -7,15 +7,15 @@
 use guest_core::Names;
 
 use super::{Session, WriteReply};
-use crate::batch::Batch;
 use crate::hub::Hub;
 use crate::hub::connections::ConnectionId;
 use crate::hub::listing::Listing;
 use crate::middleware::chain::{Action, Chain};
-use crate::protocol::command::{
+use crate::publish;
+use switchyard_types::batch::Batch;
+use switchyard_types::command::{
     Command, LIMIT, NOPERM, Refusal, Reply, Space, Tag, UNAVAILABLE, Verb,
 };
-use crate::publish;
 
 /// How many names are processed between two checks of the time budget: as many as a plugin
 /// receives in one call.

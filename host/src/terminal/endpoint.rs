@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Uri};
 
 use crate::handshake::WEBSOCKET_PATH;
-use crate::protocol::json::SUBPROTOCOL;
+use switchyard_protocol::json::SUBPROTOCOL;
 
 /// The flags for the server and the credentials.
 #[derive(Debug, Clone, Args)]

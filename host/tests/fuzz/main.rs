@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use peak_alloc::PeakAlloc;
-use switchyard::fuzzing::{JSON, RESP, Random, Target, mutation};
+use switchyard_protocol::fuzzing::{JSON, RESP, Random, Target, mutation};
 use switchyard_test_support::{notation, value};
 
 #[global_allocator]

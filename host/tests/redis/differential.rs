@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail, ensure};
 use guest_core::model::Random;
-use switchyard::fuzzing::{RESP, Syntax, mutation};
+use switchyard_protocol::fuzzing::{RESP, Syntax, mutation};
 
 use crate::client::RespClient;
 use crate::differences;

@@ -13,16 +13,16 @@ use anyhow::{Result, ensure};
 use bench::chain::Bench;
 use bytes::Bytes;
 use guest_core::{FanOuts, Names};
-use switchyard::batch::Batch;
 use switchyard::chunks::{Chunks, Written};
 use switchyard::config::{Config, EngineConfig, EngineSource};
 use switchyard::engine::{Engine, EngineCode};
 use switchyard::hub::encoding::{Encoding, Push};
 use switchyard::middleware::chain::{Action, Chain, Publication, Space};
 use switchyard::outbox::Outbox;
-use switchyard::protocol::json;
-use switchyard::protocol::resp::{Authentication, Burst, Outcome, RequestLimits, RequestParser};
 use switchyard::wasm::Wasm;
+use switchyard_protocol::json;
+use switchyard_protocol::resp::{Authentication, Burst, Outcome, RequestLimits, RequestParser};
+use switchyard_types::batch::Batch;
 
 /// How often each piece is done: a multiple of the batch.
 const TIMES: usize = 1_920;

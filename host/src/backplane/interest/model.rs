@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::backplane::shared::SharedSubscriptions;
 use crate::backplane::subjects;
-use crate::protocol::command::Space;
+use switchyard_types::command::Space;
 
 const STEPS: usize = 20_000;
 const DELAY: Duration = Duration::from_millis(100);

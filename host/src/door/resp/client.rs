@@ -2,10 +2,10 @@
 
 use super::{REDIS_VERSION, ReplyMode, Resp, Skip};
 use crate::hub::connections::Connection;
-use crate::protocol::command::{Credentials, Ending, Kind, Verb};
-use crate::protocol::resp::commands::CommandId;
-use crate::protocol::resp::{Arguments, ReplyWriter, RespVersion, errors, parse_integer};
 use crate::session::Session;
+use switchyard_protocol::resp::commands::CommandId;
+use switchyard_protocol::resp::{Arguments, ReplyWriter, RespVersion, errors, parse_integer};
+use switchyard_types::command::{Credentials, Ending, Kind, Verb};
 
 use super::reply::authentication_error;
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::client::{Selection, describe_other};
 use super::{Resp, Skip, Transport};
 use crate::hub::connections::Connection;
-use crate::protocol::command::{Ending, Verb};
 use crate::session::Session;
+use switchyard_types::command::{Ending, Verb};
 
 /// How many connections are described before the budget is checked.
 const CONNECTIONS_AT_ONCE: usize = 128;

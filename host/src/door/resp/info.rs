@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use super::{REDIS_VERSION, Resp};
 use crate::config::Config;
 use crate::process::Status;
-use crate::protocol::command::Space;
-use crate::protocol::resp::{Arguments, errors};
 use crate::session::Session;
+use switchyard_protocol::resp::{Arguments, errors};
+use switchyard_types::command::Space;
 
 /// The values that do not change while the server runs.
 #[derive(Debug, Clone)]

@@ -17,19 +17,19 @@ use bytes::Bytes;
 
 use super::websocket::Subprotocol;
 use super::{Door, Progress};
-use crate::close::{CloseReason, ProtocolViolation};
 use crate::hub::attributes::USER;
 use crate::hub::encoding::Encoding;
-use crate::protocol::command::{
-    Command, EXPIRED, Ending, Kind, Publication, Refusal, Request, Space, Tag, Verb,
-};
-use crate::protocol::resp::commands::{self, CommandId, CommandSpec};
-use crate::protocol::resp::{
+use crate::session::Session;
+use switchyard_protocol::resp::commands::{self, CommandId, CommandSpec};
+use switchyard_protocol::resp::{
     Arguments, Authentication, Burst, Outcome, ProtocolError, ReplyWriter, RequestLimits,
     RequestParser, RespVersion, command_info, errors, help,
 };
-use crate::protocol::websocket::{self, MessageKind};
-use crate::session::Session;
+use switchyard_protocol::websocket::{self, MessageKind};
+use switchyard_types::close::{CloseReason, ProtocolViolation};
+use switchyard_types::command::{
+    Command, EXPIRED, Ending, Kind, Publication, Refusal, Request, Space, Tag, Verb,
+};
 
 /// The server name and version for clients, which choose their behaviour by it.
 pub const REDIS_VERSION: &str = "7.4.0";

@@ -1,8 +1,8 @@
 //! The replies of a session, encoded as Redis does.
 
-use crate::protocol::command::{Kind, ListenVerb, NOAUTH, Refusal, Reply, Tag};
-use crate::protocol::resp::{Ack, ReplyWriter, RespVersion, errors};
 use crate::session::WriteReply;
+use switchyard_protocol::resp::{Ack, ReplyWriter, RespVersion, errors};
+use switchyard_types::command::{Kind, ListenVerb, NOAUTH, Refusal, Reply, Tag};
 
 /// How replies are encoded now.
 #[derive(Debug, Clone, Copy)]

@@ -6,8 +6,8 @@
 
 use guest_core::glob;
 
-use crate::protocol::command::{LIMIT, Refusal};
-use crate::protocol::resp::Arguments;
+use switchyard_protocol::resp::Arguments;
+use switchyard_types::command::{LIMIT, Refusal};
 
 /// More than there are commands, settings and sections.
 const WORDS_MAX: usize = 1_000;

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use crate::memory::Bound;
+use crate::bound::Bound;
 
 /// Why the server closes a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]

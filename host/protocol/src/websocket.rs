@@ -9,10 +9,10 @@ use std::io::Cursor;
 use std::ops::Range;
 
 use bytes::Bytes;
-use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use crate::close::{CloseReason, ProtocolViolation};
+use switchyard_types::close::{CloseReason, ProtocolViolation};
 
 /// Assembles messages from frames. Holds bytes only between the fragments of one message.
 #[derive(Default)]

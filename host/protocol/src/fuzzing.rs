@@ -7,8 +7,8 @@
 
 pub use guest_core::model::Random;
 
-pub use crate::protocol::json::fuzzing::JSON;
-pub use crate::protocol::resp::fuzzing::RESP;
+pub use crate::json::fuzzing::JSON;
+pub use crate::resp::fuzzing::RESP;
 
 /// A codec, and the checks for it.
 pub struct Target {

@@ -15,11 +15,11 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::command::{
+use super::websocket::{MessageKind, write_message};
+use switchyard_types::command::{
     ARITY, BADFRAME, BADVALUE, Bytestring, Command, Credentials, Kind, Publication, Refusal, Reply,
     Request, Space, Tag, UNKNOWN,
 };
-use super::websocket::{MessageKind, write_message};
 
 pub mod fuzzing;
 
@@ -215,7 +215,7 @@ fn command<'a>(verb: &str, arguments: Arguments<'a>) -> Result<Command<'a>, Refu
             Command::Quit
         }
         _ => {
-            let verb = crate::close::clip(verb, 64);
+            let verb = switchyard_types::close::clip(verb, 64);
             return Err(Refusal::new(
                 UNKNOWN,
                 format!(

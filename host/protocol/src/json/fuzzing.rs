@@ -8,13 +8,13 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::FrameHeader;
 
 use super::{Command, Publication, Refusal, Reply, Request, Tag, parse, write_push, write_reply};
-use crate::close::CloseReason;
 use crate::fuzzing::{Random, Syntax, Target, cuts_of, fingerprint};
-use crate::protocol::command::BADFRAME;
-use crate::protocol::websocket::{Body, FrameReader, Incoming, MessageKind};
+use crate::websocket::{Body, FrameReader, Incoming, MessageKind};
+use switchyard_types::close::CloseReason;
+use switchyard_types::command::BADFRAME;
 
 /// The reader of frames and the parser of commands.
 pub const JSON: Target = Target {
@@ -391,7 +391,7 @@ const TOKENS: &[&[u8]] = &[
 mod tests {
     use super::*;
     use crate::fuzzing::iterations;
-    use crate::protocol::command::{Kind, Space};
+    use switchyard_types::command::{Kind, Space};
 
     #[test]
     fn corpus_whatever_it_is_taken_for() {

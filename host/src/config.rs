@@ -26,12 +26,12 @@ pub(crate) use values::*;
 use crate::admin::tokens::Tokens;
 use crate::cli::ServeArgs;
 use crate::compile_cache::CompileCache;
-use crate::log::LogConfig;
 use crate::memory::settings::MemoryConfig;
 use crate::networks::Network;
 use crate::origin::Origins;
 use crate::outbox::OutboxLimits;
 use crate::wasm::outside::OutsideLimits;
+use switchyard_telemetry::log::LogConfig;
 
 /// The settings of the server, validated.
 #[derive(Debug, Clone)]
@@ -323,16 +323,6 @@ pub struct AdminConfig {
     pub traces_max: usize,
     /// How many events may wait for one trace subscriber.
     pub trace_queue_max: usize,
-}
-
-/// The format of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LogFormat {
-    /// Text for people.
-    Text,
-    /// One JSON object per line.
-    Json,
 }
 
 impl Config {

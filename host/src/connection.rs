@@ -21,11 +21,11 @@ use crate::chunks::{Chunks, Written};
 use crate::door::Door;
 use crate::hub::connections::Connections;
 use crate::outbox::{Last, Outbox, Taken};
-use crate::panics;
 use crate::scheduling;
 use crate::session::{Session, TIME_BUDGET};
 use crate::socket::{self, READ_BUFFER, READ_BYTES_MAX};
-use crate::stats::Stats;
+use switchyard_telemetry::panics;
+use switchyard_telemetry::stats::Stats;
 use switchyard_types::close::CloseReason;
 
 /// How much capacity an unfinished command's buffer may keep once the command is finished.

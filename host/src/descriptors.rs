@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::config::Config;
-use crate::log::Throttle;
+use switchyard_telemetry::log::Throttle;
 
 /// Descriptors for other purposes than client connections: listeners, reserves, watched
 /// directories, files, connections of the backplane, of the admin API and of plugins.

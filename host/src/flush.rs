@@ -115,8 +115,8 @@ mod tests {
     use crate::hub::connections::Connections;
     use crate::hub::encoding::Encoding;
     use crate::outbox::{Last, OutboxLimits, Taken};
-    use crate::panics;
     use crate::socket::{Plain, Stream};
+    use switchyard_telemetry::panics;
     use switchyard_types::close::CloseReason;
 
     #[derive(Default)]

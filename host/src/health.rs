@@ -16,9 +16,9 @@ use tokio::sync::Mutex;
 use crate::backplane::State as BackplaneState;
 use crate::config::HealthConfig;
 use crate::listener::LiveConfig;
-use crate::log;
 use crate::middleware::plugin::{self, TrapPolicy};
 use crate::session::Services;
+use switchyard_telemetry::log;
 
 /// The state of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

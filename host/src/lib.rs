@@ -10,9 +10,6 @@ pub mod operator;
 pub mod server;
 
 mod drain;
-pub mod log;
-pub mod panics;
-pub mod process;
 pub mod recheck;
 pub mod reload;
 
@@ -38,8 +35,6 @@ mod publish_batcher;
 mod session;
 mod slots;
 mod socket;
-mod stats;
-pub mod supervise;
 
 mod admin;
 mod health;

@@ -17,14 +17,14 @@ use tracing::{info, warn};
 use switchyard::cli::{Cli, Command, Plugins, ServeArgs};
 use switchyard::config::{Config, ConfigError};
 use switchyard::descriptors;
-use switchyard::log::{self, Log};
 use switchyard::operator::{self, OperatorError};
-use switchyard::panics;
-use switchyard::process;
 use switchyard::reload::Reloading;
 use switchyard::server::{Order, Server};
-use switchyard::supervise::Supervisor;
 use switchyard::terminal;
+use switchyard_telemetry::log::{self, Log};
+use switchyard_telemetry::panics;
+use switchyard_telemetry::process;
+use switchyard_telemetry::supervise::Supervisor;
 
 /// The exit code for bad arguments or configuration (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;

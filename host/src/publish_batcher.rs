@@ -13,11 +13,11 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::hub::holdings::Work;
-use crate::panics;
 use crate::publish::{self, PublishRequest};
 use crate::scheduling;
 use crate::session::{BURST_MAX, Services, WriteReply};
-use crate::stats::thread_number;
+use switchyard_telemetry::panics;
+use switchyard_telemetry::stats::thread_number;
 use switchyard_types::close::CloseReason;
 use switchyard_types::command::{Publication, Tag};
 

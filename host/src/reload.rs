@@ -8,9 +8,9 @@ use tracing::{error, info, warn};
 use crate::cli::ServeArgs;
 use crate::config::{Config, ConfigError, TlsConfig};
 use crate::listener::LiveConfig;
-use crate::log::{self, Log};
 use crate::session::Services;
 use crate::tls::{Tls, TlsError};
+use switchyard_telemetry::log::{self, Log};
 
 /// The source of the configuration, and the parts that are not the server's own.
 pub struct Reloading {

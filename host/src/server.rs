@@ -29,16 +29,16 @@ use crate::hub::connections::{Connections, Pulse};
 use crate::hub::expiries::expire;
 use crate::limits::LiveLimits;
 use crate::listener::{self, Listener, LiveConfig, Protocol, is_local};
-use crate::log;
 use crate::middleware::Middleware;
 use crate::middleware::stats::Initiator;
 use crate::middleware::trace::Tracer;
 use crate::recheck;
 use crate::reload::{self, Reloading, Unread};
 use crate::session::Services;
-use crate::supervise::{Ended, Supervisor};
 use crate::watch::{self, Watched};
 use switchyard_protocol::websocket;
+use switchyard_telemetry::log;
+use switchyard_telemetry::supervise::{Ended, Supervisor};
 use switchyard_types::close::CloseReason;
 
 /// How long after a failure to read a changed file it is read again.

@@ -28,14 +28,14 @@ use crate::hub::connections::{Connection, ConnectionId};
 use crate::hub::expiries::unix_ms;
 use crate::hub::holdings::WaitingNames;
 use crate::limits::{LiveLimits, Rate, RateDecision};
-use crate::log;
 use crate::middleware::Middleware;
 use crate::middleware::chain::{Action, Chain};
-use crate::panics;
 use crate::publish::{self, PublishRequest};
 use crate::publish_batcher::{self, Place, PublishBatcher};
-use crate::stats::Stats;
-use crate::supervise::Supervisor;
+use switchyard_telemetry::log;
+use switchyard_telemetry::panics;
+use switchyard_telemetry::stats::Stats;
+use switchyard_telemetry::supervise::Supervisor;
 use switchyard_types::batch::Batch;
 use switchyard_types::close::CloseReason;
 use switchyard_types::command::{

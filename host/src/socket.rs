@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_rustls::server::TlsStream;
 
-use crate::stats::Stats;
+use switchyard_telemetry::stats::Stats;
 
 /// How much is read at once: as much as Redis reads (`PROTO_IOBUF_LEN`). With more, others wait
 /// longer for each of many connections that send as fast as they can.

@@ -18,7 +18,7 @@ use tracing::info;
 use crate::config::Config;
 use crate::middleware::Middleware;
 use crate::server::engine_file;
-use crate::supervise::{Ended, Supervisor};
+use switchyard_telemetry::supervise::{Ended, Supervisor};
 
 /// What is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

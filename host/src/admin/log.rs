@@ -9,9 +9,9 @@ use super::Admin;
 use super::body::JsonBody;
 use super::error::ApiError;
 use super::view::{LogBody, LogView};
-use crate::config::LogFormat;
-use crate::log::{self, FOLLOWED_MAX, Log};
 use crate::middleware::stats::Initiator;
+use switchyard_telemetry::log::LogFormat;
+use switchyard_telemetry::log::{self, FOLLOWED_MAX, Log};
 
 /// `GET /v1/log`
 pub async fn show(State(_): State<Admin>) -> Result<Json<LogView>, ApiError> {

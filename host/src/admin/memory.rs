@@ -10,7 +10,7 @@ use super::view::{BoundView, BudgetView, HolderView, MemoryView};
 use super::{Admin, blocking};
 use crate::memory::Holding;
 use crate::memory::usage::usage;
-use crate::process::Status;
+use switchyard_telemetry::process::Status;
 use switchyard_types::bound::Bound;
 
 /// How many connections and addresses are shown at most, and by default.

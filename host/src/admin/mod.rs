@@ -48,10 +48,10 @@ use crate::health::Health;
 use crate::listener::LiveConfig;
 use crate::session::Services;
 use crate::slots::Slot;
-use crate::stats::count;
-use crate::supervise::Ended;
 use error::ApiError;
 use places::{Places, RequestBody, ResponseBody};
+use switchyard_telemetry::stats::count;
+use switchyard_telemetry::supervise::Ended;
 
 /// The state of the handlers.
 #[derive(Clone)]

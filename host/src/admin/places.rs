@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::metrics::AdminConnections;
 use crate::slots::{Slot, Slots};
-use crate::stats::{count, load};
+use switchyard_telemetry::stats::{count, load};
 
 /// How long a body may stall before its connection counts as idle.
 const BODY_PATIENCE: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use axum::extract::State;
 use super::error::ApiError;
 use super::view::{HistogramView, StatsView, SwapView};
 use super::{Admin, blocking};
-use crate::stats::load;
+use switchyard_telemetry::stats::load;
 use switchyard_types::command::Space;
 
 /// `GET /v1/stats`

@@ -19,7 +19,7 @@ use crate::middleware::changes::{ChangeError, Offer};
 use crate::middleware::stats::{Failure, Initiator};
 use crate::server;
 use crate::session::Services;
-use crate::supervise::Ended;
+use switchyard_telemetry::supervise::Ended;
 
 /// How many bytes may be in flight to or from one client; more wait.
 const PIPE_BYTES: usize = 64 << 10;

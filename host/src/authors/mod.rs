@@ -17,11 +17,12 @@ use clap::{Args, Subcommand};
 use thiserror::Error;
 
 use crate::cli::CacheArgs;
-use crate::config::{Config, LogFormat};
-use crate::log::{Log, LogConfig};
+use crate::config::Config;
 use declare::{DeclareError, OnFailure};
 use new::{Language, NewError};
 use play::{Play, PlayError};
+use switchyard_telemetry::log::LogFormat;
+use switchyard_telemetry::log::{Log, LogConfig};
 
 /// Commands for plugin files.
 #[derive(Debug, Subcommand)]

@@ -17,11 +17,11 @@ use super::BackplaneStats;
 use crate::hub::Hub;
 use crate::hub::connections::ConnectionId;
 use crate::limits::LiveLimits;
-use crate::log::Throttle;
 use crate::middleware::Middleware;
-use crate::panics;
-use crate::stats::count;
-use crate::supervise::Ended;
+use switchyard_telemetry::log::Throttle;
+use switchyard_telemetry::panics;
+use switchyard_telemetry::stats::count;
+use switchyard_telemetry::supervise::Ended;
 use switchyard_types::close::clip;
 use switchyard_types::command::{Publication, Space};
 

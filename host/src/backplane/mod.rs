@@ -35,8 +35,8 @@ use crate::config::{BackplaneKind, ClusterConfig, WhenAway};
 use crate::hub::Hub;
 use crate::limits::LiveLimits;
 use crate::middleware::Middleware;
-use crate::stats::count;
-use crate::supervise::{Ended, Supervisor};
+use switchyard_telemetry::stats::count;
+use switchyard_telemetry::supervise::{Ended, Supervisor};
 use switchyard_types::command::{Publication, Refusal, Space, TOOLARGE, UNAVAILABLE};
 
 pub use ask::{Answer, NodeAnswer, Question, Text, answer};

@@ -42,8 +42,8 @@ use super::refusals::Refusals;
 use super::shared::SharedSubscriptions;
 use super::{Backplane, BackplaneStats, LinkError, subjects};
 use crate::config::{BackplaneKind, ClusterConfig};
-use crate::panics;
-use crate::stats::count;
+use switchyard_telemetry::panics;
+use switchyard_telemetry::stats::count;
 use switchyard_types::command::{Kind, Space};
 
 /// The longest subject: a line of the protocol has at most 4096 bytes by default, and the server

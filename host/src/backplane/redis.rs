@@ -37,8 +37,8 @@ use super::outgoing::Outgoing;
 use super::refusals::Refusals;
 use super::{Backplane, BackplaneStats, LinkError, RESERVED, random};
 use crate::config::{BackplaneKind, ClusterConfig};
-use crate::panics;
-use crate::stats::count;
+use switchyard_telemetry::panics;
+use switchyard_telemetry::stats::count;
 use switchyard_types::command::{Kind, Space};
 
 /// The first version with shard channels.

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tracing::warn;
 
 use super::interest::Name;
-use crate::log::Throttle;
+use switchyard_telemetry::log::Throttle;
 use switchyard_types::command::Space;
 
 /// How many refused names of each kind are remembered. Above that, each publication is sent to the

@@ -17,11 +17,11 @@ use super::{
 use crate::admin::tokens::{TOKENS_VARIABLE, Tokens};
 use crate::cli::ServeArgs;
 use crate::compile_cache::CompileCache;
-use crate::log::{LogConfig, QueueLimits};
 use crate::memory::settings as memory_settings;
 use crate::origin::Origins;
 use crate::outbox::OutboxLimits;
 use crate::wasm::outside::OutsideLimits;
+use switchyard_telemetry::log::{LogConfig, QueueLimits};
 
 impl RawConfig {
     /// Paths in the file are relative to its directory.

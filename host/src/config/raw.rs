@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::check::OFF;
-use super::{ClientCertificates, LogFormat, OnPark, WhenAway};
+use switchyard_telemetry::log::LogFormat;
+
+use super::{ClientCertificates, OnPark, WhenAway};
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -19,9 +19,9 @@ use super::connections::{Connection, Connections};
 use super::pattern_costs::{Changed, PatternCosts, SHORT_NAME_BYTES, Steps};
 use crate::config::NameLimits;
 use crate::keyed_hash::KeyedMap;
-use crate::log::Throttle;
 use crate::networks::counted_as;
-use crate::stats::{count, load};
+use switchyard_telemetry::log::Throttle;
+use switchyard_telemetry::stats::{count, load};
 use switchyard_types::command::{Bytestring, Kind, LIMIT, Refusal};
 
 /// How much one subscription counts besides its name: its entries in the sets of the ground state

@@ -38,7 +38,6 @@ use crate::engine::EngineCode;
 use crate::flush::PendingFlush;
 use crate::keyed_hash::KeyedHash;
 use crate::middleware::chain::{Chain, Delivery};
-use crate::panics;
 use crate::scheduling;
 use connections::{Connection, ConnectionId, Connections, Subscriptions};
 use encoding::Push;
@@ -47,6 +46,7 @@ use listing::Listing;
 use run::CoalescedDelivery;
 use shard::{FanOutRange, ReplayCursor, Shard};
 use stats::{EngineCall, HubStats};
+use switchyard_telemetry::panics;
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{Bytestring, Kind, Publication, Refusal, Space, UNAVAILABLE};
 

@@ -21,7 +21,7 @@ use super::stats::{EngineCall, ShardStats};
 use super::{Hub, Unavailable};
 use crate::config::EngineConfig;
 use crate::engine::{Engine, EngineCode, EngineFault, Outcome};
-use crate::panics;
+use switchyard_telemetry::panics;
 use switchyard_types::batch::Batch;
 use switchyard_types::command::Kind;
 

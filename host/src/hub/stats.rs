@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::engine::EngineFault;
 use crate::middleware::stats::{Histogram, HistogramReading};
-use crate::stats::{count, load};
+use switchyard_telemetry::stats::{count, load};
 
 /// A function of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

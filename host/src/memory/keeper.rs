@@ -24,8 +24,8 @@ use super::survey::{Closed, Survey};
 use super::{Budget, percent};
 use crate::hub::connections::{Connection, ConnectionId, Connections};
 use crate::keyed_hash::KeyedMap;
-use crate::log::Throttle;
 use crate::networks::counted_as;
+use switchyard_telemetry::log::Throttle;
 use switchyard_types::bound::Bound;
 use switchyard_types::close::CloseReason;
 

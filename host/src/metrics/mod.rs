@@ -16,15 +16,15 @@ use prometheus_client::registry::Registry;
 use crate::backplane::{Backplane, State as BackplaneState};
 use crate::hub::connections::Connections;
 use crate::hub::encoding::Encoding;
-use crate::log;
 use crate::memory::usage::usage;
 use crate::middleware::plugin;
 use crate::middleware::stats::Hook;
 use crate::middleware::{Middleware, plugin::Plugin};
-use crate::panics;
 use crate::session::Services;
-use crate::stats::{Door, Stats, load};
 use page::{NONE, Page};
+use switchyard_telemetry::log;
+use switchyard_telemetry::panics;
+use switchyard_telemetry::stats::{Door, Stats, load};
 use switchyard_types::bound::Bound;
 use switchyard_types::command::{Ending, Kind, Space};
 

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::page::{NONE, Page};
-use crate::process::{Status, open_descriptors};
+use switchyard_telemetry::process::{Status, open_descriptors};
 
 /// Writes the metrics of the process, which was started at `started`.
 pub fn write(page: &mut Page<'_, '_>, started: SystemTime) -> fmt::Result {

@@ -30,8 +30,8 @@ use super::spares::{Replacement, Spares};
 use super::stats::{Failure, Hook, PluginStats};
 use crate::hub::connections::{ConnectionId, Connections};
 use crate::limits::LiveLimits;
-use crate::panics;
 use crate::wasm::{self, ComponentLog, Limits};
+use switchyard_telemetry::panics;
 use switchyard_types::close::clip;
 use switchyard_types::command::{Refusal, UNAVAILABLE};
 

@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 
 use super::{REDIS_VERSION, Resp};
 use crate::config::Config;
-use crate::process::Status;
 use crate::session::Session;
 use switchyard_protocol::resp::{Arguments, errors};
+use switchyard_telemetry::process::Status;
 use switchyard_types::command::Space;
 
 /// The values that do not change while the server runs.

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use rustc_hash::FxHashSet;
+use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::LogFormat;
 use crate::panics;
 use queue::LineQueue;
 pub use queue::QueueLimits;
@@ -21,6 +21,16 @@ pub use throttle::Throttle;
 
 /// The target of log lines about followed connections.
 pub const FOLLOWED: &str = "switchyard::followed";
+
+/// The format of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// Text for people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
 
 /// The settings of the log.
 #[derive(Debug, Clone)]

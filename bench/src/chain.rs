@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use switchyard::config::Config;
 use switchyard::hub::connections::{Connection, Connections};
 use switchyard::hub::encoding::Encoding;
 use switchyard::limits::LiveLimits;
@@ -16,6 +15,7 @@ use switchyard::middleware::counters::Counters;
 use switchyard::middleware::directory;
 use switchyard::middleware::plugin::{Plugin, PluginContext, TrapPolicy};
 use switchyard::wasm::Wasm;
+use switchyard_config::Config;
 use tokio::runtime::Runtime;
 
 /// What plugins of a chain have around them.

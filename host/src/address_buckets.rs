@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::networks::counted_as;
+use switchyard_config::networks::counted_as;
 
 /// The capacity of a bucket, and its refill rate.
 #[derive(Debug, Clone, Copy)]

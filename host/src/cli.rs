@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use switchyard_config::Overrides;
+
 use crate::authors::AuthorCommand;
 use crate::terminal::bench::BenchArgs;
 use crate::terminal::generate::{CompletionsArgs, ManArgs};
@@ -165,4 +167,37 @@ pub struct ServeArgs {
     /// and exits: with 0 if they are valid, else with 64.
     #[arg(long)]
     pub check: bool,
+}
+
+impl ServeArgs {
+    /// What the flags override.
+    pub fn overrides(&self) -> Overrides {
+        let ServeArgs {
+            config,
+            http,
+            resp,
+            admin,
+            plugins,
+            cache,
+            engine,
+            shards,
+            cluster,
+            log,
+            open_to_all,
+            check: _,
+        } = self.clone();
+        Overrides {
+            file: config,
+            http,
+            resp,
+            admin,
+            plugins,
+            cache: cache.directory,
+            engine,
+            shards,
+            cluster,
+            log,
+            open_to_all,
+        }
+    }
 }

@@ -1,48 +1,35 @@
 //! The cache of compiled components: the engine and plugins.
 
-use std::path::PathBuf;
-
 use anyhow::Context;
 use tracing::warn;
+
+use switchyard_config::CompileCache;
 
 use crate::wasm::Wasm;
 use crate::wasm::cache::{self, CacheError};
 
-/// The cache of compiled components.
-#[derive(Debug, Clone)]
-pub struct CompileCache {
-    /// The directory; none: components are compiled at each start.
-    pub directory: Option<PathBuf>,
-    /// The maximum size of the directory, above which old files are removed.
-    pub bytes_max: u64,
-}
-
-impl CompileCache {
-    /// Sets up Wasmtime with this cache. If the directory cannot be written to, this logs a warning
-    /// and uses no cache.
-    ///
-    /// # Errors
-    ///
-    /// Other users may be able to write to the directory, or Wasmtime does not compile for this
-    /// machine.
-    pub fn wasm(&self) -> anyhow::Result<Wasm> {
-        let opened = match &self.directory {
-            None => None,
-            Some(directory) => match cache::open(directory, self.bytes_max) {
-                Ok(cache) => Some(cache),
-                Err(CacheError::Unusable(problem)) => {
-                    let directory = directory.display();
-                    warn!(%directory, %problem, "compiled components are not cached");
-                    None
-                }
-                Err(error @ CacheError::Unsafe(_)) => {
-                    return Err(error).with_context(|| {
-                        format!("plugins.cache_directory, {}", directory.display())
-                    });
-                }
-            },
-        };
-        Wasm::with_cache(opened)
-            .map_err(|error| anyhow::anyhow!("cannot set up Wasmtime: {error:#}"))
-    }
+/// Sets up Wasmtime with this cache. If the directory cannot be written to, this logs a warning
+/// and uses no cache.
+///
+/// # Errors
+///
+/// Other users may be able to write to the directory, or Wasmtime does not compile for this
+/// machine.
+pub fn open(settings: &CompileCache) -> anyhow::Result<Wasm> {
+    let opened = match &settings.directory {
+        None => None,
+        Some(directory) => match cache::open(directory, settings.bytes_max) {
+            Ok(cache) => Some(cache),
+            Err(CacheError::Unusable(problem)) => {
+                let directory = directory.display();
+                warn!(%directory, %problem, "compiled components are not cached");
+                None
+            }
+            Err(error @ CacheError::Unsafe(_)) => {
+                return Err(error)
+                    .with_context(|| format!("plugins.cache_directory, {}", directory.display()));
+            }
+        },
+    };
+    Wasm::with_cache(opened).map_err(|error| anyhow::anyhow!("cannot set up Wasmtime: {error:#}"))
 }

@@ -444,12 +444,12 @@ mod tests {
     use tokio::io::{DuplexStream, duplex};
 
     use super::*;
-    use crate::config::{Config, EngineSource};
     use crate::door::Progress;
     use crate::hub::connections::Connection;
     use crate::hub::encoding::Encoding;
     use crate::server;
     use crate::session::{Framing, Services, WriteReply};
+    use switchyard_config::{Config, EngineSource};
     use switchyard_types::command::{Command, Kind, Publication, Reply, Request, Space, Tag};
 
     /// A door that calls this function in each poll.

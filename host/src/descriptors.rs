@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use crate::config::Config;
+use switchyard_config::Config;
 use switchyard_telemetry::log::Throttle;
 
 /// Descriptors for other purposes than client connections: listeners, reserves, watched

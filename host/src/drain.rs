@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::ShutdownConfig;
 use crate::door;
 use crate::hub::connections::Connections;
+use switchyard_config::ShutdownConfig;
 use switchyard_types::close::CloseReason;
 
 /// The number of slices.
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     fn plan(connections: usize) -> Plan {
-        let shutdown = crate::config::Config::default().shutdown;
+        let shutdown = switchyard_config::Config::default().shutdown;
         Plan::new(connections, &shutdown)
     }
 

@@ -11,13 +11,13 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use tracing::{error, info};
 
-use crate::config::{EngineConfig, EngineSource};
 use crate::engine::{EMBEDDED, EngineCode, EngineError};
 use crate::hub::Hub;
 use crate::middleware::Middleware;
 use crate::middleware::changes::write_atomically;
 use crate::middleware::stats::{ChangeKind, Initiator, Swap};
 use crate::wasm::{self, Wasm};
+use switchyard_config::{EngineConfig, EngineSource};
 
 /// The engine in use, and what can take its place.
 pub struct EngineSwaps {

@@ -114,8 +114,9 @@ mod tests {
     use super::*;
     use crate::hub::connections::Connections;
     use crate::hub::encoding::Encoding;
-    use crate::outbox::{Last, OutboxLimits, Taken};
+    use crate::outbox::{Last, Taken};
     use crate::socket::{Plain, Stream};
+    use switchyard_config::OutboxLimits;
     use switchyard_telemetry::panics;
     use switchyard_types::close::CloseReason;
 

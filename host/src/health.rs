@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::backplane::State as BackplaneState;
-use crate::config::HealthConfig;
 use crate::listener::LiveConfig;
 use crate::middleware::plugin::{self, TrapPolicy};
 use crate::session::Services;
+use switchyard_config::HealthConfig;
 use switchyard_telemetry::log;
 
 /// The state of a part.

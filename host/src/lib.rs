@@ -5,7 +5,6 @@
 
 pub mod authors;
 pub mod cli;
-pub mod config;
 pub mod operator;
 pub mod server;
 
@@ -18,10 +17,7 @@ mod auth_attempts;
 pub mod compile_cache;
 pub mod descriptors;
 mod handshake;
-mod keyed_hash;
 mod listener;
-mod networks;
-mod origin;
 mod scheduling;
 mod tls;
 

@@ -17,7 +17,6 @@ use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
-use crate::config::{Config, TlsConfig};
 use crate::connection::{End, OpenConnection};
 use crate::descriptors::{Accepted, Acceptor};
 use crate::door::json::Json;
@@ -36,6 +35,7 @@ use crate::session::{Framing, Services, Session};
 use crate::slots::{OverShare, Slot, Slots};
 use crate::socket::{self, Plain, Stream};
 use crate::tls::{self, Tls, TlsError};
+use switchyard_config::{Config, TlsConfig};
 use switchyard_protocol::resp::RequestLimits;
 use switchyard_protocol::websocket;
 use switchyard_telemetry::log;

@@ -15,12 +15,12 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use switchyard::cli::{Cli, Command, Plugins, ServeArgs};
-use switchyard::config::{Config, ConfigError};
 use switchyard::descriptors;
 use switchyard::operator::{self, OperatorError};
 use switchyard::reload::Reloading;
 use switchyard::server::{Order, Server};
 use switchyard::terminal;
+use switchyard_config::{Config, ConfigError};
 use switchyard_telemetry::log::{self, Log};
 use switchyard_telemetry::panics;
 use switchyard_telemetry::process;
@@ -89,7 +89,7 @@ const GLOBAL_QUEUE_INTERVAL: u32 = 6;
 const EVENT_INTERVAL: u32 = 512;
 
 fn serve(args: &ServeArgs) -> ExitCode {
-    let started = Config::load(args).map_err(anyhow::Error::from).and_then(|config| {
+    let started = Config::load(&args.overrides()).map_err(anyhow::Error::from).and_then(|config| {
         let log = Log::start(&config.log).map_err(anyhow::Error::msg)?;
         Ok((config, log))
     });
@@ -133,7 +133,7 @@ fn serve_with(args: &ServeArgs, config: Config, log: &'static Log) -> ExitCode {
             Err(error) => fail(log, &error, USAGE),
         };
     }
-    let result = runtime.block_on(run(config, Reloading { args: args.clone(), log }));
+    let result = runtime.block_on(run(config, Reloading { overrides: args.overrides(), log }));
     // The remaining tasks had their time, and end with the process. Dropping the runtime first
     // would cause panics in plugins that still send HTTP requests from blocking threads.
     std::mem::forget(runtime);

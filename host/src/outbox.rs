@@ -17,18 +17,8 @@ use crate::chunks::{Buffer, Chunks, Written};
 use crate::memory::Memory;
 use crate::memory::account::Due;
 use crate::socket::Socket;
+use switchyard_config::OutboxLimits;
 use switchyard_types::close::CloseReason;
-
-/// How much may be queued, and for how long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OutboxLimits {
-    /// Bytes at which the connection is closed at once.
-    pub bytes_max: usize,
-    /// Bytes that may not be exceeded for longer than `soft_time`.
-    pub soft_bytes: usize,
-    /// How long `soft_bytes` may be exceeded.
-    pub soft_time: Duration,
-}
 
 /// The cost of a chunk besides its bytes: its entry in the queue and the header of its allocation.
 /// It is counted, as in Redis, so that many small chunks are not free.

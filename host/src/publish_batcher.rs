@@ -203,13 +203,13 @@ mod tests {
 
     use super::*;
     use crate::chunks::{Chunks, Written};
-    use crate::cli::ServeArgs;
-    use crate::config::{Config, EngineSource};
     use crate::hub::connections::Connection;
     use crate::hub::encoding::Encoding;
     use crate::hub::stats::EngineCall;
     use crate::server;
     use crate::session::{Framing, Session};
+    use switchyard_config::Overrides;
+    use switchyard_config::{Config, EngineSource};
     use switchyard_types::command::{Command, Kind, Reply, Request, Space};
 
     /// Writes the number of receivers.
@@ -468,7 +468,7 @@ mod tests {
     #[tokio::test]
     async fn room_at_the_backplane_is_given_back_after_a_panic() -> Result<()> {
         let args =
-            ServeArgs { cluster: Some("redis://127.0.0.1:1".to_owned()), ..Default::default() };
+            Overrides { cluster: Some("redis://127.0.0.1:1".to_owned()), ..Default::default() };
         let mut config = Config::load(&args)?;
         config.engine.source = EngineSource::Native;
         let services = server::prepare(&config)?.1;

@@ -5,17 +5,17 @@ use std::io::{self, ErrorKind};
 use serde_json::Value;
 use tracing::{error, info, warn};
 
-use crate::cli::ServeArgs;
-use crate::config::{Config, ConfigError, TlsConfig};
 use crate::listener::LiveConfig;
 use crate::session::Services;
 use crate::tls::{Tls, TlsError};
+use switchyard_config::Overrides;
+use switchyard_config::{Config, ConfigError, TlsConfig};
 use switchyard_telemetry::log::{self, Log};
 
 /// The source of the configuration, and the parts that are not the server's own.
 pub struct Reloading {
     /// The command-line flags, which override the file again.
-    pub args: ServeArgs,
+    pub overrides: Overrides,
     /// The log, whose filter may change.
     pub log: &'static Log,
 }
@@ -90,7 +90,7 @@ fn io_of(problem: &ConfigError) -> Option<&io::Error> {
 /// It must be loaded again.
 pub fn reload(reloading: &Reloading, live: &LiveConfig, services: &Services) -> Result<(), Unread> {
     let old = live.config();
-    let new = match Config::load(&reloading.args) {
+    let new = match Config::load(&reloading.overrides) {
         Ok(new) => new,
         Err(problem) => {
             if let Some(io) = io_of(&problem).filter(|io| is_passing(io)) {

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use crate::admin::{Admin, AdminListener, Doors};
 use crate::auth_attempts::AuthAttempts;
 use crate::backplane::Backplane;
-use crate::config::{Config, ConfigError, EngineSource};
+use crate::compile_cache;
 use crate::drain::drain;
 use crate::engine::EngineCode;
 use crate::engine_swap::EngineSwaps;
@@ -36,6 +36,7 @@ use crate::recheck;
 use crate::reload::{self, Reloading, Unread};
 use crate::session::Services;
 use crate::watch::{self, Watched};
+use switchyard_config::{Config, ConfigError, EngineSource};
 use switchyard_protocol::websocket;
 use switchyard_telemetry::log;
 use switchyard_telemetry::supervise::{Ended, Supervisor};
@@ -149,7 +150,7 @@ impl Server {
     /// are notified and have some time to receive what was queued.
     pub async fn run(self, mut orders: mpsc::UnboundedReceiver<Order>, reloading: Reloading) {
         let Server { config, live, services, health, engine, http, resp, admin, linking } = self;
-        let config_file = reloading.args.config.clone();
+        let config_file = reloading.overrides.file.clone();
         let config = Arc::new(config);
         let (served, mut all_served) = mpsc::channel::<()>(1);
         let (ending, is_ending) = watch_channel::channel(false);
@@ -294,7 +295,7 @@ fn doors(live: &LiveConfig, http: &TcpListener, resp: Option<&TcpListener>) -> i
 /// Loads certificates, engine and plugins.
 pub(crate) fn prepare(config: &Config) -> anyhow::Result<(LiveConfig, Services, Arc<EngineSwaps>)> {
     let live = LiveConfig::new(config.clone()).context("cannot use a certificate")?;
-    let wasm = config.plugins.cache.wasm()?;
+    let wasm = compile_cache::open(&config.plugins.cache)?;
     let code = EngineCode::load(&wasm, &config.engine)?;
     let connections = Connections::new(
         config.limits.connections_max,

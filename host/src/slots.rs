@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use crate::networks::counted_as;
+use switchyard_config::networks::counted_as;
 
 /// How often it is checked again whether a slot can be dropped.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);

@@ -18,7 +18,7 @@ use thiserror::Error;
 use tokio_rustls::TlsAcceptor;
 use x509_cert::der::{Decode, Encode};
 
-use crate::config::{ClientCertificates, TlsConfig};
+use switchyard_config::{ClientCertificates, TlsConfig};
 
 /// The key under which plugins find the subject of a client's certificate.
 pub const SUBJECT: &str = "tls.subject";

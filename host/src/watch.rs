@@ -15,9 +15,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::info;
 
-use crate::config::Config;
 use crate::middleware::Middleware;
 use crate::server::engine_file;
+use switchyard_config::Config;
 use switchyard_telemetry::supervise::{Ended, Supervisor};
 
 /// What is watched.

@@ -15,7 +15,7 @@ use axum::response::Response;
 use super::Admin;
 use super::error::ApiError;
 use crate::middleware::stats::Initiator;
-use crate::origin::is_loopback;
+use switchyard_config::is_loopback;
 
 /// Rejects requests that a browser sends for a page of another origin.
 ///

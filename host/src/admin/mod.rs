@@ -20,7 +20,6 @@ mod pubsub;
 mod router;
 mod server;
 mod stats;
-pub mod tokens;
 mod top;
 mod trace;
 pub mod view;
@@ -41,7 +40,6 @@ use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
 use tracing::debug;
 
-use crate::config::AdminConfig;
 use crate::descriptors::{ANSWER_TIME, Accepted, Acceptor};
 use crate::engine_swap::EngineSwaps;
 use crate::health::Health;
@@ -50,6 +48,7 @@ use crate::session::Services;
 use crate::slots::Slot;
 use error::ApiError;
 use places::{Places, RequestBody, ResponseBody};
+use switchyard_config::AdminConfig;
 use switchyard_telemetry::stats::count;
 use switchyard_telemetry::supervise::Ended;
 

@@ -22,8 +22,8 @@ use super::error::ApiError;
 use super::view::{Name, SubscribersView, TopView, unix_ms};
 use super::{Admin, blocking};
 use crate::hub::Hub;
-use crate::keyed_hash::KeyedMap;
 use switchyard_types::command::{Bytestring, Space};
+use switchyard_types::keyed_hash::KeyedMap;
 
 /// How many are shown at most, and by default.
 const SHOWN_MAX: usize = 100;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::json;
 use tokio::runtime::Handle;
 
-use crate::config::Config;
+use crate::compile_cache;
 use crate::hub::connections::Connections;
 use crate::limits::LiveLimits;
 use crate::middleware::bindings::{CompiledPlugin, Hooks};
@@ -18,6 +18,7 @@ use crate::middleware::declaration::{self, Declaration, PolicySource};
 use crate::middleware::directory::{self, PluginFiles};
 use crate::middleware::plugin::{Plugin, PluginContext, TrapPolicy};
 use crate::wasm;
+use switchyard_config::Config;
 
 /// The report about a plugin's file.
 #[derive(Debug, Default)]
@@ -71,7 +72,8 @@ fn look(
             .map_err(|error| (error.step, error.problem))?;
     report.version.clone_from(&plugin.version);
     report.declared.clone_from(&plugin.declared);
-    let engine = config.plugins.cache.wasm().map_err(|error| ("set up", format!("{error:#}")))?;
+    let engine = compile_cache::open(&config.plugins.cache)
+        .map_err(|error| ("set up", format!("{error:#}")))?;
     let component = engine.compile(&bytes).map_err(|problem| ("compile", problem))?;
     (report.imports, report.exports) = engine.interfaces(&component);
     report.contract = report

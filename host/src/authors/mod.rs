@@ -17,10 +17,10 @@ use clap::{Args, Subcommand};
 use thiserror::Error;
 
 use crate::cli::CacheArgs;
-use crate::config::Config;
 use declare::{DeclareError, OnFailure};
 use new::{Language, NewError};
 use play::{Play, PlayError};
+use switchyard_config::Config;
 use switchyard_telemetry::log::LogFormat;
 use switchyard_telemetry::log::{Log, LogConfig};
 

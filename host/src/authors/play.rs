@@ -13,9 +13,9 @@ use thiserror::Error;
 use super::conversation::notation::{Conversation, Deed, Step, SyntaxError};
 use super::conversation::stage::Stage;
 use super::in_memory::InMemoryServer;
-use crate::config::{Config, ConfigError};
 use crate::middleware::changes::ChangeError;
 use crate::middleware::stats::Failure;
+use switchyard_config::{Config, ConfigError};
 
 /// The conversation to play, with its plugins.
 #[derive(Debug)]

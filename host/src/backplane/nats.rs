@@ -41,7 +41,7 @@ use super::outgoing::Outgoing;
 use super::refusals::Refusals;
 use super::shared::SharedSubscriptions;
 use super::{Backplane, BackplaneStats, LinkError, subjects};
-use crate::config::{BackplaneKind, ClusterConfig};
+use switchyard_config::{BackplaneKind, ClusterConfig};
 use switchyard_telemetry::panics;
 use switchyard_telemetry::stats::count;
 use switchyard_types::command::{Kind, Space};
@@ -357,7 +357,7 @@ fn options(
             }
             async {}
         });
-    let path = |file: &crate::config::PemFile| PathBuf::from(&file.path);
+    let path = |file: &switchyard_config::PemFile| PathBuf::from(&file.path);
     if let Some(authority) = &config.tls.authority {
         options = options.add_root_certificates(path(authority));
     }

@@ -36,7 +36,7 @@ use super::interest::Name;
 use super::outgoing::Outgoing;
 use super::refusals::Refusals;
 use super::{Backplane, BackplaneStats, LinkError, RESERVED, random};
-use crate::config::{BackplaneKind, ClusterConfig};
+use switchyard_config::{BackplaneKind, ClusterConfig};
 use switchyard_telemetry::panics;
 use switchyard_telemetry::stats::count;
 use switchyard_types::command::{Kind, Space};

@@ -5,10 +5,10 @@ use guest_core::{ConnectionId, FanOuts, Group, Names, Page, PatternId};
 use wasmtime::Store;
 
 use super::{Engine, Outcome, fault};
-use crate::config::EngineConfig;
 use crate::wasm::{self, ComponentLog, Limits, StoreState, Wasm};
 use bindings::exports::switchyard::pubsub::engine as wit;
 use bindings::exports::switchyard::pubsub::{listing, snapshot};
+use switchyard_config::EngineConfig;
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {

@@ -16,9 +16,9 @@ pub use guest_core::Page;
 
 use thiserror::Error;
 
-use crate::config::{EngineConfig, EngineSource};
 use crate::wasm::{self, Wasm};
 use component::CompiledEngine;
+use switchyard_config::{EngineConfig, EngineSource};
 
 /// An engine. Each method does what `wit/engine.wit` says of the function of its name.
 ///

@@ -22,11 +22,12 @@ use super::encoding::Encoding;
 use super::expiries::Expiries;
 use super::holdings::Holds;
 use crate::address_buckets::Bucket;
-use crate::config::Limits;
 use crate::memory::Memory;
 use crate::memory::input::InputHeld;
-use crate::networks::{AddressCounts, Network};
-use crate::outbox::{Outbox, OutboxLimits};
+use crate::outbox::Outbox;
+use switchyard_config::Limits;
+use switchyard_config::OutboxLimits;
+use switchyard_config::networks::{AddressCounts, Network};
 use switchyard_types::close::CloseReason;
 use switchyard_types::command::Kind;
 

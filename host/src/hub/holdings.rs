@@ -17,12 +17,12 @@ use tracing::warn;
 
 use super::connections::{Connection, Connections};
 use super::pattern_costs::{Changed, PatternCosts, SHORT_NAME_BYTES, Steps};
-use crate::config::NameLimits;
-use crate::keyed_hash::KeyedMap;
-use crate::networks::counted_as;
+use switchyard_config::NameLimits;
+use switchyard_config::networks::counted_as;
 use switchyard_telemetry::log::Throttle;
 use switchyard_telemetry::stats::{count, load};
 use switchyard_types::command::{Bytestring, Kind, LIMIT, Refusal};
+use switchyard_types::keyed_hash::KeyedMap;
 
 /// How much one subscription counts besides its name: its entries in the sets of the ground state
 /// and of the engine, with the overhead of their allocators.

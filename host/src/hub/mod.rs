@@ -33,10 +33,8 @@ use parking_lot::{Mutex, MutexGuard};
 use smallvec::smallvec;
 
 use crate::backplane::Interest;
-use crate::config::{EngineConfig, NameLimits};
 use crate::engine::EngineCode;
 use crate::flush::PendingFlush;
-use crate::keyed_hash::KeyedHash;
 use crate::middleware::chain::{Chain, Delivery};
 use crate::scheduling;
 use connections::{Connection, ConnectionId, Connections, Subscriptions};
@@ -46,9 +44,11 @@ use listing::Listing;
 use run::CoalescedDelivery;
 use shard::{FanOutRange, ReplayCursor, Shard};
 use stats::{EngineCall, HubStats};
+use switchyard_config::{EngineConfig, NameLimits};
 use switchyard_telemetry::panics;
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{Bytestring, Kind, Publication, Refusal, Space, UNAVAILABLE};
+use switchyard_types::keyed_hash::KeyedHash;
 
 /// The subscriptions, and the connections that receive messages.
 pub struct Hub {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use guest_core::glob::{self, LiteralEnds};
 
-use crate::keyed_hash::KeyedMap;
+use switchyard_types::keyed_hash::KeyedMap;
 
 /// Steps of matching, for a short name and for the longest possible name.
 pub type Steps = [u64; 2];

@@ -19,8 +19,8 @@ use super::connections::{Connection, ConnectionId};
 use super::holdings;
 use super::stats::{EngineCall, ShardStats};
 use super::{Hub, Unavailable};
-use crate::config::EngineConfig;
 use crate::engine::{Engine, EngineCode, EngineFault, Outcome};
+use switchyard_config::EngineConfig;
 use switchyard_telemetry::panics;
 use switchyard_types::batch::Batch;
 use switchyard_types::command::Kind;
@@ -552,9 +552,9 @@ mod tests {
     use anyhow::{Context as _, Result};
 
     use super::*;
-    use crate::config::{Config, EngineSource};
     use crate::hub::encoding::Encoding;
     use crate::server;
+    use switchyard_config::{Config, EngineSource};
     use switchyard_types::command::Space;
 
     #[tokio::test]

@@ -8,7 +8,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::percent;
+use switchyard_config::memory::percent;
 
 /// The largest and the smallest step.
 const STEP_MAX: usize = 64 << 10;

@@ -19,15 +19,14 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::account::{Account, Due, WARNING_PERCENT};
-use super::settings::MemoryConfig;
 use super::survey::{Closed, Survey};
-use super::{Budget, percent};
 use crate::hub::connections::{Connection, ConnectionId, Connections};
-use crate::keyed_hash::KeyedMap;
-use crate::networks::counted_as;
+use switchyard_config::memory::{Budget, MemoryConfig, percent};
+use switchyard_config::networks::counted_as;
 use switchyard_telemetry::log::Throttle;
 use switchyard_types::bound::Bound;
 use switchyard_types::close::CloseReason;
+use switchyard_types::keyed_hash::KeyedMap;
 
 /// How often it is checked whether a bound is near.
 const TICK: Duration = Duration::from_millis(100);

@@ -13,9 +13,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::chunks::Buffer;
 use crate::hub::connections::Connection;
-use crate::keyed_hash::KeyedMap;
 use crate::outbox::Shedding;
 use switchyard_types::close::CloseReason;
+use switchyard_types::keyed_hash::KeyedMap;
 
 /// The entry of a chunk in its queue, and the header of its buffer.
 const PLACE_BYTES: usize = 32;
@@ -249,8 +249,9 @@ mod tests {
     use crate::chunks::{Chunks, Written};
     use crate::hub::connections::Connections;
     use crate::hub::encoding::Encoding;
-    use crate::memory::settings::{Written as Settings, check};
-    use crate::outbox::{OutboxLimits, Taken};
+    use crate::outbox::Taken;
+    use switchyard_config::OutboxLimits;
+    use switchyard_config::memory::{Written as Settings, check};
     use switchyard_types::bound::Bound;
 
     const KIB: usize = 1 << 10;

@@ -15,9 +15,10 @@ use serde::Deserialize;
 use super::PluginError;
 use super::declaration::Declaration;
 use super::plugin::TrapPolicy;
-use crate::config::{self, ConfigError, OnPark, PluginLimits};
 use crate::wasm;
-use crate::wasm::outside::{Destination, OutsideLimits};
+use crate::wasm::outside::Destination;
+use switchyard_config::{self, ConfigError, OnPark, PluginLimits};
+use switchyard_config::{self as config, OutsideLimits};
 
 /// The configuration of a plugin.
 #[derive(Debug, Clone, PartialEq)]
@@ -446,7 +447,7 @@ fn json(value: toml::Value) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use switchyard_config::Config;
 
     #[test]
     fn a_number_in_front_is_not_part_of_the_name() {

@@ -34,7 +34,6 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 
-use crate::config::{OnPark, PluginsConfig};
 use crate::hub::connections::Connections;
 use crate::limits::LiveLimits;
 use crate::wasm::Wasm;
@@ -48,6 +47,7 @@ use files::Gaps;
 use plugin::{Handover, Plugin, PluginContext, TrapPolicy};
 use recheck::Rechecks;
 use stats::{ChangeKind, Failure, Initiator, PluginStats, Swap, Swaps};
+use switchyard_config::{OnPark, PluginsConfig};
 use trace::Tracer;
 
 /// Why a plugin was refused.

@@ -23,7 +23,7 @@ use super::isolation::Cause;
 use super::plugin::Plugin;
 use super::stats::Hook;
 use crate::hub::connections::ConnectionId;
-use crate::wasm::outside::{HttpPermit, HttpPolicy};
+use crate::wasm::outside::{HttpPermit, HttpPolicy, OutsideLimits};
 use switchyard_types::command::Refusal;
 
 /// The instances of a plugin that is called for clients off the data path.
@@ -74,7 +74,9 @@ impl BlockingPool {
         if !compiled.hooks().admission {
             return Ok(None);
         }
-        let limits = config.limits.outside;
+        let switchyard_config::OutsideLimits { time, response_bytes_max, requests_max, calls_max } =
+            config.limits.outside;
+        let limits = OutsideLimits { time, response_bytes_max, requests_max, calls_max };
         let grant = HttpPolicy::new(config.http_allow.clone(), limits, runtime.clone())
             .map_err(|problem| ("config", problem))?;
         Ok(Some(BlockingPool {

@@ -405,9 +405,6 @@ pub enum Initiator {
 }
 
 impl Initiator {
-    /// Names that are reserved for other initiators than tokens.
-    pub const RESERVED: [&str; 5] = ["start", "file", "signal", "parked", "local"];
-
     /// As written in the log and the API.
     pub fn name(&self) -> &str {
         match self {

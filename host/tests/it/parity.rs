@@ -8,9 +8,9 @@
 use anyhow::{Context, Result, ensure};
 use guest_core::model::{Answer, Model, Operation, Random, random_operation};
 use guest_core::{FanOuts, Names};
-use switchyard::config::{Config, EngineConfig, EngineSource};
 use switchyard::engine::{Engine, EngineCode, Outcome};
 use switchyard::wasm::Wasm;
+use switchyard_config::{Config, EngineConfig, EngineSource};
 
 /// The two engines of the host, and the code to create more of each.
 struct Pair {

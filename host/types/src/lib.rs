@@ -3,9 +3,11 @@
 //! The types that all other crates of the server share. They know no bytes of a protocol, no
 //! socket, no engine and no plugin. Read `command` first: the commands, their replies and why one is
 //! refused. `close` is the catalogue of reasons to close a connection, `bound` names the bounds on
-//! memory, and `batch` is a list that is most often of one item.
+//! memory, `batch` is a list that is most often of one item,
+//! and `keyed_hash` hashes what clients choose.
 
 pub mod batch;
 pub mod bound;
 pub mod close;
 pub mod command;
+pub mod keyed_hash;

@@ -8,9 +8,9 @@ use anyhow::{Context, Result, ensure};
 use bench::sides::{Comparison, compare, time};
 use bench::table::{print_head, print_line, thousands};
 use guest_core::{FanOuts, Names};
-use switchyard::config::{Config, EngineConfig, EngineSource};
 use switchyard::engine::{Engine, EngineCode, Outcome};
 use switchyard::wasm::Wasm;
+use switchyard_config::{Config, EngineConfig, EngineSource};
 
 use crate::NAMES_A_CALL;
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{REDIS_VERSION, Resp};
-use crate::config::Config;
 use crate::session::Session;
+use switchyard_config::Config;
 use switchyard_protocol::resp::{Arguments, errors};
 use switchyard_telemetry::process::Status;
 use switchyard_types::command::Space;

@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::*;
-use crate::config::{Config, EngineSource};
 use crate::middleware::changes::Offer;
 use crate::middleware::stats::Initiator;
 use crate::server;
+use switchyard_config::{Config, EngineSource};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_in_whose_call_the_host_panics_is_rebuilt() -> Result<()> {

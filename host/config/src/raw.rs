@@ -34,8 +34,8 @@ macro_rules! raw_table {
     ($name:ident { $($(#[doc = $why:literal])* $key:ident: $type:ty = $default:expr),* $(,)? }) => {
         #[derive(Debug, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, default)]
-        pub(in crate::config) struct $name {
-            $($(#[doc = $why])* pub(in crate::config) $key: $type),*
+        pub(crate) struct $name {
+            $($(#[doc = $why])* pub(crate) $key: $type),*
         }
 
         impl Default for $name {

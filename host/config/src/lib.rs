@@ -13,24 +13,26 @@ use serde::{Deserialize, Serialize};
 mod check;
 mod cluster;
 mod error;
+pub mod memory;
 mod names;
+pub mod networks;
+mod origins;
+mod overrides;
 mod raw;
+mod tokens;
 mod values;
 
 pub use cluster::{BackplaneKind, ClusterConfig, ClusterTls, PemFile, Secret, WhenAway};
 pub use error::ConfigError;
+use memory::MemoryConfig;
 pub use names::NameLimits;
+use networks::Network;
+pub use origins::{Origins, is_loopback};
+pub use overrides::Overrides;
 use raw::RawConfig;
-pub(crate) use values::*;
+pub use tokens::{TOKENS_VARIABLE, Tokens};
+pub use values::*;
 
-use crate::admin::tokens::Tokens;
-use crate::cli::ServeArgs;
-use crate::compile_cache::CompileCache;
-use crate::memory::settings::MemoryConfig;
-use crate::networks::Network;
-use crate::origin::Origins;
-use crate::outbox::OutboxLimits;
-use crate::wasm::outside::OutsideLimits;
 use switchyard_telemetry::log::LogConfig;
 
 /// The settings of the server, validated.
@@ -325,14 +327,47 @@ pub struct AdminConfig {
     pub trace_queue_max: usize,
 }
 
+/// The cache of compiled components.
+#[derive(Debug, Clone)]
+pub struct CompileCache {
+    /// The directory; none: components are compiled at each start.
+    pub directory: Option<PathBuf>,
+    /// The maximum size of the directory, above which old files are removed.
+    pub bytes_max: u64,
+}
+
+/// How much may be queued, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutboxLimits {
+    /// Bytes at which the connection is closed at once.
+    pub bytes_max: usize,
+    /// Bytes that may not be exceeded for longer than `soft_time`.
+    pub soft_bytes: usize,
+    /// How long `soft_bytes` may be exceeded.
+    pub soft_time: Duration,
+}
+
+/// How much a plugin may do over HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutsideLimits {
+    /// How long it may take, from when the call is requested.
+    pub time: Duration,
+    /// The largest body of one response.
+    pub response_bytes_max: usize,
+    /// The maximum number of requests in one call.
+    pub requests_max: usize,
+    /// How many calls may run at once.
+    pub calls_max: usize,
+}
+
 impl Config {
     /// Reads the file that the flags name, applies the flags, and validates the result.
     ///
     /// # Errors
     ///
     /// The file cannot be read, is not TOML, has an unknown key, or a value is outside its range.
-    pub fn load(args: &ServeArgs) -> Result<Config, ConfigError> {
-        let mut raw = match &args.config {
+    pub fn load(overrides: &Overrides) -> Result<Config, ConfigError> {
+        let mut raw = match &overrides.file {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
@@ -343,10 +378,10 @@ impl Config {
             }
             None => RawConfig::default(),
         };
-        if let Some(path) = &args.config {
+        if let Some(path) = &overrides.file {
             raw.resolve_against(path.parent().unwrap_or(Path::new("")));
         }
-        raw.override_with(args);
+        raw.override_with(overrides);
         let password_file = raw.cluster.password_file.clone();
         let mut config = raw.check()?;
         if let Some(cluster) = &mut config.cluster {
@@ -402,7 +437,7 @@ mod tests {
 
     #[test]
     fn the_example_file_says_the_defaults() {
-        let example = include_str!("../../switchyard.example.toml");
+        let example = include_str!("../../../switchyard.example.toml");
         let commented_in: String = example
             .lines()
             .map(|line| line.strip_prefix("#= ").unwrap_or(line).to_owned() + "\n")
@@ -437,10 +472,10 @@ mod tests {
     #[test]
     fn flags_override_the_file() {
         let mut raw = parse("[http]\nlisten = '127.0.0.1:1'").expect("valid");
-        raw.override_with(&ServeArgs {
+        raw.override_with(&Overrides {
             http: Some("localhost:2".to_owned()),
             engine: Some("native".into()),
-            ..ServeArgs::default()
+            ..Overrides::default()
         });
         let config = raw.check().expect("valid");
         assert_eq!(config.http.listen.port(), 2);

@@ -9,8 +9,6 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::middleware::stats::Initiator;
-
 /// The source of tokens unless the config names a file.
 pub const TOKENS_VARIABLE: &str = "SWITCHYARD_ADMIN_TOKENS";
 
@@ -20,6 +18,9 @@ const TOKEN_BYTES_MIN: usize = 16;
 const TOKEN_BYTES_MAX: usize = 1 << 10;
 /// Each token is compared at each request.
 const TOKENS_MAX: usize = 100;
+
+/// What the log and the API call other initiators of a change than the holders of tokens.
+pub const RESERVED_NAMES: [&str; 5] = ["start", "file", "signal", "parked", "local"];
 
 /// Named tokens.
 #[derive(Clone, Default)]
@@ -48,7 +49,7 @@ impl Tokens {
                     "the name of token {number} is not 1 to 64 letters, digits, '-', '_' and '.'"
                 ));
             }
-            if Initiator::RESERVED.contains(&name) {
+            if RESERVED_NAMES.contains(&name) {
                 return Err(format!("no token can be called {name}, which means something else"));
             }
             if tokens.0.iter().any(|(other, _)| **other == *name) {

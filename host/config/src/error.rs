@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::admin::tokens::TOKENS_VARIABLE;
+use crate::TOKENS_VARIABLE;
 
 /// Why the configuration is invalid.
 #[derive(Debug, Error)]

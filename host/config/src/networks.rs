@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use parking_lot::Mutex;
 
-use crate::keyed_hash::KeyedMap;
+use switchyard_types::keyed_hash::KeyedMap;
 
 /// A network: addresses with a common prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::available::{Available, available};
 use super::{Budget, Excess, FixedBudgets, Size, default_bytes_max, percent};
-use crate::config::{ConfigError, WASM_MEMORY_BYTES};
+use crate::{ConfigError, WASM_MEMORY_BYTES};
 
 /// How much memory the server may use, and for what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,7 +83,7 @@ pub fn check(written: Written) -> Result<MemoryConfig, ConfigError> {
 }
 
 fn check_with(written: Written, available: Available) -> Result<MemoryConfig, ConfigError> {
-    use crate::config::{bytes, millis};
+    use crate::{bytes, millis};
     let (bytes_max, source) = match written.bytes_max {
         Some(value) => {
             (bytes("memory.bytes_max", value, BYTES_MAX)?, "memory.bytes_max".to_owned())

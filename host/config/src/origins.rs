@@ -8,8 +8,8 @@
 
 use std::net::IpAddr;
 
-use tokio_tungstenite::tungstenite::http::HeaderMap;
-use tokio_tungstenite::tungstenite::http::header::{HOST, ORIGIN};
+use http::HeaderMap;
+use http::header::{HOST, ORIGIN};
 
 /// The origins that are allowed besides the server's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -14,13 +14,10 @@ use super::{
     AdminConfig, Config, ConfigError, EngineConfig, EngineSource, HealthConfig, HttpConfig, Limits,
     PluginLimits, PluginsConfig, RespConfig, ShutdownConfig, TlsConfig, WebSocketConfig,
 };
-use crate::admin::tokens::{TOKENS_VARIABLE, Tokens};
-use crate::cli::ServeArgs;
-use crate::compile_cache::CompileCache;
-use crate::memory::settings as memory_settings;
-use crate::origin::Origins;
-use crate::outbox::OutboxLimits;
-use crate::wasm::outside::OutsideLimits;
+use crate::memory as memory_settings;
+use crate::{
+    CompileCache, Origins, OutboxLimits, OutsideLimits, Overrides, TOKENS_VARIABLE, Tokens,
+};
 use switchyard_telemetry::log::{LogConfig, QueueLimits};
 
 impl RawConfig {
@@ -49,9 +46,9 @@ impl RawConfig {
         }
     }
 
-    pub(super) fn override_with(&mut self, args: &ServeArgs) {
-        let ServeArgs {
-            config: _,
+    pub(super) fn override_with(&mut self, overrides: &Overrides) {
+        let Overrides {
+            file: _,
             http,
             resp,
             admin,
@@ -61,9 +58,8 @@ impl RawConfig {
             cluster,
             log,
             open_to_all,
-            check: _,
             cache,
-        } = args;
+        } = overrides;
         self.security.open_to_all |= open_to_all;
         if let Some(admin) = admin {
             self.admin.listen.clone_from(admin);
@@ -77,8 +73,8 @@ impl RawConfig {
         if plugins.is_some() {
             self.plugins.directory.clone_from(plugins);
         }
-        if cache.directory.is_some() {
-            self.plugins.cache_directory.clone_from(&cache.directory);
+        if cache.is_some() {
+            self.plugins.cache_directory.clone_from(cache);
         }
         if engine.is_some() {
             self.engine.file.clone_from(engine);

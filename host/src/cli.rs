@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use switchyard_config::Overrides;
 
-use crate::authors::AuthorCommand;
+use crate::authors::{AuthorCommand, CacheArgs};
 use crate::terminal::bench::BenchArgs;
 use crate::terminal::generate::{CompletionsArgs, ManArgs};
 use crate::terminal::health::HealthArgs;
@@ -94,15 +94,6 @@ pub enum Plugins {
     /// For the plugins of a running server.
     #[command(flatten)]
     Operate(PluginCommand),
-}
-
-/// Where compiled components are cached.
-#[derive(Debug, Default, Clone, Args)]
-pub struct CacheArgs {
-    /// The directory for compiled components, so that they need not be compiled again. Only the
-    /// user who runs this may own it: its contents are executed [default: none].
-    #[arg(id = "cache", long = "cache", value_name = "DIR", env = "SWITCHYARD_CACHE")]
-    pub directory: Option<PathBuf>,
 }
 
 /// The flags of `switchyard serve`.

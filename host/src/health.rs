@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::backplane::State as BackplaneState;
-use crate::listener::LiveConfig;
+use crate::live_config::LiveConfig;
 use crate::middleware::plugin::{self, TrapPolicy};
 use crate::session::Services;
 use switchyard_config::HealthConfig;

@@ -18,6 +18,7 @@ pub mod compile_cache;
 pub mod descriptors;
 mod handshake;
 mod listener;
+mod live_config;
 mod scheduling;
 mod tls;
 
@@ -26,8 +27,6 @@ mod connection;
 mod door;
 mod flush;
 pub mod limits;
-mod publish;
-mod publish_batcher;
 mod session;
 mod slots;
 mod socket;
@@ -38,6 +37,7 @@ mod metrics;
 
 pub mod hub;
 pub mod memory;
+mod memory_usage;
 pub mod outbox;
 
 pub mod backplane;

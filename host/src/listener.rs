@@ -5,11 +5,9 @@ mod reserve;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::RwLock;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -29,13 +27,14 @@ use crate::health::Health;
 use crate::hub::connections::Connection;
 use crate::hub::encoding::Encoding;
 use crate::hub::expiries;
+use crate::live_config::LiveConfig;
 use crate::middleware::bindings::{Client, Door as ClientDoor};
 use crate::middleware::chain::{AdmissionProgress, Step};
 use crate::session::{Framing, Services, Session};
 use crate::slots::{OverShare, Slot, Slots};
 use crate::socket::{self, Plain, Stream};
-use crate::tls::{self, Tls, TlsError};
-use switchyard_config::{Config, TlsConfig};
+use crate::tls::{self, Tls};
+use switchyard_config::Config;
 use switchyard_protocol::resp::RequestLimits;
 use switchyard_protocol::websocket;
 use switchyard_telemetry::log;
@@ -46,11 +45,6 @@ use switchyard_telemetry::supervise::Ended;
 use switchyard_types::close::CloseReason;
 use switchyard_types::command::{EXPIRED, LIMIT, NOAUTH, Refusal, UNAVAILABLE};
 
-/// The minimum time before a pending handshake may be dropped for a new one, where the limit of
-/// handshakes is reached. A client that sends its request at once does not need it. A TLS client
-/// does, for a round trip and while other handshakes are computed.
-const PATIENCE: Duration = Duration::from_millis(100);
-const TLS_PATIENCE: Duration = Duration::from_millis(300);
 /// Divides the handshake share of an address that is at its connection limit: its clients still
 /// receive the reason, a few at a time.
 const FULL_ADDRESS_PART: usize = 8;
@@ -75,80 +69,6 @@ impl From<Protocol> for stats::Door {
             Protocol::Http => stats::Door::Http,
             Protocol::Resp => stats::Door::Resp,
         }
-    }
-}
-
-/// The configuration that a listener reads for each connection; it changes at a reload.
-pub struct LiveConfig {
-    config: RwLock<Arc<Config>>,
-    /// The certificate of the HTTP and WebSocket door.
-    pub http_tls: Option<Tls>,
-    /// The certificate of the door for Redis clients.
-    pub resp_tls: Option<Tls>,
-    /// How many handshakes may be pending at each door.
-    pub handshakes_max: usize,
-    /// The pending handshakes of each door: a full door does not affect another one.
-    handshakes: [Arc<Slots>; stats::Door::ALL.len()],
-    is_draining: AtomicBool,
-}
-
-impl LiveConfig {
-    /// Loads the certificates that the configuration names.
-    ///
-    /// # Errors
-    ///
-    /// A certificate cannot be used.
-    pub fn new(config: Config) -> Result<LiveConfig, TlsError> {
-        let resp_tls = config.resp.as_ref().and_then(|resp| resp.tls.as_ref());
-        let handshakes = |tls: Option<&TlsConfig>| {
-            let patience = if tls.is_some() { TLS_PATIENCE } else { PATIENCE };
-            Slots::new(config.http.handshakes_max, patience)
-        };
-        Ok(LiveConfig {
-            handshakes: [handshakes(config.http.tls.as_ref()), handshakes(resp_tls)],
-            http_tls: config.http.tls.as_ref().map(Tls::load).transpose()?,
-            resp_tls: resp_tls.map(Tls::load).transpose()?,
-            handshakes_max: config.http.handshakes_max,
-            config: RwLock::new(Arc::new(config)),
-            is_draining: AtomicBool::new(false),
-        })
-    }
-
-    /// The configuration that was loaded last.
-    pub fn config(&self) -> Arc<Config> {
-        self.config.read().clone()
-    }
-
-    /// Replaces the configuration.
-    pub fn set_config(&self, config: Config) {
-        *self.config.write() = Arc::new(config);
-    }
-
-    /// Rejects new connections from now on.
-    pub fn begin_draining(&self) {
-        self.is_draining.store(true, Ordering::SeqCst);
-    }
-
-    /// The pending handshakes of a door. Its `largest` has the addresses with the most.
-    pub fn handshakes(&self, door: stats::Door) -> &Arc<Slots> {
-        let [http, resp] = &self.handshakes;
-        match door {
-            stats::Door::Http => http,
-            stats::Door::Resp => resp,
-        }
-    }
-
-    /// The doors that are open, and whether they speak TLS.
-    pub fn doors(&self) -> Vec<(stats::Door, bool)> {
-        let http = (stats::Door::Http, self.http_tls.is_some());
-        let resp = (stats::Door::Resp, self.resp_tls.is_some());
-        let has_resp = self.config.read().resp.is_some();
-        std::iter::once(http).chain(has_resp.then_some(resp)).collect()
-    }
-
-    /// Whether new connections are rejected.
-    pub fn is_draining(&self) -> bool {
-        self.is_draining.load(Ordering::SeqCst)
     }
 }
 

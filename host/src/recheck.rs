@@ -19,15 +19,16 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tracing::{debug, error, info, warn};
 
 use crate::hub::Hub;
-use crate::hub::connections::{Connection, ConnectionId};
+use crate::hub::connections::Connection;
 use crate::hub::ending::Refused;
 use crate::middleware::Middleware;
 use crate::middleware::chain::Chain;
 use crate::middleware::plugin::Plugin;
 use crate::middleware::recheck::{Against, Answers, Question, Recheck, Room, connections_of};
 use crate::middleware::stats::PluginStats;
-use crate::publish::as_text;
+use crate::session::publish::as_text;
 use switchyard_types::command::{Kind, LIMIT, Refusal, UNAVAILABLE};
+use switchyard_types::ids::ConnectionId;
 
 /// How many names are visited in a slice that calls no plugin, and how many connections in any
 /// slice: a few tenths of a millisecond.

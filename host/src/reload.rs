@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use serde_json::Value;
 use tracing::{error, info, warn};
 
-use crate::listener::LiveConfig;
+use crate::live_config::LiveConfig;
 use crate::session::Services;
 use crate::tls::{Tls, TlsError};
 use switchyard_config::Overrides;

@@ -28,7 +28,8 @@ use crate::hub::Hub;
 use crate::hub::connections::{Connections, Pulse};
 use crate::hub::expiries::expire;
 use crate::limits::LiveLimits;
-use crate::listener::{self, Listener, LiveConfig, Protocol, is_local};
+use crate::listener::{self, Listener, Protocol, is_local};
+use crate::live_config::LiveConfig;
 use crate::middleware::Middleware;
 use crate::middleware::stats::Initiator;
 use crate::middleware::trace::Tracer;
@@ -36,7 +37,7 @@ use crate::recheck;
 use crate::reload::{self, Reloading, Unread};
 use crate::session::Services;
 use crate::watch::{self, Watched};
-use switchyard_config::{Config, ConfigError, EngineSource};
+use switchyard_config::{Config, ConfigError};
 use switchyard_protocol::websocket;
 use switchyard_telemetry::log;
 use switchyard_telemetry::supervise::{Ended, Supervisor};
@@ -508,13 +509,5 @@ pub(crate) async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) -> Ended {
         if was_ill.swap(is_ill, Ordering::Relaxed) && !is_ill {
             info!("the engine is available again");
         }
-    }
-}
-
-/// Whether this engine can be replaced by replacing a file.
-pub fn engine_file(config: &Config) -> Option<&std::path::Path> {
-    match &config.engine.source {
-        EngineSource::File(path) => Some(path),
-        EngineSource::Embedded | EngineSource::Native => None,
     }
 }

@@ -6,6 +6,8 @@
 
 mod authentication;
 mod inspection;
+pub mod publish;
+pub mod publish_batcher;
 
 use std::collections::HashSet;
 use std::iter::Peekable;
@@ -24,14 +26,14 @@ use crate::backplane::{Backplane, Hold};
 use crate::descriptors::Reserves;
 use crate::hub::Hub;
 use crate::hub::attributes::USER;
-use crate::hub::connections::{Connection, ConnectionId};
+use crate::hub::connections::Connection;
 use crate::hub::expiries::unix_ms;
 use crate::hub::holdings::WaitingNames;
 use crate::limits::{LiveLimits, Rate, RateDecision};
 use crate::middleware::Middleware;
 use crate::middleware::chain::{Action, Chain};
-use crate::publish::{self, PublishRequest};
-use crate::publish_batcher::{self, Place, PublishBatcher};
+use publish::PublishRequest;
+use publish_batcher::{Place, PublishBatcher};
 use switchyard_telemetry::log;
 use switchyard_telemetry::panics;
 use switchyard_telemetry::stats::Stats;
@@ -42,6 +44,7 @@ use switchyard_types::command::{
     BADFRAME, Bytestring, Command, Ending, Greeting, Kind, LIMIT, ListenVerb, NOAUTH, Publication,
     Refusal, Reply, Request, Tag, Verb,
 };
+use switchyard_types::ids::ConnectionId;
 
 /// How many commands are executed under one lock of the chain. More gain little from sharing calls,
 /// and a swap waits for them.

@@ -16,8 +16,7 @@ use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::middleware::Middleware;
-use crate::server::engine_file;
-use switchyard_config::Config;
+use switchyard_config::{Config, EngineSource};
 use switchyard_telemetry::supervise::{Ended, Supervisor};
 
 /// What is watched.
@@ -203,4 +202,12 @@ pub async fn poll_plugins(
 fn identity(directory: &Path) -> io::Result<(u64, u64)> {
     let metadata = std::fs::metadata(directory)?;
     Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Whether this engine can be replaced by replacing a file.
+fn engine_file(config: &Config) -> Option<&std::path::Path> {
+    match &config.engine.source {
+        EngineSource::File(path) => Some(path),
+        EngineSource::Embedded | EngineSource::Native => None,
+    }
 }

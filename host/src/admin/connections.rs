@@ -15,9 +15,10 @@ use super::error::ApiError;
 use super::view::{ConnectionView, ConnectionsView, Name, NamesView, unix_ms};
 use super::{Admin, blocking};
 use crate::door;
-use crate::hub::connections::{Connection, ConnectionId};
+use crate::hub::connections::Connection;
 use crate::middleware::stats::Initiator;
 use switchyard_types::close::CloseReason;
+use switchyard_types::ids::ConnectionId;
 
 /// How many are shown at most in one response, and by default.
 const PAGE_MAX: usize = 1_000;

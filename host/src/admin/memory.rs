@@ -9,7 +9,7 @@ use super::error::ApiError;
 use super::view::{BoundView, BudgetView, HolderView, MemoryView};
 use super::{Admin, blocking};
 use crate::memory::Holding;
-use crate::memory::usage::usage;
+use crate::memory_usage::usage;
 use switchyard_telemetry::process::Status;
 use switchyard_types::bound::Bound;
 

@@ -43,7 +43,7 @@ use tracing::debug;
 use crate::descriptors::{ANSWER_TIME, Accepted, Acceptor};
 use crate::engine_swap::EngineSwaps;
 use crate::health::Health;
-use crate::listener::LiveConfig;
+use crate::live_config::LiveConfig;
 use crate::session::Services;
 use crate::slots::Slot;
 use error::ApiError;

@@ -11,7 +11,8 @@ use crate::health::Status;
 use crate::middleware::declaration::{Declaration, PolicySource};
 use crate::middleware::files::MissingFile;
 use crate::middleware::plugin::TrapPolicy;
-use crate::middleware::stats::{ChangeKind, Failure, HistogramReading, Hook, Swap, Verdict};
+use crate::middleware::stats::{ChangeKind, Failure, Hook, Swap, Verdict};
+use switchyard_telemetry::histogram::HistogramReading;
 
 /// An error.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

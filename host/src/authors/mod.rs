@@ -16,13 +16,21 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use thiserror::Error;
 
-use crate::cli::CacheArgs;
 use declare::{DeclareError, OnFailure};
 use new::{Language, NewError};
 use play::{Play, PlayError};
 use switchyard_config::Config;
 use switchyard_telemetry::log::LogFormat;
 use switchyard_telemetry::log::{Log, LogConfig};
+
+/// Where compiled components are cached.
+#[derive(Debug, Default, Clone, Args)]
+pub struct CacheArgs {
+    /// The directory for compiled components, so that they need not be compiled again. Only the
+    /// user who runs this may own it: its contents are executed [default: none].
+    #[arg(id = "cache", long = "cache", value_name = "DIR", env = "SWITCHYARD_CACHE")]
+    pub directory: Option<PathBuf>,
+}
 
 /// Commands for plugin files.
 #[derive(Debug, Subcommand)]

@@ -15,7 +15,6 @@ use tracing::warn;
 
 use super::BackplaneStats;
 use crate::hub::Hub;
-use crate::hub::connections::ConnectionId;
 use crate::limits::LiveLimits;
 use crate::middleware::Middleware;
 use switchyard_telemetry::log::Throttle;
@@ -24,6 +23,7 @@ use switchyard_telemetry::stats::count;
 use switchyard_telemetry::supervise::Ended;
 use switchyard_types::close::clip;
 use switchyard_types::command::{Publication, Space};
+use switchyard_types::ids::ConnectionId;
 
 /// The publisher of messages from other nodes: no connection of this node.
 const NOBODY: ConnectionId = 0;

@@ -30,9 +30,7 @@ use switchyard_config::OutboxLimits;
 use switchyard_config::networks::{AddressCounts, Network};
 use switchyard_types::close::CloseReason;
 use switchyard_types::command::Kind;
-
-/// The id of a connection; never reused.
-pub type ConnectionId = u64;
+use switchyard_types::ids::ConnectionId;
 
 /// One connection, without its socket.
 pub struct Connection {

@@ -10,10 +10,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::connections::{Connection, ConnectionId, Connections};
+use super::connections::{Connection, Connections};
 use super::encoding::Encoding;
 use switchyard_protocol::json;
 use switchyard_types::close::CloseReason;
+use switchyard_types::ids::ConnectionId;
 
 /// How long before the expiry a client is notified of it.
 const NOTICE_MS: u64 = 30_000;

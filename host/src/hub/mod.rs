@@ -37,7 +37,7 @@ use crate::engine::EngineCode;
 use crate::flush::PendingFlush;
 use crate::middleware::chain::{Chain, Delivery};
 use crate::scheduling;
-use connections::{Connection, ConnectionId, Connections, Subscriptions};
+use connections::{Connection, Connections, Subscriptions};
 use encoding::Push;
 use holdings::{Holdings, WaitingNames};
 use listing::Listing;
@@ -48,6 +48,7 @@ use switchyard_config::{EngineConfig, NameLimits};
 use switchyard_telemetry::panics;
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{Bytestring, Kind, Publication, Refusal, Space, UNAVAILABLE};
+use switchyard_types::ids::ConnectionId;
 use switchyard_types::keyed_hash::KeyedHash;
 
 /// The subscriptions, and the connections that receive messages.

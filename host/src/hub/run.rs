@@ -8,9 +8,10 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use super::connections::{Connection, ConnectionId, Table};
+use super::connections::{Connection, Table};
 use super::encoding::{Encoding, Push};
 use crate::flush::PendingFlush;
+use switchyard_types::ids::ConnectionId;
 
 /// The maximum bytes of names and payloads in one run. A slow consumer that received the beginning
 /// of a chunk is sent the rest of it before it is closed.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use guest_core::{FanOuts, Names};
 use tracing::{error, info, warn};
 
-use super::connections::{Connection, ConnectionId};
+use super::connections::Connection;
 use super::holdings;
 use super::stats::{EngineCall, ShardStats};
 use super::{Hub, Unavailable};
@@ -24,6 +24,7 @@ use switchyard_config::EngineConfig;
 use switchyard_telemetry::panics;
 use switchyard_types::batch::Batch;
 use switchyard_types::command::Kind;
+use switchyard_types::ids::ConnectionId;
 
 /// How long a shard is locked while a part of the ground state is replayed to a standby.
 const SLICE_TIME: Duration = Duration::from_millis(1);

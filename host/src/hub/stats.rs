@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::engine::EngineFault;
-use crate::middleware::stats::{Histogram, HistogramReading};
+use switchyard_telemetry::histogram::{Histogram, HistogramReading};
 use switchyard_telemetry::stats::{count, load};
 
 /// A function of an engine.

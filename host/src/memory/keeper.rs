@@ -20,12 +20,13 @@ use tracing::{info, warn};
 
 use super::account::{Account, Due, WARNING_PERCENT};
 use super::survey::{Closed, Survey};
-use crate::hub::connections::{Connection, ConnectionId, Connections};
+use crate::hub::connections::{Connection, Connections};
 use switchyard_config::memory::{Budget, MemoryConfig, percent};
 use switchyard_config::networks::counted_as;
 use switchyard_telemetry::log::Throttle;
 use switchyard_types::bound::Bound;
 use switchyard_types::close::CloseReason;
+use switchyard_types::ids::ConnectionId;
 use switchyard_types::keyed_hash::KeyedMap;
 
 /// How often it is checked whether a bound is near.

@@ -4,6 +4,5 @@ pub mod account;
 pub mod input;
 mod keeper;
 mod survey;
-pub mod usage;
 
 pub use keeper::{Holding, Memory, Reading};

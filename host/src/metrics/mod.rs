@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 use crate::backplane::{Backplane, State as BackplaneState};
 use crate::hub::connections::Connections;
 use crate::hub::encoding::Encoding;
-use crate::memory::usage::usage;
+use crate::memory_usage::usage;
 use crate::middleware::plugin;
 use crate::middleware::stats::Hook;
 use crate::middleware::{Middleware, plugin::Plugin};

@@ -7,7 +7,7 @@ use prometheus_client::encoding::{
 };
 use prometheus_client::metrics::MetricType;
 
-use crate::middleware::stats::HistogramReading;
+use switchyard_telemetry::histogram::HistogramReading;
 
 /// No labels.
 pub const NONE: [(&str, &str); 0] = [];

@@ -13,8 +13,9 @@ use super::bindings::Client;
 use super::chain::{self, AdmissionProgress, Step};
 use super::plugin::Plugin;
 use super::stats::Hook;
-use crate::hub::connections::{Connection, ConnectionId, Connections};
+use crate::hub::connections::{Connection, Connections};
 use switchyard_types::command::{Credentials, Refusal};
+use switchyard_types::ids::ConnectionId;
 
 impl Middleware {
     /// Calls this plugin, and those after it, to decide whether the client may connect. If one

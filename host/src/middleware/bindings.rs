@@ -14,7 +14,7 @@ use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
 use super::chain::{Action, Asked, DeliverVerdict, Delivery, PublishVerdict};
 use super::counters::{Count, CounterSpace, Taking, Withdrawal};
-use crate::hub::connections::{ConnectionId, Connections};
+use crate::hub::connections::Connections;
 use crate::wasm::outside::{self, HttpPermit};
 use crate::wasm::{self, ComponentLog, Limits, StoreState, Wasm};
 use generated::exports::switchyard::pubsub as exports;
@@ -22,6 +22,7 @@ use generated::switchyard::pubsub as imports;
 use switchyard_types::batch::Batch;
 use switchyard_types::close::clip;
 use switchyard_types::command::{Credentials, Publication, REJECTED, Refusal};
+use switchyard_types::ids::ConnectionId;
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod generated {

@@ -16,10 +16,10 @@ use super::call_size::ITEM_WEIGHT;
 use super::plugin::{Plugin, TrapPolicy};
 use super::stats::{Hook, PluginStats, Verdict};
 use super::trace::{TraceEvent, Tracer};
-use crate::hub::connections::ConnectionId;
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{Credentials, NOAUTH};
 pub use switchyard_types::command::{Publication, Refusal, Space};
+use switchyard_types::ids::ConnectionId;
 
 /// The maximum bytes of names and payloads in one call, unless a single item has more: the budget
 /// is for the call, and must not depend on how much a client sends at once.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::hub::connections::ConnectionId;
+use switchyard_types::ids::ConnectionId;
 
 /// How many connections are tracked at once. The one whose last failure is the oldest is dropped.
 const SUSPECTS_MAX: usize = 1_024;

@@ -28,12 +28,13 @@ use super::isolation::{Cause, Isolation, Origin, Strikes};
 use super::outside::BlockingPool;
 use super::spares::{Replacement, Spares};
 use super::stats::{Failure, Hook, PluginStats};
-use crate::hub::connections::{ConnectionId, Connections};
+use crate::hub::connections::Connections;
 use crate::limits::LiveLimits;
 use crate::wasm::{self, ComponentLog, Limits};
 use switchyard_telemetry::panics;
 use switchyard_types::close::clip;
 use switchyard_types::command::{Refusal, UNAVAILABLE};
+use switchyard_types::ids::ConnectionId;
 
 /// The connection id of items from other nodes: no connection has it.
 const NO_CONNECTION: ConnectionId = 0;

@@ -17,9 +17,10 @@ use super::chain::{Action, Asked, CALL_BYTES_MAX, Call, Chain, Seen, failed};
 use super::isolation::Cause;
 use super::plugin::Plugin;
 use super::stats::{Hook, Verdict};
-use crate::hub::connections::{Connection, ConnectionId};
+use crate::hub::connections::Connection;
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{Kind, Refusal};
+use switchyard_types::ids::ConnectionId;
 
 /// The rule for a check of existing subscriptions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 use tokio::sync::mpsc;
 
 use super::stats::{Hook, Verdict};
-use crate::hub::connections::ConnectionId;
+use switchyard_types::ids::ConnectionId;
 
 /// A plugin's decision about one item.
 #[derive(Debug, Clone)]

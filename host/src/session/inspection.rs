@@ -8,14 +8,14 @@ use guest_core::Names;
 
 use super::{Session, WriteReply};
 use crate::hub::Hub;
-use crate::hub::connections::ConnectionId;
 use crate::hub::listing::Listing;
 use crate::middleware::chain::{Action, Chain};
-use crate::publish;
+use crate::session::publish;
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{
     Command, LIMIT, NOPERM, Refusal, Reply, Space, Tag, UNAVAILABLE, Verb,
 };
+use switchyard_types::ids::ConnectionId;
 
 /// How many names are processed between two checks of the time budget: as many as a plugin
 /// receives in one call.

@@ -10,4 +10,5 @@ pub mod batch;
 pub mod bound;
 pub mod close;
 pub mod command;
+pub mod ids;
 pub mod keyed_hash;

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::hub::holdings::Work;
-use crate::publish::{self, PublishRequest};
 use crate::scheduling;
+use crate::session::publish::{self, PublishRequest};
 use crate::session::{BURST_MAX, Services, WriteReply};
 use switchyard_telemetry::panics;
 use switchyard_telemetry::stats::thread_number;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::backplane::{Admission, Backplane};
-use crate::hub::connections::{Connection, ConnectionId};
+use crate::hub::connections::Connection;
 use crate::middleware::chain::{Action, Chain, PublishOutcome};
 use crate::session::{Framing, Services, WriteReply};
 use switchyard_protocol::websocket;
@@ -17,6 +17,7 @@ use switchyard_types::batch::Batch;
 use switchyard_types::command::{
     Ending, NOPERM, Publication, Refusal, Reply, Space, TOOLARGE, Tag, Verb,
 };
+use switchyard_types::ids::ConnectionId;
 
 /// What one connection publishes at once.
 pub struct PublishRequest<'a, W> {

@@ -1,0 +1,4 @@
+//! Identifiers.
+
+/// The id of a connection; never reused.
+pub type ConnectionId = u64;

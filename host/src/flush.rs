@@ -12,7 +12,6 @@ use std::task::Poll;
 use tokio::runtime::Handle;
 
 use crate::chunks::{Chunks, Written};
-use crate::hub::connections::Connection;
 use crate::outbox::Outbox;
 use crate::scheduling;
 
@@ -22,24 +21,35 @@ const CONNECTIONS_MAX: usize = 64;
 const BYTES_IN_A_ROW_MAX: usize = 1 << 20;
 
 /// Connections that must be flushed. Dropping it starts the flush in any case.
-#[derive(Default)]
-pub struct PendingFlush(Vec<Arc<Connection>>);
+pub struct PendingFlush<C: Flushable>(Vec<Arc<C>>);
 
-impl PendingFlush {
+/// What has an outbox: a connection.
+pub trait Flushable: Send + Sync + 'static {
+    /// Its outbox.
+    fn outbox(&self) -> &Outbox;
+}
+
+impl<C: Flushable> Default for PendingFlush<C> {
+    fn default() -> PendingFlush<C> {
+        PendingFlush(Vec::new())
+    }
+}
+
+impl<C: Flushable> PendingFlush<C> {
     /// Adds a connection that must be flushed and is in no other collection.
-    pub fn add(&mut self, connection: &Arc<Connection>) {
+    pub fn add(&mut self, connection: &Arc<C>) {
         self.0.push(connection.clone());
     }
 }
 
-impl Drop for PendingFlush {
+impl<C: Flushable> Drop for PendingFlush<C> {
     fn drop(&mut self) {
         if self.0.is_empty() {
             return;
         }
         let mut rest = std::mem::take(&mut self.0).into_iter();
         let Ok(runtime) = Handle::try_current() else {
-            return rest.for_each(|connection| connection.outbox.wake());
+            return rest.for_each(|connection| connection.outbox().wake());
         };
         while rest.len() > 0 {
             let connections: Vec<_> = rest.by_ref().take(CONNECTIONS_MAX).collect();
@@ -50,19 +60,19 @@ impl Drop for PendingFlush {
 
 /// Connections that are flushed one after the other. When this is dropped, those that are left are
 /// flushed by their own tasks.
-struct Flushing(std::vec::IntoIter<Arc<Connection>>);
+struct Flushing<C: Flushable>(std::vec::IntoIter<Arc<C>>);
 
-impl Drop for Flushing {
+impl<C: Flushable> Drop for Flushing<C> {
     fn drop(&mut self) {
-        self.0.by_ref().for_each(|connection| connection.outbox.wake());
+        self.0.by_ref().for_each(|connection| connection.outbox().wake());
     }
 }
 
-async fn flush_all(connections: Vec<Arc<Connection>>) {
+async fn flush_all<C: Flushable>(connections: Vec<Arc<C>>) {
     let mut flushing = Flushing(connections.into_iter());
     let mut written = 0;
     for connection in flushing.0.by_ref() {
-        written += flush(&connection.outbox);
+        written += flush(connection.outbox());
         if written > BYTES_IN_A_ROW_MAX {
             written = 0;
             scheduling::yield_to_run_queue().await;

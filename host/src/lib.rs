@@ -12,6 +12,7 @@ mod drain;
 pub mod recheck;
 pub mod reload;
 
+mod account;
 mod address_buckets;
 mod auth_attempts;
 pub mod compile_cache;
@@ -36,7 +37,6 @@ mod health;
 mod metrics;
 
 pub mod hub;
-pub mod memory;
 mod memory_usage;
 pub mod outbox;
 

@@ -1,6 +1,6 @@
 //! How much of each budget is used, and what uses the most.
 
-use crate::memory::{Holding, Reading};
+use crate::hub::memory::{Holding, Reading};
 use crate::session::Services;
 
 /// The state of the budgets.

@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::account::{Account, Due};
 use crate::chunks::{Buffer, Chunks, Written};
-use crate::memory::Memory;
-use crate::memory::account::Due;
 use crate::socket::Socket;
 use switchyard_config::OutboxLimits;
 use switchyard_types::close::CloseReason;
@@ -24,12 +23,21 @@ use switchyard_types::close::CloseReason;
 /// It is counted, as in Redis, so that many small chunks are not free.
 const CHUNK_BYTES: usize = 64;
 
+/// What the outboxes of all connections share.
+pub trait OutboxMemory: Send + Sync {
+    /// What they hold.
+    fn account(&self) -> &Account;
+
+    /// Called when a bound may have been exceeded. The outbox of the caller is not locked.
+    fn see_to(&self, due: Due);
+}
+
 /// A queue of encoded bytes.
 pub struct Outbox {
     queue: Mutex<Queue>,
     limits: OutboxLimits,
     /// The common bound on all outboxes; none: there is no bound.
-    memory: Option<Arc<Memory>>,
+    memory: Option<Arc<dyn OutboxMemory>>,
 }
 
 #[derive(Default)]
@@ -157,11 +165,11 @@ impl Outbox {
     }
 
     /// An empty outbox, which the account of all outboxes includes.
-    pub fn accounted(limits: OutboxLimits, memory: Arc<Memory>) -> Outbox {
+    pub fn accounted(limits: OutboxLimits, memory: Arc<dyn OutboxMemory>) -> Outbox {
         Outbox::with(limits, Some(memory))
     }
 
-    fn with(limits: OutboxLimits, memory: Option<Arc<Memory>>) -> Outbox {
+    fn with(limits: OutboxLimits, memory: Option<Arc<dyn OutboxMemory>>) -> Outbox {
         let outbox = Outbox { queue: Mutex::default(), limits, memory };
         outbox.queue.lock().look_at = outbox.look_at(0);
         outbox
@@ -169,7 +177,7 @@ impl Outbox {
 
     /// At how many bytes a push must check further, if so many are accounted for.
     fn look_at(&self, accounted: usize) -> usize {
-        let step = self.memory.as_ref().map_or(usize::MAX, |memory| memory.outboxes.step());
+        let step = self.memory.as_ref().map_or(usize::MAX, |memory| memory.account().step());
         self.limits.soft_bytes.min(accounted.saturating_add(step))
     }
 
@@ -303,10 +311,10 @@ impl Outbox {
         }
         let Some(memory) = &self.memory else { return Pushed { is_due, memory: Due::Not } };
         let mut due = Due::Not;
-        let accounted = memory.outboxes.in_steps(queue.bytes);
+        let accounted = memory.account().in_steps(queue.bytes);
         let before = queue.accounted();
         if accounted > before {
-            due = memory.outboxes.grow(accounted - before);
+            due = memory.account().grow(accounted - before);
             let backlog = queue.backlog.get_or_insert_with(|| Box::new(Backlog::new()));
             backlog.accounted = accounted;
         }
@@ -319,7 +327,7 @@ impl Outbox {
         if due != Due::Not
             && let Some(memory) = &self.memory
         {
-            memory.see_to_outboxes(due);
+            memory.see_to(due);
         }
     }
 
@@ -460,7 +468,7 @@ impl Outbox {
     #[cold]
     fn settle_backlog(&self, queue: &mut Queue, written: Written) {
         let (Some(backlog), Some(memory)) = (&mut queue.backlog, &self.memory) else { return };
-        let step = memory.outboxes.step();
+        let step = memory.account().step();
         backlog.written += written.bytes;
         if backlog.written >= step {
             backlog.written = 0;
@@ -481,8 +489,8 @@ impl Outbox {
             // What it had before is still in `bytes`, which is logged.
             Shed::Waiting | Shed::All => backlog.in_hand.iter().map(|buffer| buffer.bytes).sum(),
         };
-        let left = memory.outboxes.in_steps(bytes).min(backlog.accounted);
-        memory.outboxes.shrink(backlog.accounted - left);
+        let left = memory.account().in_steps(bytes).min(backlog.accounted);
+        memory.account().shrink(backlog.accounted - left);
         backlog.accounted = left;
         if left == 0 {
             queue.backlog = None;

@@ -310,7 +310,7 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<(LiveConfig, Services, 
     let limits = Arc::new(LiveLimits::new(&config.limits));
     let backplane = config.cluster.clone().map(|cluster| Backplane::new(cluster, limits.clone()));
     let hub = match &backplane {
-        Some(backplane) => hub.with_interest(backplane.interest().clone()),
+        Some(backplane) => hub.with_observer(backplane.interest().clone()),
         None => hub,
     };
     let middleware = Middleware::new(

@@ -171,7 +171,7 @@ impl Inbox {
                 (NOBODY, Publication { space: *space, channel, payload })
             })
             .collect();
-        hub.publish(&chain, &publications, |_, outcome, _| {
+        hub.publish(&*chain, &publications, |_, outcome, _| {
             if outcome.is_err() {
                 self.stats.undelivered.fetch_add(1, Ordering::Relaxed);
             }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use crate::hub::observer::SubscriptionObserver;
 use switchyard_types::command::Kind;
 
 /// How many bytes names without listeners may use before they are removed without a delay.
@@ -106,20 +107,6 @@ impl Interest {
         })
     }
 
-    /// Adds a listener of this name.
-    pub fn join(&self, kind: Kind, name: &[u8]) {
-        self.table.lock().join(kind, name);
-        self.changed.notify_one();
-    }
-
-    /// Removes a listener of this name.
-    pub fn leave(&self, kind: Kind, name: &[u8]) {
-        let is_last = self.table.lock().leave(kind, name, Instant::now(), self.leave_delay);
-        if is_last {
-            self.changed.notify_one();
-        }
-    }
-
     /// Keeps names subscribed until the hold is dropped.
     pub fn hold<'a>(
         self: &Arc<Interest>,
@@ -197,14 +184,30 @@ impl Interest {
         let _ = progress.wait_for(|progress| progress.settled >= round).await;
     }
 
-    /// How many bytes the names use that have no listener and are not unsubscribed yet.
-    pub fn leaving_bytes(&self) -> usize {
-        self.table.lock().leaving_bytes
-    }
-
     /// How many names there are.
     pub fn count(&self) -> usize {
         self.table.lock().entries.iter().map(Entries::len).sum()
+    }
+}
+
+impl SubscriptionObserver for Interest {
+    /// Adds a listener of this name.
+    fn join(&self, kind: Kind, name: &[u8]) {
+        self.table.lock().join(kind, name);
+        self.changed.notify_one();
+    }
+
+    /// Removes a listener of this name.
+    fn leave(&self, kind: Kind, name: &[u8]) {
+        let is_last = self.table.lock().leave(kind, name, Instant::now(), self.leave_delay);
+        if is_last {
+            self.changed.notify_one();
+        }
+    }
+
+    /// How many bytes the names use that have no listener and are not unsubscribed yet.
+    fn leaving_bytes(&self) -> usize {
+        self.table.lock().leaving_bytes
     }
 }
 

@@ -22,8 +22,9 @@ use super::encoding::Encoding;
 use super::expiries::Expiries;
 use super::holdings::Holds;
 use crate::address_buckets::Bucket;
-use crate::memory::Memory;
-use crate::memory::input::InputHeld;
+use crate::flush::Flushable;
+use crate::hub::input::InputHeld;
+use crate::hub::memory::Memory;
 use crate::outbox::Outbox;
 use switchyard_config::Limits;
 use switchyard_config::OutboxLimits;
@@ -58,6 +59,12 @@ pub struct Connection {
     /// Whether its publications wait in a batch.
     is_publishing: AtomicBool,
     auth_bucket: Mutex<Bucket>,
+}
+
+impl Flushable for Connection {
+    fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
 }
 
 /// The subscriptions of a connection.

@@ -14,8 +14,12 @@ pub mod connections;
 pub mod encoding;
 pub mod ending;
 pub mod expiries;
+pub mod filter;
 pub mod holdings;
+pub mod input;
 pub mod listing;
+pub mod memory;
+pub mod observer;
 mod pattern_costs;
 pub mod probe;
 mod run;
@@ -32,15 +36,15 @@ use guest_core::Names;
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::smallvec;
 
-use crate::backplane::Interest;
 use crate::engine::EngineCode;
 use crate::flush::PendingFlush;
-use crate::middleware::chain::{Chain, Delivery};
 use crate::scheduling;
 use connections::{Connection, Connections, Subscriptions};
 use encoding::Push;
+use filter::{Delivery, DeliveryEdit, DeliveryFilter};
 use holdings::{Holdings, WaitingNames};
 use listing::Listing;
+use observer::SubscriptionObserver;
 use run::CoalescedDelivery;
 use shard::{FanOutRange, ReplayCursor, Shard};
 use stats::{EngineCall, HubStats};
@@ -68,8 +72,8 @@ pub struct Hub {
     code: Mutex<EngineCode>,
     /// Held while the engine is swapped: one at a time.
     swapping: Mutex<()>,
-    /// What this node subscribes to on the backplane; none: there are no other nodes.
-    interest: Option<Arc<Interest>>,
+    /// Follows which names have subscribers; none: there are no other nodes.
+    observer: Option<Arc<dyn SubscriptionObserver>>,
 }
 
 /// The engine is not available now.
@@ -129,13 +133,13 @@ impl Hub {
             listing_bytes: Arc::default(),
             code: Mutex::new(code),
             swapping: Mutex::default(),
-            interest: None,
+            observer: None,
         })
     }
 
-    /// The same, with an interest that subscribes on the backplane.
-    pub fn with_interest(self, interest: Arc<Interest>) -> Hub {
-        Hub { interest: Some(interest), ..self }
+    /// The same, with an observer of its subscriptions.
+    pub fn with_observer(self, observer: Arc<dyn SubscriptionObserver>) -> Hub {
+        Hub { observer: Some(observer), ..self }
     }
 
     /// Subscribes a connection to names. Calls `acknowledge` for each name, with the number of
@@ -186,8 +190,8 @@ impl Hub {
                 let held = subscriptions.of_mut(kind);
                 if !held.contains(&**name) {
                     held.insert(Box::from(&**name));
-                    if let Some(interest) = &self.interest {
-                        interest.join(kind, name);
+                    if let Some(observer) = &self.observer {
+                        observer.join(kind, name);
                     }
                 }
                 (Some(name.clone()), subscriptions.counted_with(kind))
@@ -278,8 +282,8 @@ impl Hub {
             if subscriptions.is_empty() {
                 self.holdings.end();
             }
-            if let Some(interest) = &self.interest {
-                interest.leave(kind, name);
+            if let Some(observer) = &self.observer {
+                observer.leave(kind, name);
             }
         }
         was_held
@@ -300,7 +304,7 @@ impl Hub {
     /// the first of them is queued. Returns whether there was any receiver.
     pub fn publish(
         &self,
-        chain: &Chain,
+        filter: &dyn DeliveryFilter,
         publications: &[(ConnectionId, Publication<'_>)],
         mut counted: impl FnMut(usize, Result<u64, Refusal>, bool),
     ) -> bool {
@@ -313,7 +317,7 @@ impl Hub {
             let fits = |(_, publication): &&(_, Publication<'_>)| work.take(&publication.channel);
             let slice = rest.iter().take_while(fits).count();
             let slice = rest.get(..slice).unwrap_or(rest);
-            had_receivers |= self.publish_slice(chain, slice, &mut |index, outcome, is_own| {
+            had_receivers |= self.publish_slice(filter, slice, &mut |index, outcome, is_own| {
                 counted(begun + index, outcome, is_own);
             });
             begun += slice.len();
@@ -323,7 +327,7 @@ impl Hub {
 
     fn publish_slice(
         &self,
-        chain: &Chain,
+        filter: &dyn DeliveryFilter,
         publications: &[(ConnectionId, Publication<'_>)],
         counted: &mut impl FnMut(usize, Result<u64, Refusal>, bool),
     ) -> bool {
@@ -346,7 +350,7 @@ impl Hub {
                 }
             }
         }
-        let changes = self.ask_deliveries(chain, publications, &guards, &routed);
+        let changes = self.ask_deliveries(filter, publications, &guards, &routed);
         let table = self.connections.read();
         let mut run: Option<CoalescedDelivery<'_>> = None;
         let mut unflushed = PendingFlush::default();
@@ -428,16 +432,16 @@ impl Hub {
         had_receivers
     }
 
-    /// Calls the chain for a delivery, if a plugin has the hook.
+    /// Calls the filter for deliveries, if it must be called.
     #[allow(clippy::type_complexity, reason = "one change, or none, for each publication")]
     fn ask_deliveries(
         &self,
-        chain: &Chain,
+        filter: &dyn DeliveryFilter,
         publications: &[(ConnectionId, Publication<'_>)],
         guards: &Guards<'_>,
         routed: &[Result<(usize, FanOutRange), Unavailable>],
-    ) -> Option<Vec<Option<Result<crate::middleware::chain::DeliveryEdit, Refusal>>>> {
-        if !chain.has_deliveries() {
+    ) -> Option<Vec<Option<Result<DeliveryEdit, Refusal>>>> {
+        if !filter.has_deliveries() {
             return None;
         }
         let mut indices = Vec::new();
@@ -460,7 +464,7 @@ impl Hub {
             deliveries.push((*publisher, delivery));
         }
         let mut changes: Vec<_> = publications.iter().map(|_| None).collect();
-        for (index, change) in indices.into_iter().zip(chain.deliver(deliveries)) {
+        for (index, change) in indices.into_iter().zip(filter.deliver(deliveries)) {
             if let Some(slot) = changes.get_mut(index) {
                 *slot = Some(change);
             }
@@ -626,7 +630,7 @@ impl Hub {
         connection: &Connection,
         names: &[Bytestring<'_>],
     ) -> Result<WaitingNames, Refusal> {
-        let leaving = self.interest.as_ref().map_or(0, |interest| interest.leaving_bytes());
+        let leaving = self.observer.as_ref().map_or(0, |observer| observer.leaving_bytes());
         self.holdings.wait(names.iter().map(|name| &**name), leaving).map_err(|excess| {
             self.holdings.refuse(excess, connection, &self.connections);
             excess.into()

@@ -71,7 +71,7 @@ impl<'a> CoalescedDelivery<'a> {
     }
 
     /// Delivers the whole run to all other receivers, and collects those to be flushed.
-    pub fn push(mut self, table: &Table, unflushed: &mut PendingFlush) {
+    pub fn push(mut self, table: &Table, unflushed: &mut PendingFlush<Connection>) {
         let mut encoded = [const { None }; Encoding::ALL.len()];
         let (receivers, own) = (std::mem::take(&mut self.receivers), self.own);
         for id in receivers.iter().filter(|id| Some(**id) != own) {

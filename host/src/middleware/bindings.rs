@@ -12,9 +12,10 @@ use tracing::Level;
 use wasmtime::Store;
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
-use super::chain::{Action, Asked, DeliverVerdict, Delivery, PublishVerdict};
+use super::chain::{Action, Asked, DeliverVerdict, PublishVerdict};
 use super::counters::{Count, CounterSpace, Taking, Withdrawal};
 use crate::hub::connections::Connections;
+use crate::hub::filter::Delivery;
 use crate::wasm::outside::{self, HttpPermit};
 use crate::wasm::{self, ComponentLog, Limits, StoreState, Wasm};
 use generated::exports::switchyard::pubsub as exports;

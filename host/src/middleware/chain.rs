@@ -16,6 +16,7 @@ use super::call_size::ITEM_WEIGHT;
 use super::plugin::{Plugin, TrapPolicy};
 use super::stats::{Hook, PluginStats, Verdict};
 use super::trace::{TraceEvent, Tracer};
+use crate::hub::filter::{Delivery, DeliveryEdit, DeliveryFilter};
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{Credentials, NOAUTH};
 pub use switchyard_types::command::{Publication, Refusal, Space};
@@ -149,23 +150,6 @@ impl PublishVerdict {
     }
 }
 
-/// A publication on its way out.
-#[derive(Debug, Clone)]
-pub struct Delivery<'a> {
-    /// Its channel.
-    pub channel: &'a [u8],
-    /// The message, as the previous plugins left it.
-    pub payload: Cow<'a, [u8]>,
-    /// The receivers, in rising order.
-    pub recipients: Vec<ConnectionId>,
-}
-
-impl Delivery<'_> {
-    fn bytes(&self) -> usize {
-        self.payload.len() + self.recipients.len() * size_of::<ConnectionId>()
-    }
-}
-
 /// A plugin's verdict on a publication on its way out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the contract documents them")]
@@ -183,15 +167,6 @@ impl DeliverVerdict {
             DeliverVerdict::Narrow(_) => Verdict::Narrow,
         }
     }
-}
-
-/// The chain's verdict on a publication on its way out.
-#[derive(Debug, Default)]
-pub struct DeliveryEdit {
-    /// Another payload.
-    pub payload: Option<Vec<u8>>,
-    /// Only these receive it, in rising order.
-    pub recipients: Option<Vec<ConnectionId>>,
 }
 
 /// The outcome of a publication in the chain.
@@ -251,11 +226,6 @@ impl Chain {
     /// Whether a plugin receives names, as strings.
     pub fn sees_names(&self) -> bool {
         self.any.access || self.any.messages || self.any.deliveries
-    }
-
-    /// Whether a plugin must be called for deliveries.
-    pub fn has_deliveries(&self) -> bool {
-        self.any.deliveries
     }
 
     /// May this client connect? Calls the remaining plugins that are called on the data path. When
@@ -509,9 +479,23 @@ impl Chain {
         outcomes
     }
 
-    /// Has plugins edit or refuse these deliveries: one result for each, in order. The caller
-    /// holds shard locks during the call. The publisher of a delivery selects the instance.
-    pub fn deliver(
+    /// The trace subscribers, if any.
+    pub(super) fn tracer(&self) -> Option<&Tracer> {
+        self.tracer.as_deref().filter(|tracer| tracer.is_used())
+    }
+
+    fn with(&self, wanted: impl Fn(Hooks) -> bool) -> impl Iterator<Item = &Arc<Plugin>> {
+        self.plugins.iter().filter(move |plugin| wanted(plugin.hooks()))
+    }
+}
+
+impl DeliveryFilter for Chain {
+    fn has_deliveries(&self) -> bool {
+        self.any.deliveries
+    }
+
+    /// The publisher of a delivery selects the instance.
+    fn deliver(
         &self,
         deliveries: Vec<(ConnectionId, Delivery<'_>)>,
     ) -> Vec<Result<DeliveryEdit, Refusal>> {
@@ -613,15 +597,6 @@ impl Chain {
             }
         }
         changes
-    }
-
-    /// The trace subscribers, if any.
-    pub(super) fn tracer(&self) -> Option<&Tracer> {
-        self.tracer.as_deref().filter(|tracer| tracer.is_used())
-    }
-
-    fn with(&self, wanted: impl Fn(Hooks) -> bool) -> impl Iterator<Item = &Arc<Plugin>> {
-        self.plugins.iter().filter(move |plugin| wanted(plugin.hooks()))
     }
 }
 

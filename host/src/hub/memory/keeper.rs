@@ -1,6 +1,6 @@
 //! Keeps the memory of all connections within the bounds, and reports it.
 //!
-//! Connections account for larger amounts ([account](super::account)), and call here when a bound
+//! Connections account for larger amounts ([account](crate::account)), and call here when a bound
 //! may have been exceeded. Outboxes are then surveyed by a separate task; only where that would be
 //! too late, by the task that queues more. Input that was received in part is checked where it
 //! grows: no lock is held there, and the check is short.
@@ -18,9 +18,10 @@ use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use super::account::{Account, Due, WARNING_PERCENT};
 use super::survey::{Closed, Survey};
+use crate::account::{Account, Due, WARNING_PERCENT};
 use crate::hub::connections::{Connection, Connections};
+use crate::outbox::OutboxMemory;
 use switchyard_config::memory::{Budget, MemoryConfig, percent};
 use switchyard_config::networks::counted_as;
 use switchyard_telemetry::log::Throttle;
@@ -153,20 +154,6 @@ impl Memory {
                 format!("more than {WARNING_PERCENT} % of the memory for {name} is used")
             })
             .collect()
-    }
-
-    /// Called when a bound on outboxes may have been exceeded. The outbox of the caller is not
-    /// locked.
-    #[cold]
-    pub fn see_to_outboxes(&self, due: Due) {
-        if due == Due::Now {
-            // A survey in progress is enough.
-            if let Some(mut looked) = self.looking.try_lock() {
-                self.look_at_outboxes(&mut looked);
-            }
-        } else {
-            self.wake.notify_one();
-        }
     }
 
     /// Records that a connection holds more partly received input.
@@ -445,5 +432,23 @@ impl Memory {
         ];
         let holdings = most(holdings.into_values().collect());
         (readings, holdings, most(addresses.into_values().collect()))
+    }
+}
+
+impl OutboxMemory for Memory {
+    fn account(&self) -> &Account {
+        &self.outboxes
+    }
+
+    #[cold]
+    fn see_to(&self, due: Due) {
+        if due == Due::Now {
+            // A survey in progress is enough.
+            if let Some(mut looked) = self.looking.try_lock() {
+                self.look_at_outboxes(&mut looked);
+            }
+        } else {
+            self.wake.notify_one();
+        }
     }
 }

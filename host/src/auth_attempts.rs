@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use crate::address_buckets::{AddressBuckets, Refill};
 use crate::hub::connections::Connection;
 use crate::limits::LiveLimits;
+use switchyard_net::address_buckets::{AddressBuckets, Refill};
 use switchyard_types::command::{EXPIRED, LIMIT, Refusal, TOOLARGE, UNAVAILABLE};
 
 /// How many addresses have a bucket of their own: about 6 MiB.

@@ -1,5 +1,5 @@
 //! The task of a connection: passes received bytes to its door, and writes its outbox, as far as no
-//! flusher does ([flush](crate::flush)).
+//! flusher does ([flush](switchyard_net::flush)).
 //!
 //! Bytes are read into a buffer that the connections of a thread share, so that an idle connection
 //! holds none; the rest of an unfinished command is kept. What is queued in the outbox is written
@@ -17,13 +17,13 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use crate::chunks::{Chunks, Written};
 use crate::door::Door;
 use crate::hub::connections::Connections;
-use crate::outbox::{Last, Outbox, Taken};
-use crate::scheduling;
 use crate::session::{Session, TIME_BUDGET};
-use crate::socket::{self, READ_BUFFER, READ_BYTES_MAX};
+use switchyard_net::chunks::{Chunks, Written};
+use switchyard_net::outbox::{Last, Outbox, Taken};
+use switchyard_net::scheduling;
+use switchyard_net::socket::{self, READ_BUFFER, READ_BYTES_MAX};
 use switchyard_telemetry::panics;
 use switchyard_telemetry::stats::Stats;
 use switchyard_types::close::CloseReason;

@@ -12,25 +12,16 @@ mod drain;
 pub mod recheck;
 pub mod reload;
 
-mod account;
-mod address_buckets;
 mod auth_attempts;
 pub mod compile_cache;
-pub mod descriptors;
 mod handshake;
 mod listener;
 mod live_config;
-mod scheduling;
-mod tls;
 
-pub mod chunks;
 mod connection;
 mod door;
-mod flush;
 pub mod limits;
 mod session;
-mod slots;
-mod socket;
 
 mod admin;
 mod health;
@@ -38,7 +29,6 @@ mod metrics;
 
 pub mod hub;
 mod memory_usage;
-pub mod outbox;
 
 pub mod backplane;
 

@@ -8,8 +8,8 @@ use parking_lot::RwLock;
 use switchyard_config::{Config, TlsConfig};
 use switchyard_telemetry::stats;
 
-use crate::slots::Slots;
-use crate::tls::{Tls, TlsError};
+use switchyard_net::slots::Slots;
+use switchyard_net::tls::{Tls, TlsError};
 
 /// The minimum time before a pending handshake may be dropped for a new one, where the limit of
 /// handshakes is reached. A client that sends its request at once does not need it. A TLS client

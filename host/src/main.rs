@@ -15,12 +15,12 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use switchyard::cli::{Cli, Command, Plugins, ServeArgs};
-use switchyard::descriptors;
 use switchyard::operator::{self, OperatorError};
 use switchyard::reload::Reloading;
 use switchyard::server::{Order, Server};
 use switchyard::terminal;
 use switchyard_config::{Config, ConfigError};
+use switchyard_net::descriptors;
 use switchyard_telemetry::log::{self, Log};
 use switchyard_telemetry::panics;
 use switchyard_telemetry::process;

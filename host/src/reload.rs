@@ -7,9 +7,9 @@ use tracing::{error, info, warn};
 
 use crate::live_config::LiveConfig;
 use crate::session::Services;
-use crate::tls::{Tls, TlsError};
 use switchyard_config::Overrides;
 use switchyard_config::{Config, ConfigError, TlsConfig};
+use switchyard_net::tls::{Tls, TlsError};
 use switchyard_telemetry::log::{self, Log};
 
 /// The source of the configuration, and the parts that are not the server's own.

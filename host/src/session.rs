@@ -23,7 +23,6 @@ use inspection::Inspection;
 
 use crate::auth_attempts::AuthAttempts;
 use crate::backplane::{Backplane, Hold};
-use crate::descriptors::Reserves;
 use crate::hub::Hub;
 use crate::hub::attributes::USER;
 use crate::hub::connections::Connection;
@@ -34,6 +33,7 @@ use crate::middleware::Middleware;
 use crate::middleware::chain::{Action, Chain};
 use publish::PublishRequest;
 use publish_batcher::{Place, PublishBatcher};
+use switchyard_net::descriptors::Reserves;
 use switchyard_telemetry::log;
 use switchyard_telemetry::panics;
 use switchyard_telemetry::stats::Stats;

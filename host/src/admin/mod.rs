@@ -40,15 +40,15 @@ use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
 use tracing::debug;
 
-use crate::descriptors::{ANSWER_TIME, Accepted, Acceptor};
 use crate::engine_swap::EngineSwaps;
 use crate::health::Health;
 use crate::live_config::LiveConfig;
 use crate::session::Services;
-use crate::slots::Slot;
 use error::ApiError;
 use places::{Places, RequestBody, ResponseBody};
 use switchyard_config::AdminConfig;
+use switchyard_net::descriptors::{ANSWER_TIME, Accepted, Acceptor};
+use switchyard_net::slots::Slot;
 use switchyard_telemetry::stats::count;
 use switchyard_telemetry::supervise::Ended;
 

@@ -16,7 +16,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::metrics::AdminConnections;
-use crate::slots::{Slot, Slots};
+use switchyard_net::slots::{Slot, Slots};
 use switchyard_telemetry::stats::{count, load};
 
 /// How long a body may stall before its connection counts as idle.

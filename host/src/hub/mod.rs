@@ -37,8 +37,6 @@ use parking_lot::{Mutex, MutexGuard};
 use smallvec::smallvec;
 
 use crate::engine::EngineCode;
-use crate::flush::PendingFlush;
-use crate::scheduling;
 use connections::{Connection, Connections, Subscriptions};
 use encoding::Push;
 use filter::{Delivery, DeliveryEdit, DeliveryFilter};
@@ -49,6 +47,8 @@ use run::CoalescedDelivery;
 use shard::{FanOutRange, ReplayCursor, Shard};
 use stats::{EngineCall, HubStats};
 use switchyard_config::{EngineConfig, NameLimits};
+use switchyard_net::flush::PendingFlush;
+use switchyard_net::scheduling;
 use switchyard_telemetry::panics;
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{Bytestring, Kind, Publication, Refusal, Space, UNAVAILABLE};

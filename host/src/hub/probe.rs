@@ -14,8 +14,8 @@ use super::connections::Connection;
 use super::encoding::{Encoding, Push};
 use super::shard::Shard;
 use super::{Hub, Unavailable};
-use crate::chunks::{Chunks, Written};
-use crate::outbox::Taken;
+use switchyard_net::chunks::{Chunks, Written};
+use switchyard_net::outbox::Taken;
 use switchyard_types::command::{Kind, Space};
 
 /// The payload of a probe.

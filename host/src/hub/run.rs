@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::connections::{Connection, Table};
 use super::encoding::{Encoding, Push};
-use crate::flush::PendingFlush;
+use switchyard_net::flush::PendingFlush;
 use switchyard_types::ids::ConnectionId;
 
 /// The maximum bytes of names and payloads in one run. A slow consumer that received the beginning

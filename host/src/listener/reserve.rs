@@ -9,11 +9,11 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::http::StatusCode;
 
 use super::{Listener, Protocol};
-use crate::descriptors::ANSWER_TIME;
 use crate::door::resp;
 use crate::handshake::{self, Asked};
-use crate::socket;
-use crate::tls::Tls;
+use switchyard_net::descriptors::ANSWER_TIME;
+use switchyard_net::socket;
+use switchyard_net::tls::Tls;
 use switchyard_types::close::CloseReason;
 
 /// How long to wait for a refused client to close, so that it reads the refusal.

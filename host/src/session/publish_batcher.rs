@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::hub::holdings::Work;
-use crate::scheduling;
 use crate::session::publish::{self, PublishRequest};
 use crate::session::{BURST_MAX, Services, WriteReply};
+use switchyard_net::scheduling;
 use switchyard_telemetry::panics;
 use switchyard_telemetry::stats::thread_number;
 use switchyard_types::close::CloseReason;
@@ -202,7 +202,6 @@ mod tests {
     use anyhow::{Context as _, Result};
 
     use super::*;
-    use crate::chunks::{Chunks, Written};
     use crate::hub::connections::Connection;
     use crate::hub::encoding::Encoding;
     use crate::hub::stats::EngineCall;
@@ -210,6 +209,7 @@ mod tests {
     use crate::session::{Framing, Session};
     use switchyard_config::Overrides;
     use switchyard_config::{Config, EngineSource};
+    use switchyard_net::chunks::{Chunks, Written};
     use switchyard_types::command::{Command, Kind, Reply, Request, Space};
 
     /// Writes the number of receivers.

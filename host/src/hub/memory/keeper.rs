@@ -1,6 +1,6 @@
 //! Keeps the memory of all connections within the bounds, and reports it.
 //!
-//! Connections account for larger amounts ([account](crate::account)), and call here when a bound
+//! Connections account for larger amounts ([account](switchyard_net::account)), and call here when a bound
 //! may have been exceeded. Outboxes are then surveyed by a separate task; only where that would be
 //! too late, by the task that queues more. Input that was received in part is checked where it
 //! grows: no lock is held there, and the check is short.
@@ -19,11 +19,11 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::survey::{Closed, Survey};
-use crate::account::{Account, Due, WARNING_PERCENT};
 use crate::hub::connections::{Connection, Connections};
-use crate::outbox::OutboxMemory;
 use switchyard_config::memory::{Budget, MemoryConfig, percent};
 use switchyard_config::networks::counted_as;
+use switchyard_net::account::{Account, Due, WARNING_PERCENT};
+use switchyard_net::outbox::OutboxMemory;
 use switchyard_telemetry::log::Throttle;
 use switchyard_types::bound::Bound;
 use switchyard_types::close::CloseReason;

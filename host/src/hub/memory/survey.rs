@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::chunks::Buffer;
 use crate::hub::connections::Connection;
-use crate::outbox::Shedding;
+use switchyard_net::chunks::Buffer;
+use switchyard_net::outbox::Shedding;
 use switchyard_types::close::CloseReason;
 use switchyard_types::keyed_hash::KeyedMap;
 
@@ -246,12 +246,12 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::chunks::{Chunks, Written};
     use crate::hub::connections::Connections;
     use crate::hub::encoding::Encoding;
-    use crate::outbox::Taken;
     use switchyard_config::OutboxLimits;
     use switchyard_config::memory::{Written as Settings, check};
+    use switchyard_net::chunks::{Chunks, Written};
+    use switchyard_net::outbox::Taken;
     use switchyard_types::bound::Bound;
 
     const KIB: usize = 1 << 10;
@@ -399,7 +399,7 @@ mod tests {
         assert_eq!(survey(&connections).bytes(), 0);
         let context = Context::from_waker(Waker::noop());
         let last = connection.outbox.take_last(Written::default(), &mut hand, &context);
-        assert_eq!(last, crate::outbox::Last::Drop);
+        assert_eq!(last, switchyard_net::outbox::Last::Drop);
         assert_eq!(connections.memory().outboxes.held(), 0);
     }
 

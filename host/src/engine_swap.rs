@@ -13,6 +13,7 @@ use tracing::{error, info};
 
 use crate::engine::{EMBEDDED, EngineCode, EngineError};
 use crate::hub::Hub;
+use crate::hub::engine::EngineFactory;
 use crate::middleware::Middleware;
 use crate::middleware::changes::write_atomically;
 use crate::middleware::stats::{ChangeKind, Initiator, Swap};
@@ -207,7 +208,7 @@ impl EngineSwaps {
             write_atomically(path, bytes)
                 .map_err(|source| EngineSwapError::Unwritable { path: path.clone(), source })?;
         }
-        let swap = match self.hub.swap_engine(code.clone()) {
+        let swap = match self.hub.swap_engine(Arc::new(code.clone())) {
             Ok(swap) => swap,
             Err(problem) => {
                 // Restore the engine in use, so that a restart does not load the failed one.

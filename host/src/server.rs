@@ -305,8 +305,9 @@ pub(crate) fn prepare(config: &Config) -> anyhow::Result<(LiveConfig, Services, 
     );
     connections.set_limits(&config.limits, config.outbox);
     connections.memory().set_limits(&config.memory, config.limits.connections_max);
-    let hub = Hub::new(code.clone(), &config.engine, config.limits.names, connections.clone())
-        .map_err(|problem| anyhow::anyhow!("cannot instantiate the engine: {problem}"))?;
+    let hub =
+        Hub::new(Arc::new(code.clone()), &config.engine, config.limits.names, connections.clone())
+            .map_err(|problem| anyhow::anyhow!("cannot instantiate the engine: {problem}"))?;
     let limits = Arc::new(LiveLimits::new(&config.limits));
     let backplane = config.cluster.clone().map(|cluster| Backplane::new(cluster, limits.clone()));
     let hub = match &backplane {

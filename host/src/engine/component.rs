@@ -4,7 +4,8 @@
 use guest_core::{ConnectionId, FanOuts, Group, Names, Page, PatternId};
 use wasmtime::Store;
 
-use super::{Engine, Outcome, fault};
+use super::fault;
+use crate::hub::engine::{Engine, Outcome};
 use crate::wasm::{self, ComponentLog, Limits, StoreState, Wasm};
 use bindings::exports::switchyard::pubsub::engine as wit;
 use bindings::exports::switchyard::pubsub::{listing, snapshot};

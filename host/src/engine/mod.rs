@@ -1,71 +1,21 @@
-//! The interface between the hub and the engine: a trait, and its two implementations.
+//! The engines of the hub.
 //!
-//! `component` is what the server ships: `guest-core` as a WASI component in a store of its own.
-//! `native` is the same library linked in, for parity tests and for the comparison in the
+//! `component` is what the server ships: `guest-core` as a WASI component in a store of its own. The
+//! hub brings the same library linked in, for parity tests and for the comparison in the
 //! benchmark. Only `EngineCode` chooses between them.
 
 mod component;
-mod native;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use guest_core::{ConnectionId, FanOuts, Names, PatternId};
-
-pub use guest_core::Page;
-
 use thiserror::Error;
 
+use crate::hub::engine::{Engine, EngineFactory, EngineFault};
+use crate::hub::native::Native;
 use crate::wasm::{self, Wasm};
 use component::CompiledEngine;
 use switchyard_config::{EngineConfig, EngineSource};
-
-/// An engine. Each method does what `wit/engine.wit` says of the function of its name.
-///
-/// After an error the engine is in an unknown state and must be dropped.
-#[allow(missing_docs, reason = "the contract documents them")]
-pub trait Engine: Send {
-    fn subscribe(&mut self, connection: ConnectionId, channels: &Names) -> Outcome<()>;
-    fn unsubscribe(&mut self, connection: ConnectionId, channels: &Names) -> Outcome<()>;
-    fn psubscribe(&mut self, connection: ConnectionId, patterns: &Names)
-    -> Outcome<Vec<PatternId>>;
-    fn punsubscribe(&mut self, connection: ConnectionId, patterns: &Names) -> Outcome<()>;
-    fn route(&mut self, channels: &Names, fan_outs: &mut FanOuts) -> Outcome<()>;
-    fn channels(&mut self, matching: Option<&[u8]>) -> Outcome<Names>;
-    /// All of them at once, for an engine that cannot list a part of them.
-    fn channels_from(
-        &mut self,
-        matching: Option<&[u8]>,
-        from: Option<&[u8]>,
-        visits_max: u32,
-    ) -> Outcome<Page>;
-    fn subscriber_counts(&mut self, channels: &Names) -> Outcome<Vec<u64>>;
-    fn channel_count(&mut self) -> Outcome<u64>;
-    fn pattern_count(&mut self) -> Outcome<u64>;
-    /// The state for a successor; none: the engine cannot save it.
-    fn save(&mut self) -> Outcome<Option<Vec<u8>>>;
-    /// The size of its memory; zero: unknown.
-    fn memory_bytes(&self) -> usize {
-        0
-    }
-    /// Restores a state. False: the engine cannot read it, and must be replaced before it is used.
-    fn restore(&mut self, state: &[u8]) -> Outcome<bool>;
-}
-
-/// The result of an engine call, or its failure.
-pub type Outcome<T> = Result<T, EngineFault>;
-
-/// An engine failed, and must be dropped.
-#[derive(Debug, Clone, Error)]
-#[error("the engine failed in {call}: {problem}")]
-pub struct EngineFault {
-    /// The function that was called.
-    pub call: &'static str,
-    /// A trap, or the budget that it overran.
-    pub problem: String,
-    /// Whether it was the budget: then a retry would fail, too.
-    pub is_overrun: bool,
-}
 
 /// Why there is no engine.
 #[derive(Debug, Error)]
@@ -139,23 +89,19 @@ impl EngineCode {
         compiled.instantiate().map_err(|problem| refused(("instantiate", problem)))?;
         Ok(EngineCode::Component(Arc::new(compiled)))
     }
+}
 
-    /// A new engine without any state.
-    ///
-    /// # Errors
-    ///
-    /// The component cannot be instantiated; the error is a message.
-    pub fn instantiate(&self) -> Result<Box<dyn Engine>, String> {
+impl EngineFactory for EngineCode {
+    fn instantiate(&self) -> Result<Box<dyn Engine>, String> {
         match self {
-            EngineCode::Native => Ok(Box::<native::NativeEngine>::default()),
+            EngineCode::Native => Native.instantiate(),
             EngineCode::Component(compiled) => Ok(Box::new(compiled.instantiate()?)),
         }
     }
 
-    /// The hash of this code.
-    pub fn version(&self) -> &str {
+    fn version(&self) -> &str {
         match self {
-            EngineCode::Native => "native",
+            EngineCode::Native => Native.version(),
             EngineCode::Component(compiled) => compiled.version(),
         }
     }

@@ -13,12 +13,14 @@ pub mod attributes;
 pub mod connections;
 pub mod encoding;
 pub mod ending;
+pub mod engine;
 pub mod expiries;
 pub mod filter;
 pub mod holdings;
 pub mod input;
 pub mod listing;
 pub mod memory;
+pub mod native;
 pub mod observer;
 mod pattern_costs;
 pub mod probe;
@@ -36,9 +38,9 @@ use guest_core::Names;
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::smallvec;
 
-use crate::engine::EngineCode;
 use connections::{Connection, Connections, Subscriptions};
 use encoding::Push;
+use engine::EngineFactory;
 use filter::{Delivery, DeliveryEdit, DeliveryFilter};
 use holdings::{Holdings, WaitingNames};
 use listing::Listing;
@@ -69,7 +71,7 @@ pub struct Hub {
     /// The memory of the lists of channels in progress.
     listing_bytes: Arc<AtomicUsize>,
     /// The engine in use.
-    code: Mutex<EngineCode>,
+    code: Mutex<Arc<dyn EngineFactory>>,
     /// Held while the engine is swapped: one at a time.
     swapping: Mutex<()>,
     /// Follows which names have subscribers; none: there are no other nodes.
@@ -112,7 +114,7 @@ impl Hub {
     ///
     /// The engine cannot be instantiated; the error is a message.
     pub fn new(
-        code: EngineCode,
+        code: Arc<dyn EngineFactory>,
         config: &EngineConfig,
         names: NameLimits,
         connections: Arc<Connections>,
@@ -561,7 +563,7 @@ impl Hub {
     ///
     /// The new engine cannot be instantiated, or fails while it receives the ground state. The
     /// error is a message.
-    pub fn swap_engine(&self, new: EngineCode) -> Result<EngineSwap, String> {
+    pub fn swap_engine(&self, new: Arc<dyn EngineFactory>) -> Result<EngineSwap, String> {
         let _one_at_a_time = self.swapping.lock();
         let mut longest_pause = Duration::ZERO;
         for shard in &self.shards {
@@ -593,7 +595,7 @@ impl Hub {
     fn prepare(
         &self,
         shard: &Mutex<Shard>,
-        new: &EngineCode,
+        new: &Arc<dyn EngineFactory>,
         longest_pause: &mut Duration,
     ) -> Result<(), String> {
         // Created before the shard is locked.

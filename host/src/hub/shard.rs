@@ -19,7 +19,7 @@ use super::connections::Connection;
 use super::holdings;
 use super::stats::{EngineCall, ShardStats};
 use super::{Hub, Unavailable};
-use crate::engine::{Engine, EngineCode, EngineFault, Outcome};
+use crate::hub::engine::{Engine, EngineFactory, EngineFault, Outcome};
 use switchyard_config::EngineConfig;
 use switchyard_telemetry::panics;
 use switchyard_types::batch::Batch;
@@ -39,7 +39,7 @@ const SLICE_BYTES_MAX: usize = 256 << 10;
 /// One of the shards of a name space.
 pub struct Shard {
     number: usize,
-    code: EngineCode,
+    code: Arc<dyn EngineFactory>,
     engine: Option<Box<dyn Engine>>,
     /// The pattern that each of the engine's pattern ids stands for.
     patterns: Vec<Box<[u8]>>,
@@ -94,7 +94,7 @@ impl Shard {
     pub fn new(
         number: usize,
         config: &EngineConfig,
-        code: EngineCode,
+        code: Arc<dyn EngineFactory>,
         stats: Arc<ShardStats>,
     ) -> Result<Shard, String> {
         Ok(Shard {
@@ -305,7 +305,7 @@ impl Shard {
 
     /// Replaces the engine by the standby, if that has not failed. Returns the old engine, so that
     /// the caller drops it after it has released the lock.
-    pub fn take_over(&mut self, code: &EngineCode) -> Option<Box<dyn Engine>> {
+    pub fn take_over(&mut self, code: &Arc<dyn EngineFactory>) -> Option<Box<dyn Engine>> {
         let Successor { engine, patterns } = self.standby.take()?.ok()?;
         self.patterns = patterns;
         self.code = code.clone();
@@ -553,16 +553,18 @@ mod tests {
     use anyhow::{Context as _, Result};
 
     use super::*;
+    use crate::hub::connections::Connections;
     use crate::hub::encoding::Encoding;
-    use crate::server;
-    use switchyard_config::{Config, EngineSource};
+    use crate::hub::native::Native;
+    use switchyard_config::Config;
     use switchyard_types::command::Space;
 
     #[tokio::test]
     async fn an_engine_in_which_the_host_panics_is_rebuilt_from_the_ground_state() -> Result<()> {
-        let mut config = Config::default();
-        config.engine.source = EngineSource::Native;
-        let hub = server::prepare(&config)?.1.hub;
+        let config = Config::default();
+        let connections = Connections::new(9, config.outbox, 0);
+        let hub = Hub::new(Arc::new(Native), &config.engine, config.limits.names, connections);
+        let hub = hub.map_err(anyhow::Error::msg)?;
         let added = hub.connections().add(Encoding::Resp2, ([127, 0, 0, 1], 1).into());
         let connection = added.ok().context("there is room")?;
         let names = [b"news".as_slice().into()];

@@ -8,7 +8,8 @@
 use anyhow::{Context, Result, ensure};
 use guest_core::model::{Answer, Model, Operation, Random, random_operation};
 use guest_core::{FanOuts, Names};
-use switchyard::engine::{Engine, EngineCode, Outcome};
+use switchyard::engine::EngineCode;
+use switchyard::hub::engine::{Engine, EngineFactory, Outcome};
 use switchyard::wasm::Wasm;
 use switchyard_config::{Config, EngineConfig, EngineSource};
 

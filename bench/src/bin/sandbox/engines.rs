@@ -8,7 +8,8 @@ use anyhow::{Context, Result, ensure};
 use bench::sides::{Comparison, compare, time};
 use bench::table::{print_head, print_line, thousands};
 use guest_core::{FanOuts, Names};
-use switchyard::engine::{Engine, EngineCode, Outcome};
+use switchyard::engine::EngineCode;
+use switchyard::hub::engine::{Engine, EngineFactory, Outcome};
 use switchyard::wasm::Wasm;
 use switchyard_config::{Config, EngineConfig, EngineSource};
 

@@ -2,7 +2,21 @@
 
 use guest_core::{ConnectionId, FanOuts, Names, Page, PatternId, Registry};
 
-use super::{Engine, Outcome};
+use crate::hub::engine::{Engine, EngineFactory, Outcome};
+
+/// The code of the library.
+#[derive(Debug, Clone, Copy)]
+pub struct Native;
+
+impl EngineFactory for Native {
+    fn instantiate(&self) -> Result<Box<dyn Engine>, String> {
+        Ok(Box::<NativeEngine>::default())
+    }
+
+    fn version(&self) -> &str {
+        "native"
+    }
+}
 
 /// The library, called directly.
 #[derive(Default)]

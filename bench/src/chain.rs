@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use switchyard::hub::connections::{Connection, Connections};
-use switchyard::hub::encoding::Encoding;
-use switchyard::limits::LiveLimits;
 use switchyard::middleware::bindings::CompiledPlugin;
 use switchyard::middleware::chain::Chain;
 use switchyard::middleware::counters::Counters;
 use switchyard::middleware::directory;
 use switchyard::middleware::plugin::{Plugin, PluginContext, TrapPolicy};
-use switchyard::wasm::Wasm;
 use switchyard_config::Config;
+use switchyard_config::limits::LiveLimits;
+use switchyard_hub::connections::{Connection, Connections};
+use switchyard_hub::encoding::Encoding;
+use switchyard_wasm::Wasm;
 use tokio::runtime::Runtime;
 
 /// What plugins of a chain have around them.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use crate::hub::connections::Connection;
-use crate::limits::LiveLimits;
+use switchyard_config::limits::LiveLimits;
+use switchyard_hub::connections::Connection;
 use switchyard_net::address_buckets::{AddressBuckets, Refill};
 use switchyard_types::command::{EXPIRED, LIMIT, Refusal, TOOLARGE, UNAVAILABLE};
 

@@ -5,8 +5,8 @@ use tracing::warn;
 
 use switchyard_config::CompileCache;
 
-use crate::wasm::Wasm;
-use crate::wasm::cache::{self, CacheError};
+use switchyard_wasm::Wasm;
+use switchyard_wasm::cache::{self, CacheError};
 
 /// Sets up Wasmtime with this cache. If the directory cannot be written to, this logs a warning
 /// and uses no cache.

@@ -18,8 +18,8 @@ use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::door::Door;
-use crate::hub::connections::Connections;
 use crate::session::{Session, TIME_BUDGET};
+use switchyard_hub::connections::Connections;
 use switchyard_net::chunks::{Chunks, Written};
 use switchyard_net::outbox::{Last, Outbox, Taken};
 use switchyard_net::scheduling;
@@ -445,11 +445,11 @@ mod tests {
 
     use super::*;
     use crate::door::Progress;
-    use crate::hub::connections::Connection;
-    use crate::hub::encoding::Encoding;
     use crate::server;
     use crate::session::{Framing, Services, WriteReply};
     use switchyard_config::{Config, EngineSource};
+    use switchyard_hub::connections::Connection;
+    use switchyard_hub::encoding::Encoding;
     use switchyard_types::command::{Command, Kind, Publication, Reply, Request, Space, Tag};
 
     /// A door that calls this function in each poll.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::door;
-use crate::hub::connections::Connections;
 use switchyard_config::ShutdownConfig;
+use switchyard_hub::connections::Connections;
 use switchyard_types::close::CloseReason;
 
 /// The number of slices.

@@ -11,14 +11,14 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use tracing::{error, info};
 
-use crate::engine::{EMBEDDED, EngineCode, EngineError};
-use crate::hub::Hub;
-use crate::hub::engine::EngineFactory;
 use crate::middleware::Middleware;
 use crate::middleware::changes::write_atomically;
 use crate::middleware::stats::{ChangeKind, Initiator, Swap};
-use crate::wasm::{self, Wasm};
 use switchyard_config::{EngineConfig, EngineSource};
+use switchyard_engine::{EMBEDDED, EngineCode, EngineError};
+use switchyard_hub::Hub;
+use switchyard_hub::engine::EngineFactory;
+use switchyard_wasm::Wasm;
 
 /// The engine in use, and what can take its place.
 pub struct EngineSwaps {
@@ -99,7 +99,7 @@ impl EngineSwaps {
             // Unless it was replaced since it was compiled.
             EngineSource::File(path) => std::fs::read(path)
                 .ok()
-                .filter(|bytes| wasm::version_of(bytes) == code.version())
+                .filter(|bytes| switchyard_wasm::version_of(bytes) == code.version())
                 .map(Into::into),
             EngineSource::Native | EngineSource::Embedded => embedded(&config),
         };

@@ -20,22 +20,18 @@ mod live_config;
 
 mod connection;
 mod door;
-pub mod limits;
 mod session;
 
 mod admin;
 mod health;
 mod metrics;
 
-pub mod hub;
 mod memory_usage;
 
 pub mod backplane;
 
-pub mod engine;
 mod engine_swap;
 pub mod middleware;
-pub use switchyard_wasm as wasm;
 mod watch;
 
 pub mod terminal;

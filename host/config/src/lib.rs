@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 mod check;
 mod cluster;
 mod error;
+pub mod limits;
 pub mod memory;
 mod names;
 pub mod networks;

@@ -8,7 +8,6 @@ use super::error::ApiError;
 use super::view::{EngineView, NoBody, SwapView, unix_ms};
 use super::{Admin, blocking};
 use crate::middleware::stats::Initiator;
-use crate::wasm;
 
 /// `GET /v1/engine`
 pub async fn show(State(admin): State<Admin>) -> Result<Json<EngineView>, ApiError> {
@@ -17,7 +16,7 @@ pub async fn show(State(admin): State<Admin>) -> Result<Json<EngineView>, ApiErr
         let status = admin.engine.status();
         Ok(Json(EngineView {
             version: status.version,
-            own_version: status.bytes.as_deref().and_then(wasm::own_version),
+            own_version: status.bytes.as_deref().and_then(switchyard_wasm::own_version),
             component_bytes: status.bytes.as_deref().map(<[u8]>::len),
             origin: status.origin,
             shards: admin.services.hub.spread(),

@@ -6,10 +6,10 @@ use axum::http::header::WWW_AUTHENTICATE;
 use axum::response::{IntoResponse, Response};
 
 use super::view::ErrorView;
-use crate::engine::EngineError;
 use crate::engine_swap::EngineSwapError;
 use crate::middleware::PluginError;
 use crate::middleware::changes::ChangeError;
+use switchyard_engine::EngineError;
 
 /// A request that failed.
 #[derive(Debug)]

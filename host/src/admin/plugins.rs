@@ -16,7 +16,6 @@ use super::{Admin, blocking};
 use crate::middleware::changes::{ChangeError, Offer, Place, Status};
 use crate::middleware::stats::{Hook, Initiator, RecheckReading, Swap};
 use crate::middleware::{Middleware, plugin};
-use crate::wasm;
 
 /// `GET /v1/plugins`
 pub async fn list(State(admin): State<Admin>) -> Result<Json<PluginsView>, ApiError> {
@@ -167,7 +166,7 @@ fn view(status: &Status, position: usize) -> PluginView {
         name: config.name.clone(),
         position,
         version: config.version.clone(),
-        own_version: wasm::own_version(wasm),
+        own_version: switchyard_wasm::own_version(wasm),
         component_bytes: wasm.len(),
         file: config.file.display().to_string(),
         config_file: is_configured.then(|| match config.file.extension() {

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use super::error::ApiError;
 use super::view::{Name, SubscribersView, TopView, unix_ms};
 use super::{Admin, blocking};
-use crate::hub::Hub;
+use switchyard_hub::Hub;
 use switchyard_types::command::{Bytestring, Space};
 use switchyard_types::keyed_hash::KeyedMap;
 

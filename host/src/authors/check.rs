@@ -10,15 +10,14 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use crate::compile_cache;
-use crate::hub::connections::Connections;
-use crate::limits::LiveLimits;
 use crate::middleware::bindings::{CompiledPlugin, Hooks};
 use crate::middleware::counters::Counters;
 use crate::middleware::declaration::{self, Declaration, PolicySource};
 use crate::middleware::directory::{self, PluginFiles};
 use crate::middleware::plugin::{Plugin, PluginContext, TrapPolicy};
-use crate::wasm;
 use switchyard_config::Config;
+use switchyard_config::limits::LiveLimits;
+use switchyard_hub::connections::Connections;
 
 /// The report about a plugin's file.
 #[derive(Debug, Default)]
@@ -80,8 +79,8 @@ fn look(
         .exports
         .iter()
         .chain(&report.imports)
-        .filter_map(|name| name.strip_prefix(wasm::CONTRACT)?.split_once('@'))
-        .map(|(_, version)| format!("{}@{version}", wasm::CONTRACT))
+        .filter_map(|name| name.strip_prefix(switchyard_wasm::CONTRACT)?.split_once('@'))
+        .map(|(_, version)| format!("{}@{version}", switchyard_wasm::CONTRACT))
         .next();
     let compiled = CompiledPlugin::link(&engine, &component)?;
     report.hooks = Some(compiled.hooks());

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::{Backplane, Link, LinkError, State, within};
-use crate::hub::Hub;
+use switchyard_hub::Hub;
 use switchyard_types::command::{Bytestring, Space};
 
 /// The kinds of requests.
@@ -265,7 +265,7 @@ fn ask(hub: &Hub, question: Question) -> Answer {
         Question::Channels { is_shard, matching } => {
             let matching = matching.map(|text| text.0);
             hub.channels(space(is_shard), matching.as_deref())
-                .map_err(|_| crate::hub::Unavailable)
+                .map_err(|_| switchyard_hub::Unavailable)
                 .map(|all| {
                     let mut bytes = 0;
                     let fitting = all.iter().take_while(|name| {

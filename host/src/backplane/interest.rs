@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use crate::hub::observer::SubscriptionObserver;
+use switchyard_hub::observer::SubscriptionObserver;
 use switchyard_types::command::Kind;
 
 /// How many bytes names without listeners may use before they are removed without a delay.

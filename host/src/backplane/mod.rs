@@ -31,10 +31,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
 
-use crate::hub::Hub;
-use crate::limits::LiveLimits;
 use crate::middleware::Middleware;
+use switchyard_config::limits::LiveLimits;
 use switchyard_config::{BackplaneKind, ClusterConfig, WhenAway};
+use switchyard_hub::Hub;
 use switchyard_telemetry::stats::count;
 use switchyard_telemetry::supervise::{Ended, Supervisor};
 use switchyard_types::command::{Publication, Refusal, Space, TOOLARGE, UNAVAILABLE};

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::hub::connections::Connection;
-use crate::hub::encoding::Encoding;
 use crate::session::Session;
+use switchyard_hub::connections::Connection;
+use switchyard_hub::encoding::Encoding;
 use switchyard_protocol::json as json_protocol;
 use switchyard_types::close::CloseReason;
 

@@ -14,14 +14,14 @@ use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
 use prometheus_client::registry::Registry;
 
 use crate::backplane::{Backplane, State as BackplaneState};
-use crate::hub::connections::Connections;
-use crate::hub::encoding::Encoding;
 use crate::memory_usage::usage;
 use crate::middleware::plugin;
 use crate::middleware::stats::Hook;
 use crate::middleware::{Middleware, plugin::Plugin};
 use crate::session::Services;
 use page::{NONE, Page};
+use switchyard_hub::connections::Connections;
+use switchyard_hub::encoding::Encoding;
 use switchyard_telemetry::log;
 use switchyard_telemetry::panics;
 use switchyard_telemetry::stats::{Door, Stats, load};

@@ -13,7 +13,7 @@ use super::bindings::Client;
 use super::chain::{self, AdmissionProgress, Step};
 use super::plugin::Plugin;
 use super::stats::Hook;
-use crate::hub::connections::{Connection, Connections};
+use switchyard_hub::connections::{Connection, Connections};
 use switchyard_types::command::{Credentials, Refusal};
 use switchyard_types::ids::ConnectionId;
 

@@ -14,16 +14,16 @@ use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
 use super::chain::{Action, Asked, DeliverVerdict, PublishVerdict};
 use super::counters::{Count, CounterSpace, Taking, Withdrawal};
-use crate::hub::connections::Connections;
-use crate::hub::filter::Delivery;
-use crate::wasm::outside::{self, HttpPermit};
-use crate::wasm::{self, ComponentLog, Limits, StoreState, Wasm};
 use generated::exports::switchyard::pubsub as exports;
 use generated::switchyard::pubsub as imports;
+use switchyard_hub::connections::Connections;
+use switchyard_hub::filter::Delivery;
 use switchyard_types::batch::Batch;
 use switchyard_types::close::clip;
 use switchyard_types::command::{Credentials, Publication, REJECTED, Refusal};
 use switchyard_types::ids::ConnectionId;
+use switchyard_wasm::outside::{self, HttpPermit};
+use switchyard_wasm::{ComponentLog, Limits, StoreState, Wasm};
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod generated {
@@ -131,15 +131,20 @@ impl CompiledPlugin {
         let link = |problem| ("link", problem);
         wasm.check_imports(component, LENT, outside::INTERFACES).map_err(link)?;
         let outside = outside_import(&wasm.interfaces(component).0);
-        let mut linker = wasm.linker().map_err(|error| link(wasm::describe(&error)))?;
-        add_lent(&mut linker).map_err(|error| link(wasm::describe(&error)))?;
+        let mut linker = wasm.linker().map_err(|error| link(switchyard_wasm::describe(&error)))?;
+        add_lent(&mut linker).map_err(|error| link(switchyard_wasm::describe(&error)))?;
         if outside.is_some() {
-            outside::add_to_linker(&mut linker).map_err(|error| link(wasm::describe(&error)))?;
+            outside::add_to_linker(&mut linker)
+                .map_err(|error| link(switchyard_wasm::describe(&error)))?;
         }
-        let pre =
-            linker.instantiate_pre(component).map_err(|error| link(wasm::describe(&error)))?;
+        let pre = linker
+            .instantiate_pre(component)
+            .map_err(|error| link(switchyard_wasm::describe(&error)))?;
         let lifecycle = exports::lifecycle::GuestIndices::new(&pre).map_err(|_| {
-            link(format!("does not export {}/lifecycle, which every plugin must", wasm::CONTRACT))
+            link(format!(
+                "does not export {}/lifecycle, which every plugin must",
+                switchyard_wasm::CONTRACT
+            ))
         })?;
         // An interface that is exported with another type than the contract's must not be treated
         // as absent.
@@ -149,9 +154,9 @@ impl CompiledPlugin {
             .map(|(name, _)| name.to_owned())
             .collect();
         let is_exported = |interface: &str| {
-            exported
-                .iter()
-                .any(|name| name.starts_with(&format!("{}/{interface}@", wasm::CONTRACT)))
+            exported.iter().any(|name| {
+                name.starts_with(&format!("{}/{interface}@", switchyard_wasm::CONTRACT))
+            })
         };
         macro_rules! optional {
             ($interface:ident) => {
@@ -161,9 +166,9 @@ impl CompiledPlugin {
                     Err(error) => {
                         return Err(link(format!(
                             "exports {}/{} unlike the contract: {}",
-                            wasm::CONTRACT,
+                            switchyard_wasm::CONTRACT,
                             stringify!($interface),
-                            wasm::describe(&error)
+                            switchyard_wasm::describe(&error)
                         )));
                     }
                 }
@@ -207,7 +212,7 @@ impl CompiledPlugin {
         lent: HostImports,
     ) -> Result<Instance, Fault> {
         let mut store = self.wasm.store(log, limits, Box::new(lent));
-        wasm::arm(&mut store, init_budget);
+        switchyard_wasm::arm(&mut store, init_budget);
         let instance = self.instance_pre.instantiate(&mut store).map_err(fault("instantiate"))?;
         macro_rules! load {
             ($indices:expr) => {
@@ -247,13 +252,13 @@ impl Instance {
 
     /// `lifecycle.init`. The inner error refuses the plugin.
     pub fn init(&mut self, settings: &str) -> Result<Result<(), String>, Fault> {
-        wasm::arm(&mut self.store, self.init_budget);
+        switchyard_wasm::arm(&mut self.store, self.init_budget);
         self.lifecycle.call_init(&mut self.store, settings).map_err(fault("init"))
     }
 
     /// `snapshot.save`; none: the plugin does not export it.
     pub fn save(&mut self, budget: Duration) -> Result<Option<Vec<u8>>, Fault> {
-        wasm::arm(&mut self.store, budget);
+        switchyard_wasm::arm(&mut self.store, budget);
         let Some(snapshot) = &self.snapshot else { return Ok(None) };
         snapshot.call_save(&mut self.store).map(Some).map_err(fault("save"))
     }
@@ -265,7 +270,7 @@ impl Instance {
         budget: Duration,
     ) -> Result<Result<(), &'static str>, Fault> {
         use exports::snapshot::RestoreError;
-        wasm::arm(&mut self.store, budget);
+        switchyard_wasm::arm(&mut self.store, budget);
         let Some(snapshot) = &self.snapshot else { return Ok(Ok(())) };
         let restored = snapshot.call_restore(&mut self.store, state).map_err(fault("restore"))?;
         Ok(restored.map_err(|error| match error {
@@ -281,7 +286,7 @@ impl Instance {
         client: &Client,
     ) -> Result<Result<(), Refusal>, Fault> {
         use exports::admission as wit;
-        wasm::arm(&mut self.store, self.call_budget);
+        switchyard_wasm::arm(&mut self.store, self.call_budget);
         let Some(admission) = &self.admission else { return Ok(Ok(())) };
         let headers: Vec<(&str, &[u8])> =
             client.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
@@ -306,7 +311,7 @@ impl Instance {
         connection: ConnectionId,
         credentials: &Credentials,
     ) -> Result<Result<bool, Refusal>, Fault> {
-        wasm::arm(&mut self.store, self.call_budget);
+        switchyard_wasm::arm(&mut self.store, self.call_budget);
         let Some(admission) = &self.admission else { return Ok(Ok(false)) };
         let credentials = exports::admission::Credentials {
             user: credentials.user.as_deref(),
@@ -320,7 +325,7 @@ impl Instance {
 
     /// `admission.on-disconnect`.
     pub fn on_disconnect(&mut self, connection: ConnectionId) -> Result<(), Fault> {
-        wasm::arm(&mut self.store, self.call_budget);
+        switchyard_wasm::arm(&mut self.store, self.call_budget);
         let Some(admission) = &self.admission else { return Ok(()) };
         admission.call_on_disconnect(&mut self.store, connection).map_err(fault("on-disconnect"))
     }
@@ -331,7 +336,7 @@ impl Instance {
         asked: &[Asked<Action<'_>>],
     ) -> Result<Batch<Option<Refusal>>, Fault> {
         use exports::access as wit;
-        wasm::arm(&mut self.store, self.call_budget);
+        switchyard_wasm::arm(&mut self.store, self.call_budget);
         let Some(access) = &self.access else { return Ok(smallvec![None; asked.len()]) };
         let action = |action| match action {
             Action::Subscribe(channel) => wit::Action::Subscribe(channel),
@@ -369,7 +374,7 @@ impl Instance {
         asked: &[Asked<&Publication<'_>>],
     ) -> Result<Batch<PublishVerdict>, Fault> {
         use exports::messages as wit;
-        wasm::arm(&mut self.store, self.call_budget);
+        switchyard_wasm::arm(&mut self.store, self.call_budget);
         let Some(messages) = &self.messages else { return Ok(Batch::new()) };
         let submissions: Batch<wit::Submission<'_>> = asked
             .iter()
@@ -401,7 +406,7 @@ impl Instance {
         deliveries: &[Asked<Delivery<'_>>],
     ) -> Result<Batch<DeliverVerdict>, Fault> {
         use exports::deliveries as wit;
-        wasm::arm(&mut self.store, self.call_budget);
+        switchyard_wasm::arm(&mut self.store, self.call_budget);
         let Some(hook) = &self.deliveries else { return Ok(Batch::new()) };
         let asked: Vec<wit::Delivery<'_>> = deliveries
             .iter()
@@ -440,7 +445,7 @@ fn text(name: &[u8]) -> &str {
 fn fault(hook: &'static str) -> impl FnOnce(wasmtime::Error) -> Fault {
     move |error| Fault {
         hook,
-        problem: clip(&wasm::describe(&error), PROBLEM_BYTES_MAX).to_owned(),
+        problem: clip(&switchyard_wasm::describe(&error), PROBLEM_BYTES_MAX).to_owned(),
     }
 }
 

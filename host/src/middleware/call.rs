@@ -12,7 +12,6 @@ use super::chain::Asked;
 use super::isolation::Cause;
 use super::plugin::{Plugin, TrapPolicy};
 use super::stats::{Failure, Hook};
-use crate::wasm;
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{Refusal, TOOLARGE};
 
@@ -105,7 +104,7 @@ struct Patience {
 
 impl Patience {
     fn is_over(&self) -> bool {
-        wasm::thread_cpu_time().saturating_sub(self.began) >= self.limit
+        switchyard_wasm::thread_cpu_time().saturating_sub(self.began) >= self.limit
     }
 }
 
@@ -192,7 +191,7 @@ impl Plugin {
     ) -> (Vec<Result<V, Absence>>, Duration) {
         self.stats.asked_again(asked.len());
         let limit = self.config.limits.call_budget.saturating_mul(AGAIN_BUDGETS);
-        let patience = Patience { began: wasm::thread_cpu_time(), limit };
+        let patience = Patience { began: switchyard_wasm::thread_cpu_time(), limit };
         let (mut each, mut took) = (Vec::with_capacity(asked.len()), Duration::ZERO);
         for of_one in asked.chunk_by(|one, other| one.connection == other.connection) {
             let is_part = of_one.len() < asked.len();

@@ -16,7 +16,7 @@ use super::call_size::ITEM_WEIGHT;
 use super::plugin::{Plugin, TrapPolicy};
 use super::stats::{Hook, PluginStats, Verdict};
 use super::trace::{TraceEvent, Tracer};
-use crate::hub::filter::{Delivery, DeliveryEdit, DeliveryFilter};
+use switchyard_hub::filter::{Delivery, DeliveryEdit, DeliveryFilter};
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{Credentials, NOAUTH};
 pub use switchyard_types::command::{Publication, Refusal, Space};

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use super::bindings::Hooks;
 use super::plugin::TrapPolicy;
-use crate::wasm;
 
 /// The name of the custom section.
 pub const SECTION: &str = "switchyard:plugin";
@@ -58,7 +57,7 @@ impl Declaration {
     ///
     /// The section is too long or malformed; the error is a message.
     pub fn of(component: &[u8]) -> Result<Declaration, String> {
-        let Some(section) = wasm::custom_section(component, SECTION) else {
+        let Some(section) = switchyard_wasm::custom_section(component, SECTION) else {
             return Ok(Declaration::default());
         };
         if section.len() > SECTION_BYTES_MAX {

@@ -15,10 +15,9 @@ use serde::Deserialize;
 use super::PluginError;
 use super::declaration::Declaration;
 use super::plugin::TrapPolicy;
-use crate::wasm;
-use crate::wasm::outside::Destination;
 use switchyard_config::{self, ConfigError, OnPark, PluginLimits};
 use switchyard_config::{self as config, OutsideLimits};
+use switchyard_wasm::outside::Destination;
 
 /// The configuration of a plugin.
 #[derive(Debug, Clone, PartialEq)]
@@ -230,7 +229,7 @@ pub fn check(
         None => RawPlugin::default(),
     };
     let mut config = raw
-        .check(slot, file, wasm::version_of(&wasm), defaults)
+        .check(slot, file, switchyard_wasm::version_of(&wasm), defaults)
         .map_err(|config| error(config.to_string()))?;
     config.declared = Declaration::of(&wasm).map_err(|problem| PluginError {
         file: file.to_owned(),

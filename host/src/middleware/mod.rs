@@ -34,9 +34,6 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 
-use crate::hub::connections::Connections;
-use crate::limits::LiveLimits;
-use crate::wasm::Wasm;
 use bindings::CompiledPlugin;
 use chain::Chain;
 use changes::{Record, Source, Version};
@@ -47,7 +44,10 @@ use files::Gaps;
 use plugin::{Handover, Plugin, PluginContext, TrapPolicy};
 use recheck::Rechecks;
 use stats::{ChangeKind, Failure, Initiator, PluginStats, Swap, Swaps};
+use switchyard_config::limits::LiveLimits;
 use switchyard_config::{OnPark, PluginsConfig};
+use switchyard_hub::connections::Connections;
+use switchyard_wasm::Wasm;
 use trace::Tracer;
 
 /// Why a plugin was refused.

@@ -22,9 +22,9 @@ use super::directory::PluginConfig;
 use super::isolation::Cause;
 use super::plugin::Plugin;
 use super::stats::Hook;
-use crate::wasm::outside::{HttpPermit, HttpPolicy, OutsideLimits};
 use switchyard_types::command::Refusal;
 use switchyard_types::ids::ConnectionId;
+use switchyard_wasm::outside::{HttpPermit, HttpPolicy, OutsideLimits};
 
 /// The instances of a plugin that is called for clients off the data path.
 pub struct BlockingPool {

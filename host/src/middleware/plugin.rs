@@ -28,13 +28,13 @@ use super::isolation::{Cause, Isolation, Origin, Strikes};
 use super::outside::BlockingPool;
 use super::spares::{Replacement, Spares};
 use super::stats::{Failure, Hook, PluginStats};
-use crate::hub::connections::Connections;
-use crate::limits::LiveLimits;
-use crate::wasm::{self, ComponentLog, Limits};
+use switchyard_config::limits::LiveLimits;
+use switchyard_hub::connections::Connections;
 use switchyard_telemetry::panics;
 use switchyard_types::close::clip;
 use switchyard_types::command::{Refusal, UNAVAILABLE};
 use switchyard_types::ids::ConnectionId;
+use switchyard_wasm::{ComponentLog, Limits};
 
 /// The connection id of items from other nodes: no connection has it.
 const NO_CONNECTION: ConnectionId = 0;
@@ -168,11 +168,11 @@ struct HandoverTime {
 
 impl HandoverTime {
     fn new(budget: Duration) -> HandoverTime {
-        HandoverTime { began: wasm::thread_cpu_time(), budget }
+        HandoverTime { began: switchyard_wasm::thread_cpu_time(), budget }
     }
 
     fn left(&self) -> Duration {
-        self.budget.saturating_sub(wasm::thread_cpu_time().saturating_sub(self.began))
+        self.budget.saturating_sub(switchyard_wasm::thread_cpu_time().saturating_sub(self.began))
     }
 }
 
@@ -526,14 +526,14 @@ impl Plugin {
         };
         let init_budget = self.config.limits.init_budget;
         // Processor time: the thread may be preempted during the call.
-        let began = wasm::thread_cpu_time();
+        let began = switchyard_wasm::thread_cpu_time();
         let mut instance = self
             .compiled
             .instantiate(self.log.clone(), limits, init_budget, imports)
             .map_err(|fault| self.error(fault.hook, fault.problem))?;
         match instance.init(&self.config.settings) {
             Ok(Ok(())) => {
-                self.spares.learn(wasm::thread_cpu_time().saturating_sub(began));
+                self.spares.learn(switchyard_wasm::thread_cpu_time().saturating_sub(began));
                 Ok(instance)
             }
             Ok(Err(words)) => {

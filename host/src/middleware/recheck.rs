@@ -17,7 +17,7 @@ use super::chain::{Action, Asked, CALL_BYTES_MAX, Call, Chain, Seen, failed};
 use super::isolation::Cause;
 use super::plugin::Plugin;
 use super::stats::{Hook, Verdict};
-use crate::hub::connections::Connection;
+use switchyard_hub::connections::Connection;
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{Kind, Refusal};
 use switchyard_types::ids::ConnectionId;

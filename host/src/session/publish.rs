@@ -9,9 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::backplane::{Admission, Backplane};
-use crate::hub::connections::Connection;
 use crate::middleware::chain::{Action, Chain, PublishOutcome};
 use crate::session::{Framing, Services, WriteReply};
+use switchyard_hub::connections::Connection;
 use switchyard_protocol::websocket;
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use crate::hub::holdings::Work;
 use crate::session::publish::{self, PublishRequest};
 use crate::session::{BURST_MAX, Services, WriteReply};
+use switchyard_hub::holdings::Work;
 use switchyard_net::scheduling;
 use switchyard_telemetry::panics;
 use switchyard_telemetry::stats::thread_number;
@@ -202,13 +202,13 @@ mod tests {
     use anyhow::{Context as _, Result};
 
     use super::*;
-    use crate::hub::connections::Connection;
-    use crate::hub::encoding::Encoding;
-    use crate::hub::stats::EngineCall;
     use crate::server;
     use crate::session::{Framing, Session};
     use switchyard_config::Overrides;
     use switchyard_config::{Config, EngineSource};
+    use switchyard_hub::connections::Connection;
+    use switchyard_hub::encoding::Encoding;
+    use switchyard_hub::stats::EngineCall;
     use switchyard_net::chunks::{Chunks, Written};
     use switchyard_types::command::{Command, Kind, Reply, Request, Space};
 

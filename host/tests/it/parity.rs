@@ -8,10 +8,10 @@
 use anyhow::{Context, Result, ensure};
 use guest_core::model::{Answer, Model, Operation, Random, random_operation};
 use guest_core::{FanOuts, Names};
-use switchyard::engine::EngineCode;
-use switchyard::hub::engine::{Engine, EngineFactory, Outcome};
-use switchyard::wasm::Wasm;
 use switchyard_config::{Config, EngineConfig, EngineSource};
+use switchyard_engine::EngineCode;
+use switchyard_hub::engine::{Engine, EngineFactory, Outcome};
+use switchyard_wasm::Wasm;
 
 /// The two engines of the host, and the code to create more of each.
 struct Pair {

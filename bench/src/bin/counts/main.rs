@@ -13,17 +13,17 @@ use anyhow::{Result, ensure};
 use bench::chain::Bench;
 use bytes::Bytes;
 use guest_core::{FanOuts, Names};
-use switchyard::engine::EngineCode;
-use switchyard::hub::encoding::{Encoding, Push};
-use switchyard::hub::engine::{Engine, EngineFactory};
 use switchyard::middleware::chain::{Action, Chain, Publication, Space};
-use switchyard::wasm::Wasm;
 use switchyard_config::{Config, EngineConfig, EngineSource};
+use switchyard_engine::EngineCode;
+use switchyard_hub::encoding::{Encoding, Push};
+use switchyard_hub::engine::{Engine, EngineFactory};
 use switchyard_net::chunks::{Chunks, Written};
 use switchyard_net::outbox::Outbox;
 use switchyard_protocol::json;
 use switchyard_protocol::resp::{Authentication, Burst, Outcome, RequestLimits, RequestParser};
 use switchyard_types::batch::Batch;
+use switchyard_wasm::Wasm;
 
 /// How often each piece is done: a multiple of the batch.
 const TIMES: usize = 1_920;

@@ -15,7 +15,7 @@ use bench::sides::{self, Comparison, compare, time};
 use bench::table::thousands;
 use switchyard::middleware::chain::{Chain, Publication, PublishOutcome, Space};
 use switchyard::middleware::stats::Failure;
-use switchyard::wasm::Wasm;
+use switchyard_wasm::Wasm;
 
 /// The languages beside Rust, with the name of the component in each.
 const OTHERS: [(&str, &str); 2] = [("JavaScript", "emoji-js"), ("Python", "emoji-python")];

@@ -8,10 +8,10 @@ use anyhow::{Context, Result, ensure};
 use bench::sides::{Comparison, compare, time};
 use bench::table::{print_head, print_line, thousands};
 use guest_core::{FanOuts, Names};
-use switchyard::engine::EngineCode;
-use switchyard::hub::engine::{Engine, EngineFactory, Outcome};
-use switchyard::wasm::Wasm;
 use switchyard_config::{Config, EngineConfig, EngineSource};
+use switchyard_engine::EngineCode;
+use switchyard_hub::engine::{Engine, EngineFactory, Outcome};
+use switchyard_wasm::Wasm;
 
 use crate::NAMES_A_CALL;
 

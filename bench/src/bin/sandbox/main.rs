@@ -10,7 +10,7 @@ mod hooks;
 
 use anyhow::Result;
 use bench::{machine, sides};
-use switchyard::wasm::Wasm;
+use switchyard_wasm::Wasm;
 
 use engines::Engines;
 use hooks::Hooks;

@@ -1,8 +1,8 @@
 //! The commands between a client and its door: HELLO, AUTH, RESET, SELECT and CLIENT.
 
 use super::{REDIS_VERSION, ReplyMode, Resp, Skip};
-use crate::hub::connections::Connection;
 use crate::session::Session;
+use switchyard_hub::connections::Connection;
 use switchyard_protocol::resp::commands::CommandId;
 use switchyard_protocol::resp::{Arguments, ReplyWriter, RespVersion, errors, parse_integer};
 use switchyard_types::command::{Credentials, Ending, Kind, Verb};

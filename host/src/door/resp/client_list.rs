@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::client::{Selection, describe_other};
 use super::{Resp, Skip, Transport};
-use crate::hub::connections::Connection;
 use crate::session::Session;
+use switchyard_hub::connections::Connection;
 use switchyard_types::command::{Ending, Verb};
 
 /// How many connections are described before the budget is checked.

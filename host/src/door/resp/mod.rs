@@ -17,9 +17,9 @@ use bytes::Bytes;
 
 use super::websocket::Subprotocol;
 use super::{Door, Progress};
-use crate::hub::attributes::USER;
-use crate::hub::encoding::Encoding;
 use crate::session::Session;
+use switchyard_hub::attributes::USER;
+use switchyard_hub::encoding::Encoding;
 use switchyard_protocol::resp::commands::{self, CommandId, CommandSpec};
 use switchyard_protocol::resp::{
     Arguments, Authentication, Burst, Outcome, ProtocolError, ReplyWriter, RequestLimits,

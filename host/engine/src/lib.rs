@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::hub::engine::{Engine, EngineFactory, EngineFault};
-use crate::hub::native::Native;
-use crate::wasm::{self, Wasm};
 use component::CompiledEngine;
 use switchyard_config::{EngineConfig, EngineSource};
+use switchyard_hub::engine::{Engine, EngineFactory, EngineFault};
+use switchyard_hub::native::Native;
+use switchyard_wasm::Wasm;
 
 /// Why there is no engine.
 #[derive(Debug, Error)]
@@ -113,7 +113,7 @@ pub const EMBEDDED: &[u8] = include_bytes!(env!("SWITCHYARD_GUEST_CORE"));
 fn fault(call: &'static str) -> impl FnOnce(wasmtime::Error) -> EngineFault {
     move |error| EngineFault {
         call,
-        problem: wasm::describe(&error),
-        is_overrun: error.downcast_ref::<wasm::BudgetOverrun>().is_some(),
+        problem: switchyard_wasm::describe(&error),
+        is_overrun: error.downcast_ref::<switchyard_wasm::BudgetOverrun>().is_some(),
     }
 }

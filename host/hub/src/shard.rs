@@ -19,7 +19,7 @@ use super::connections::Connection;
 use super::holdings;
 use super::stats::{EngineCall, ShardStats};
 use super::{Hub, Unavailable};
-use crate::hub::engine::{Engine, EngineFactory, EngineFault, Outcome};
+use crate::engine::{Engine, EngineFactory, EngineFault, Outcome};
 use switchyard_config::EngineConfig;
 use switchyard_telemetry::panics;
 use switchyard_types::batch::Batch;
@@ -553,9 +553,9 @@ mod tests {
     use anyhow::{Context as _, Result};
 
     use super::*;
-    use crate::hub::connections::Connections;
-    use crate::hub::encoding::Encoding;
-    use crate::hub::native::Native;
+    use crate::connections::Connections;
+    use crate::encoding::Encoding;
+    use crate::native::Native;
     use switchyard_config::Config;
     use switchyard_types::command::Space;
 

@@ -2,7 +2,7 @@
 
 use guest_core::{ConnectionId, FanOuts, Names, Page, PatternId, Registry};
 
-use crate::hub::engine::{Engine, EngineFactory, Outcome};
+use crate::engine::{Engine, EngineFactory, Outcome};
 
 /// The code of the library.
 #[derive(Debug, Clone, Copy)]

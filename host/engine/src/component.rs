@@ -5,16 +5,16 @@ use guest_core::{ConnectionId, FanOuts, Group, Names, Page, PatternId};
 use wasmtime::Store;
 
 use super::fault;
-use crate::hub::engine::{Engine, Outcome};
-use crate::wasm::{self, ComponentLog, Limits, StoreState, Wasm};
 use bindings::exports::switchyard::pubsub::engine as wit;
 use bindings::exports::switchyard::pubsub::{listing, snapshot};
 use switchyard_config::EngineConfig;
+use switchyard_hub::engine::{Engine, Outcome};
+use switchyard_wasm::{ComponentLog, Limits, StoreState, Wasm};
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
     wasmtime::component::bindgen!({
-        path: "../wit",
+        path: "../../wit",
         world: "guest-core",
         ownership: Borrowing { duplicate_if_necessary: true },
     });
@@ -40,11 +40,15 @@ impl CompiledEngine {
     ) -> Result<CompiledEngine, (&'static str, String)> {
         let component = wasm.compile(bytes).map_err(|problem| ("compile", problem))?;
         wasm.check_imports(&component, &[], &[]).map_err(|problem| ("link", problem))?;
-        let linker = wasm.linker().map_err(|error| ("link", wasm::describe(&error)))?;
-        let instance_pre =
-            linker.instantiate_pre(&component).map_err(|error| ("link", wasm::describe(&error)))?;
+        let linker = wasm.linker().map_err(|error| ("link", switchyard_wasm::describe(&error)))?;
+        let instance_pre = linker
+            .instantiate_pre(&component)
+            .map_err(|error| ("link", switchyard_wasm::describe(&error)))?;
         let engine = wit::GuestIndices::new(&instance_pre).map_err(|_| {
-            ("link", format!("does not export {}/engine of this contract", wasm::CONTRACT))
+            (
+                "link",
+                format!("does not export {}/engine of this contract", switchyard_wasm::CONTRACT),
+            )
         })?;
         Ok(CompiledEngine {
             wasm: wasm.clone(),
@@ -61,7 +65,7 @@ impl CompiledEngine {
                 log_lines_per_second_max: ENGINE_LOG_LINES_PER_SECOND_MAX,
                 call_budget: config.call_budget,
             },
-            version: wasm::version_of(bytes),
+            version: switchyard_wasm::version_of(bytes),
         })
     }
 
@@ -69,7 +73,7 @@ impl CompiledEngine {
     pub fn instantiate(&self) -> Result<ComponentEngine, String> {
         let log = ComponentLog::new("engine", self.limits.log_lines_per_second_max);
         let mut store = self.wasm.store(log, self.limits, Box::new(()));
-        wasm::arm(&mut store, self.limits.call_budget);
+        switchyard_wasm::arm(&mut store, self.limits.call_budget);
         let mut load = || {
             let instance = self.instance_pre.instantiate(&mut store)?;
             let engine = self.engine.load(&mut store, &instance)?;
@@ -83,7 +87,8 @@ impl CompiledEngine {
             };
             Ok((engine, listing, snapshot))
         };
-        let (engine, listing, snapshot) = load().map_err(|error| wasm::describe(&error))?;
+        let (engine, listing, snapshot) =
+            load().map_err(|error| switchyard_wasm::describe(&error))?;
         Ok(ComponentEngine { store, engine, listing, snapshot, limits: self.limits })
     }
 
@@ -116,7 +121,7 @@ pub struct ComponentEngine {
 
 impl ComponentEngine {
     fn call(&mut self) -> (&mut Store<StoreState>, &wit::Guest) {
-        wasm::arm(&mut self.store, self.limits.call_budget);
+        switchyard_wasm::arm(&mut self.store, self.limits.call_budget);
         (&mut self.store, &self.engine)
     }
 }
@@ -175,7 +180,7 @@ impl Engine for ComponentEngine {
         from: Option<&[u8]>,
         visits_max: u32,
     ) -> Outcome<Page> {
-        wasm::arm(&mut self.store, self.limits.call_budget);
+        switchyard_wasm::arm(&mut self.store, self.limits.call_budget);
         let Some(listing) = &self.listing else {
             return Ok(Page { names: self.channels(matching)?, next: None });
         };
@@ -206,13 +211,13 @@ impl Engine for ComponentEngine {
     }
 
     fn save(&mut self) -> Outcome<Option<Vec<u8>>> {
-        wasm::arm(&mut self.store, HANDOVER_BUDGETS * self.limits.call_budget);
+        switchyard_wasm::arm(&mut self.store, HANDOVER_BUDGETS * self.limits.call_budget);
         let Some(snapshot) = &self.snapshot else { return Ok(None) };
         snapshot.call_save(&mut self.store).map(Some).map_err(fault("save"))
     }
 
     fn restore(&mut self, state: &[u8]) -> Outcome<bool> {
-        wasm::arm(&mut self.store, HANDOVER_BUDGETS * self.limits.call_budget);
+        switchyard_wasm::arm(&mut self.store, HANDOVER_BUDGETS * self.limits.call_budget);
         let Some(snapshot) = &self.snapshot else { return Ok(false) };
         let restored = snapshot.call_restore(&mut self.store, state).map_err(fault("restore"))?;
         Ok(restored.is_ok())

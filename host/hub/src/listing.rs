@@ -14,7 +14,7 @@ use guest_core::{Names, glob};
 use super::holdings::STEPS_AT_ONCE_MAX;
 use super::stats::EngineCall;
 use super::{Hub, Unavailable};
-use crate::hub::engine::Page;
+use crate::engine::Page;
 use switchyard_types::command::{LIMIT, Refusal, Space};
 
 /// How many channels one page visits at most.

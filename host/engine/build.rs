@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 fn main() {
     println!("cargo::rerun-if-env-changed=SWITCHYARD_GUEST_CORE");
     let path = std::env::var_os("SWITCHYARD_GUEST_CORE").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/components/guest-core.wasm"),
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/components/guest-core.wasm"),
         PathBuf::from,
     );
     println!("cargo::rerun-if-changed={}", path.display());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::hub::engine::EngineFault;
+use crate::engine::EngineFault;
 use switchyard_telemetry::histogram::{Histogram, HistogramReading};
 use switchyard_telemetry::stats::{count, load};
 

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::survey::{Closed, Survey};
-use crate::hub::connections::{Connection, Connections};
+use crate::connections::{Connection, Connections};
 use switchyard_config::memory::{Budget, MemoryConfig, percent};
 use switchyard_config::networks::counted_as;
 use switchyard_net::account::{Account, Due, WARNING_PERCENT};

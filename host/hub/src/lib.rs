@@ -1,4 +1,6 @@
-//! Delivers publications to subscribers.
+//! Delivers publications to subscribers. Knows no socket, no plugin, no other node and no WebAssembly:
+//! what needs one of them implements a trait of this crate (`engine`, `filter`, `observer`). Read
+//! `connections` first, then this file, then `shard`.
 //!
 //! Channels are spread over shards, each an engine with its own lock; every shard knows all
 //! patterns. A shard's lock is held from `route` to the last outbox push, without waiting. This

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::hub::connections::Connection;
+use crate::connections::Connection;
 use switchyard_net::chunks::Buffer;
 use switchyard_net::outbox::Shedding;
 use switchyard_types::close::CloseReason;
@@ -246,8 +246,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::hub::connections::Connections;
-    use crate::hub::encoding::Encoding;
+    use crate::connections::Connections;
+    use crate::encoding::Encoding;
     use switchyard_config::OutboxLimits;
     use switchyard_config::memory::{Written as Settings, check};
     use switchyard_net::chunks::{Chunks, Written};

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use switchyard_config::Limits;
+use crate::Limits;
 
 /// The limits that sessions read for every command: one load each, and no lock.
 #[derive(Debug)]

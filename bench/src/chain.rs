@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use switchyard::middleware::bindings::CompiledPlugin;
-use switchyard::middleware::chain::Chain;
-use switchyard::middleware::counters::Counters;
-use switchyard::middleware::directory;
-use switchyard::middleware::plugin::{Plugin, PluginContext, TrapPolicy};
 use switchyard_config::Config;
 use switchyard_config::limits::LiveLimits;
 use switchyard_hub::connections::{Connection, Connections};
 use switchyard_hub::encoding::Encoding;
+use switchyard_middleware::bindings::CompiledPlugin;
+use switchyard_middleware::chain::Chain;
+use switchyard_middleware::counters::Counters;
+use switchyard_middleware::directory;
+use switchyard_middleware::plugin::{Plugin, PluginContext, TrapPolicy};
 use switchyard_wasm::Wasm;
 use tokio::runtime::Runtime;
 

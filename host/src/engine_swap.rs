@@ -11,13 +11,13 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use tracing::{error, info};
 
-use crate::middleware::Middleware;
-use crate::middleware::changes::write_atomically;
-use crate::middleware::stats::{ChangeKind, Initiator, Swap};
 use switchyard_config::{EngineConfig, EngineSource};
 use switchyard_engine::{EMBEDDED, EngineCode, EngineError};
 use switchyard_hub::Hub;
 use switchyard_hub::engine::EngineFactory;
+use switchyard_middleware::Middleware;
+use switchyard_middleware::changes::write_atomically;
+use switchyard_middleware::stats::{ChangeKind, Initiator, Swap};
 use switchyard_wasm::Wasm;
 
 /// The engine in use, and what can take its place.

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use crate::backplane::State as BackplaneState;
 use crate::live_config::LiveConfig;
-use crate::middleware::plugin::{self, TrapPolicy};
 use crate::session::Services;
+use switchyard_backplane::State as BackplaneState;
 use switchyard_config::HealthConfig;
+use switchyard_middleware::plugin::{self, TrapPolicy};
 use switchyard_telemetry::log;
 
 /// The state of a part.

@@ -28,10 +28,7 @@ mod metrics;
 
 mod memory_usage;
 
-pub mod backplane;
-
 mod engine_swap;
-pub mod middleware;
 mod watch;
 
 pub mod terminal;

@@ -18,15 +18,15 @@ use tokio::sync::Mutex;
 use tokio::task::{JoinSet, spawn_blocking};
 use tracing::{debug, error, info, warn};
 
-use crate::middleware::Middleware;
-use crate::middleware::chain::Chain;
-use crate::middleware::plugin::Plugin;
-use crate::middleware::recheck::{Against, Answers, Question, Recheck, Room, connections_of};
-use crate::middleware::stats::PluginStats;
 use crate::session::publish::as_text;
 use switchyard_hub::Hub;
 use switchyard_hub::connections::Connection;
 use switchyard_hub::ending::Refused;
+use switchyard_middleware::Middleware;
+use switchyard_middleware::chain::Chain;
+use switchyard_middleware::plugin::Plugin;
+use switchyard_middleware::recheck::{Against, Answers, Question, Recheck, Room, connections_of};
+use switchyard_middleware::stats::PluginStats;
 use switchyard_types::command::{Kind, LIMIT, Refusal, UNAVAILABLE};
 use switchyard_types::ids::ConnectionId;
 

@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::info;
 
-use crate::middleware::Middleware;
 use switchyard_config::{Config, EngineSource};
+use switchyard_middleware::Middleware;
 use switchyard_telemetry::supervise::{Ended, Supervisor};
 
 /// What is watched.

@@ -7,7 +7,7 @@ use super::body::{JsonBody, OfferedComponent};
 use super::error::ApiError;
 use super::view::{EngineView, NoBody, SwapView, unix_ms};
 use super::{Admin, blocking};
-use crate::middleware::stats::Initiator;
+use switchyard_middleware::stats::Initiator;
 
 /// `GET /v1/engine`
 pub async fn show(State(admin): State<Admin>) -> Result<Json<EngineView>, ApiError> {

@@ -7,9 +7,9 @@ use axum::response::{IntoResponse, Response};
 
 use super::view::ErrorView;
 use crate::engine_swap::EngineSwapError;
-use crate::middleware::PluginError;
-use crate::middleware::changes::ChangeError;
 use switchyard_engine::EngineError;
+use switchyard_middleware::PluginError;
+use switchyard_middleware::changes::ChangeError;
 
 /// A request that failed.
 #[derive(Debug)]

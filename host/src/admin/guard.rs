@@ -14,8 +14,8 @@ use axum::response::Response;
 
 use super::Admin;
 use super::error::ApiError;
-use crate::middleware::stats::Initiator;
 use switchyard_config::is_loopback;
+use switchyard_middleware::stats::Initiator;
 
 /// Rejects requests that a browser sends for a page of another origin.
 ///

@@ -9,7 +9,7 @@ use super::Admin;
 use super::body::JsonBody;
 use super::error::ApiError;
 use super::view::{LogBody, LogView};
-use crate::middleware::stats::Initiator;
+use switchyard_middleware::stats::Initiator;
 use switchyard_telemetry::log::LogFormat;
 use switchyard_telemetry::log::{self, FOLLOWED_MAX, Log};
 

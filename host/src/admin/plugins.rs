@@ -13,9 +13,9 @@ use super::view::{
     RechecksView, RefusedView, ReloadBody, State as PluginState, SwapView, VerdictView, unix_ms,
 };
 use super::{Admin, blocking};
-use crate::middleware::changes::{ChangeError, Offer, Place, Status};
-use crate::middleware::stats::{Hook, Initiator, RecheckReading, Swap};
-use crate::middleware::{Middleware, plugin};
+use switchyard_middleware::changes::{ChangeError, Offer, Place, Status};
+use switchyard_middleware::stats::{Hook, Initiator, RecheckReading, Swap};
+use switchyard_middleware::{Middleware, plugin};
 
 /// `GET /v1/plugins`
 pub async fn list(State(admin): State<Admin>) -> Result<Json<PluginsView>, ApiError> {

@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 use super::Admin;
 use super::error::ApiError;
 use super::view::{ChannelsView, CountsView, Name, NodesView, PatternsView, SubscribersView};
-use crate::backplane::{self, Answer, Question, Text};
+use switchyard_backplane::{self as backplane, Answer, Question, Text};
 
 /// How many channels one request may name.
 const CHANNELS_MAX: usize = 1_000;

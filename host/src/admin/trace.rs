@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use super::Admin;
 use super::error::ApiError;
 use super::view::{Name, SightView, TraceLine, unix_ms};
-use crate::middleware::trace::{TraceEvent, TraceSubscription, Wanted};
+use switchyard_middleware::trace::{TraceEvent, TraceSubscription, Wanted};
 
 /// How often something is written, so that a closed connection is noticed.
 const HEARTBEAT: Duration = Duration::from_secs(10);

@@ -8,10 +8,10 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::health::Status;
-use crate::middleware::declaration::{Declaration, PolicySource};
-use crate::middleware::files::MissingFile;
-use crate::middleware::plugin::TrapPolicy;
-use crate::middleware::stats::{ChangeKind, Failure, Hook, Swap, Verdict};
+use switchyard_middleware::declaration::{Declaration, PolicySource};
+use switchyard_middleware::files::MissingFile;
+use switchyard_middleware::plugin::TrapPolicy;
+use switchyard_middleware::stats::{ChangeKind, Failure, Hook, Swap, Verdict};
 use switchyard_telemetry::histogram::HistogramReading;
 
 /// An error.

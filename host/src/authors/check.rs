@@ -10,14 +10,14 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use crate::compile_cache;
-use crate::middleware::bindings::{CompiledPlugin, Hooks};
-use crate::middleware::counters::Counters;
-use crate::middleware::declaration::{self, Declaration, PolicySource};
-use crate::middleware::directory::{self, PluginFiles};
-use crate::middleware::plugin::{Plugin, PluginContext, TrapPolicy};
 use switchyard_config::Config;
 use switchyard_config::limits::LiveLimits;
 use switchyard_hub::connections::Connections;
+use switchyard_middleware::bindings::{CompiledPlugin, Hooks};
+use switchyard_middleware::counters::Counters;
+use switchyard_middleware::declaration::{self, Declaration, PolicySource};
+use switchyard_middleware::directory::{self, PluginFiles};
+use switchyard_middleware::plugin::{Plugin, PluginContext, TrapPolicy};
 
 /// The report about a plugin's file.
 #[derive(Debug, Default)]

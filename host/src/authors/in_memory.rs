@@ -13,12 +13,12 @@ use tokio::task::JoinHandle;
 
 use crate::health::Health;
 use crate::listener::{Listener, Protocol};
-use crate::middleware::changes::{ChangeError, Offer};
-use crate::middleware::stats::{Failure, Initiator};
 use crate::server;
 use crate::session::Services;
 use switchyard_config::Config;
 use switchyard_hub::expiries::expire;
+use switchyard_middleware::changes::{ChangeError, Offer};
+use switchyard_middleware::stats::{Failure, Initiator};
 use switchyard_telemetry::supervise::Ended;
 
 /// How many bytes may be in flight to or from one client; more wait.

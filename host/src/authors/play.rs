@@ -13,9 +13,9 @@ use thiserror::Error;
 use super::conversation::notation::{Conversation, Deed, Step, SyntaxError};
 use super::conversation::stage::Stage;
 use super::in_memory::InMemoryServer;
-use crate::middleware::changes::ChangeError;
-use crate::middleware::stats::Failure;
 use switchyard_config::{Config, ConfigError};
+use switchyard_middleware::changes::ChangeError;
+use switchyard_middleware::stats::Failure;
 
 /// The conversation to play, with its plugins.
 #[derive(Debug)]

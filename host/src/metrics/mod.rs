@@ -13,15 +13,15 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
 use prometheus_client::registry::Registry;
 
-use crate::backplane::{Backplane, State as BackplaneState};
 use crate::memory_usage::usage;
-use crate::middleware::plugin;
-use crate::middleware::stats::Hook;
-use crate::middleware::{Middleware, plugin::Plugin};
 use crate::session::Services;
 use page::{NONE, Page};
+use switchyard_backplane::{Backplane, State as BackplaneState};
 use switchyard_hub::connections::Connections;
 use switchyard_hub::encoding::Encoding;
+use switchyard_middleware::plugin;
+use switchyard_middleware::stats::Hook;
+use switchyard_middleware::{Middleware, plugin::Plugin};
 use switchyard_telemetry::log;
 use switchyard_telemetry::panics;
 use switchyard_telemetry::stats::{Door, Stats, load};
@@ -648,7 +648,7 @@ fn backplane_help(name: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backplane::BackplaneStats;
+    use switchyard_backplane::BackplaneStats;
 
     #[test]
     fn every_counter_of_the_backplane_is_explained() {

@@ -8,9 +8,9 @@ use crate::admin::view::{
     HistogramView, HookView, LogView, Name, NamesView, NodesView, PatternsView, PluginView,
     PluginsView, RechecksView, SightView, State, SwapView, unix_ms,
 };
-use crate::middleware::declaration::PolicySource;
-use crate::middleware::files::MissingFile;
-use crate::middleware::stats::ChangeKind;
+use switchyard_middleware::declaration::PolicySource;
+use switchyard_middleware::files::MissingFile;
+use switchyard_middleware::stats::ChangeKind;
 
 /// Columns with titles, as wide as their content.
 fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) -> String {

@@ -7,10 +7,10 @@
 use guest_core::Names;
 
 use super::{Session, WriteReply};
-use crate::middleware::chain::{Action, Chain};
 use crate::session::publish;
 use switchyard_hub::Hub;
 use switchyard_hub::listing::Listing;
+use switchyard_middleware::chain::{Action, Chain};
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{
     Command, LIMIT, NOPERM, Refusal, Reply, Space, Tag, UNAVAILABLE, Verb,

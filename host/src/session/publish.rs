@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::backplane::{Admission, Backplane};
-use crate::middleware::chain::{Action, Chain, PublishOutcome};
 use crate::session::{Framing, Services, WriteReply};
+use switchyard_backplane::{Admission, Backplane};
 use switchyard_hub::connections::Connection;
+use switchyard_middleware::chain::{Action, Chain, PublishOutcome};
 use switchyard_protocol::websocket;
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{

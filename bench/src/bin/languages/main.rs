@@ -13,8 +13,8 @@ use bench::chain::Bench;
 use bench::machine;
 use bench::sides::{self, Comparison, compare, time};
 use bench::table::thousands;
-use switchyard::middleware::chain::{Chain, Publication, PublishOutcome, Space};
-use switchyard::middleware::stats::Failure;
+use switchyard_middleware::chain::{Chain, Publication, PublishOutcome, Space};
+use switchyard_middleware::stats::Failure;
 use switchyard_wasm::Wasm;
 
 /// The languages beside Rust, with the name of the component in each.

@@ -28,7 +28,7 @@ use switchyard_wasm::{ComponentLog, Limits, StoreState, Wasm};
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod generated {
     wasmtime::component::bindgen!({
-        path: "../wit",
+        path: "../../wit",
         world: "middleware",
         ownership: Borrowing { duplicate_if_necessary: true },
     });

@@ -31,10 +31,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
 
-use crate::middleware::Middleware;
 use switchyard_config::limits::LiveLimits;
 use switchyard_config::{BackplaneKind, ClusterConfig, WhenAway};
 use switchyard_hub::Hub;
+use switchyard_middleware::Middleware;
 use switchyard_telemetry::stats::count;
 use switchyard_telemetry::supervise::{Ended, Supervisor};
 use switchyard_types::command::{Publication, Refusal, Space, TOOLARGE, UNAVAILABLE};
@@ -230,8 +230,8 @@ impl Backplane {
     }
 
     /// For tests of what is published while there is no backplane.
-    #[cfg(test)]
-    pub(crate) fn pretend_to_be_ready(&self) {
+    #[doc(hidden)]
+    pub fn pretend_to_be_ready(&self) {
         self.state.send_replace(State::Ready);
     }
 

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::backplane::shared::SharedSubscriptions;
-use crate::backplane::subjects;
+use crate::shared::SharedSubscriptions;
+use crate::subjects;
 use switchyard_types::command::Space;
 
 const STEPS: usize = 20_000;
@@ -262,7 +262,7 @@ fn the_link_has_what_clients_listen_to() {
     let seeds = match std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()) {
         Some(seed) => vec![seed],
         None => {
-            let fresh = crate::backplane::random();
+            let fresh = crate::random();
             (1..=5).chain([fresh]).collect::<Vec<u64>>()
         }
     };

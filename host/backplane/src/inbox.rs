@@ -14,9 +14,9 @@ use tokio::sync::Notify;
 use tracing::warn;
 
 use super::BackplaneStats;
-use crate::middleware::Middleware;
 use switchyard_config::limits::LiveLimits;
 use switchyard_hub::Hub;
+use switchyard_middleware::Middleware;
 use switchyard_telemetry::log::Throttle;
 use switchyard_telemetry::panics;
 use switchyard_telemetry::stats::count;

@@ -5,17 +5,28 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::*;
-use crate::middleware::changes::Offer;
-use crate::middleware::stats::Initiator;
-use crate::server;
-use switchyard_config::{Config, EngineSource};
+use crate::Middleware;
+use crate::changes::Offer;
+use crate::stats::Initiator;
+use crate::trace::Tracer;
+use switchyard_config::Config;
+use switchyard_config::limits::LiveLimits;
+use switchyard_hub::connections::Connections;
+use switchyard_wasm::Wasm;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_in_whose_call_the_host_panics_is_rebuilt() -> Result<()> {
-    let mut config = Config::default();
-    config.engine.source = EngineSource::Native;
-    let middleware = server::prepare(&config)?.1.middleware;
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/components/test/probe.wasm");
+    let config = Config::default();
+    let middleware = Middleware::new(
+        Wasm::with_cache(None).map_err(|error| anyhow::anyhow!("{error:#}"))?,
+        config.plugins.clone(),
+        config.limits.counters_max,
+        Connections::new(9, config.outbox, 0),
+        Arc::new(LiveLimits::new(&config.limits)),
+        tokio::runtime::Handle::current(),
+        Arc::new(Tracer::new(1, 1)),
+    );
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/components/test/probe.wasm");
     let wasm = std::fs::read(file).context("run `make components`")?;
     let offer = Offer { wasm: wasm.into(), file: None, toml: None, is_fresh: false };
     middleware.load("10-probe", offer, &Initiator::Local)?;

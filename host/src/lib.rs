@@ -6,29 +6,13 @@
 pub mod authors;
 pub mod cli;
 pub mod operator;
-pub mod server;
+pub mod run;
 
-mod drain;
-pub mod recheck;
 pub mod reload;
 
-mod auth_attempts;
-pub mod compile_cache;
-mod handshake;
-mod listener;
-mod live_config;
-
-mod connection;
-mod door;
-mod session;
-
 mod admin;
-mod health;
 mod metrics;
 
-mod memory_usage;
-
-mod engine_swap;
 mod watch;
 
 pub mod terminal;

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use switchyard::cli::{Cli, Command, Plugins, ServeArgs};
 use switchyard::operator::{self, OperatorError};
 use switchyard::reload::Reloading;
-use switchyard::server::{Order, Server};
+use switchyard::run::{Order, Server};
 use switchyard::terminal;
 use switchyard_config::{Config, ConfigError};
 use switchyard_net::descriptors;

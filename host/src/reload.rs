@@ -5,11 +5,11 @@ use std::io::{self, ErrorKind};
 use serde_json::Value;
 use tracing::{error, info, warn};
 
-use crate::live_config::LiveConfig;
-use crate::session::Services;
 use switchyard_config::Overrides;
 use switchyard_config::{Config, ConfigError, TlsConfig};
 use switchyard_net::tls::{Tls, TlsError};
+use switchyard_server::live_config::LiveConfig;
+use switchyard_server::session::Services;
 use switchyard_telemetry::log::{self, Log};
 
 /// The source of the configuration, and the parts that are not the server's own.

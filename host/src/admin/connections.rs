@@ -14,9 +14,9 @@ use tracing::info;
 use super::error::ApiError;
 use super::view::{ConnectionView, ConnectionsView, Name, NamesView, unix_ms};
 use super::{Admin, blocking};
-use crate::door;
 use switchyard_hub::connections::Connection;
 use switchyard_middleware::stats::Initiator;
+use switchyard_server::door;
 use switchyard_types::close::CloseReason;
 use switchyard_types::ids::ConnectionId;
 

@@ -6,10 +6,10 @@ use axum::http::header::WWW_AUTHENTICATE;
 use axum::response::{IntoResponse, Response};
 
 use super::view::ErrorView;
-use crate::engine_swap::EngineSwapError;
 use switchyard_engine::EngineError;
 use switchyard_middleware::PluginError;
 use switchyard_middleware::changes::ChangeError;
+use switchyard_server::engine_swap::EngineSwapError;
 
 /// A request that failed.
 #[derive(Debug)]

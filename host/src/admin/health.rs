@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 
 use super::Admin;
 use super::view::{HealthView, PartView};
-use crate::health::{Finding, Report, Status};
+use switchyard_server::health::{Finding, Report, Status};
 
 /// `GET /healthz`
 pub async fn healthy(State(admin): State<Admin>) -> (StatusCode, Json<HealthView>) {

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use super::error::ApiError;
 use super::view::{BoundView, BudgetView, HolderView, MemoryView};
 use super::{Admin, blocking};
-use crate::memory_usage::usage;
 use switchyard_hub::memory::Holding;
+use switchyard_server::memory_usage::usage;
 use switchyard_telemetry::process::Status;
 use switchyard_types::bound::Bound;
 

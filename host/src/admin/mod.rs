@@ -40,15 +40,15 @@ use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
 use tracing::debug;
 
-use crate::engine_swap::EngineSwaps;
-use crate::health::Health;
-use crate::live_config::LiveConfig;
-use crate::session::Services;
 use error::ApiError;
 use places::{Places, RequestBody, ResponseBody};
 use switchyard_config::AdminConfig;
 use switchyard_net::descriptors::{ANSWER_TIME, Accepted, Acceptor};
 use switchyard_net::slots::Slot;
+use switchyard_server::engine_swap::EngineSwaps;
+use switchyard_server::health::Health;
+use switchyard_server::live_config::LiveConfig;
+use switchyard_server::session::Services;
 use switchyard_telemetry::stats::count;
 use switchyard_telemetry::supervise::Ended;
 

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use serde_json::json;
 use tokio::runtime::Handle;
 
-use crate::compile_cache;
 use switchyard_config::Config;
 use switchyard_config::limits::LiveLimits;
 use switchyard_hub::connections::Connections;
@@ -18,6 +17,7 @@ use switchyard_middleware::counters::Counters;
 use switchyard_middleware::declaration::{self, Declaration, PolicySource};
 use switchyard_middleware::directory::{self, PluginFiles};
 use switchyard_middleware::plugin::{Plugin, PluginContext, TrapPolicy};
+use switchyard_server::compile_cache;
 
 /// The report about a plugin's file.
 #[derive(Debug, Default)]

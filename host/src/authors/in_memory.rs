@@ -11,14 +11,15 @@ use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::health::Health;
-use crate::listener::{Listener, Protocol};
-use crate::server;
-use crate::session::Services;
 use switchyard_config::Config;
 use switchyard_hub::expiries::expire;
 use switchyard_middleware::changes::{ChangeError, Offer};
 use switchyard_middleware::stats::{Failure, Initiator};
+use switchyard_server::health::Health;
+use switchyard_server::listener::{Listener, Protocol};
+use switchyard_server::prepare::prepare;
+use switchyard_server::session::Services;
+use switchyard_server::upkeep;
 use switchyard_telemetry::supervise::Ended;
 
 /// How many bytes may be in flight to or from one client; more wait.
@@ -45,14 +46,14 @@ impl InMemoryServer {
     ///
     /// It is refused.
     pub fn open(config: Config) -> anyhow::Result<InMemoryServer> {
-        let (live, services, _) = server::prepare(&config)?;
+        let (live, services, _) = prepare(&config)?;
         let health = Health::new(services.clone(), Arc::new(live), config.health);
         let config = Arc::new(config);
         let (served, all_served) = mpsc::channel(1);
         let (ending, is_ending) = watch::channel(false);
-        let keeping = tokio::spawn(server::keep_alive(config.clone(), services.hub.clone()));
+        let keeping = tokio::spawn(upkeep::keep_alive(config.clone(), services.hub.clone()));
         let expiring = tokio::spawn(expire(services.hub.connections().clone()));
-        let rechecking = tokio::spawn(server::recheck(&config, &services));
+        let rechecking = tokio::spawn(upkeep::recheck(&config, &services));
         let listener = Listener::new(config, health, None, None, is_ending, served);
         Ok(InMemoryServer {
             listener,

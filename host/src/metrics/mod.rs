@@ -13,8 +13,6 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
 use prometheus_client::registry::Registry;
 
-use crate::memory_usage::usage;
-use crate::session::Services;
 use page::{NONE, Page};
 use switchyard_backplane::{Backplane, State as BackplaneState};
 use switchyard_hub::connections::Connections;
@@ -22,6 +20,8 @@ use switchyard_hub::encoding::Encoding;
 use switchyard_middleware::plugin;
 use switchyard_middleware::stats::Hook;
 use switchyard_middleware::{Middleware, plugin::Plugin};
+use switchyard_server::memory_usage::usage;
+use switchyard_server::session::Services;
 use switchyard_telemetry::log;
 use switchyard_telemetry::panics;
 use switchyard_telemetry::stats::{Door, Stats, load};

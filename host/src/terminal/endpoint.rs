@@ -10,8 +10,8 @@ use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Uri};
 
-use crate::handshake::WEBSOCKET_PATH;
 use switchyard_protocol::json::SUBPROTOCOL;
+use switchyard_server::handshake::WEBSOCKET_PATH;
 
 /// The flags for the server and the credentials.
 #[derive(Debug, Clone, Args)]

@@ -445,7 +445,7 @@ mod tests {
 
     use super::*;
     use crate::door::Progress;
-    use crate::server;
+    use crate::prepare::prepare;
     use crate::session::{Framing, Services, WriteReply};
     use switchyard_config::{Config, EngineSource};
     use switchyard_hub::connections::Connection;
@@ -499,7 +499,7 @@ mod tests {
     fn services() -> Result<Services> {
         let mut config = Config::default();
         config.engine.source = EngineSource::Native;
-        Ok(server::prepare(&config)?.1)
+        Ok(prepare(&config)?.1)
     }
 
     fn connection(services: &Services) -> Result<Arc<Connection>> {
@@ -556,7 +556,7 @@ mod tests {
         let mut config = Config::default();
         config.engine.source = EngineSource::Native;
         config.limits.names_per_command_max = NAMES;
-        let services = server::prepare(&config)?.1;
+        let services = prepare(&config)?.1;
         let decoded = Arc::new(AtomicUsize::new(0));
         let had = decoded.clone();
         let counts = Does(move |_: &mut [u8], session: &mut Session| {

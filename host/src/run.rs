@@ -16,32 +16,21 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::admin::{Admin, AdminListener, Doors};
-use crate::auth_attempts::AuthAttempts;
-use crate::compile_cache;
-use crate::drain::drain;
-use crate::engine_swap::EngineSwaps;
-use crate::handshake::WEBSOCKET_PATH;
-use crate::health::Health;
-use crate::listener::{self, Listener, Protocol, is_local};
-use crate::live_config::LiveConfig;
-use crate::recheck;
 use crate::reload::{self, Reloading, Unread};
-use crate::session::Services;
 use crate::watch::{self, Watched};
-use switchyard_backplane::Backplane;
-use switchyard_config::limits::LiveLimits;
-use switchyard_config::{Config, ConfigError};
-use switchyard_engine::EngineCode;
-use switchyard_hub::Hub;
-use switchyard_hub::connections::{Connections, Pulse};
+use switchyard_config::Config;
 use switchyard_hub::expiries::expire;
-use switchyard_middleware::Middleware;
 use switchyard_middleware::stats::Initiator;
-use switchyard_middleware::trace::Tracer;
-use switchyard_protocol::websocket;
-use switchyard_telemetry::log;
+use switchyard_server::drain::drain;
+use switchyard_server::engine_swap::EngineSwaps;
+use switchyard_server::handshake::WEBSOCKET_PATH;
+use switchyard_server::health::Health;
+use switchyard_server::listener::{self, Listener, Protocol};
+use switchyard_server::live_config::LiveConfig;
+use switchyard_server::prepare::{check_protection, prepare};
+use switchyard_server::session::Services;
+use switchyard_server::upkeep;
 use switchyard_telemetry::supervise::{Ended, Supervisor};
-use switchyard_types::close::CloseReason;
 
 /// How long after a failure to read a changed file it is read again.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -182,7 +171,7 @@ impl Server {
             tokio::spawn(supervisor.clone().keep("admin-listener", serving))
         });
         let (of, hub) = (config.clone(), services.hub.clone());
-        let keeping = move || keep_alive(of.clone(), hub.clone());
+        let keeping = move || upkeep::keep_alive(of.clone(), hub.clone());
         let keeping = tokio::spawn(supervisor.clone().keep("keep-alive", keeping));
         let of = services.hub.connections().clone();
         let expiring = move || {
@@ -195,7 +184,7 @@ impl Server {
         let expiring = tokio::spawn(supervisor.clone().keep("expiries", expiring));
         let (of, its) = (config.clone(), services.clone());
         let rechecking = move || {
-            let checking = recheck(&of, &its);
+            let checking = upkeep::recheck(&of, &its);
             async move {
                 checking.await;
                 Err("it ended".to_owned())
@@ -293,78 +282,6 @@ fn doors(live: &LiveConfig, http: &TcpListener, resp: Option<&TcpListener>) -> i
     Ok(Doors { websocket, resp: resp.transpose()? })
 }
 
-/// Loads certificates, engine and plugins.
-pub(crate) fn prepare(config: &Config) -> anyhow::Result<(LiveConfig, Services, Arc<EngineSwaps>)> {
-    let live = LiveConfig::new(config.clone()).context("cannot use a certificate")?;
-    let wasm = compile_cache::open(&config.plugins.cache)?;
-    let code = EngineCode::load(&wasm, &config.engine)?;
-    let connections = Connections::new(
-        config.limits.connections_max,
-        config.outbox,
-        config.limits.attributes_bytes_max,
-    );
-    connections.set_limits(&config.limits, config.outbox);
-    connections.memory().set_limits(&config.memory, config.limits.connections_max);
-    let hub =
-        Hub::new(Arc::new(code.clone()), &config.engine, config.limits.names, connections.clone())
-            .map_err(|problem| anyhow::anyhow!("cannot instantiate the engine: {problem}"))?;
-    let limits = Arc::new(LiveLimits::new(&config.limits));
-    let backplane = config.cluster.clone().map(|cluster| Backplane::new(cluster, limits.clone()));
-    let hub = match &backplane {
-        Some(backplane) => hub.with_observer(backplane.interest().clone()),
-        None => hub,
-    };
-    let middleware = Middleware::new(
-        wasm.clone(),
-        config.plugins.clone(),
-        config.limits.counters_max,
-        connections,
-        limits.clone(),
-        tokio::runtime::Handle::current(),
-        Arc::new(Tracer::new(config.admin.traces_max, config.admin.trace_queue_max)),
-    );
-    if let Some(error) = middleware.rescan(&Initiator::Start).into_iter().next() {
-        return Err(error.into());
-    }
-    middleware.forget_rechecks();
-    check_protection(config, &middleware)?;
-    log::follow(&config.log.connections);
-    let auth_attempts = Arc::new(AuthAttempts::new(limits.clone()));
-    let services = Services {
-        hub: Arc::new(hub),
-        middleware: Arc::new(middleware),
-        stats: Arc::default(),
-        limits,
-        backplane,
-        publish_batcher: Arc::default(),
-        auth_attempts,
-        supervisor: Arc::default(),
-        reserves: Arc::default(),
-    };
-    let engine = Arc::new(EngineSwaps::new(
-        config.engine.clone(),
-        wasm,
-        services.hub.clone(),
-        services.middleware.clone(),
-        code,
-    ));
-    Ok((live, services, engine))
-}
-
-/// Like Redis' protected mode: an address that others can reach is not left open by mistake.
-fn check_protection(config: &Config, middleware: &Middleware) -> Result<(), ConfigError> {
-    if config.is_open_to_all || middleware.chain().has_admission() {
-        return Ok(());
-    }
-    let resp = config.resp.as_ref().map(|resp| ("resp.listen", resp.listen));
-    for (key, address) in [("http.listen", config.http.listen)].into_iter().chain(resp) {
-        if !is_local(address) {
-            return Err(ConfigError::Unprotected { key, address });
-        }
-    }
-    Ok(())
-}
-
 /// Reloads what changed.
 struct Reader {
     /// The configuration at start.
@@ -459,56 +376,5 @@ impl Reader {
             }
         }
         read
-    }
-}
-
-/// Checks existing subscriptions again when plugins change.
-pub(crate) fn recheck(config: &Config, services: &Services) -> impl Future<Output = ()> + use<> {
-    recheck::run(
-        services.middleware.clone(),
-        services.hub.clone(),
-        config.plugins.recheck_names_per_second_max,
-    )
-}
-
-/// Pings idle connections, closes those that do not reply, and does other periodic work.
-pub(crate) async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) -> Ended {
-    let websocket = &config.websocket;
-    let times = [websocket.pong_time, config.outbox.soft_time, config.memory.input_time];
-    let shortest = times.into_iter().fold(websocket.ping_interval, Duration::min);
-    let mut ticks = tokio::time::interval(
-        (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1)),
-    );
-    let was_ill = AtomicBool::new(false);
-    loop {
-        ticks.tick().await;
-        let connections = hub.connections();
-        let input_time = connections.memory().input_time();
-        for connection in connections.opened_ones() {
-            connection.outbox.check();
-            if connections.is_input_late(&connection, input_time) {
-                connection.outbox.close(CloseReason::SlowInput);
-            }
-            if !connection.encoding().is_framed() {
-                // TCP keepalive detects whether it is still there, as in Redis.
-                let idle_time = config.resp.as_ref().and_then(|resp| resp.idle_time);
-                if idle_time.is_some_and(|time| connections.is_idle(&connection, time)) {
-                    connection.outbox.close(CloseReason::Idle);
-                }
-                continue;
-            }
-            match connections.pulse(&connection, websocket.ping_interval, websocket.pong_time) {
-                Pulse::Fine => {}
-                Pulse::PingDue => connection.outbox.push(websocket::PING),
-                // A client that does not read cannot reply: that has a limit of its own.
-                Pulse::Lost if connection.outbox.is_congested() => {}
-                Pulse::Lost => connection.outbox.close(CloseReason::PingTimeout),
-            }
-        }
-        // Retry a shard that was given up even if no request needs it.
-        let is_ill = hub.retry_failed_shards() > 0;
-        if was_ill.swap(is_ill, Ordering::Relaxed) && !is_ill {
-            info!("the engine is available again");
-        }
     }
 }

@@ -202,7 +202,7 @@ mod tests {
     use anyhow::{Context as _, Result};
 
     use super::*;
-    use crate::server;
+    use crate::prepare::prepare;
     use crate::session::{Framing, Session};
     use switchyard_config::Overrides;
     use switchyard_config::{Config, EngineSource};
@@ -229,7 +229,7 @@ mod tests {
         let mut config = Config::default();
         config.engine.source = EngineSource::Native;
         config.engine.shards = 1;
-        Ok(server::prepare(&config)?.1)
+        Ok(prepare(&config)?.1)
     }
 
     fn connection(services: &Services) -> Result<Arc<Connection>> {
@@ -471,7 +471,7 @@ mod tests {
             Overrides { cluster: Some("redis://127.0.0.1:1".to_owned()), ..Default::default() };
         let mut config = Config::load(&args)?;
         config.engine.source = EngineSource::Native;
-        let services = server::prepare(&config)?.1;
+        let services = prepare(&config)?.1;
         let backplane = services.backplane.clone().context("there is one")?;
         backplane.pretend_to_be_ready();
         let mut failing = session(&services)?;

@@ -3,16 +3,8 @@
 //! The `mod` lines are in the order in which a message passes them, from the publisher's socket to
 //! the subscribers' sockets. `ARCHITECTURE.md` has the map.
 
-pub mod authors;
-pub mod cli;
-pub mod operator;
 pub mod run;
 
 pub mod reload;
 
-mod admin;
-mod metrics;
-
 mod watch;
-
-pub mod terminal;

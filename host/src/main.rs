@@ -14,11 +14,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use switchyard::cli::{Cli, Command, Plugins, ServeArgs};
-use switchyard::operator::{self, OperatorError};
 use switchyard::reload::Reloading;
 use switchyard::run::{Order, Server};
-use switchyard::terminal;
+use switchyard_cli::cli::{Cli, Command, Plugins, ServeArgs};
+use switchyard_cli::operator::{self, OperatorError};
+use switchyard_cli::terminal;
 use switchyard_config::{Config, ConfigError};
 use switchyard_net::descriptors;
 use switchyard_telemetry::log::{self, Log};

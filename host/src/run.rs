@@ -15,9 +15,9 @@ use tokio::sync::{Mutex, mpsc, watch as watch_channel};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use crate::admin::{Admin, AdminListener, Doors};
 use crate::reload::{self, Reloading, Unread};
 use crate::watch::{self, Watched};
+use switchyard_admin::admin::{Admin, AdminListener, Doors};
 use switchyard_config::Config;
 use switchyard_hub::expiries::expire;
 use switchyard_middleware::stats::Initiator;

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use switchyard::authors::conversation::notation::{Conversation, Deed};
-use switchyard::authors::conversation::stage::Stage;
+use switchyard_cli::authors::conversation::notation::{Conversation, Deed};
+use switchyard_cli::authors::conversation::stage::Stage;
 use tokio::net::TcpStream;
 
 use crate::support::server::{Engine, Launch, Server};

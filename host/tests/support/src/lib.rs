@@ -24,7 +24,7 @@ use std::sync::LazyLock;
 
 use anyhow::{Context, Result};
 
-pub use switchyard::authors::conversation::client::{PATIENCE, within};
+pub use switchyard_cli::authors::conversation::client::{PATIENCE, within};
 
 /// The program that is tested: cargo builds it with the tests, and puts it where they are.
 pub fn switchyard() -> &'static Path {

@@ -8,13 +8,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 #[allow(unused_imports, reason = "`tests/redis` shows messages")]
-pub use switchyard::authors::conversation::client::describe;
-pub use switchyard::authors::conversation::client::{Close, Upgrade};
+pub use switchyard_cli::authors::conversation::client::describe;
+pub use switchyard_cli::authors::conversation::client::{Close, Upgrade};
 
 use crate::{PATIENCE, within};
 
 /// A client made of tokio-tungstenite.
-pub type Client = switchyard::authors::conversation::client::Client<TcpStream>;
+pub type Client = switchyard_cli::authors::conversation::client::Client<TcpStream>;
 
 /// How a frame says how long it is.
 #[derive(Debug, Clone, Copy)]

@@ -8,7 +8,7 @@ use thiserror::Error;
 use ureq::http::{Request, Response, header};
 use ureq::{Agent, Body};
 
-use crate::admin::view::ErrorView;
+use switchyard_admin::admin::view::ErrorView;
 
 /// The source of the token.
 const TOKEN_VARIABLE: &str = "SWITCHYARD_ADMIN_TOKEN";

@@ -11,16 +11,16 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::admin::view::{
-    ChannelsView, ConnectionView, ConnectionsView, CountsView, EngineView, LogBody, LogView,
-    MoveBody, OfferBody, PatternsView, PluginView, PluginsView, ReloadBody, SwapView, TraceLine,
-};
 use crate::cli::operate::{
     AdminArgs, ComponentArgs, ConnectionsArgs, EngineCommand, LogArgs, NodesArgs, PlaceArgs,
     PluginCommand, PubsubCommand, WantedArgs,
 };
 pub use api::OperatorError;
 use api::{Api, Method};
+use switchyard_admin::admin::view::{
+    ChannelsView, ConnectionView, ConnectionsView, CountsView, EngineView, LogBody, LogView,
+    MoveBody, OfferBody, PatternsView, PluginView, PluginsView, ReloadBody, SwapView, TraceLine,
+};
 
 /// Runs a command for plugins.
 ///

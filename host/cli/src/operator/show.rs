@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
-use crate::admin::view::{
+use switchyard_admin::admin::view::{
     ChannelsView, ConnectionView, ConnectionsView, CountsView, EngineView, FailureView,
     HistogramView, HookView, LogView, Name, NamesView, NodesView, PatternsView, PluginView,
     PluginsView, RechecksView, SightView, State, SwapView, unix_ms,

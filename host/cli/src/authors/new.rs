@@ -21,7 +21,7 @@ type File = (&'static str, &'static str);
 
 /// The contract, file by file.
 pub const CONTRACT: &[File] = embedded!(
-    "../../../wit/":
+    "../../../../wit/":
     "access.wit",
     "admission.wit",
     "attributes.wit",
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn all_of_the_contract_is_embedded() -> io::Result<()> {
-        let mut files: Vec<_> = std::fs::read_dir("../wit")?
+        let mut files: Vec<_> = std::fs::read_dir("../../wit")?
             .map(|entry| entry.map(|entry| entry.file_name().into_string().unwrap_or_default()))
             .collect::<Result<_, _>>()?;
         files.sort();
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn wit_bindgen_is_the_one_that_is_used_here() -> io::Result<()> {
-        let lock = std::fs::read_to_string("../Cargo.lock")?;
+        let lock = std::fs::read_to_string("../../Cargo.lock")?;
         let own = format!("name = \"wit-bindgen\"\nversion = \"{WIT_BINDGEN}\"\n");
         assert!(lock.contains(&own), "Cargo.lock has another version than {WIT_BINDGEN}");
         Ok(())

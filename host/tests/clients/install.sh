@@ -75,7 +75,7 @@ fi
 # What plugins in JavaScript and Python are built with, at the versions that
 # `switchyard plugin new` writes, kept so that the projects of the tests get them from
 # here: npm's cache, and pip's wheels.
-templates=host/src/authors/templates
+templates=host/cli/src/authors/templates
 qjs=$(sed -n 's/.*"componentize-qjs": "\(.*\)".*/\1/p' $templates/js/package.json)
 componentize_py=$(cat $templates/python/requirements.txt)
 

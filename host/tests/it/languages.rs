@@ -103,7 +103,7 @@ async fn a_slow_plugin_gets_concurrent_messages_in_several_calls() -> Result<()>
 fn the_example_shares_its_utf8_with_new_projects() -> Result<()> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let read = |path: &str| std::fs::read_to_string(repository.join(path));
-    let template = read("host/src/authors/templates/js/utf8.js")?;
+    let template = read("host/cli/src/authors/templates/js/utf8.js")?;
     assert_eq!(read("examples/languages/js/utf8.js")?, template);
     Ok(())
 }

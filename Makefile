@@ -103,6 +103,7 @@ measure: components tools languages
 
 check: components
 	$(CARGO) fmt --all --check
+	$(CARGO) run --release --quiet --package crate-check
 	$(CARGO) clippy --release --workspace --all-targets -- --deny warnings
 
 FUZZ_SECONDS ?= 600

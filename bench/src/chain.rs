@@ -13,8 +13,9 @@ use switchyard_hub::encoding::Encoding;
 use switchyard_middleware::bindings::CompiledPlugin;
 use switchyard_middleware::chain::Chain;
 use switchyard_middleware::counters::Counters;
+use switchyard_middleware::declaration::TrapPolicy;
 use switchyard_middleware::directory;
-use switchyard_middleware::plugin::{Plugin, PluginContext, TrapPolicy};
+use switchyard_middleware::plugin::{Plugin, PluginContext};
 use switchyard_wasm::Wasm;
 use tokio::runtime::Runtime;
 

@@ -19,7 +19,7 @@ use crate::reload::{self, Reloading, Unread};
 use crate::watch::{self, Watched};
 use switchyard_admin::admin::{Admin, AdminListener, Doors};
 use switchyard_config::Config;
-use switchyard_hub::expiries::expire;
+use switchyard_hub::connections::expiries::expire;
 use switchyard_middleware::stats::Initiator;
 use switchyard_server::drain::drain;
 use switchyard_server::engine_swap::EngineSwaps;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::names;
 use super::raw::{NumberOrOff, RawAdmin, RawConfig, RawLog, RawTls};
+use super::values::OFF;
 use super::values::{
     CORE_INSTANCES, HTTP_CALLS, HTTP_REQUESTS, HTTP_RESPONSE_BYTES, RESOURCES, RETURNED_BYTES,
     SPARES, STRIKES, TABLE_ELEMENTS,
@@ -491,9 +492,6 @@ impl RawLog {
 
 /// The value of `--engine` for the library instead of a file.
 const NATIVE: &str = "native";
-
-/// The value of `--resp` and `--admin` for no door.
-pub(super) const OFF: &str = "off";
 
 /// A set of shards is stored in a machine word, and shard channels double it.
 const SHARDS_MAX: usize = 32;

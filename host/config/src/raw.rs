@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::check::OFF;
+use super::values::OFF;
 use switchyard_telemetry::log::LogFormat;
 
 use super::{ClientCertificates, OnPark, WhenAway};

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use super::ConfigError;
 
+/// The value of `--resp` and `--admin` for no door.
+pub(crate) const OFF: &str = "off";
+
 /// From 1 MiB, below which no guest starts, to the 32-bit address space.
 pub const WASM_MEMORY_BYTES: RangeInclusive<u64> = 1 << 20..=4 << 30;
 

@@ -8,6 +8,12 @@
 //! its outbox. The table is never write-locked while a shard is locked, and no engine is called
 //! while the table is locked.
 
+pub mod attributes;
+pub mod expiries;
+pub mod holdings;
+pub mod input;
+pub mod memory;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -17,12 +23,12 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 
-use super::attributes::Attributes;
 use super::encoding::Encoding;
-use super::expiries::Expiries;
-use super::holdings::Holds;
-use crate::input::InputHeld;
-use crate::memory::Memory;
+use attributes::Attributes;
+use expiries::Expiries;
+use holdings::Holds;
+use input::InputHeld;
+use memory::Memory;
 use switchyard_config::Limits;
 use switchyard_config::OutboxLimits;
 use switchyard_config::networks::{AddressCounts, Network};

@@ -11,17 +11,12 @@
 //! Shard channels (SSUBSCRIBE) are a separate name space with a second set of shards, so that the
 //! engine does not need to know them.
 
-pub mod attributes;
 pub mod connections;
 pub mod encoding;
 pub mod ending;
 pub mod engine;
-pub mod expiries;
 pub mod filter;
-pub mod holdings;
-pub mod input;
 pub mod listing;
-pub mod memory;
 pub mod native;
 pub mod observer;
 mod pattern_costs;
@@ -40,11 +35,11 @@ use guest_core::Names;
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::smallvec;
 
+use connections::holdings::{self, Holdings, WaitingNames};
 use connections::{Connection, Connections, Subscriptions};
 use encoding::Push;
 use engine::EngineFactory;
 use filter::{Delivery, DeliveryEdit, DeliveryFilter};
-use holdings::{Holdings, WaitingNames};
 use listing::Listing;
 use observer::SubscriptionObserver;
 use run::CoalescedDelivery;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use guest_core::{Names, glob};
 
-use super::holdings::STEPS_AT_ONCE_MAX;
+use super::connections::holdings::STEPS_AT_ONCE_MAX;
 use super::stats::EngineCall;
 use super::{Hub, Unavailable};
 use crate::engine::Page;

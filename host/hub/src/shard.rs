@@ -16,7 +16,7 @@ use guest_core::{FanOuts, Names};
 use tracing::{error, info, warn};
 
 use super::connections::Connection;
-use super::holdings;
+use super::connections::holdings;
 use super::stats::{EngineCall, ShardStats};
 use super::{Hub, Unavailable};
 use crate::engine::{Engine, EngineFactory, EngineFault, Outcome};

@@ -12,8 +12,8 @@ use tracing::Level;
 use wasmtime::Store;
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
-use super::chain::{Action, Asked, DeliverVerdict, PublishVerdict};
 use super::counters::{Count, CounterSpace, Taking, Withdrawal};
+use super::items::{Action, Asked, DeliverVerdict, PublishVerdict};
 use generated::exports::switchyard::pubsub as exports;
 use generated::switchyard::pubsub as imports;
 use switchyard_hub::connections::Connections;

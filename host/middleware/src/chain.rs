@@ -11,9 +11,11 @@ use std::time::{Duration, SystemTime};
 use smallvec::smallvec;
 
 use super::bindings::{Client, Fault, Hooks, Instance};
-use super::call::Absence;
 use super::call_size::ITEM_WEIGHT;
-use super::plugin::{Plugin, TrapPolicy};
+use super::declaration::TrapPolicy;
+use super::items::{Action, Asked, DeliverVerdict, PublishVerdict};
+use super::plugin::Plugin;
+use super::plugin::call::Absence;
 use super::stats::{Hook, PluginStats, Verdict};
 use super::trace::{TraceEvent, Tracer};
 use switchyard_hub::filter::{Delivery, DeliveryEdit, DeliveryFilter};
@@ -55,17 +57,6 @@ fn chunks<T>(
     })
 }
 
-/// An item of a plugin call.
-#[derive(Debug, Clone, Copy)]
-pub struct Asked<T> {
-    /// Its index among all items of the chain's call.
-    pub(super) place: usize,
-    /// The connection that the item belongs to.
-    pub connection: ConnectionId,
-    /// The item itself.
-    pub about: T,
-}
-
 /// Splits the items of a hook into the calls of each instance, with their weights. The items of
 /// one connection stay in order.
 fn calls<'a, T>(
@@ -94,79 +85,6 @@ pub struct Chain {
     generation: u64,
     /// Traces single messages. None: tracing is not available.
     tracer: Option<Arc<Tracer>>,
-}
-
-/// One command of a connection for one name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action<'a> {
-    /// Subscribe to a channel.
-    Subscribe(&'a str),
-    /// Subscribe to all channels that match.
-    Psubscribe(&'a str),
-    /// Publish.
-    #[allow(missing_docs, reason = "the contract documents them")]
-    Publish { channel: &'a str, payload_bytes: usize },
-}
-
-impl Action<'_> {
-    fn name(&self) -> &str {
-        match self {
-            Action::Subscribe(name) | Action::Psubscribe(name) => name,
-            Action::Publish { channel, .. } => channel,
-        }
-    }
-
-    fn verb(&self) -> &'static str {
-        match self {
-            Action::Subscribe(_) => "subscribe",
-            Action::Psubscribe(_) => "psubscribe",
-            Action::Publish { .. } => "publish",
-        }
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.name().len()
-    }
-}
-
-/// A plugin's verdict on a publication on its way in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the contract documents them")]
-pub enum PublishVerdict {
-    Continue,
-    Replace { channel: String, payload: Vec<u8> },
-    Reject(Refusal),
-    Absorb(u64),
-}
-
-impl PublishVerdict {
-    fn kind(&self) -> Verdict {
-        match self {
-            PublishVerdict::Continue => Verdict::Pass,
-            PublishVerdict::Replace { .. } => Verdict::Replace,
-            PublishVerdict::Reject(_) => Verdict::Reject,
-            PublishVerdict::Absorb(_) => Verdict::Absorb,
-        }
-    }
-}
-
-/// A plugin's verdict on a publication on its way out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the contract documents them")]
-pub enum DeliverVerdict {
-    Continue,
-    Replace(Vec<u8>),
-    Narrow(Vec<ConnectionId>),
-}
-
-impl DeliverVerdict {
-    fn kind(&self) -> Verdict {
-        match self {
-            DeliverVerdict::Continue => Verdict::Pass,
-            DeliverVerdict::Replace(_) => Verdict::Replace,
-            DeliverVerdict::Narrow(_) => Verdict::Narrow,
-        }
-    }
 }
 
 /// The outcome of a publication in the chain.

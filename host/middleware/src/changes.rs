@@ -314,8 +314,9 @@ impl Middleware {
                 // A missing component file does not discard the settings.
                 let beside = match directory::read_config(directory, slot)? {
                     Some(text) => Some(text),
-                    None => in_force()
-                        .or_else(|| fs::read_to_string(set_aside_file(directory, slot)).ok()),
+                    None => in_force().or_else(|| {
+                        fs::read_to_string(directory::set_aside_file(directory, slot)).ok()
+                    }),
                 };
                 (directory::wasm_file(directory, slot), beside)
             }
@@ -400,19 +401,17 @@ impl Source {
             None => remove_if_there(&beside)?,
         }
         write_atomically(&directory::wasm_file(directory, slot), &self.wasm)?;
-        remove_if_there(&set_aside_file(directory, slot))
+        remove_if_there(&directory::set_aside_file(directory, slot))
     }
-}
-
-/// The file with the settings of a plugin that was removed by name.
-pub(super) fn set_aside_file(directory: &Path, slot: &str) -> PathBuf {
-    directory.join(format!("{slot}.toml.removed"))
 }
 
 /// Renames the settings file of a plugin that is removed, so that it does not look like settings
 /// without a component.
 fn set_aside(directory: &Path, slot: &str) -> io::Result<()> {
-    match fs::rename(directory::toml_file(directory, slot), set_aside_file(directory, slot)) {
+    match fs::rename(
+        directory::toml_file(directory, slot),
+        directory::set_aside_file(directory, slot),
+    ) {
         Err(io) if io.kind() != io::ErrorKind::NotFound => Err(io),
         _ => Ok(()),
     }

@@ -6,7 +6,26 @@
 use serde::{Deserialize, Serialize};
 
 use super::bindings::Hooks;
-use super::plugin::TrapPolicy;
+
+/// What happens while a plugin is not available.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrapPolicy {
+    /// The item is refused.
+    Closed,
+    /// The plugin is skipped.
+    Open,
+}
+
+impl TrapPolicy {
+    /// As written in files and responses.
+    pub fn name(self) -> &'static str {
+        match self {
+            TrapPolicy::Closed => "closed",
+            TrapPolicy::Open => "open",
+        }
+    }
+}
 
 /// The name of the custom section.
 pub const SECTION: &str = "switchyard:plugin";

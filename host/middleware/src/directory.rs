@@ -13,8 +13,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 
 use super::PluginError;
-use super::declaration::Declaration;
-use super::plugin::TrapPolicy;
+use super::declaration::{Declaration, TrapPolicy};
 use switchyard_config::{self, ConfigError, OnPark, PluginLimits};
 use switchyard_config::{self as config, OutsideLimits};
 use switchyard_wasm::outside::Destination;
@@ -441,6 +440,11 @@ fn json(value: toml::Value) -> serde_json::Value {
             members.into_iter().map(|(key, value)| (key, json(value))).collect()
         }
     }
+}
+
+/// The file with the settings of a plugin that was removed by name.
+pub(super) fn set_aside_file(directory: &Path, slot: &str) -> PathBuf {
+    directory.join(format!("{slot}.toml.removed"))
 }
 
 #[cfg(test)]

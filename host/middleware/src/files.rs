@@ -12,7 +12,6 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
-use super::changes::set_aside_file;
 use super::directory::{self, Listing, PluginFiles, name_of};
 use super::plugin::Plugin;
 use super::stats::Initiator;
@@ -223,7 +222,7 @@ impl Middleware {
     fn check_set_aside(&self, files: &PluginFiles) -> Result<(), PluginError> {
         let Some(directory) = &self.config.directory else { return Ok(()) };
         let slot = &files.config.slot;
-        let aside = set_aside_file(directory, slot);
+        let aside = directory::set_aside_file(directory, slot);
         if !aside.exists() {
             return Ok(());
         }

@@ -7,7 +7,6 @@
 
 mod admission;
 pub mod bindings;
-pub mod call;
 mod call_size;
 pub mod chain;
 pub mod changes;
@@ -16,10 +15,9 @@ pub mod declaration;
 pub mod directory;
 pub mod files;
 mod isolation;
-pub mod outside;
+pub mod items;
 pub mod plugin;
 pub mod recheck;
-mod spares;
 pub mod stats;
 pub mod trace;
 
@@ -39,9 +37,10 @@ use chain::Chain;
 use changes::{Record, Source, Version};
 use counters::Counters;
 use declaration::PolicySource;
+use declaration::TrapPolicy;
 use directory::{Fingerprint, PluginConfig, PluginFiles};
 use files::Gaps;
-use plugin::{Handover, Plugin, PluginContext, TrapPolicy};
+use plugin::{Handover, Plugin, PluginContext};
 use recheck::Rechecks;
 use stats::{ChangeKind, Failure, Initiator, PluginStats, Swap, Swaps};
 use switchyard_config::limits::LiveLimits;

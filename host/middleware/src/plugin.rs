@@ -7,6 +7,10 @@
 //! often within a time window, for more than one client, is parked: none of its instances is
 //! called or rebuilt any more, and its policy decides for all.
 
+pub(crate) mod call;
+pub(crate) mod outside;
+mod spares;
+
 use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -22,12 +26,12 @@ use super::PluginError;
 use super::bindings::{CompiledPlugin, Fault, Hooks, HostImports, Instance};
 use super::call_size::CallSize;
 use super::counters::CounterSpace;
-use super::declaration::{self, PolicySource};
+use super::declaration::{self, PolicySource, TrapPolicy};
 use super::directory::PluginConfig;
 use super::isolation::{Cause, Isolation, Origin, Strikes};
-use super::outside::BlockingPool;
-use super::spares::{Replacement, Spares};
 use super::stats::{Failure, Hook, PluginStats};
+use outside::BlockingPool;
+use spares::{Replacement, Spares};
 use switchyard_config::limits::LiveLimits;
 use switchyard_hub::connections::Connections;
 use switchyard_telemetry::panics;
@@ -40,26 +44,6 @@ use switchyard_wasm::{ComponentLog, Limits};
 const NO_CONNECTION: ConnectionId = 0;
 /// The maximum length of a plugin's description of its failure.
 const PROBLEM_BYTES_MAX: usize = 1 << 10;
-
-/// What happens while a plugin is not available.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TrapPolicy {
-    /// The item is refused.
-    Closed,
-    /// The plugin is skipped.
-    Open,
-}
-
-impl TrapPolicy {
-    /// As written in files and responses.
-    pub fn name(self) -> &'static str {
-        match self {
-            TrapPolicy::Closed => "closed",
-            TrapPolicy::Open => "open",
-        }
-    }
-}
 
 /// The services that plugins run with.
 #[derive(Clone)]

@@ -13,8 +13,9 @@ use tokio::sync::Notify;
 
 use super::Middleware;
 use super::call_size::ITEM_WEIGHT;
-use super::chain::{Action, Asked, CALL_BYTES_MAX, Call, Chain, Seen, failed};
+use super::chain::{CALL_BYTES_MAX, Call, Chain, Seen, failed};
 use super::isolation::Cause;
+use super::items::{Action, Asked};
 use super::plugin::Plugin;
 use super::stats::{Hook, Verdict};
 use switchyard_hub::connections::Connection;

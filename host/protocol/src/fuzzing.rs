@@ -7,9 +7,6 @@
 
 pub use guest_core::model::Random;
 
-pub use crate::json::fuzzing::JSON;
-pub use crate::resp::fuzzing::RESP;
-
 /// A codec, and the checks for it.
 pub struct Target {
     /// Its name.

@@ -17,7 +17,8 @@ use crate::live_config::LiveConfig;
 use crate::session::Services;
 use switchyard_backplane::State as BackplaneState;
 use switchyard_config::HealthConfig;
-use switchyard_middleware::plugin::{self, TrapPolicy};
+use switchyard_middleware::declaration::TrapPolicy;
+use switchyard_middleware::plugin;
 use switchyard_telemetry::log;
 
 /// The state of a part.

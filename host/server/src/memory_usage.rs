@@ -1,7 +1,7 @@
 //! How much of each budget is used, and what uses the most.
 
 use crate::session::Services;
-use switchyard_hub::memory::{Holding, Reading};
+use switchyard_hub::connections::memory::{Holding, Reading};
 
 /// The state of the budgets.
 pub struct Usage {

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use peak_alloc::PeakAlloc;
-use switchyard_protocol::fuzzing::{JSON, RESP, Random, Target, mutation};
+use switchyard_protocol::fuzzing::{Random, Target, mutation};
+use switchyard_protocol::json::fuzzing::JSON;
+use switchyard_protocol::resp::fuzzing::RESP;
 use switchyard_test_support::{notation, value};
 
 #[global_allocator]

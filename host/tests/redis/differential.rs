@@ -11,7 +11,8 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail, ensure};
 use guest_core::model::Random;
-use switchyard_protocol::fuzzing::{RESP, Syntax, mutation};
+use switchyard_protocol::fuzzing::{Syntax, mutation};
+use switchyard_protocol::resp::fuzzing::RESP;
 
 use crate::client::RespClient;
 use crate::differences;

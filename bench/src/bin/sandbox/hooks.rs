@@ -11,7 +11,8 @@ use bench::chain::Bench;
 use bench::sides::{Comparison, compare, time};
 use bench::table::{print_head, print_line};
 use redact::rules::{Outcome, Rules};
-use switchyard_middleware::chain::{Action, Chain, Publication, PublishOutcome, Space};
+use switchyard_middleware::chain::{Chain, Publication, PublishOutcome, Space};
+use switchyard_middleware::items::Action;
 use switchyard_wasm::Wasm;
 
 use crate::NAMES_A_CALL;

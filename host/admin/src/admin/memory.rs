@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::error::ApiError;
 use super::view::{BoundView, BudgetView, HolderView, MemoryView};
 use super::{Admin, blocking};
-use switchyard_hub::memory::Holding;
+use switchyard_hub::connections::memory::Holding;
 use switchyard_server::memory_usage::usage;
 use switchyard_telemetry::process::Status;
 use switchyard_types::bound::Bound;

@@ -7,9 +7,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
+use switchyard_middleware::declaration::TrapPolicy;
 use switchyard_middleware::declaration::{Declaration, PolicySource};
 use switchyard_middleware::files::MissingFile;
-use switchyard_middleware::plugin::TrapPolicy;
 use switchyard_middleware::stats::{ChangeKind, Failure, Hook, Swap, Verdict};
 use switchyard_server::health::Status;
 use switchyard_telemetry::histogram::HistogramReading;

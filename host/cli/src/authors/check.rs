@@ -14,9 +14,10 @@ use switchyard_config::limits::LiveLimits;
 use switchyard_hub::connections::Connections;
 use switchyard_middleware::bindings::{CompiledPlugin, Hooks};
 use switchyard_middleware::counters::Counters;
+use switchyard_middleware::declaration::TrapPolicy;
 use switchyard_middleware::declaration::{self, Declaration, PolicySource};
 use switchyard_middleware::directory::{self, PluginFiles};
-use switchyard_middleware::plugin::{Plugin, PluginContext, TrapPolicy};
+use switchyard_middleware::plugin::{Plugin, PluginContext};
 use switchyard_server::compile_cache;
 
 /// The report about a plugin's file.

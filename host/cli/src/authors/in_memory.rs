@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use switchyard_config::Config;
-use switchyard_hub::expiries::expire;
+use switchyard_hub::connections::expiries::expire;
 use switchyard_middleware::changes::{ChangeError, Offer};
 use switchyard_middleware::stats::{Failure, Initiator};
 use switchyard_server::health::Health;

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use super::{Session, WriteReply};
-use switchyard_hub::expiries;
+use switchyard_hub::connections::expiries;
 use switchyard_middleware::chain::{AdmissionProgress, Chain, Step};
 use switchyard_types::close::CloseReason;
 use switchyard_types::command::{Credentials, LIMIT, Refusal, Reply, TOOLARGE, Tag, Verb};

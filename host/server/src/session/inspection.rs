@@ -10,7 +10,8 @@ use super::{Session, WriteReply};
 use crate::session::publish;
 use switchyard_hub::Hub;
 use switchyard_hub::listing::Listing;
-use switchyard_middleware::chain::{Action, Chain};
+use switchyard_middleware::chain::Chain;
+use switchyard_middleware::items::Action;
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{
     Command, LIMIT, NOPERM, Refusal, Reply, Space, Tag, UNAVAILABLE, Verb,

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use crate::session::{Framing, Services, WriteReply};
 use switchyard_backplane::{Admission, Backplane};
 use switchyard_hub::connections::Connection;
-use switchyard_middleware::chain::{Action, Chain, PublishOutcome};
+use switchyard_middleware::chain::{Chain, PublishOutcome};
+use switchyard_middleware::items::Action;
 use switchyard_protocol::websocket;
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 
 use crate::session::publish::{self, PublishRequest};
 use crate::session::{BURST_MAX, Services, WriteReply};
-use switchyard_hub::holdings::Work;
+use switchyard_hub::connections::holdings::Work;
 use switchyard_net::scheduling;
 use switchyard_telemetry::panics;
 use switchyard_telemetry::stats::thread_number;

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::websocket::Subprotocol;
 use super::{Door, Progress};
 use crate::session::Session;
-use switchyard_hub::attributes::USER;
+use switchyard_hub::connections::attributes::USER;
 use switchyard_hub::encoding::Encoding;
 use switchyard_protocol::resp::commands::{self, CommandId, CommandSpec};
 use switchyard_protocol::resp::{

@@ -16,12 +16,12 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::bindings::{CompiledPlugin, Fault, Instance};
+use super::Plugin;
 use super::call::Absence;
-use super::directory::PluginConfig;
-use super::isolation::Cause;
-use super::plugin::Plugin;
-use super::stats::Hook;
+use crate::bindings::{CompiledPlugin, Fault, Instance};
+use crate::directory::PluginConfig;
+use crate::isolation::Cause;
+use crate::stats::Hook;
 use switchyard_types::command::Refusal;
 use switchyard_types::ids::ConnectionId;
 use switchyard_wasm::outside::{HttpPermit, HttpPolicy, OutsideLimits};

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use tracing::warn;
 
-use super::connections::{Connection, Connections};
-use super::pattern_costs::{Changed, PatternCosts, SHORT_NAME_BYTES, Steps};
+use crate::connections::{Connection, Connections};
+use crate::pattern_costs::{Changed, PatternCosts, SHORT_NAME_BYTES, Steps};
 use switchyard_config::NameLimits;
 use switchyard_config::networks::counted_as;
 use switchyard_telemetry::log::Throttle;

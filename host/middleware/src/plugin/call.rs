@@ -7,11 +7,12 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use super::bindings::{Fault, Instance};
-use super::chain::Asked;
-use super::isolation::Cause;
-use super::plugin::{Plugin, TrapPolicy};
-use super::stats::{Failure, Hook};
+use super::Plugin;
+use crate::bindings::{Fault, Instance};
+use crate::declaration::TrapPolicy;
+use crate::isolation::Cause;
+use crate::items::Asked;
+use crate::stats::{Failure, Hook};
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{Refusal, TOOLARGE};
 

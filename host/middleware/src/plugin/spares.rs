@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
-use super::PluginError;
-use super::bindings::{Fault, Instance};
-use super::isolation::Cause;
-use super::plugin::Plugin;
+use super::Plugin;
+use crate::PluginError;
+use crate::bindings::{Fault, Instance};
+use crate::isolation::Cause;
 
 /// The spares of one plugin.
 pub struct Spares {
@@ -78,7 +78,7 @@ impl Spares {
 
 impl Plugin {
     /// An instance to replace one that failed; none: the slot must wait for one.
-    pub(super) fn replacement(&self) -> Option<(Box<Instance>, Replacement)> {
+    pub(crate) fn replacement(&self) -> Option<(Box<Instance>, Replacement)> {
         if let Some(spare) = self.spares.take() {
             return Some((spare, Replacement::Spare));
         }
@@ -95,7 +95,7 @@ impl Plugin {
     /// # Errors
     ///
     /// The step that failed and why.
-    pub(super) fn build_spares(&self, count: usize) -> Result<(), PluginError> {
+    pub(crate) fn build_spares(&self, count: usize) -> Result<(), PluginError> {
         for _ in 0..count {
             let built = Box::new(self.build()?);
             self.spares.ready.lock().push(built);
@@ -104,7 +104,7 @@ impl Plugin {
     }
 
     /// Builds spares up to the configured number, off the data path.
-    pub(super) fn refill_after(&self, wait: Duration, is_rebuild: bool) {
+    pub(crate) fn refill_after(&self, wait: Duration, is_rebuild: bool) {
         let spares = &self.spares;
         let at_hand = spares.ready.lock().len() + spares.under_way.load(Ordering::Relaxed);
         if at_hand >= spares.wanted || self.is_parked() {
@@ -154,7 +154,7 @@ impl Plugin {
         }
     }
 
-    pub(super) fn was_rebuilt(&self, instance: &str) {
+    pub(crate) fn was_rebuilt(&self, instance: &str) {
         self.stats.rebuilt();
         info!(plugin = %self.identity, instance, "a plugin was rebuilt");
     }

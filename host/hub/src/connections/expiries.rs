@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::connections::{Connection, Connections};
-use super::encoding::Encoding;
+use crate::connections::{Connection, Connections};
+use crate::encoding::Encoding;
 use switchyard_protocol::json;
 use switchyard_types::close::CloseReason;
 use switchyard_types::ids::ConnectionId;

@@ -1,10 +1,7 @@
-//! The server: connections, protocols, plugins and delivery.
+//! The process `switchyard serve`: what it starts, reloads, watches and ends.
 //!
-//! The `mod` lines are in the order in which a message passes them, from the publisher's socket to
-//! the subscribers' sockets. `ARCHITECTURE.md` has the map.
-
-pub mod run;
+//! Everything else is a crate below `host/`; `ARCHITECTURE.md` has the map. Read `run` first.
 
 pub mod reload;
-
+pub mod run;
 mod watch;

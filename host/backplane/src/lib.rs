@@ -6,8 +6,8 @@
 //! dropped.
 //!
 //! A [`Link`] is one connection to Redis or NATS. When it fails, a new link is made and subscribes
-//! to all names again. This module does not know plugins or engines, and none of it runs without a
-//! backplane.
+//! to all names again. This crate does not know sessions or engines, and none of it runs without a
+//! backplane. Read this file first, then `interest`, `inbox`, and one of `redis` and `nats`.
 
 mod ask;
 mod inbox;

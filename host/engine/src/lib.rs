@@ -1,4 +1,4 @@
-//! The engines of the hub.
+//! The engines of the hub. Knows no connections: an engine is given ids and names.
 //!
 //! `component` is what the server ships: `guest-core` as a WASI component in a store of its own. The
 //! hub brings the same library linked in, for parity tests and for the comparison in the

@@ -1,4 +1,5 @@
-//! Plugins, their chain, and how plugins are replaced while it is in use.
+//! Plugins, their chain, and how plugins are replaced while it is in use. Knows no socket, no
+//! protocol and no engine. Read `items` first, then `chain`, `plugin` and `changes`.
 //!
 //! A swap reads, compiles, instantiates and initialises the new plugin before it touches the chain.
 //! Only then it takes the chain's write lock, which waits for the running bursts, hands the state

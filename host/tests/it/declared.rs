@@ -49,6 +49,7 @@ async fn the_policy_is_the_operators_or_the_components_or_that_of_the_hooks() ->
         server.stop().await?;
 
         let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_switchyard"));
+        check.env("SWITCHYARD_CACHE", crate::support::compiled());
         let done = Done::of(check.args(["plugin", "check"]).arg(&file).output()?)?;
         ensure!(done.code == Some(0) && done.stdout.contains(&format!("{policy} (")), "{done:?}");
     }

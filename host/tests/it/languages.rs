@@ -23,6 +23,7 @@ fn check(component: &str) -> Result<()> {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/languages/emoji.txt");
     let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
     command.args(["plugin", "test"]).args([&plugin, &conversation]);
+    command.env("SWITCHYARD_CACHE", crate::support::compiled());
     let done = Done::of(command.output()?)?;
     ensure!(done.code == Some(0), "{done:?}");
     ensure!(done.stdout.contains("steps as expected"), "{done:?}");

@@ -38,6 +38,7 @@ impl Rehearsal {
     fn play(&self, words: &[&str]) -> Result<Done> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
         command.args(["plugin", "test"]).args(words).current_dir(self.path());
+        command.env("SWITCHYARD_CACHE", crate::support::compiled());
         Done::of(command.output()?)
     }
 

@@ -32,6 +32,7 @@ pub fn shell(folder: &Path) -> Result<Command> {
         .env("npm_config_cache", tools.join("npm-cache"))
         .env("npm_config_prefer_offline", "true")
         .env("npm_config_update_notifier", "false")
+        .env("SWITCHYARD_CACHE", crate::compiled())
         .env("PIP_NO_INDEX", "1")
         .env("PIP_FIND_LINKS", tools.join("wheels"))
         .env("PIP_DISABLE_PIP_VERSION_CHECK", "1");

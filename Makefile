@@ -24,7 +24,7 @@ WASM := wasm32-wasip2
 # Plugins that ship, and components that only tests need.
 RUN_PLUGINS := acl redact
 PLUGINS := acl jwt-auth rate-limit redact validate webhook-auth
-FOR_TESTS := asker probe stranger snoop bad-engine onlooker
+FOR_TESTS := asker probe foreign snoop bad-engine onlooker
 # One plugin, for comparison in all languages.
 IN_RUST := emoji
 COMPONENT = $(CARGO) build --profile component --target $(WASM)

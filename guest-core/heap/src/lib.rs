@@ -8,7 +8,7 @@
 //!
 //! A component that links this crate uses it for everything, and has nothing to call.
 
-#![allow(unsafe_code, reason = "an allocator works with memory that nobody owns")]
+#![allow(unsafe_code, reason = "an allocator works with memory that has no owner")]
 #![allow(clippy::indexing_slicing, reason = "classes are bounded where they are made")]
 
 use std::alloc::{GlobalAlloc, Layout, System};

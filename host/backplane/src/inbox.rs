@@ -26,7 +26,7 @@ use switchyard_types::command::{Publication, Space};
 use switchyard_types::ids::ConnectionId;
 
 /// The publisher of messages from other nodes: no connection of this node.
-const NOBODY: ConnectionId = 0;
+const NO_CONNECTION: ConnectionId = 0;
 
 /// How many messages one batch delivers.
 const BATCH_MAX: usize = 128;
@@ -168,7 +168,7 @@ impl Inbox {
             })
             .map(|Incoming { space, channel, payload }| {
                 let (channel, payload) = (channel.as_ref().into(), payload.as_ref().into());
-                (NOBODY, Publication { space: *space, channel, payload })
+                (NO_CONNECTION, Publication { space: *space, channel, payload })
             })
             .collect();
         hub.publish(&*chain, &publications, |_, outcome, _| {

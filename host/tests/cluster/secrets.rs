@@ -36,11 +36,11 @@ async fn passwords(kind: Kind, extra: &[&str], user: &str) -> Result<()> {
     listener.expect(1).await?;
     // One that does not know it serves its own clients, and says what is wrong.
     let wrong = "connect_timeout_ms = 500\n".to_owned() + &options("wr0ng-horse-1")?.config;
-    let stranger =
+    let unknown =
         Node::start(&backplane, &Options { config: wrong, ..Options::default() }).await?;
-    ensure!(stranger.health().await? == (503, "ill: the backplane is disconnected\n".to_owned()));
-    stranger.server.wait_for_log("the backplane is disconnected").await?;
-    for node in [one, two, stranger] {
+    ensure!(unknown.health().await? == (503, "ill: the backplane is disconnected\n".to_owned()));
+    unknown.server.wait_for_log("the backplane is disconnected").await?;
+    for node in [one, two, unknown] {
         let log = node.server.log();
         ensure!(!log.contains("horse"), "the log has the password");
         node.stop().await?;
@@ -148,9 +148,9 @@ async fn tls(kind: Kind) -> Result<()> {
     // it is is not spoken to.
     for (what, config) in [("is trusted", known), ("trusts", trusting)] {
         let config = "connect_timeout_ms = 500\n".to_owned() + &config;
-        let stranger =
+        let unknown =
             Node::start_with_url(&url, &Options { config, ..Options::default() }).await?;
-        ensure!(stranger.health().await?.0 == 503, "a node that nothing is known of {what}");
+        ensure!(unknown.health().await?.0 == 503, "a node that nothing is known of {what}");
     }
     Ok(())
 }

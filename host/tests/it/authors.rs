@@ -64,7 +64,7 @@ async fn a_plugin_is_checked_as_the_server_would() -> Result<()> {
 async fn what_the_server_would_refuse_is_refused_with_the_reason() -> Result<()> {
     let probe = components::built("test/probe")?;
     let half: Vec<u8> = probe.iter().take(probe.len() / 2).copied().collect();
-    let foreign = components::built("test/stranger")?;
+    let foreign = components::built("test/foreign")?;
     let refusing = json!({"settings": {"init": "error"}});
     for (component, beside, step, says) in [
         (b"nonsense".to_vec(), None, "compile", "not a WebAssembly file"),

@@ -430,7 +430,7 @@ fn refused() -> Result<Vec<Refused>> {
         component("the engine", built("guest-core")?, "link", &["lifecycle"]),
         component(
             "contract",
-            built("test/stranger")?,
+            built("test/foreign")?,
             "link",
             &["@0.2.0", "switchyard:pubsub@0.1.0"],
         ),
@@ -645,7 +645,7 @@ async fn an_engine_that_is_refused_leaves_the_one_in_place() -> Result<()> {
         (b"\0asm\x01\0\0\0".to_vec(), "compile", "core module"),
         (half, "compile", ""),
         (probe(0)?, "link", "not granted"),
-        (components::built("test/stranger")?, "link", "@0.2.0"),
+        (components::built("test/foreign")?, "link", "@0.2.0"),
         (components::built("test/snoop")?, "link", "not granted"),
     ];
     for (number, (bytes, step, words)) in cases.iter().enumerate() {

@@ -91,7 +91,7 @@ async fn what_a_plugin_makes_of_a_publication_holds() -> Result<()> {
         "on_deliver": [
             {"stamp": true, "channels": ["late"]},
             {"narrow": "first", "channels": ["one"]},
-            {"narrow": "none", "channels": ["nobody"]},
+            {"narrow": "none", "channels": ["unknown"]},
         ],
     }}))
     .await?;
@@ -114,7 +114,7 @@ async fn what_a_plugin_makes_of_a_publication_holds() -> Result<()> {
         ("not.shown", "x", 2, "not.shown", "x:", 2),
         ("late", "x", 2, "late", "x@00000000", 2),
         ("one", "x", 1, "one", "x", 1),
-        ("nobody", "x", 0, "", "", 0),
+        ("unknown", "x", 0, "", "", 0),
         ("end", "x", 2, "end", "x", 2),
     ];
     for (channel, payload, receivers, becomes, arrives, at) in cases {

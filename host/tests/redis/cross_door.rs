@@ -134,11 +134,11 @@ async fn hear_all(
 async fn a_burst_is_heard_whole_and_in_its_order() -> Result<()> {
     const BURSTS: usize = 20;
     const BURST: usize = 60;
-    const FOR_NOBODY: &str = "for nobody";
+    const WITHOUT_SUBSCRIBER: &str = "without subscriber";
     const FOR_FIRST: &str = "for the first who came";
     let mut random = Random::from_environment();
     let narrow = json!({"on_deliver": [
-        {"narrow": "none", "trigger": FOR_NOBODY},
+        {"narrow": "none", "trigger": WITHOUT_SUBSCRIBER},
         {"narrow": "first", "trigger": FOR_FIRST},
     ]});
     let (server, address, _plugins) = server(&[("10-probe", "test/probe", narrow)]).await?;
@@ -173,7 +173,7 @@ async fn a_burst_is_heard_whole_and_in_its_order() -> Result<()> {
                 _ => random.index(200),
             };
             let what = match random.below(10) {
-                0 => FOR_NOBODY,
+                0 => WITHOUT_SUBSCRIBER,
                 1..4 => FOR_FIRST,
                 _ => "",
             };
@@ -191,7 +191,7 @@ async fn a_burst_is_heard_whole_and_in_its_order() -> Result<()> {
             };
             let hears = |who: &str| !text.contains(FOR_FIRST) || who == first;
             let receivers = match *channel {
-                _ if text.contains(FOR_NOBODY) => 0,
+                _ if text.contains(WITHOUT_SUBSCRIBER) => 0,
                 _ if text.contains(FOR_FIRST) => 1,
                 "lists" => 3,
                 "none" => 2,
@@ -289,7 +289,7 @@ async fn plugins_decide_for_both() -> Result<()> {
     let wrong = b"WRONGPASS invalid username-password pair or user is disabled.";
     for words in [
         ["AUTH", "wrong"].as_slice(),
-        &["AUTH", "nobody", "s3cret"],
+        &["AUTH", "unknown", "s3cret"],
         &["HELLO", "3", "AUTH", "default", "wrong"],
     ] {
         ensure!(bob.call(words).await? == Value::Error(wrong.to_vec()), "{words:?}");

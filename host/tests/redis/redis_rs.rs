@@ -85,7 +85,7 @@ fn blocking(address: SocketAddr, protocol: &str) -> Result<()> {
     let is_known = |publisher: &mut Connection, name: &[u8]| -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while publisher.publish::<_, _, i64>(name, "knock")? == 0 {
-            ensure!(Instant::now() < deadline, "nobody listens");
+            ensure!(Instant::now() < deadline, "there is no subscriber");
         }
         Ok(())
     };

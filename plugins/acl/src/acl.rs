@@ -50,7 +50,7 @@ impl Acl {
         let token = credentials::in_query(url, "token").filter(|_| !self.tokens.is_empty());
         match token.map(|token| self.tokens.user_of(&token)) {
             Some(Some(user)) => Ok(Some(user)),
-            Some(None) => Err(Refused::unknown("nobody holds this token")),
+            Some(None) => Err(Refused::unknown("no user holds this token")),
             None if self.require_token => {
                 Err(Refused::unknown("connect with a token, as in /ws?token=..."))
             }

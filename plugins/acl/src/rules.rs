@@ -314,8 +314,8 @@ mod tests {
         let costly = Asked::Psubscribe("[ab]*a??????????????*z");
         check(costly, Err(Denial::TooCostly));
         // What was spent is missed by patterns only.
-        let nobody = Subject::default();
-        let rules = SubjectRules::new(&rules, &nobody);
+        let anonymous = Subject::default();
+        let rules = SubjectRules::new(&rules, &anonymous);
         let mut empty = Budget::of(0);
         let asked = Asked::Subscribe("xa--------------z");
         assert_eq!(rules.decide(asked, &mut empty), Ok(()));

@@ -41,7 +41,7 @@ pub fn read(settings: &str) -> Result<Acl, String> {
     if raw.rules.is_empty() && !raw.require_token {
         return Err("there are no rules, so everything would be refused; for example: \
                     [[settings.rules]] users = [\"@authenticated\"] subscribe = [\"news.*\"] (or \
-                    require_token = true, to let nobody in)"
+                    require_token = true, to refuse everyone)"
             .to_owned());
     }
     if raw.attributes.iter().any(|name| matches!(name.as_str(), "" | "user" | "sub")) {
@@ -66,7 +66,7 @@ pub fn read(settings: &str) -> Result<Acl, String> {
 
 fn read_rule(raw: RawRule, attributes: &[String]) -> Result<Rule, String> {
     let users = match (raw.users, &raw.roles) {
-        (None, None) => return Err("names nobody; give it `users`, `roles` or both".to_owned()),
+        (None, None) => return Err("names no user and no role; give it `users`, `roles` or both".to_owned()),
         (None, Some(_)) => vec!["*".to_owned()],
         (Some(users), _) => users,
     };
@@ -125,7 +125,7 @@ mod tests {
         );
         let nothing = "there are no rules, so everything would be refused; for example: \
                        [[settings.rules]] users = [\"@authenticated\"] subscribe = [\"news.*\"] (or \
-                       require_token = true, to let nobody in)";
+                       require_token = true, to refuse everyone)";
         check("{}", nothing);
         check(r#"{"tokens": {"s3cret": "alice"}}"#, nothing);
         check(r#"{"require_token": "yes"}"#, "invalid type: string \"yes\", expected a boolean");
@@ -148,7 +148,7 @@ mod tests {
         );
         check(
             r#"{"rules": [{"publish": ["a"]}]}"#,
-            "rule 1: names nobody; give it `users`, `roles` or both",
+            "rule 1: names no user and no role; give it `users`, `roles` or both",
         );
         check(
             r#"{"rules": [{"roles": ["*"], "publish": ["a"]}]}"#,

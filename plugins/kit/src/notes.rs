@@ -33,8 +33,8 @@ mod tests {
     fn roles_come_back_as_they_went() {
         let roles = ["admin".to_owned(), "a \"b\",c".to_owned()];
         assert_eq!(roles_in(&note_of_roles(&roles)), roles);
-        for nobody in ["", "admin", "[1]", "{}", "null", "[\"a\""] {
-            assert!(roles_in(nobody).is_empty(), "{nobody}");
+        for invalid in ["", "admin", "[1]", "{}", "null", "[\"a\""] {
+            assert!(roles_in(invalid).is_empty(), "{invalid}");
         }
     }
 }

@@ -349,9 +349,9 @@ mod tests {
         let too_large = "TOOLARGE over limit bytes: 101 bytes at once, and 100 are the most for an \
                          address";
         let over = "LIMIT over limit bytes; come back in 7 ms (10 bytes in 1000 ms for an address)";
-        let nobody = subject(1, None, &[]);
+        let anonymous = subject(1, None, &[]);
         let asked = [publish(101), publish(60), publish(60), publish(40), publish(0)];
-        let found = buckets.decide(settings, &nobody, &asked);
+        let found = buckets.decide(settings, &anonymous, &asked);
         let expected = [Err(too_large.to_owned()), Ok(()), Err(over.to_owned()), Ok(()), Ok(())];
         assert_eq!(found, expected);
         let taken: Vec<_> = buckets.taken.into_iter().collect();
@@ -372,18 +372,18 @@ mod tests {
         let check = |limit: &str, subject: &Subject, expected: Option<&str>| {
             assert_eq!(key(limit, subject).as_deref(), expected, "{limit} {subject:?}");
         };
-        let nobody = subject(1, None, &[]);
+        let anonymous = subject(1, None, &[]);
         let alice = subject(2, Some("alice"), &["editor"]);
         let (of_1, of_2) = (Some("n/connection/1"), Some("n/connection/2"));
-        check(r#""per": "user""#, &nobody, None);
+        check(r#""per": "user""#, &anonymous, None);
         check(r#""per": "user""#, &alice, Some("n/user/alice"));
-        check(r#""per": "connection", "users": ["@anonymous"]"#, &nobody, of_1);
+        check(r#""per": "connection", "users": ["@anonymous"]"#, &anonymous, of_1);
         check(r#""per": "connection", "users": ["@anonymous"]"#, &alice, None);
         check(r#""per": "connection", "except_users": ["alice"]"#, &alice, None);
-        check(r#""per": "connection", "except_users": ["alice"]"#, &nobody, of_1);
+        check(r#""per": "connection", "except_users": ["alice"]"#, &anonymous, of_1);
         check(r#""per": "connection", "except_roles": ["admin", "editor"]"#, &alice, None);
         check(r#""per": "connection", "roles": ["editor"]"#, &alice, of_2);
-        check(r#""per": "connection", "roles": ["editor"]"#, &nobody, None);
+        check(r#""per": "connection", "roles": ["editor"]"#, &anonymous, None);
         check(r#""per": "connection", "channels": ["chat.*"]"#, &alice, of_2);
         check(r#""per": "connection", "channels": ["news"]"#, &alice, None);
         let unplaced = Subject { address: None, ..alice.clone() };

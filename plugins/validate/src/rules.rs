@@ -243,7 +243,7 @@ mod tests {
         settings["payload_bytes_max"] = 40.into();
         settings["depth_max"] = 2.into();
         let ok = r#"{"id":"0001","items":[]}"#;
-        check(&settings, "news", "no JSON, and nobody asks for any, however long it is", Ok(()));
+        check(&settings, "news", "no JSON, and no rule asks for it, however long it is", Ok(()));
         let why = "REJECTED not JSON: expected ident at line 1 column 2";
         check(&settings, "orders", "no JSON", Err(why));
         let why = "REJECTED /items: value has less than 1 item (schema order)";

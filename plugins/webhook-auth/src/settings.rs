@@ -101,7 +101,7 @@ pub fn read(settings: &str) -> Result<Settings, String> {
     let raw: RawSettings = settings::read(settings)?;
     let example = "\"https://id.example.com/switchyard\"";
     let url = Url::parse(&raw.url).ok_or_else(|| match raw.url.as_str() {
-        "" => format!("there is no `url`, so nobody can be asked; for example: url = {example}"),
+        "" => format!("there is no `url`, so no service can be asked; for example: url = {example}"),
         url => format!("`url` is {url:?}; it is the service's, such as {example}"),
     })?;
     let mut headers = vec![("content-type".to_owned(), b"application/json".to_vec())];
@@ -145,7 +145,7 @@ mod tests {
             let error = read(settings).map(|_| ()).expect_err(settings);
             assert!(error.contains(says), "{settings}: {error}");
         };
-        check("{}", "there is no `url`, so nobody can be asked; for example: url = \"https://");
+        check("{}", "there is no `url`, so no service can be asked; for example: url = \"https://");
         check(
             r#"{"url": "https://id.example.com:99999/"}"#,
             "`url` is \"https://id.example.com:99999/\"",

@@ -134,7 +134,7 @@ fn measured_route_component_alone(
     let names = Names::from_iter([name]);
     for _ in 0..TIMES {
         engine.route(black_box(&names), fan_outs)?;
-        ensure!(fan_outs.connections.len() == 1, "nobody was found");
+        ensure!(fan_outs.connections.len() == 1, "no connection was found");
     }
     Ok(())
 }

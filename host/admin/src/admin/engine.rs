@@ -5,7 +5,7 @@ use axum::{Extension, Json};
 
 use super::body::{JsonBody, OfferedComponent};
 use super::error::ApiError;
-use super::view::{EngineView, NoBody, SwapView, unix_ms};
+use super::view::{EngineView, EmptyBody, SwapView, unix_ms};
 use super::{Admin, blocking};
 use switchyard_middleware::stats::Initiator;
 
@@ -52,7 +52,7 @@ pub async fn swap(
 pub async fn roll_back(
     State(admin): State<Admin>,
     Extension(by): Extension<Initiator>,
-    JsonBody(NoBody {}): JsonBody<NoBody>,
+    JsonBody(EmptyBody {}): JsonBody<EmptyBody>,
 ) -> Result<Json<SwapView>, ApiError> {
     blocking(move || {
         let swap = admin.engine.roll_back(&by)?;

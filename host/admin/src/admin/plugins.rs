@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::body::{JsonBody, OfferedComponent};
 use super::error::ApiError;
 use super::view::{
-    FailureView, HistogramView, HookView, LimitsView, MoveBody, NoBody, PluginView, PluginsView,
+    FailureView, HistogramView, HookView, LimitsView, MoveBody, EmptyBody, PluginView, PluginsView,
     RechecksView, RefusedView, ReloadBody, State as PluginState, SwapView, VerdictView, unix_ms,
 };
 use super::{Admin, blocking};
@@ -89,7 +89,7 @@ pub async fn roll_back(
     State(admin): State<Admin>,
     Extension(by): Extension<Initiator>,
     Path(plugin): Path<String>,
-    JsonBody(NoBody {}): JsonBody<NoBody>,
+    JsonBody(EmptyBody {}): JsonBody<EmptyBody>,
 ) -> Result<Json<SwapView>, ApiError> {
     change(admin, move |middleware| middleware.roll_back(&plugin, &by)).await
 }

@@ -508,7 +508,7 @@ pub struct PatternsView {
 /// No body.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NoBody {}
+pub struct EmptyBody {}
 
 impl Name {
     /// A name that need not be UTF-8.

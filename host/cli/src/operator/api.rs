@@ -43,7 +43,7 @@ pub enum OperatorError {
     )]
     Unauthorised(String),
     #[error("HTTP {status} is no answer of Switchyard's admin API: {body}")]
-    Stranger { status: u16, body: String },
+    NotSwitchyard { status: u16, body: String },
     #[error("the answer is not what this version understands: {0}; --json shows it")]
     Unreadable(serde_json::Error),
     #[error("the answer broke off: {0}")]
@@ -195,7 +195,7 @@ fn refused(status: u16, body: &[u8]) -> OperatorError {
         Err(_) => {
             let body = String::from_utf8_lossy(body);
             let body = switchyard_types::close::clip(body.trim(), 200).to_owned();
-            OperatorError::Stranger { status, body }
+            OperatorError::NotSwitchyard { status, body }
         }
     }
 }

@@ -12,13 +12,13 @@ async fn where_there_are_tokens_one_must_be_shown() -> Result<()> {
     std::fs::write(&file, format!("# who may\nops:{OPS}\nci:{CI}\n"))?;
     let config = format!("{CONFIG}admin.tokens_file = {:?}\n", file.to_str().context("text")?);
     let server = Launch::with_config(&config).start().await?;
-    let nobody = Operator::of(&server).await?;
-    let (status, error) = nobody.ask("GET", "/v1/plugins", None)?;
+    let anonymous = Operator::of(&server).await?;
+    let (status, error) = anonymous.ask("GET", "/v1/plugins", None)?;
     ensure!((status, &error["code"]) == (401, &json!("unauthorised")), "{error}");
-    let head = format!("GET /v1/stats HTTP/1.1\r\nHost: {}\r\n", nobody.authority());
-    let (_, answered, _) = nobody.exchange(&head, b"")?;
+    let head = format!("GET /v1/stats HTTP/1.1\r\nHost: {}\r\n", anonymous.authority());
+    let (_, answered, _) = anonymous.exchange(&head, b"")?;
     ensure!(answered.to_lowercase().contains("www-authenticate: bearer"), "{answered}");
-    let done = nobody.run(&["plugin", "ls"])?;
+    let done = anonymous.run(&["plugin", "ls"])?;
     ensure!(done.code == Some(1) && done.stderr.contains("SWITCHYARD_ADMIN_TOKEN"), "{done:?}");
     for wrong in ["0123456789abcdef-opt", "ops", "", "0123456789abcdef-ops-and-more"] {
         let wrong = Operator::of(&server).await?.with_token(wrong);
@@ -108,16 +108,16 @@ async fn a_command_without_a_server_says_so() -> Result<()> {
         Done::of(command.args(words).output()?)
     };
     // No server listens on port 1 of loopback.
-    let nobody = "http://127.0.0.1:1";
+    let unused = "http://127.0.0.1:1";
     for words in [
         &["plugin", "ls"][..],
         &["engine", "show"],
         &["connections"],
         &["plugin", "trace", "--channel", "*"],
     ] {
-        let done = run(&[words, &["--admin", nobody]].concat())?;
+        let done = run(&[words, &["--admin", unused]].concat())?;
         ensure!(done.code == Some(1) && done.stdout.is_empty(), "{done:?}");
-        ensure!(done.stderr.contains(nobody) && done.stderr.contains("--admin"), "{done:?}");
+        ensure!(done.stderr.contains(unused) && done.stderr.contains("--admin"), "{done:?}");
     }
     for words in [
         &["plugin"][..],

@@ -26,7 +26,7 @@ async fn programs_read_one_object_a_line() -> Result<()> {
         (json!("news"), json!("hello\u{1b}[31m\n")),
         (json!("user.1"), json!({ "base64": "/w==" })),
         // With --channel this is a channel, not a pattern.
-        (json!("aXb"), json!("nobody")),
+        (json!("aXb"), json!("unknown")),
         (json!("a*b"), json!("")),
         (json!("plain"), json!("by pattern")),
         (json!("news"), json!("last")),

@@ -3,15 +3,15 @@
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
-    use super::Stranger;
+    use super::Foreign;
 
     wit_bindgen::generate!({ path: "wit" });
-    export!(Stranger);
+    export!(Foreign);
 }
 
-struct Stranger;
+struct Foreign;
 
-impl bindings::exports::switchyard::pubsub::lifecycle::Guest for Stranger {
+impl bindings::exports::switchyard::pubsub::lifecycle::Guest for Foreign {
     fn init(_settings: String) -> Result<(), String> {
         Ok(())
     }

@@ -32,9 +32,10 @@ BUILT := target/$(WASM)/component
 OUT := target/components
 RUN := target/run/plugins
 
-.PHONY: run build production release engine run-plugins components languages toolchain tools check test-quick test measure fuzz bench bench-cost bench-hostile bench-languages bench-peers bench-profile bench-swaps node-host wit-reference
+.PHONY: run build programs production release engine run-plugins components languages toolchain tools check test-quick test measure fuzz bench bench-cost bench-hostile bench-languages bench-peers bench-profile bench-swaps node-host wit-reference
 
-run: build run-plugins $(RUN)/10-acl.toml $(RUN)/20-redact.toml
+run: engine $(RUN)/10-acl.toml $(RUN)/20-redact.toml
+	@$(MAKE) --no-print-directory --jobs 2 build run-plugins
 	@cp $(OUT)/acl.wasm $(RUN)/10-acl.wasm
 	@cp $(OUT)/redact.wasm $(RUN)/20-redact.wasm
 	@echo
@@ -94,9 +95,14 @@ NEXTEST = PATH="$$PWD/.tools/cargo/bin:$$PATH" $(CARGO) nextest run --release --
 test-quick: check tools
 	$(NEXTEST) --profile quick
 
-test: components tools languages
+# The programs of the tests are compiled while the rest is downloaded and built.
+test: engine
+	@$(MAKE) --no-print-directory --jobs 2 languages programs
 	$(NEXTEST)
 	@$(MAKE) --no-print-directory measure
+
+programs: engine
+	$(CARGO) test --release --workspace --no-run
 
 measure: components tools languages
 	$(NEXTEST) --profile measure

@@ -96,18 +96,23 @@ pub struct Session {
     had_receivers: bool,
     /// Commands that are left because the time budget was exhausted.
     pending: Vec<Request<'static>>,
-    /// A SUBSCRIBE that waits for the backplane. Commands after it are pending.
-    joining: Option<Joining>,
-    /// Credentials that a plugin is verifying off the data path. Commands after them are pending.
-    authenticating: Option<Box<Authenticating>>,
-    /// A PUBSUB that is unfinished because the time budget was exhausted. Commands after it are
-    /// pending.
-    inspecting: Option<Box<Inspection>>,
-    /// The batch that publications of this session wait in. Commands after them are pending.
-    gathered: Option<Place>,
+    /// What the reply to the last command waits for. Commands after it are pending.
+    waiting: Option<Waiting>,
     /// Why the connection is closed after the replies to the executed commands.
     ending: Option<CloseReason>,
     is_over: bool,
+}
+
+/// What the reply to a command waits for.
+enum Waiting {
+    /// The batch that its publications are in.
+    Batch(Place),
+    /// The backplane, which must subscribe to the names of a SUBSCRIBE.
+    Backplane(Box<Joining>),
+    /// The plugins that verify credentials off the data path.
+    Credentials(Box<Authenticating>),
+    /// The next time budget, for the rest of a PUBSUB.
+    Budget(Box<Inspection>),
 }
 
 /// A SUBSCRIBE that was permitted and waits until the backplane has subscribed to its names,
@@ -124,6 +129,20 @@ struct Joining {
     /// Kept until the connection itself is subscribed.
     _hold: Arc<Hold>,
     _counted: WaitingNames,
+}
+
+impl Joining {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Some(waiting) = &mut self.waiting {
+            ready!(waiting.as_mut().poll(context));
+            self.waiting = None;
+        }
+        Poll::Ready(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.waiting.is_none()
+    }
 }
 
 /// The framing of replies.
@@ -165,10 +184,7 @@ impl Session {
             rate: Rate::default(),
             had_receivers: false,
             pending: Vec::new(),
-            joining: None,
-            authenticating: None,
-            inspecting: None,
-            gathered: None,
+            waiting: None,
             ending: None,
             is_over: false,
         }
@@ -228,34 +244,26 @@ impl Session {
     /// Whether the reply to a command is pending: later commands wait for it.
     #[inline]
     pub fn is_waiting(&self) -> bool {
-        self.waits_for_another_task() || self.inspecting.is_some()
+        self.waiting.is_some()
     }
 
     /// Whether the reply to a command is pending until another task has done something.
     #[inline]
     pub fn waits_for_another_task(&self) -> bool {
-        self.joining.is_some() || self.authenticating.is_some() || self.gathered.is_some()
+        !matches!(self.waiting, None | Some(Waiting::Budget(_)))
     }
 
     /// Ready when the session can make progress. The connection's outbox must have this task's
     /// waker.
     pub fn poll_progress(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.gathered.is_some() {
-            if self.connection.is_publishing() {
-                return Poll::Pending;
-            }
-            self.gathered = None;
+        match &mut self.waiting {
+            Some(Waiting::Batch(_)) if self.connection.is_publishing() => return Poll::Pending,
+            Some(Waiting::Batch(_)) => self.waiting = None,
+            Some(Waiting::Backplane(joining)) => return joining.poll(context),
+            Some(Waiting::Credentials(authenticating)) => return authenticating.poll(context),
+            Some(Waiting::Budget(_)) | None => {}
         }
-        if let Some(joining) = &mut self.joining
-            && let Some(waiting) = &mut joining.waiting
-        {
-            ready!(waiting.as_mut().poll(context));
-            joining.waiting = None;
-        }
-        match &mut self.authenticating {
-            Some(authenticating) => authenticating.poll(context),
-            None => Poll::Ready(()),
-        }
+        Poll::Ready(())
     }
 
     /// Executes the commands that wait, as `execute` does.
@@ -263,8 +271,10 @@ impl Session {
         &mut self,
         write: impl WriteReply + Copy + Send + 'static,
     ) -> Option<CloseReason> {
-        if let Some(joining) = self.joining.take_if(|joining| joining.waiting.is_none()) {
-            let Joining { tag, kind, names, generation, waiting: _, _hold, _counted } = joining;
+        let has_joined =
+            |waiting: &mut Waiting| matches!(waiting, Waiting::Backplane(join) if join.is_done());
+        if let Some(Waiting::Backplane(joining)) = self.waiting.take_if(has_joined) {
+            let Joining { tag, kind, names, generation, waiting: _, _hold, _counted } = *joining;
             let middleware = self.services.middleware.clone();
             let chain = middleware.chain();
             let listens = match chain.generation() == generation {
@@ -456,7 +466,8 @@ impl Session {
     }
 
     fn publish_gathered(&mut self) {
-        if let Some(place) = self.gathered.take() {
+        let is_batch = |waiting: &mut Waiting| matches!(waiting, Waiting::Batch(_));
+        if let Some(Waiting::Batch(place)) = self.waiting.take_if(is_batch) {
             self.services.publish_batcher.publish(&self.services, place);
         }
     }
@@ -548,7 +559,7 @@ impl Session {
                 let hold = Arc::new(hold);
                 let waiting = Some(backplane.clone().joined(hold.clone()));
                 let generation = chain.generation();
-                self.joining = Some(Joining {
+                self.waiting = Some(Waiting::Backplane(Box::new(Joining {
                     tag,
                     kind,
                     names,
@@ -556,7 +567,7 @@ impl Session {
                     waiting,
                     _hold: hold,
                     _counted: counted,
-                });
+                })));
                 return Ok(());
             }
         }
@@ -647,7 +658,7 @@ impl Session {
         let write: Box<dyn WriteReply + Send> = Box::new(*write);
         let publish_request = self.publish_request(write, publications);
         match self.services.publish_batcher.add(&self.services, publish_request) {
-            Ok(place) => self.gathered = Some(place),
+            Ok(place) => self.waiting = Some(Waiting::Batch(place)),
             Err(publish_request) => self.publish_alone(chain, publish_request),
         }
         false

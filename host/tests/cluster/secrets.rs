@@ -36,8 +36,7 @@ async fn passwords(kind: Kind, extra: &[&str], user: &str) -> Result<()> {
     listener.expect(1).await?;
     // One that does not know it serves its own clients, and says what is wrong.
     let wrong = "connect_timeout_ms = 500\n".to_owned() + &options("wr0ng-horse-1")?.config;
-    let unknown =
-        Node::start(&backplane, &Options { config: wrong, ..Options::default() }).await?;
+    let unknown = Node::start(&backplane, &Options { config: wrong, ..Options::default() }).await?;
     ensure!(unknown.health().await? == (503, "ill: the backplane is disconnected\n".to_owned()));
     unknown.server.wait_for_log("the backplane is disconnected").await?;
     for node in [one, two, unknown] {
@@ -148,8 +147,7 @@ async fn tls(kind: Kind) -> Result<()> {
     // it is is not spoken to.
     for (what, config) in [("is trusted", known), ("trusts", trusting)] {
         let config = "connect_timeout_ms = 500\n".to_owned() + &config;
-        let unknown =
-            Node::start_with_url(&url, &Options { config, ..Options::default() }).await?;
+        let unknown = Node::start_with_url(&url, &Options { config, ..Options::default() }).await?;
         ensure!(unknown.health().await?.0 == 503, "a node that nothing is known of {what}");
     }
     Ok(())

@@ -66,7 +66,9 @@ pub fn read(settings: &str) -> Result<Acl, String> {
 
 fn read_rule(raw: RawRule, attributes: &[String]) -> Result<Rule, String> {
     let users = match (raw.users, &raw.roles) {
-        (None, None) => return Err("names no user and no role; give it `users`, `roles` or both".to_owned()),
+        (None, None) => {
+            return Err("names no user and no role; give it `users`, `roles` or both".to_owned());
+        }
         (None, Some(_)) => vec!["*".to_owned()],
         (Some(users), _) => users,
     };

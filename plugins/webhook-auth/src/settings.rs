@@ -101,7 +101,9 @@ pub fn read(settings: &str) -> Result<Settings, String> {
     let raw: RawSettings = settings::read(settings)?;
     let example = "\"https://id.example.com/switchyard\"";
     let url = Url::parse(&raw.url).ok_or_else(|| match raw.url.as_str() {
-        "" => format!("there is no `url`, so no service can be asked; for example: url = {example}"),
+        "" => {
+            format!("there is no `url`, so no service can be asked; for example: url = {example}")
+        }
         url => format!("`url` is {url:?}; it is the service's, such as {example}"),
     })?;
     let mut headers = vec![("content-type".to_owned(), b"application/json".to_vec())];

@@ -5,7 +5,7 @@ use axum::{Extension, Json};
 
 use super::body::{JsonBody, OfferedComponent};
 use super::error::ApiError;
-use super::view::{EngineView, EmptyBody, SwapView, unix_ms};
+use super::view::{EmptyBody, EngineView, SwapView, unix_ms};
 use super::{Admin, blocking};
 use switchyard_middleware::stats::Initiator;
 

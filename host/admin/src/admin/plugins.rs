@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::body::{JsonBody, OfferedComponent};
 use super::error::ApiError;
 use super::view::{
-    FailureView, HistogramView, HookView, LimitsView, MoveBody, EmptyBody, PluginView, PluginsView,
+    EmptyBody, FailureView, HistogramView, HookView, LimitsView, MoveBody, PluginView, PluginsView,
     RechecksView, RefusedView, ReloadBody, State as PluginState, SwapView, VerdictView, unix_ms,
 };
 use super::{Admin, blocking};

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use super::{Session, WriteReply};
+use super::{Session, Waiting, WriteReply};
 use switchyard_hub::connections::expiries;
 use switchyard_middleware::chain::{AdmissionProgress, Chain, Step};
 use switchyard_types::close::CloseReason;
@@ -71,24 +71,38 @@ impl Session {
     /// The result of an authentication that was pending, once.
     #[inline]
     pub fn authenticated(&mut self) -> Option<Result<(), Refusal>> {
-        self.authenticating.as_ref()?;
-        self.take_answer()
+        match self.waiting {
+            Some(Waiting::Credentials(_)) => self.take_answer(),
+            _ => None,
+        }
     }
 
     fn take_answer(&mut self) -> Option<Result<(), Refusal>> {
-        let is_settled =
-            |waiting: &mut Box<Authenticating>| waiting.tag.is_none() && waiting.answer.is_some();
-        let answer = self.authenticating.take_if(is_settled)?.answer?;
+        let authenticating = self.take_settled(|authenticating| authenticating.tag.is_none())?;
+        let answer = authenticating.answer?;
         self.settle(&answer);
         Some(answer)
     }
 
+    /// The pending authentication, if its result is known and this holds.
+    fn take_settled(
+        &mut self,
+        is_wanted: impl Fn(&Authenticating) -> bool,
+    ) -> Option<Box<Authenticating>> {
+        let is_settled = |waiting: &mut Waiting| match waiting {
+            Waiting::Credentials(settled) => settled.answer.is_some() && is_wanted(settled),
+            _ => false,
+        };
+        match self.waiting.take_if(is_settled)? {
+            Waiting::Credentials(authenticating) => Some(authenticating),
+            _ => None,
+        }
+    }
+
     /// Replies to a pending AUTH, if its result is known.
     pub(super) fn finish_authenticating(&mut self, write: &impl WriteReply) {
-        let is_settled = |authenticating: &mut Box<Authenticating>| {
-            authenticating.tag.is_some() && authenticating.answer.is_some()
-        };
-        if let Some(authenticating) = self.authenticating.take_if(is_settled)
+        if let Some(authenticating) =
+            self.take_settled(|authenticating| authenticating.tag.is_some())
             && let Authenticating { tag: Some(tag), answer: Some(answer), .. } = *authenticating
         {
             self.settle(&answer);
@@ -137,7 +151,8 @@ impl Session {
                     }
                     answer
                 });
-                self.authenticating = Some(Box::new(Authenticating { tag, asking, answer: None }));
+                let authenticating = Authenticating { tag, asking, answer: None };
+                self.waiting = Some(Waiting::Credentials(Box::new(authenticating)));
                 None
             }
         }

@@ -6,7 +6,7 @@
 
 use guest_core::Names;
 
-use super::{Session, WriteReply};
+use super::{Session, Waiting, WriteReply};
 use crate::session::publish;
 use switchyard_hub::Hub;
 use switchyard_hub::listing::Listing;
@@ -84,17 +84,18 @@ impl Session {
         };
         let mut inspection = Box::new(inspection);
         if !self.advance(chain, &mut inspection)? {
-            self.inspecting = Some(inspection);
+            self.waiting = Some(Waiting::Budget(inspection));
         }
         Ok(())
     }
 
     /// Continues a PUBSUB command that is unfinished because the time budget was exhausted.
     pub(super) fn finish_inspecting(&mut self) {
-        if let Some(mut inspection) = self.inspecting.take() {
+        let is_listing = |waiting: &mut Waiting| matches!(waiting, Waiting::Budget(_));
+        if let Some(Waiting::Budget(mut inspection)) = self.waiting.take_if(is_listing) {
             let middleware = self.services.middleware.clone();
             match self.advance(&middleware.chain(), &mut inspection) {
-                Ok(false) => self.inspecting = Some(inspection),
+                Ok(false) => self.waiting = Some(Waiting::Budget(inspection)),
                 done => {
                     let done = done.map(|_| ());
                     self.is_done(Verb::Pubsub, inspection.tag, done, &inspection.write);

@@ -298,8 +298,10 @@ impl Memory {
             // It is no longer accounted for: its task frees it as soon as it runs.
             let bytes = connection.input.account(0, 0);
             self.input.shrink(bytes);
-            // A connection that is closing may account once more before its task runs.
-            if bytes > 0 && !connection.outbox.is_closing() {
+            if connection.outbox.is_closing() {
+                // It has accounted once more before its task ran: no other is closed for that.
+                closed.bytes += bytes;
+            } else if bytes > 0 {
                 connection.outbox.close(CloseReason::OverMemory(bound));
                 let first = Some(connection.remote);
                 closed.add(Closed { connections: 1, bytes, first });

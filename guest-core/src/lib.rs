@@ -1,12 +1,11 @@
-//! The engine of Switchyard: who listens to what.
+//! The engine of Switchyard: which connections are subscribed to a channel.
 //!
 //! A [`Registry`] records which ids subscribe to which names, and computes the receivers of a
 //! publication. It knows names (bytes) and ids, and nothing else: no payloads, sockets, time, WIT
 //! or logging. Its state is derived from the host's, so it can be dropped and rebuilt.
 //!
-//! With the feature `component`, on a wasm target, the crate is the component of the world
-//! `guest-core`; otherwise it is a library without dependencies, for crates that use its globs,
-//! for benchmarks and for the parity test.
+//! It has no dependencies. `guest-core/component` makes it the component of the world `guest-core`;
+//! plugins use its globs, and the host, its benchmarks and the parity test use it directly.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -24,9 +23,6 @@ mod pattern_index;
 mod trie;
 
 pub mod model;
-
-#[cfg(all(target_family = "wasm", feature = "component"))]
-mod component;
 
 pub use fan_outs::{FanOuts, Group};
 pub use names::{Names, Page};

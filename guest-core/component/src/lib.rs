@@ -1,14 +1,19 @@
-//! The component: the world `guest-core` on top of one [`Registry`].
+//! The engine as a component: the world `guest-core` on top of one [`Registry`].
+//!
+//! A crate of its own, so that plugins can use the library without exporting an engine, and without
+//! building it twice.
 //!
 //! Nothing is decided here. Lists are moved between the generated types and the library's, not
 //! copied; what generated code there is stays in this file.
+
+#![cfg(target_family = "wasm")]
 
 use std::cell::RefCell;
 
 use bindings::exports::switchyard::pubsub::{engine, listing, snapshot};
 use guest_heap as _;
 
-use crate::{ConnectionId, FanOuts, Group, Names, PatternId, Registry, RestoreError};
+use guest_core::{ConnectionId, FanOuts, Group, Names, PatternId, Registry, RestoreError};
 
 #[expect(
     unsafe_code,
@@ -17,7 +22,7 @@ use crate::{ConnectionId, FanOuts, Group, Names, PatternId, Registry, RestoreErr
 mod bindings {
     use super::Component;
 
-    wit_bindgen::generate!({ path: "../wit", world: "guest-core" });
+    wit_bindgen::generate!({ path: "../../wit", world: "guest-core" });
     export!(Component);
 }
 

@@ -34,8 +34,7 @@ RUN := target/run/plugins
 
 .PHONY: run build programs production release engine run-plugins components languages toolchain tools check test-quick test measure fuzz bench bench-cost bench-hostile bench-languages bench-peers bench-profile bench-swaps node-host wit-reference
 
-run: engine $(RUN)/10-acl.toml $(RUN)/20-redact.toml
-	@$(MAKE) --no-print-directory --jobs 2 build run-plugins
+run: build run-plugins $(RUN)/10-acl.toml $(RUN)/20-redact.toml
 	@cp $(OUT)/acl.wasm $(RUN)/10-acl.wasm
 	@cp $(OUT)/redact.wasm $(RUN)/20-redact.wasm
 	@echo

@@ -162,9 +162,8 @@ impl Inspection {
         let shown = may_see(connection, chain, &slice)?;
         match &mut self.found {
             Found::Counts { space, counts } => {
-                let visible: Vec<_> =
-                    slice.iter().zip(&shown).filter(|(_, shown)| **shown).collect();
-                let names: Vec<&[u8]> = visible.iter().map(|(name, _)| **name).collect();
+                let visible = slice.iter().zip(&shown).filter(|(_, shown)| **shown);
+                let names: Vec<&[u8]> = visible.map(|(name, _)| *name).collect();
                 let mut found = hub.subscriber_counts(*space, &names)?.into_iter();
                 counts.extend(shown.iter().map(|shown| match *shown {
                     true => found.next().unwrap_or(0),

@@ -40,7 +40,7 @@ impl Bench {
         let config = Config::default();
         let connections = Connections::new(1, config.outbox, config.limits.attributes_bytes_max);
         let connection = connections
-            .add(Encoding::Json, SocketAddr::from(([127, 0, 0, 1], 0)))
+            .add(Encoding::JSON, SocketAddr::from(([127, 0, 0, 1], 0)))
             .ok()
             .context("there is room for one")?;
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;

@@ -8,6 +8,9 @@ use tracing::{error, info, warn};
 use switchyard_config::Overrides;
 use switchyard_config::{Config, ConfigError, TlsConfig};
 use switchyard_net::tls::{Tls, TlsError};
+use switchyard_server::door::Door;
+use switchyard_server::door::http::HttpDoor;
+use switchyard_server::door::resp::RespDoor;
 use switchyard_server::live_config::LiveConfig;
 use switchyard_server::session::Services;
 use switchyard_telemetry::log::{self, Log};
@@ -150,11 +153,10 @@ pub fn reload(reloading: &Reloading, live: &LiveConfig, services: &Services) -> 
 pub fn reload_certificates(live: &LiveConfig) -> Result<(), Unread> {
     let mut read = Ok(());
     let config = live.config();
-    let resp = config.resp.as_ref().and_then(|resp| resp.tls.as_ref());
-    for (door, tls, files) in
-        [("http", &live.http_tls, config.http.tls.as_ref()), ("resp", &live.resp_tls, resp)]
-    {
-        let (Some(tls), Some(files)) = (tls, files) else { continue };
+    let of_resp = config.resp.as_ref().and_then(|resp| resp.tls.as_ref());
+    for (door, files) in [(HttpDoor::NAME, config.http.tls.as_ref()), (RespDoor::NAME, of_resp)] {
+        let (Some(state), Some(files)) = (live.door(door), files) else { continue };
+        let Some(tls) = &state.tls else { continue };
         match Tls::reload(tls, files) {
             Ok(true) => info!(door, "the certificate was replaced"),
             Ok(false) => {}

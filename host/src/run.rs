@@ -21,12 +21,16 @@ use switchyard_admin::admin::{Admin, AdminListener, Doors};
 use switchyard_config::Config;
 use switchyard_hub::connections::expiries::expire;
 use switchyard_middleware::stats::Initiator;
+use switchyard_server::connection_setup::{ConnectionSetup, is_local};
+use switchyard_server::door::Door;
+use switchyard_server::door::http::HttpDoor;
+use switchyard_server::door::http::handshake::WEBSOCKET_PATH;
+use switchyard_server::door::resp::RespDoor;
 use switchyard_server::drain::drain;
 use switchyard_server::engine_swap::EngineSwaps;
-use switchyard_server::handshake::WEBSOCKET_PATH;
 use switchyard_server::health::Health;
-use switchyard_server::listener::{self, Listener, Protocol};
-use switchyard_server::live_config::LiveConfig;
+use switchyard_server::listener::{self, Listener};
+use switchyard_server::live_config::{DoorState, LiveConfig};
 use switchyard_server::prepare::{check_protection, prepare};
 use switchyard_server::session::Services;
 use switchyard_server::upkeep;
@@ -42,8 +46,8 @@ pub struct Server {
     services: Services,
     health: Arc<Health>,
     engine: Arc<EngineSwaps>,
-    http: TcpListener,
-    resp: Option<TcpListener>,
+    http: Listening,
+    resp: Option<Listening>,
     admin: Option<AdminListener>,
     /// Connects to the backplane.
     linking: Option<JoinHandle<()>>,
@@ -70,23 +74,19 @@ impl Server {
         let services = Services { supervisor, ..services };
         let live = Arc::new(live);
         let health = Health::new(services.clone(), live.clone(), config.health);
-        let cannot_listen = |address| move || format!("cannot listen on {address}");
-        let listen = |address: SocketAddr, protocol| {
-            listener::listen(address, protocol).with_context(cannot_listen(address))
-        };
-        let http = listen(config.http.listen, Protocol::Http)?;
+        let http = listen::<HttpDoor>(config.http.listen, &live)?;
         let resp = match &config.resp {
-            Some(resp) => Some(listen(resp.listen, Protocol::Resp)?),
+            Some(resp) => Some(listen::<RespDoor>(resp.listen, &live)?),
             None => None,
         };
         let admin = match config.admin.listen {
             Some(address) => Some(AdminListener::new(
-                TcpListener::bind(address).await.with_context(cannot_listen(address))?,
+                TcpListener::bind(address).await.with_context(|| cannot_listen(address))?,
                 Admin::new(
                     config.admin.clone(),
                     services.clone(),
                     engine.clone(),
-                    doors(&live, &http, resp.as_ref())?,
+                    doors(&http, resp.as_ref())?,
                     live.clone(),
                     health.clone(),
                 ),
@@ -128,7 +128,7 @@ impl Server {
     ///
     /// The operating system does not report them.
     pub fn urls(&self) -> io::Result<Vec<String>> {
-        let Doors { websocket, resp } = doors(&self.live, &self.http, self.resp.as_ref())?;
+        let Doors { websocket, resp } = doors(&self.http, self.resp.as_ref())?;
         let mut urls: Vec<String> = [websocket].into_iter().chain(resp).collect();
         if let Some(admin) = &self.admin {
             urls.push(format!("http://{}", admin.local_addr()?));
@@ -144,27 +144,30 @@ impl Server {
         let config = Arc::new(config);
         let (served, mut all_served) = mpsc::channel::<()>(1);
         let (ending, is_ending) = watch_channel::channel(false);
-        let listener = Listener::new(
+        let supervisor = &services.supervisor;
+        let console = admin.as_ref().and_then(|admin| admin.local_addr().ok());
+        let resp_address = resp.as_ref().and_then(|resp| resp.socket.local_addr().ok());
+        let resp_door =
+            Arc::new(RespDoor::new(&config, resp_address.map_or(0, |address| address.port())));
+        let http_door = Arc::new(HttpDoor::new(
             config.clone(),
             health,
-            resp.as_ref(),
-            admin.as_ref().and_then(|admin| admin.local_addr().ok()),
-            is_ending,
-            served,
-        );
-        let supervisor = &services.supervisor;
-        let accept = |name, socket: TcpListener, protocol| {
-            // Kept here, so that the port stays bound when the task is restarted.
-            let (listener, socket) = (listener.clone(), Arc::new(socket));
-            tokio::spawn(
-                supervisor
-                    .clone()
-                    .keep(name, move || listener.clone().accept(socket.clone(), protocol)),
-            )
+            resp_door.clone(),
+            console.filter(|console| is_local(*console)).map(|console| console.port()),
+        ));
+        let setup = |state: &Arc<DoorState>| ConnectionSetup {
+            config: config.clone(),
+            services: services.clone(),
+            live: live.clone(),
+            door: state.clone(),
+            is_ending: is_ending.clone(),
+            served: served.clone(),
         };
-        let mut accepting = vec![accept("http-listener", http, Protocol::Http)];
-        accepting.extend(resp.map(|resp| accept("resp-listener", resp, Protocol::Resp)));
-        drop(listener);
+        let mut accepting = vec![accept(http_door, http.socket, setup(&http.state))];
+        if let Some(Listening { socket, state }) = resp {
+            accepting.push(accept(resp_door, socket, setup(&state)));
+        }
+        drop(served);
         let administering = admin.map(|admin| {
             let (admin, is_ending) = (Arc::new(admin), ending.subscribe());
             let serving = move || admin.clone().serve(is_ending.clone());
@@ -273,13 +276,46 @@ impl Server {
     }
 }
 
+/// A door that listens.
+struct Listening {
+    socket: TcpListener,
+    state: Arc<DoorState>,
+}
+
+impl Listening {
+    /// Its address, as a URL.
+    fn url(&self, plain: &str, tls: &str, path: &str) -> io::Result<String> {
+        let scheme = if self.state.tls.is_some() { tls } else { plain };
+        Ok(format!("{scheme}://{}{path}", self.socket.local_addr()?))
+    }
+}
+
+fn cannot_listen(address: SocketAddr) -> String {
+    format!("cannot listen on {address}")
+}
+
+/// Opens the listening socket of a door.
+fn listen<D: Door>(address: SocketAddr, live: &LiveConfig) -> anyhow::Result<Listening> {
+    let state = live.door(D::NAME).with_context(|| format!("no door is called {}", D::NAME))?;
+    let socket = listener::listen::<D>(address).with_context(|| cannot_listen(address))?;
+    Ok(Listening { socket, state })
+}
+
+/// Accepts the connections of a door in a task. The socket is kept, so that the port stays bound
+/// when the task is restarted.
+fn accept<D: Door>(door: Arc<D>, socket: TcpListener, setup: ConnectionSetup) -> JoinHandle<()> {
+    let supervisor = setup.services.supervisor.clone();
+    let (listener, socket) = (Listener::new(door, setup), Arc::new(socket));
+    let name = format!("{}-listener", D::NAME);
+    tokio::spawn(supervisor.keep(name, move || listener.clone().accept(socket.clone())))
+}
+
 /// The addresses for clients, as URLs.
-fn doors(live: &LiveConfig, http: &TcpListener, resp: Option<&TcpListener>) -> io::Result<Doors> {
-    let scheme = if live.http_tls.is_some() { "wss" } else { "ws" };
-    let websocket = format!("{scheme}://{}{WEBSOCKET_PATH}", http.local_addr()?);
-    let scheme = if live.resp_tls.is_some() { "rediss" } else { "resp" };
-    let resp = resp.map(|resp| io::Result::Ok(format!("{scheme}://{}", resp.local_addr()?)));
-    Ok(Doors { websocket, resp: resp.transpose()? })
+fn doors(http: &Listening, resp: Option<&Listening>) -> io::Result<Doors> {
+    Ok(Doors {
+        websocket: http.url("ws", "wss", WEBSOCKET_PATH)?,
+        resp: resp.map(|resp| resp.url("resp", "rediss", "")).transpose()?,
+    })
 }
 
 /// Reloads what changed.

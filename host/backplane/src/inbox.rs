@@ -171,11 +171,11 @@ impl Inbox {
                 (NO_CONNECTION, Publication { space: *space, channel, payload })
             })
             .collect();
-        hub.publish(&*chain, &publications, |_, outcome, _| {
-            if outcome.is_err() {
-                self.stats.undelivered.fetch_add(1, Ordering::Relaxed);
+        for outcome in hub.publish(&*chain, &publications) {
+            if outcome.deliveries.is_err() {
+                count(&self.stats.undelivered);
             }
-        });
+        }
     }
 }
 

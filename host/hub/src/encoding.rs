@@ -1,64 +1,196 @@
-//! A publication, encoded for each kind of connection.
+//! What clients receive without a request: messages and notices, encoded for each kind of client.
 //!
-//! It is encoded at most once for each kind that has a receiver, headers included: frames from
-//! server to client are not masked, so that one `Bytes` serves all receivers.
+//! A message is encoded at most once for each encoding that has a receiver, headers included:
+//! frames from server to client are not masked, so that one `Bytes` serves all receivers. A protocol
+//! that this file does not know adds its own encoder.
 
 use bytes::Bytes;
+use parking_lot::RwLock;
+use smallvec::SmallVec;
 
 use switchyard_protocol::json;
 use switchyard_protocol::resp::{self, Ack, ReplyWriter, RespVersion};
-use switchyard_protocol::websocket::{MessageKind, write_message};
+use switchyard_protocol::websocket::{self, MessageKind, write_message};
 use switchyard_types::command::{Kind, Refusal, Space};
 
-/// The encoding of messages to a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Encoding {
-    /// JSON in WebSocket text frames.
-    Json,
-    /// RESP2 over TCP.
-    Resp2,
-    /// RESP3 over TCP.
-    Resp3,
-    /// RESP2 in binary WebSocket frames.
-    FramedResp2,
-    /// RESP3 in binary WebSocket frames.
-    FramedResp3,
+/// Writes messages and notices for one kind of client.
+pub trait Encoder: Send + Sync {
+    /// Its name, in metrics and in lists of connections.
+    fn name(&self) -> &'static str;
+
+    /// Whether the client may be a web page.
+    fn is_web(&self) -> bool {
+        false
+    }
+
+    /// Appends a message.
+    fn message(&self, message: &Message<'_>, bytes: &mut Vec<u8>);
+
+    /// Appends the notice that the server has ended these subscriptions of one kind, in order.
+    fn ended(&self, kind: Kind, ended: &[Ended<'_>], bytes: &mut Vec<u8>);
+
+    /// The notice that the client's credentials expire in this many milliseconds; none: the
+    /// protocol has no such notice.
+    fn expiring(&self, _left_ms: u64) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// The notice that the connection will be closed for this reason, and within which time the
+    /// client should reconnect, in milliseconds; none: the protocol has no such notice.
+    fn goaway(&self, _reason: &str, _within_ms: [u64; 2]) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// A request that a client must reply to, or its connection is closed; none: TCP detects
+    /// whether the client is still there.
+    fn ping(&self) -> Option<Bytes> {
+        None
+    }
 }
 
-impl Encoding {
-    /// All, in the order of their indexes.
-    pub const ALL: [Encoding; 5] = [
-        Encoding::Json,
-        Encoding::Resp2,
-        Encoding::Resp3,
-        Encoding::FramedResp2,
-        Encoding::FramedResp3,
-    ];
+/// A message on its way to subscribers of its channel, or of a pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// The name space of its channel.
+    pub space: Space,
+    /// The pattern that the receivers are subscribed to; none: the channel itself.
+    pub pattern: Option<&'a [u8]>,
+    /// Its channel.
+    pub channel: &'a [u8],
+    /// What was published.
+    pub payload: &'a [u8],
+}
 
-    /// Whether it is framed for WebSocket.
-    pub fn is_framed(self) -> bool {
-        !matches!(self, Encoding::Resp2 | Encoding::Resp3)
+/// A subscription that the server has ended.
+pub struct Ended<'a> {
+    /// Its name.
+    pub name: &'a [u8],
+    /// The number of remaining subscriptions of its kind, as acknowledgements count.
+    pub count: u64,
+    /// Why it ended.
+    pub refusal: &'a Refusal,
+}
+
+/// The encoding of messages to a connection: the index of its encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Encoding(u8);
+
+/// In the order of the constants of `Encoding`.
+const BUILT_IN: [&dyn Encoder; 5] = [
+    &Json,
+    &Resp(RespVersion::Resp2),
+    &Resp(RespVersion::Resp3),
+    &FramedResp(RespVersion::Resp2),
+    &FramedResp(RespVersion::Resp3),
+];
+
+/// Those that other protocols added.
+static ADDED: RwLock<Vec<&'static dyn Encoder>> = RwLock::new(Vec::new());
+
+impl Encoding {
+    /// JSON in WebSocket text frames.
+    pub const JSON: Encoding = Encoding(0);
+    /// RESP2 over TCP.
+    pub const RESP2: Encoding = Encoding(1);
+    /// RESP3 over TCP.
+    pub const RESP3: Encoding = Encoding(2);
+    /// RESP2 in binary WebSocket frames.
+    pub const FRAMED_RESP2: Encoding = Encoding(3);
+    /// RESP3 in binary WebSocket frames.
+    pub const FRAMED_RESP3: Encoding = Encoding(4);
+
+    /// Adds the encoding of a protocol, until the process ends. None: there are 256 already.
+    pub fn add(encoder: &'static dyn Encoder) -> Option<Encoding> {
+        let mut added = ADDED.write();
+        let index = u8::try_from(BUILT_IN.len() + added.len()).ok()?;
+        added.push(encoder);
+        Some(Encoding(index))
     }
 
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Encoding::Json => "websocket/json",
-            Encoding::Resp2 => "resp2",
-            Encoding::Resp3 => "resp3",
-            Encoding::FramedResp2 => "websocket/resp2",
-            Encoding::FramedResp3 => "websocket/resp3",
+    /// All, in the order of their indexes.
+    pub fn all() -> impl Iterator<Item = Encoding> {
+        let count = BUILT_IN.len() + ADDED.read().len();
+        (0..count).filter_map(|index| u8::try_from(index).ok().map(Encoding))
+    }
+
+    /// Its index, below the length of `all`.
+    pub fn index(self) -> u8 {
+        self.0
+    }
+
+    /// The encoding with this index.
+    pub(crate) fn from_index(index: u8) -> Encoding {
+        Encoding(index)
+    }
+
+    /// What encodes.
+    pub fn encoder(self) -> &'static dyn Encoder {
+        let index = usize::from(self.0);
+        match BUILT_IN.get(index) {
+            Some(encoder) => *encoder,
+            None => {
+                let added = ADDED.read().get(index - BUILT_IN.len()).copied();
+                added.expect("an encoding has the index of an encoder")
+            }
         }
     }
+}
 
-    /// Its index.
-    pub fn index(self) -> u8 {
-        self as u8
+/// One value for each encoding that has one: most often one or two.
+pub struct PerEncoding<T>(SmallVec<[(Encoding, T); 2]>);
+
+impl<T> Default for PerEncoding<T> {
+    fn default() -> PerEncoding<T> {
+        PerEncoding(SmallVec::new())
+    }
+}
+
+impl<T> PerEncoding<T> {
+    /// The value for this encoding, made by `make` if there is none.
+    pub fn get_or_insert_with(&mut self, encoding: Encoding, make: impl FnOnce() -> T) -> &mut T {
+        let place = self.0.iter().position(|(of, _)| *of == encoding).unwrap_or_else(|| {
+            self.0.push((encoding, make()));
+            self.0.len() - 1
+        });
+        let entry = self.0.get_mut(place);
+        &mut entry.expect("it was found or added").1
+    }
+}
+
+/// One message on its way to one group of receivers.
+pub struct Push<'a> {
+    message: Message<'a>,
+    encoded: PerEncoding<Bytes>,
+}
+
+impl<'a> Push<'a> {
+    /// The message, not encoded yet.
+    pub fn new(message: Message<'a>) -> Push<'a> {
+        Push { message, encoded: PerEncoding::default() }
     }
 
-    /// The encoding at this index.
-    pub fn from_index(index: u8) -> Encoding {
-        Encoding::ALL.get(usize::from(index)).copied().expect("only `index` makes indices")
+    /// Whether both go to the same receivers of the same channel.
+    pub fn is_like(&self, other: &Push<'_>) -> bool {
+        Message { payload: other.message.payload, ..self.message } == other.message
+    }
+
+    /// The length of its names and its payload.
+    pub fn bytes(&self) -> usize {
+        let Message { pattern, channel, payload, .. } = self.message;
+        pattern.map_or(0, <[u8]>::len) + channel.len() + payload.len()
+    }
+
+    /// The bytes for this encoding.
+    pub fn encoded(&mut self, encoding: Encoding) -> Bytes {
+        let message = &self.message;
+        let encode = || {
+            let names = message.channel.len() + message.pattern.map_or(0, <[u8]>::len);
+            let mut bytes =
+                Vec::with_capacity(names + message.payload.len() + resp::FRAME_BYTES_MAX);
+            encoding.encoder().message(message, &mut bytes);
+            Bytes::from(exact(bytes))
+        };
+        self.encoded.get_or_insert_with(encoding, encode).clone()
     }
 }
 
@@ -72,125 +204,110 @@ fn exact(bytes: Vec<u8>) -> Vec<u8> {
 /// How much unused capacity is ignored.
 const WASTE_BYTES_MAX: usize = 4 << 10;
 
-/// One publication on its way to one group of receivers.
-pub struct Push<'a> {
-    space: Space,
-    pattern: Option<&'a [u8]>,
-    channel: &'a [u8],
-    payload: &'a [u8],
-    encoded: [Option<Bytes>; Encoding::ALL.len()],
-}
+/// `switchyard.v1.json`.
+struct Json;
 
-impl<'a> Push<'a> {
-    /// The publication for subscribers of the channel, or of the pattern.
-    pub fn new(
-        space: Space,
-        pattern: Option<&'a [u8]>,
-        channel: &'a [u8],
-        payload: &'a [u8],
-    ) -> Push<'a> {
-        Push { space, pattern, channel, payload, encoded: [const { None }; Encoding::ALL.len()] }
+impl Encoder for Json {
+    fn name(&self) -> &'static str {
+        "websocket/json"
     }
 
-    /// Whether both go to the same receivers of the same channel.
-    pub fn is_like(&self, other: &Push<'_>) -> bool {
-        (self.space, self.pattern, self.channel) == (other.space, other.pattern, other.channel)
+    fn is_web(&self) -> bool {
+        true
     }
 
-    /// The length of its names and its payload.
-    pub fn bytes(&self) -> usize {
-        self.pattern.map_or(0, <[u8]>::len) + self.channel.len() + self.payload.len()
+    fn message(&self, message: &Message<'_>, bytes: &mut Vec<u8>) {
+        json::write_push(message.pattern, message.channel, message.payload, bytes);
     }
 
-    /// The bytes for this encoding.
-    pub fn encoded(&mut self, encoding: Encoding) -> Bytes {
-        let slot = usize::from(encoding.index());
-        if let Some(Some(encoded)) = self.encoded.get(slot) {
-            return encoded.clone();
+    /// One frame for all that ended for the same reason.
+    fn ended(&self, kind: Kind, ended: &[Ended<'_>], bytes: &mut Vec<u8>) {
+        for alike in ended.chunk_by(|one, other| one.refusal == other.refusal) {
+            let Some(Ended { count, refusal, .. }) = alike.last() else { continue };
+            let names = || alike.iter().map(|ended| ended.name);
+            json::write_unsubscribed(kind, names(), *count, refusal, bytes);
         }
-        let encoded = Bytes::from(exact(self.encode(encoding)));
-        if let Some(slot) = self.encoded.get_mut(slot) {
-            *slot = Some(encoded.clone());
-        }
-        encoded
     }
 
-    fn encode(&self, encoding: Encoding) -> Vec<u8> {
-        let names = self.channel.len() + self.pattern.map_or(0, <[u8]>::len);
-        let mut bytes = Vec::with_capacity(names + self.payload.len() + resp::FRAME_BYTES_MAX);
-        match encoding {
-            Encoding::Json => {
-                json::write_push(self.pattern, self.channel, self.payload, &mut bytes);
-            }
-            Encoding::Resp2 => self.write_resp(RespVersion::Resp2, &mut bytes),
-            Encoding::Resp3 => self.write_resp(RespVersion::Resp3, &mut bytes),
-            Encoding::FramedResp2 | Encoding::FramedResp3 => {
-                write_message(MessageKind::Binary, &mut bytes, |bytes| {
-                    let version = match encoding {
-                        Encoding::FramedResp2 => RespVersion::Resp2,
-                        _ => RespVersion::Resp3,
-                    };
-                    self.write_resp(version, bytes);
-                });
-            }
-        }
-        bytes
+    fn expiring(&self, left_ms: u64) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        json::write_expiring(left_ms, &mut bytes);
+        Some(bytes)
     }
 
-    fn write_resp(&self, version: RespVersion, bytes: &mut Vec<u8>) {
-        let mut writer = ReplyWriter::new(bytes, version);
-        match (self.space, self.pattern) {
-            (_, Some(pattern)) => writer.pmessage(pattern, self.channel, self.payload),
-            (Space::Channels, None) => writer.message(self.channel, self.payload),
-            (Space::ShardChannels, None) => writer.smessage(self.channel, self.payload),
-        }
+    fn goaway(&self, reason: &str, within_ms: [u64; 2]) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        json::write_goaway(reason, within_ms, &mut bytes);
+        Some(bytes)
+    }
+
+    fn ping(&self) -> Option<Bytes> {
+        Some(websocket::PING)
     }
 }
 
-/// A subscription that the server has ended.
-pub struct Ended<'a> {
-    /// Its name.
-    pub name: &'a [u8],
-    /// The number of remaining subscriptions of its kind, as acknowledgements count.
-    pub count: u64,
-    /// Why it ended.
-    pub refusal: &'a Refusal,
-}
+/// Redis' protocol over TCP.
+struct Resp(RespVersion);
 
-/// The notice of ended subscriptions of one kind, in order. JSON has one frame for all that ended
-/// for the same reason; RESP has a frame for each name, and no field for a reason.
-pub fn encode_ended(encoding: Encoding, kind: Kind, ended: &[Ended<'_>]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let write_resp = |version, bytes: &mut Vec<u8>| {
+impl Encoder for Resp {
+    fn name(&self) -> &'static str {
+        match self.0 {
+            RespVersion::Resp2 => "resp2",
+            RespVersion::Resp3 => "resp3",
+        }
+    }
+
+    fn message(&self, message: &Message<'_>, bytes: &mut Vec<u8>) {
+        let Message { space, pattern, channel, payload } = *message;
+        let mut writer = ReplyWriter::new(bytes, self.0);
+        match (space, pattern) {
+            (_, Some(pattern)) => writer.pmessage(pattern, channel, payload),
+            (Space::Channels, None) => writer.message(channel, payload),
+            (Space::ShardChannels, None) => writer.smessage(channel, payload),
+        }
+    }
+
+    /// A reply for each name. There is no field for a reason.
+    fn ended(&self, kind: Kind, ended: &[Ended<'_>], bytes: &mut Vec<u8>) {
         let ack = match kind {
             Kind::Channel => Ack::Unsubscribe,
             Kind::Pattern => Ack::Punsubscribe,
             Kind::Shard => Ack::Sunsubscribe,
         };
-        let mut writer = ReplyWriter::new(bytes, version);
+        let mut writer = ReplyWriter::new(bytes, self.0);
         for ended in ended {
             let count = usize::try_from(ended.count).unwrap_or(usize::MAX);
             writer.ack(ack, Some(ended.name), count);
         }
-    };
-    match encoding {
-        Encoding::Json => {
-            for alike in ended.chunk_by(|one, other| one.refusal == other.refusal) {
-                let Some(Ended { count, refusal, .. }) = alike.last() else { continue };
-                let names = || alike.iter().map(|ended| ended.name);
-                json::write_unsubscribed(kind, names(), *count, refusal, &mut bytes);
-            }
-        }
-        Encoding::Resp2 => write_resp(RespVersion::Resp2, &mut bytes),
-        Encoding::Resp3 => write_resp(RespVersion::Resp3, &mut bytes),
-        Encoding::FramedResp2 => write_message(MessageKind::Binary, &mut bytes, |bytes| {
-            write_resp(RespVersion::Resp2, bytes);
-        }),
-        Encoding::FramedResp3 => write_message(MessageKind::Binary, &mut bytes, |bytes| {
-            write_resp(RespVersion::Resp3, bytes);
-        }),
     }
-    bytes
+}
+
+/// Redis' protocol in binary WebSocket frames.
+struct FramedResp(RespVersion);
+
+impl Encoder for FramedResp {
+    fn name(&self) -> &'static str {
+        match self.0 {
+            RespVersion::Resp2 => "websocket/resp2",
+            RespVersion::Resp3 => "websocket/resp3",
+        }
+    }
+
+    fn is_web(&self) -> bool {
+        true
+    }
+
+    fn message(&self, message: &Message<'_>, bytes: &mut Vec<u8>) {
+        write_message(MessageKind::Binary, bytes, |bytes| Resp(self.0).message(message, bytes));
+    }
+
+    fn ended(&self, kind: Kind, ended: &[Ended<'_>], bytes: &mut Vec<u8>) {
+        write_message(MessageKind::Binary, bytes, |bytes| Resp(self.0).ended(kind, ended, bytes));
+    }
+
+    fn ping(&self) -> Option<Bytes> {
+        Some(websocket::PING)
+    }
 }
 
 #[cfg(test)]
@@ -209,22 +326,58 @@ mod tests {
             Ended { name: b"\xff", count: 2, refusal: &no },
             Ended { name: b"c", count: 1, refusal: &never },
         ];
+        let encoded = |encoding: Encoding, kind| {
+            let mut bytes = Vec::new();
+            encoding.encoder().ended(kind, &ended, &mut bytes);
+            bytes
+        };
         let check = |encoding, kind, expected: &str| {
-            let bytes = encode_ended(encoding, kind, &ended[..]);
+            let bytes = encoded(encoding, kind);
             assert_eq!(bytes.escape_ascii().to_string().replace("\\r\\n", " "), expected);
         };
         let resp = "3 $12 punsubscribe $1 a :3 *3 $12 punsubscribe $1 \\xff :2 \
                     *3 $12 punsubscribe $1 c :1 ";
-        check(Encoding::Resp2, Kind::Pattern, &format!("*{resp}"));
-        check(Encoding::Resp3, Kind::Pattern, &format!(">{resp}").replace(" *3", " >3"));
-        let framed = encode_ended(Encoding::FramedResp3, Kind::Shard, &ended[..]);
+        check(Encoding::RESP2, Kind::Pattern, &format!("*{resp}"));
+        check(Encoding::RESP3, Kind::Pattern, &format!(">{resp}").replace(" *3", " >3"));
+        let framed = encoded(Encoding::FRAMED_RESP3, Kind::Shard);
         assert_eq!(framed.first(), Some(&0x82), "a binary frame");
         assert!(framed.ends_with(b">3\r\n$12\r\nsunsubscribe\r\n$1\r\nc\r\n:1\r\n"));
-        let json = encode_ended(Encoding::Json, Kind::Channel, &ended[..]);
+        let json = encoded(Encoding::JSON, Kind::Channel);
         let json = String::from_utf8_lossy(&json);
         let first = r#"["unsubscribed",{"channels":["a",{"base64":"/w=="}],"patterns":[],"listening":2,"code":"NOPERM","message":"no","by":"acl@1"}]"#;
         assert!(json.contains(first), "{json}");
         let second = r#"{"channels":["c"],"patterns":[],"listening":1,"code":"NOPERM","message":"never","by":"acl@1"}]"#;
         assert!(json.ends_with(second), "{json}");
+    }
+
+    #[test]
+    fn each_encoding_has_a_name_of_its_own_and_one_can_be_added() {
+        struct Raw;
+        impl Encoder for Raw {
+            fn name(&self) -> &'static str {
+                "raw"
+            }
+
+            fn message(&self, message: &Message<'_>, bytes: &mut Vec<u8>) {
+                bytes.extend_from_slice(message.payload);
+            }
+
+            fn ended(&self, _: Kind, _: &[Ended<'_>], _: &mut Vec<u8>) {}
+        }
+        let raw = Encoding::add(&Raw).expect("there are few");
+        assert!(Encoding::all().any(|encoding| encoding == raw));
+        let names: Vec<_> = Encoding::all().map(|encoding| encoding.encoder().name()).collect();
+        let distinct: std::collections::HashSet<_> = names.iter().collect();
+        assert_eq!(names.len(), distinct.len(), "{names:?}");
+        assert_eq!(Encoding::FRAMED_RESP3.encoder().name(), "websocket/resp3");
+        let message =
+            Message { space: Space::Channels, pattern: None, channel: b"a", payload: b"hello" };
+        let mut push = Push::new(message);
+        assert_eq!(push.encoded(raw), b"hello"[..]);
+        assert_eq!(
+            push.encoded(Encoding::RESP2),
+            b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$5\r\nhello\r\n"[..]
+        );
+        assert_eq!(push.encoded(raw), b"hello"[..]);
     }
 }

@@ -4,7 +4,7 @@
 //! the names in it after that.
 
 use super::connections::Connection;
-use super::encoding::{Ended, encode_ended};
+use super::encoding::Ended;
 use super::{Hub, Kind};
 use switchyard_types::command::{Bytestring, Refusal};
 
@@ -41,7 +41,9 @@ impl Hub {
             return Some(0);
         }
         // While the subscriptions are locked, as acknowledgements are queued.
-        connection.outbox.push(encode_ended(connection.encoding(), kind, &ended).into());
+        let mut notice = Vec::new();
+        connection.encoding().encoder().ended(kind, &ended, &mut notice);
+        connection.outbox.push(notice.into());
         drop(subscriptions);
         for ((_, shard), (_, names)) in guards.iter_mut().zip(&by_shard) {
             shard.unsubscribe(self, connection.id, kind, names);

@@ -12,6 +12,7 @@
 //! engine does not need to know them.
 
 pub mod connections;
+pub mod delivery;
 pub mod encoding;
 pub mod ending;
 pub mod engine;
@@ -21,11 +22,9 @@ pub mod native;
 pub mod observer;
 mod pattern_costs;
 pub mod probe;
-mod run;
 mod shard;
 pub mod stats;
 
-use std::borrow::Cow;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -33,25 +32,18 @@ use std::time::{Duration, Instant};
 
 use guest_core::Names;
 use parking_lot::{Mutex, MutexGuard};
-use smallvec::smallvec;
 
 use connections::holdings::{self, Holdings, WaitingNames};
 use connections::{Connection, Connections, Subscriptions};
-use encoding::Push;
 use engine::EngineFactory;
-use filter::{Delivery, DeliveryEdit, DeliveryFilter};
 use listing::Listing;
 use observer::SubscriptionObserver;
-use run::CoalescedDelivery;
-use shard::{FanOutRange, ReplayCursor, Shard};
+use shard::{ReplayCursor, Shard};
 use stats::{EngineCall, HubStats};
 use switchyard_config::{EngineConfig, NameLimits};
-use switchyard_net::flush::PendingFlush;
-use switchyard_net::scheduling;
 use switchyard_telemetry::panics;
 use switchyard_types::batch::Batch;
-use switchyard_types::command::{Bytestring, Kind, Publication, Refusal, Space, UNAVAILABLE};
-use switchyard_types::ids::ConnectionId;
+use switchyard_types::command::{Bytestring, Kind, Refusal, Space, UNAVAILABLE};
 use switchyard_types::keyed_hash::KeyedHash;
 
 /// The subscriptions, and the connections that receive messages.
@@ -295,180 +287,6 @@ impl Hub {
                 self.unsubscribe(connection, kind, &[], |_, _| {});
             }
         }
-    }
-
-    /// Delivers publications in order. Publishers that receive their own publications are not
-    /// woken: the caller wakes them, or is their task. `counted` is called for each publication,
-    /// with the number of its deliveries and whether the publisher is among the receivers, before
-    /// the first of them is queued. Returns whether there was any receiver.
-    pub fn publish(
-        &self,
-        filter: &dyn DeliveryFilter,
-        publications: &[(ConnectionId, Publication<'_>)],
-        mut counted: impl FnMut(usize, Result<u64, Refusal>, bool),
-    ) -> bool {
-        let mut had_receivers = false;
-        let mut begun = 0;
-        while let Some(rest) = publications.get(begun..).filter(|rest| !rest.is_empty()) {
-            // Where patterns are costly, the shards are locked and the engine is called for a
-            // few publications at a time.
-            let mut work = self.holdings.work();
-            let fits = |(_, publication): &&(_, Publication<'_>)| work.take(&publication.channel);
-            let slice = rest.iter().take_while(fits).count();
-            let slice = rest.get(..slice).unwrap_or(rest);
-            had_receivers |= self.publish_slice(filter, slice, &mut |index, outcome, is_own| {
-                counted(begun + index, outcome, is_own);
-            });
-            begun += slice.len();
-        }
-        had_receivers
-    }
-
-    fn publish_slice(
-        &self,
-        filter: &dyn DeliveryFilter,
-        publications: &[(ConnectionId, Publication<'_>)],
-        counted: &mut impl FnMut(usize, Result<u64, Refusal>, bool),
-    ) -> bool {
-        let shard_of: Batch<usize> = publications
-            .iter()
-            .map(|(_, publication)| self.shard_of(publication.space, &publication.channel))
-            .collect();
-        let mut guards = self.lock(shard_of.iter().copied());
-        let mut routed: Batch<Result<(usize, FanOutRange), Unavailable>> =
-            smallvec![Err(Unavailable); publications.len()];
-        for (position, (number, shard)) in guards.iter_mut().enumerate() {
-            let mine = || {
-                shard_of.iter().zip(publications).enumerate().filter(|(_, (of, _))| *of == number)
-            };
-            let ranges =
-                shard.route(self, mine().map(|(_, (_, (_, publication)))| &*publication.channel));
-            for ((index, _), range) in mine().zip(ranges.into_iter().flatten()) {
-                if let Some(slot) = routed.get_mut(index) {
-                    *slot = Ok((position, range));
-                }
-            }
-        }
-        let changes = self.ask_deliveries(filter, publications, &guards, &routed);
-        let table = self.connections.read();
-        let mut run: Option<CoalescedDelivery<'_>> = None;
-        let mut unflushed = PendingFlush::default();
-        let (mut delivered, mut deliveries_made) = (0, 0_u64);
-        for (index, ((publisher, publication), routed)) in
-            publications.iter().zip(&routed).enumerate()
-        {
-            let change = changes.as_ref().and_then(|changes| changes.get(index)?.as_ref());
-            let (only, payload) = match change {
-                Some(Err(refusal)) => {
-                    counted(index, Err(refusal.clone()), false);
-                    continue;
-                }
-                Some(Ok(change)) => (change.recipients.as_ref(), change.payload.as_deref()),
-                None => (None, None),
-            };
-            let (position, range) = match routed {
-                Ok(routed) => routed,
-                Err(unavailable) => {
-                    counted(index, Err((*unavailable).into()), false);
-                    continue;
-                }
-            };
-            let Some((_, shard)) = guards.get(*position) else { continue };
-            let groups: Batch<_> = shard
-                .groups(range)
-                .map(|(pattern, ids)| {
-                    let ids = match only {
-                        None => Cow::Borrowed(ids),
-                        Some(only) => {
-                            let wanted = |id: &ConnectionId| only.binary_search(id).is_ok();
-                            ids.iter().copied().filter(wanted).collect()
-                        }
-                    };
-                    let is_own = ids.binary_search(publisher).is_ok();
-                    (pattern, ids, is_own)
-                })
-                .collect();
-            let deliveries: u64 = groups.iter().map(|(_, ids, _)| ids.len() as u64).sum();
-            delivered += 1;
-            deliveries_made += deliveries;
-            // Earlier publications must be queued before the reply.
-            if let Some(run) = run.take_if(|run| run.reaches(*publisher)) {
-                run.push(&table, &mut unflushed);
-            }
-            counted(index, Ok(deliveries), groups.iter().any(|(_, _, is_own)| *is_own));
-            let payload = payload.unwrap_or(&publication.payload);
-            for (pattern, ids, is_own) in groups {
-                if ids.is_empty() {
-                    continue;
-                }
-                let push = Push::new(publication.space, pattern, &publication.channel, payload);
-                let own = is_own.then_some(*publisher);
-                match &mut run {
-                    Some(run) if run.has_room_for(&push, &ids, own) => run.append(push),
-                    _ => {
-                        if let Some(run) = run.replace(CoalescedDelivery::new(push, ids, own)) {
-                            run.push(&table, &mut unflushed);
-                        }
-                    }
-                }
-                if is_own && let (Some(run), Some(connection)) = (&mut run, table.get(publisher)) {
-                    run.push_without_wake(connection);
-                }
-            }
-        }
-        if let Some(run) = run {
-            run.push(&table, &mut unflushed);
-        }
-        // Any of the locked shards may count them.
-        if let Some((_, shard)) = guards.first() {
-            shard.stats.delivered(delivered, deliveries_made);
-        }
-        let had_receivers = deliveries_made > 0;
-        if had_receivers {
-            drop(unflushed);
-            scheduling::defeat_lifo_slot();
-        }
-        had_receivers
-    }
-
-    /// Calls the filter for deliveries, if it must be called.
-    #[allow(clippy::type_complexity, reason = "one change, or none, for each publication")]
-    fn ask_deliveries(
-        &self,
-        filter: &dyn DeliveryFilter,
-        publications: &[(ConnectionId, Publication<'_>)],
-        guards: &Guards<'_>,
-        routed: &[Result<(usize, FanOutRange), Unavailable>],
-    ) -> Option<Vec<Option<Result<DeliveryEdit, Refusal>>>> {
-        if !filter.has_deliveries() {
-            return None;
-        }
-        let mut indices = Vec::new();
-        let mut deliveries = Vec::new();
-        for (index, ((publisher, publication), routed)) in
-            publications.iter().zip(routed).enumerate()
-        {
-            let Ok((position, range)) = routed else { continue };
-            let Some((_, shard)) = guards.get(*position) else { continue };
-            let mut recipients: Vec<ConnectionId> =
-                shard.groups(range).flat_map(|(_, ids)| ids).copied().collect();
-            if recipients.is_empty() {
-                continue;
-            }
-            recipients.sort_unstable();
-            recipients.dedup();
-            indices.push(index);
-            let payload = publication.payload.as_ref().into();
-            let delivery = Delivery { channel: &publication.channel, payload, recipients };
-            deliveries.push((*publisher, delivery));
-        }
-        let mut changes: Vec<_> = publications.iter().map(|_| None).collect();
-        for (index, change) in indices.into_iter().zip(filter.deliver(deliveries)) {
-            if let Some(slot) = changes.get_mut(index) {
-                *slot = Some(change);
-            }
-        }
-        Some(changes)
     }
 
     /// Channels with subscribers, all or those that match, in the order of their bytes. Blocks for

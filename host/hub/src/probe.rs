@@ -11,7 +11,7 @@ use guest_core::Names;
 use parking_lot::Mutex;
 
 use super::connections::Connection;
-use super::encoding::{Encoding, Push};
+use super::encoding::{Encoding, Message, Push};
 use super::shard::Shard;
 use super::{Hub, Unavailable};
 use switchyard_net::chunks::{Chunks, Written};
@@ -53,7 +53,7 @@ impl Hub {
     /// Tests each shard, by number. The deadline for all shard locks together is `until`. Blocks:
     /// do not call it on a thread that serves connections.
     pub fn probe(&self, until: Instant) -> Vec<Result<(), ProbeFault>> {
-        let probe = self.connections.unseen(Encoding::Json);
+        let probe = self.connections.unseen(Encoding::JSON);
         let of = |(number, shard): (usize, &Mutex<Shard>)| {
             let space = match number < self.spread {
                 true => Space::Channels,
@@ -85,7 +85,7 @@ impl Hub {
         let mut shard = shard.try_lock_until(until).ok_or(ProbeFault::Busy)?;
         shard.subscribe(self, probe.id, kind, &names)?;
         let routed = shard.route(self, std::iter::once(channel));
-        let mut push = Push::new(space, None, channel, PAYLOAD);
+        let mut push = Push::new(Message { space, pattern: None, channel, payload: PAYLOAD });
         let expected = push.encoded(probe.encoding());
         for range in routed.iter().flatten() {
             let own = |(pattern, ids): &(Option<&[u8]>, &[u64])| {

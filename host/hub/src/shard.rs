@@ -565,7 +565,7 @@ mod tests {
         let connections = Connections::new(9, config.outbox, 0);
         let hub = Hub::new(Arc::new(Native), &config.engine, config.limits.names, connections);
         let hub = hub.map_err(anyhow::Error::msg)?;
-        let added = hub.connections().add(Encoding::Resp2, ([127, 0, 0, 1], 1).into());
+        let added = hub.connections().add(Encoding::RESP2, ([127, 0, 0, 1], 1).into());
         let connection = added.ok().context("there is room")?;
         let names = [b"news".as_slice().into()];
         hub.subscribe(&connection, Kind::Channel, &names, |_, _| {}).ok().context("it is there")?;

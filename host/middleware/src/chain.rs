@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use smallvec::smallvec;
 
@@ -15,9 +15,9 @@ use super::call_size::ITEM_WEIGHT;
 use super::declaration::TrapPolicy;
 use super::items::{Action, Asked, DeliverVerdict, PublishVerdict};
 use super::plugin::Plugin;
-use super::plugin::call::Absence;
+use super::plugin::call::{Absence, Answers};
 use super::stats::{Hook, PluginStats, Verdict};
-use super::trace::{TraceEvent, Tracer};
+use super::trace::{Call, Seen, Tracer};
 use switchyard_hub::filter::{Delivery, DeliveryEdit, DeliveryFilter};
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{Credentials, NOAUTH};
@@ -73,6 +73,190 @@ fn calls<'a, T>(
     asked
         .chunk_by(move |one, other| instance(one) == instance(other))
         .flat_map(move |asked| chunks(asked, bytes, move || plugin.call_size(hook).weight_max()))
+}
+
+/// A hook that decides about several items of type `T` in one call.
+trait BatchHook<T> {
+    const HOOK: Hook;
+    type Verdict;
+
+    /// How much an item adds to a call.
+    fn bytes(item: &T) -> usize;
+
+    /// Calls an instance: one verdict for each item, in order.
+    fn call(
+        &self,
+        instance: &mut Instance,
+        items: &[Asked<T>],
+    ) -> Result<Batch<Self::Verdict>, Fault>;
+
+    /// Takes back what the plugin may not say.
+    fn check(_plugin: &Plugin, answers: Answers<Self::Verdict>) -> Answers<Self::Verdict> {
+        answers
+    }
+
+    /// The verdict, as it is counted.
+    fn kind(verdict: &Self::Verdict) -> Verdict;
+
+    /// The item's channel, and the one that replaces it.
+    fn channels<'a>(item: &'a T, verdict: Option<&'a Self::Verdict>) -> [Option<&'a [u8]>; 2];
+
+    /// The item and the verdict, as a trace shows them.
+    fn seen<'a>(item: &'a T, verdict: Option<&'a Self::Verdict>) -> Seen<'a>;
+}
+
+/// `on-access`, and the same for what is checked again.
+#[derive(Clone, Copy)]
+struct Access(fn(&mut Instance, &[Asked<Action<'_>>]) -> Refusals);
+
+/// The refusal of each item; none: it is allowed.
+type Refusals = Result<Batch<Option<Refusal>>, Fault>;
+
+impl<'t> BatchHook<Action<'t>> for Access {
+    const HOOK: Hook = Hook::OnAccess;
+    type Verdict = Option<Refusal>;
+
+    fn bytes(item: &Action<'t>) -> usize {
+        item.bytes()
+    }
+
+    fn call(&self, instance: &mut Instance, items: &[Asked<Action<'t>>]) -> Refusals {
+        self.0(instance, items)
+    }
+
+    fn kind(verdict: &Option<Refusal>) -> Verdict {
+        if verdict.is_some() { Verdict::Reject } else { Verdict::Pass }
+    }
+
+    fn channels<'a>(item: &'a Action<'t>, _: Option<&'a Option<Refusal>>) -> [Option<&'a [u8]>; 2] {
+        [Some(item.name().as_bytes()), None]
+    }
+
+    fn seen<'a>(item: &'a Action<'t>, verdict: Option<&'a Option<Refusal>>) -> Seen<'a> {
+        Seen {
+            action: item.verb(),
+            channel: Some(item.name().as_bytes()),
+            refusal: verdict.and_then(Option::as_ref),
+            ..Seen::default()
+        }
+    }
+}
+
+/// `on-publish`.
+struct Publish;
+
+impl<'t> BatchHook<&'t Publication<'t>> for Publish {
+    const HOOK: Hook = Hook::OnPublish;
+    type Verdict = PublishVerdict;
+
+    fn bytes(item: &&'t Publication<'t>) -> usize {
+        item.payload.len()
+    }
+
+    fn call(
+        &self,
+        instance: &mut Instance,
+        items: &[Asked<&'t Publication<'t>>],
+    ) -> Result<Batch<PublishVerdict>, Fault> {
+        instance.on_publish(items)
+    }
+
+    fn kind(verdict: &PublishVerdict) -> Verdict {
+        verdict.kind()
+    }
+
+    fn channels<'a>(
+        item: &'a &'t Publication<'t>,
+        verdict: Option<&'a PublishVerdict>,
+    ) -> [Option<&'a [u8]>; 2] {
+        let after = match verdict {
+            Some(PublishVerdict::Replace { channel, .. }) => Some(channel.as_bytes()),
+            _ => None,
+        };
+        [Some(&item.channel), after.filter(|after| **after != *item.channel)]
+    }
+
+    fn seen<'a>(item: &'a &'t Publication<'t>, verdict: Option<&'a PublishVerdict>) -> Seen<'a> {
+        let [channel, channel_after] = Self::channels(item, verdict);
+        let before = item.payload.len();
+        let (after, refusal) = match verdict {
+            Some(PublishVerdict::Replace { payload, .. }) => (payload.len(), None),
+            Some(PublishVerdict::Reject(refusal)) => (before, Some(refusal)),
+            _ => (before, None),
+        };
+        Seen {
+            action: "publish",
+            channel,
+            channel_after,
+            refusal,
+            bytes: Some((before, after)),
+            ..Seen::default()
+        }
+    }
+}
+
+/// `on-deliver`.
+struct Deliver;
+
+impl<'t> BatchHook<Delivery<'t>> for Deliver {
+    const HOOK: Hook = Hook::OnDeliver;
+    type Verdict = DeliverVerdict;
+
+    fn bytes(item: &Delivery<'t>) -> usize {
+        item.bytes()
+    }
+
+    fn call(
+        &self,
+        instance: &mut Instance,
+        items: &[Asked<Delivery<'t>>],
+    ) -> Result<Batch<DeliverVerdict>, Fault> {
+        instance.on_deliver(items)
+    }
+
+    fn check(plugin: &Plugin, answers: Answers<DeliverVerdict>) -> Answers<DeliverVerdict> {
+        let mut answers = answers.without(|verdict| match verdict {
+            DeliverVerdict::Replace(payload) => plugin.is_over_limit(Hook::OnDeliver, payload),
+            DeliverVerdict::Continue | DeliverVerdict::Narrow(_) => false,
+        });
+        // Sorted once, for the trace and for the delivery: both look up each recipient.
+        for answer in answers.iter_mut() {
+            if let DeliverVerdict::Narrow(only) = answer {
+                only.sort_unstable();
+            }
+        }
+        answers
+    }
+
+    fn kind(verdict: &DeliverVerdict) -> Verdict {
+        verdict.kind()
+    }
+
+    fn channels<'a>(
+        item: &'a Delivery<'t>,
+        _: Option<&'a DeliverVerdict>,
+    ) -> [Option<&'a [u8]>; 2] {
+        [Some(item.channel), None]
+    }
+
+    fn seen<'a>(item: &'a Delivery<'t>, verdict: Option<&'a DeliverVerdict>) -> Seen<'a> {
+        let (bytes, recipients) = (item.payload.len(), item.recipients.len());
+        let (bytes_after, recipients_after) = match verdict {
+            Some(DeliverVerdict::Replace(payload)) => (payload.len(), recipients),
+            Some(DeliverVerdict::Narrow(only)) => {
+                let left = |id: &&ConnectionId| only.binary_search(id).is_ok();
+                (bytes, item.recipients.iter().filter(left).count())
+            }
+            _ => (bytes, recipients),
+        };
+        Seen {
+            action: "deliver",
+            channel: Some(item.channel),
+            bytes: Some((bytes, bytes_after)),
+            recipients: Some((recipients, recipients_after)),
+            ..Seen::default()
+        }
+    }
 }
 
 /// The plugins in their order.
@@ -243,18 +427,18 @@ impl Chain {
     /// Whether these connections may do this. One result for each; none: allowed. An empty list: no
     /// plugin was called, and everything is allowed.
     pub fn access(&self, actions: &[(ConnectionId, Action<'_>)]) -> Batch<Option<Refusal>> {
-        self.ask_access(actions, Instance::on_access)
+        self.ask_access(actions, Access(Instance::on_access))
     }
 
     /// The same for what another chain allowed before: nothing is counted twice.
     pub fn access_again(&self, actions: &[(ConnectionId, Action<'_>)]) -> Batch<Option<Refusal>> {
-        self.ask_access(actions, Instance::recheck)
+        self.ask_access(actions, Access(Instance::recheck))
     }
 
     fn ask_access(
         &self,
         actions: &[(ConnectionId, Action<'_>)],
-        ask: impl Fn(&mut Instance, &[Asked<Action<'_>>]) -> Result<Batch<Option<Refusal>>, Fault>,
+        hook: Access,
     ) -> Batch<Option<Refusal>> {
         if !self.any.access || actions.is_empty() {
             return Batch::new();
@@ -268,45 +452,12 @@ impl Chain {
                 open.filter(|(_, (refusal, _))| refusal.is_none())
                     .map(|(place, (_, &(connection, about)))| Asked { place, connection, about }),
             );
-            for (asked, weight) in calls(plugin, Hook::OnAccess, &mut asked, Action::bytes) {
-                let (answers, took) =
-                    plugin.ask_all(Hook::OnAccess, asked, weight, |instance, asked| {
-                        ask(instance, asked)
-                    });
-                let verdict = |place: usize| match answers.get(place) {
-                    Some(Some(_)) => Verdict::Reject,
-                    Some(None) => Verdict::Pass,
-                    None => failed(plugin),
-                };
-                plugin.stats.of(Hook::OnAccess).said_all((0..asked.len()).map(verdict));
-                if let Some(tracer) = self.tracer() {
-                    let call = Call { plugin, hook: Hook::OnAccess, took, items: asked.len() };
-                    for (place, Asked { connection, about: action, .. }) in asked.iter().enumerate()
-                    {
-                        let refusal = answers.get(place).and_then(Option::as_ref);
-                        call.show(
-                            tracer,
-                            *connection,
-                            Seen {
-                                action: action.verb(),
-                                channel: Some(action.name().as_bytes()),
-                                verdict: verdict(place),
-                                refusal,
-                                ..Seen::default()
-                            },
-                        );
-                    }
+            self.ask(plugin, &hook, &mut asked, |place, verdict| {
+                let refusal = verdict.unwrap_or_else(Some);
+                if let (Some(slot), Some(refusal)) = (refusals.get_mut(place), refusal) {
+                    *slot = Some(plugin.signed(refusal));
                 }
-                for (Asked { place, .. }, answer) in asked.iter().zip(answers.into_each()) {
-                    let refusal = match answer {
-                        Ok(refusal) => refusal,
-                        Err(absence) => refused(plugin, absence),
-                    };
-                    if let (Some(slot), Some(refusal)) = (refusals.get_mut(*place), refusal) {
-                        *slot = Some(plugin.signed(refusal));
-                    }
-                }
-            }
+            });
         }
         refusals
     }
@@ -338,55 +489,9 @@ impl Chain {
                 }
             }
             let mut verdicts = Batch::new();
-            let bytes = |about: &&Publication<'_>| about.payload.len();
-            for (asked, weight) in calls(plugin, Hook::OnPublish, &mut asked, bytes) {
-                let (answers, took) =
-                    plugin.ask_all(Hook::OnPublish, asked, weight, |instance, asked| {
-                        instance.on_publish(asked)
-                    });
-                let verdict = |place: usize| match answers.get(place) {
-                    Some(answer) => answer.kind(),
-                    None => failed(plugin),
-                };
-                plugin.stats.of(Hook::OnPublish).said_all((0..asked.len()).map(verdict));
-                if let Some(tracer) = self.tracer() {
-                    let call = Call { plugin, hook: Hook::OnPublish, took, items: asked.len() };
-                    for (place, Asked { connection, about, .. }) in asked.iter().enumerate() {
-                        let before = about.payload.len();
-                        let answer = answers.get(place);
-                        let (channel_after, after, refusal) = match answer {
-                            Some(PublishVerdict::Replace { channel, payload }) => {
-                                (Some(channel.as_bytes()), payload.len(), None)
-                            }
-                            Some(PublishVerdict::Reject(refusal)) => (None, before, Some(refusal)),
-                            _ => (None, before, None),
-                        };
-                        call.show(
-                            tracer,
-                            *connection,
-                            Seen {
-                                action: "publish",
-                                channel: Some(&about.channel),
-                                channel_after: channel_after
-                                    .filter(|after| **after != *about.channel),
-                                verdict: verdict(place),
-                                refusal,
-                                bytes: Some((before, after)),
-                                recipients: None,
-                            },
-                        );
-                    }
-                }
-                let places = asked.iter().map(|asked| asked.place);
-                let of = |answer| match answer {
-                    Ok(verdict) => verdict,
-                    Err(absence) => match refused(plugin, absence) {
-                        Some(refusal) => PublishVerdict::Reject(refusal),
-                        None => PublishVerdict::Continue,
-                    },
-                };
-                verdicts.extend(places.zip(answers.into_each().map(of)));
-            }
+            self.ask(plugin, &Publish, &mut asked, |place, verdict| {
+                verdicts.push((place, verdict.unwrap_or_else(PublishVerdict::Reject)));
+            });
             drop(asked);
             for (place, verdict) in verdicts {
                 if let Some(outcome) = outcomes.get_mut(place) {
@@ -395,6 +500,47 @@ impl Chain {
             }
         }
         outcomes
+    }
+
+    /// Has one plugin decide about these items, in as few calls as may be; counts and traces the
+    /// verdicts. `decide` is called with the place of an item and the verdict on it, or with the
+    /// refusal if the plugin could not decide and its policy is closed. It is not called if the
+    /// policy is open: the item continues.
+    fn ask<T, H: BatchHook<T>>(
+        &self,
+        plugin: &Plugin,
+        hook: &H,
+        items: &mut [Asked<T>],
+        mut decide: impl FnMut(usize, Result<H::Verdict, Refusal>),
+    ) {
+        for (items, weight) in calls(plugin, H::HOOK, items, H::bytes) {
+            let (answers, took) = plugin
+                .ask_all(H::HOOK, items, weight, |instance, items| hook.call(instance, items));
+            let answers = H::check(plugin, answers);
+            let verdict = |index: usize| answers.get(index).map_or_else(|| failed(plugin), H::kind);
+            plugin.stats.of(H::HOOK).said_all((0..items.len()).map(verdict));
+            if let Some(tracer) = self.tracer() {
+                let call =
+                    Call { plugin: &plugin.identity, hook: H::HOOK, took, items: items.len() };
+                for (index, Asked { connection, about, .. }) in items.iter().enumerate() {
+                    let answer = answers.get(index);
+                    if tracer.is_wanted(*connection, H::channels(about, answer)) {
+                        let seen = Seen { verdict: verdict(index), ..H::seen(about, answer) };
+                        call.show(tracer, *connection, seen);
+                    }
+                }
+            }
+            for (Asked { place, .. }, answer) in items.iter().zip(answers.into_each()) {
+                match answer {
+                    Ok(verdict) => decide(*place, Ok(verdict)),
+                    Err(absence) => {
+                        if let Some(refusal) = refused(plugin, absence) {
+                            decide(*place, Err(refusal));
+                        }
+                    }
+                }
+            }
+        }
     }
 
     /// The trace subscribers, if any.
@@ -426,72 +572,13 @@ impl DeliveryFilter for Chain {
             .collect();
         for plugin in self.with(|hooks| hooks.deliveries) {
             let mut verdicts = Vec::with_capacity(deliveries.len());
-            for (asked, weight) in calls(plugin, Hook::OnDeliver, &mut deliveries, Delivery::bytes)
-            {
-                let (answers, took) =
-                    plugin.ask_all(Hook::OnDeliver, asked, weight, |instance, asked| {
-                        instance.on_deliver(asked)
-                    });
-                let mut answers = answers.without(|verdict| match verdict {
-                    DeliverVerdict::Replace(payload) => {
-                        plugin.is_over_limit(Hook::OnDeliver, payload)
-                    }
-                    DeliverVerdict::Continue | DeliverVerdict::Narrow(_) => false,
-                });
-                // Sorted once, for the trace and for the delivery: both look up each recipient.
-                for answer in answers.iter_mut() {
-                    if let DeliverVerdict::Narrow(only) = answer {
-                        only.sort_unstable();
-                    }
-                }
-                let verdict = |place: usize| match answers.get(place) {
-                    Some(answer) => answer.kind(),
-                    None => failed(plugin),
-                };
-                plugin.stats.of(Hook::OnDeliver).said_all((0..asked.len()).map(verdict));
-                if let Some(tracer) = self.tracer() {
-                    let call = Call { plugin, hook: Hook::OnDeliver, took, items: asked.len() };
-                    for (place, Asked { connection, about, .. }) in asked.iter().enumerate() {
-                        // The shards are locked: recipients are only counted for a trace.
-                        if !tracer.is_wanted(*connection, [Some(about.channel), None]) {
-                            continue;
-                        }
-                        let answer = answers.get(place);
-                        let (bytes, recipients) = (about.payload.len(), about.recipients.len());
-                        let (bytes_after, recipients_after) = match answer {
-                            Some(DeliverVerdict::Replace(payload)) => (payload.len(), recipients),
-                            Some(DeliverVerdict::Narrow(only)) => {
-                                let left = |id: &&ConnectionId| only.binary_search(id).is_ok();
-                                (bytes, about.recipients.iter().filter(left).count())
-                            }
-                            _ => (bytes, recipients),
-                        };
-                        call.show(
-                            tracer,
-                            *connection,
-                            Seen {
-                                action: "deliver",
-                                channel: Some(about.channel),
-                                verdict: verdict(place),
-                                bytes: Some((bytes, bytes_after)),
-                                recipients: Some((recipients, recipients_after)),
-                                ..Seen::default()
-                            },
-                        );
-                    }
-                }
-                let of = |answer: Result<DeliverVerdict, Absence>| match answer {
-                    Ok(verdict) => Ok(verdict),
-                    Err(absence) => match refused(plugin, absence) {
-                        Some(refusal) => Err(refusal),
-                        None => Ok(DeliverVerdict::Continue),
-                    },
-                };
-                verdicts.extend(answers.into_each().map(of));
-            }
-            for (Asked { place, about: delivery, .. }, verdict) in
-                deliveries.iter_mut().zip(verdicts)
-            {
+            self.ask(plugin, &Deliver, &mut deliveries, |place, verdict| {
+                verdicts.push((place, verdict));
+            });
+            // They are in the order of the deliveries, and those are missing that just continue.
+            let mut verdicts = verdicts.into_iter().peekable();
+            for Asked { place, about: delivery, .. } in &mut deliveries {
+                let Some((_, verdict)) = verdicts.next_if(|(of, _)| of == place) else { continue };
                 let Some(change) = changes.get_mut(*place) else { continue };
                 let verdict = match verdict {
                     Ok(verdict) => verdict,
@@ -596,8 +683,10 @@ pub fn are_good(
             _ => None,
         };
         let seen = Seen { action: "authenticate", verdict, refusal, ..Seen::default() };
-        let call = Call { plugin, hook: Hook::OnAuthenticate, took, items: 1 };
-        call.show(tracer, connection, seen);
+        let call = Call { plugin: &plugin.identity, hook: Hook::OnAuthenticate, took, items: 1 };
+        if tracer.is_wanted(connection, [None, None]) {
+            call.show(tracer, connection, seen);
+        }
     }
     match (answer, plugin.policy) {
         (Ok(Ok(true)), _) => Some(Ok(())),
@@ -617,55 +706,6 @@ pub(super) fn failed(plugin: &Plugin) -> Verdict {
     match plugin.policy {
         TrapPolicy::Closed => Verdict::FailedClosed,
         TrapPolicy::Open => Verdict::FailedOpen,
-    }
-}
-
-/// Reports a call to the traces.
-pub(super) struct Call<'a> {
-    pub plugin: &'a Plugin,
-    pub hook: Hook,
-    pub took: Duration,
-    pub items: usize,
-}
-
-/// One item of a call, and the decision about it.
-#[derive(Default)]
-pub(super) struct Seen<'a> {
-    pub action: &'static str,
-    pub channel: Option<&'a [u8]>,
-    pub channel_after: Option<&'a [u8]>,
-    pub verdict: Verdict,
-    pub refusal: Option<&'a Refusal>,
-    pub bytes: Option<(usize, usize)>,
-    pub recipients: Option<(usize, usize)>,
-}
-
-impl Call<'_> {
-    /// Sends the item to the traces whose filter matches. Without one nothing is copied.
-    pub fn show(&self, tracer: &Tracer, connection: ConnectionId, seen: Seen<'_>) {
-        if tracer.is_wanted(connection, [seen.channel, seen.channel_after]) {
-            tracer.show(&self.sight(connection, seen));
-        }
-    }
-
-    fn sight(&self, connection: ConnectionId, seen: Seen<'_>) -> TraceEvent {
-        TraceEvent {
-            at: SystemTime::now(),
-            connection,
-            action: seen.action,
-            channel: seen.channel.map(Box::from),
-            channel_after: seen.channel_after.map(Box::from),
-            plugin: self.plugin.identity.clone(),
-            hook: self.hook,
-            verdict: seen.verdict,
-            refusal: seen
-                .refusal
-                .map(|refusal| (refusal.code.to_string(), refusal.message.to_string())),
-            took: self.took,
-            items: self.items,
-            bytes: seen.bytes,
-            recipients: seen.recipients,
-        }
     }
 }
 

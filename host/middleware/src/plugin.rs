@@ -247,30 +247,6 @@ impl Plugin {
         connection as usize % self.instances.len()
     }
 
-    /// Calls the instance that serves this connection. None: it is not available, and the policy
-    /// decides. A failure counts against its cause.
-    pub(super) fn ask<T>(
-        &self,
-        connection: ConnectionId,
-        cause: Cause,
-        question: impl FnOnce(&mut Instance) -> Result<T, Fault>,
-    ) -> Option<T> {
-        if self.is_parked() {
-            return None;
-        }
-        let number = self.instance_of(connection);
-        let mut state = self.instances.get(number)?.lock();
-        let instance = state.instance.as_mut()?;
-        let answer = panics::contain(|| question(instance));
-        match answer.unwrap_or_else(|| Err(panicked("call"))) {
-            Ok(answer) => Some(answer),
-            Err(fault) => {
-                self.failed(number, &mut state, &fault, cause);
-                None
-            }
-        }
-    }
-
     /// Whether it is isolated from this connection.
     pub(super) fn is_isolated(&self, now: Instant, connection: ConnectionId) -> bool {
         self.isolation.is_isolated(now, connection, self.config.limits.strikes_window)
@@ -287,35 +263,6 @@ impl Plugin {
     /// How many connections it is not called for.
     pub fn isolated(&self) -> usize {
         self.isolation.count(Instant::now(), self.config.limits.strikes_window)
-    }
-
-    /// As `ask`, counted as a call of this hook for this many items. Also returns how long it took,
-    /// without the wait for the instance.
-    pub fn call<T>(
-        &self,
-        hook: Hook,
-        items: usize,
-        connection: ConnectionId,
-        question: impl FnOnce(&mut Instance) -> Result<T, Fault>,
-    ) -> (Option<T>, Duration) {
-        // The end of a connection is always delivered.
-        if hook != Hook::OnDisconnect
-            && self.isolation.is_used()
-            && self.is_isolated(Instant::now(), connection)
-        {
-            return (None, Duration::ZERO);
-        }
-        let mut took = None;
-        let answer = self.ask(connection, Cause::Connection(connection), |instance| {
-            let started = Instant::now();
-            let answer = question(instance);
-            took = Some(started.elapsed());
-            answer
-        });
-        if let Some(took) = took {
-            self.stats.of(hook).called(items, took);
-        }
-        (answer, took.unwrap_or_default())
     }
 
     /// The call size of a hook.

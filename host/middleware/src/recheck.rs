@@ -13,11 +13,12 @@ use tokio::sync::Notify;
 
 use super::Middleware;
 use super::call_size::ITEM_WEIGHT;
-use super::chain::{CALL_BYTES_MAX, Call, Chain, Seen, failed};
+use super::chain::{CALL_BYTES_MAX, Chain, failed};
 use super::isolation::Cause;
 use super::items::{Action, Asked};
 use super::plugin::Plugin;
 use super::stats::{Hook, Verdict};
+use super::trace::{Call, Seen};
 use switchyard_hub::connections::Connection;
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{Kind, Refusal};
@@ -214,12 +215,21 @@ impl Chain {
             stats.said_all((0..questions.len()).map(verdict));
             size.learn(weight, took);
             if let Some(tracer) = self.tracer() {
-                let call = Call { plugin, hook: Hook::OnAccess, took, items: questions.len() };
+                let call = Call {
+                    plugin: &plugin.identity,
+                    hook: Hook::OnAccess,
+                    took,
+                    items: questions.len(),
+                };
                 for (place, question) in questions.iter().enumerate() {
+                    let channel = Some(question.name.as_bytes());
+                    if !tracer.is_wanted(question.connection.id, [channel, None]) {
+                        continue;
+                    }
                     let refusal = answers.as_ref().and_then(|all| all.get(place)?.as_ref());
                     let seen = Seen {
                         action: "recheck",
-                        channel: Some(question.name.as_bytes()),
+                        channel,
                         verdict: verdict(place),
                         refusal,
                         ..Seen::default()

@@ -13,6 +13,7 @@ use parking_lot::RwLock;
 use tokio::sync::mpsc;
 
 use super::stats::{Hook, Verdict};
+use switchyard_types::command::Refusal;
 use switchyard_types::ids::ConnectionId;
 
 /// A plugin's decision about one item.
@@ -134,6 +135,50 @@ impl Tracer {
                 lookout.dropped.fetch_add(1, Ordering::Relaxed);
             }
         }
+    }
+}
+
+/// Reports a call to the traces.
+pub(super) struct Call<'a> {
+    pub plugin: &'a Arc<str>,
+    pub hook: Hook,
+    pub took: Duration,
+    pub items: usize,
+}
+
+/// One item of a call, and the decision about it.
+#[derive(Default)]
+pub(super) struct Seen<'a> {
+    pub action: &'static str,
+    pub channel: Option<&'a [u8]>,
+    pub channel_after: Option<&'a [u8]>,
+    pub verdict: Verdict,
+    pub refusal: Option<&'a Refusal>,
+    pub bytes: Option<(usize, usize)>,
+    pub recipients: Option<(usize, usize)>,
+}
+
+impl Call<'_> {
+    /// Sends the item to the traces whose filter matches. The caller checks `is_wanted`, because this
+    /// copies the item.
+    pub fn show(&self, tracer: &Tracer, connection: ConnectionId, seen: Seen<'_>) {
+        tracer.show(&TraceEvent {
+            at: SystemTime::now(),
+            connection,
+            action: seen.action,
+            channel: seen.channel.map(Box::from),
+            channel_after: seen.channel_after.map(Box::from),
+            plugin: self.plugin.clone(),
+            hook: self.hook,
+            verdict: seen.verdict,
+            refusal: seen
+                .refusal
+                .map(|refusal| (refusal.code.to_string(), refusal.message.to_string())),
+            took: self.took,
+            items: self.items,
+            bytes: seen.bytes,
+            recipients: seen.recipients,
+        });
     }
 }
 

@@ -1,4 +1,4 @@
-//! The task of a connection: passes received bytes to its door, and writes its outbox, as far as no
+//! The task of a connection: passes received bytes to its decoder, and writes its outbox, as far as no
 //! flusher does ([flush](switchyard_net::flush)).
 //!
 //! Bytes are read into a buffer that the connections of a thread share, so that an idle connection
@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use crate::door::Door;
+use crate::door::Decoder;
 use crate::session::{Session, TIME_BUDGET};
 use switchyard_hub::connections::Connections;
 use switchyard_net::chunks::{Chunks, Written};
@@ -143,9 +143,9 @@ impl Writer {
 pub struct OpenConnection<S, D> {
     stream: S,
     writer: Writer,
-    /// The beginning of a command that the door only decodes as a whole.
+    /// The beginning of a command that is only decoded as a whole.
     unfinished: Vec<u8>,
-    /// Whether the time budget was exhausted before the door had processed everything.
+    /// Whether the time budget was exhausted before the decoder had processed everything.
     goes_on: bool,
     /// How often in a row there was something to read or left to process.
     reads_in_a_row: u8,
@@ -155,7 +155,7 @@ pub struct OpenConnection<S, D> {
     /// Whether the peer has closed its half of the stream.
     input_ended: bool,
     session: Session,
-    door: D,
+    decoder: D,
     close_time: Duration,
 }
 
@@ -163,7 +163,7 @@ pub struct OpenConnection<S, D> {
 struct Read {
     /// How many bytes were read; none: end of input.
     bytes: usize,
-    /// How many bytes the door processed.
+    /// How many bytes were processed.
     taken: usize,
     /// When they came, in milliseconds since the table of connections began.
     now_ms: u64,
@@ -178,25 +178,25 @@ pub enum End {
     Gone(io::Error),
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
+impl<S: AsyncRead + AsyncWrite + Unpin, D: Decoder> OpenConnection<S, D> {
     /// A connection after its handshake, with the bytes that followed it.
     pub fn new(
         stream: S,
-        came_behind: Vec<u8>,
+        received: Vec<u8>,
         session: Session,
-        door: D,
+        decoder: D,
         close_time: Duration,
     ) -> OpenConnection<S, D> {
         OpenConnection {
             stream,
             writer: Writer::default(),
-            unfinished: came_behind,
+            unfinished: received,
             goes_on: true,
             reads_in_a_row: 0,
             row_began_ms: None,
             input_ended: false,
             session,
-            door,
+            decoder,
             close_time,
         }
     }
@@ -309,7 +309,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
             };
             // After a full buffer there is probably more: the others run first.
             is_row_over = read.bytes == READ_BYTES_MAX || read.now_ms - *row_began_ms > ROW_MS_MAX;
-            let has_progressed = self.door.has_progressed(read.taken);
+            let has_progressed = self.decoder.has_progressed(read.taken);
             self.note_input(connections, || read.now_ms, has_progressed);
         }
     }
@@ -337,12 +337,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
     ) {
         let connection = &self.session.connection;
         let input = &connection.input;
-        let in_door = self.door.unfinished_bytes();
-        let held = self.unfinished.capacity() + in_door + self.session.held_bytes();
+        let in_decoder = self.decoder.unfinished_bytes();
+        let held = self.unfinished.capacity() + in_decoder + self.session.held_bytes();
         if held == 0 && !input.has_begun() && input.accounted() == 0 {
             return;
         }
-        if self.unfinished.is_empty() && in_door == 0 {
+        if self.unfinished.is_empty() && in_decoder == 0 {
             if input.has_begun() {
                 input.end_message();
             }
@@ -358,13 +358,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
     /// Drops what was received and not executed: the connection is closing.
     fn forget_input(&mut self) {
         self.unfinished = Vec::new();
-        self.door.forget_unfinished();
+        self.decoder.forget_unfinished();
         self.session.forget_pending();
     }
 
     /// The client has ended its input. What is queued for it is still written.
     fn at_end_of_input(&self) -> io::Result<CloseReason> {
-        match self.door.end_of_input() {
+        match self.decoder.end_of_input() {
             Some(reason) => Ok(reason),
             None => Err(io::ErrorKind::UnexpectedEof.into()),
         }
@@ -402,18 +402,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Door> OpenConnection<S, D> {
         })
     }
 
-    /// Has the door process these bytes within a new time budget. Returns how many it has
+    /// Has the decoder process these bytes within a new time budget. Returns how many it has
     /// processed.
     fn decode(&mut self, bytes: &mut [u8], now: Instant) -> usize {
         self.session.start_budget(now);
         self.reads_in_a_row += 1;
-        let taken = self.door.decode(bytes, &mut self.session);
+        let taken = self.decoder.decode(bytes, &mut self.session);
         self.goes_on = taken.is_unfinished;
         taken.bytes
     }
 
     async fn say_goodbye(&mut self, reason: &CloseReason) -> io::Result<()> {
-        let goodbye = self.door.goodbye(reason);
+        let goodbye = self.decoder.goodbye(reason);
         let outbox = &self.session.connection.outbox;
         self.writer.finish(&mut self.stream, outbox, goodbye).await?;
         self.stream.shutdown().await?;
@@ -452,10 +452,10 @@ mod tests {
     use switchyard_hub::encoding::Encoding;
     use switchyard_types::command::{Command, Kind, Publication, Reply, Request, Space, Tag};
 
-    /// A door that calls this function in each poll.
+    /// A decoder that calls this function in each poll.
     struct Does<F>(F);
 
-    impl<F: FnMut(&mut [u8], &mut Session) -> Progress> Door for Does<F> {
+    impl<F: FnMut(&mut [u8], &mut Session) -> Progress> Decoder for Does<F> {
         fn decode(&mut self, bytes: &mut [u8], session: &mut Session) -> Progress {
             (self.0)(bytes, session)
         }
@@ -504,16 +504,16 @@ mod tests {
 
     fn connection(services: &Services) -> Result<Arc<Connection>> {
         let remote = ([127, 0, 0, 1], 1).into();
-        services.hub.connections().add(Encoding::Resp2, remote).ok().context("there is room")
+        services.hub.connections().add(Encoding::RESP2, remote).ok().context("there is room")
     }
 
-    fn open<D: Door>(
+    fn open<D: Decoder>(
         services: &Services,
-        door: D,
+        decoder: D,
     ) -> Result<(OpenConnection<DuplexStream, D>, DuplexStream)> {
         let session = Session::new(connection(services)?, services.clone(), Framing::None);
         let (client, stream) = duplex(1024);
-        Ok((OpenConnection::new(stream, Vec::new(), session, door, Duration::ZERO), client))
+        Ok((OpenConnection::new(stream, Vec::new(), session, decoder, Duration::ZERO), client))
     }
 
     #[tokio::test]

@@ -1,187 +1,98 @@
-//! Accepts connections, performs their handshakes, and has the plugin chain admit them.
-
-mod reserve;
+//! Accepts the connections of a door, decrypts them where it speaks TLS, and bounds the handshakes.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
-use crate::connection::{End, OpenConnection};
-use crate::door::json::Json;
-use crate::door::resp::info::ServerInfo;
-use crate::door::resp::{self, FramedResp, Resp, Transport};
-use crate::door::websocket::WebSocket;
-use crate::door::{self, Door};
-use crate::handshake::{self, Asked, Subprotocol, Upgrade};
-use crate::health::Health;
-use crate::live_config::LiveConfig;
-use crate::session::{Framing, Services, Session};
-use switchyard_config::Config;
-use switchyard_hub::connections::Connection;
-use switchyard_hub::connections::expiries;
-use switchyard_hub::encoding::Encoding;
-use switchyard_middleware::bindings::{Client, Door as ClientDoor};
-use switchyard_middleware::chain::{AdmissionProgress, Step};
-use switchyard_net::descriptors::{Accepted, Acceptor};
-use switchyard_net::slots::{OverShare, Slot, Slots};
-use switchyard_net::socket::{self, Plain, Stream};
+use crate::connection_setup::ConnectionSetup;
+use crate::door::{Door, Incoming, Peer};
+use switchyard_net::descriptors::{ANSWER_TIME, Accepted, Acceptor};
+use switchyard_net::slots::{OverShare, Slot};
+use switchyard_net::socket::{Plain, Stream};
 use switchyard_net::tls::{self, Tls};
-use switchyard_protocol::resp::RequestLimits;
-use switchyard_protocol::websocket;
-use switchyard_telemetry::log;
 use switchyard_telemetry::log::Throttle;
-use switchyard_telemetry::panics;
-use switchyard_telemetry::stats::{self, Refused, count};
+use switchyard_telemetry::stats::Refused;
 use switchyard_telemetry::supervise::Ended;
-use switchyard_types::close::CloseReason;
-use switchyard_types::command::{EXPIRED, LIMIT, NOAUTH, Refusal, UNAVAILABLE};
 
 /// Divides the handshake share of an address that is at its connection limit: its clients still
 /// receive the reason, a few at a time.
 const FULL_ADDRESS_PART: usize = 8;
-/// How long a client may take to read a reply that ends its connection.
-const ANSWER_TIME: Duration = Duration::from_secs(1);
 
-/// Redis' `tcp-keepalive`.
-const KEEPALIVE_TIME: Duration = Duration::from_secs(300);
-
-/// The protocol of a listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// HTTP, and WebSocket after an upgrade.
-    Http,
-    /// Redis' protocol, RESP.
-    Resp,
+/// Accepts the connections of a door.
+pub struct Listener<D> {
+    door: Arc<D>,
+    setup: ConnectionSetup,
 }
 
-impl From<Protocol> for stats::Door {
-    fn from(protocol: Protocol) -> stats::Door {
-        match protocol {
-            Protocol::Http => stats::Door::Http,
-            Protocol::Resp => stats::Door::Resp,
-        }
+impl<D> Clone for Listener<D> {
+    fn clone(&self) -> Listener<D> {
+        Listener { door: self.door.clone(), setup: self.setup.clone() }
     }
 }
 
-/// The origin of a client, as far as the connection itself shows it.
-struct Peer {
-    remote: SocketAddr,
-    /// The subject of its client certificate.
-    subject: Option<String>,
-}
-
-/// Accepts connections.
-#[derive(Clone)]
-pub struct Listener {
-    config: Arc<Config>,
-    services: Services,
-    health: Arc<Health>,
-    resp_limits: RequestLimits,
-    resp_info: ServerInfo,
-    live: Arc<LiveConfig>,
-    /// The port of the console, where it is served on loopback.
-    console_port: Option<u16>,
-    is_ending: watch::Receiver<bool>,
-    /// Held by each connection while it is served.
-    served: mpsc::Sender<()>,
-}
-
-impl Listener {
-    /// Creates it. `admin` is the address of the admin listener. Each connection holds a clone
-    /// of `served` until it ends. Handshakes are aborted once `is_ending` is true.
-    pub fn new(
-        config: Arc<Config>,
-        health: Arc<Health>,
-        resp: Option<&TcpListener>,
-        admin: Option<SocketAddr>,
-        is_ending: watch::Receiver<bool>,
-        served: mpsc::Sender<()>,
-    ) -> Listener {
-        let port = resp.and_then(|resp| resp.local_addr().ok()).map_or(0, |local| local.port());
-        let request_bytes_max = match &config.resp {
-            Some(resp) => resp.request_bytes_max,
-            None => config.websocket.message_bytes_max,
-        };
-        Listener {
-            resp_limits: RequestLimits {
-                bulk_bytes_max: request_bytes_max.min(RequestLimits::default().bulk_bytes_max),
-                request_bytes_max,
-                ..RequestLimits::default()
-            },
-            resp_info: ServerInfo::new(&config, port, request_bytes_max),
-            config,
-            live: health.live().clone(),
-            services: health.services().clone(),
-            console_port: admin.filter(|admin| is_local(*admin)).map(|admin| admin.port()),
-            health,
-            is_ending,
-            served,
-        }
+impl<D: Door> Listener<D> {
+    /// Accepts for this door.
+    pub fn new(door: Arc<D>, setup: ConnectionSetup) -> Listener<D> {
+        Listener { door, setup }
     }
 
     /// Accepts connections until it is dropped.
-    pub async fn accept(self, listener: Arc<TcpListener>, protocol: Protocol) -> Ended {
-        let handshakes = self.live.handshakes(protocol.into()).clone();
-        let door = stats::Door::from(protocol);
+    pub async fn accept(self, socket: Arc<TcpListener>) -> Ended {
+        let ConnectionSetup { live, services, door: state, .. } = &self.setup;
+        let (stats, handshakes) = (&state.stats, &state.handshakes);
         let mut throttle = Throttle::default();
-        let stats = self.services.stats.clone();
-        let mut acceptor = Acceptor::new(listener, door.name(), &self.services.reserves);
+        let mut acceptor = Acceptor::new(socket, D::NAME, &services.reserves);
         loop {
             if !handshakes.has_room() {
-                self.services.stats.waits_for_handshakes(protocol.into());
-                self.say_that_it_is_full(&handshakes, protocol, &mut throttle);
+                stats.record_handshake_wait();
+                self.warn_of_limit(&mut throttle);
                 handshakes.room().await;
             }
             let Accepted { stream, remote, is_on_reserve } =
-                acceptor.accept(|| stats.could_not_accept(door)).await;
+                acceptor.accept(|| stats.record_not_accepted()).await;
             if is_on_reserve {
-                self.serve_on_reserve(stream, protocol).await;
+                let refusing = self.refuse_shortly(stream);
+                let _it_took_too_long = tokio::time::timeout(ANSWER_TIME, refusing).await;
                 continue;
             }
-            if !OPTIONS_ARE_INHERITED && let Err(error) = prepare(SockRef::from(&stream), protocol)
-            {
+            if !OPTIONS_ARE_INHERITED && let Err(error) = prepare::<D>(SockRef::from(&stream)) {
                 debug!(%remote, %error, "connection lost in the handshake");
                 continue;
             }
-            let share = self.share_of(remote.ip());
+            let left = services.hub.connections().left_for(remote.ip());
+            // How many handshakes may be pending from the address; none: it is not counted.
+            let share = left.map(|left| {
+                let share = live.config().limits.handshakes_per_address_max;
+                if left > 0 { share } else { (share / FULL_ADDRESS_PART).max(1) }
+            });
             let (handshaking, dropped) = match handshakes.take(remote.ip(), share) {
-                Ok(taken) => taken,
+                Ok(slot) => slot,
                 Err(OverShare) => {
-                    self.services.stats.refused(door, Refused::HandshakeShare);
+                    stats.record_refused(Refused::HandshakeShare);
                     debug!(%remote, "closed: limits.handshakes_per_address_max");
                     continue;
                 }
             };
             if let Some(address) = dropped {
-                self.services.stats.refused(door, Refused::HandshakeDropped);
+                stats.record_refused(Refused::HandshakeDropped);
                 debug!(%address, "a handshake was dropped for a new one");
-                self.say_that_it_is_full(&handshakes, protocol, &mut throttle);
+                self.warn_of_limit(&mut throttle);
             }
             let id = handshaking.id();
-            let tls = match protocol {
-                Protocol::Http => &self.live.http_tls,
-                Protocol::Resp => &self.live.resp_tls,
-            };
             let listener = self.clone();
-            let serving = match tls.as_ref().map(Tls::acceptor) {
+            let serving = match state.tls.as_ref().map(Tls::acceptor) {
                 None => {
                     let peer = Peer { remote, subject: None };
-                    let stream = Plain::new(stream, self.services.stats.clone());
-                    tokio::spawn(listener.serve(stream, peer, protocol, handshaking))
+                    let stream = Plain::new(stream, services.stats.clone());
+                    tokio::spawn(listener.open(stream, peer, handshaking))
                 }
                 Some(acceptor) => {
-                    let serving =
-                        listener.serve_tls(acceptor, stream, remote, protocol, handshaking);
-                    tokio::spawn(serving)
+                    tokio::spawn(listener.open_tls(acceptor, stream, remote, handshaking))
                 }
             };
             handshakes.attach(id, serving.abort_handle());
@@ -189,13 +100,13 @@ impl Listener {
     }
 
     /// Logs, throttled, that the limit of pending handshakes is reached.
-    fn say_that_it_is_full(&self, handshakes: &Slots, protocol: Protocol, throttle: &mut Throttle) {
+    fn warn_of_limit(&self, throttle: &mut Throttle) {
         if !throttle.is_due() {
             return;
         }
-        let (door, max) = (stats::Door::from(protocol).name(), self.live.handshakes_max);
-        let (address, held) =
-            handshakes.largest(1).first().copied().unwrap_or((IpAddr::from([0; 4]), 0));
+        let (door, max) = (D::NAME, self.setup.live.handshakes_max);
+        let largest = self.setup.door.handshakes.largest(1);
+        let (address, held) = largest.first().copied().unwrap_or((IpAddr::from([0; 4]), 0));
         warn!(
             door, max, %address, held,
             "handshake limit reached (http.handshakes_max): those whose clients send nothing are \
@@ -203,349 +114,60 @@ impl Listener {
         );
     }
 
-    /// How many handshakes may be pending from an address; none: it is not counted.
-    fn share_of(&self, address: IpAddr) -> Option<usize> {
-        let left = self.services.hub.connections().left_for(address)?;
-        let share = self.live.config().limits.handshakes_per_address_max;
-        Some(if left > 0 { share } else { (share / FULL_ADDRESS_PART).max(1) })
+    /// Serves a connection that was not made by a listener.
+    pub async fn open_unaccepted<S: Stream>(self, stream: S, remote: SocketAddr) {
+        let handshakes = self.setup.door.handshakes.clone();
+        let Ok((handshaking, _)) = handshakes.take(remote.ip(), None) else { return };
+        self.open(stream, Peer { remote, subject: None }, handshaking).await;
     }
 
-    /// Serves a connection that was not made by a listener.
-    pub async fn take<S: Stream>(self, stream: S, remote: SocketAddr, protocol: Protocol) {
-        let handshakes = self.live.handshakes(protocol.into());
-        let Ok((handshaking, _)) = handshakes.take(remote.ip(), None) else { return };
-        self.serve(stream, Peer { remote, subject: None }, protocol, handshaking).await;
+    async fn open<S: Stream>(self, stream: S, peer: Peer, handshaking: Slot) {
+        let Listener { door, setup } = self;
+        door.open(Incoming { stream, peer, handshaking, setup }).await;
     }
 
     /// Performs the TLS handshake first.
-    async fn serve_tls(
+    async fn open_tls(
         self,
         acceptor: TlsAcceptor,
         stream: TcpStream,
         remote: SocketAddr,
-        protocol: Protocol,
         handshaking: Slot,
     ) {
-        let mut is_ending = self.is_ending.clone();
-        let shaken = tokio::select! {
-            shaken = tokio::time::timeout_at(
-                self.end_of_handshake(&handshaking),
-                handshaking.waits(acceptor.accept(stream)),
-            ) => shaken,
-            _ = is_ending.wait_for(|is_ending| *is_ending) => return,
-        };
+        let setup = &self.setup;
+        let shaking = tokio::time::timeout_at(
+            setup.end_of_handshake(&handshaking),
+            handshaking.waits(acceptor.accept(stream)),
+        );
+        let Some(shaken) = setup.unless_ending(shaking).await else { return };
         match shaken {
             Ok(Ok(stream)) => {
                 let certificates = stream.get_ref().1.peer_certificates();
                 let subject = certificates.and_then(<[_]>::first).and_then(tls::subject_of);
-                self.serve(stream, Peer { remote, subject }, protocol, handshaking).await;
+                self.open(stream, Peer { remote, subject }, handshaking).await;
             }
             Ok(Err(error)) => {
-                self.services.stats.refused(protocol.into(), Refused::Tls);
+                setup.door.stats.record_refused(Refused::Tls);
                 debug!(%remote, %error, "no TLS handshake");
             }
             Err(_) => {
-                self.services.stats.refused(protocol.into(), Refused::TlsTimeout);
+                setup.door.stats.record_refused(Refused::TlsTimeout);
                 debug!(%remote, "TLS handshake timed out");
             }
         }
     }
 
-    /// The deadline of a handshake starts when the connection was accepted, and covers both TLS and
-    /// HTTP.
-    fn end_of_handshake(&self, handshaking: &Slot) -> tokio::time::Instant {
-        (handshaking.began() + self.config.http.handshake_time).into()
-    }
-
-    async fn serve<S: Stream>(self, stream: S, peer: Peer, protocol: Protocol, handshaking: Slot) {
-        let remote = peer.remote;
-        match protocol {
-            Protocol::Http => {
-                let mut is_ending = self.is_ending.clone();
-                let opened = tokio::select! {
-                    opened = self.open_websocket(stream, &peer, &handshaking) => opened,
-                    _ = is_ending.wait_for(|is_ending| *is_ending) => None,
-                };
-                let (stream, connection, upgrade) = match opened {
-                    Some(Ok(opened)) => opened,
-                    Some(Err((stream, reason))) => {
-                        let words = websocket::close(&reason);
-                        handshaking.counts_again();
-                        return self.turn_away(stream, remote, protocol, &reason, words).await;
-                    }
-                    None => return,
-                };
-                drop(handshaking);
-                let websocket = &self.config.websocket;
-                let behind = upgrade.came_behind;
-                match upgrade.subprotocol {
-                    Subprotocol::Json | Subprotocol::NotAsked => {
-                        let json = Json::new(websocket.bad_frames_max);
-                        let door = WebSocket::new(json, websocket.message_bytes_max);
-                        self.run(stream, connection, door, behind, Framing::None);
-                    }
-                    Subprotocol::Resp => {
-                        let resp = FramedResp::new(self.resp(Transport::Frames));
-                        let door = WebSocket::new(resp, websocket.message_bytes_max);
-                        self.run(stream, connection, door, behind, Framing::BinaryFrame);
-                    }
+    /// Answers a connection that was accepted with the reserved file descriptor, because there is
+    /// no other one.
+    async fn refuse_shortly(&self, mut stream: TcpStream) {
+        match self.setup.door.tls.as_ref().map(Tls::acceptor) {
+            None => self.door.refuse_shortly(&mut stream, &self.setup).await,
+            Some(acceptor) => {
+                if let Ok(mut stream) = acceptor.accept(stream).await {
+                    self.door.refuse_shortly(&mut stream, &self.setup).await;
                 }
             }
-            Protocol::Resp => {
-                // The plugin calls are part of the handshake. While it waits for them, it only uses
-                // a slot of its own address.
-                handshaking.counts_for_address();
-                let mut is_ending = self.is_ending.clone();
-                let admitted = tokio::select! {
-                    admitted = self.admit_resp(&peer) => admitted,
-                    _ = is_ending.wait_for(|is_ending| *is_ending) => Err(CloseReason::Draining),
-                };
-                let connection = match admitted {
-                    Ok(connection) => connection,
-                    Err(reason) => {
-                        let words = resp::rejection_reply(&reason);
-                        handshaking.counts_again();
-                        return self.turn_away(stream, remote, protocol, &reason, words).await;
-                    }
-                };
-                drop(handshaking);
-                let door = self.resp(Transport::Stream);
-                self.run(stream, connection, door, Vec::new(), Framing::None);
-            }
         }
-    }
-
-    fn resp(&self, transport: Transport) -> Resp {
-        Resp::new(transport, self.resp_limits, self.resp_info.clone())
-    }
-
-    /// Serves an admitted connection to its end, in a task of its own that holds nothing of the
-    /// handshake. This task is most of what an idle connection uses.
-    fn run<S: Stream, D: Door + Send + 'static>(
-        self,
-        stream: S,
-        connection: Arc<Connection>,
-        door: D,
-        came_behind: Vec<u8>,
-        framing: Framing,
-    ) {
-        let Listener { config, live, services, is_ending, served, .. } = self;
-        let (connections, stats) = (services.hub.connections().clone(), services.stats.clone());
-        let id = connection.id;
-        // From now on, the connection ends with its session, whatever happens.
-        let session = Session::new(connection.clone(), services, framing);
-        debug!(connection = id, remote = %connection.remote, "connection opened");
-        connections.opened(&connection);
-        connection.outbox.attach(stream.socket());
-        // A drain that began before `opened` did not see this connection, so close it here.
-        if live.is_draining() || *is_ending.borrow() {
-            door::close_gracefully(&connection, CloseReason::ShuttingDown);
-        }
-        stats.accepted(match connection.encoding().is_framed() {
-            true => stats::Door::Http,
-            false => stats::Door::Resp,
-        });
-        let close_time = config.websocket.close_time;
-        let open = OpenConnection::new(stream, came_behind, session, door, close_time);
-        tokio::spawn(open.run(connections, stats, move |end, stats| {
-            if log::is_followed(id) {
-                info!(target: log::FOLLOWED, connection = id, ?end, "connection ended");
-            }
-            match &end {
-                End::Closed(reason) => stats.closed(reason),
-                End::Gone(_) => count(&stats.lost),
-            }
-            match end {
-                End::Closed(reason @ CloseReason::SlowConsumer { outbox_bytes }) => {
-                    let reason = reason.label();
-                    warn!(connection = id, outbox_bytes, reason, "connection closed");
-                }
-                End::Closed(reason) => {
-                    let code = reason.code();
-                    debug!(connection = id, reason = reason.label(), code, "connection closed");
-                }
-                End::Gone(error) => debug!(connection = id, %error, "connection lost"),
-            }
-            drop(served);
-        }));
-    }
-
-    #[allow(clippy::type_complexity, reason = "lost, admitted, or to be rejected")]
-    /// Performs the handshake and calls the chain. None: the request was answered in another way,
-    /// or the connection was lost. An error: the connection is to be rejected.
-    async fn open_websocket<S: Stream>(
-        &self,
-        mut stream: S,
-        peer: &Peer,
-        handshaking: &Slot,
-    ) -> Option<Result<(S, Arc<Connection>, Upgrade), (S, CloseReason)>> {
-        let http = &self.config.http;
-        let remote = peer.remote;
-        let shaking = handshaking.waits(handshake::read(&mut stream, http.request_bytes_max));
-        let shaken = tokio::time::timeout_at(self.end_of_handshake(handshaking), shaking).await;
-        handshaking.works();
-        let upgrade = match shaken {
-            Ok(Ok(Asked::Upgrade(upgrade))) => *upgrade,
-            Ok(Ok(Asked::Health(question))) => {
-                let report = self.health.report().await;
-                let answering = handshake::answer_health(&mut stream, question, &report);
-                let _ = tokio::time::timeout(ANSWER_TIME, answering).await;
-                return None;
-            }
-            Ok(Ok(Asked::Answered(status))) => {
-                debug!(%remote, %status, "request answered");
-                return None;
-            }
-            Ok(Err(error)) => {
-                debug!(%remote, %error, "connection lost in the handshake");
-                return None;
-            }
-            Err(_) => {
-                self.services.stats.refused(stats::Door::Http, Refused::HandshakeTimeout);
-                debug!(%remote, "handshake timed out");
-                let answering = handshake::answer_timeout(&mut stream);
-                let _ = tokio::time::timeout(ANSWER_TIME, answering).await;
-                return None;
-            }
-        };
-        let request = &upgrade.request;
-        let origins = &self.live.config().http.origins;
-        let console_port = self.console_port.filter(|_| is_local(remote));
-        if let Some(origin) = origins.refused(request.headers(), console_port) {
-            self.services.stats.refused(stats::Door::Http, Refused::Origin);
-            debug!(%remote, origin, "a page of another origin was rejected");
-            let answering = handshake::answer_foreign(&mut stream, &origin);
-            let _ = tokio::time::timeout(ANSWER_TIME, answering).await;
-            return None;
-        }
-        let client = Client {
-            door: ClientDoor::WebSocket,
-            remote: remote.to_string(),
-            path: request.uri().path_and_query().map(ToString::to_string).unwrap_or_default(),
-            headers: request
-                .headers()
-                .iter()
-                .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
-                .collect(),
-        };
-        let encoding = match upgrade.subprotocol {
-            Subprotocol::Json | Subprotocol::NotAsked => Encoding::Json,
-            Subprotocol::Resp => Resp::first_encoding(Transport::Frames),
-        };
-        // Do not block other handshakes while a plugin waits for an HTTP response.
-        handshaking.counts_for_address();
-        // Plugins are called before the upgrade is answered, but a refusal is sent after it: a
-        // browser gives its page the close code, but no details of a refused upgrade.
-        let admitted = self.admit(client, peer, encoding).await;
-        let accepted = upgrade.accept(&mut stream).await;
-        match (admitted, accepted) {
-            (Ok(connection), Ok(())) => Some(Ok((stream, connection, upgrade))),
-            (Ok(connection), Err(error)) => {
-                debug!(%remote, %error, "connection lost in the handshake");
-                drop(Session::new(connection, self.services.clone(), Framing::None));
-                None
-            }
-            (Err(reason), _) => Some(Err((stream, reason))),
-        }
-    }
-
-    async fn admit_resp(&self, peer: &Peer) -> Result<Arc<Connection>, CloseReason> {
-        let client = Client {
-            door: ClientDoor::Resp,
-            remote: peer.remote.to_string(),
-            path: String::new(),
-            headers: Vec::new(),
-        };
-        self.admit(client, peer, Resp::first_encoding(Transport::Stream)).await
-    }
-
-    /// Calls the chain to admit this client. If the future is dropped, the client is not admitted.
-    async fn admit(
-        &self,
-        client: Client,
-        peer: &Peer,
-        encoding: Encoding,
-    ) -> Result<Arc<Connection>, CloseReason> {
-        let mut progress = AdmissionProgress::default();
-        let (connection, step) = self.add(&client, peer, encoding, &mut progress)?;
-        let admitted = match step {
-            Step::Settled(settled) => settled.map(|()| connection.clone()),
-            Step::Apart(plugin) => {
-                let middleware = self.services.middleware.clone();
-                middleware.admit(connection.clone(), client, progress, plugin).await
-            }
-        };
-        let admitted = admitted.map_err(|refusal| {
-            self.services.auth_attempts.connect_refused(&connection, &refusal);
-            close_reason_for(&refusal)
-        })?;
-        if admitted.is_expired() {
-            // The plugins admitted it, so they are notified of its end.
-            drop(Session::new(admitted, self.services.clone(), Framing::None));
-            return Err(expiries::expired());
-        }
-        Ok(admitted)
-    }
-
-    /// Gives a client an id, and calls the plugins that are called on the data path. A client that
-    /// is rejected is removed again.
-    #[allow(clippy::type_complexity, reason = "the connection, and the result of the calls")]
-    fn add(
-        &self,
-        client: &Client,
-        peer: &Peer,
-        encoding: Encoding,
-        progress: &mut AdmissionProgress,
-    ) -> Result<(Arc<Connection>, Step<Result<(), Refusal>>), CloseReason> {
-        if self.live.is_draining() {
-            return Err(CloseReason::Draining);
-        }
-        // Ids are assigned while the chain is locked, so that it is known for which connections
-        // a plugin that is added has been called.
-        let chain = self.services.middleware.chain();
-        if !self.config.is_open_to_all && !is_local(peer.remote) && !chain.has_admission() {
-            return Err(CloseReason::Unavailable(UNPROTECTED.to_owned()));
-        }
-        let connections = self.services.hub.connections();
-        let connection = connections.add(encoding, peer.remote)?;
-        if let Some(subject) = &peer.subject
-            && !connection.set_attribute(tls::SUBJECT, Some(subject.clone()))
-        {
-            connections.remove(connection.id);
-            let why = "the certificate's subject is over limits.attributes_bytes_max";
-            return Err(CloseReason::Forbidden(why.to_owned()));
-        }
-        if chain.has_admission() && !self.services.auth_attempts.may_connect(&connection) {
-            connections.remove(connection.id);
-            return Err(CloseReason::AuthFlood);
-        }
-        let Some(step) = panics::contain(|| chain.connect(connection.id, client, progress)) else {
-            connections.remove(connection.id);
-            return Err(CloseReason::Internal);
-        };
-        if let Step::Settled(Err(_)) = &step {
-            let plugins = chain.let_go(connection.id, progress);
-            self.services.middleware.forget(connection.clone(), plugins);
-        }
-        Ok((connection, step))
-    }
-
-    async fn turn_away<S: Stream>(
-        &self,
-        mut stream: S,
-        remote: SocketAddr,
-        protocol: Protocol,
-        reason: &CloseReason,
-        words: Bytes,
-    ) {
-        self.services.stats.refused(protocol.into(), reason.into());
-        debug!(%remote, reason = reason.label(), why = %reason.text(), "connection rejected");
-        let telling = async {
-            stream.write_all(&words).await?;
-            stream.shutdown().await?;
-            socket::discard_input(&mut stream).await
-        };
-        let _ = tokio::time::timeout(self.config.websocket.close_time, telling).await;
     }
 }
 
@@ -557,7 +179,7 @@ const BACKLOG: u32 = 1024;
 /// # Errors
 ///
 /// The address cannot be bound.
-pub fn listen(address: SocketAddr, protocol: Protocol) -> io::Result<TcpListener> {
+pub fn listen<D: Door>(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -566,7 +188,7 @@ pub fn listen(address: SocketAddr, protocol: Protocol) -> io::Result<TcpListener
     if cfg!(not(windows)) {
         socket.set_reuseaddr(true)?;
     }
-    prepare(SockRef::from(&socket), protocol)?;
+    prepare::<D>(SockRef::from(&socket))?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -576,52 +198,11 @@ pub fn listen(address: SocketAddr, protocol: Protocol) -> io::Result<TcpListener
 const OPTIONS_ARE_INHERITED: bool = cfg!(target_os = "linux");
 
 /// Sets the socket options of a door.
-fn prepare(socket: SockRef<'_>, protocol: Protocol) -> io::Result<()> {
+fn prepare<D: Door>(socket: SockRef<'_>) -> io::Result<()> {
     // Replies and messages are written in as few writes as possible: delaying them gains nothing.
     socket.set_tcp_nodelay(true)?;
-    if protocol == Protocol::Resp {
-        // As in Redis, there are no application-level pings on an idle connection: TCP detects a
-        // peer that is gone.
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_TIME))?;
+    if let Some(time) = D::TCP_KEEPALIVE {
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time))?;
     }
     Ok(())
-}
-
-/// Whether an address is this machine's own.
-pub fn is_local(address: SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
-}
-
-/// Why connections from other machines are rejected while no plugin has `admission`.
-const UNPROTECTED: &str = "no plugin decides who may connect; see security.open_to_all";
-
-fn close_reason_for(refusal: &Refusal) -> CloseReason {
-    let why = match &refusal.by {
-        Some(plugin) => format!("{plugin}: {}", refusal.message),
-        None => refusal.message.clone().into_owned(),
-    };
-    match &*refusal.code {
-        NOAUTH => CloseReason::Unauthorised(why),
-        EXPIRED => CloseReason::Expired(why),
-        UNAVAILABLE => CloseReason::Unavailable(why),
-        LIMIT => CloseReason::Limited(why),
-        _ => CloseReason::Forbidden(why),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    #[cfg(target_os = "linux")]
-    async fn what_came_before_it_was_accepted_has_the_options_of_a_door() -> io::Result<()> {
-        let listener = listen(([127, 0, 0, 1], 0).into(), Protocol::Resp)?;
-        let _client = TcpStream::connect(listener.local_addr()?).await?;
-        let (accepted, _) = listener.accept().await?;
-        let socket = SockRef::from(&accepted);
-        assert!(socket.tcp_nodelay()? && socket.keepalive()?);
-        assert_eq!(socket.tcp_keepalive_time()?, KEEPALIVE_TIME);
-        Ok(())
-    }
 }

@@ -5,11 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use switchyard_config::{Config, TlsConfig};
-use switchyard_telemetry::stats;
 
+use crate::door::Door;
+use crate::door::http::HttpDoor;
+use crate::door::resp::RespDoor;
+use switchyard_config::{Config, TlsConfig};
 use switchyard_net::slots::Slots;
 use switchyard_net::tls::{Tls, TlsError};
+use switchyard_telemetry::stats::{DoorStats, Stats};
 
 /// The minimum time before a pending handshake may be dropped for a new one, where the limit of
 /// handshakes is reached. A client that sends its request at once does not need it. A TLS client
@@ -20,37 +23,63 @@ const TLS_PATIENCE: Duration = Duration::from_millis(300);
 /// The configuration that a listener reads for each connection; it changes at a reload.
 pub struct LiveConfig {
     config: RwLock<Arc<Config>>,
-    /// The certificate of the HTTP and WebSocket door.
-    pub http_tls: Option<Tls>,
-    /// The certificate of the door for Redis clients.
-    pub resp_tls: Option<Tls>,
     /// How many handshakes may be pending at each door.
     pub handshakes_max: usize,
-    /// The pending handshakes of each door: a full door does not affect another one.
-    handshakes: [Arc<Slots>; stats::Door::ALL.len()],
+    doors: RwLock<Vec<Arc<DoorState>>>,
     is_draining: AtomicBool,
 }
 
+/// A door that is open.
+pub struct DoorState {
+    /// Its counters, and its name.
+    pub stats: Arc<DoorStats>,
+    /// Its certificate; none: it does not speak TLS.
+    pub tls: Option<Tls>,
+    /// Its pending handshakes: a full door does not affect another one. Its `largest` has the
+    /// addresses with the most.
+    pub handshakes: Arc<Slots>,
+}
+
 impl LiveConfig {
-    /// Loads the certificates that the configuration names.
+    /// Opens the doors that the configuration names, and loads their certificates.
     ///
     /// # Errors
     ///
     /// A certificate cannot be used.
-    pub fn new(config: Config) -> Result<LiveConfig, TlsError> {
-        let resp_tls = config.resp.as_ref().and_then(|resp| resp.tls.as_ref());
-        let handshakes = |tls: Option<&TlsConfig>| {
-            let patience = if tls.is_some() { TLS_PATIENCE } else { PATIENCE };
-            Slots::new(config.http.handshakes_max, patience)
-        };
-        Ok(LiveConfig {
-            handshakes: [handshakes(config.http.tls.as_ref()), handshakes(resp_tls)],
-            http_tls: config.http.tls.as_ref().map(Tls::load).transpose()?,
-            resp_tls: resp_tls.map(Tls::load).transpose()?,
+    pub fn new(config: Config, stats: &Stats) -> Result<LiveConfig, TlsError> {
+        let (http, resp) = (config.http.tls.clone(), config.resp.clone());
+        let live = LiveConfig {
             handshakes_max: config.http.handshakes_max,
             config: RwLock::new(Arc::new(config)),
+            doors: RwLock::default(),
             is_draining: AtomicBool::new(false),
-        })
+        };
+        live.open_door(HttpDoor::NAME, http.as_ref(), stats)?;
+        if let Some(resp) = resp {
+            live.open_door(RespDoor::NAME, resp.tls.as_ref(), stats)?;
+        }
+        Ok(live)
+    }
+
+    /// Opens a door with this certificate.
+    ///
+    /// # Errors
+    ///
+    /// The certificate cannot be used.
+    pub fn open_door(
+        &self,
+        name: &'static str,
+        tls: Option<&TlsConfig>,
+        stats: &Stats,
+    ) -> Result<Arc<DoorState>, TlsError> {
+        let patience = if tls.is_some() { TLS_PATIENCE } else { PATIENCE };
+        let door = Arc::new(DoorState {
+            tls: tls.map(Tls::load).transpose()?,
+            handshakes: Slots::new(self.handshakes_max, patience),
+            stats: stats.add_door(name),
+        });
+        self.doors.write().push(door.clone());
+        Ok(door)
     }
 
     /// The configuration that was loaded last.
@@ -68,21 +97,14 @@ impl LiveConfig {
         self.is_draining.store(true, Ordering::SeqCst);
     }
 
-    /// The pending handshakes of a door. Its `largest` has the addresses with the most.
-    pub fn handshakes(&self, door: stats::Door) -> &Arc<Slots> {
-        let [http, resp] = &self.handshakes;
-        match door {
-            stats::Door::Http => http,
-            stats::Door::Resp => resp,
-        }
+    /// The doors that are open.
+    pub fn doors(&self) -> Vec<Arc<DoorState>> {
+        self.doors.read().clone()
     }
 
-    /// The doors that are open, and whether they speak TLS.
-    pub fn doors(&self) -> Vec<(stats::Door, bool)> {
-        let http = (stats::Door::Http, self.http_tls.is_some());
-        let resp = (stats::Door::Resp, self.resp_tls.is_some());
-        let has_resp = self.config.read().resp.is_some();
-        std::iter::once(http).chain(has_resp.then_some(resp)).collect()
+    /// The door with this name; none: it is not open.
+    pub fn door(&self, name: &str) -> Option<Arc<DoorState>> {
+        self.doors.read().iter().find(|door| door.stats.name() == name).cloned()
     }
 
     /// Whether new connections are rejected.

@@ -6,8 +6,8 @@ use anyhow::Context;
 
 use crate::auth_attempts::AuthAttempts;
 use crate::compile_cache;
+use crate::connection_setup::is_local;
 use crate::engine_swap::EngineSwaps;
-use crate::listener::is_local;
 use crate::live_config::LiveConfig;
 use crate::session::Services;
 use switchyard_backplane::Backplane;
@@ -28,7 +28,8 @@ use switchyard_telemetry::log;
 /// A certificate, the engine or a plugin is refused, or other machines could connect and no plugin
 /// decides which clients may.
 pub fn prepare(config: &Config) -> anyhow::Result<(LiveConfig, Services, Arc<EngineSwaps>)> {
-    let live = LiveConfig::new(config.clone()).context("cannot use a certificate")?;
+    let stats = Arc::default();
+    let live = LiveConfig::new(config.clone(), &stats).context("cannot use a certificate")?;
     let wasm = compile_cache::open(&config.plugins.cache)?;
     let code = EngineCode::load(&wasm, &config.engine)?;
     let connections = Connections::new(
@@ -66,7 +67,7 @@ pub fn prepare(config: &Config) -> anyhow::Result<(LiveConfig, Services, Arc<Eng
     let services = Services {
         hub: Arc::new(hub),
         middleware: Arc::new(middleware),
-        stats: Arc::default(),
+        stats,
         limits,
         backplane,
         publish_batcher: Arc::default(),

@@ -11,7 +11,6 @@ use crate::session::Services;
 use switchyard_config::Config;
 use switchyard_hub::Hub;
 use switchyard_hub::connections::Pulse;
-use switchyard_protocol::websocket;
 use switchyard_telemetry::supervise::Ended;
 use switchyard_types::close::CloseReason;
 
@@ -42,17 +41,17 @@ pub async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) -> Ended {
             if connections.is_input_late(&connection, input_time) {
                 connection.outbox.close(CloseReason::SlowInput);
             }
-            if !connection.encoding().is_framed() {
+            let Some(ping) = connection.encoding().encoder().ping() else {
                 // TCP keepalive detects whether it is still there, as in Redis.
                 let idle_time = config.resp.as_ref().and_then(|resp| resp.idle_time);
                 if idle_time.is_some_and(|time| connections.is_idle(&connection, time)) {
                     connection.outbox.close(CloseReason::Idle);
                 }
                 continue;
-            }
+            };
             match connections.pulse(&connection, websocket.ping_interval, websocket.pong_time) {
                 Pulse::Fine => {}
-                Pulse::PingDue => connection.outbox.push(websocket::PING),
+                Pulse::PingDue => connection.outbox.push(ping),
                 // A client that does not read cannot reply: that has a limit of its own.
                 Pulse::Lost if connection.outbox.is_congested() => {}
                 Pulse::Lost => connection.outbox.close(CloseReason::PingTimeout),

@@ -7,8 +7,11 @@
 
 use std::array;
 use std::cell::Cell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime};
+
+use parking_lot::RwLock;
 
 use switchyard_types::close::CloseReason;
 use switchyard_types::command::{Ending, Verb};
@@ -27,18 +30,9 @@ pub struct Stats {
     pub lost: AtomicU64,
     /// How often a connection to the admin API could not be accepted.
     pub admin_not_accepted: AtomicU64,
-    doors: [DoorStats; Door::ALL.len()],
+    doors: RwLock<Vec<Arc<DoorStats>>>,
     closed: [AtomicU64; CloseReason::LABELS.len()],
     lanes: Box<[Lane]>,
-}
-
-/// The counters of a door.
-#[derive(Default)]
-struct DoorStats {
-    accepted: AtomicU64,
-    handshake_waits: AtomicU64,
-    not_accepted: AtomicU64,
-    refused: [AtomicU64; Refused::ALL.len()],
 }
 
 /// The counters of one thread, and of others that got the same number.
@@ -49,25 +43,71 @@ struct Lane {
     commands: [[AtomicU64; Ending::ALL.len()]; Verb::ALL.len()],
 }
 
-/// The kinds of listeners.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
-    /// HTTP and WebSocket.
-    Http,
-    /// Redis clients.
-    Resp,
+/// The counters of a door: of a protocol with its listener.
+pub struct DoorStats {
+    name: &'static str,
+    accepted: AtomicU64,
+    handshake_waits: AtomicU64,
+    not_accepted: AtomicU64,
+    refused: [AtomicU64; Refused::ALL.len()],
 }
 
-impl Door {
-    /// All.
-    pub const ALL: [Door; 2] = [Door::Http, Door::Resp];
-
-    /// A stable label for metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Door::Http => "http",
-            Door::Resp => "resp",
+impl DoorStats {
+    fn new(name: &'static str) -> DoorStats {
+        DoorStats {
+            name,
+            accepted: AtomicU64::new(0),
+            handshake_waits: AtomicU64::new(0),
+            not_accepted: AtomicU64::new(0),
+            refused: [const { AtomicU64::new(0) }; Refused::ALL.len()],
         }
+    }
+
+    /// The name of the door.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Counts an admitted connection.
+    pub fn record_accepted(&self) {
+        count(&self.accepted);
+    }
+
+    /// Counts a connection that could not be accepted.
+    pub fn record_not_accepted(&self) {
+        count(&self.not_accepted);
+    }
+
+    /// Counts that the handshake limit was reached and accepting is paused.
+    pub fn record_handshake_wait(&self) {
+        count(&self.handshake_waits);
+    }
+
+    /// Counts a rejected connection.
+    pub fn record_refused(&self, why: Refused) {
+        if let Some(counter) = self.refused.get(why as usize) {
+            count(counter);
+        }
+    }
+
+    /// Connections that were admitted.
+    pub fn accepted(&self) -> u64 {
+        load(&self.accepted)
+    }
+
+    /// Connections that could not be accepted.
+    pub fn not_accepted(&self) -> u64 {
+        load(&self.not_accepted)
+    }
+
+    /// How often accepting was paused because the handshake limit was reached.
+    pub fn handshake_waits(&self) -> u64 {
+        load(&self.handshake_waits)
+    }
+
+    /// Connections that were rejected, by reason.
+    pub fn refused(&self) -> impl Iterator<Item = (Refused, u64)> {
+        Refused::ALL.into_iter().zip(self.refused.iter().map(load))
     }
 }
 
@@ -180,7 +220,7 @@ impl Default for Stats {
             outbox_overflow_bytes: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             admin_not_accepted: AtomicU64::new(0),
-            doors: Default::default(),
+            doors: RwLock::default(),
             closed: [const { AtomicU64::new(0) }; CloseReason::LABELS.len()],
             lanes: (0..lanes).map(|_| Lane::default()).collect(),
         }
@@ -198,36 +238,11 @@ impl Default for Lane {
 }
 
 impl Stats {
-    /// Counts an admitted connection.
-    pub fn accepted(&self, door: Door) {
-        count(&self.door(door).accepted);
-    }
-
-    /// Counts a connection that could not be accepted.
-    pub fn could_not_accept(&self, door: Door) {
-        count(&self.door(door).not_accepted);
-    }
-
-    /// How many connections could not be accepted at this door.
-    pub fn not_accepted(&self, door: Door) -> u64 {
-        load(&self.door(door).not_accepted)
-    }
-
-    /// Counts that the handshake limit was reached and accepting is paused.
-    pub fn waits_for_handshakes(&self, door: Door) {
-        count(&self.door(door).handshake_waits);
-    }
-
-    /// How often accepting was paused at this door because the handshake limit was reached.
-    pub fn handshake_waits(&self, door: Door) -> u64 {
-        load(&self.door(door).handshake_waits)
-    }
-
-    /// Counts a rejected connection.
-    pub fn refused(&self, door: Door, why: Refused) {
-        if let Some(counter) = self.door(door).refused.get(why as usize) {
-            count(counter);
-        }
+    /// Adds a door.
+    pub fn add_door(&self, name: &'static str) -> Arc<DoorStats> {
+        let door = Arc::new(DoorStats::new(name));
+        self.doors.write().push(door.clone());
+        door
     }
 
     /// Counts a closed connection.
@@ -288,34 +303,20 @@ impl Stats {
         })
     }
 
-    /// Connections that were admitted at this door.
-    pub fn accepted_by(&self, door: Door) -> u64 {
-        load(&self.door(door).accepted)
-    }
-
-    /// Connections that were admitted.
+    /// Connections that were admitted, at all doors.
     pub fn accepted_in_all(&self) -> u64 {
-        Door::ALL.into_iter().map(|door| self.accepted_by(door)).sum()
+        self.doors.read().iter().map(|door| door.accepted()).sum()
     }
 
-    /// Connections that were rejected at this door, by reason.
-    pub fn refused_by(&self, door: Door) -> impl Iterator<Item = (Refused, u64)> {
-        Refused::ALL.into_iter().zip(self.door(door).refused.iter().map(load))
-    }
-
-    /// Connections that were rejected.
+    /// Connections that were rejected, at all doors.
     pub fn refused_in_all(&self) -> u64 {
-        Door::ALL.into_iter().flat_map(|door| self.refused_by(door)).map(|(_, count)| count).sum()
+        let doors = self.doors.read();
+        doors.iter().flat_map(|door| door.refused()).map(|(_, count)| count).sum()
     }
 
     /// Connections that were closed, by the label of the reason.
     pub fn closed_by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> {
         CloseReason::LABELS.into_iter().zip(self.closed.iter().map(load))
-    }
-
-    fn door(&self, door: Door) -> &DoorStats {
-        let stats = self.doors.get(door as usize);
-        stats.expect("there is one for each door")
     }
 
     fn lane(&self) -> Option<&Lane> {
@@ -364,10 +365,11 @@ mod tests {
     #[test]
     fn every_count_is_under_its_own_name() {
         let stats = Stats::default();
+        let (door, _other) = (stats.add_door("one"), stats.add_door("two"));
         for why in Refused::ALL {
-            stats.refused(Door::Resp, why);
+            door.record_refused(why);
         }
-        assert!(stats.refused_by(Door::Resp).all(|(_, count)| count == 1));
+        assert!(door.refused().all(|(_, count)| count == 1));
         assert_eq!(
             (stats.refused_in_all(), stats.accepted_in_all()),
             (Refused::ALL.len() as u64, 0)

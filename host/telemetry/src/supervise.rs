@@ -34,7 +34,7 @@ pub struct Supervisor {
 }
 
 struct Task {
-    name: &'static str,
+    name: Arc<str>,
     restarts: AtomicU64,
     down: Mutex<Option<Down>>,
 }
@@ -49,11 +49,11 @@ struct Down {
 impl Supervisor {
     /// Runs what `start` returns, and restarts it when it ends, until this is dropped. Tasks of one
     /// name are counted together.
-    pub async fn keep<F>(self: Arc<Self>, name: &'static str, mut start: impl FnMut() -> F)
+    pub async fn keep<F>(self: Arc<Self>, name: impl Into<Arc<str>>, mut start: impl FnMut() -> F)
     where
         F: Future<Output = Ended>,
     {
-        let task = self.task(name);
+        let task = self.task(name.into());
         drop(self);
         let mut wait = WAIT;
         loop {
@@ -71,8 +71,8 @@ impl Supervisor {
             let ms = wait.as_millis() as u64;
             match task.is_down(&why) {
                 // It was logged.
-                true => debug!(task = name, why, ms, "a task ended again, and is restarted"),
-                false => error!(task = name, why, ms, "a task ended, and is restarted"),
+                true => debug!(task = &*task.name, why, ms, "a task ended again, and is restarted"),
+                false => error!(task = &*task.name, why, ms, "a task ended, and is restarted"),
             }
             sleep(wait).await;
             wait = (wait * 2).min(WAIT_MAX);
@@ -81,8 +81,8 @@ impl Supervisor {
     }
 
     /// How often each task was restarted.
-    pub fn restarts(&self) -> Vec<(&'static str, u64)> {
-        self.tasks.lock().iter().map(|task| (task.name, load(&task.restarts))).collect()
+    pub fn restarts(&self) -> Vec<(Arc<str>, u64)> {
+        self.tasks.lock().iter().map(|task| (task.name.clone(), load(&task.restarts))).collect()
     }
 
     /// The problems of unhealthy tasks.
@@ -90,7 +90,7 @@ impl Supervisor {
         self.tasks.lock().iter().filter_map(|task| task.problem()).collect()
     }
 
-    fn task(&self, name: &'static str) -> Arc<Task> {
+    fn task(&self, name: Arc<str>) -> Arc<Task> {
         let mut tasks = self.tasks.lock();
         if let Some(task) = tasks.iter().find(|task| task.name == name) {
             return task.clone();
@@ -119,7 +119,7 @@ impl Task {
     fn problem(&self) -> Option<String> {
         let mut down = self.down.lock();
         if down.take_if(|down| down.is_over()).is_some() {
-            info!(task = self.name, "a task runs again");
+            info!(task = &*self.name, "a task runs again");
         }
         let Down { why, .. } = down.as_ref()?;
         Some(format!("the task {} is being restarted: {why}", self.name))
@@ -171,11 +171,11 @@ mod tests {
         let panicked = "the task test is being restarted: it panicked; the log says where";
         until_problems_are(&supervisor, &[panicked]).await;
         until_problems_are(&supervisor, &[]).await;
-        assert_eq!(supervisor.restarts(), [("test", 1)]);
+        assert_eq!(supervisor.restarts(), [("test".into(), 1)]);
         ends.notify_one();
         until_problems_are(&supervisor, &["the task test is being restarted: no"]).await;
         until_problems_are(&supervisor, &[]).await;
-        assert_eq!(supervisor.restarts(), [("test", 2)]);
+        assert_eq!(supervisor.restarts(), [("test".into(), 2)]);
         kept.abort();
     }
 

@@ -531,9 +531,12 @@ async fn what_plugins_did_is_counted() -> Result<()> {
     "#;
     let config = house.file("probe.toml", config.as_bytes())?;
     let file = house.file("probe.wasm", &probe(1)?)?;
+    let _subscriber = listener(&house.server).await?;
     let done = operator.run(&["plugin", "load", "10-probe", &file, "--config", &config])?;
     ensure!(done.code == Some(0), "{done:?}");
-    let mut client = listener(&house.server).await?;
+    // The plugin is asked about the subscription that existed.
+    house.server.wait_for_log("existing subscriptions were checked again").await?;
+    let mut client = house.server.client().await?;
     for payload in ["good", "good", "bad", "gone"] {
         client.call(json!(["PUBLISH", "b", payload])).await?;
     }
@@ -585,7 +588,7 @@ async fn what_plugins_did_is_counted() -> Result<()> {
     ensure!(failure["step"] == "on-deliver" && failure["message"].is_string(), "{shown}");
     ensure!(shown["stats"].to_string().contains("failed-closed"), "{shown}");
     let stats = operator.get("/v1/stats")?;
-    ensure!(stats["plugins"] == 1 && stats["connections"] == 1, "{stats}");
+    ensure!(stats["plugins"] == 1 && stats["connections"] == 2, "{stats}");
     ensure!(stats["swaps"].as_array().map(Vec::len) == Some(2), "{stats}");
     house.server.stop().await
 }

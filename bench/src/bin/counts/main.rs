@@ -15,7 +15,7 @@ use bytes::Bytes;
 use guest_core::{FanOuts, Names};
 use switchyard_config::{Config, EngineConfig, EngineSource};
 use switchyard_engine::EngineCode;
-use switchyard_hub::encoding::{Encoding, Push};
+use switchyard_hub::encoding::{Encoding, Message, Push};
 use switchyard_hub::engine::{Engine, EngineFactory};
 use switchyard_middleware::chain::{Chain, Publication, Space};
 use switchyard_middleware::items::Action;
@@ -198,19 +198,23 @@ fn measured_decode_resp(request: &[u8]) -> Result<()> {
     Ok(())
 }
 
+fn push<'a>(channel: &'a [u8], payload: &'a [u8]) -> Push<'a> {
+    Push::new(Message { space: Space::Channels, pattern: None, channel, payload })
+}
+
 #[inline(never)]
 fn measured_encode_json(channel: &[u8], payload: &[u8]) {
     for _ in 0..TIMES {
-        let mut push = Push::new(Space::Channels, None, black_box(channel), black_box(payload));
-        black_box(push.encoded(Encoding::Json));
+        let mut push = push(black_box(channel), black_box(payload));
+        black_box(push.encoded(Encoding::JSON));
     }
 }
 
 #[inline(never)]
 fn measured_encode_resp(channel: &[u8], payload: &[u8]) {
     for _ in 0..TIMES {
-        let mut push = Push::new(Space::Channels, None, black_box(channel), black_box(payload));
-        black_box(push.encoded(Encoding::Resp2));
+        let mut push = push(black_box(channel), black_box(payload));
+        black_box(push.encoded(Encoding::RESP2));
     }
 }
 

@@ -127,7 +127,7 @@ fn is_about(connection: &Connection, search: &str) -> bool {
         Ok(number) => connection.id == number || u64::from(connection.remote.port()) == number,
         Err(_) => {
             connection.remote.to_string().contains(search)
-                || connection.encoding().name().contains(search)
+                || connection.encoding().encoder().name().contains(search)
         }
     }
 }
@@ -141,7 +141,7 @@ fn view(connection: &Connection) -> ConnectionView {
     let opened = SystemTime::now().checked_sub(connection.opened.elapsed());
     ConnectionView {
         id: connection.id,
-        door: connection.encoding().name().to_owned(),
+        door: connection.encoding().encoder().name().to_owned(),
         address: connection.remote.to_string(),
         opened_ms: opened.map_or(0, unix_ms),
         channels,

@@ -16,12 +16,10 @@ pub async fn scrape(State(admin): State<Admin>, headers: HeaderMap) -> Result<Re
         true => Format::OpenMetrics,
         false => Format::Prometheus,
     };
-    let doors = admin.live.doors();
     let metrics = Metrics {
         services: admin.services.clone(),
-        handshakes: doors.iter().map(|(door, _)| admin.live.handshakes(*door).taken()).collect(),
         admin: admin.places.counted(),
-        doors,
+        doors: admin.live.doors(),
         handshakes_max: admin.live.handshakes_max,
         is_draining: admin.live.is_draining(),
     };

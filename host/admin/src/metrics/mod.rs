@@ -8,6 +8,7 @@ mod page;
 mod process;
 
 use std::fmt;
+use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
@@ -20,11 +21,12 @@ use switchyard_hub::encoding::Encoding;
 use switchyard_middleware::plugin;
 use switchyard_middleware::stats::Hook;
 use switchyard_middleware::{Middleware, plugin::Plugin};
+use switchyard_server::live_config::DoorState;
 use switchyard_server::memory_usage::usage;
 use switchyard_server::session::Services;
 use switchyard_telemetry::log;
 use switchyard_telemetry::panics;
-use switchyard_telemetry::stats::{Door, Stats, load};
+use switchyard_telemetry::stats::{Stats, load};
 use switchyard_types::bound::Bound;
 use switchyard_types::command::{Ending, Kind, Space};
 
@@ -52,12 +54,10 @@ impl Format {
 pub struct Metrics {
     /// The counters.
     pub services: Services,
-    /// The doors that are open, and whether they speak TLS.
-    pub doors: Vec<(Door, bool)>,
+    /// The doors that are open.
+    pub doors: Vec<Arc<DoorState>>,
     /// The limit of pending handshakes at each.
     pub handshakes_max: usize,
-    /// How many are pending, in the order of `doors`.
-    pub handshakes: Vec<usize>,
     /// The admin listener: its connections, and the outcomes of past ones.
     pub admin: AdminConnections,
     /// Whether the server is shutting down.
@@ -127,7 +127,7 @@ impl Collector for Metrics {
         page.counters(
             "switchyard_task_restarts",
             "How often one of the server's own tasks ended and was started again, by task.",
-            supervisor.restarts().into_iter().map(|(task, count)| ([("task", task)], count)),
+            supervisor.restarts().iter().map(|(task, count)| ([("task", &**task)], *count)),
         )?;
         process::write(&mut page, stats.started_at)
     }
@@ -146,30 +146,25 @@ pub struct AdminConnections {
 
 impl Metrics {
     fn doors(&self, page: &mut Page<'_, '_>, stats: &Stats) -> fmt::Result {
-        let tls = |is_tls: &bool| if *is_tls { "true" } else { "false" };
+        let tls = |door: &DoorState| if door.tls.is_some() { "true" } else { "false" };
+        let name = |door: &DoorState| ("door", door.stats.name());
         page.counters(
             "switchyard_connections_accepted",
             "Connections that were admitted, by door.",
-            self.doors.iter().map(|(door, is_tls)| {
-                ([("door", door.name()), ("tls", tls(is_tls))], stats.accepted_by(*door))
-            }),
+            self.doors.iter().map(|door| ([name(door), ("tls", tls(door))], door.stats.accepted())),
         )?;
         page.counters(
             "switchyard_connections_refused",
             "Connections that were rejected, by door and reason.",
-            self.doors.iter().flat_map(|(door, _)| {
-                stats
-                    .refused_by(*door)
-                    .map(|(why, count)| ([("door", door.name()), ("reason", why.name())], count))
+            self.doors.iter().flat_map(|door| {
+                let refused = door.stats.refused();
+                refused.map(|(why, count)| ([name(door), ("reason", why.name())], count))
             }),
         )?;
         page.gauges(
             "switchyard_handshakes",
             "Pending handshakes, by door.",
-            self.doors
-                .iter()
-                .zip(&self.handshakes)
-                .map(|((door, _), under_way)| ([("door", door.name())], *under_way as f64)),
+            self.doors.iter().map(|door| ([name(door)], door.handshakes.taken() as f64)),
         )?;
         page.gauge(
             "switchyard_handshakes_limit",
@@ -179,9 +174,7 @@ impl Metrics {
         page.counters(
             "switchyard_handshake_waits",
             "How often accepting was paused because the handshake limit was reached.",
-            self.doors
-                .iter()
-                .map(|(door, _)| ([("door", door.name())], stats.handshake_waits(*door))),
+            self.doors.iter().map(|door| ([name(door)], door.stats.handshake_waits())),
         )?;
         page.gauge(
             "switchyard_admin_connections",
@@ -211,7 +204,7 @@ impl Metrics {
              descriptors.",
             self.doors
                 .iter()
-                .map(|(door, _)| (door.name(), stats.not_accepted(*door)))
+                .map(|door| (door.stats.name(), door.stats.not_accepted()))
                 .chain([("admin", load(&stats.admin_not_accepted))])
                 .map(|(door, count)| ([("door", door)], count)),
         )?;
@@ -325,7 +318,7 @@ impl Metrics {
 
 /// Visits each connection once.
 fn connections(page: &mut Page<'_, '_>, connections: &Connections) -> fmt::Result {
-    let mut by_encoding = [0_u64; Encoding::ALL.len()];
+    let mut by_encoding = vec![0_u64; Encoding::all().count()];
     let mut subscriptions = [0_u64; 3];
     let (mut outbox_bytes, mut largest) = (0_u64, 0_u64);
     for connection in connections.opened_ones() {
@@ -345,10 +338,9 @@ fn connections(page: &mut Page<'_, '_>, connections: &Connections) -> fmt::Resul
     page.gauges(
         "switchyard_connections",
         "Connections that are open, by protocol.",
-        Encoding::ALL
-            .into_iter()
+        Encoding::all()
             .zip(by_encoding)
-            .map(|(encoding, count)| ([("protocol", encoding.name())], count as f64)),
+            .map(|(encoding, count)| ([("protocol", encoding.encoder().name())], count as f64)),
     )?;
     page.gauges(
         "switchyard_subscriptions",

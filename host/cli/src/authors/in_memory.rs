@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -15,8 +16,12 @@ use switchyard_config::Config;
 use switchyard_hub::connections::expiries::expire;
 use switchyard_middleware::changes::{ChangeError, Offer};
 use switchyard_middleware::stats::{Failure, Initiator};
+use switchyard_server::connection_setup::ConnectionSetup;
+use switchyard_server::door::Door;
+use switchyard_server::door::http::HttpDoor;
+use switchyard_server::door::resp::RespDoor;
 use switchyard_server::health::Health;
-use switchyard_server::listener::{Listener, Protocol};
+use switchyard_server::listener::Listener;
 use switchyard_server::prepare::prepare;
 use switchyard_server::session::Services;
 use switchyard_server::upkeep;
@@ -27,7 +32,7 @@ const PIPE_BYTES: usize = 64 << 10;
 
 /// A running server without listeners. Connections to it are opened with `dial` only.
 pub struct InMemoryServer {
-    listener: Listener,
+    listener: Listener<HttpDoor>,
     services: Services,
     clients: AtomicU16,
     /// While it exists, the server does not shut down.
@@ -47,14 +52,20 @@ impl InMemoryServer {
     /// It is refused.
     pub fn open(config: Config) -> anyhow::Result<InMemoryServer> {
         let (live, services, _) = prepare(&config)?;
-        let health = Health::new(services.clone(), Arc::new(live), config.health);
+        let live = Arc::new(live);
+        let door = live.door(HttpDoor::NAME).context("every server has this door")?;
+        let health = Health::new(services.clone(), live.clone(), config.health);
         let config = Arc::new(config);
         let (served, all_served) = mpsc::channel(1);
         let (ending, is_ending) = watch::channel(false);
         let keeping = tokio::spawn(upkeep::keep_alive(config.clone(), services.hub.clone()));
         let expiring = tokio::spawn(expire(services.hub.connections().clone()));
         let rechecking = tokio::spawn(upkeep::recheck(&config, &services));
-        let listener = Listener::new(config, health, None, None, is_ending, served);
+        let resp = Arc::new(RespDoor::new(&config, 0));
+        let http = Arc::new(HttpDoor::new(config.clone(), health, resp, None));
+        let of = services.clone();
+        let setup = ConnectionSetup { config, services: of, live, door, is_ending, served };
+        let listener = Listener::new(http, setup);
         Ok(InMemoryServer {
             listener,
             services,
@@ -102,7 +113,7 @@ impl InMemoryServer {
         // The number only distinguishes the clients.
         let port = self.clients.fetch_add(1, Ordering::Relaxed);
         let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        tokio::spawn(self.listener.clone().take(ours, remote, Protocol::Http));
+        tokio::spawn(self.listener.clone().open_unaccepted(ours, remote));
         theirs
     }
 

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Uri};
 
 use switchyard_protocol::json::SUBPROTOCOL;
-use switchyard_server::handshake::WEBSOCKET_PATH;
+use switchyard_server::door::http::handshake::WEBSOCKET_PATH;
 
 /// The flags for the server and the credentials.
 #[derive(Debug, Clone, Args)]

@@ -11,8 +11,6 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::connections::{Connection, Connections};
-use crate::encoding::Encoding;
-use switchyard_protocol::json;
 use switchyard_types::close::CloseReason;
 use switchyard_types::ids::ConnectionId;
 
@@ -121,7 +119,8 @@ impl Connection {
     pub(super) fn reschedule(&self, deadline: &mut Deadline, expires_at: Option<u64>) {
         match expires_at {
             Some(at) if deadline.is_open => {
-                let notice = if self.encoding() == Encoding::Json { NOTICE_MS } else { 0 };
+                let has_notice = self.encoding().encoder().expiring(NOTICE_MS).is_some();
+                let notice = if has_notice { NOTICE_MS } else { 0 };
                 self.expiries.put(deadline, self.id, at.saturating_sub(notice));
             }
             _ => self.expiries.take_out(deadline, self.id),
@@ -138,9 +137,7 @@ impl Connection {
                 return self.outbox.close(expired());
             }
             self.expiries.put(deadline, self.id, at);
-            if self.encoding() == Encoding::Json {
-                let mut notice = Vec::new();
-                json::write_expiring(at - now_ms, &mut notice);
+            if let Some(notice) = self.encoding().encoder().expiring(at - now_ms) {
                 self.outbox.push(notice.into());
             }
         });

@@ -7,14 +7,16 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Plugin;
+use super::{Plugin, panicked};
 use crate::bindings::{Fault, Instance};
 use crate::declaration::TrapPolicy;
 use crate::isolation::Cause;
 use crate::items::Asked;
 use crate::stats::{Failure, Hook};
+use switchyard_telemetry::panics;
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{Refusal, TOOLARGE};
+use switchyard_types::ids::ConnectionId;
 
 /// How much processor time may be spent to repeat a failed call for its items, in budgets of one
 /// call.
@@ -110,6 +112,59 @@ impl Patience {
 }
 
 impl Plugin {
+    /// Calls the instance that serves this connection. None: it is not available, and the policy
+    /// decides. A failure counts against its cause.
+    pub(crate) fn ask<T>(
+        &self,
+        connection: ConnectionId,
+        cause: Cause,
+        question: impl FnOnce(&mut Instance) -> Result<T, Fault>,
+    ) -> Option<T> {
+        if self.is_parked() {
+            return None;
+        }
+        let number = self.instance_of(connection);
+        let mut state = self.instances.get(number)?.lock();
+        let instance = state.instance.as_mut()?;
+        let answer = panics::contain(|| question(instance));
+        match answer.unwrap_or_else(|| Err(panicked("call"))) {
+            Ok(answer) => Some(answer),
+            Err(fault) => {
+                self.failed(number, &mut state, &fault, cause);
+                None
+            }
+        }
+    }
+
+    /// As `ask`, counted as a call of this hook for this many items. Also returns how long it took,
+    /// without the wait for the instance.
+    pub fn call<T>(
+        &self,
+        hook: Hook,
+        items: usize,
+        connection: ConnectionId,
+        question: impl FnOnce(&mut Instance) -> Result<T, Fault>,
+    ) -> (Option<T>, Duration) {
+        // The end of a connection is always delivered.
+        if hook != Hook::OnDisconnect
+            && self.isolation.is_used()
+            && self.is_isolated(Instant::now(), connection)
+        {
+            return (None, Duration::ZERO);
+        }
+        let mut took = None;
+        let answer = self.ask(connection, Cause::Connection(connection), |instance| {
+            let started = Instant::now();
+            let answer = question(instance);
+            took = Some(started.elapsed());
+            answer
+        });
+        if let Some(took) = took {
+            self.stats.of(hook).called(items, took);
+        }
+        (answer, took.unwrap_or_default())
+    }
+
     /// Calls the instance that serves these items to decide about each, and counts the calls for
     /// this hook. All items are served by one instance and have this weight in total. Also returns
     /// how long the calls took, without the wait for the instance.

@@ -1,21 +1,71 @@
-//! The doors: each decodes what one kind of client sends into a session's commands, and
-//! encodes the close for that kind.
+//! The doors: each is a protocol with its listener.
+//!
+//! A `Door` performs the handshake of a connection, has the plugins admit the client, and gives the
+//! connection a `Decoder`, which turns the client's bytes into the commands of a session. What
+//! clients receive without a request is written by the door's
+//! [`Encoder`](switchyard_hub::encoding::Encoder). A new door is a folder here; to have it
+//! opened, it needs a setting, an entry in `LiveConfig::new`, and one in the start of the server.
 
-pub mod json;
+pub mod http;
 pub mod resp;
-pub mod websocket;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::connection_setup::ConnectionSetup;
 use crate::session::Session;
 use switchyard_hub::connections::Connection;
-use switchyard_hub::encoding::Encoding;
-use switchyard_protocol::json as json_protocol;
+use switchyard_net::slots::Slot;
+use switchyard_net::socket::Stream;
 use switchyard_types::close::CloseReason;
 
-/// How far a door has decoded the bytes that it was given.
+/// A protocol with its listener.
+pub trait Door: Send + Sync + 'static {
+    /// Its name, in metrics, in the log and in `LiveConfig`.
+    const NAME: &'static str;
+
+    /// After how much silence TCP probes whether a client is still there; none: the protocol does
+    /// it.
+    const TCP_KEEPALIVE: Option<Duration> = None;
+
+    /// Performs the handshake of a connection, has the plugins admit the client and serves it; or
+    /// rejects it. Ends early when the server shuts down.
+    fn open<S: Stream>(&self, incoming: Incoming<S>) -> impl Future<Output = ()> + Send;
+
+    /// Answers a connection that cannot be served because there is no file descriptor for it. The
+    /// caller closes it when the time for that is over.
+    fn refuse_shortly<S: AsyncRead + AsyncWrite + Unpin + Send>(
+        &self,
+        stream: &mut S,
+        setup: &ConnectionSetup,
+    ) -> impl Future<Output = ()> + Send;
+}
+
+/// A connection before its handshake.
+pub struct Incoming<S> {
+    /// Its bytes, decrypted.
+    pub stream: S,
+    /// The client, as far as the connection itself shows it.
+    pub peer: Peer,
+    /// The handshake that is counted until this is dropped.
+    pub handshaking: Slot,
+    /// Admits and serves it.
+    pub setup: ConnectionSetup,
+}
+
+/// The client at the other end, as far as the connection itself shows it.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its address.
+    pub remote: SocketAddr,
+    /// The subject of its client certificate.
+    pub subject: Option<String>,
+}
+
+/// How many bytes a decoder has processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// How many bytes have been processed.
@@ -26,15 +76,15 @@ pub struct Progress {
 }
 
 /// The interface between a connection's bytes and its session.
-pub trait Door {
+pub trait Decoder {
     /// Executes the complete commands that `bytes` begins with. The rest is passed again with the
     /// bytes that follow it. When the connection must be closed, this closes its outbox.
     fn decode(&mut self, bytes: &mut [u8], session: &mut Session) -> Progress;
 
-    /// Whether a request or message of the client was completed since the last call; `taken`
+    /// Whether a request or message of the client was completed since the last call; `processed`
     /// bytes have been processed.
-    fn has_progressed(&mut self, taken: usize) -> bool {
-        taken > 0
+    fn has_progressed(&mut self, processed: usize) -> bool {
+        processed > 0
     }
 
     /// How much memory it holds for a message that was received in part, besides the bytes that it
@@ -64,10 +114,8 @@ pub fn close_gracefully(connection: &Connection, reason: CloseReason) {
 /// Notifies a client, if its protocol can do so, that it will be closed, and after which time it
 /// should reconnect.
 pub fn goaway(connection: &Connection, reason: &CloseReason, reconnect_within: [Duration; 2]) {
-    if connection.encoding() == Encoding::Json {
-        let within_ms = reconnect_within.map(|time| time.as_millis() as u64);
-        let mut goaway = Vec::new();
-        json_protocol::write_goaway(&reason.text(), within_ms, &mut goaway);
+    let within_ms = reconnect_within.map(|time| time.as_millis() as u64);
+    if let Some(goaway) = connection.encoding().encoder().goaway(&reason.text(), within_ms) {
         connection.outbox.push(goaway.into());
     }
 }

@@ -70,7 +70,7 @@ impl Session {
                 Inspection { tag, write: boxed, listing, names: Names::new(), done: 0, found }
             }
             Command::PatternCount => {
-                if chain.has_access() && self.connection.encoding().is_framed() {
+                if chain.has_access() && self.connection.encoding().encoder().is_web() {
                     return Err(Refusal::new(
                         NOPERM,
                         "not over a WebSocket, where plugins decide who may listen",

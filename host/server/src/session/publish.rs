@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::session::{Framing, Services, WriteReply};
 use switchyard_backplane::{Admission, Backplane};
 use switchyard_hub::connections::Connection;
+use switchyard_hub::delivery::Outcome;
 use switchyard_middleware::chain::{Chain, PublishOutcome};
 use switchyard_middleware::items::Action;
 use switchyard_protocol::websocket;
@@ -89,59 +90,70 @@ pub fn publish<'a, W: WriteReply>(
 
     let mut unanswered = asked.iter().enumerate();
     let mut published = [0; 2];
-    let mut settle = |until: usize,
-                      outcome: Option<Result<u64, Refusal>>,
-                      requests: &mut [PublishRequest<'a, W>]| {
-        for (place, asked) in unanswered.by_ref() {
-            let outcome = match &asked.pending {
-                Pending::Settled(outcome) => outcome,
-                Pending::Forwarded | Pending::Open(_) => match &outcome {
-                    Some(outcome) => outcome,
-                    None => continue,
-                },
-            };
-            let Some(PublishRequest { write, replies, .. }) = requests.get_mut(asked.request)
-            else {
-                continue;
-            };
-            let [channels, shard_channels] = &mut published;
-            let (verb, published) = match asked.space {
-                Space::Channels => (Verb::Publish, channels),
-                Space::ShardChannels => (Verb::Spublish, shard_channels),
-            };
-            match outcome {
-                Ok(receivers) => {
-                    *published += 1;
-                    write.write(asked.tag, &Reply::Published(*receivers), replies);
+    // Writes the replies up to this place: what became of the publication there, and of those
+    // before it that did not reach the hub.
+    let mut settle =
+        |until: usize, outcome: Option<&Outcome>, requests: &mut [PublishRequest<'a, W>]| {
+            for (place, asked) in unanswered.by_ref() {
+                let outcome = match &asked.pending {
+                    Pending::Settled(outcome) => outcome.as_ref(),
+                    Pending::Forwarded | Pending::Open(_) => match outcome {
+                        Some(outcome) => outcome.deliveries.as_ref().map_err(Box::as_ref),
+                        None => continue,
+                    },
+                };
+                let Some(PublishRequest { write, replies, .. }) = requests.get_mut(asked.request)
+                else {
+                    continue;
+                };
+                let [channels, shard_channels] = &mut published;
+                let (verb, published) = match asked.space {
+                    Space::Channels => (Verb::Publish, channels),
+                    Space::ShardChannels => (Verb::Spublish, shard_channels),
+                };
+                match outcome {
+                    Ok(receivers) => {
+                        *published += 1;
+                        write.write(asked.tag, &Reply::Published(*receivers), replies);
+                    }
+                    Err(refusal) => {
+                        services.stats.record_command(verb, refusal.into(), 1);
+                        write.write(asked.tag, &Reply::Refused(refusal), replies);
+                    }
                 }
-                Err(refusal) => {
-                    services.stats.record_command(verb, refusal.into(), 1);
-                    write.write(asked.tag, &Reply::Refused(refusal), replies);
+                if place == until {
+                    break;
                 }
             }
-            if place == until {
-                break;
-            }
-        }
-    };
+        };
     let Forwarded { places, publications } = forwarded;
-    let had_receivers = services.hub.publish(chain, &publications, |index, outcome, own| {
-        let Some(place) = places.get(index) else { return };
-        if outcome.is_err()
-            && let (Some(admitted), Some((_, refused))) = (&mut admitted, publications.get(index))
-        {
-            // A publication that was refused here must not be delivered anywhere.
-            admitted.withdraw(index, refused);
+    let (mut had_receivers, mut routed_before) = (false, 0);
+    while let Some(rest) = publications.get(routed_before..).filter(|rest| !rest.is_empty()) {
+        let routed = services.hub.route(chain, rest);
+        let mut own_replies = Batch::new();
+        for (index, outcome) in routed.outcomes().iter().enumerate() {
+            let Some(place) = places.get(routed_before + index) else { continue };
+            if outcome.deliveries.is_err()
+                && let (Some(admitted), Some((_, refused))) = (&mut admitted, rest.get(index))
+            {
+                // A publication that was refused here must not be delivered anywhere.
+                admitted.withdraw(routed_before + index, refused);
+            }
+            settle(*place, Some(outcome), requests);
+            // The publisher's own copy comes after the reply.
+            if outcome.is_own
+                && let Some(asked) = asked.get(*place)
+                && let Some(PublishRequest { framing, replies, .. }) =
+                    requests.get_mut(asked.request)
+                && let Some(replies) = framed(*framing, replies)
+            {
+                own_replies.push((index, replies));
+            }
         }
-        settle(*place, Some(outcome), requests);
-        // The publisher's own copy comes after the reply.
-        if own
-            && let Some(request) =
-                asked.get(*place).and_then(|asked| requests.get_mut(asked.request))
-        {
-            queue(&request.connection, request.framing, &mut request.replies);
-        }
-    });
+        let (outcomes, some) = routed.deliver(own_replies);
+        routed_before += outcomes.len();
+        had_receivers |= some;
+    }
     settle(usize::MAX, None, requests);
     for (verb, count) in [Verb::Publish, Verb::Spublish].into_iter().zip(published) {
         if count > 0 {
@@ -378,12 +390,19 @@ pub fn as_text(name: &[u8]) -> Result<&str, Refusal> {
 
 /// Queues replies without waking the writer: it is being polled, or is woken afterwards.
 pub fn queue(connection: &Connection, framing: Framing, replies: &mut Vec<u8>) {
+    if let Some(replies) = framed(framing, replies) {
+        connection.outbox.push_without_wake(replies);
+    }
+}
+
+/// Takes the replies as they are sent; none: there are none.
+fn framed(framing: Framing, replies: &mut Vec<u8>) -> Option<Bytes> {
     if replies.is_empty() {
-        return;
+        return None;
     }
     let replies = std::mem::take(replies);
-    connection.outbox.push_without_wake(Bytes::from(match framing {
+    Some(Bytes::from(match framing {
         Framing::None => replies,
         Framing::BinaryFrame => websocket::binary_frame(&replies),
-    }));
+    }))
 }

@@ -233,7 +233,7 @@ mod tests {
     }
 
     fn connection(services: &Services) -> Result<Arc<Connection>> {
-        let added = services.hub.connections().add(Encoding::Resp2, ([127, 0, 0, 1], 1).into());
+        let added = services.hub.connections().add(Encoding::RESP2, ([127, 0, 0, 1], 1).into());
         added.ok().context("there is room")
     }
 

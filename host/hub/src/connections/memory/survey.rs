@@ -274,7 +274,7 @@ mod tests {
         connections.memory().set_limits(&check(settings).expect("it fits"), 100_000);
         let all = (0..count).map(|place| {
             let address = ([127, 0, 0, place as u8 + 1], 1).into();
-            connections.add(Encoding::Resp2, address).expect("there is room")
+            connections.add(Encoding::RESP2, address).expect("there is room")
         });
         let all = all.collect();
         (connections, all)

@@ -8,6 +8,7 @@ mod client;
 mod client_list;
 pub mod info;
 mod reply;
+mod tcp;
 mod words;
 
 use std::borrow::Cow;
@@ -15,8 +16,8 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 
-use super::websocket::Subprotocol;
-use super::{Door, Progress};
+use super::http::websocket::Subprotocol;
+use super::{Decoder, Progress};
 use crate::session::Session;
 use switchyard_hub::connections::attributes::USER;
 use switchyard_hub::encoding::Encoding;
@@ -30,6 +31,8 @@ use switchyard_types::close::{CloseReason, ProtocolViolation};
 use switchyard_types::command::{
     Command, EXPIRED, Ending, Kind, Publication, Refusal, Request, Space, Tag, Verb,
 };
+
+pub use tcp::RespDoor;
 
 /// The server name and version for clients, which choose their behaviour by it.
 pub const REDIS_VERSION: &str = "7.4.0";
@@ -584,14 +587,14 @@ fn verb(id: CommandId) -> Verb {
 
 fn encoding(transport: Transport, version: RespVersion) -> Encoding {
     match (transport, version) {
-        (Transport::Stream, RespVersion::Resp2) => Encoding::Resp2,
-        (Transport::Stream, RespVersion::Resp3) => Encoding::Resp3,
-        (Transport::Frames, RespVersion::Resp2) => Encoding::FramedResp2,
-        (Transport::Frames, RespVersion::Resp3) => Encoding::FramedResp3,
+        (Transport::Stream, RespVersion::Resp2) => Encoding::RESP2,
+        (Transport::Stream, RespVersion::Resp3) => Encoding::RESP3,
+        (Transport::Frames, RespVersion::Resp2) => Encoding::FRAMED_RESP2,
+        (Transport::Frames, RespVersion::Resp3) => Encoding::FRAMED_RESP3,
     }
 }
 
-impl Door for Resp {
+impl Decoder for Resp {
     fn decode(&mut self, bytes: &mut [u8], session: &mut Session) -> Progress {
         let (taken, flow) = self.take_requests(bytes, session);
         if let Flow::Close(reason) = flow {

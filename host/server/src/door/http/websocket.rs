@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Door, Progress};
+use crate::door::{Decoder, Progress};
 use crate::session::Session;
 use switchyard_protocol::websocket::{self, Body, FrameReader, Incoming, MessageKind};
 use switchyard_types::close::{CloseReason, ProtocolViolation};
@@ -127,7 +127,7 @@ impl<P: Subprotocol> WebSocket<P> {
     }
 }
 
-impl<P: Subprotocol> Door for WebSocket<P> {
+impl<P: Subprotocol> Decoder for WebSocket<P> {
     fn decode(&mut self, bytes: &mut [u8], session: &mut Session) -> Progress {
         let mut at = 0;
         let mut close = self.subprotocol.resume(session);

@@ -24,8 +24,8 @@ use switchyard_types::close::clip;
 /// The path of the WebSocket.
 pub const WEBSOCKET_PATH: &str = "/ws";
 
-/// A parsed request.
-pub enum Asked {
+/// A request that was received.
+pub enum Received {
     /// An upgrade, which the server can answer with `accept`.
     Upgrade(Box<Upgrade>),
     /// A health request, for `answer_health`.
@@ -50,14 +50,14 @@ pub struct Upgrade {
     /// The sub-protocol.
     pub subprotocol: Subprotocol,
     /// The bytes after the request.
-    pub came_behind: Vec<u8>,
+    pub received: Vec<u8>,
 }
 
 /// The sub-protocol of a WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subprotocol {
     /// The client requested none: JSON, without naming it in the response.
-    NotAsked,
+    Unspecified,
     /// `switchyard.v1.json`.
     Json,
     /// `resp`: Redis' protocol in binary frames.
@@ -70,7 +70,7 @@ impl Subprotocol {
     /// As written in `Sec-WebSocket-Protocol`.
     fn name(self) -> Option<&'static str> {
         match self {
-            Subprotocol::NotAsked => None,
+            Subprotocol::Unspecified => None,
             Subprotocol::Json => Some(json::SUBPROTOCOL),
             Subprotocol::Resp => Some("resp"),
         }
@@ -85,7 +85,7 @@ impl Subprotocol {
 pub async fn read<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     request_bytes_max: usize,
-) -> io::Result<Asked> {
+) -> io::Result<Received> {
     let mut bytes = Vec::with_capacity(1 << 10);
     let mut parsed = 0;
     let (length, request) = loop {
@@ -121,12 +121,12 @@ pub async fn read<S: AsyncRead + AsyncWrite + Unpin>(
             format!("the request has over {request_bytes_max} bytes or {MAX_HEADERS} headers\n");
         return answer(stream, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, TEXT, &why).await;
     };
-    let came_behind = bytes.split_off(length);
+    let received = bytes.split_off(length);
     match request.uri().path() {
         WEBSOCKET_PATH => {}
         "/" => return answer(stream, StatusCode::OK, HTML, TRY_PAGE).await,
-        "/healthz" => return Ok(Asked::Health(Question::Healthy)),
-        "/readyz" => return Ok(Asked::Health(Question::Ready)),
+        "/healthz" => return Ok(Received::Health(Question::Healthy)),
+        "/readyz" => return Ok(Received::Health(Question::Ready)),
         _ => {
             let why = "not found; the WebSocket is at /ws\n";
             return answer(stream, StatusCode::NOT_FOUND, TEXT, why).await;
@@ -149,7 +149,7 @@ pub async fn read<S: AsyncRead + AsyncWrite + Unpin>(
             format!("no sub-protocol that this server knows; there is {}\n", json::SUBPROTOCOL);
         return answer(stream, StatusCode::BAD_REQUEST, TEXT, &why).await;
     };
-    Ok(Asked::Upgrade(Box::new(Upgrade { request, subprotocol, came_behind })))
+    Ok(Received::Upgrade(Box::new(Upgrade { request, subprotocol, received })))
 }
 
 impl Upgrade {
@@ -171,17 +171,17 @@ impl Upgrade {
 
 /// The first requested sub-protocol that is known; an error when there is none.
 fn choose_subprotocol(request: &Request) -> Result<Subprotocol, ()> {
-    let mut was_asked = false;
+    let mut is_specified = false;
     for list in request.headers().get_all(SEC_WEBSOCKET_PROTOCOL) {
         for name in list.to_str().unwrap_or_default().split(',') {
-            was_asked = true;
+            is_specified = true;
             let is_it = |known: &Subprotocol| known.name() == Some(name.trim());
             if let Some(known) = Subprotocol::ALL.into_iter().find(is_it) {
                 return Ok(known);
             }
         }
     }
-    if was_asked { Err(()) } else { Ok(Subprotocol::NotAsked) }
+    if is_specified { Err(()) } else { Ok(Subprotocol::Unspecified) }
 }
 
 pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
@@ -200,7 +200,7 @@ pub async fn answer<S: AsyncWrite + Unpin>(
     status: StatusCode,
     content_type: &str,
     body: &str,
-) -> io::Result<Asked> {
+) -> io::Result<Received> {
     let upgrade = match status {
         StatusCode::UPGRADE_REQUIRED => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
         StatusCode::METHOD_NOT_ALLOWED => "Allow: GET\r\n",
@@ -214,7 +214,7 @@ pub async fn answer<S: AsyncWrite + Unpin>(
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(body.as_bytes()).await?;
     stream.shutdown().await?;
-    Ok(Asked::Answered(status))
+    Ok(Received::Answered(status))
 }
 
 /// Answers a health request, and closes the connection.
@@ -226,7 +226,7 @@ pub async fn answer_health<S: AsyncWrite + Unpin>(
     stream: &mut S,
     question: Question,
     report: &Report,
-) -> io::Result<Asked> {
+) -> io::Result<Received> {
     if question == Question::Ready && report.is_draining {
         return answer(stream, StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n").await;
     }
@@ -245,7 +245,7 @@ pub async fn answer_health<S: AsyncWrite + Unpin>(
 pub async fn answer_foreign<S: AsyncWrite + Unpin>(
     stream: &mut S,
     origin: &str,
-) -> io::Result<Asked> {
+) -> io::Result<Received> {
     let shown = clip(origin, 256);
     let why = format!("pages of the origin {shown} may not connect; see http.origins\n");
     answer(stream, StatusCode::FORBIDDEN, TEXT, &why).await
@@ -256,6 +256,6 @@ pub async fn answer_foreign<S: AsyncWrite + Unpin>(
 /// # Errors
 ///
 /// The stream broke.
-pub async fn answer_timeout<S: AsyncWrite + Unpin>(stream: &mut S) -> io::Result<Asked> {
+pub async fn answer_timeout<S: AsyncWrite + Unpin>(stream: &mut S) -> io::Result<Received> {
     answer(stream, StatusCode::REQUEST_TIMEOUT, TEXT, "the request took too long\n").await
 }

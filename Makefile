@@ -4,7 +4,7 @@
 # make release     builds an archive of that, with plugins and manual, in target/dist/
 # make components  builds the engine and the plugins in target/components/
 # make languages   builds an example in Rust, JavaScript and Python in target/components/languages/
-# make check       format and lints, as errors
+# make check       format, lints, crates and their licences: all as errors
 # make test-quick  format, lints, unit tests, transcripts, comparison with Redis: before each commit
 # make test        all tests, real clients included, and short measurements
 # make measure     the short measurements: costs of plugins and nodes, and a short load
@@ -112,6 +112,7 @@ measure: components tools languages
 check: components
 	$(CARGO) fmt --all --check
 	$(CARGO) run --release --quiet --package crate-check
+	@sh tools/deny.sh
 	$(CARGO) clippy --release --workspace --all-targets -- --deny warnings
 
 FUZZ_SECONDS ?= 600

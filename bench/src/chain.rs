@@ -24,7 +24,7 @@ pub struct Bench {
     wasm: Wasm,
     config: Config,
     context: PluginContext,
-    /// Who asks.
+    /// The connection that makes the requests.
     pub connection: Arc<Connection>,
     /// Where plugins would be rebuilt.
     _runtime: Runtime,

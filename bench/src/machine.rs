@@ -1,6 +1,6 @@
 //! Where and of what the numbers are: without that they cannot be compared.
 //!
-//! What a system does not tell is `unknown`; nothing is measured wrongly for it.
+//! What a system does not report is `unknown`; nothing is measured wrongly for it.
 
 use std::fs;
 use std::process::Command;

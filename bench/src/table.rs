@@ -22,7 +22,7 @@ pub fn print_line(what: &str, comparison: &Comparison) {
     );
 }
 
-/// With as many digits as one can tell apart.
+/// With as many digits as are significant.
 fn nanoseconds(value: f64) -> String {
     match value.abs() < 10.0 {
         true => format!("{value:.2}"),

@@ -33,10 +33,10 @@ const row = (what, ...cells) =>
 /** Many names, in lists of so many. */
 function inCalls(channels, namesACall) {
   // Every channel once before one comes again, none beside its neighbours.
-  const asked = channels.map((_, index) => channels[(index * 7_919) % channels.length]);
-  const lists = Math.floor(asked.length / namesACall);
+  const queried = channels.map((_, index) => channels[(index * 7_919) % channels.length]);
+  const lists = Math.floor(queried.length / namesACall);
   return Array.from({ length: lists }, (_, at) =>
-    asked.slice(at * namesACall, (at + 1) * namesACall),
+    queried.slice(at * namesACall, (at + 1) * namesACall),
   );
 }
 

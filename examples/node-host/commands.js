@@ -149,10 +149,10 @@ const commands = {
 
   HELLO(connection, args, answer) {
     expectArity("HELLO", args, 0, 0);
-    const who = { server: "switchyard", version: "0.1.0 (node-host)", protocol: SUBPROTOCOL };
+    const server = { server: "switchyard", version: "0.1.0 (node-host)", protocol: SUBPROTOCOL };
     const credentials = { user: null, expires_in_ms: null };
     const more = { features: [], ...credentials, now_ms: Date.now() };
-    answer({ ...who, connection: String(connection.id), limits, ...more });
+    answer({ ...server, connection: String(connection.id), limits, ...more });
   },
 
   QUIT(connection, args, answer) {

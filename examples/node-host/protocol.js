@@ -45,9 +45,9 @@ export function parseFrame(text) {
   if (Array.isArray(frame) && Array.isArray(frame[0])) {
     return frame.map(parseCommand);
   }
-  // JSON.parse makes 1 of 1.0 and 100 of 1e2, which are no ids: the text has to
-  // tell. (In a frame of several they pass. Looking for them there takes more of
-  // a parser than this example wants.)
+  // JSON.parse makes 1 of 1.0 and 100 of 1e2, which are no ids: only the text
+  // shows the difference. (In a frame of several they pass. Looking for them there
+  // takes more of a parser than this example wants.)
   if (typeof frame?.[0] === "number" && !/^\s*\[\s*\d+\s*[,\]]/.test(text)) {
     return [badFrame(ID)];
   }

@@ -74,10 +74,10 @@ const server = new WebSocketServer({
   closeTimeout: CLOSE_TIMEOUT_MS,
   handleProtocols: () => SUBPROTOCOL,
   verifyClient({ req: request }, accept) {
-    const asked = request.headers["sec-websocket-protocol"]?.split(",");
+    const offered = request.headers["sec-websocket-protocol"]?.split(",");
     if (request.url.split("?")[0] !== "/ws") {
       accept(false, 404, "not found; the WebSocket is at /ws");
-    } else if (asked && !asked.some((name) => name.trim() === SUBPROTOCOL)) {
+    } else if (offered && !offered.some((name) => name.trim() === SUBPROTOCOL)) {
       accept(false, 400, `no sub-protocol that is known here; there is ${SUBPROTOCOL}`);
     } else {
       accept(true);

@@ -1,6 +1,6 @@
 // Makes JavaScript and core modules of the engine's component, in `transpiled/`.
 //
-// The component is taken as `make components` leaves it. What comes out belongs
+// The component is used as `make components` leaves it. What comes out belongs
 // to this version of it, so this runs before each start; it takes a second.
 
 import { existsSync, mkdirSync, renameSync, writeFileSync } from "node:fs";

@@ -1,4 +1,4 @@
-//! Who must receive a batch of publications: the answer of
+//! The connections that must receive a batch of publications: the answer of
 //! [`Registry::route`](crate::Registry::route).
 //!
 //! Flat, as `engine.wit` has it: one list of connections, cut into groups. The caller owns it and
@@ -10,7 +10,7 @@ use crate::{ConnectionId, PatternId};
 /// Receivers of one publication for one reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// Which of the names asked about: its position in the list.
+    /// The position of its name in the list of names passed to `route`.
     pub publication: u32,
     /// The pattern that matched; none: the channel itself.
     pub pattern: Option<PatternId>,

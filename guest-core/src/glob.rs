@@ -455,7 +455,7 @@ mod tests {
         }
     }
 
-    /// Segments of up to three turns, cut out of names that repeat themselves.
+    /// Segments of up to three passes, cut out of names that repeat themselves.
     #[test]
     fn the_search_agrees_with_the_scan() {
         let mut random = Random::from_environment();
@@ -495,9 +495,9 @@ mod tests {
         assert!(found.iter().all(|&times| times > 300), "one-sided: {found:?}");
     }
 
-    /// Around the 64 positions of a turn, and at both ends of the name.
+    /// Around the 64 positions of a pass, and at both ends of the name.
     #[test]
-    fn the_search_finds_what_stands_where_turns_meet() {
+    fn the_search_finds_matches_across_pass_boundaries() {
         for len in [1, 2, 63, 64, 65, 127, 128, 129, 192] {
             let segment = [vec![b'a'; len - 1], vec![b'b']].concat();
             let pattern = [b"*", &segment[..], b"*"].concat();
@@ -538,7 +538,7 @@ mod tests {
         check(format!("*{}b*", "a".repeat(500)), &name, 12_500);
         check(format!("*{}b*", "a".repeat(1_000)), &name, 24_000);
         check(format!("*{}b*", "?".repeat(1_000)), &name, 24_000);
-        // Nothing is left after the first of many turns.
+        // Nothing is left after the first of many passes.
         check(format!("*{}b{}*", "a".repeat(40), "a".repeat(900)), &name, 4_500);
         // One class that is long, and many that take much.
         check(format!("*[{}]*", "b".repeat(1_000)), &name, 5_000);

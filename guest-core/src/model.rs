@@ -14,7 +14,7 @@ pub use reference_glob::ReferenceGlob;
 
 use crate::{ConnectionId, FanOuts, Group, Names, PatternId};
 
-/// Who listens to what, in lists. Has the methods of [`Registry`](crate::Registry), and each means
+/// The subscriptions, in lists. Has the methods of [`Registry`](crate::Registry), and each means
 /// the same.
 #[derive(Debug, Default)]
 pub struct Model {
@@ -121,7 +121,7 @@ impl Model {
     }
 }
 
-/// Everyone who listens to this name, rising.
+/// All subscribers of this name, rising.
 fn subscribers(subscriptions: &[(Vec<u8>, ConnectionId)], name: &[u8]) -> Vec<ConnectionId> {
     let mut subscribers: Vec<_> = subscriptions
         .iter()

@@ -16,7 +16,7 @@ use crate::{ConnectionId, PatternId, glob};
 pub(crate) struct Patterns {
     ids: BTreeMap<Arc<[u8]>, PatternId>,
     table: Vec<Option<Pattern>>,
-    /// Positions of the table without a pattern; the last is the next to be given away.
+    /// Positions of the table without a pattern; the last is assigned next.
     free: Vec<PatternId>,
     index: PatternIndex,
 }
@@ -30,7 +30,7 @@ pub(crate) struct Pattern {
 }
 
 impl Patterns {
-    /// Adds a subscriber, who may be one already, and answers the pattern's id.
+    /// Adds a subscriber, which may be one already, and answers the pattern's id.
     pub fn subscribe(&mut self, connection: ConnectionId, bytes: &[u8]) -> PatternId {
         if let Some(&id) = self.ids.get(bytes) {
             self.pattern_mut(id).subscribers.insert(connection);
@@ -88,7 +88,7 @@ impl Patterns {
         self.ids.values().map(|&id| self.pattern(id))
     }
 
-    /// The free ids, the next to be given away last.
+    /// The free ids; the last is assigned next.
     pub fn free(&self) -> &[PatternId] {
         &self.free
     }

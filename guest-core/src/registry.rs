@@ -17,7 +17,7 @@ use crate::{ConnectionId, FanOuts, Names, Page, PatternId, glob};
 /// beside what that holds.
 const PAGE_BYTES_MAX: usize = 64 << 10;
 
-/// Who listens to what.
+/// The subscriptions of all connections.
 ///
 /// Every function that takes [`Names`] panics when their ends fall or pass the end of their bytes:
 /// that is the host's fault.
@@ -75,7 +75,7 @@ impl Registry {
 
     /// Replaces what `fan_outs` holds by the receivers of one publication on each of these
     /// channels. A connection appears once for the channel and once for each of its patterns that
-    /// match. A channel without receivers has no group; one that is asked about twice is answered
+    /// match. A channel without receivers has no group; one that is in the list twice is answered
     /// twice.
     pub fn route(&self, channels: &Names, fan_outs: &mut FanOuts) {
         fan_outs.clear();
@@ -164,7 +164,7 @@ impl Registry {
     }
 
     /// Reads what `save` wrote, the ids of patterns included, and the order in which free ones are
-    /// given away.
+    /// assigned.
     pub fn restore(state: &[u8]) -> Result<Registry, RestoreError> {
         snapshot::restore(state)
     }

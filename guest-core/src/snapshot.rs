@@ -29,7 +29,7 @@ const CHANNEL_BYTES_MIN: usize = 3;
 /// The same and an id.
 const PATTERN_BYTES_MIN: usize = 4;
 
-/// Why a state was not taken over.
+/// Why a state was not restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestoreError {
     /// Written by a version this one does not read.
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn no_truncation_is_taken() {
+    fn a_truncated_state_is_corrupt() {
         let state = small_registry().save();
         for end in 0..state.len() {
             check_refused(&[&state[..end]], RestoreError::Corrupt);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn no_change_of_one_byte_is_taken_for_something_else() {
+    fn a_state_with_one_changed_byte_is_refused_or_restored_exactly() {
         let state = small_registry().save();
         for position in 0..state.len() {
             let mut changed = state.clone();

@@ -1,8 +1,9 @@
-//! Who listens to one name: an ordered set that needs no memory of its own while it has one member.
+//! The subscribers of one name: an ordered set that needs no memory of its own while it has one
+//! member.
 //!
-//! Many channels are somebody's own and have one subscriber. With a `BTreeSet` for each, a million
-//! of them take 110 MB more, and twice as long to restore (145 ns each instead of 70 to 100); and
-//! to route to one of them is to wait for one more place in memory.
+//! Many channels belong to one client and have one subscriber. With a `BTreeSet` for each, a
+//! million of them take 110 MB more, and twice as long to restore (145 ns each instead of 70 to
+//! 100); and to route to one of them is to wait for one more place in memory.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +21,7 @@ pub(crate) enum Subscribers {
 }
 
 impl Subscribers {
-    /// Adds a subscriber, who may be one already.
+    /// Adds a subscriber, which may be one already.
     pub fn insert(&mut self, connection: ConnectionId) {
         match self {
             Subscribers::One(only) if *only == connection => {}

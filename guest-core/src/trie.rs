@@ -227,11 +227,11 @@ mod tests {
                 assert_eq!(trie.get_mut(&changed), map.get_mut(&changed));
                 assert_eq!(trie.remove(&changed), map.remove(&changed));
             }
-            let asked = key(&mut random);
+            let queried = key(&mut random);
             let mut visited = Vec::new();
-            trie.visit_prefixes(asked.iter().copied(), |&value| visited.push(value));
+            trie.visit_prefixes(queried.iter().copied(), |&value| visited.push(value));
             let expected: Vec<u64> =
-                (0..=asked.len()).filter_map(|end| map.get(&asked[..end])).copied().collect();
+                (0..=queried.len()).filter_map(|end| map.get(&queried[..end])).copied().collect();
             assert_eq!(visited, expected);
             assert_eq!(trie.is_empty(), map.is_empty());
             check_shape(&trie);

@@ -197,16 +197,16 @@ fn listen_to_signals(
 ) -> anyhow::Result<()> {
     // From now on, none of them ends the process by itself.
     let mut first = Some(Signals::new()?);
-    let was_told = Arc::new(AtomicBool::new(false));
+    let was_end_requested = Arc::new(AtomicBool::new(false));
     tokio::spawn(supervisor.clone().keep("signals", move || {
         let signals = first.take().map_or_else(Signals::new, Ok);
-        let (orders, was_told) = (orders.clone(), was_told.clone());
+        let (orders, was_end_requested) = (orders.clone(), was_end_requested.clone());
         async move {
             let mut signals = signals.map_err(|error| error.to_string())?;
             loop {
                 let order = signals.next().await;
                 let is_end = order == Order::End;
-                if is_end && was_told.swap(true, Ordering::Relaxed) {
+                if is_end && was_end_requested.swap(true, Ordering::Relaxed) {
                     let _whether_or_not = log.flush(LAST_FLUSH_TIME);
                     std::process::exit(1);
                 }

@@ -103,7 +103,7 @@ pub fn reload(reloading: &Reloading, live: &LiveConfig, services: &Services) -> 
             return Ok(());
         }
     };
-    let (mut taken, mut restart) = (Vec::new(), Vec::new());
+    let (mut changed, mut restart) = (Vec::new(), Vec::new());
     for key in changed_keys(&old.written, &new.written) {
         let is_switched = |old: &Option<TlsConfig>, new: &Option<TlsConfig>, table| {
             key.starts_with(table) && old.is_some() != new.is_some()
@@ -112,7 +112,7 @@ pub fn reload(reloading: &Reloading, live: &LiveConfig, services: &Services) -> 
         let needs_restart = is_switched(&old.http.tls, &new.http.tls, "http.tls.")
             || is_switched(&resp_tls(&old), &resp_tls(&new), "resp.tls.");
         if !needs_restart && AT_ONCE.iter().any(|start| key.starts_with(start)) {
-            taken.push(key);
+            changed.push(key);
         } else {
             restart.push(key);
         }
@@ -136,8 +136,8 @@ pub fn reload(reloading: &Reloading, live: &LiveConfig, services: &Services) -> 
     connections.memory().set_limits(&new.memory, new.limits.connections_max);
     services.hub.set_name_limits(new.limits.names);
     live.set_config(new);
-    if !taken.is_empty() {
-        info!(keys = taken.join(" "), "settings were changed");
+    if !changed.is_empty() {
+        info!(keys = changed.join(" "), "settings were changed");
     }
     if !restart.is_empty() {
         warn!(keys = restart.join(" "), "these settings change only when the server is restarted");

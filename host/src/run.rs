@@ -259,7 +259,10 @@ impl Server {
             let left = connections.count();
             warn!(connections = left, "connections that did not close in time were aborted");
         }
-        if tokio::time::timeout(shutdown.time, services.middleware.all_told()).await.is_err() {
+        if tokio::time::timeout(shutdown.time, services.middleware.all_disconnects_notified())
+            .await
+            .is_err()
+        {
             warn!("plugins were not notified in time of closed connections");
         }
         if let Some(backplane) = &services.backplane {
@@ -384,23 +387,23 @@ impl Reader {
             }
             read = Err(problem);
         };
-        let is_asked_for = what == Watched::Everything;
-        let by = if is_asked_for { Initiator::Signal } else { Initiator::File };
-        if (is_asked_for || what == Watched::Config)
+        let is_requested = what == Watched::Everything;
+        let by = if is_requested { Initiator::Signal } else { Initiator::File };
+        if (is_requested || what == Watched::Config)
             && let Err(problem) = reload::reload(reloading, live, services)
         {
             must_be_read(Watched::Config, problem);
         }
-        if (is_asked_for || matches!(what, Watched::Config | Watched::Certificates))
+        if (is_requested || matches!(what, Watched::Config | Watched::Certificates))
             && let Err(problem) = reload::reload_certificates(live)
         {
             must_be_read(Watched::Certificates, problem);
         }
-        if is_asked_for || what == Watched::Engine {
-            engine.reload(&by, is_asked_for);
+        if is_requested || what == Watched::Engine {
+            engine.reload(&by, is_requested);
         }
-        if is_asked_for || what == Watched::Plugins {
-            if is_asked_for {
+        if is_requested || what == Watched::Plugins {
+            if is_requested {
                 services.middleware.look_again();
             }
             // A refusal has been logged already.

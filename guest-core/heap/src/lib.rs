@@ -105,10 +105,10 @@ impl Heap {
         class * STEP - HEAD
     }
 
-    /// What the system's allocator gives, asked again without anything kept when there was
-    /// no room: what is kept may be what is missing.
-    fn ask_system(&self, question: impl Fn() -> *mut u8) -> *mut u8 {
-        let block = question();
+    /// Calls the system's allocator. If it fails, all kept blocks are freed and it is called
+    /// again: they may use the memory that is missing.
+    fn allocate_from_system(&self, allocate: impl Fn() -> *mut u8) -> *mut u8 {
+        let block = allocate();
         if !block.is_null() {
             return block;
         }
@@ -119,7 +119,7 @@ impl Heap {
                 unsafe { System.dealloc(kept, layout) };
             }
         }
-        question()
+        allocate()
     }
 
     fn take(&self, class: usize) -> Option<*mut u8> {
@@ -142,7 +142,7 @@ impl Heap {
         }
         // SAFETY: it is a block of the system's allocator.
         let usable = unsafe { malloc_usable_size(block.cast()) };
-        // It may be larger than was asked for, or than this allocator would have taken.
+        // It may be larger than was requested, or than this allocator would have allocated.
         let class = (usable + HEAD) / STEP;
         if class == 0 || class >= CLASSES {
             return false;
@@ -167,18 +167,18 @@ impl Default for Heap {
     }
 }
 
-// SAFETY: blocks are those of the system's allocator, and at least as large as was asked for.
+// SAFETY: blocks are those of the system's allocator, and at least as large as was requested.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(class) = Heap::class_for(layout) else {
             // SAFETY: promised by the caller.
-            return self.ask_system(|| unsafe { System.alloc(layout) });
+            return self.allocate_from_system(|| unsafe { System.alloc(layout) });
         };
         if let Some(block) = self.take(class) {
             return block;
         }
         // SAFETY: the size is not zero, and the alignment a power of two.
-        self.ask_system(|| unsafe {
+        self.allocate_from_system(|| unsafe {
             System.alloc(Layout::from_size_align_unchecked(Heap::bytes_of(class), ALIGN))
         })
     }
@@ -193,7 +193,7 @@ unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         if Heap::class_for(layout).is_none() {
             // SAFETY: promised by the caller.
-            return self.ask_system(|| unsafe { System.alloc_zeroed(layout) });
+            return self.allocate_from_system(|| unsafe { System.alloc_zeroed(layout) });
         }
         // SAFETY: promised by the caller.
         let block = unsafe { self.alloc(layout) };
@@ -207,7 +207,7 @@ unsafe impl GlobalAlloc for Heap {
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         if Heap::class_for(layout).is_none() {
             // SAFETY: promised by the caller.
-            return self.ask_system(|| unsafe { System.realloc(block, layout, size) });
+            return self.allocate_from_system(|| unsafe { System.realloc(block, layout, size) });
         }
         // SAFETY: it is a block of the system's allocator.
         if size <= unsafe { malloc_usable_size(block.cast()) } {
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_do_not_overlap_whatever_is_asked_for() {
+    fn blocks_of_any_requested_layout_do_not_overlap() {
         let mut random = Random::from_environment();
         let heap = Heap::new();
         let mut used: Vec<Used> = Vec::new();

@@ -7,7 +7,7 @@
 use super::{Element, SCAN_STEPS_MAX, read_element};
 
 /// The positions that a search compares at once, as in `segment_search`.
-const TURN_POSITIONS: u64 = 64;
+const PASS_POSITIONS: u64 = 64;
 /// What a search needs for its table.
 const TABLE_STEPS: u64 = 256;
 
@@ -20,7 +20,7 @@ const TABLE_STEPS: u64 = 256;
 pub fn steps_max(pattern: &[u8], name_bytes: usize) -> u64 {
     let shape = Shape::read(pattern);
     let (bytes, name) = (pattern.len() as u64, name_bytes as u64);
-    let Shape { has_stars, inner, longest, last, tables, long_turns } = shape;
+    let Shape { has_stars, inner, longest, last, tables, long_passes } = shape;
     if !has_stars {
         return bytes;
     }
@@ -28,16 +28,16 @@ pub fn steps_max(pattern: &[u8], name_bytes: usize) -> u64 {
     // Stars at the end match without a step, and what stands before them is a segment like others.
     // What stands behind the last star is tried until the scan ends, then at the name's end.
     let at_the_end = (scan + last).min(last * (name + 1)) + 2 * last;
-    // A search of one turn never reads a byte of the name twice. Further turns do.
-    let searching = if inner > 0 { name.saturating_mul(1 + long_turns) } else { 0 };
+    // A search of one pass never reads a byte of the name twice. Further passes do.
+    let searching = if inner > 0 { name.saturating_mul(1 + long_passes) } else { 0 };
     let once = bytes * 4 + at_the_end;
     let by_segments = inner * scan + tables * TABLE_STEPS;
-    // A search begins when a scan has taken its steps, `longest` at most for each byte of the name
+    // A search begins when a scan has used its steps, `longest` at most for each byte of the name
     // that it has left behind.
     let tries = longest.saturating_mul(name + inner);
-    let by_longest = tries + tries / scan * TABLE_STEPS + TABLE_STEPS * (1 + long_turns);
+    let by_longest = tries + tries / scan * TABLE_STEPS + TABLE_STEPS * (1 + long_passes);
     let bound = once + searching + by_segments.min(by_longest);
-    bound.min(name.saturating_mul(bytes) / TURN_POSITIONS + 25 * (name + bytes))
+    bound.min(name.saturating_mul(bytes) / PASS_POSITIONS + 25 * (name + bytes))
 }
 
 /// What the cost of a pattern depends on.
@@ -52,8 +52,8 @@ struct Shape {
     last: u64,
     /// How many tables their searches need.
     tables: u64,
-    /// How many turns the searches take of those that need more than one.
-    long_turns: u64,
+    /// How many passes the searches that need more than one make in total.
+    long_passes: u64,
 }
 
 impl Shape {
@@ -70,10 +70,10 @@ impl Shape {
             if std::mem::replace(&mut shape.has_stars, true) && segment > 0 {
                 shape.inner += 1;
                 shape.longest = shape.longest.max(segment);
-                let turns = segment.div_ceil(TURN_POSITIONS);
-                shape.tables += turns;
-                if turns > 1 {
-                    shape.long_turns += turns;
+                let passes = segment.div_ceil(PASS_POSITIONS);
+                shape.tables += passes;
+                if passes > 1 {
+                    shape.long_passes += passes;
                 }
             }
             segment = 0;

@@ -3,11 +3,11 @@
 //!
 //! It is Shift-And. Each bit of a word is a position of the segment, and says whether the bytes of
 //! the name that were read last match the segment up to there; with each byte, all move on at once.
-//! A longer segment takes several turns of 64 positions, and each goes on where the one before
+//! A longer segment needs several passes of 64 positions, and each goes on where the one before
 //! matched. So there is one table at a time, 2 KiB on the stack, from a byte to the positions that
 //! take it, and none is kept with a pattern.
 //!
-//! A turn costs its part of the segment, 256 steps for the table where not all of it is literal,
+//! A pass costs its part of the segment, 256 steps for the table where not all of it is literal,
 //! and a step for each byte of the name.
 
 use super::{Element, count_steps, read_element, read_member};
@@ -36,7 +36,7 @@ impl<'a> Segment<'a> {
 
     /// What follows the leftmost match in the name; none where nothing matches.
     pub fn find<'n>(&self, name: &'n [u8]) -> Option<&'n [u8]> {
-        let first = Turn::read(self.bytes);
+        let first = Pass::read(self.bytes);
         if first.rest.is_empty() {
             // Most segments are so short, and then every byte is one to begin at.
             let mut state = 0;
@@ -49,31 +49,31 @@ impl<'a> Segment<'a> {
             }
             return None;
         }
-        // For each byte, whether the turns before match what ends right before it.
+        // For each byte, whether the passes before match what ends right before it.
         let mut open = vec![true; name.len()];
         let mut segment = self.bytes;
         loop {
-            let turn = Turn::read(segment);
+            let pass = Pass::read(segment);
             let (mut state, mut matched) = (0, false);
             for (at, (&byte, open)) in name.iter().zip(&mut open).enumerate() {
                 count_steps(1);
                 let enters = std::mem::replace(open, matched);
-                state = ((state << 1) | u64::from(enters)) & turn.takers[usize::from(row(byte))];
-                matched = state & turn.last != 0;
-                if matched && turn.rest.is_empty() {
+                state = ((state << 1) | u64::from(enters)) & pass.takers[usize::from(row(byte))];
+                matched = state & pass.last != 0;
+                if matched && pass.rest.is_empty() {
                     return Some(&name[at + 1..]);
                 }
             }
-            if turn.rest.is_empty() || !open.contains(&true) {
+            if pass.rest.is_empty() || !open.contains(&true) {
                 return None;
             }
-            segment = turn.rest;
+            segment = pass.rest;
         }
     }
 }
 
 /// The first 64 positions of what is left of a segment, or all when there are fewer.
-struct Turn<'a> {
+struct Pass<'a> {
     /// For each byte, in its row, the positions that take it.
     takers: [u64; 256],
     /// The last position.
@@ -81,8 +81,8 @@ struct Turn<'a> {
     rest: &'a [u8],
 }
 
-impl Turn<'_> {
-    fn read(segment: &[u8]) -> Turn<'_> {
+impl Pass<'_> {
+    fn read(segment: &[u8]) -> Pass<'_> {
         let mut takers = [0; 256];
         // For elements that take several bytes: a position stands only in the rows where its being
         // a taker changes, so that one that takes many costs no more than one that takes few.
@@ -111,7 +111,7 @@ impl Turn<'_> {
             before ^= changes;
             *takers |= before;
         }
-        Turn { takers, last, rest }
+        Pass { takers, last, rest }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Random operations on a registry, and what each answers.
 //!
 //! Few connections and short names out of few pieces, so that operations meet: names are held by
-//! several connections, left and taken again, and matched by many patterns.
+//! several connections, unsubscribed and subscribed again, and matched by many patterns.
 
 use super::{Model, Random};
 use crate::{ConnectionId, FanOuts, Names, PatternId, Registry};
@@ -25,7 +25,7 @@ pub enum Operation {
 /// What an operation answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Nothing, as those that change who listens to channels.
+    /// Nothing: the answer of operations that change the subscribers of channels.
     Done,
     /// To `Psubscribe`.
     PatternIds(Vec<PatternId>),

@@ -3,7 +3,7 @@
 //! Every element but `*` is the set of the bytes it takes, written out. A `*` tries every length by
 //! recursion, which is exponential: keep patterns short.
 
-/// A pattern, taken apart.
+/// A parsed pattern.
 #[derive(Debug)]
 pub struct ReferenceGlob {
     elements: Vec<Element>,
@@ -17,28 +17,28 @@ enum Element {
 }
 
 impl ReferenceGlob {
-    /// Takes a pattern apart.
+    /// Parses a pattern.
     pub fn new(pattern: &[u8]) -> ReferenceGlob {
         let mut elements = Vec::new();
         let mut at = 0;
         while at < pattern.len() {
-            let mut taken = Box::new([false; 256]);
+            let mut accepted = Box::new([false; 256]);
             match pattern[at] {
                 b'*' => {
                     elements.push(Element::Star);
                     at += 1;
                     continue;
                 }
-                b'?' => *taken = [true; 256],
-                b'[' => at = read_class(pattern, at + 1, &mut taken),
+                b'?' => *accepted = [true; 256],
+                b'[' => at = read_class(pattern, at + 1, &mut accepted),
                 // A `\` with something after it is not looked at itself.
                 b'\\' if at + 1 < pattern.len() => {
                     at += 1;
-                    taken[pattern[at] as usize] = true;
+                    accepted[pattern[at] as usize] = true;
                 }
-                literal => taken[literal as usize] = true,
+                literal => accepted[literal as usize] = true,
             }
-            elements.push(Element::OneOf(taken));
+            elements.push(Element::OneOf(accepted));
             at += 1;
         }
         ReferenceGlob { elements }
@@ -65,38 +65,39 @@ fn matches_from(elements: &[Element], name: &[u8]) -> bool {
     match elements {
         [] => name.is_empty(),
         [Element::Star, rest @ ..] => {
-            (0..=name.len()).any(|taken| matches_from(rest, &name[taken..]))
+            (0..=name.len()).any(|length| matches_from(rest, &name[length..]))
         }
-        [Element::OneOf(taken), rest @ ..] => {
-            name.first().is_some_and(|&byte| taken[byte as usize]) && matches_from(rest, &name[1..])
+        [Element::OneOf(accepted), rest @ ..] => {
+            name.first().is_some_and(|&byte| accepted[byte as usize])
+                && matches_from(rest, &name[1..])
         }
     }
 }
 
 /// Reads a class from the byte after its `[`, and answers the position of its last byte: the `]`,
 /// or the end of the pattern.
-fn read_class(pattern: &[u8], start: usize, taken: &mut [bool; 256]) -> usize {
+fn read_class(pattern: &[u8], start: usize, accepted: &mut [bool; 256]) -> usize {
     let negated = pattern.get(start) == Some(&b'^');
     let mut at = if negated { start + 1 } else { start };
     while at < pattern.len() && pattern[at] != b']' {
         let left = pattern.len() - at;
         if pattern[at] == b'\\' && left >= 2 {
-            taken[pattern[at + 1] as usize] = true;
+            accepted[pattern[at + 1] as usize] = true;
             at += 2;
         } else if left >= 3 && pattern[at + 1] == b'-' {
             let mut ends = [pattern[at] as i8, pattern[at + 2] as i8];
             ends.sort_unstable();
             for byte in ends[0]..=ends[1] {
-                taken[byte as u8 as usize] = true;
+                accepted[byte as u8 as usize] = true;
             }
             at += 3;
         } else {
-            taken[pattern[at] as usize] = true;
+            accepted[pattern[at] as usize] = true;
             at += 1;
         }
     }
     if negated {
-        for byte in taken {
+        for byte in accepted {
             *byte = !*byte;
         }
     }

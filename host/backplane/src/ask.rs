@@ -108,16 +108,16 @@ enum Says {
 const ANSWER_BYTES_MAX: usize = 512 << 10;
 /// How many messages of other nodes may be queued. More are dropped; the requesting node then waits
 /// until its timeout.
-const HEARD_MAX: usize = 256;
+const MESSAGES_MAX: usize = 256;
 
 /// Pending requests.
 pub struct Asks {
     next: AtomicU64,
     open: Mutex<FxHashMap<u64, mpsc::UnboundedSender<Event>>>,
-    asking: mpsc::UnboundedSender<(u64, Vec<u8>)>,
-    asked: tokio::sync::Mutex<mpsc::UnboundedReceiver<(u64, Vec<u8>)>>,
-    hearing: mpsc::Sender<Vec<u8>>,
-    heard: tokio::sync::Mutex<mpsc::Receiver<Vec<u8>>>,
+    request_sender: mpsc::UnboundedSender<(u64, Vec<u8>)>,
+    requests: tokio::sync::Mutex<mpsc::UnboundedReceiver<(u64, Vec<u8>)>>,
+    message_sender: mpsc::Sender<Vec<u8>>,
+    messages: tokio::sync::Mutex<mpsc::Receiver<Vec<u8>>>,
 }
 
 /// What happens to a pending request.
@@ -129,23 +129,23 @@ enum Event {
 
 impl Default for Asks {
     fn default() -> Asks {
-        let (asking, asked) = mpsc::unbounded_channel();
-        let (hearing, heard) = mpsc::channel(HEARD_MAX);
+        let (request_sender, requests) = mpsc::unbounded_channel();
+        let (message_sender, messages) = mpsc::channel(MESSAGES_MAX);
         Asks {
             next: AtomicU64::new(1),
             open: Mutex::default(),
-            asking,
-            asked: asked.into(),
-            hearing,
-            heard: heard.into(),
+            request_sender,
+            requests: requests.into(),
+            message_sender,
+            messages: messages.into(),
         }
     }
 }
 
 impl Asks {
     /// The sender for messages that arrive on the nodes' own channels.
-    pub fn hearer(&self) -> mpsc::Sender<Vec<u8>> {
-        self.hearing.clone()
+    pub fn message_sender(&self) -> mpsc::Sender<Vec<u8>> {
+        self.message_sender.clone()
     }
 }
 
@@ -155,7 +155,7 @@ impl Backplane {
     pub async fn ask_all(&self, hub: &Arc<Hub>, question: Question) -> Vec<NodeAnswer> {
         let own = answer(hub.clone(), question.clone()).await;
         let mut answers = vec![NodeAnswer { node: self.node.clone(), answer: own }];
-        if self.state() == State::Away {
+        if self.state() == State::Disconnected {
             return answers;
         }
         let number = self.asks.next.fetch_add(1, Ordering::Relaxed);
@@ -164,7 +164,7 @@ impl Backplane {
         // Removed also when the caller is dropped before there is a response.
         let _open = Open { asks: &self.asks, number };
         let message = Message { node: self.node.clone(), number, says: Says::Asks(question) };
-        let _ = self.asks.asking.send((number, spell(&message)));
+        let _ = self.asks.request_sender.send((number, spell(&message)));
         let collecting = async {
             let mut reached = None;
             while reached.is_none_or(|reached| answers.len() < reached) {
@@ -175,19 +175,19 @@ impl Backplane {
                 }
             }
         };
-        let _whoever_answered = tokio::time::timeout(self.config.ask_time, collecting).await;
+        let _outcome = tokio::time::timeout(self.config.ask_time, collecting).await;
         answers
     }
 
     /// Sends and receives requests and responses.
     pub(super) async fn converse(&self, link: &Link, hub: &Arc<Hub>) -> LinkError {
-        let mut asked = self.asks.asked.lock().await;
-        let mut heard = self.asks.heard.lock().await;
+        let mut requests = self.asks.requests.lock().await;
+        let mut messages = self.asks.messages.lock().await;
         loop {
             let carried = tokio::select! {
-                Some((number, question)) = asked.recv() => {
-                    let telling = link.tell(To::All, question);
-                    let reached = within(self.config.answer_time, telling).await;
+                Some((number, question)) = requests.recv() => {
+                    let sending = link.send_to(To::All, question);
+                    let reached = within(self.config.answer_time, sending).await;
                     if let Ok(Some(nodes)) = reached
                         && let Some(open) = self.asks.open.lock().get(&number)
                     {
@@ -195,7 +195,7 @@ impl Backplane {
                     }
                     reached.map(|_| ())
                 }
-                Some(message) = heard.recv() => self.understand(link, hub, &message).await,
+                Some(message) = messages.recv() => self.understand(link, hub, &message).await,
                 else => std::future::pending().await,
             };
             if let Err(problem) = carried {
@@ -223,7 +223,7 @@ impl Backplane {
                 let answer = answer(hub.clone(), question).await;
                 let says = Says::Answers(answer);
                 let message = spell(&Message { node: self.node.clone(), number, says });
-                within(self.config.answer_time, link.tell(To::Node(&node), message)).await?;
+                within(self.config.answer_time, link.send_to(To::Node(&node), message)).await?;
                 Ok(())
             }
             Says::Answers(answer) => {

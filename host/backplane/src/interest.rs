@@ -118,8 +118,8 @@ impl Interest {
         let mut is_new = false;
         let names = names
             .map(|name| {
-                let (name, asked_in, is_first) = table.join(kind, name);
-                round = round.max(asked_in);
+                let (name, requested_in, is_first) = table.join(kind, name);
+                round = round.max(requested_in);
                 is_new |= is_first;
                 name
             })
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_in_time_changes_nothing() {
+    fn a_name_that_rejoins_within_the_delay_causes_no_change() {
         let mut table = Table { is_connected: true, ..Table::default() };
         let start = Instant::now();
         table.join(Kind::Pattern, b"a*");
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_holds_a_name_waits_for_its_round() {
+    async fn a_hold_waits_for_the_round_of_its_name() {
         let interest = Interest::new(DELAY);
         assert!(interest.hold(Kind::Channel, [&b"a"[..]].into_iter()).is_settled(), "disconnected");
         interest.connected();

@@ -32,7 +32,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
 
 use switchyard_config::limits::LiveLimits;
-use switchyard_config::{BackplaneKind, ClusterConfig, WhenAway};
+use switchyard_config::{BackplaneKind, ClusterConfig, WhenDisconnected};
 use switchyard_hub::Hub;
 use switchyard_middleware::Middleware;
 use switchyard_telemetry::stats::count;
@@ -76,7 +76,7 @@ pub struct Backplane {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// There is no connection.
-    Away,
+    Disconnected,
     /// There is a connection, and its subscriptions are being restored.
     Restoring,
     /// All subscriptions are in place.
@@ -87,7 +87,7 @@ impl State {
     /// As metrics and the admin API name it.
     pub fn label(self) -> &'static str {
         match self {
-            State::Away => "away",
+            State::Disconnected => "away",
             State::Restoring => "restoring",
             State::Ready => "ready",
         }
@@ -185,10 +185,10 @@ impl Link {
     }
 
     /// Sends a message to other nodes. Returns how many received it, where that is known.
-    async fn tell(&self, to: ask::To<'_>, message: Vec<u8>) -> Result<Option<usize>, LinkError> {
+    async fn send_to(&self, to: ask::To<'_>, message: Vec<u8>) -> Result<Option<usize>, LinkError> {
         match self {
-            Link::Redis(link) => link.tell(to, message).await,
-            Link::Nats(link) => link.tell(to, message).await,
+            Link::Redis(link) => link.send_to(to, message).await,
+            Link::Nats(link) => link.send_to(to, message).await,
         }
     }
 
@@ -211,7 +211,7 @@ impl Backplane {
             outgoing: Queue::new(config.outgoing_messages_max, config.outgoing_bytes_max),
             inbox: Inbox::new(config.incoming_bytes_max, limits, stats.clone()),
             asks: ask::Asks::default(),
-            state: watch::Sender::new(State::Away),
+            state: watch::Sender::new(State::Disconnected),
             payload_bytes_max: AtomicUsize::new(match config.kind {
                 // `proto-max-bulk-len`
                 BackplaneKind::Redis { .. } => 512 << 20,
@@ -300,7 +300,7 @@ impl Backplane {
         {
             return Err(Refusal::new(TOOLARGE, "the name is too long for a subject of NATS"));
         }
-        let counter = if self.state() == State::Away {
+        let counter = if self.state() == State::Disconnected {
             &self.stats.unsent_away
         } else if self.refusals.refuses(publication.space, &publication.channel) {
             &self.stats.unsent_refused
@@ -313,12 +313,12 @@ impl Backplane {
         } else {
             return Ok(Admission::Forward);
         };
-        match self.config.when_away {
-            WhenAway::Accept => {
+        match self.config.when_disconnected {
+            WhenDisconnected::Accept => {
                 count(counter);
                 Ok(Admission::Stay)
             }
-            WhenAway::Refuse => {
+            WhenDisconnected::Refuse => {
                 count(&self.stats.refused);
                 Err(Refusal::new(
                     UNAVAILABLE,
@@ -351,7 +351,7 @@ impl Backplane {
         supervisor: Arc<Supervisor>,
     ) -> Ended {
         // After a panic there is no link, but the state still says otherwise.
-        self.state.send_replace(State::Away);
+        self.state.send_replace(State::Disconnected);
         self.interest.disconnected();
         let mut tasks = JoinSet::new();
         let (inbox, receivers) = (self.inbox.clone(), (hub.clone(), middleware.clone()));
@@ -360,24 +360,24 @@ impl Backplane {
             inbox.clone().deliver(hub, middleware)
         }));
         let mut wait = self.config.reconnect_wait;
-        let mut away_since: Option<Instant> = None;
+        let mut disconnected_since: Option<Instant> = None;
         loop {
             self.inbox.deliver_to(&hub, &middleware);
             self.refusals.begin();
             let problem = match within(self.config.connect_time, Link::connect(&self)).await {
-                Ok(link) => self.serve(&link, &hub, &mut wait, &mut away_since).await,
+                Ok(link) => self.serve(&link, &hub, &mut wait, &mut disconnected_since).await,
                 Err(problem) => problem,
             };
-            self.state.send_replace(State::Away);
+            self.state.send_replace(State::Disconnected);
             self.interest.disconnected();
             let missing = problem.missing_right();
             let is_news = missing.is_some() && missing != self.missing_right().as_deref();
             self.refusals.set_missing_right(missing);
             if is_news {
-                away_since.get_or_insert_with(Instant::now);
+                disconnected_since.get_or_insert_with(Instant::now);
                 error!(%problem, "the backplane is disconnected: its user lacks a right");
-            } else if away_since.is_none() {
-                away_since = Some(Instant::now());
+            } else if disconnected_since.is_none() {
+                disconnected_since = Some(Instant::now());
                 warn!(%problem, "the backplane is disconnected");
             } else {
                 debug!(%problem, "the backplane is still disconnected");
@@ -396,7 +396,7 @@ impl Backplane {
         link: &Link,
         hub: &Arc<Hub>,
         wait: &mut Duration,
-        away_since: &mut Option<Instant>,
+        disconnected_since: &mut Option<Instant>,
     ) -> LinkError {
         let began = Instant::now();
         let round = self.interest.connected();
@@ -408,7 +408,7 @@ impl Backplane {
             self.state.send_replace(State::Ready);
             *wait = self.config.reconnect_wait;
             let restore_ms = began.elapsed().as_millis() as u64;
-            if let Some(since) = away_since.take() {
+            if let Some(since) = disconnected_since.take() {
                 count(&self.stats.reconnects);
                 let away_ms = since.elapsed().as_millis() as u64;
                 let uncertain = self.stats.uncertain.load(Ordering::Relaxed);
@@ -464,7 +464,7 @@ impl Backplane {
                 names
             });
             let (joined, left) = (joins.len() as u64, leaves.len() as u64);
-            let told = async {
+            let subscribed = async {
                 // In pieces, so that each is confirmed in time.
                 for names in leaves.chunks(NAMES_MAX) {
                     within(self.config.answer_time, link.stop_listening(names)).await?;
@@ -474,7 +474,7 @@ impl Backplane {
                 }
                 Ok(())
             };
-            if let Err(problem) = told.await {
+            if let Err(problem) = subscribed.await {
                 return problem;
             }
             self.interest.settled(round.number);
@@ -505,7 +505,7 @@ impl Backplane {
     /// Waits until all that was published here has been sent, the time is over, or the backplane is
     /// disconnected.
     pub async fn drain(&self, limit: Duration) {
-        let limit = if self.state() == State::Away { Duration::ZERO } else { limit };
+        let limit = if self.state() == State::Disconnected { Duration::ZERO } else { limit };
         if tokio::time::timeout(limit, self.outgoing.empty()).await.is_err() {
             let waiting = self.outgoing.waiting();
             self.stats.uncertain.fetch_add(waiting as u64, Ordering::Relaxed);

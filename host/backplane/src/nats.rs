@@ -68,8 +68,8 @@ pub struct NatsLink {
     /// before it. Held for its connection.
     _witness: Client,
     /// The last number sent to the fence client, and the last one that it received.
-    said: AtomicU64,
-    heard: watch::Receiver<u64>,
+    last_sent: AtomicU64,
+    last_received: watch::Receiver<u64>,
     reader: Arc<Reader>,
     subscriptions: tokio::sync::Mutex<Subscriptions>,
     broken: watch::Receiver<Option<LinkError>>,
@@ -124,15 +124,15 @@ impl NatsLink {
         // The fence client receives its own publication once its subscription is in place.
         let own_ping = own_subject(&config.prefix, &format!("ping.{}", backplane.node));
         let listening = witness.subscribe(own_ping.clone()).await.map_err(failed)?;
-        let (hearing, heard) = watch::channel(0);
-        let witnessing = tokio::spawn(hear_pings(listening, hearing));
+        let (received_sender, last_received) = watch::channel(0);
+        let witnessing = tokio::spawn(receive_pings(listening, received_sender));
         witness.publish(own_ping, "1".into()).await.map_err(failed)?;
         let own = vec![witnessing.abort_handle()];
         let link = NatsLink {
             client,
             _witness: witness,
-            said: AtomicU64::new(1),
-            heard,
+            last_sent: AtomicU64::new(1),
+            last_received,
             reader: Arc::new(Reader {
                 inbox: backplane.inbox.clone(),
                 stats: backplane.stats.clone(),
@@ -146,12 +146,12 @@ impl NatsLink {
             prefix: config.prefix.clone(),
             node: backplane.node.clone(),
         };
-        link.heard(1).await?;
-        let hearer = backplane.asks.hearer();
+        link.wait_for_ping(1).await?;
+        let message_sender = backplane.asks.message_sender();
         for subject in [link.own_subject("all"), link.own_subject(&format!("node.{}", link.node))] {
             let subscriber = link.subscribe(subject).await?;
-            let hearing = tokio::spawn(hear(subscriber, hearer.clone()));
-            link.subscriptions.lock().await.own.push(hearing.abort_handle());
+            let receiving = tokio::spawn(receive(subscriber, message_sender.clone()));
+            link.subscriptions.lock().await.own.push(receiving.abort_handle());
         }
         link.look_for_restrictions().await?;
         link.ping().await?;
@@ -234,28 +234,30 @@ impl NatsLink {
 
     /// When this completes, the server has processed everything that was sent before it.
     pub async fn ping(&self) -> Result<(), LinkError> {
-        let number = self.said.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = self.last_sent.fetch_add(1, Ordering::Relaxed) + 1;
         let subject = self.own_subject(&format!("ping.{}", self.node));
         self.client.publish(subject, number.to_string().into()).await.map_err(failed)?;
-        self.heard(number).await
+        self.wait_for_ping(number).await
     }
 
-    async fn heard(&self, number: u64) -> Result<(), LinkError> {
-        let mut heard = self.heard.clone();
+    async fn wait_for_ping(&self, number: u64) -> Result<(), LinkError> {
+        let mut last_received = self.last_received.clone();
         // The message may never arrive, if a permission is missing.
         tokio::select! {
-            heard = heard.wait_for(|heard| *heard >= number) => heard.map(drop).map_err(failed),
+            received = last_received.wait_for(|last| *last >= number) => {
+                received.map(drop).map_err(failed)
+            }
             problem = self.broken() => Err(problem),
         }
     }
 
-    pub async fn tell(&self, to: To<'_>, message: Vec<u8>) -> Result<Option<usize>, LinkError> {
+    pub async fn send_to(&self, to: To<'_>, message: Vec<u8>) -> Result<Option<usize>, LinkError> {
         let subject = match to {
             To::All => self.own_subject("all"),
             To::Node(node) => self.own_subject(&format!("node.{node}")),
         };
-        let telling = self.client.publish(subject, message.into());
-        telling.await.map_err(failed)?;
+        let sending = self.client.publish(subject, message.into());
+        sending.await.map_err(failed)?;
         Ok(None)
     }
 
@@ -424,19 +426,19 @@ impl Violations {
     }
 }
 
-async fn hear_pings(mut subscriber: Subscriber, heard: watch::Sender<u64>) {
+async fn receive_pings(mut subscriber: Subscriber, last_received: watch::Sender<u64>) {
     while let Some(message) = subscriber.next().await {
         let number = std::str::from_utf8(&message.payload).ok().and_then(|text| text.parse().ok());
         if let Some(number) = number {
             // Concurrent calls may overtake each other before they publish.
-            heard.send_modify(|heard| *heard = (*heard).max(number));
+            last_received.send_modify(|last| *last = (*last).max(number));
         }
     }
 }
 
-async fn hear(mut subscriber: Subscriber, hearer: mpsc::Sender<Vec<u8>>) {
+async fn receive(mut subscriber: Subscriber, message_sender: mpsc::Sender<Vec<u8>>) {
     while let Some(message) = subscriber.next().await {
-        let _ = hearer.try_send(message.payload.to_vec());
+        let _ = message_sender.try_send(message.payload.to_vec());
     }
 }
 
@@ -518,7 +520,7 @@ type Place = (Space, Vec<u8>);
 struct Copies {
     /// Clients choose the names, so the hash has a key of this process.
     by_place: HashMap<Place, VecDeque<Known>>,
-    /// In the order of arrival.
+    /// In the order in which the first copies arrived.
     order: VecDeque<(Instant, Place)>,
     held_bytes: usize,
     hashing: RandomState,

@@ -38,8 +38,8 @@ struct Waiting {
     /// Including reserved entries that are not filled yet, and those in flight.
     messages: usize,
     bytes: usize,
-    /// In flight: how many messages and bytes.
-    taken: (usize, usize),
+    /// How many messages and bytes are in flight.
+    in_flight: (usize, usize),
 }
 
 impl Queue {
@@ -91,7 +91,7 @@ impl Queue {
         loop {
             {
                 let mut waiting = self.waiting.lock();
-                let (messages, bytes) = std::mem::take(&mut waiting.taken);
+                let (messages, bytes) = std::mem::take(&mut waiting.in_flight);
                 waiting.messages -= messages;
                 waiting.bytes -= bytes;
                 let mut batch = Vec::new();
@@ -104,7 +104,7 @@ impl Queue {
                     batch.extend(waiting.queue.pop_front());
                 }
                 if !batch.is_empty() {
-                    waiting.taken = (batch.len(), bytes);
+                    waiting.in_flight = (batch.len(), bytes);
                     return batch;
                 }
                 if waiting.messages == 0 {

@@ -1,7 +1,7 @@
 //! Redis and Valkey, version 7.0 or later: one server, the master that Sentinel reports, or one
 //! node of a cluster, whose bus forwards PUBLISH to all others.
 //!
-//! Two connections: one publishes, one subscribes. Redis does not tell a subscriber which
+//! Two connections: one publishes, one subscribes. Redis does not report to a subscriber which
 //! client published a message. So this node publishes in a transaction, between two marks on
 //! a shard channel of its own: a message between the marks is its own and was delivered here
 //! already. A transaction is atomic, so this is exact, also when a connection was lost and
@@ -90,8 +90,8 @@ pub struct RedisLink {
     /// The channel that only this node subscribes to.
     own: Vec<u8>,
     /// The last number that the node published to itself, and the last one that came back.
-    said: AtomicU64,
-    heard: watch::Receiver<u64>,
+    last_sent: AtomicU64,
+    last_received: watch::Receiver<u64>,
     broken: watch::Receiver<bool>,
     refusals: Arc<Refusals>,
     stats: Arc<BackplaneStats>,
@@ -134,16 +134,16 @@ impl RedisLink {
 
         let prefix = config.prefix.clone().into_bytes();
         let (breaking, broken) = watch::channel(false);
-        let (hearing, heard) = watch::channel(0);
+        let (received_sender, last_received) = watch::channel(0);
         let own = [&*prefix, RESERVED, b"node:", backplane.node.as_bytes()].concat();
         let reader = || {
             Arc::new(Reader {
                 inbox: backplane.inbox.clone(),
                 stats: backplane.stats.clone(),
                 prefix: prefix.clone(),
-                hearer: backplane.asks.hearer(),
+                message_sender: backplane.asks.message_sender(),
                 own: own.clone(),
-                hearing: hearing.clone(),
+                received_sender: received_sender.clone(),
                 state: Mutex::default(),
                 breaking: breaking.clone(),
             })
@@ -181,8 +181,8 @@ impl RedisLink {
             mark,
             prefix,
             own,
-            said: AtomicU64::new(0),
-            heard,
+            last_sent: AtomicU64::new(0),
+            last_received,
             broken,
             refusals: backplane.refusals.clone(),
             stats: backplane.stats.clone(),
@@ -271,24 +271,27 @@ impl RedisLink {
     /// Publishes on the path of all publications, and waits until the message comes back. This
     /// checks the rights for it.
     async fn probe(&self) -> Result<(), LinkError> {
-        let number = self.said.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = self.last_sent.fetch_add(1, Ordering::Relaxed) + 1;
         let payload = format!("{PROBE}{number}");
         let message = ("PUBLISH", self.own.clone(), payload.as_bytes());
         let (_, refused) = self.publish_marked(&[message]).await?;
         if let Some((_, error)) = refused.into_iter().next() {
             return Err(error.into());
         }
-        let mut heard = self.heard.clone();
-        let heard = heard.wait_for(|heard| *heard >= number).await;
-        heard.map(drop).map_err(|error| LinkError::Failed(error.to_string()))
+        let mut last_received = self.last_received.clone();
+        let received = last_received.wait_for(|last| *last >= number).await;
+        received.map(drop).map_err(|error| LinkError::Failed(error.to_string()))
     }
 
     pub async fn listen(&self, names: &[Name]) -> Result<(), LinkError> {
-        match self.tell_names(names, Listening::Begins).await {
+        match self.change_subscriptions(names, Listening::Begins).await {
             // A name that is not allowed does not affect the others.
             Err(error) if is_refused_name(&error) => {
                 for name in names {
-                    match self.tell_names(std::slice::from_ref(name), Listening::Begins).await {
+                    match self
+                        .change_subscriptions(std::slice::from_ref(name), Listening::Begins)
+                        .await
+                    {
                         Err(error) if is_refused_name(&error) => {
                             count(&self.stats.unlistenable);
                             self.refusals.refused_name(name, &error.to_string());
@@ -303,12 +306,16 @@ impl RedisLink {
     }
 
     pub async fn stop_listening(&self, names: &[Name]) -> Result<(), LinkError> {
-        self.tell_names(names, Listening::Ends).await?;
+        self.change_subscriptions(names, Listening::Ends).await?;
         names.iter().for_each(|name| self.refusals.forget_name(name));
         Ok(())
     }
 
-    async fn tell_names(&self, names: &[Name], listening: Listening) -> Result<(), RedisError> {
+    async fn change_subscriptions(
+        &self,
+        names: &[Name],
+        listening: Listening,
+    ) -> Result<(), RedisError> {
         // One command for each name, because each then has one confirmation. All of them are sent
         // together.
         let mut pipeline = Pipeline::with_capacity(names.len());
@@ -345,7 +352,7 @@ impl RedisLink {
         self.probe().await
     }
 
-    pub async fn tell(&self, to: To<'_>, message: Vec<u8>) -> Result<Option<usize>, LinkError> {
+    pub async fn send_to(&self, to: To<'_>, message: Vec<u8>) -> Result<Option<usize>, LinkError> {
         let channel = match to {
             To::All => [&*self.prefix, RESERVED, b"all"].concat(),
             To::Node(node) => [&*self.prefix, RESERVED, b"node:", node.as_bytes()].concat(),
@@ -625,10 +632,10 @@ struct Reader {
     stats: Arc<BackplaneStats>,
     prefix: Vec<u8>,
     /// The sender for the nodes' own messages.
-    hearer: mpsc::Sender<Vec<u8>>,
+    message_sender: mpsc::Sender<Vec<u8>>,
     /// The channel for messages of the node to itself, and the sender for their numbers.
     own: Vec<u8>,
-    hearing: watch::Sender<u64>,
+    received_sender: watch::Sender<u64>,
     state: Mutex<Reading>,
     breaking: watch::Sender<bool>,
 }
@@ -713,7 +720,7 @@ impl Reader {
             {
                 let number = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok());
                 number.into_iter().for_each(|number| {
-                    self.hearing.send_replace(number);
+                    self.received_sender.send_replace(number);
                 });
                 return;
             }
@@ -728,7 +735,7 @@ impl Reader {
         if name.starts_with(RESERVED) {
             // Received through a pattern, it is not a message for this node.
             if space == Space::Channels && pattern.is_none() {
-                let _ = self.hearer.try_send(payload.to_vec());
+                let _ = self.message_sender.try_send(payload.to_vec());
             }
             return;
         }
@@ -742,7 +749,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn copies_of_one_publication_are_told_from_the_next() {
+    fn copies_of_one_publication_are_distinguished_from_the_next_publication() {
         let mut reading = Reading::default();
         let mut check = |channel: &'static str, pattern: Option<&'static str>, expected: bool| {
             let (channel, pattern) = (Bytes::from(channel), pattern.map(Bytes::from));

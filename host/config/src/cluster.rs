@@ -23,7 +23,7 @@ pub struct ClusterConfig {
     /// The prefix of all channels and patterns there.
     pub prefix: String,
     /// What happens to publications while it is disconnected.
-    pub when_away: WhenAway,
+    pub when_disconnected: WhenDisconnected,
     /// How long the acknowledgement of a SUBSCRIBE may be delayed for it.
     pub join_time: Duration,
     /// How long a name stays subscribed after its last listener left.
@@ -74,7 +74,7 @@ pub enum BackplaneKind {
 /// What happens to publications while the backplane is disconnected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum WhenAway {
+pub enum WhenDisconnected {
     /// They are delivered on this node, and counted.
     Accept,
     /// They are refused with UNAVAILABLE.
@@ -190,7 +190,7 @@ impl RawCluster {
             password: None,
             tls: ClusterTls { authority: self.ca_file.map(pem), client },
             prefix: self.prefix,
-            when_away: self.when_away,
+            when_disconnected: self.when_away,
             join_time: millis("cluster.join_timeout_ms", self.join_timeout_ms)?,
             leave_delay: millis("cluster.leave_delay_ms", self.leave_delay_ms)?,
             connect_time: millis("cluster.connect_timeout_ms", self.connect_timeout_ms)?,

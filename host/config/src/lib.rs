@@ -23,7 +23,7 @@ mod raw;
 mod tokens;
 mod values;
 
-pub use cluster::{BackplaneKind, ClusterConfig, ClusterTls, PemFile, Secret, WhenAway};
+pub use cluster::{BackplaneKind, ClusterConfig, ClusterTls, PemFile, Secret, WhenDisconnected};
 pub use error::ConfigError;
 use memory::MemoryConfig;
 pub use names::NameLimits;
@@ -422,7 +422,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_can_be_reached_needs_tokens() {
+    fn an_admin_listener_beyond_loopback_needs_tokens() {
         let problem = check("[admin]\nlisten = '0.0.0.0:1'").unwrap_err();
         assert!(
             problem.contains("admin.tokens_file") && problem.contains("127.0.0.1"),

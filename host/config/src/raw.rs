@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::values::OFF;
 use switchyard_telemetry::log::LogFormat;
 
-use super::{ClientCertificates, OnPark, WhenAway};
+use super::{ClientCertificates, OnPark, WhenDisconnected};
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -123,7 +123,7 @@ raw_table!(RawLimits {
     listing_bytes_max: u64 = 32 << 20,
     name_bytes_max: u64 = 1 << 10,
     payload_bytes_max: u64 = 1 << 20,
-    /// A person who mistypes a password stays far below it. Only failures count, so that many
+    /// A person's mistyped passwords stay far below it. Only failures count, so that many
     /// clients behind one address may connect at the same time.
     auth_attempts_per_minute_max: u64 = 60,
     attributes_bytes_max: u64 = 16 << 10,
@@ -231,7 +231,7 @@ raw_table!(RawCluster {
     /// Programs that publish there can use the channels' own names.
     prefix: String = String::new(),
     /// Accept: delivering to this node's subscribers is better than not delivering at all.
-    when_away: WhenAway = WhenAway::Accept,
+    when_away: WhenDisconnected = WhenDisconnected::Accept,
     join_timeout_ms: u64 = 1_000,
     leave_delay_ms: u64 = 1_000,
     connect_timeout_ms: u64 = 5_000,

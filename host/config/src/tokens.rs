@@ -101,8 +101,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_says_who_it_is_and_never_what() {
-        let text = "# who may\nops:0123456789abcdef, ci:fedcba9876543210\n\n";
+    fn a_token_has_a_name_and_its_secret_is_not_shown() {
+        let text = "# operators\nops:0123456789abcdef, ci:fedcba9876543210\n\n";
         let tokens = Tokens::parse(text).expect("valid");
         assert_eq!(tokens.name_of(b"fedcba9876543210").as_deref(), Some("ci"));
         assert_eq!(tokens.name_of(b"0123456789abcdef").as_deref(), Some("ops"));

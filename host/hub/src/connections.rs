@@ -33,6 +33,7 @@ use switchyard_config::Limits;
 use switchyard_config::OutboxLimits;
 use switchyard_config::networks::{AddressCounts, Network};
 use switchyard_net::address_buckets::Bucket;
+use switchyard_net::batch_mark::BatchMark;
 use switchyard_net::flush::Flushable;
 use switchyard_net::outbox::Outbox;
 use switchyard_types::close::CloseReason;
@@ -63,7 +64,7 @@ pub struct Connection {
     /// How much its names count.
     pub holds: Holds,
     /// Whether its publications wait in a batch.
-    is_publishing: AtomicBool,
+    batch_mark: BatchMark,
     auth_bucket: Mutex<Bucket>,
 }
 
@@ -128,7 +129,7 @@ impl Subscriptions {
 /// When data was last received, in milliseconds since the table was created.
 #[derive(Default)]
 struct Liveness {
-    heard_ms: AtomicU64,
+    last_active_ms: AtomicU64,
     /// When it was pinged, if nothing was received since; else zero.
     pinged_ms: AtomicU64,
     /// Whether it was admitted: until then it receives neither pings nor a close.
@@ -230,22 +231,21 @@ impl Connection {
 
     /// Whether its publications wait in a batch.
     pub fn is_publishing(&self) -> bool {
-        self.is_publishing.load(Ordering::Acquire)
+        self.batch_mark.is_set()
     }
 
     /// Its publications wait in a batch from now on.
     pub fn begin_publishing(&self) {
-        self.is_publishing.store(true, Ordering::Relaxed);
+        self.batch_mark.set();
     }
 
     /// The batch was published: the connection continues.
     pub fn end_publishing(&self) {
-        self.is_publishing.store(false, Ordering::Release);
-        self.outbox.wake();
+        self.batch_mark.clear(&self.outbox);
     }
 
-    fn heard_at(&self, now_ms: u64) {
-        self.liveness.heard_ms.store(now_ms, Ordering::Relaxed);
+    fn set_last_active(&self, now_ms: u64) {
+        self.liveness.last_active_ms.store(now_ms, Ordering::Relaxed);
         self.liveness.pinged_ms.store(0, Ordering::Relaxed);
     }
 }
@@ -338,7 +338,7 @@ impl Connections {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let connection =
             Arc::new(self.make(id, encoding, remote, limits.outbox, is_address_counted));
-        connection.heard_at(self.now_ms());
+        connection.set_last_active(self.now_ms());
         self.table.write().insert(connection.id, connection.clone());
         Ok(connection)
     }
@@ -381,7 +381,7 @@ impl Connections {
             liveness: Liveness::default(),
             is_address_counted,
             holds: Holds::default(),
-            is_publishing: AtomicBool::new(false),
+            batch_mark: BatchMark::default(),
             auth_bucket: Mutex::default(),
         }
     }
@@ -445,7 +445,7 @@ impl Connections {
 
     /// Records that the connection was admitted.
     pub fn opened(&self, connection: &Connection) {
-        connection.heard_at(self.now_ms());
+        connection.set_last_active(self.now_ms());
         connection.liveness.open.store(true, Ordering::Relaxed);
         connection.begin_expiring();
     }
@@ -456,15 +456,15 @@ impl Connections {
     }
 
     /// Notes that the peer of a connection is alive.
-    pub fn heard(&self, connection: &Connection) {
-        connection.heard_at(self.now_ms());
+    pub fn mark_active(&self, connection: &Connection) {
+        connection.set_last_active(self.now_ms());
     }
 
     /// Notes that something was received from a connection at this moment. Returns the moment in
     /// milliseconds since the table began.
     pub fn received_at(&self, connection: &Connection, now: Instant) -> u64 {
         let now_ms = now.saturating_duration_since(self.started).as_millis() as u64;
-        connection.heard_at(now_ms);
+        connection.set_last_active(now_ms);
         now_ms
     }
 
@@ -495,12 +495,12 @@ impl Connections {
     pub fn pulse(&self, connection: &Connection, interval: Duration, answer: Duration) -> Pulse {
         let now = self.now_ms();
         let pinged = connection.liveness.pinged_ms.load(Ordering::Relaxed);
-        let heard = connection.liveness.heard_ms.load(Ordering::Relaxed);
+        let last_active = connection.liveness.last_active_ms.load(Ordering::Relaxed);
         if pinged > 0 {
             let overdue = now.saturating_sub(pinged) > answer.as_millis() as u64;
             return if overdue { Pulse::Lost } else { Pulse::Fine };
         }
-        if now.saturating_sub(heard) < interval.as_millis() as u64 {
+        if now.saturating_sub(last_active) < interval.as_millis() as u64 {
             return Pulse::Fine;
         }
         connection.liveness.pinged_ms.store(now.max(1), Ordering::Relaxed);
@@ -509,8 +509,8 @@ impl Connections {
 
     /// Whether it has no subscriptions and nothing was received from it for this long.
     pub fn is_idle(&self, connection: &Connection, time: Duration) -> bool {
-        let heard = connection.liveness.heard_ms.load(Ordering::Relaxed);
-        self.now_ms().saturating_sub(heard) > time.as_millis() as u64
+        let last_active = connection.liveness.last_active_ms.load(Ordering::Relaxed);
+        self.now_ms().saturating_sub(last_active) > time.as_millis() as u64
             && connection.subscriptions().is_empty()
     }
 

@@ -1,8 +1,8 @@
 //! Publications on their way from the engine to the outboxes.
 //!
-//! Delivering has two steps, between which the locks of the shards are held: `route` says who
-//! receives what, and `deliver` queues it. So the publisher's reply can be written before its own
-//! copy of the message is queued.
+//! Delivering has two steps, between which the locks of the shards are held: `route` finds the
+//! receivers of each publication, and `deliver` queues it. So the publisher's reply can be written
+//! before its own copy of the message is queued.
 
 use std::borrow::Cow;
 
@@ -35,7 +35,7 @@ impl From<Refusal> for Outcome {
     }
 }
 
-/// What a filter made of each publication; none: it was not asked.
+/// What a filter made of each publication; none: it was not called.
 type Edits = Vec<Option<Result<DeliveryEdit, Refusal>>>;
 
 /// Publications whose receivers are known, and which are not queued yet. The shards of their channels

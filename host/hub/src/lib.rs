@@ -324,7 +324,7 @@ impl Hub {
             if places.is_empty() {
                 continue;
             }
-            let found = shard.lock().ask(self, EngineCall::SubscriberCounts, |engine| {
+            let found = shard.lock().call(self, EngineCall::SubscriberCounts, |engine| {
                 engine.subscriber_counts(&names)
             })?;
             for (place, count) in places.into_iter().zip(found) {
@@ -344,7 +344,7 @@ impl Hub {
     pub fn channel_count(&self, space: Space) -> Result<u64, Unavailable> {
         self.shards_of(space)
             .map(|shard| {
-                shard.lock().ask(self, EngineCall::ChannelCount, |engine| engine.channel_count())
+                shard.lock().call(self, EngineCall::ChannelCount, |engine| engine.channel_count())
             })
             .sum()
     }
@@ -356,16 +356,16 @@ impl Hub {
     /// The engine is not available.
     pub fn pattern_count(&self) -> Result<u64, Unavailable> {
         let Some(shard) = self.shards.first() else { return Ok(0) };
-        shard.lock().ask(self, EngineCall::PatternCount, |engine| engine.pattern_count())
+        shard.lock().call(self, EngineCall::PatternCount, |engine| engine.pattern_count())
     }
 
     /// Retries the shards that were given up. Returns how many shards have no available engine.
     pub fn retry_failed_shards(&self) -> usize {
         // A shard whose lock is held is in use, and the thread that holds it handles a fault.
-        let is_ill = |shard: &Mutex<Shard>| {
+        let is_unavailable = |shard: &Mutex<Shard>| {
             shard.try_lock().is_some_and(|mut shard| shard.retry_failed_shards(self).is_err())
         };
-        self.shards.iter().filter(|shard| is_ill(shard)).count()
+        self.shards.iter().filter(|shard| is_unavailable(shard)).count()
     }
 
     /// Replaces the engine while the server runs. The standby engines receive the ground state

@@ -44,7 +44,7 @@ pub struct Listing {
 struct OfShard {
     page: Names,
     /// How many names of the page are in the list.
-    taken: usize,
+    listed: usize,
     next: Next,
 }
 
@@ -138,7 +138,7 @@ impl Listing {
             (self.matching.as_deref(), of_shard.next.from(), self.visits_max);
         let Page { names, next } = shard
             .lock()
-            .ask(hub, EngineCall::Channels, |engine| {
+            .call(hub, EngineCall::Channels, |engine| {
                 engine.channels_from(matching, from, visits_max)
             })
             .map_err(|Unavailable| Unavailable)?;
@@ -164,17 +164,17 @@ impl Listing {
             Some(_) => false,
         };
         let mut names: Vec<&[u8]> = Vec::new();
-        let mut taken = Vec::with_capacity(self.shards.len());
+        let mut counts = Vec::with_capacity(self.shards.len());
         for shard in &self.shards {
             let before = names.len();
-            let rest = (shard.taken..shard.page.len()).map_while(|place| shard.page.get(place));
+            let rest = (shard.listed..shard.page.len()).map_while(|place| shard.page.get(place));
             names.extend(rest.take_while(|name| is_final(name)));
-            taken.push(names.len() - before);
+            counts.push(names.len() - before);
         }
         names.sort_unstable();
         names.iter().for_each(|name| self.found.push(name));
-        for (shard, taken) in self.shards.iter_mut().zip(taken) {
-            shard.taken += taken;
+        for (shard, count) in self.shards.iter_mut().zip(counts) {
+            shard.listed += count;
         }
     }
 }
@@ -182,8 +182,8 @@ impl Listing {
 impl OfShard {
     /// Adds a page after the names that are not in the list yet.
     fn keep_rest(&mut self, page: Names) {
-        if self.taken >= self.page.len() {
-            (self.page, self.taken) = (page, 0);
+        if self.listed >= self.page.len() {
+            (self.page, self.listed) = (page, 0);
             return;
         }
         page.iter().for_each(|name| self.page.push(name));

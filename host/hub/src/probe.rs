@@ -15,7 +15,7 @@ use super::encoding::{Encoding, Message, Push};
 use super::shard::Shard;
 use super::{Hub, Unavailable};
 use switchyard_net::chunks::{Chunks, Written};
-use switchyard_net::outbox::Taken;
+use switchyard_net::outbox::QueueState;
 use switchyard_types::command::{Kind, Space};
 
 /// The payload of a probe.
@@ -100,10 +100,10 @@ impl Hub {
         routed?;
         let mut chunks = Chunks::default();
         let context = Context::from_waker(Waker::noop());
-        let taken = probe.outbox.take(Written::default(), &mut chunks, &context);
+        let outcome = probe.outbox.take(Written::default(), &mut chunks, &context);
         let written = Written { bytes: expected.len(), chunks: 1 };
         probe.outbox.take(written, &mut Chunks::default(), &context);
-        match chunks.iter().eq([&expected]) && matches!(taken, Taken::Open { .. }) {
+        match chunks.iter().eq([&expected]) && matches!(outcome, QueueState::Open { .. }) {
             true => Ok(()),
             false => Err(ProbeFault::Lost),
         }

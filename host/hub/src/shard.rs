@@ -115,7 +115,7 @@ impl Shard {
 
     /// Calls the engine. After a trap it is rebuilt and called once more. After an overrun it is
     /// not, because all other callers wait, nor after a panic of the host.
-    pub fn ask<T>(
+    pub fn call<T>(
         &mut self,
         hub: &Hub,
         call: EngineCall,
@@ -156,7 +156,7 @@ impl Shard {
             Kind::Channel | Kind::Shard => EngineCall::Subscribe,
         };
         // A retry calls a new engine, which needs all names again.
-        let ids = self.ask(hub, call, |engine| {
+        let ids = self.call(hub, call, |engine| {
             let mut ids = Vec::new();
             in_slices(names, |names| {
                 match kind {
@@ -168,7 +168,7 @@ impl Shard {
             Ok(ids)
         })?;
         learn(&mut self.patterns, names, &ids);
-        self.tell_successor(|Successor { engine, patterns }| {
+        self.apply_to_standby(|Successor { engine, patterns }| {
             subscribe(&mut **engine, patterns, connection, kind, names)
         });
         Ok(())
@@ -187,8 +187,8 @@ impl Shard {
                 Kind::Channel | Kind::Shard => engine.unsubscribe(connection, names),
             })
         };
-        let _rebuilt_without_them = self.ask(hub, call, leave);
-        self.tell_successor(|standby| leave(&mut *standby.engine));
+        let _rebuilt_without_them = self.call(hub, call, leave);
+        self.apply_to_standby(|standby| leave(&mut *standby.engine));
     }
 
     /// Finds the receivers of a publication on each of these channels. Returns a range for each, to
@@ -211,7 +211,8 @@ impl Shard {
             }
             names_of.push(names.len() - 1);
         }
-        let routed = self.ask(hub, EngineCall::Route, |engine| engine.route(&names, &mut fan_outs));
+        let routed =
+            self.call(hub, EngineCall::Route, |engine| engine.route(&names, &mut fan_outs));
         let ranges = routed.map(|()| {
             let ranges = ranges(names.len(), &fan_outs);
             match names_of.len() == ranges.len() {
@@ -276,8 +277,16 @@ impl Shard {
             let Some(connection) = hub.connections.get(id) else { continue };
             let after = after.as_deref();
             let names_max = SLICE_NAMES_MAX;
-            let last =
-                tell(&mut **engine, patterns, hub, number, &connection, kind, after, names_max)?;
+            let last = replay_names(
+                &mut **engine,
+                patterns,
+                hub,
+                number,
+                &connection,
+                kind,
+                after,
+                names_max,
+            )?;
             cursor.at = match last {
                 Some(last) => Some((id, kind, Some(last))),
                 None => next_kind(kind).map(|kind| (id, kind, None)),
@@ -316,7 +325,7 @@ impl Shard {
     }
 
     /// Applies a change to the standby too, if there is one.
-    fn tell_successor(&mut self, change: impl FnOnce(&mut Successor) -> Outcome<()>) {
+    fn apply_to_standby(&mut self, change: impl FnOnce(&mut Successor) -> Outcome<()>) {
         if let Some(Ok(standby)) = &mut self.standby {
             let changed = panics::contain(|| change(standby));
             if let Err(fault) = changed.unwrap_or_else(|| Err(panicked("standby"))) {
@@ -416,7 +425,7 @@ fn fill(engine: &mut dyn Engine, hub: &Hub, number: usize) -> Outcome<Vec<Box<[u
             let mut after = None;
             loop {
                 let names_max = SLICE_NAMES_MAX;
-                let last = tell(
+                let last = replay_names(
                     engine,
                     &mut by_id,
                     hub,
@@ -441,7 +450,7 @@ fn fill(engine: &mut dyn Engine, hub: &Hub, number: usize) -> Outcome<Vec<Box<[u
 /// engine: at most this many, and only those `after` this one. Returns the last one if there may be
 /// more. The shard's lock is held.
 #[allow(clippy::too_many_arguments, reason = "where it is, and how far")]
-fn tell(
+fn replay_names(
     engine: &mut dyn Engine,
     by_id: &mut Vec<Box<[u8]>>,
     hub: &Hub,
@@ -571,7 +580,7 @@ mod tests {
         hub.subscribe(&connection, Kind::Channel, &names, |_, _| {}).ok().context("it is there")?;
         for shard in &hub.shards {
             let failed: Result<(), _> =
-                shard.lock().ask(&hub, EngineCall::Route, |_| panic!("a defect"));
+                shard.lock().call(&hub, EngineCall::Route, |_| panic!("a defect"));
             assert!(failed.is_err());
         }
         let counts = hub.subscriber_counts(Space::Channels, &names);

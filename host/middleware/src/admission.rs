@@ -34,21 +34,23 @@ impl Middleware {
     ) -> Result<Arc<Connection>, Refusal> {
         let id = connection.id;
         let client = Arc::new(client);
-        let mut arrival =
-            Arrival { middleware: self.clone(), connection: Some(connection), progress };
+        let mut pending =
+            PendingAdmission { middleware: self.clone(), connection: Some(connection), progress };
         loop {
-            let asked = client.clone();
+            let offered = client.clone();
             let (answer, _) = plugin
-                .ask_apart(Hook::OnConnect, id, move |instance| instance.on_connect(id, &asked))
+                .call_off_data_path(Hook::OnConnect, id, move |instance| {
+                    instance.on_connect(id, &offered)
+                })
                 .await;
             chain::may_connect(&plugin, answer)?;
-            arrival.progress.meet(&plugin);
-            let step = self.chain().connect(id, &client, &mut arrival.progress);
+            pending.progress.meet(&plugin);
+            let step = self.chain().connect(id, &client, &mut pending.progress);
             match step {
                 Step::Apart(next) => plugin = next,
                 Step::Settled(settled) => {
                     settled?;
-                    return Ok(arrival.connection.take().expect("it is taken once"));
+                    return Ok(pending.connection.take().expect("it is returned once"));
                 }
             }
         }
@@ -68,10 +70,10 @@ impl Middleware {
     ) -> Result<(), Refusal> {
         let credentials = Arc::new(credentials);
         loop {
-            let asked = credentials.clone();
+            let offered = credentials.clone();
             let (answer, took) = plugin
-                .ask_apart(Hook::OnAuthenticate, connection, move |instance| {
-                    instance.on_authenticate(connection, &asked)
+                .call_off_data_path(Hook::OnAuthenticate, connection, move |instance| {
+                    instance.on_authenticate(connection, &offered)
                 })
                 .await;
             let tracer = Some(&**self.tracer()).filter(|tracer| tracer.is_used());
@@ -92,53 +94,55 @@ impl Middleware {
     /// Notifies these plugins of the end of a connection, and then removes it: until they are
     /// notified, they can read its attributes.
     pub fn forget(&self, connection: Arc<Connection>, plugins: Vec<Arc<Plugin>>) {
-        let connections = self.surroundings.connections.clone();
+        let connections = self.context.connections.clone();
         if plugins.is_empty() {
             return connections.remove(connection.id);
         }
-        let underway = self.farewells.clone();
+        let underway = self.disconnect_notices.clone();
         underway.send_modify(|count| *count += 1);
-        let close_gracefully = Farewell { connections, id: connection.id, underway };
-        self.surroundings.runtime.spawn(async move {
-            let id = close_gracefully.id;
+        let notice = DisconnectNotice { connections, id: connection.id, underway };
+        self.context.runtime.spawn(async move {
+            let id = notice.id;
             for plugin in plugins {
                 let _answer_is_nothing = plugin
-                    .ask_apart(Hook::OnDisconnect, id, move |instance| instance.on_disconnect(id))
+                    .call_off_data_path(Hook::OnDisconnect, id, move |instance| {
+                        instance.on_disconnect(id)
+                    })
                     .await;
             }
         });
     }
 
     /// Waits until the plugins have been notified of the end of all closed connections.
-    pub async fn all_told(&self) {
-        let mut underway = self.farewells.subscribe();
+    pub async fn all_disconnects_notified(&self) {
+        let mut underway = self.disconnect_notices.subscribe();
         let _ = underway.wait_for(|count| *count == 0).await;
     }
 }
 
 /// A connection whose end plugins are being notified of. It is removed when this is dropped, also
 /// by a panic.
-struct Farewell {
+struct DisconnectNotice {
     connections: Arc<Connections>,
     id: ConnectionId,
     underway: watch::Sender<usize>,
 }
 
-impl Drop for Farewell {
+impl Drop for DisconnectNotice {
     fn drop(&mut self) {
         self.connections.remove(self.id);
         self.underway.send_modify(|count| *count -= 1);
     }
 }
 
-/// A client that is not in yet.
-struct Arrival {
+/// A connection that is not admitted yet.
+struct PendingAdmission {
     middleware: Arc<Middleware>,
     connection: Option<Arc<Connection>>,
     progress: AdmissionProgress,
 }
 
-impl Drop for Arrival {
+impl Drop for PendingAdmission {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
             let plugins = self.middleware.chain().let_go(connection.id, &self.progress);

@@ -13,7 +13,7 @@ use wasmtime::Store;
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
 use super::counters::{Count, CounterSpace, Taking, Withdrawal};
-use super::items::{Action, Asked, DeliverVerdict, PublishVerdict};
+use super::items::{Action, DeliverVerdict, Item, PublishVerdict};
 use generated::exports::switchyard::pubsub as exports;
 use generated::switchyard::pubsub as imports;
 use switchyard_hub::connections::Connections;
@@ -333,11 +333,11 @@ impl Instance {
     /// `access.on-access`: one answer for each request.
     pub fn on_access(
         &mut self,
-        asked: &[Asked<Action<'_>>],
+        items: &[Item<Action<'_>>],
     ) -> Result<Batch<Option<Refusal>>, Fault> {
         use exports::access as wit;
         switchyard_wasm::arm(&mut self.store, self.call_budget);
-        let Some(access) = &self.access else { return Ok(smallvec![None; asked.len()]) };
+        let Some(access) = &self.access else { return Ok(smallvec![None; items.len()]) };
         let action = |action| match action {
             Action::Subscribe(channel) => wit::Action::Subscribe(channel),
             Action::Psubscribe(pattern) => wit::Action::Psubscribe(pattern),
@@ -346,9 +346,9 @@ impl Instance {
                 wit::Action::Publish(wit::PublishIntent { channel, payload_bytes })
             }
         };
-        let requests: Batch<wit::Request<'_>> = asked
+        let requests: Batch<wit::Request<'_>> = items
             .iter()
-            .map(|asked| wit::Request { connection: asked.connection, action: action(asked.about) })
+            .map(|item| wit::Request { connection: item.connection, action: action(item.about) })
             .collect();
         let answers =
             access.call_on_access(&mut self.store, &requests).map_err(fault("on-access"))?;
@@ -358,12 +358,9 @@ impl Instance {
 
     /// The same for subscriptions that already exist. During the call `counters.take` reports
     /// success without taking tokens, and `counters.add` does not add.
-    pub fn recheck(
-        &mut self,
-        asked: &[Asked<Action<'_>>],
-    ) -> Result<Batch<Option<Refusal>>, Fault> {
+    pub fn recheck(&mut self, items: &[Item<Action<'_>>]) -> Result<Batch<Option<Refusal>>, Fault> {
         self.store.data().lent::<HostImports>().is_rechecking.set(true);
-        let answers = self.on_access(asked);
+        let answers = self.on_access(items);
         self.store.data().lent::<HostImports>().is_rechecking.set(false);
         answers
     }
@@ -371,14 +368,14 @@ impl Instance {
     /// `messages.on-publish`: one verdict for each submission.
     pub fn on_publish(
         &mut self,
-        asked: &[Asked<&Publication<'_>>],
+        items: &[Item<&Publication<'_>>],
     ) -> Result<Batch<PublishVerdict>, Fault> {
         use exports::messages as wit;
         switchyard_wasm::arm(&mut self.store, self.call_budget);
         let Some(messages) = &self.messages else { return Ok(Batch::new()) };
-        let submissions: Batch<wit::Submission<'_>> = asked
+        let submissions: Batch<wit::Submission<'_>> = items
             .iter()
-            .map(|Asked { connection, about: publication, .. }| wit::Submission {
+            .map(|Item { connection, about: publication, .. }| wit::Submission {
                 connection: *connection,
                 publication: imports::types::PublicationParam {
                     channel: text(&publication.channel),
@@ -403,14 +400,14 @@ impl Instance {
     /// `deliveries.on-deliver`: one verdict for each delivery.
     pub fn on_deliver(
         &mut self,
-        deliveries: &[Asked<Delivery<'_>>],
+        items: &[Item<Delivery<'_>>],
     ) -> Result<Batch<DeliverVerdict>, Fault> {
         use exports::deliveries as wit;
         switchyard_wasm::arm(&mut self.store, self.call_budget);
         let Some(hook) = &self.deliveries else { return Ok(Batch::new()) };
-        let asked: Vec<wit::Delivery<'_>> = deliveries
+        let deliveries: Vec<wit::Delivery<'_>> = items
             .iter()
-            .map(|Asked { about: delivery, .. }| wit::Delivery {
+            .map(|Item { about: delivery, .. }| wit::Delivery {
                 publication: imports::types::PublicationParam {
                     channel: text(delivery.channel),
                     payload: &delivery.payload,
@@ -419,7 +416,7 @@ impl Instance {
             })
             .collect();
         let verdicts =
-            hook.call_on_deliver(&mut self.store, &asked).map_err(fault("on-deliver"))?;
+            hook.call_on_deliver(&mut self.store, &deliveries).map_err(fault("on-deliver"))?;
         expect_count("on-deliver", verdicts.len(), deliveries.len())?;
         let own = |verdict| match verdict {
             wit::DeliverVerdict::Continue => DeliverVerdict::Continue,
@@ -556,7 +553,7 @@ impl imports::counters::Host for StoreState {
         };
         let withdrawals = withdrawals.into_iter().map(own).collect();
         match lent.counters.take(withdrawals) {
-            Some(Taking::Taken) => Ok(wit::Taking::Taken),
+            Some(Taking::Granted) => Ok(wit::Taking::Taken),
             Some(Taking::Short { position, retry }) => Ok(wit::Taking::Short(wit::Shortage {
                 position: position as u32,
                 // Never too early: a fraction of a millisecond is rounded up.

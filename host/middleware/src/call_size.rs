@@ -25,7 +25,7 @@ const LARGE_WEIGHT: usize = 32 << 10;
 const PICOS: u64 = 1_000;
 
 /// The estimate for one hook of one plugin. Calls are weighted, so that the fixed cost of a call is
-/// not taken for the cost of a message.
+/// not counted as the cost of a message.
 #[derive(Debug)]
 pub struct CallSize {
     /// The target duration of a call, in picoseconds.
@@ -118,16 +118,16 @@ mod tests {
     /// More than any call may have.
     const ALL: usize = 256 * ITEM_WEIGHT + (64 << 10);
 
-    fn ask(size: &CallSize, waiting: usize, nanos_a_call: u64, nanos_each: u64) {
+    fn call(size: &CallSize, waiting: usize, nanos_a_call: u64, nanos_each: u64) {
         let weight = size.weight_max().clamp(1, waiting);
         size.learn(weight, Duration::from_nanos(nanos_a_call + nanos_each * weight as u64));
     }
 
     #[test]
-    fn who_is_quick_is_shown_all_and_who_is_slow_little() {
+    fn a_fast_plugin_gets_all_items_in_one_call_and_a_slow_plugin_gets_few() {
         let learnt = |nanos_each: u64| {
             let size = CallSize::new(BUDGET);
-            (0..100).for_each(|_| ask(&size, ALL, 1_000, nanos_each));
+            (0..100).for_each(|_| call(&size, ALL, 1_000, nanos_each));
             size.weight_max()
         };
         assert!(learnt(2) > ALL, "two of three limits never met");
@@ -138,14 +138,14 @@ mod tests {
     #[test]
     fn one_message_at_a_time_says_little_of_many() {
         let size = CallSize::new(BUDGET);
-        (0..100).for_each(|_| ask(&size, 164, 5_000, 5));
+        (0..100).for_each(|_| call(&size, 164, 5_000, 5));
         assert!(size.weight_max() > 20_000, "{}", size.weight_max());
     }
 
     #[test]
     fn a_call_that_was_held_up_counts_little_and_one_that_failed_counts() {
         let size = CallSize::new(BUDGET);
-        (0..100).for_each(|_| ask(&size, ALL, 1_000, 3));
+        (0..100).for_each(|_| call(&size, ALL, 1_000, 3));
         let before = size.weight_max();
         size.learn(1_000, Duration::ZERO);
         assert_eq!(size.weight_max(), before);

@@ -13,7 +13,7 @@ use smallvec::smallvec;
 use super::bindings::{Client, Fault, Hooks, Instance};
 use super::call_size::ITEM_WEIGHT;
 use super::declaration::TrapPolicy;
-use super::items::{Action, Asked, DeliverVerdict, PublishVerdict};
+use super::items::{Action, DeliverVerdict, Item, PublishVerdict};
 use super::plugin::Plugin;
 use super::plugin::call::{Absence, Answers};
 use super::stats::{Hook, PluginStats, Verdict};
@@ -62,17 +62,17 @@ fn chunks<T>(
 fn calls<'a, T>(
     plugin: &'a Plugin,
     hook: Hook,
-    asked: &'a mut [Asked<T>],
+    items: &'a mut [Item<T>],
     bytes: impl Fn(&T) -> usize + Copy,
-) -> impl Iterator<Item = (&'a [Asked<T>], usize)> {
-    let instance = |asked: &Asked<T>| plugin.instance_of(asked.connection);
-    if !asked.is_sorted_by_key(instance) {
-        asked.sort_by_key(instance);
+) -> impl Iterator<Item = (&'a [Item<T>], usize)> {
+    let instance = |item: &Item<T>| plugin.instance_of(item.connection);
+    if !items.is_sorted_by_key(instance) {
+        items.sort_by_key(instance);
     }
-    let bytes = move |asked: &Asked<T>| bytes(&asked.about);
-    asked
+    let bytes = move |item: &Item<T>| bytes(&item.about);
+    items
         .chunk_by(move |one, other| instance(one) == instance(other))
-        .flat_map(move |asked| chunks(asked, bytes, move || plugin.call_size(hook).weight_max()))
+        .flat_map(move |items| chunks(items, bytes, move || plugin.call_size(hook).weight_max()))
 }
 
 /// A hook that decides about several items of type `T` in one call.
@@ -87,7 +87,7 @@ trait BatchHook<T> {
     fn call(
         &self,
         instance: &mut Instance,
-        items: &[Asked<T>],
+        items: &[Item<T>],
     ) -> Result<Batch<Self::Verdict>, Fault>;
 
     /// Takes back what the plugin may not say.
@@ -107,7 +107,7 @@ trait BatchHook<T> {
 
 /// `on-access`, and the same for what is checked again.
 #[derive(Clone, Copy)]
-struct Access(fn(&mut Instance, &[Asked<Action<'_>>]) -> Refusals);
+struct Access(fn(&mut Instance, &[Item<Action<'_>>]) -> Refusals);
 
 /// The refusal of each item; none: it is allowed.
 type Refusals = Result<Batch<Option<Refusal>>, Fault>;
@@ -120,7 +120,7 @@ impl<'t> BatchHook<Action<'t>> for Access {
         item.bytes()
     }
 
-    fn call(&self, instance: &mut Instance, items: &[Asked<Action<'t>>]) -> Refusals {
+    fn call(&self, instance: &mut Instance, items: &[Item<Action<'t>>]) -> Refusals {
         self.0(instance, items)
     }
 
@@ -156,7 +156,7 @@ impl<'t> BatchHook<&'t Publication<'t>> for Publish {
     fn call(
         &self,
         instance: &mut Instance,
-        items: &[Asked<&'t Publication<'t>>],
+        items: &[Item<&'t Publication<'t>>],
     ) -> Result<Batch<PublishVerdict>, Fault> {
         instance.on_publish(items)
     }
@@ -209,7 +209,7 @@ impl<'t> BatchHook<Delivery<'t>> for Deliver {
     fn call(
         &self,
         instance: &mut Instance,
-        items: &[Asked<Delivery<'t>>],
+        items: &[Item<Delivery<'t>>],
     ) -> Result<Batch<DeliverVerdict>, Fault> {
         instance.on_deliver(items)
     }
@@ -427,15 +427,15 @@ impl Chain {
     /// Whether these connections may do this. One result for each; none: allowed. An empty list: no
     /// plugin was called, and everything is allowed.
     pub fn access(&self, actions: &[(ConnectionId, Action<'_>)]) -> Batch<Option<Refusal>> {
-        self.ask_access(actions, Access(Instance::on_access))
+        self.check_access(actions, Access(Instance::on_access))
     }
 
     /// The same for what another chain allowed before: nothing is counted twice.
     pub fn access_again(&self, actions: &[(ConnectionId, Action<'_>)]) -> Batch<Option<Refusal>> {
-        self.ask_access(actions, Access(Instance::recheck))
+        self.check_access(actions, Access(Instance::recheck))
     }
 
-    fn ask_access(
+    fn check_access(
         &self,
         actions: &[(ConnectionId, Action<'_>)],
         hook: Access,
@@ -447,12 +447,12 @@ impl Chain {
         for plugin in self.with(|hooks| hooks.access) {
             // Items that a plugin has refused are not passed to the plugins after it.
             let open = refusals.iter().zip(actions).enumerate();
-            let mut asked: Batch<Asked<Action<'_>>> = Batch::with_capacity(actions.len());
-            asked.extend(
+            let mut items: Batch<Item<Action<'_>>> = Batch::with_capacity(actions.len());
+            items.extend(
                 open.filter(|(_, (refusal, _))| refusal.is_none())
-                    .map(|(place, (_, &(connection, about)))| Asked { place, connection, about }),
+                    .map(|(place, (_, &(connection, about)))| Item { place, connection, about }),
             );
-            self.ask(plugin, &hook, &mut asked, |place, verdict| {
+            self.call_plugin(plugin, &hook, &mut items, |place, verdict| {
                 let refusal = verdict.unwrap_or_else(Some);
                 if let (Some(slot), Some(refusal)) = (refusals.get_mut(place), refusal) {
                     *slot = Some(plugin.signed(refusal));
@@ -482,17 +482,17 @@ impl Chain {
             outcomes.push(PublishOutcome::Forward(publication));
         }
         for plugin in self.with(|hooks| hooks.messages) {
-            let mut asked: Batch<Asked<&Publication<'_>>> = Batch::with_capacity(outcomes.len());
+            let mut items: Batch<Item<&Publication<'_>>> = Batch::with_capacity(outcomes.len());
             for (place, (outcome, connection)) in outcomes.iter().zip(&connections).enumerate() {
                 if let PublishOutcome::Forward(about) = outcome {
-                    asked.push(Asked { place, connection: *connection, about });
+                    items.push(Item { place, connection: *connection, about });
                 }
             }
             let mut verdicts = Batch::new();
-            self.ask(plugin, &Publish, &mut asked, |place, verdict| {
+            self.call_plugin(plugin, &Publish, &mut items, |place, verdict| {
                 verdicts.push((place, verdict.unwrap_or_else(PublishVerdict::Reject)));
             });
-            drop(asked);
+            drop(items);
             for (place, verdict) in verdicts {
                 if let Some(outcome) = outcomes.get_mut(place) {
                     plugin_says(plugin, verdict, outcome);
@@ -506,23 +506,23 @@ impl Chain {
     /// verdicts. `decide` is called with the place of an item and the verdict on it, or with the
     /// refusal if the plugin could not decide and its policy is closed. It is not called if the
     /// policy is open: the item continues.
-    fn ask<T, H: BatchHook<T>>(
+    fn call_plugin<T, H: BatchHook<T>>(
         &self,
         plugin: &Plugin,
         hook: &H,
-        items: &mut [Asked<T>],
+        items: &mut [Item<T>],
         mut decide: impl FnMut(usize, Result<H::Verdict, Refusal>),
     ) {
         for (items, weight) in calls(plugin, H::HOOK, items, H::bytes) {
             let (answers, took) = plugin
-                .ask_all(H::HOOK, items, weight, |instance, items| hook.call(instance, items));
+                .call_batch(H::HOOK, items, weight, |instance, items| hook.call(instance, items));
             let answers = H::check(plugin, answers);
             let verdict = |index: usize| answers.get(index).map_or_else(|| failed(plugin), H::kind);
             plugin.stats.of(H::HOOK).said_all((0..items.len()).map(verdict));
             if let Some(tracer) = self.tracer() {
                 let call =
                     Call { plugin: &plugin.identity, hook: H::HOOK, took, items: items.len() };
-                for (index, Asked { connection, about, .. }) in items.iter().enumerate() {
+                for (index, Item { connection, about, .. }) in items.iter().enumerate() {
                     let answer = answers.get(index);
                     if tracer.is_wanted(*connection, H::channels(about, answer)) {
                         let seen = Seen { verdict: verdict(index), ..H::seen(about, answer) };
@@ -530,7 +530,7 @@ impl Chain {
                     }
                 }
             }
-            for (Asked { place, .. }, answer) in items.iter().zip(answers.into_each()) {
+            for (Item { place, .. }, answer) in items.iter().zip(answers.into_each()) {
                 match answer {
                     Ok(verdict) => decide(*place, Ok(verdict)),
                     Err(absence) => {
@@ -565,19 +565,19 @@ impl DeliveryFilter for Chain {
     ) -> Vec<Result<DeliveryEdit, Refusal>> {
         let mut changes: Vec<Result<DeliveryEdit, Refusal>> =
             deliveries.iter().map(|_| Ok(DeliveryEdit::default())).collect();
-        let mut deliveries: Vec<Asked<Delivery<'_>>> = deliveries
+        let mut deliveries: Vec<Item<Delivery<'_>>> = deliveries
             .into_iter()
             .enumerate()
-            .map(|(place, (connection, about))| Asked { place, connection, about })
+            .map(|(place, (connection, about))| Item { place, connection, about })
             .collect();
         for plugin in self.with(|hooks| hooks.deliveries) {
             let mut verdicts = Vec::with_capacity(deliveries.len());
-            self.ask(plugin, &Deliver, &mut deliveries, |place, verdict| {
+            self.call_plugin(plugin, &Deliver, &mut deliveries, |place, verdict| {
                 verdicts.push((place, verdict));
             });
             // They are in the order of the deliveries, and those are missing that just continue.
             let mut verdicts = verdicts.into_iter().peekable();
-            for Asked { place, about: delivery, .. } in &mut deliveries {
+            for Item { place, about: delivery, .. } in &mut deliveries {
                 let Some((_, verdict)) = verdicts.next_if(|(of, _)| of == place) else { continue };
                 let Some(change) = changes.get_mut(*place) else { continue };
                 let verdict = match verdict {

@@ -98,7 +98,7 @@ pub enum ChangeError {
     #[error("several plugins are called {0}; name the slot")]
     Ambiguous(String),
     #[error("the slot {0} is occupied; swap its plugin")]
-    SlotTaken(String),
+    SlotOccupied(String),
     #[error(
         "\"{0}\" cannot name a slot: up to 128 letters, digits, '-', '_' and '.', and no '.' in front"
     )]
@@ -179,7 +179,7 @@ impl Middleware {
         }
         let mut changes = self.changes.lock();
         if self.records.lock().contains_key(slot) {
-            return Err(ChangeError::SlotTaken(slot.to_owned()));
+            return Err(ChangeError::SlotOccupied(slot.to_owned()));
         }
         self.offer(&mut changes, slot, offer, by)
     }
@@ -292,7 +292,7 @@ impl Middleware {
         Ok(self.done(Swap {
             at: SystemTime::now(),
             by: by.clone(),
-            deed: ChangeKind::Moved,
+            kind: ChangeKind::Moved,
             slot: Some(to),
             from: Some(plugin.identity.clone()),
             to: Some(plugin.identity.clone()),
@@ -380,7 +380,7 @@ impl Middleware {
             Place::Before(neighbour) => between(position(neighbour)?),
             Place::Behind(neighbour) => between(position(neighbour)? + 1),
             Place::Slot(to) if !directory::is_slot(to) => Err(ChangeError::BadSlot(to.clone())),
-            Place::Slot(to) if others.contains(to) => Err(ChangeError::SlotTaken(to.clone())),
+            Place::Slot(to) if others.contains(to) => Err(ChangeError::SlotOccupied(to.clone())),
             Place::Slot(to) if directory::name_of(to) != name => Err(ChangeError::OtherName {
                 to: to.clone(),
                 name: directory::name_of(to).to_owned(),

@@ -75,7 +75,7 @@ pub struct Withdrawal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taking {
     /// All buckets had enough tokens, which were removed.
-    Taken,
+    Granted,
     /// No tokens were removed, because one bucket has too few.
     Short {
         /// Its index in the list.
@@ -149,9 +149,9 @@ impl CounterSpace {
         }
         let mut held = self.held.lock();
         // When each would be full again; a bucket may be in the list several times.
-        let mut taken: Vec<(String, Instant)> = Vec::with_capacity(withdrawals.len());
+        let mut updated: Vec<(String, Instant)> = Vec::with_capacity(withdrawals.len());
         for (position, withdrawal) in withdrawals.into_iter().enumerate() {
-            let earlier = taken.iter().rev().find(|(key, _)| *key == withdrawal.key);
+            let earlier = updated.iter().rev().find(|(key, _)| *key == withdrawal.key);
             let full_at = earlier.map(|(_, full_at)| full_at);
             let full_at = full_at.or_else(|| held.buckets.get(&withdrawal.key));
             let full_at = full_at.map_or(now, |full_at| now.max(*full_at));
@@ -161,14 +161,14 @@ impl CounterSpace {
                 let retry = (withdrawal.tokens <= withdrawal.capacity).then_some(over);
                 return Some(Taking::Short { position, retry });
             }
-            taken.push((withdrawal.key, full_then));
+            updated.push((withdrawal.key, full_then));
         }
-        let news = taken.iter().filter(|(key, _)| !held.buckets.contains_key(key)).count();
+        let news = updated.iter().filter(|(key, _)| !held.buckets.contains_key(key)).count();
         if news > 0 && !held.has_room(now, news, self.counters_max) {
             return None;
         }
-        held.buckets.extend(taken);
-        Some(Taking::Taken)
+        held.buckets.extend(updated);
+        Some(Taking::Granted)
     }
 }
 
@@ -271,36 +271,36 @@ mod tests {
         let short = |retry_ms| {
             Some(Taking::Short { position: 0, retry: Some(Duration::from_millis(retry_ms)) })
         };
-        assert_eq!(take(0, 4), Some(Taking::Taken));
+        assert_eq!(take(0, 4), Some(Taking::Granted));
         assert_eq!(take(0, 7), short(100));
-        assert_eq!(take(0, 6), Some(Taking::Taken));
+        assert_eq!(take(0, 6), Some(Taking::Granted));
         assert_eq!(take(0, 1), short(100));
         assert_eq!(take(50, 1), short(50));
-        assert_eq!(take(100, 1), Some(Taking::Taken));
-        assert_eq!(take(100, 0), Some(Taking::Taken));
+        assert_eq!(take(100, 1), Some(Taking::Granted));
+        assert_eq!(take(100, 0), Some(Taking::Granted));
         // However long no token is removed, the bucket never holds more than its capacity.
         assert_eq!(take(3_600_000, 11), Some(Taking::Short { position: 0, retry: None }));
-        assert_eq!(take(3_600_000, 10), Some(Taking::Taken));
+        assert_eq!(take(3_600_000, 10), Some(Taking::Granted));
         assert_eq!(take(3_600_000, 1), short(100));
     }
 
     #[test]
-    fn tokens_are_taken_from_all_buckets_or_from_none() {
+    fn tokens_are_removed_from_all_buckets_or_from_none() {
         let space = Counters::new(10).space("a");
         let now = Instant::now();
         let take = |wanted: &[(&str, u64)]| {
             let wanted = wanted.iter().map(|(key, tokens)| withdrawal(key, *tokens));
             space.take_at(now, wanted.collect())
         };
-        assert_eq!(take(&[("a", 10), ("b", 4)]), Some(Taking::Taken));
+        assert_eq!(take(&[("a", 10), ("b", 4)]), Some(Taking::Granted));
         let retry = Some(Duration::from_millis(200));
         assert_eq!(take(&[("b", 5), ("a", 2)]), Some(Taking::Short { position: 1, retry }));
-        assert_eq!(take(&[("b", 6)]), Some(Taking::Taken));
+        assert_eq!(take(&[("b", 6)]), Some(Taking::Granted));
         // One bucket twice.
         let retry = Some(Duration::from_millis(100));
         let twice = take(&[("c", 6), ("c", 5)]);
         assert_eq!(twice, Some(Taking::Short { position: 1, retry }));
-        assert_eq!(take(&[("c", 6), ("c", 4)]), Some(Taking::Taken));
+        assert_eq!(take(&[("c", 6), ("c", 4)]), Some(Taking::Granted));
         assert_eq!(take(&[("c", 1)]), Some(Taking::Short { position: 0, retry }));
     }
 
@@ -312,7 +312,7 @@ mod tests {
         assert!(take(start, "a").is_some());
         assert!(space.add_at(start, "a".to_owned(), 1, SECOND).is_some(), "another thing");
         assert_eq!(take(start, "b"), None);
-        assert_eq!(take(start + SECOND, "b"), Some(Taking::Taken));
+        assert_eq!(take(start + SECOND, "b"), Some(Taking::Granted));
         let long = "k".repeat(KEY_BYTES_MAX + 1);
         assert_eq!(take(start + SECOND, &long), None);
         let many = vec![withdrawal("b", 0); WITHDRAWALS_MAX + 1];
@@ -330,7 +330,7 @@ mod tests {
             tokens: u64::MAX,
         };
         let now = Instant::now();
-        assert_eq!(space.take_at(now, vec![withdrawal.clone()]), Some(Taking::Taken));
+        assert_eq!(space.take_at(now, vec![withdrawal.clone()]), Some(Taking::Granted));
         let again = space.take_at(now, vec![withdrawal]);
         assert!(matches!(again, Some(Taking::Short { position: 0, retry: Some(_) })));
     }

@@ -1,4 +1,4 @@
-//! What plugins are asked about, and their verdicts.
+//! The items that plugins decide about, and their verdicts.
 
 use switchyard_types::command::Refusal;
 use switchyard_types::ids::ConnectionId;
@@ -7,7 +7,7 @@ use super::stats::Verdict;
 
 /// An item of a plugin call.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<T> {
+pub struct Item<T> {
     /// Its index among all items of the chain's call.
     pub(super) place: usize,
     /// The connection that the item belongs to.

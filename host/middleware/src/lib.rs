@@ -70,12 +70,12 @@ pub struct Middleware {
     chain: RwLock<Chain>,
     wasm: Wasm,
     counters: Counters,
-    surroundings: PluginContext,
+    context: PluginContext,
     config: PluginsConfig,
     /// Held during a change: one at a time.
     changes: Mutex<Changes>,
-    /// What is known of each occupied slot. Held briefly, and no other lock is taken while it is
-    /// held.
+    /// What is known of each occupied slot. Held briefly, and no other lock is acquired while
+    /// it is held.
     records: Mutex<BTreeMap<String, Record>>,
     /// The last refusal in each slot, unless a plugin was accepted there since.
     refused: Mutex<BTreeMap<String, (SystemTime, PluginError)>>,
@@ -86,7 +86,7 @@ pub struct Middleware {
     swaps: Swaps,
     tracer: Arc<Tracer>,
     /// How many closed connections there are whose end plugins have not been notified of yet.
-    farewells: watch::Sender<usize>,
+    disconnect_notices: watch::Sender<usize>,
 }
 
 #[derive(Default)]
@@ -147,7 +147,7 @@ impl Middleware {
             chain: RwLock::new(Chain::default().traced_by(tracer.clone())),
             wasm,
             counters: Counters::new(counters_max),
-            surroundings: PluginContext {
+            context: PluginContext {
                 connections,
                 runtime,
                 rebuild_backoff: config.rebuild_backoff,
@@ -163,7 +163,7 @@ impl Middleware {
             gaps: Mutex::default(),
             swaps: Swaps::default(),
             tracer,
-            farewells: watch::Sender::new(0),
+            disconnect_notices: watch::Sender::new(0),
         }
     }
 
@@ -233,13 +233,8 @@ impl Middleware {
             None => Arc::<PluginStats>::default(),
         };
         let unwritable = |io: std::io::Error| error("write", io.to_string());
-        let new = Plugin::new(
-            config.clone(),
-            compiled,
-            counters,
-            stats.clone(),
-            self.surroundings.clone(),
-        )?;
+        let new =
+            Plugin::new(config.clone(), compiled, counters, stats.clone(), self.context.clone())?;
         let source = Source { wasm, toml };
         if let Some(directory) = options.write_to {
             source.write(directory, &slot).map_err(unwritable)?;
@@ -295,7 +290,7 @@ impl Middleware {
         };
         in_force.is_in_force();
         warn_if_open_by_default(&in_force);
-        let deed = match &current {
+        let kind = match &current {
             _ if options.is_rollback => ChangeKind::RolledBack,
             _ if options.renamed_from.is_some() => ChangeKind::Moved,
             Some(_) => ChangeKind::Swapped,
@@ -326,12 +321,12 @@ impl Middleware {
         // The last reference: its store is dropped here, off the data path.
         drop(current);
         let to = Some(identity);
-        Ok(Some(self.done(Swap { at, by, deed, slot: Some(slot), from, to, pause })))
+        Ok(Some(self.done(Swap { at, by, kind, slot: Some(slot), from, to, pause })))
     }
 
     /// Waits until a plugin is parked; `put_back` is to be called then.
     pub async fn parked(&self) {
-        self.surroundings.parked.notified().await;
+        self.context.parked.notified().await;
     }
 
     /// If the settings of a parked plugin say so, restores the last good version. Blocks: do not
@@ -399,7 +394,7 @@ impl Middleware {
         Some(self.done(Swap {
             at: SystemTime::now(),
             by: by.clone(),
-            deed: ChangeKind::Removed,
+            kind: ChangeKind::Removed,
             slot: Some(slot.to_owned()),
             from: Some(plugin.identity.clone()),
             to: None,
@@ -414,7 +409,7 @@ impl Middleware {
         let from = swap.from.as_deref().unwrap_or_default();
         let plugin = swap.to.as_deref().unwrap_or(from);
         let slot = swap.slot.as_deref().unwrap_or_default();
-        match swap.deed {
+        match swap.kind {
             ChangeKind::Added => info!(%plugin, %by, pause_us, "a plugin was added"),
             ChangeKind::Removed => info!(%plugin, %by, pause_us, "a plugin was removed"),
             ChangeKind::Moved => info!(%plugin, %slot, %by, pause_us, "a plugin was moved"),

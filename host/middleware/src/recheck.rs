@@ -15,7 +15,7 @@ use super::Middleware;
 use super::call_size::ITEM_WEIGHT;
 use super::chain::{CALL_BYTES_MAX, Chain, failed};
 use super::isolation::Cause;
-use super::items::{Action, Asked};
+use super::items::{Action, Item};
 use super::plugin::Plugin;
 use super::stats::{Hook, Verdict};
 use super::trace::{Call, Seen};
@@ -183,23 +183,23 @@ impl Chain {
         let size = plugin.call_size(Hook::OnAccess);
         let mut collected = None;
         let mut call = None;
-        let answers = plugin.ask(served, Cause::Plugin, |instance| {
+        let answers = plugin.call_instance(served, Cause::Plugin, |instance| {
             let questions = collected.insert(collect(Room::of(size.weight_max())));
             if questions.is_empty() {
                 return Ok(Batch::new());
             }
-            let asked: Vec<_> = questions
+            let items: Vec<_> = questions
                 .iter()
                 .enumerate()
-                .map(|(place, question)| Asked {
+                .map(|(place, question)| Item {
                     place,
                     connection: question.connection.id,
                     about: question.action(),
                 })
                 .collect();
             let started = Instant::now();
-            let answers = instance.recheck(&asked);
-            let weight: usize = asked.iter().map(|asked| asked.about.bytes() + ITEM_WEIGHT).sum();
+            let answers = instance.recheck(&items);
+            let weight: usize = items.iter().map(|item| item.about.bytes() + ITEM_WEIGHT).sum();
             call = Some((started.elapsed(), weight));
             answers
         });

@@ -170,7 +170,7 @@ pub struct PluginStats {
     hooks: [HookStats; Hook::ALL.len()],
     rebuilds: AtomicU64,
     rechecks: RecheckStats,
-    asked_again: AtomicU64,
+    items_retried: AtomicU64,
     isolations: AtomicU64,
     failures: Mutex<VecDeque<Failure>>,
 }
@@ -179,7 +179,7 @@ pub struct PluginStats {
 #[derive(Default)]
 pub struct RecheckStats {
     running: AtomicU64,
-    asked: AtomicU64,
+    checked: AtomicU64,
     ended: AtomicU64,
     unanswered: AtomicU64,
 }
@@ -190,7 +190,7 @@ pub struct RecheckReading {
     /// How many checks run now.
     pub running: u64,
     /// Subscriptions that were checked.
-    pub asked: u64,
+    pub checked: u64,
     /// Subscriptions that ended.
     pub ended: u64,
     /// Subscriptions that stay because the plugin could not decide.
@@ -209,8 +209,8 @@ impl RecheckStats {
     }
 
     /// Adds to the subscriptions that were checked, ended, or could not be checked.
-    pub fn add(&self, asked: usize, ended: usize, unanswered: usize) {
-        self.asked.fetch_add(asked as u64, Ordering::Relaxed);
+    pub fn add(&self, checked: usize, ended: usize, unanswered: usize) {
+        self.checked.fetch_add(checked as u64, Ordering::Relaxed);
         self.ended.fetch_add(ended as u64, Ordering::Relaxed);
         self.unanswered.fetch_add(unanswered as u64, Ordering::Relaxed);
     }
@@ -219,7 +219,7 @@ impl RecheckStats {
     pub fn read(&self) -> RecheckReading {
         RecheckReading {
             running: self.running.load(Ordering::Relaxed),
-            asked: self.asked.load(Ordering::Relaxed),
+            checked: self.checked.load(Ordering::Relaxed),
             ended: self.ended.load(Ordering::Relaxed),
             unanswered: self.unanswered.load(Ordering::Relaxed),
         }
@@ -276,8 +276,8 @@ impl PluginStats {
     }
 
     /// Counts items of a failed call that were retried.
-    pub fn asked_again(&self, items: usize) {
-        self.asked_again.fetch_add(items as u64, Ordering::Relaxed);
+    pub fn retried(&self, items: usize) {
+        self.items_retried.fetch_add(items as u64, Ordering::Relaxed);
     }
 
     /// Counts an isolated connection.
@@ -286,8 +286,8 @@ impl PluginStats {
     }
 
     /// How many items were retried.
-    pub fn items_asked_again(&self) -> u64 {
-        self.asked_again.load(Ordering::Relaxed)
+    pub fn items_retried(&self) -> u64 {
+        self.items_retried.load(Ordering::Relaxed)
     }
 
     /// How often a connection was isolated.
@@ -386,7 +386,7 @@ pub struct Swap {
     /// The initiator.
     pub by: Initiator,
     /// The kind.
-    pub deed: ChangeKind,
+    pub kind: ChangeKind,
     /// The slot concerned; none: the engine.
     pub slot: Option<String>,
     /// The previous version.
@@ -410,7 +410,7 @@ pub struct Swaps {
 impl Swaps {
     /// Records a change.
     pub fn record(&self, swap: Swap) {
-        if let Some(pauses) = self.pauses.get(swap.deed as usize) {
+        if let Some(pauses) = self.pauses.get(swap.kind as usize) {
             pauses.record(swap.pause);
         }
         let mut last = self.last.lock();
@@ -422,11 +422,11 @@ impl Swaps {
 
     /// The pauses of all changes.
     pub fn pauses(&self) -> HistogramReading {
-        self.pauses_by_deed().map(|(_, pauses)| pauses).sum()
+        self.pauses_by_kind().map(|(_, pauses)| pauses).sum()
     }
 
     /// The pauses of each kind of change.
-    pub fn pauses_by_deed(&self) -> impl Iterator<Item = (ChangeKind, HistogramReading)> {
+    pub fn pauses_by_kind(&self) -> impl Iterator<Item = (ChangeKind, HistogramReading)> {
         ChangeKind::ALL.into_iter().zip(self.pauses.iter().map(Histogram::read))
     }
 

@@ -72,8 +72,8 @@ impl Wanted {
 pub struct Tracer {
     /// The number of subscribers. Read first, so that tracing costs nothing without any.
     subscription: AtomicUsize,
-    lookouts: RwLock<Vec<Arc<TraceFilter>>>,
-    lookouts_max: usize,
+    filters: RwLock<Vec<Arc<TraceFilter>>>,
+    filters_max: usize,
     queue_max: usize,
 }
 
@@ -85,11 +85,11 @@ struct TraceFilter {
 
 impl Tracer {
     /// A tracer with this many subscriptions at most, each with a queue of this length.
-    pub fn new(lookouts_max: usize, queue_max: usize) -> Tracer {
+    pub fn new(filters_max: usize, queue_max: usize) -> Tracer {
         Tracer {
             subscription: AtomicUsize::new(0),
-            lookouts: RwLock::default(),
-            lookouts_max,
+            filters: RwLock::default(),
+            filters_max,
             queue_max,
         }
     }
@@ -106,33 +106,33 @@ impl Tracer {
 
     /// Adds a subscription. None: there are as many as there may be.
     pub fn look(self: &Arc<Tracer>, wanted: Wanted) -> Option<TraceSubscription> {
-        let mut lookouts = self.lookouts.write();
-        if lookouts.len() >= self.lookouts_max {
+        let mut filters = self.filters.write();
+        if filters.len() >= self.filters_max {
             return None;
         }
         let (queue, events) = mpsc::channel(self.queue_max);
         let dropped = Arc::<AtomicU64>::default();
-        let lookout = Arc::new(TraceFilter { wanted, queue, dropped: dropped.clone() });
-        lookouts.push(lookout.clone());
-        self.subscription.store(lookouts.len(), Ordering::Relaxed);
-        Some(TraceSubscription { events, dropped, lookout, tracer: self.clone() })
+        let filter = Arc::new(TraceFilter { wanted, queue, dropped: dropped.clone() });
+        filters.push(filter.clone());
+        self.subscription.store(filters.len(), Ordering::Relaxed);
+        Some(TraceSubscription { events, dropped, filter, tracer: self.clone() })
     }
 
     /// Whether the filter of any trace matches an item of this connection with this channel
     /// and the channel that replaced it.
     pub fn is_wanted(&self, connection: ConnectionId, channels: [Option<&[u8]>; 2]) -> bool {
-        let lookouts = self.lookouts.read();
-        lookouts.iter().any(|lookout| lookout.wanted.matches(connection, channels))
+        let filters = self.filters.read();
+        filters.iter().any(|filter| filter.wanted.matches(connection, channels))
     }
 
     /// Sends an event to the subscriptions that want it. Never waits for them.
     pub fn show(&self, event: &TraceEvent) {
         let channels = [event.channel.as_deref(), event.channel_after.as_deref()];
-        for lookout in self.lookouts.read().iter() {
-            if lookout.wanted.matches(event.connection, channels)
-                && lookout.queue.try_send(event.clone()).is_err()
+        for filter in self.filters.read().iter() {
+            if filter.wanted.matches(event.connection, channels)
+                && filter.queue.try_send(event.clone()).is_err()
             {
-                lookout.dropped.fetch_add(1, Ordering::Relaxed);
+                filter.dropped.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
@@ -186,7 +186,7 @@ impl Call<'_> {
 pub struct TraceSubscription {
     events: mpsc::Receiver<TraceEvent>,
     dropped: Arc<AtomicU64>,
-    lookout: Arc<TraceFilter>,
+    filter: Arc<TraceFilter>,
     tracer: Arc<Tracer>,
 }
 
@@ -204,9 +204,9 @@ impl TraceSubscription {
 
 impl Drop for TraceSubscription {
     fn drop(&mut self) {
-        let mut lookouts = self.tracer.lookouts.write();
-        lookouts.retain(|lookout| !Arc::ptr_eq(lookout, &self.lookout));
-        self.tracer.subscription.store(lookouts.len(), Ordering::Relaxed);
+        let mut filters = self.tracer.filters.write();
+        filters.retain(|filter| !Arc::ptr_eq(filter, &self.filter));
+        self.tracer.subscription.store(filters.len(), Ordering::Relaxed);
     }
 }
 

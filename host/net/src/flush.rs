@@ -84,14 +84,14 @@ async fn flush_all<C: Flushable>(connections: Vec<Arc<C>>) {
 fn flush(outbox: &Outbox) -> usize {
     let mut chunks = Chunks::default();
     let Some(socket) = outbox.begin_flush(&mut chunks) else { return 0 };
-    let mut taken = Begun { outbox, is_ended: false };
+    let mut begun = Begun { outbox, is_ended: false };
     let written = match chunks.write(|bytes| socket.try_write(bytes)) {
         Poll::Ready(Ok(written)) => written,
         // The connection's own task waits for the socket, or gets the error again.
         Poll::Pending | Poll::Ready(Err(_)) => Written::default(),
     };
     socket.wrote(written.bytes);
-    taken.is_ended = true;
+    begun.is_ended = true;
     outbox.end_flush(written, chunks);
     written.bytes
 }
@@ -122,7 +122,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::outbox::{Last, Taken};
+    use crate::outbox::{Last, QueueState};
     use crate::socket::{Plain, Stream};
     use switchyard_config::OutboxLimits;
     use switchyard_telemetry::panics;
@@ -174,7 +174,7 @@ mod tests {
         }
 
         /// As the writer, which has written nothing.
-        fn take(&self, chunks: &mut Chunks) -> Taken {
+        fn take(&self, chunks: &mut Chunks) -> QueueState {
             let waker = Waker::from(self.wakes.clone());
             self.outbox.take(Written::default(), chunks, &Context::from_waker(&waker))
         }
@@ -184,7 +184,7 @@ mod tests {
         }
     }
 
-    const OPEN: Taken = Taken::Open { is_congested: false };
+    const OPEN: QueueState = QueueState::Open { is_congested: false };
 
     #[tokio::test]
     async fn what_waits_leaves_without_its_connections_task() -> Result<()> {
@@ -216,9 +216,9 @@ mod tests {
         bench.outbox.push(Bytes::from(vec![b'y'; 32 << 20]));
         assert_eq!(bench.wakes(), 0, "it was woken already");
         let mut chunks = Chunks::default();
-        let taken = bench.take(&mut chunks);
+        let state = bench.take(&mut chunks);
         chunks.keep_begun();
-        assert!(matches!(taken, Taken::Closing(CloseReason::SlowConsumer { .. })));
+        assert!(matches!(state, QueueState::Closing(CloseReason::SlowConsumer { .. })));
         let left: Vec<usize> = chunks.iter().map(Bytes::len).collect();
         assert!(left.iter().all(|left| *left < chunk.len()) && left.len() <= 1, "{left:?}");
         Ok(())
@@ -233,7 +233,7 @@ mod tests {
         assert!(socket.is_some());
         assert!(bench.outbox.begin_flush(&mut Chunks::default()).is_none(), "it is being flushed");
         let mut writers = Chunks::default();
-        assert_eq!(bench.take(&mut writers), Taken::Busy);
+        assert_eq!(bench.take(&mut writers), QueueState::Busy);
         assert!(!bench.outbox.push_deferred(Bytes::from_static(b"c")));
         assert_eq!((writers.is_empty(), bench.wakes()), (true, 0));
         bench.outbox.end_flush(Written { bytes: 2, chunks: 1 }, Chunks::default());
@@ -266,12 +266,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_for_its_turn_has_it_next() -> Result<()> {
+    async fn a_writer_that_waits_for_a_flush_writes_before_the_next_flush() -> Result<()> {
         let bench = Bench::new().await?;
         let (mut flushers, mut writers) = (Chunks::default(), Chunks::default());
         assert!(bench.outbox.push_deferred(Bytes::from_static(b"ab")));
         assert!(bench.outbox.begin_flush(&mut flushers).is_some());
-        assert_eq!(bench.take(&mut writers), Taken::Busy);
+        assert_eq!(bench.take(&mut writers), QueueState::Busy);
         bench.outbox.end_flush(Written { bytes: 2, chunks: 1 }, Chunks::default());
         assert!(bench.outbox.push_deferred(Bytes::from_static(b"c")));
         assert!(bench.outbox.begin_flush(&mut flushers).is_none());
@@ -315,7 +315,7 @@ mod tests {
             assert!(socket.is_none(), "a defect");
         });
         assert_eq!((ended, bench.wakes()), (None, 1));
-        assert_eq!(bench.take(&mut Chunks::default()), Taken::Closing(CloseReason::Internal));
+        assert_eq!(bench.take(&mut Chunks::default()), QueueState::Closing(CloseReason::Internal));
 
         let other = Arc::new(Other(Outbox::new(bench.limits)));
         let waker = Waker::from(bench.wakes.clone());
@@ -333,7 +333,7 @@ mod tests {
         bench.outbox.close(CloseReason::Quit);
         assert!(bench.outbox.begin_flush(&mut Chunks::default()).is_none());
         let mut chunks = Chunks::default();
-        assert_eq!(bench.take(&mut chunks), Taken::Closing(CloseReason::Quit));
+        assert_eq!(bench.take(&mut chunks), QueueState::Closing(CloseReason::Quit));
         assert!(chunks.iter().eq(["ab"]));
         Ok(())
     }

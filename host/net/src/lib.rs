@@ -7,6 +7,7 @@
 
 pub mod account;
 pub mod address_buckets;
+pub mod batch_mark;
 pub mod chunks;
 pub mod descriptors;
 pub mod flush;
@@ -14,4 +15,5 @@ pub mod outbox;
 pub mod scheduling;
 pub mod slots;
 pub mod socket;
+mod sync;
 pub mod tls;

@@ -11,11 +11,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use crate::account::{Account, Due};
 use crate::chunks::{Buffer, Chunks, Written};
 use crate::socket::Socket;
+use crate::sync::Mutex;
 use switchyard_config::OutboxLimits;
 use switchyard_types::close::CloseReason;
 
@@ -43,7 +43,7 @@ pub struct Outbox {
 #[derive(Default)]
 struct Queue {
     chunks: Chunks,
-    /// The bytes in `chunks`, and those taken and not yet written.
+    /// The bytes in `chunks`, and those being written.
     bytes: usize,
     /// At this many bytes a push must check further: the limits of this outbox, and how much of it
     /// is accounted for.
@@ -67,7 +67,7 @@ struct Backlog {
     progressed_at: Instant,
     /// How many bytes it has written since.
     written: usize,
-    /// The buffers that were taken and are not yet written.
+    /// The buffers that are being written.
     in_hand: Vec<Buffer>,
     /// Whether the first of them is partly written.
     is_begun: bool,
@@ -120,10 +120,10 @@ struct Pushed {
     memory: Due,
 }
 
-/// The task that writes the bytes that were taken.
+/// The task that writes the bytes that left the queue.
 #[derive(Default, PartialEq, Eq)]
 enum WriteOwner {
-    /// None: all that was taken is written.
+    /// None: all that left the queue is written.
     #[default]
     Idle,
     /// The connection's own task, which is woken or waits for its socket.
@@ -137,7 +137,7 @@ enum WriteOwner {
 
 /// The state of the queue after a `take`.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Taken {
+pub enum QueueState {
     /// More may be queued; the writer is woken then.
     Open {
         /// Whether so much is queued that the connection should not be read from.
@@ -354,20 +354,20 @@ impl Outbox {
     /// Records what was written since the last call, and moves what is queued to the end of
     /// `chunks`. The writer's task is woken when more is pushed. One call does both, because it
     /// is made for every write.
-    pub fn take(&self, written: Written, chunks: &mut Chunks, context: &Context<'_>) -> Taken {
+    pub fn take(&self, written: Written, chunks: &mut Chunks, context: &Context<'_>) -> QueueState {
         let mut queue = self.queue.lock();
         self.settle(&mut queue, written);
         if queue.wait_for_flusher(context) {
-            return Taken::Busy;
+            return QueueState::Busy;
         }
         chunks.append_for_write(&mut queue.chunks);
         queue.owner = if chunks.is_empty() { WriteOwner::Idle } else { WriteOwner::Connection };
         queue.note_in_hand(chunks);
         match &queue.closing {
-            Some(reason) => Taken::Closing(reason.clone()),
+            Some(reason) => QueueState::Closing(reason.clone()),
             None => {
                 queue.set_writer(context);
-                Taken::Open { is_congested: queue.bytes >= self.limits.soft_bytes }
+                QueueState::Open { is_congested: queue.bytes >= self.limits.soft_bytes }
             }
         }
     }
@@ -613,11 +613,11 @@ mod tests {
         soft_time: Duration::ZERO,
     };
 
-    fn take(outbox: &Outbox) -> (Vec<Bytes>, Taken) {
+    fn take(outbox: &Outbox) -> (Vec<Bytes>, QueueState) {
         let mut chunks = Chunks::default();
         let context = Context::from_waker(Waker::noop());
-        let taken = outbox.take(Written::default(), &mut chunks, &context);
-        (chunks.iter().cloned().collect(), taken)
+        let state = outbox.take(Written::default(), &mut chunks, &context);
+        (chunks.iter().cloned().collect(), state)
     }
 
     #[test]
@@ -628,9 +628,9 @@ mod tests {
         outbox.close(CloseReason::Quit);
         outbox.close(CloseReason::ShuttingDown);
         outbox.push(Bytes::from_static(b"late"));
-        let (chunks, taken) = take(&outbox);
+        let (chunks, state) = take(&outbox);
         assert_eq!(chunks, ["ab", "c"]);
-        assert_eq!(taken, Taken::Closing(CloseReason::Quit));
+        assert_eq!(state, QueueState::Closing(CloseReason::Quit));
     }
 
     #[test]
@@ -670,11 +670,11 @@ mod tests {
         outbox.push(Bytes::from_static(b"12345678"));
         assert_eq!(take(&outbox).0.len(), 1);
         outbox.push(Bytes::from_static(b"9a"));
-        let (chunks, taken) = take(&outbox);
+        let (chunks, state) = take(&outbox);
         assert!(chunks.is_empty());
         assert_eq!(
-            taken,
-            Taken::Closing(CloseReason::SlowConsumer { outbox_bytes: LIMITS.bytes_max })
+            state,
+            QueueState::Closing(CloseReason::SlowConsumer { outbox_bytes: LIMITS.bytes_max })
         );
     }
 
@@ -702,8 +702,8 @@ mod tests {
         assert!(outbox.is_congested());
         let written = Written { bytes: 3, chunks: 1 };
         let context = Context::from_waker(Waker::noop());
-        let taken = outbox.take(written, &mut Chunks::default(), &context);
-        assert_eq!(taken, Taken::Open { is_congested: false });
+        let state = outbox.take(written, &mut Chunks::default(), &context);
+        assert_eq!(state, QueueState::Open { is_congested: false });
         assert!(outbox.queue.lock().soft_since.is_none());
         assert!(!outbox.is_closing() && !outbox.is_congested());
     }

@@ -38,7 +38,7 @@ pub struct Slots {
 struct Table {
     next: u64,
     /// How many of the entries count towards the maximum.
-    taken: usize,
+    occupied: usize,
     entries: HashMap<u64, Entry>,
     addresses: HashMap<IpAddr, Held>,
     /// The addresses by how many counted slots they have.
@@ -66,7 +66,7 @@ struct Held {
 pub struct Slot {
     slots: Arc<Slots>,
     id: u64,
-    /// When the slot was taken.
+    /// When the slot was occupied.
     began: Instant,
     /// When it may be dropped, in milliseconds since the epoch, or one of the constants below.
     progress: Arc<AtomicU64>,
@@ -112,7 +112,7 @@ impl Slots {
         if share.is_some_and(|share| held >= share) {
             return Err(OverShare);
         }
-        let dropped = match table.taken >= self.max {
+        let dropped = match table.occupied >= self.max {
             true => table.drop_one(self.now(), None),
             false => None,
         };
@@ -154,7 +154,7 @@ impl Slots {
     /// Whether a slot is free, or may be dropped.
     pub fn has_room(&self) -> bool {
         let table = self.table.lock();
-        table.taken < self.max || table.find(self.now(), None).is_some()
+        table.occupied < self.max || table.find(self.now(), None).is_some()
     }
 
     /// Waits until a slot is free, or may be dropped.
@@ -165,8 +165,8 @@ impl Slots {
     }
 
     /// How many used slots count towards the maximum.
-    pub fn taken(&self) -> usize {
-        self.table.lock().taken
+    pub fn occupied(&self) -> usize {
+        self.table.lock().occupied
     }
 
     /// The addresses with the most slots, in falling order, at most this many. An IPv6 address
@@ -227,7 +227,7 @@ impl Table {
             return;
         }
         let address = entry.address;
-        self.taken += 1;
+        self.occupied += 1;
         let held = self.addresses.entry(address).or_default();
         self.by_count.remove(&(held.counted.len(), address));
         held.counted.insert(id);
@@ -241,7 +241,7 @@ impl Table {
             return false;
         }
         let address = entry.address;
-        self.taken -= 1;
+        self.occupied -= 1;
         if let Some(held) = self.addresses.get_mut(&address) {
             self.by_count.remove(&(held.counted.len(), address));
             held.counted.remove(&id);
@@ -270,7 +270,7 @@ impl Slot {
         self.id
     }
 
-    /// When it was taken.
+    /// When it was occupied.
     pub fn began(&self) -> Instant {
         self.began
     }
@@ -372,7 +372,7 @@ mod tests {
         assert!(slots.has_room());
         let (_new, dropped) = slots.take(address(3), None).expect("one gives way");
         assert_eq!(dropped, Some(address(2)));
-        assert_eq!(slots.taken(), 3);
+        assert_eq!(slots.occupied(), 3);
         // The server must still wait for the peer of its other slot, so the next one is of another
         // address.
         let (_new, dropped) = slots.take(address(3), None).expect("one gives way");
@@ -381,7 +381,7 @@ mod tests {
         assert!(!slots.drop_one(Some(address(2))), "it is at work");
         // A slot that was dropped already is not freed twice.
         drop(held);
-        assert_eq!(slots.taken(), 2);
+        assert_eq!(slots.occupied(), 2);
     }
 
     #[tokio::test]
@@ -392,9 +392,9 @@ mod tests {
         assert!(slots.has_room());
         assert!(slots.take(address(1), Some(1)).is_err());
         slot.counts_again();
-        assert_eq!(slots.taken(), 1);
+        assert_eq!(slots.occupied(), 1);
         drop(slot);
-        assert_eq!(slots.taken(), 0);
+        assert_eq!(slots.occupied(), 0);
         assert_eq!(slots.largest(1), []);
     }
 }

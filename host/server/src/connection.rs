@@ -17,11 +17,11 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use crate::door::Decoder;
+use crate::decoder::Decoder;
 use crate::session::{Session, TIME_BUDGET};
 use switchyard_hub::connections::Connections;
 use switchyard_net::chunks::{Chunks, Written};
-use switchyard_net::outbox::{Last, Outbox, Taken};
+use switchyard_net::outbox::{Last, Outbox, QueueState};
 use switchyard_net::scheduling;
 use switchyard_net::socket::{self, READ_BUFFER, READ_BYTES_MAX};
 use switchyard_telemetry::panics;
@@ -66,12 +66,12 @@ impl Writer {
         loop {
             let written = std::mem::take(&mut self.written);
             match outbox.take(written, &mut self.chunks, context) {
-                Taken::Open { is_congested } => self.are_reads_paused = is_congested,
-                Taken::Busy => {
+                QueueState::Open { is_congested } => self.are_reads_paused = is_congested,
+                QueueState::Busy => {
                     self.are_reads_paused = true;
                     return Poll::Pending;
                 }
-                Taken::Closing(reason) => return Poll::Ready(Ok(reason)),
+                QueueState::Closing(reason) => return Poll::Ready(Ok(reason)),
             }
             if self.chunks.is_empty() {
                 // Bytes that TLS has accepted and its socket has not.
@@ -164,7 +164,7 @@ struct Read {
     /// How many bytes were read; none: end of input.
     bytes: usize,
     /// How many bytes were processed.
-    taken: usize,
+    processed: usize,
     /// When they came, in milliseconds since the table of connections began.
     now_ms: u64,
 }
@@ -227,10 +227,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Decoder> OpenConnection<S, D> {
                     self.session.end();
                     // On the heap: it is larger than everything before it.
                     let close_time = self.close_time;
-                    let goodbye = AssertUnwindSafe(self.say_goodbye(&reason)).catch_unwind();
-                    let goodbye = Box::pin(goodbye);
+                    let sending = AssertUnwindSafe(self.send_last_bytes(&reason)).catch_unwind();
+                    let sending = Box::pin(sending);
                     // A client that does not read its last bytes in time does not get them.
-                    let _ = tokio::time::timeout(close_time, goodbye).await;
+                    let _ = tokio::time::timeout(close_time, sending).await;
                     End::Closed(reason)
                 }
                 Err(error) => {
@@ -273,7 +273,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Decoder> OpenConnection<S, D> {
             }
             if std::mem::take(&mut self.writer.was_unblocked) {
                 // A client that reads what it is sent is alive, however slow.
-                connections.heard(&self.session.connection);
+                connections.mark_active(&self.session.connection);
             }
             // A client that does not read its replies is not read from. This is checked again when
             // its socket accepts bytes again.
@@ -287,8 +287,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Decoder> OpenConnection<S, D> {
                     return Poll::Pending;
                 }
                 let mut unfinished = std::mem::take(&mut self.unfinished);
-                let taken = self.decode(&mut unfinished, Instant::now());
-                unfinished.drain(..taken);
+                let processed = self.decode(&mut unfinished, Instant::now());
+                unfinished.drain(..processed);
                 self.unfinished = with_room_for_what_is_there(unfinished);
                 // The client's idle time does not run while the server is busy with it.
                 self.note_input(connections, || connections.now_ms(), true);
@@ -309,7 +309,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Decoder> OpenConnection<S, D> {
             };
             // After a full buffer there is probably more: the others run first.
             is_row_over = read.bytes == READ_BYTES_MAX || read.now_ms - *row_began_ms > ROW_MS_MAX;
-            let has_progressed = self.decoder.has_progressed(read.taken);
+            let has_progressed = self.decoder.has_progressed(read.processed);
             self.note_input(connections, || read.now_ms, has_progressed);
         }
     }
@@ -382,23 +382,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Decoder> OpenConnection<S, D> {
             let fresh = read.filled_mut();
             let length = fresh.len();
             if length == 0 {
-                return Poll::Ready(Ok(Read { bytes: 0, taken: 0, now_ms: 0 }));
+                return Poll::Ready(Ok(Read { bytes: 0, processed: 0, now_ms: 0 }));
             }
             // One look at the clock for all that needs the time: it costs more than most of it.
             let now = Instant::now();
             let now_ms = connections.received_at(&self.session.connection, now);
-            let taken;
+            let processed;
             if self.unfinished.is_empty() {
-                taken = self.decode(fresh, now);
-                self.unfinished.extend_from_slice(fresh.get(taken..).unwrap_or_default());
+                processed = self.decode(fresh, now);
+                self.unfinished.extend_from_slice(fresh.get(processed..).unwrap_or_default());
             } else {
                 let mut joined = std::mem::take(&mut self.unfinished);
                 joined.extend_from_slice(fresh);
-                taken = self.decode(&mut joined, now);
-                joined.drain(..taken);
+                processed = self.decode(&mut joined, now);
+                joined.drain(..processed);
                 self.unfinished = with_room_for_what_is_there(joined);
             }
-            Poll::Ready(Ok(Read { bytes: length, taken, now_ms }))
+            Poll::Ready(Ok(Read { bytes: length, processed, now_ms }))
         })
     }
 
@@ -407,15 +407,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Decoder> OpenConnection<S, D> {
     fn decode(&mut self, bytes: &mut [u8], now: Instant) -> usize {
         self.session.start_budget(now);
         self.reads_in_a_row += 1;
-        let taken = self.decoder.decode(bytes, &mut self.session);
-        self.goes_on = taken.is_unfinished;
-        taken.bytes
+        let progress = self.decoder.decode(bytes, &mut self.session);
+        self.goes_on = progress.is_unfinished;
+        progress.bytes
     }
 
-    async fn say_goodbye(&mut self, reason: &CloseReason) -> io::Result<()> {
-        let goodbye = self.decoder.goodbye(reason);
+    async fn send_last_bytes(&mut self, reason: &CloseReason) -> io::Result<()> {
+        let last_bytes = self.decoder.last_bytes(reason);
         let outbox = &self.session.connection.outbox;
-        self.writer.finish(&mut self.stream, outbox, goodbye).await?;
+        self.writer.finish(&mut self.stream, outbox, last_bytes).await?;
         self.stream.shutdown().await?;
         if self.input_ended {
             return Ok(());
@@ -444,7 +444,7 @@ mod tests {
     use tokio::io::{DuplexStream, duplex};
 
     use super::*;
-    use crate::door::Progress;
+    use crate::decoder::Progress;
     use crate::prepare::prepare;
     use crate::session::{Framing, Services, WriteReply};
     use switchyard_config::{Config, EngineSource};
@@ -464,7 +464,7 @@ mod tests {
             None
         }
 
-        fn goodbye(&self, _: &CloseReason) -> Bytes {
+        fn last_bytes(&self, _: &CloseReason) -> Bytes {
             Bytes::new()
         }
     }
@@ -517,10 +517,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_never_ends_waits_for_a_look_at_the_sockets() -> Result<()> {
+    async fn a_connection_that_is_always_ready_yields_to_the_io_driver() -> Result<()> {
         let services = services()?;
-        let turns = Arc::new(AtomicUsize::new(0));
-        let had = turns.clone();
+        let decodes = Arc::new(AtomicUsize::new(0));
+        let had = decodes.clone();
         let always_more = Does(move |_: &mut [u8], _: &mut Session| {
             had.fetch_add(1, Ordering::Relaxed);
             Progress { bytes: 0, is_unfinished: true }
@@ -528,9 +528,9 @@ mod tests {
         let (mut open, _client) = open(&services, always_more)?;
         let connections = services.hub.connections().clone();
         let endless = tokio::spawn(poll_fn(move |context| {
-            let before = turns.load(Ordering::Relaxed);
+            let before = decodes.load(Ordering::Relaxed);
             assert!(open.poll(&connections, &services.stats, context).is_pending());
-            let more = turns.load(Ordering::Relaxed) - before;
+            let more = decodes.load(Ordering::Relaxed) - before;
             // Fewer on a machine that is so busy that its time ends first.
             assert!((1..=usize::from(READS_IN_A_ROW_MAX)).contains(&more), "{more}");
             if before > 0 { Poll::Ready(()) } else { Poll::Pending }
@@ -581,18 +581,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_burst_that_is_heard_is_answered_in_the_next_turn() -> Result<()> {
+    async fn a_publisher_with_a_subscriber_is_answered_at_the_next_poll() -> Result<()> {
         let services = services()?;
-        let listener = connection(&services)?;
+        let subscriber = connection(&services)?;
         let (mut open, mut client) = open(&services, Does(publishes))?;
         let connections = services.hub.connections().clone();
         // Polls the connection once, after the client has sent something or not. Returns how many
         // replies have arrived.
-        let mut turn = |speaks: bool| {
+        let mut poll_once = |sends: bool| {
             let mut context = Context::from_waker(Waker::noop());
-            if speaks {
-                let spoken = Pin::new(&mut client).poll_write(&mut context, b"go");
-                assert!(spoken.is_ready());
+            if sends {
+                let sent = Pin::new(&mut client).poll_write(&mut context, b"go");
+                assert!(sent.is_ready());
             }
             assert!(open.poll(&connections, &services.stats, &mut context).is_pending());
             let mut bytes = [0; 2 * BURST];
@@ -600,16 +600,16 @@ mod tests {
             let _ = Pin::new(&mut client).poll_read(&mut context, &mut replies);
             replies.filled().len()
         };
-        assert_eq!(turn(true), BURST, "there is no subscriber");
-        let listens = services.hub.subscribe(
-            &listener,
+        assert_eq!(poll_once(true), BURST, "there is no subscriber");
+        let subscribed = services.hub.subscribe(
+            &subscriber,
             Kind::Channel,
             &[b"news".as_slice().into()],
             |_, _| {},
         );
-        listens.ok().context("the engine is there")?;
-        assert_eq!(turn(true), 0);
-        assert_eq!(turn(false), BURST);
+        subscribed.ok().context("the engine is there")?;
+        assert_eq!(poll_once(true), 0);
+        assert_eq!(poll_once(false), BURST);
         Ok(())
     }
 }

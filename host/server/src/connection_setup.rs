@@ -9,7 +9,8 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::connection::{End, OpenConnection};
-use crate::door::{Decoder, Peer, close_gracefully};
+use crate::decoder::Decoder;
+use crate::goaway::close_gracefully;
 use crate::live_config::{DoorState, LiveConfig};
 use crate::session::{Framing, Services, Session};
 use switchyard_config::Config;
@@ -26,6 +27,15 @@ use switchyard_telemetry::panics;
 use switchyard_telemetry::stats::{Stats, count};
 use switchyard_types::close::CloseReason;
 use switchyard_types::command::{EXPIRED, LIMIT, NOAUTH, Refusal, UNAVAILABLE};
+
+/// The client at the other end, as far as the connection itself shows it.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its address.
+    pub remote: SocketAddr,
+    /// The subject of its client certificate.
+    pub subject: Option<String>,
+}
 
 /// What a door needs to admit clients and to serve their connections.
 #[derive(Clone)]
@@ -179,13 +189,13 @@ impl ConnectionSetup {
         mut stream: S,
         peer: &Peer,
         reason: &CloseReason,
-        goodbye: Bytes,
+        last_bytes: Bytes,
     ) {
         let remote = peer.remote;
         self.door.stats.record_refused(reason.into());
         debug!(%remote, reason = reason.label(), why = %reason.text(), "connection rejected");
         let sending = async {
-            stream.write_all(&goodbye).await?;
+            stream.write_all(&last_bytes).await?;
             stream.shutdown().await?;
             socket::discard_input(&mut stream).await
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::door;
+use crate::goaway::goaway;
 use switchyard_config::ShutdownConfig;
 use switchyard_hub::connections::Connections;
 use switchyard_types::close::CloseReason;
@@ -59,11 +59,7 @@ pub async fn drain(connections: &Connections, config: &ShutdownConfig) -> (usize
     let plan = Plan::new(leaving.len(), config);
     let began = Instant::now();
     for (place, connection) in leaving.iter().enumerate() {
-        door::goaway(
-            connection,
-            &CloseReason::ShuttingDown,
-            plan.returns_within(plan.slice_of(place)),
-        );
+        goaway(connection, &CloseReason::ShuttingDown, plan.returns_within(plan.slice_of(place)));
     }
     for (place, connection) in leaving.iter().enumerate() {
         let due = began + plan.closes_after(plan.slice_of(place));
@@ -93,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_told_to_come_back_before_they_are_closed() {
+    fn no_client_is_notified_to_reconnect_before_it_is_closed() {
         for plan in [plan(1), plan(7), plan(2_000), plan(50_000)] {
             let mut last = Duration::ZERO;
             for slice in 0..SLICES {

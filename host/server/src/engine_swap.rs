@@ -195,7 +195,7 @@ impl EngineSwaps {
         versions: &mut Versions,
         (code, bytes, origin): Found,
         by: &Initiator,
-        deed: ChangeKind,
+        kind: ChangeKind,
     ) -> Result<Swap, EngineSwapError> {
         // An engine that was loaded from a file is already written there.
         let file = match &self.config.source {
@@ -221,7 +221,7 @@ impl EngineSwaps {
             }
         };
         let pause_us = swap.longest_pause.as_micros() as u64;
-        let words = match deed {
+        let words = match kind {
             ChangeKind::EngineRolledBack => "the engine was rolled back",
             _ => "the engine was swapped",
         };
@@ -238,7 +238,7 @@ impl EngineSwaps {
         let swap = Swap {
             at,
             by: by.clone(),
-            deed,
+            kind,
             slot: None,
             from: Some(swap.from.into()),
             to: Some(swap.to.into()),

@@ -30,7 +30,8 @@ pub enum Status {
     /// It does not work, and the server serves without it.
     Degraded,
     /// It does not work, and clients are refused because of it.
-    Ill,
+    #[serde(rename = "ill")]
+    Unhealthy,
 }
 
 /// The state of the server at a moment.
@@ -72,8 +73,8 @@ impl Finding {
         Finding { status: Status::Degraded, problem: Some(problem.into()) }
     }
 
-    fn ill(problem: impl Into<String>) -> Finding {
-        Finding { status: Status::Ill, problem: Some(problem.into()) }
+    fn unhealthy(problem: impl Into<String>) -> Finding {
+        Finding { status: Status::Unhealthy, problem: Some(problem.into()) }
     }
 }
 
@@ -85,7 +86,7 @@ impl Report {
 
     /// Whether the server is ready for new connections.
     pub fn is_ready(&self) -> bool {
-        !self.is_draining && self.status() != Status::Ill
+        !self.is_draining && self.status() != Status::Unhealthy
     }
 
     /// What is wrong, the worst first.
@@ -105,7 +106,7 @@ impl Report {
         let words = match self.status() {
             Status::Ok => "ok",
             Status::Degraded => "ok, but",
-            Status::Ill => "ill",
+            Status::Unhealthy => "ill",
         };
         if problems.is_empty() {
             return format!("{words}\n");
@@ -174,16 +175,18 @@ impl Health {
                     Some(problem) => Finding::degraded(problem),
                 },
                 BackplaneState::Restoring => {
-                    Finding::ill("the subscriptions are being sent to the backplane")
+                    Finding::unhealthy("the subscriptions are being sent to the backplane")
                 }
-                BackplaneState::Away => Finding::ill(match backplane.missing_right() {
-                    None => "the backplane is disconnected".to_owned(),
-                    Some(right) => {
-                        format!(
-                            "the backplane is disconnected: its user lacks the right to {right}"
-                        )
-                    }
-                }),
+                BackplaneState::Disconnected => {
+                    Finding::unhealthy(match backplane.missing_right() {
+                        None => "the backplane is disconnected".to_owned(),
+                        Some(right) => {
+                            format!(
+                                "the backplane is disconnected: its user lacks the right to {right}"
+                            )
+                        }
+                    })
+                }
             }),
             log: log::problem().map_or(Finding::OK, Finding::degraded),
             tasks: self.services.supervisor.problems().into_iter().map(Finding::degraded).collect(),
@@ -222,7 +225,7 @@ impl Health {
                 (plugin::State::Parked { .. }, TrapPolicy::Open) => Finding::degraded(format!(
                     "the plugin {slot} failed too often, is parked, and is skipped"
                 )),
-                (plugin::State::Parked { .. }, TrapPolicy::Closed) => Finding::ill(format!(
+                (plugin::State::Parked { .. }, TrapPolicy::Closed) => Finding::unhealthy(format!(
                     "the plugin {slot} failed too often, is parked, and what it guards is refused"
                 )),
             };
@@ -251,7 +254,9 @@ impl Health {
         let ms = patience.as_millis();
         // A probe that does not return blocks one thread, not one each second.
         if self.is_probing.swap(true, Ordering::AcqRel) {
-            return all(Finding::ill(format!("the engine has not answered for more than {ms} ms")));
+            return all(Finding::unhealthy(format!(
+                "the engine has not answered for more than {ms} ms"
+            )));
         }
         // Reset also if the thread cannot be started.
         let done = Done(self.is_probing.clone());
@@ -268,14 +273,15 @@ impl Health {
             Ok(Ok((true, shards))) => shards
                 .into_iter()
                 .map(|found| {
-                    found.map_or_else(|fault| Finding::ill(fault.words()), |()| Finding::OK)
+                    found.map_or_else(|fault| Finding::unhealthy(fault.words()), |()| Finding::OK)
                 })
                 .collect(),
-            Ok(Ok((false, _))) => {
-                all(Finding::ill(format!("the plugins have been held for more than {} ms", ms / 2)))
-            }
-            Ok(Err(_)) => all(Finding::ill("the engine probe failed; see the log")),
-            Err(_) => all(Finding::ill(format!("the engine does not answer within {ms} ms"))),
+            Ok(Ok((false, _))) => all(Finding::unhealthy(format!(
+                "the plugins have been held for more than {} ms",
+                ms / 2
+            ))),
+            Ok(Err(_)) => all(Finding::unhealthy("the engine probe failed; see the log")),
+            Err(_) => all(Finding::unhealthy(format!("the engine does not answer within {ms} ms"))),
         }
     }
 }
@@ -316,13 +322,13 @@ mod tests {
         report.tasks = vec![Finding::degraded("no task")];
         assert_eq!((report.status(), report.is_ready()), (Status::Degraded, true));
         assert_eq!(report.text(), "ok, but: no log; no task\n");
-        report.shards = [Finding::ill("engine"), Finding::ill("engine")].into();
-        assert_eq!((report.status(), report.is_ready()), (Status::Ill, false));
+        report.shards = [Finding::unhealthy("engine"), Finding::unhealthy("engine")].into();
+        assert_eq!((report.status(), report.is_ready()), (Status::Unhealthy, false));
         assert_eq!(report.text(), "ill: engine; no log; no task\n");
     }
 
     #[test]
-    fn who_ends_is_well_but_not_ready() {
+    fn a_draining_server_is_healthy_but_not_ready() {
         let report = Report { is_draining: true, ..report() };
         assert_eq!((report.status(), report.is_ready()), (Status::Ok, false));
     }

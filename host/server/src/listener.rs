@@ -9,8 +9,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
-use crate::connection_setup::ConnectionSetup;
-use crate::door::{Door, Incoming, Peer};
+use crate::connection_setup::{ConnectionSetup, Peer};
+use crate::door::{Door, Incoming};
 use switchyard_net::descriptors::{ANSWER_TIME, Accepted, Acceptor};
 use switchyard_net::slots::{OverShare, Slot};
 use switchyard_net::socket::{Plain, Stream};

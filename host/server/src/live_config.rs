@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 
-use crate::door::Door;
-use crate::door::http::HttpDoor;
-use crate::door::resp::RespDoor;
 use switchyard_config::{Config, TlsConfig};
 use switchyard_net::slots::Slots;
 use switchyard_net::tls::{Tls, TlsError};
 use switchyard_telemetry::stats::{DoorStats, Stats};
+
+/// The name of the door for WebSocket clients.
+pub const HTTP: &str = "http";
+/// The name of the door for Redis clients.
+pub const RESP: &str = "resp";
 
 /// The minimum time before a pending handshake may be dropped for a new one, where the limit of
 /// handshakes is reached. A client that sends its request at once does not need it. A TLS client
@@ -54,9 +56,9 @@ impl LiveConfig {
             doors: RwLock::default(),
             is_draining: AtomicBool::new(false),
         };
-        live.open_door(HttpDoor::NAME, http.as_ref(), stats)?;
+        live.open_door(HTTP, http.as_ref(), stats)?;
         if let Some(resp) = resp {
-            live.open_door(RespDoor::NAME, resp.tls.as_ref(), stats)?;
+            live.open_door(RESP, resp.tls.as_ref(), stats)?;
         }
         Ok(live)
     }

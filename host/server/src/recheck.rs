@@ -155,7 +155,7 @@ struct Check {
     /// Connections of a call that failed; each is checked in a call of its own at the end.
     suspects: HashSet<ConnectionId>,
     faults: usize,
-    asked: usize,
+    checked: usize,
     ended: usize,
     unanswered: usize,
     _running: Running,
@@ -182,7 +182,7 @@ impl Check {
             walks: None,
             suspects: HashSet::new(),
             faults: 0,
-            asked: 0,
+            checked: 0,
             ended: 0,
             unanswered: 0,
             _running: Running(stats),
@@ -196,13 +196,13 @@ impl Check {
         if !self.due.is_wanted(&chain) {
             return Step::Replaced;
         }
-        let before = [self.asked, self.ended, self.unanswered];
+        let before = [self.checked, self.ended, self.unanswered];
         let step = match self.due.against {
             Against::Access => self.ask_slice(&chain),
             Against::Text => self.look_slice(),
         };
         self.due.plugin.stats.rechecks().add(
-            self.asked - before[0],
+            self.checked - before[0],
             self.ended - before[1],
             self.unanswered - before[2],
         );
@@ -314,7 +314,7 @@ impl Check {
     /// Ends the refused subscriptions; returns how many names this was about.
     fn settle(&mut self, chain: &Chain, plugin: &Plugin, answers: Vec<Answer>) -> usize {
         let names = answers.len();
-        self.asked += names;
+        self.checked += names;
         let is_like = |(one, _): &Answer, (other, _): &Answer| {
             one.connection.id == other.connection.id && one.kind == other.kind
         };
@@ -401,7 +401,7 @@ impl Check {
             self.walks().pop_front();
         }
         // No plugin was called for those that stay.
-        self.asked += found.len();
+        self.checked += found.len();
         for (connection, kind, refused) in found {
             let ended = hub.end_refused(&connection, kind, &[refused], None);
             self.ended += ended.unwrap_or_default();
@@ -410,16 +410,18 @@ impl Check {
     }
 
     fn report(&self) {
-        let Check { due: Recheck { plugin, .. }, asked, ended, unanswered, .. } = self;
+        let Check { due: Recheck { plugin, .. }, checked, ended, unanswered, .. } = self;
         let plugin = &plugin.identity;
         let ms = self.began.elapsed().as_millis() as u64;
         if *unanswered > 0 {
-            warn!(%plugin, asked, ended, unanswered, ms,
+            warn!(%plugin, asked = checked, ended, unanswered, ms,
                 "existing subscriptions stay because the plugin could not decide about all of them");
-        } else if *asked > 0 {
-            info!(%plugin, asked, ended, ms, "existing subscriptions were checked again");
+        } else if *checked > 0 {
+            info!(%plugin, asked = checked, ended, ms,
+                "existing subscriptions were checked again");
         } else {
-            debug!(%plugin, asked, ended, ms, "existing subscriptions were checked again");
+            debug!(%plugin, asked = checked, ended, ms,
+                "existing subscriptions were checked again");
         }
     }
 }

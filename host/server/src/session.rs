@@ -449,7 +449,7 @@ impl Session {
         // `drop` during another panic would abort the process.
         let id = self.connection.id;
         // Its publications are visible before its end.
-        panics::contain(|| self.publish_gathered());
+        panics::contain(|| self.publish_waiting_batch());
         let Services { hub, middleware, .. } = &self.services;
         // Other holders of the connection must not keep its socket open.
         panics::contain(|| self.connection.outbox.attach(None));
@@ -461,11 +461,11 @@ impl Session {
 
     /// Closes the connection after all replies to the executed commands.
     pub fn close(&mut self, reason: CloseReason) {
-        self.publish_gathered();
+        self.publish_waiting_batch();
         self.connection.outbox.close(reason);
     }
 
-    fn publish_gathered(&mut self) {
+    fn publish_waiting_batch(&mut self) {
         let is_batch = |waiting: &mut Waiting| matches!(waiting, Waiting::Batch(_));
         if let Some(Waiting::Batch(place)) = self.waiting.take_if(is_batch) {
             self.services.publish_batcher.publish(&self.services, place);

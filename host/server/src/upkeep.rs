@@ -31,7 +31,7 @@ pub async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) -> Ended {
     let mut ticks = tokio::time::interval(
         (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1)),
     );
-    let was_ill = AtomicBool::new(false);
+    let had_failed_shards = AtomicBool::new(false);
     loop {
         ticks.tick().await;
         let connections = hub.connections();
@@ -58,8 +58,8 @@ pub async fn keep_alive(config: Arc<Config>, hub: Arc<Hub>) -> Ended {
             }
         }
         // Retry a shard that was given up even if no request needs it.
-        let is_ill = hub.retry_failed_shards() > 0;
-        if was_ill.swap(is_ill, Ordering::Relaxed) && !is_ill {
+        let has_failed_shards = hub.retry_failed_shards() > 0;
+        if had_failed_shards.swap(has_failed_shards, Ordering::Relaxed) && !has_failed_shards {
             info!("the engine is available again");
         }
     }

@@ -177,7 +177,7 @@ pub fn write_without_log(line: String, limit: Duration) {
     let (done, is_done) = std::sync::mpsc::channel();
     let writing = std::thread::Builder::new().spawn(move || {
         let _it_is_gone = io::stderr().write_all(format!("{line}\n").as_bytes());
-        let _nobody_waits = done.send(());
+        let _timed_out = done.send(());
     });
     if writing.is_ok() {
         let _it_is_stalled = is_done.recv_timeout(limit);

@@ -64,7 +64,8 @@ async function main() {
   socket.send(text.slice(70_001), { fin: true });
   await expect([5, "OK", 1]);
 
-  // Both listen to the pattern, so each hears itself as well, after its reply.
+  // Both listen to the pattern, so each receives its own messages as well, after
+  // its reply.
   await expect(["pmessage", "chat.*", "chat.ü", "one"]);
   say([6, "PUBLISH", "chat.ü", "two"]);
   await expect([6, "OK", 2]);

@@ -7,7 +7,7 @@ use crate::backplane::{Backplane, Kind};
 use crate::nodes::{Node, Options};
 use crate::support::admin::Operator;
 
-async fn all_are_asked(kind: Kind) -> Result<()> {
+async fn query_all_nodes(kind: Kind) -> Result<()> {
     let backplane = Backplane::start(kind).await?;
     let [a, b, c] = Node::three(&backplane).await?;
     let mut clients = Vec::new();
@@ -46,13 +46,13 @@ async fn all_are_asked(kind: Kind) -> Result<()> {
 }
 
 #[tokio::test]
-async fn all_nodes_are_asked_over_redis() -> Result<()> {
-    all_are_asked(Kind::Redis).await
+async fn all_nodes_are_queried_over_redis() -> Result<()> {
+    query_all_nodes(Kind::Redis).await
 }
 
 #[tokio::test]
-async fn all_nodes_are_asked_over_nats() -> Result<()> {
-    all_are_asked(Kind::Nats).await
+async fn all_nodes_are_queried_over_nats() -> Result<()> {
+    query_all_nodes(Kind::Nats).await
 }
 
 /// Alone, a node is all of them; names may be any bytes.

@@ -1,4 +1,4 @@
-//! A real Redis or NATS as a child process, that can go away and come back.
+//! A real Redis or NATS as a child process, that can be killed and started again.
 //!
 //! They are Debian's `redis-server` and `nats-server`, or what `REDIS_SERVER` and
 //! `NATS_SERVER` name. They keep nothing and listen on a free port of the loopback.
@@ -72,7 +72,7 @@ impl Backplane {
     }
 
     /// Kills it; no client is notified.
-    pub fn go_away(&mut self) {
+    pub fn kill(&mut self) {
         self.process = None;
     }
 
@@ -108,7 +108,7 @@ impl Backplane {
     /// Has it stop where it is. When this returns, it has: a thread that runs is stopped a
     /// moment after the signal.
     pub async fn stand_still(&self) -> Result<()> {
-        self.process.as_ref().context("it is away")?.signal("STOP")?;
+        self.process.as_ref().context("it is not running")?.signal("STOP")?;
         let threads = format!("/proc/{}/task", self.pid()?);
         within(PATIENCE, "the backplane to stand still", async {
             loop {
@@ -130,12 +130,12 @@ impl Backplane {
 
     /// Has it go on after that.
     pub fn go_on(&self) -> Result<()> {
-        self.process.as_ref().context("it is away")?.signal("CONT")
+        self.process.as_ref().context("it is not running")?.signal("CONT")
     }
 
     /// Its process.
     pub fn pid(&self) -> Result<u32> {
-        Ok(self.process.as_ref().context("it is away")?.id())
+        Ok(self.process.as_ref().context("it is not running")?.id())
     }
 
     /// A program that publishes there directly.

@@ -13,11 +13,11 @@ use crate::client::RespClient;
 use crate::nodes::{Node, Options};
 use crate::support::{PATIENCE, within};
 
-/// Single messages whose time is taken.
+/// Single messages whose time is measured.
 const SINGLES: usize = 1_000;
-/// Messages in a row whose rate is taken.
+/// Messages in a row whose rate is measured.
 const FLOOD: usize = 20_000;
-/// Messages in a row whose processor time is taken: its clock is coarse.
+/// Messages in a row whose processor time is measured: its clock is coarse.
 const LONG_FLOOD: usize = 200_000;
 /// Connections that listen while it is.
 const LISTENERS: usize = 20;
@@ -50,7 +50,8 @@ async fn subscriber(node: &Node, channel: &str) -> Result<RespClient> {
 }
 
 // Each measurement has a channel of its own: what one node published is still on its way to the
-// others when its own listeners have it, and a listener that another node gets in time hears it.
+// others when its own listeners have it, and a listener that another node gets in time
+// receives it.
 
 /// The median and the 99th percentile of the time from PUBLISH to its message.
 async fn latency(from: &Node, to: &Node, channel: &str) -> Result<(Duration, Duration)> {

@@ -110,7 +110,7 @@ async fn names_that_leave_are_bounded_while_the_backplane_stands_still() -> Resu
                 break;
             }
             rounds += 1;
-            ensure!(rounds < 6, "{kind:?}: {rounds} times 100 KB of names were taken");
+            ensure!(rounds < 6, "{kind:?}: {rounds} times 100 KB of names were accepted");
             client.next_many(99).await?;
             client.send(&command(&["UNSUBSCRIBE"])).await?;
             client.next_many(100).await?;

@@ -45,7 +45,7 @@ async fn calls(redis: &Backplane, command: &str) -> Result<String> {
 }
 
 #[tokio::test]
-async fn names_are_listened_to_as_long_as_somebody_here_listens() -> Result<()> {
+async fn names_are_subscribed_to_as_long_as_there_is_a_local_subscriber() -> Result<()> {
     let redis = Backplane::start(Kind::Redis).await?;
     let options = Options { config: "leave_delay_ms = 50\n".to_owned(), ..Options::default() };
     let node = Node::start(&redis, &options).await?;

@@ -51,8 +51,8 @@ impl Listener {
     pub async fn until(&mut self, name: &str, last: &str) -> Result<()> {
         loop {
             let message = self.client.next().await?;
-            let heard = self.take(&message, false)?;
-            if heard == name && message.payload()? == last.as_bytes() {
+            let received = self.take(&message, false)?;
+            if received == name && message.payload()? == last.as_bytes() {
                 return Ok(());
             }
         }

@@ -12,10 +12,10 @@ mod listener;
 mod nodes;
 
 mod ask;
-mod away;
 mod cost;
 mod flooding;
 mod interest;
+mod outage;
 mod plugins;
 mod rights;
 mod secrets;

@@ -1,5 +1,5 @@
 //! A user of the backplane without the rights that a node needs: nothing is doubled,
-//! no publication is taken for sent, and the node says what is missing.
+//! no publication counts as sent, and the node says what is missing.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ async fn until_health_says(node: &Node, status: u16, words: &str) -> Result<()> 
 }
 
 #[tokio::test]
-async fn each_right_that_redis_withholds_is_named_and_nothing_is_taken_for_sent() -> Result<()> {
+async fn each_right_that_redis_withholds_is_named_and_nothing_counts_as_sent() -> Result<()> {
     for (rule, right) in [
         ("-publish", "run PUBLISH"),
         ("-multi", "run MULTI"),
@@ -90,16 +90,16 @@ async fn a_right_that_redis_withdraws_is_found_and_nothing_is_doubled() -> Resul
         let mut here = Listener::start(a.client().await?, &["news"], &[]).await?;
         let mut publisher = a.client().await?;
         let mut number = 0;
-        let mut taken = 0;
+        let mut accepted = 0;
         let mut publish = async |count: u64| {
             for _ in 0..count {
                 number += 1;
                 match publisher.call(&["PUBLISH", "news", &payload("a", number)]).await? {
-                    Value::Integer(1) => taken += 1,
+                    Value::Integer(1) => accepted += 1,
                     answer => ensure!(is_unavailable(&answer), "{answer}"),
                 }
             }
-            anyhow::Ok((number, taken))
+            anyhow::Ok((number, accepted))
         };
         publish(100).await?;
         there.expect(200).await?;

@@ -143,8 +143,8 @@ async fn tls(kind: Kind) -> Result<()> {
     let mut listener = Listener::start(one.client().await?, &["news"], &["*"]).await?;
     two.publish("news", &payload("two", 1)).await?;
     listener.expect(2).await?;
-    // One that does not trust it does not speak to it, and one that does not show who
-    // it is is not spoken to.
+    // A node that does not trust the backplane does not connect, and one without a
+    // certificate of its own is rejected.
     for (what, config) in [("is trusted", known), ("trusts", trusting)] {
         let config = "connect_timeout_ms = 500\n".to_owned() + &config;
         let unknown = Node::start_with_url(&url, &Options { config, ..Options::default() }).await?;

@@ -94,7 +94,7 @@ async fn a_redis_cluster_is_one_backplane() -> Result<()> {
         sharded.nothing(1).await?;
     }
     // A node of the cluster goes, and its slots with it, until it comes back.
-    cluster[0].go_away();
+    cluster[0].kill();
     for node in &nodes {
         node.until_health(503).await?;
     }
@@ -161,7 +161,7 @@ async fn nodes_follow_the_master_that_sentinels_know() -> Result<()> {
     ensure!(client.call(&["SUBSCRIBE", "news"]).await? == ack("subscribe", "news", 1));
     two.publish("news", "before").await?;
     ensure!(client.next().await? == message("message", &[b"news", b"before"]));
-    first.go_away();
+    first.kill();
     one.until_health(503).await?;
     watching.line_with(Pipe::Stdout, "+switch-master").await?;
     for node in [&one, &two] {

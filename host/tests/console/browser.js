@@ -89,8 +89,8 @@ const scenarios = {
     await page.clock.install();
     await page.reload();
     await says(page.locator("#state"), "live");
-    let asked = 0;
-    page.on("request", () => (asked += 1));
+    let requested = 0;
+    page.on("request", () => (requested += 1));
     const next = page.waitForResponse("**/v1/plugins");
     await page.clock.runFor(1_000);
     await next;
@@ -101,10 +101,10 @@ const scenarios = {
       }, hidden);
     await setHidden(true);
     await says(page.locator("#state"), "paused");
-    const before = asked;
+    const before = requested;
     await page.clock.runFor(60_000);
     await page.evaluate(() => fetch("/console/icon.svg"));
-    assert.strictEqual(asked, before + 1, "it asked nothing but for what it was told to just now");
+    assert.strictEqual(requested, before + 1, "the hidden page sent a request");
     await setHidden(false);
     await says(page.locator("#state"), "live");
   },
@@ -201,7 +201,7 @@ const scenarios = {
     await says(page.locator("#trace-state"), "stopped");
   },
 
-  /** Where a token is asked for, the page asks for it. */
+  /** Where a token is required, the page requests it. */
   async token(page, [token]) {
     const dialog = page.getByRole("dialog");
     await says(dialog, "A token is required");

@@ -70,13 +70,13 @@ async fn what_the_server_does_is_seen() -> Result<()> {
     }
     drive(&server, "overview", &[]).await?;
     assert_eq!(first.next_json().await?[0], "goaway");
-    assert_eq!(first.next_close().await?.0, Some(4105), "the page sent it away");
+    assert_eq!(first.next_close().await?.0, Some(4105), "the page closed it");
     assert_eq!(second.call(json!(["PING"])).await?, json!(["OK", "PONG"]));
     server.stop().await
 }
 
 #[tokio::test]
-async fn nothing_is_asked_while_nobody_looks() -> Result<()> {
+async fn a_hidden_page_sends_no_requests() -> Result<()> {
     let (server, _plugins) = house("").await?;
     drive(&server, "hidden", &[]).await?;
     server.stop().await
@@ -105,8 +105,8 @@ async fn plugins_and_engine_are_swapped_moved_and_rolled_back() -> Result<()> {
     ensure!(slots == 1 && chain["plugins"][0]["slot"] == "10-probe", "{chain}");
     let kept = std::fs::read(plugins.path().join("10-probe.wasm"))?;
     ensure!(kept == probe(1)?, "the first version is back, on disk, too");
-    let deeds = operator.get("/v1/stats")?["swaps"].clone();
-    let deeds = deeds.as_array().context("a list")?.iter().map(|swap| swap["deed"].clone());
+    let swaps = operator.get("/v1/stats")?["swaps"].clone();
+    let kinds = swaps.as_array().context("a list")?.iter().map(|swap| swap["deed"].clone());
     let expected = [
         "added",
         "swapped",
@@ -117,7 +117,7 @@ async fn plugins_and_engine_are_swapped_moved_and_rolled_back() -> Result<()> {
         "engine-swapped",
         "engine-rolled-back",
     ];
-    assert_eq!(deeds.collect::<Vec<Value>>(), expected);
+    assert_eq!(kinds.collect::<Vec<Value>>(), expected);
     server.stop().await
 }
 
@@ -129,7 +129,7 @@ async fn a_trace_is_followed() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_token_is_asked_for_and_kept_in_the_tab() -> Result<()> {
+async fn a_token_is_requested_and_kept_in_the_tab() -> Result<()> {
     let token = "0123456789abcdef0123";
     let launch = Launch {
         files: vec![("tokens".to_owned(), format!("ops:{token}\n"))],
@@ -193,7 +193,7 @@ async fn the_consoles_page_may_open_a_websocket_and_no_other_port_s() -> Result<
     for (origin, is_allowed) in [
         (console.as_str(), true),
         (&format!("https://127.0.0.1:{port}"), false),
-        // Its name is not the one that the WebSocket is asked for under.
+        // Its name is not the one in the request for the WebSocket.
         (&format!("http://localhost:{port}"), false),
         (&format!("http://evil.example:{port}"), false),
         (&other, other == console),

@@ -22,7 +22,7 @@ use switchyard_test_support::{notation, value};
 static HEAP: PeakAlloc = PeakAlloc;
 
 /// Held by the test that measures: allocations of one test must not count for another.
-static TURN: Mutex<()> = Mutex::new(());
+static MEASURING: Mutex<()> = Mutex::new(());
 
 /// How many inputs are tried, unless the environment gives a time.
 const INPUTS: u64 = 20_000;
@@ -118,7 +118,7 @@ impl Figures {
 }
 
 fn fuzz(target: &Target, conversations: Vec<Vec<u8>>) {
-    let _turn = TURN.lock();
+    let _measuring = MEASURING.lock();
     let effort = Effort::from_environment();
     let mut random = Random::from_environment();
     let began = Instant::now();
@@ -182,7 +182,7 @@ fn lines(folder: &str) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// What somebody says in a conversation: behind `alice> `, if the kind is `>`.
+/// What a client sends in a conversation: behind `alice> `, if the kind is `>`.
 fn said<'a>(line: &'a str, kind: &str) -> Option<&'a str> {
     let (name, said) = line.split_once(kind)?;
     let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric());
@@ -217,7 +217,7 @@ fn json() -> Result<()> {
 /// What is only announced is not made room for.
 #[test]
 fn declared_lengths_allocate_nothing() {
-    let _turn = TURN.lock();
+    let _measuring = MEASURING.lock();
     let check = |target: &Target, input: &[u8]| {
         let input = [&[0], input].concat();
         let heap = heap_of(4096, || (target.serve)(&input));
@@ -241,7 +241,7 @@ fn declared_lengths_allocate_nothing() {
 #[test]
 fn the_dearest_inputs_stay_within_the_limits() {
     const TIMES: usize = 50_000;
-    let _turn = TURN.lock();
+    let _measuring = MEASURING.lock();
     let mut figures = Figures::default();
     let mut check = |target: &Target, input: &[u8]| {
         figures.heap_per_byte_max = 0;

@@ -435,7 +435,7 @@ async fn a_client_that_does_not_read_responses_is_closed() -> Result<()> {
 // ---- files and the API together --------------------------------------------------------
 
 /// A file that the API writes to the directory is not swapped a second time by the watcher; a file
-/// that someone else writes there is.
+/// that another program writes there is.
 #[tokio::test]
 async fn the_watcher_leaves_what_the_api_did() -> Result<()> {
     let house = House::with_directory().await?;
@@ -534,7 +534,7 @@ async fn what_plugins_did_is_counted() -> Result<()> {
     let _subscriber = listener(&house.server).await?;
     let done = operator.run(&["plugin", "load", "10-probe", &file, "--config", &config])?;
     ensure!(done.code == Some(0), "{done:?}");
-    // The plugin is asked about the subscription that existed.
+    // The plugin is queried about the existing subscription.
     house.server.wait_for_log("existing subscriptions were checked again").await?;
     let mut client = house.server.client().await?;
     for payload in ["good", "good", "bad", "gone"] {

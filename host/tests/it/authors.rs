@@ -73,7 +73,7 @@ async fn what_the_server_would_refuse_is_refused_with_the_reason() -> Result<()>
         (foreign, None, "link", "@0.2.0"),
         (components::built("test/asker")?, None, "link", "wasi:http/outgoing-handler@"),
         (components::built("guest-core")?, None, "link", "lifecycle"),
-        (probe.clone(), Some(refusing), "init", "told to refuse"),
+        (probe.clone(), Some(refusing), "init", "configured to refuse"),
         (probe.clone(), Some(json!({"core_instances_max": 1})), "instantiate", "instance"),
         (probe, Some(json!({"polcy": "open"})), "config", "polcy"),
     ] {

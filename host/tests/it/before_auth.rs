@@ -292,14 +292,14 @@ async fn replies_that_are_not_read_do_not_pile_up() -> Result<()> {
         let mut stream = socket.connect(address).await?;
         let said = "x\r\n".repeat(20_000);
         // Until the server reads no more.
-        let mut taken = 0;
+        let mut written_bytes = 0;
         while let Ok(written) =
             tokio::time::timeout(Duration::from_millis(500), stream.write_all(said.as_bytes()))
                 .await
         {
             written?;
-            taken += said.len();
-            ensure!(taken < 50 << 20, "the server reads on and on");
+            written_bytes += said.len();
+            ensure!(written_bytes < 50 << 20, "the server reads on and on");
         }
         streams.push(stream);
     }

@@ -53,7 +53,7 @@ async fn every_recipe_does_what_its_page_says() -> Result<()> {
 }
 
 #[test]
-fn a_page_is_taken_apart() -> Result<()> {
+fn a_page_is_parsed() -> Result<()> {
     let page = "# Page\n\n## One\n\n```toml\n# 10-acl.toml\na = 1\n```\n\nWords.\n\n```text\nx> y\n\
                 ```\n\n## Two\n";
     let one = Recipe {

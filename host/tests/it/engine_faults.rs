@@ -109,7 +109,7 @@ async fn a_trap_refuses_the_message_and_rebuilds_the_shard() -> Result<()> {
         println!("{line}");
     }
     ensure!(
-        server.log().contains("the engine was told to trap"),
+        server.log().contains("the engine was requested to trap"),
         "the panic message is not logged"
     );
     ensure!(health(&server).await? == 200);

@@ -149,8 +149,8 @@ async fn a_client_with_an_expired_token_is_closed_with_4002() -> Result<()> {
 /// A plugin that accepts credentials which expired a while ago.
 #[tokio::test]
 async fn what_is_accepted_too_late_ends_at_once() -> Result<()> {
-    let service = HttpService::start(|asked| async move {
-        let question: Value = serde_json::from_str(&asked.body).unwrap_or_default();
+    let service = HttpService::start(|request| async move {
+        let question: Value = serde_json::from_str(&request.body).unwrap_or_default();
         let shown = [question.pointer("/secret"), question.pointer("/headers/cookie")];
         let is_late = shown.contains(&Some(&json!("late")));
         let expires = if is_late { json!(1_000_000_000) } else { json!(4_000_000_000_u64) };

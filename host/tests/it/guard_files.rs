@@ -159,8 +159,8 @@ async fn a_guard_with_missing_settings_keeps_those_that_it_has() -> Result<()> {
 #[tokio::test]
 async fn moving_the_directory_removes_no_guard() -> Result<()> {
     let mut house = House::new().await?;
-    let away = house.home.path().join("away");
-    std::fs::rename(house.plugins(), &away)?;
+    let moved = house.home.path().join("moved");
+    std::fs::rename(house.plugins(), &moved)?;
     house.server.wait_for_log("the plugin directory was not read").await?;
     house.guards("x@00000000").await?;
     // First an empty directory, and then one with another version.
@@ -173,8 +173,8 @@ async fn moving_the_directory_removes_no_guard() -> Result<()> {
     let next = house.home.path().join("next");
     std::fs::create_dir(&next)?;
     components::install(&next, "10-guard", &probe(2)?, &guarding(1))?;
-    std::fs::remove_dir_all(&away)?;
-    std::fs::rename(house.plugins(), &away)?;
+    std::fs::remove_dir_all(&moved)?;
+    std::fs::rename(house.plugins(), &moved)?;
     std::fs::rename(&next, house.plugins())?;
     house.becomes("x@00000002", "x@00000001").await?;
     // A directory that is replaced is noticed every time.

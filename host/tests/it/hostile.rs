@@ -349,7 +349,7 @@ async fn what_is_unusual_and_allowed_is_answered() -> Result<()> {
             Answered(vec![too_large_answer, answer_to_hello()]),
         ),
         case(
-            "deeper than anybody should go",
+            "deeper than any client should go",
             &[Frame::new(TEXT, "[".repeat(100_000)), Frame::new(TEXT, "{\"a\":".repeat(20_000))],
             Answered(vec![refused("BADFRAME"), refused("BADFRAME")]),
         ),
@@ -484,9 +484,9 @@ async fn a_handshake_is_accepted_or_refused() -> Result<()> {
                 ensure!(says_to_what, "to what should it upgrade? {head}");
             }
             // RFC 6455, section 4.2.2: whatever the status is.
-            let is_told = name != "an old WebSocket version"
+            let is_reported = name != "an old WebSocket version"
                 || head.to_lowercase().contains("sec-websocket-version: 13");
-            ensure!(is_told, "it does not say which version there is: {head}");
+            ensure!(is_reported, "it does not say which version there is: {head}");
             if status != 101 {
                 client.rest().await?;
                 return Ok(());
@@ -628,10 +628,10 @@ async fn a_connection_that_disappears_is_removed() -> Result<()> {
             _ => client.reset()?,
         }
         // The server learns of it when the kernel reports it.
-        let mut asked = 0;
+        let mut attempts = 0;
         while witness.0.call(json!(["PUBLISH", "a", "x"])).await? != json!(["OK", 0]) {
-            asked += 1;
-            ensure!(asked < 100_000, "{how}: still delivering to a connection that is gone");
+            attempts += 1;
+            ensure!(attempts < 100_000, "{how}: still delivering to a connection that is gone");
         }
         assert_eq!(witness.0.call(json!(["PUBSUB", "NUMPAT"])).await?, json!(["OK", 0]), "{how}");
         witness.is_undisturbed().await.context(how)?;

@@ -56,7 +56,7 @@ async fn slow_server(folder: &TempDir) -> Result<Server> {
 /// One read brings more frames than are executed together, and they take longer than a time
 /// budget: the rest is executed in the next one, without waiting for further input.
 #[tokio::test]
-async fn what_a_turn_is_too_short_for_is_answered_all_the_same() -> Result<()> {
+async fn commands_beyond_one_time_slice_are_all_answered() -> Result<()> {
     const FRAMES: usize = 150;
     let folder = components::directory()?;
     let server = slow_server(&folder).await?;

@@ -80,8 +80,8 @@ async fn a_handshake_under_way_at_the_end_is_not_forgotten() -> Result<()> {
     let _ = slow.send(end).await;
     let came = slow.rest().await?;
     let came = String::from_utf8_lossy(&came);
-    let is_told = !came.starts_with("HTTP/1.1 101") || came.contains("shutting down");
-    ensure!(is_told, "it was let in and cut off without a word: {came}");
+    let is_notified = !came.starts_with("HTTP/1.1 101") || came.contains("shutting down");
+    ensure!(is_notified, "it was let in and cut off without a word: {came}");
     server.exit().await?;
     Ok(())
 }
@@ -192,8 +192,8 @@ async fn questions_end_with_0() -> Result<()> {
 
 #[tokio::test]
 async fn a_port_in_use_ends_with_1() -> Result<()> {
-    let taken = TcpListener::bind("127.0.0.1:0")?;
-    let address = taken.local_addr()?.to_string();
+    let occupied = TcpListener::bind("127.0.0.1:0")?;
+    let address = occupied.local_addr()?.to_string();
     let free = "127.0.0.1:0";
     for doors in [["--http", &address, "--resp", free], ["--http", free, "--resp", &address]] {
         let mut server = Server::run_with(&[&["serve"], &doors[..]].concat())?;
@@ -257,7 +257,7 @@ async fn silent_is_closed(mut client: RawClient, began: Instant) -> Result<()> {
             let (code, reason) = close_of(&frame)?;
             ensure!(code == Some(4201), "closed with {code:?} ({reason})");
             ensure!(reason.contains("pong_timeout_ms"), "it says {reason}");
-            ensure!(pings > 0, "it was never asked");
+            ensure!(pings > 0, "it was never pinged");
             ensure!(began.elapsed() >= PONG_TIMEOUT, "it had no time to answer");
             return Ok(());
         }

@@ -332,10 +332,10 @@ async fn a_server_that_cannot_print_its_addresses_logs_them_and_serves() -> Resu
 #[test]
 fn a_server_that_cannot_say_why_it_ends_ends_with_the_same_code() -> Result<()> {
     let (_reader, stalled) = full_pipe()?;
-    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
-    let taken = taken.local_addr()?.to_string();
+    let occupied = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let occupied = occupied.local_addr()?.to_string();
     // Before the first log line, and after it.
-    for (words, code) in [(["--shards", "0"], 64), (["--http", &taken], 1)] {
+    for (words, code) in [(["--shards", "0"], 64), (["--http", &occupied], 1)] {
         let stalled = stalled.try_clone()?.into();
         for stderr in [Log::Gone.stderr()?, Log::Full.stderr()?, stalled] {
             let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));

@@ -25,7 +25,7 @@ const CONFIG: &str = "shutdown.timeout_ms = 100\nmemory.bytes_max = 67108864\n";
 const OUTBOXES: usize = 64 * MIB / 100 * 30;
 const INPUT: usize = 64 * MIB / 100 * 10;
 
-/// What the server may use besides: the allocator, data that sockets have not taken yet, and
+/// What the server may use besides: the allocator, data that sockets have not accepted yet, and
 /// connections that are closed and not yet gone.
 const OVERHEAD: usize = 48 * MIB;
 

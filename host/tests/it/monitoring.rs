@@ -334,9 +334,9 @@ async fn an_engine_that_fails_is_named() -> Result<()> {
         assert_eq!((status, text.as_str()), (503, "ill: the engine is not available\n"));
         let (status, said) = health(&server, path).await?;
         assert_eq!(status, 503, "{said}");
-        let ill = json!({"status": "ill", "problem": "the engine is not available"});
+        let unhealthy = json!({"status": "ill", "problem": "the engine is not available"});
         // The other is that of shard channels.
-        assert_eq!(said["shards"], json!([ill, {"status": "ok", "problem": null}]));
+        assert_eq!(said["shards"], json!([unhealthy, {"status": "ok", "problem": null}]));
         assert_eq!(said["problems"], json!(["the engine is not available"]));
         assert_eq!(said["ready"], json!(false));
     }
@@ -544,12 +544,12 @@ async fn rules_and_dashboard_query_existing_metrics() -> Result<()> {
     ensure!(said.contains("SUCCESS"), "{said}");
     // And no panel overlaps another.
     let panels = dashboard["panels"].as_array().context("there are panels")?;
-    let mut taken = BTreeSet::new();
+    let mut occupied = BTreeSet::new();
     for panel in panels {
         let at = |key: &str| panel["gridPos"][key].as_u64().context("a place");
         for x in at("x")?..at("x")? + at("w")? {
             for y in at("y")?..at("y")? + at("h")? {
-                ensure!(x < 24 && taken.insert((x, y)), "{} is over another", panel["title"]);
+                ensure!(x < 24 && occupied.insert((x, y)), "{} is over another", panel["title"]);
             }
         }
     }

@@ -23,12 +23,12 @@ const CHANNELS: [&str; 3] = ["order.a", "order.b", "order.c"];
 /// Publishes `publisher:number`, some in single frames and some together.
 async fn publish(mut client: Client, publisher: usize) -> Result<()> {
     let numbers: Vec<_> = (0..PUBLICATIONS).collect();
-    for (turn, numbers) in numbers.chunks(7).enumerate() {
+    for (batch, numbers) in numbers.chunks(7).enumerate() {
         let command = |number: &usize| {
             let channel = CHANNELS.get(number % CHANNELS.len());
             json!(["PUBLISH", channel, format!("{publisher}:{number}")])
         };
-        if turn % 2 == 0 {
+        if batch % 2 == 0 {
             let commands: Vec<_> = numbers.iter().map(command).collect();
             client.send(Message::text(Value::from(commands).to_string())).await?;
         } else {

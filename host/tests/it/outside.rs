@@ -46,10 +46,10 @@ async fn start(directory: &TempDir) -> Result<Server> {
 async fn service() -> Result<(HttpService, Arc<Semaphore>)> {
     let gate = Arc::new(Semaphore::new(0));
     let opened = gate.clone();
-    let service = HttpService::start(move |asked| {
+    let service = HttpService::start(move |request| {
         let gate = gate.clone();
         async move {
-            match asked.path.as_str() {
+            match request.path.as_str() {
                 "/ok" => answer(200, "hello"),
                 "/forbidden" => answer(403, "no"),
                 "/hang" => {
@@ -142,8 +142,8 @@ async fn requests_go_to_granted_hosts_only() -> Result<()> {
     // A redirect is a response.
     let to_other = granted.url(&format!("/to/{}", other.address));
     is_refused(&client.call(json!(["AUTH", to_other])).await?, "NOPERM", "302")?;
-    ensure!(other.asked().is_empty(), "a request was sent to a host that is not granted");
-    assert_eq!(granted.asked().len(), 4);
+    ensure!(other.requests().is_empty(), "a request was sent to a host that is not granted");
+    assert_eq!(granted.requests().len(), 4);
     server.stop().await
 }
 
@@ -167,7 +167,7 @@ async fn only_hooks_on_connect_and_authenticate_may_send_requests() -> Result<()
         "settings": {"init": service.url("/ok")},
     });
     refused_at_start(&beside, &["init", "this hook may not ask"]).await?;
-    ensure!(service.asked().is_empty(), "a request was sent");
+    ensure!(service.requests().is_empty(), "a request was sent");
     Ok(())
 }
 
@@ -245,7 +245,7 @@ async fn a_service_over_tls_must_be_trusted() -> Result<()> {
         is_refused(&refused, "UNAVAILABLE", "its certificate is not trusted")?;
     }
     ensure!(
-        known.asked().len() == 1 && unknown.asked().is_empty(),
+        known.requests().len() == 1 && unknown.requests().is_empty(),
         "an untrusted service received a request"
     );
     server.stop().await
@@ -269,12 +269,12 @@ async fn answers_and_requests_have_their_limits() -> Result<()> {
         let refused = client.call(json!(["AUTH", service.url(large)])).await?;
         is_refused(&refused, "UNAVAILABLE", "longer than 1000 bytes")?;
     }
-    let before = service.asked().len();
+    let before = service.requests().len();
     let three = format!("3*{}", service.url("/ok"));
     assert_eq!(client.call(json!(["AUTH", three])).await?, json!(["OK", "OK"]));
     let four = format!("4*{}", service.url("/ok"));
     is_refused(&client.call(json!(["AUTH", four])).await?, "UNAVAILABLE", "more requests")?;
-    assert_eq!(service.asked().len() - before, 6);
+    assert_eq!(service.requests().len() - before, 6);
     server.stop().await
 }
 
@@ -296,7 +296,7 @@ async fn calls_wait_for_an_instance() -> Result<()> {
     for _ in 0..100 {
         other.call(json!(["PUBLISH", "a", "x"])).await?;
     }
-    ensure!(service.asked().len() == 2, "more than two requests at once");
+    ensure!(service.requests().len() == 2, "more than two requests at once");
     for let_in in 1..=5 {
         gate.add_permits(1);
         service.wait_for((2 + let_in).min(5)).await?;
@@ -356,7 +356,7 @@ async fn a_call_with_requests_has_a_budget_like_others() -> Result<()> {
     server.wait_for_log("a plugin was parked").await?;
     let refused = client.call(json!(["AUTH", service.url("/ok")])).await?;
     is_refused(&refused, "UNAVAILABLE", "asker")?;
-    assert_eq!(service.asked().len(), 1);
+    assert_eq!(service.requests().len(), 1);
     server.stop().await
 }
 

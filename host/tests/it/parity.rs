@@ -58,7 +58,7 @@ impl Pair {
         let states = if crossing { [component, native] } else { [native, component] };
         self.engines = fresh(&self.codes)?;
         for (engine, state) in self.engines.iter_mut().zip(&states) {
-            ensure!(engine.restore(state)?, "a state that was just saved is not taken");
+            ensure!(engine.restore(state)?, "a state that was just saved is not accepted");
         }
         Ok(())
     }
@@ -186,7 +186,7 @@ fn extremes_are_answered_alike() -> Result<()> {
 
 /// Bytes that no `save` wrote are refused by both, and neither traps on them.
 #[test]
-fn a_state_that_was_damaged_is_not_taken() -> Result<()> {
+fn a_damaged_state_is_not_accepted() -> Result<()> {
     let mut pair = Pair::load()?;
     let names = Names::from_iter(["a", "room:1", "room:2"]);
     pair.apply(&Operation::Subscribe(7, names.clone()))?;
@@ -197,7 +197,7 @@ fn a_state_that_was_damaged_is_not_taken() -> Result<()> {
     for damaged in cuts.chain([longer, vec![0xff; 64], b"\0asm".to_vec()]) {
         pair.forget()?;
         for engine in &mut pair.engines {
-            assert!(!engine.restore(&damaged)?, "{} was taken", damaged.escape_ascii());
+            assert!(!engine.restore(&damaged)?, "{} was accepted", damaged.escape_ascii());
         }
     }
     Ok(())

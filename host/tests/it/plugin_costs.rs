@@ -23,7 +23,13 @@ const CALLS: u64 = 200;
 const BURST: usize = 64;
 
 /// Calls a plugin repeatedly with the same input, and prints how long its hook took.
-async fn cost(what: &str, plugin: &str, config: &Value, hook: &str, asked: &[Value]) -> Result<()> {
+async fn cost(
+    what: &str,
+    plugin: &str,
+    config: &Value,
+    hook: &str,
+    requests: &[Value],
+) -> Result<()> {
     let directory = components::directory()?;
     components::configure(directory.path(), plugin, config)?;
     let component = components::built(plugin)?;
@@ -33,14 +39,14 @@ async fn cost(what: &str, plugin: &str, config: &Value, hook: &str, asked: &[Val
     let mut client = server.client().await?;
     for _ in 0..CALLS {
         // In one frame, so that the plugin receives them in one call.
-        let numbered = asked.iter().enumerate().map(|(number, command)| {
+        let numbered = requests.iter().enumerate().map(|(number, command)| {
             let mut parts = command.as_array().cloned().unwrap_or_default();
             parts.insert(0, number.into());
             Value::Array(parts)
         });
         let frame = Value::Array(numbered.collect());
         client.send(tokio_tungstenite::tungstenite::Message::text(frame.to_string())).await?;
-        for number in 0..asked.len() {
+        for number in 0..requests.len() {
             let answer = client.next_json().await?;
             let start = [answer.get(0), answer.get(1)];
             ensure!(start == [Some(&json!(number)), Some(&json!("OK"))], "answered {answer}");
@@ -84,8 +90,8 @@ async fn of_a_token() -> Result<()> {
         let claims = json!({"sub": "alice", "exp": "now+600", "subscribe": ["news.*"]});
         let token = tokens::token(algorithm, None, &claims)?;
         let config = json!({"settings": {"keys": [key], "without_token": "allow"}});
-        let asked = [json!(["AUTH", token])];
-        cost(algorithm, "jwt-auth", &config, "on-authenticate", &asked).await?;
+        let requests = [json!(["AUTH", token])];
+        cost(algorithm, "jwt-auth", &config, "on-authenticate", &requests).await?;
     }
     Ok(())
 }

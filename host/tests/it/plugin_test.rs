@@ -251,7 +251,7 @@ fn a_plugin_that_the_server_would_refuse_is_not_played() -> Result<()> {
     let rehearsal = Rehearsal::of("a> [1,\"PING\"]\n")?.with("probe", "test/probe", &beside)?;
     let done = rehearsal.play(&["./probe.wasm", "./talk.txt"])?;
     ensure!(done.code == Some(1) && done.stdout.is_empty(), "{done:?}");
-    for says in ["the server would refuse it: init: ", "told to refuse"] {
+    for says in ["the server would refuse it: init: ", "configured to refuse"] {
         ensure!(done.stderr.contains(says), "{says:?} is not said: {done:?}");
     }
     Ok(())

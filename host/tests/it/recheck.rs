@@ -24,7 +24,7 @@ use crate::support::{PATIENCE, components, within};
 const SWAPPED: &str = "a plugin was swapped";
 const CHECKED: &str = "existing subscriptions were checked again";
 
-/// Settings of acl that permit everyone to subscribe to these, and to publish anywhere.
+/// Settings of acl that permit every user to subscribe to these, and to publish anywhere.
 fn listen_to(patterns: &[&str]) -> Value {
     json!({"rules": [{"users": ["*"], "subscribe": patterns, "publish": ["*"]}]})
 }
@@ -415,8 +415,8 @@ async fn come_and_go(
                         // commands.
                         ensure!(was_held || is_all || expected > 0, "{kind} {name} {count}");
                         expected -= usize::from(!was_held && !is_all);
-                        let is_asked_for = is_all || *name == names[0] || *name == names[1];
-                        notices += usize::from(!is_asked_for);
+                        let is_requested = is_all || *name == names[0] || *name == names[1];
+                        notices += usize::from(!is_requested);
                     }
                     ensure!(held.len() == count, "{count}, and not {}", held.len());
                 }
@@ -511,18 +511,18 @@ async fn a_hundred_thousand_subscriptions_are_checked_in_seconds() -> Result<()>
     bystander.call(json!(["SUBSCRIBE", "a.bystander"])).await?;
     let mut before = Vec::new();
     for _ in 0..1_000 {
-        let asked = Instant::now();
+        let requested = Instant::now();
         bystander.call(json!(["PING"])).await?;
         bystander.send(Message::text(r#"["PUBLISH","a.bystander","x"]"#)).await?;
         bystander.next_json().await?;
-        before.push(asked.elapsed());
+        before.push(requested.elapsed());
     }
     let began = Instant::now();
     configure(plugins.path(), "10-acl", &listen_to(&["a.*"]))?;
     let mut latencies = Vec::new();
     let mut checked = Box::pin(server.wait_for_log(CHECKED));
     let line = loop {
-        let asked = Instant::now();
+        let requested = Instant::now();
         tokio::select! {
             biased;
             line = &mut checked => break line?,
@@ -530,7 +530,7 @@ async fn a_hundred_thousand_subscriptions_are_checked_in_seconds() -> Result<()>
         }
         bystander.send(Message::text(r#"["PUBLISH","a.bystander","x"]"#)).await?;
         ensure!(bystander.next_json().await? == json!(["message", "a.bystander", "x"]));
-        latencies.push(asked.elapsed());
+        latencies.push(requested.elapsed());
     };
     drop(checked);
     let took = began.elapsed();

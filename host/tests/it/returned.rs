@@ -79,6 +79,6 @@ async fn what_a_plugin_says_of_its_failure_is_cut() -> Result<()> {
     let (status, _) = server.exit().await?;
     ensure!(status.code() == Some(1));
     let log = server.log();
-    ensure!(log.contains("told to refuse") && log.len() < 10_000, "{} bytes", log.len());
+    ensure!(log.contains("configured to refuse") && log.len() < 10_000, "{} bytes", log.len());
     Ok(())
 }

@@ -141,7 +141,7 @@ async fn a_client_that_stops_reading_is_closed_and_delays_no_other() -> Result<(
         number += 1;
     }
     println!("{number} messages until {SLOW} were closed; another waited {delay_most:?} at most");
-    ensure!(delay_most < DELAY_MAX, "somebody else waited {delay_most:?}");
+    ensure!(delay_most < DELAY_MAX, "another client waited {delay_most:?}");
     check_memory(&server, memory_before, SLOW * LIMIT_BYTES)?;
 
     // They read on and receive the close; the connections end, and the log has the amounts.
@@ -238,7 +238,7 @@ async fn a_client_that_catches_up_in_time_misses_nothing() -> Result<()> {
 /// A client that reads, however slowly, counts as alive: its pongs are delayed by the data that it
 /// has not read yet.
 #[tokio::test]
-async fn a_slow_reader_is_not_taken_for_dead() -> Result<()> {
+async fn a_slow_reader_does_not_count_as_dead() -> Result<()> {
     const MESSAGES: usize = 256;
     const INTERVAL: Duration = Duration::from_millis(500);
     let server = Launch::with_config(&format!(
@@ -313,13 +313,13 @@ async fn a_client_that_does_not_read_replies_is_not_read_from() -> Result<()> {
         let memory_before = memory_bytes(&server, Memory::Now)?;
 
         let mut greedy = RawClient::dial_narrow(server.address().await?).await?.upgrade().await?;
-        let asked_bytes = Arc::new(AtomicUsize::new(0));
-        let asked = asked_bytes.clone();
-        let asking = tokio::spawn(async move {
+        let sent_bytes = Arc::new(AtomicUsize::new(0));
+        let counter = sent_bytes.clone();
+        let sending = tokio::spawn(async move {
             let frame = Frame::new(TEXT, frame).bytes();
             // Fails when the server has closed the connection.
             while greedy.send(&frame).await.is_ok() {
-                asked.fetch_add(frame.len(), Ordering::Relaxed);
+                counter.fetch_add(frame.len(), Ordering::Relaxed);
             }
             greedy
         });
@@ -335,12 +335,12 @@ async fn a_client_that_does_not_read_replies_is_not_read_from() -> Result<()> {
             line = server.wait_for_log(TOO_SLOW) => line?,
             failed = watching => { let failed: Result<Infallible> = failed; match failed? {} }
         };
-        asking.abort();
-        let asked_bytes = asked_bytes.load(Ordering::Relaxed);
-        println!("{name}: {} KiB asked, another waited {delay_most:?} at most", asked_bytes / KIB);
+        sending.abort();
+        let sent_bytes = sent_bytes.load(Ordering::Relaxed);
+        println!("{name}: {} KiB sent, another waited {delay_most:?} at most", sent_bytes / KIB);
         ensure!(logged_bytes(&line)? >= 65_536, "{name}: {line}");
         // The socket buffers hold some of it.
-        ensure!(!waits || asked_bytes < 32 * MIB, "{name}: {asked_bytes} bytes were read");
+        ensure!(!waits || sent_bytes < 32 * MIB, "{name}: {sent_bytes} bytes were read");
         ensure!(delay_most < DELAY_MAX, "{name}: another waited {delay_most:?}");
         check_memory(&server, memory_before, LIMIT_BYTES).context(name)?;
         server.stop().await?;

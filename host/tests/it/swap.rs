@@ -435,7 +435,12 @@ fn refused() -> Result<Vec<Refused>> {
             &["@0.2.0", "switchyard:pubsub@0.1.0"],
         ),
         component("import", built("test/snoop")?, "link", &["wasi:sockets/", "not granted"]),
-        init("init refuses", json!({"init": "error"}), "init", &["the probe was told to refuse"])?,
+        init(
+            "init refuses",
+            json!({"init": "error"}),
+            "init",
+            &["the probe was configured to refuse"],
+        )?,
         init("init traps", json!({"init": "trap"}), "init", &["panicked"])?,
         init("init loops", json!({"init": "loop"}), "init", &["budget of 1000 ms"])?,
         init("nonsense", json!({"on_publish": "panik"}), "init", &["panik"])?,
@@ -493,8 +498,8 @@ async fn what_is_refused_changes_nothing_and_says_why() -> Result<()> {
         echo.is(&format!("x@00000000#{number}")).await.context(refused.name)?;
         components::write_atomically(&file, &good)?;
     }
-    ensure!(!house.server.log().contains(SWAPPED), "one of them was taken");
-    // A refusal is logged once, and again when someone requests a reload.
+    ensure!(!house.server.log().contains(SWAPPED), "one of them was accepted");
+    // A refusal is logged once, and again when a reload is requested.
     house.replace("probe", b"nonsense")?;
     house.server.wait_for_logs(REFUSED, number + 1).await?;
     house.server.signal("HUP")?;
@@ -660,7 +665,7 @@ async fn an_engine_that_is_refused_leaves_the_one_in_place() -> Result<()> {
     std::fs::remove_file(&file)?;
     server.wait_for_logs(ENGINE_KEPT, cases.len() + 1).await?;
     echo.is("x").await?;
-    ensure!(!server.log().contains(ENGINE_SWAPPED), "one of them was taken");
+    ensure!(!server.log().contains(ENGINE_SWAPPED), "one of them was accepted");
 
     components::write_atomically(&file, &components::rehashed(good, 1))?;
     server.wait_for_log(ENGINE_SWAPPED).await?;

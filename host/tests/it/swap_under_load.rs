@@ -205,9 +205,9 @@ async fn a_chain_is_swapped_and_what_it_knows_is_kept() -> Result<()> {
     let arrivals = arrive(&server, guest("arrival")?);
     let swaps = Arc::new(Swaps::default());
     let swapping = swap(&server, &swaps, CHAIN_PACE, "a plugin was swapped", |generation| {
-        let turn = generation as usize - 1;
-        let (file, builds) = builds.get(turn % chain.len()).context("one of the chain")?;
-        let build = builds.get(turn / chain.len() % 2).context("one of two")?;
+        let iteration = generation as usize - 1;
+        let (file, builds) = builds.get(iteration % chain.len()).context("one of the chain")?;
+        let build = builds.get(iteration / chain.len() % 2).context("one of two")?;
         components::write_atomically(file, build)
     });
     let talkers = tokio::select! {

@@ -232,7 +232,7 @@ async fn a_certificate_is_replaced_under_load_without_errors() -> Result<()> {
         // Between the two writes the files do not match, and those in use stay.
         write_atomically(&server.home().join("server.key"), key.as_bytes())?;
         let still = shown(&connect(&server, &authority).await?)?;
-        ensure!(still == before, "a certificate without its key was taken");
+        ensure!(still == before, "a certificate without its key was accepted");
         write_atomically(&server.home().join("server.pem"), certificate.as_bytes())?;
         server.wait_for_logs("the certificate was replaced", 2 * round).await?;
         let after = shown(&connect(&server, &authority).await?)?;

@@ -4,7 +4,7 @@
 //!
 //! docs/plugins/testing.md explains how the files are written. A plugin's component
 //! is one of those that `make components` builds, such as `acl` or `test/probe`. At
-//! the end of a file nothing may be left for anyone who is still connected, and the
+//! the end of a file no message may be left for a connected client, and the
 //! server must end in good order. `<<HS256 {"sub":"alice","exp":"now+60"}>>` is a token
 //! wherever it stands (`tokens` says what else can be put in).
 
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use switchyard_cli::authors::conversation::notation::{Conversation, Deed};
+use switchyard_cli::authors::conversation::notation::{Action, Conversation};
 use switchyard_cli::authors::conversation::stage::Stage;
 use tokio::net::TcpStream;
 
@@ -150,12 +150,12 @@ pub async fn play_text(
     let mut stage = Stage::new(address.to_string(), PATIENCE, dial);
     let mut swaps = 0;
     for step in &conversation.steps {
-        let acted = match &step.deed {
-            Deed::Swap { slot, settings } => {
+        let acted = match &step.action {
+            Action::Swap { slot, settings } => {
                 swaps += 1;
                 swap(&server, plugins.path(), slot, settings, swaps).await
             }
-            deed => stage.act(deed).await.map(drop),
+            action => stage.act(action).await.map(drop),
         };
         acted.with_context(|| {
             let lines = step.lines.iter().map(|(number, text)| format!("{number}: {text}"));

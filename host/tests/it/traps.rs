@@ -174,7 +174,7 @@ async fn a_plugin_admits_and_identifies_clients() -> Result<()> {
     let (server, _directory) = with_probe(&json!({"settings": {
         "on_connect": [
             {"refuse": refuse("NOAUTH", "unknown client"), "trigger": "unknown"},
-            {"refuse": refuse("NOPERM", "go away"), "trigger": "unwanted"},
+            {"refuse": refuse("NOPERM", "not welcome"), "trigger": "unwanted"},
             {"refuse": refuse("FULL", "not today"), "trigger": "full"},
             {"refuse": refuse("LIMIT", "not so fast"), "trigger": "hasty"},
             {"refuse": refuse("UNAVAILABLE", "later"), "trigger": "early"},
@@ -189,7 +189,7 @@ async fn a_plugin_admits_and_identifies_clients() -> Result<()> {
     .await?;
     for (path, code, words) in [
         ("/ws?unknown", 4001, "unknown client"),
-        ("/ws?unwanted", 4003, "go away"),
+        ("/ws?unwanted", 4003, "not welcome"),
         ("/ws?full", 4003, "not today"),
         ("/ws?hasty", 4106, "not so fast"),
         ("/ws?early", 4102, "later"),
@@ -207,7 +207,7 @@ async fn a_plugin_admits_and_identifies_clients() -> Result<()> {
     ensure!(refusal(&unknown).is_some_and(|it| it.0 == "NOAUTH" && it.2.is_empty()));
     for (user, payload) in [(None, "x:"), (Some("ann"), "x:ann")] {
         if let Some(user) = user {
-            ensure!(client.call(json!(["AUTH", "anyone", user])).await? == json!(["OK", "OK"]));
+            ensure!(client.call(json!(["AUTH", "login", user])).await? == json!(["OK", "OK"]));
         }
         client.call(json!(["PUBLISH", "a", "x"])).await?;
         ensure!(client.next_json().await? == json!(["message", "a", payload]));
@@ -295,15 +295,15 @@ impl Bystander {
         Ok(Bystander { client: server.client().await?, stall: Duration::ZERO })
     }
 
-    /// Runs `deeds` while it sends requests.
-    async fn during<T>(&mut self, deeds: impl Future<Output = Result<T>>) -> Result<T> {
+    /// Runs `work` while it sends requests.
+    async fn during<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let is_done = Cell::new(false);
-        let deeds = async {
-            let done = deeds.await;
+        let work = async {
+            let done = work.await;
             is_done.set(true);
             done
         };
-        let asking = async {
+        let pinging = async {
             while !is_done.get() {
                 let began = Instant::now();
                 self.client.call(json!(["PING"])).await?;
@@ -311,8 +311,8 @@ impl Bystander {
             }
             Ok::<_, anyhow::Error>(())
         };
-        let (done, asked) = tokio::join!(deeds, asking);
-        asked.context("the bystander")?;
+        let (done, answered) = tokio::join!(work, pinging);
+        answered.context("the bystander")?;
         done
     }
 
@@ -367,15 +367,15 @@ fn guarded() -> Vec<Guarded> {
         Guarded {
             hook: "on_publish",
             faults: &FAULTS,
-            failing: |fault| json!(["PUBLISH", "heard", fault]),
-            fine: (json!(["PUBLISH", "heard", "x"]), json!(["OK", 1])),
+            failing: |fault| json!(["PUBLISH", "news", fault]),
+            fine: (json!(["PUBLISH", "news", "x"]), json!(["OK", 1])),
             open: Some(json!(["OK", 1])),
         },
         Guarded {
             hook: "on_deliver",
             faults: &FAULTS,
-            failing: |fault| json!(["PUBLISH", "heard", fault]),
-            fine: (json!(["PUBLISH", "heard", "x"]), json!(["OK", 1])),
+            failing: |fault| json!(["PUBLISH", "news", fault]),
+            fine: (json!(["PUBLISH", "news", "x"]), json!(["OK", 1])),
             open: Some(json!(["OK", 1])),
         },
     ]
@@ -397,10 +397,10 @@ async fn a_closed_policy_refuses_what_fails_and_nothing_else() -> Result<()> {
         let (hook, (fine, answer)) = (guarded.hook, &guarded.fine);
         let (server, _directory) = with_probe(&config_of(&guarded, "closed")).await?;
         let mut listener = server.client().await?;
-        listener.call(json!(["SUBSCRIBE", "heard"])).await?;
+        listener.call(json!(["SUBSCRIBE", "news"])).await?;
         let mut bystander = Bystander::on(&server).await?;
         for (failures, fault) in guarded.faults.iter().enumerate() {
-            let deeds = async {
+            let work = async {
                 let mut client = server.client().await?;
                 until(&mut client, fine, answer).await?;
                 let refused = client.call((guarded.failing)(fault)).await?;
@@ -409,7 +409,7 @@ async fn a_closed_policy_refuses_what_fails_and_nothing_else() -> Result<()> {
                 ensure!(message.contains("probe") && is_probe(by), "{message}, by {by}");
                 until(&mut client, fine, answer).await
             };
-            bystander.during(deeds).await.with_context(|| format!("{hook}, {fault}"))?;
+            bystander.during(work).await.with_context(|| format!("{hook}, {fault}"))?;
             server.wait_for_logs("a plugin was rebuilt", failures + 1).await?;
         }
         bystander.check(hook)?;
@@ -428,7 +428,10 @@ async fn a_closed_policy_refuses_what_fails_and_nothing_else() -> Result<()> {
             ensure!(line.contains(&format!("hook=\"{hook}\"")), "{hook}, {fault}: {line}");
             ensure!(line.contains(words), "{hook}, {fault}: {line}");
         }
-        ensure!(server.log().contains("the probe was told to"), "the panic message is not logged");
+        ensure!(
+            server.log().contains("the probe was configured to panic"),
+            "the panic message is not logged"
+        );
         server.stop().await?;
     }
     Ok(())
@@ -440,10 +443,10 @@ async fn an_open_policy_skips_what_fails() -> Result<()> {
         let hook = guarded.hook;
         let (server, _directory) = with_probe(&config_of(&guarded, "open")).await?;
         let mut listener = server.client().await?;
-        listener.call(json!(["SUBSCRIBE", "heard"])).await?;
+        listener.call(json!(["SUBSCRIBE", "news"])).await?;
         let mut bystander = Bystander::on(&server).await?;
         for (failures, fault) in guarded.faults.iter().enumerate() {
-            let deeds = async {
+            let work = async {
                 let mut client = server.client().await?;
                 let command = (guarded.failing)(fault);
                 let answer = client.call(command.clone()).await?;
@@ -457,11 +460,11 @@ async fn an_open_policy_skips_what_fails() -> Result<()> {
                 }
                 if let Some(payload) = command.get(2).filter(|_| command[0] == "PUBLISH") {
                     let came = listener.next_json().await?;
-                    ensure!(came == json!(["message", "heard", payload]), "{came} came");
+                    ensure!(came == json!(["message", "news", payload]), "{came} came");
                 }
                 Ok(())
             };
-            bystander.during(deeds).await.with_context(|| format!("{hook}, {fault}"))?;
+            bystander.during(work).await.with_context(|| format!("{hook}, {fault}"))?;
             // Until it is back it would be skipped, and the next fault would not happen.
             server.wait_for_logs("a plugin was rebuilt", failures + 1).await?;
         }
@@ -479,7 +482,7 @@ async fn a_plugin_that_fails_on_connect_keeps_clients_out_or_lets_them_in() -> R
         let (server, _directory) = with_probe(&config).await?;
         let mut bystander = Bystander::on(&server).await?;
         for (failures, fault) in of.iter().enumerate() {
-            let deeds = async {
+            let work = async {
                 match (policy, rejection(&server, &format!("/ws?{fault}")).await?) {
                     ("open", None) => {}
                     ("closed", Some((code, reason))) => {
@@ -494,7 +497,7 @@ async fn a_plugin_that_fails_on_connect_keeps_clients_out_or_lets_them_in() -> R
                 }
                 Ok(())
             };
-            bystander.during(deeds).await.with_context(|| format!("{policy}, {fault}"))?;
+            bystander.during(work).await.with_context(|| format!("{policy}, {fault}"))?;
             server.wait_for_logs("a plugin was rebuilt", failures + 1).await?;
         }
         bystander.check(&format!("on_connect, {policy}"))?;
@@ -510,7 +513,7 @@ async fn a_plugin_that_fails_on_disconnect_affects_no_client() -> Result<()> {
         let config = json!({"policy": "open", "settings": {"on_disconnect": fault}});
         let (server, _directory) = with_probe(&config).await?;
         let mut bystander = Bystander::on(&server).await?;
-        let deeds = async {
+        let work = async {
             for failures in 1..=3 {
                 let mut client = server.client().await?;
                 client.call(json!(["QUIT"])).await?;
@@ -519,7 +522,7 @@ async fn a_plugin_that_fails_on_disconnect_affects_no_client() -> Result<()> {
             }
             Ok(())
         };
-        bystander.during(deeds).await.with_context(|| fault.to_owned())?;
+        bystander.during(work).await.with_context(|| fault.to_owned())?;
         bystander.check(&format!("on_disconnect, {fault}"))?;
         server.stop().await?;
     }

@@ -11,7 +11,7 @@ use crate::support::raw::exchange;
 use crate::support::server::{Launch, Server};
 use crate::support::websocket::{Client, Upgrade};
 
-/// A server where everyone may subscribe to `public.*`, and alice to everything.
+/// A server where every client may subscribe to `public.*`, and alice to everything.
 async fn start(config: &str) -> Result<(Server, TempDir)> {
     let plugins = components::directory()?;
     let settings = json!({
@@ -47,8 +47,8 @@ async fn channels_and_counts_are_those_that_one_may_listen_to() -> Result<()> {
         json!(["OK", ["public.news", "user.alice.secret-9f3a"]])
     );
 
-    let mut anyone = connect(&server, "/ws", JSON).await?;
-    for (asked, answer) in [
+    let mut anonymous = connect(&server, "/ws", JSON).await?;
+    for (command, answer) in [
         (json!(["PUBSUB", "CHANNELS"]), json!(["public.news"])),
         (json!(["PUBSUB", "CHANNELS", "user.*"]), json!([])),
         (
@@ -58,9 +58,9 @@ async fn channels_and_counts_are_those_that_one_may_listen_to() -> Result<()> {
         // A name that cannot be passed to a plugin.
         (json!(["PUBSUB", "NUMSUB", {"base64": "/w=="}]), json!({"{\"base64\":\"/w==\"}": 0})),
     ] {
-        assert_eq!(anyone.call(asked).await?, json!(["OK", answer]));
+        assert_eq!(anonymous.call(command).await?, json!(["OK", answer]));
     }
-    let answer = anyone.call(json!(["PUBSUB", "NUMPAT"])).await?;
+    let answer = anonymous.call(json!(["PUBSUB", "NUMPAT"])).await?;
     ensure!(answer.pointer("/1/code") == Some(&json!("NOPERM")), "{answer}");
 
     // The same over RESP, where back ends may see the rest.
@@ -83,7 +83,7 @@ async fn channels_and_counts_are_those_that_one_may_listen_to() -> Result<()> {
     let answer = exchange(resp, said).await?;
     let expected = "*1\r\n$8\r\npublic.s\r\n*4\r\n$8\r\npublic.s\r\n:1\r\n$6\r\nuser.s\r\n:0\r\n";
     ensure!(answer.ends_with(expected), "{answer}");
-    drop((alice, anyone));
+    drop((alice, anonymous));
     server.stop().await
 }
 
@@ -135,12 +135,12 @@ async fn a_listing_checks_a_bounded_number_of_names() -> Result<()> {
         let held = 900 * (part + 1);
         assert_eq!(alice.call(json!(command)).await?, json!(["OK", held]));
     }
-    let mut anyone = connect(&server, "/ws", JSON).await?;
-    let answer = anyone.call(json!(["PUBSUB", "CHANNELS"])).await?;
+    let mut anonymous = connect(&server, "/ws", JSON).await?;
+    let answer = anonymous.call(json!(["PUBSUB", "CHANNELS"])).await?;
     ensure!(answer.pointer("/1/code") == Some(&json!("LIMIT")), "{answer}");
     // The total, with hidden channels, is not reported.
     ensure!(!answer.to_string().contains("1800"), "{answer}");
-    let answer = anyone.call(json!(["PUBSUB", "CHANNELS", "public.1.*"])).await?;
+    let answer = anonymous.call(json!(["PUBSUB", "CHANNELS", "public.1.*"])).await?;
     let names = answer.get(1).and_then(|names| names.as_array()).map(Vec::len);
     assert_eq!(names, Some(900));
     // A command after a listing is answered after it.
@@ -148,9 +148,9 @@ async fn a_listing_checks_a_bounded_number_of_names() -> Result<()> {
     let names: Vec<_> = (0..900).map(|number| json!(format!("public.0.{number:03}"))).collect();
     let numsub = [vec![json!(2), json!("PUBSUB"), json!("NUMSUB")], names].concat();
     frame.extend([json!(numsub), json!([3, "PING"])]);
-    anyone.send(Message::text(json!(frame).to_string())).await?;
+    anonymous.send(Message::text(json!(frame).to_string())).await?;
     for id in 1..=3 {
-        let answer = anyone.next_json().await?;
+        let answer = anonymous.next_json().await?;
         ensure!(answer.get(0) == Some(&json!(id)), "{answer}");
         if id == 2 {
             let counts = answer.get(2).and_then(|counts| counts.as_object());
@@ -158,6 +158,6 @@ async fn a_listing_checks_a_bounded_number_of_names() -> Result<()> {
             ensure!(counts.is_some_and(|counts| counts.values().all(|count| count == 1)));
         }
     }
-    drop((alice, anyone));
+    drop((alice, anonymous));
     server.stop().await
 }

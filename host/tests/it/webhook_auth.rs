@@ -9,14 +9,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::admin::Done;
-use crate::support::http_service::{Answer, Asked, HttpService, answer};
+use crate::support::http_service::{Answer, HttpService, ReceivedRequest, answer};
 use crate::support::server::{Launch, Server};
 use crate::support::websocket::{Client, Close, Upgrade};
 use crate::support::{PATIENCE, components, within};
 
 /// The service: the user for a cookie, a secret or a path.
-fn judge(asked: &Asked) -> Answer {
-    let question: Value = serde_json::from_str(&asked.body).unwrap_or_default();
+fn judge(request: &ReceivedRequest) -> Answer {
+    let question: Value = serde_json::from_str(&request.body).unwrap_or_default();
     let word = |key| question.pointer(key).and_then(Value::as_str).unwrap_or_default();
     let shown = match word("/event") {
         "connect" => word("/headers/cookie"),
@@ -34,7 +34,7 @@ fn judge(asked: &Asked) -> Answer {
 }
 
 async fn service() -> Result<HttpService> {
-    HttpService::start(|asked| async move { judge(&asked) }).await
+    HttpService::start(|request| async move { judge(&request) }).await
 }
 
 /// The plugin, and `acl`, which permits users everything in their tenant's channels.
@@ -95,13 +95,13 @@ async fn a_client_is_the_user_that_the_service_names() -> Result<()> {
     assert_eq!(ann.call(json!(["SUBSCRIBE", "acme.a"])).await?, json!(["OK", 1]));
     has_code(&ann.call(json!(["SUBSCRIBE", "other.a"])).await?, "NOPERM")?;
 
-    let asked = service.asked().first().cloned().context("it was asked")?;
-    assert_eq!(asked.path, "/switchyard?v=1");
-    let header = |name| asked.headers.get(name).and_then(|value| value.to_str().ok());
+    let request = service.requests().first().cloned().context("the service received a request")?;
+    assert_eq!(request.path, "/switchyard?v=1");
+    let header = |name| request.headers.get(name).and_then(|value| value.to_str().ok());
     assert_eq!(header("authorization"), Some("Bearer our own"));
     assert_eq!(header("content-type"), Some("application/json"));
     assert_eq!(header("host"), Some(service.address.to_string().as_str()));
-    let question: Value = serde_json::from_str(&asked.body)?;
+    let question: Value = serde_json::from_str(&request.body)?;
     let word = |key| question.pointer(key).and_then(Value::as_str).unwrap_or_default();
     assert_eq!(
         (word("/event"), word("/protocol"), word("/path")),
@@ -170,20 +170,20 @@ async fn good_answers_are_remembered_for_the_same_question() -> Result<()> {
     let directory = directory_with(&service, settings)?;
     let server = start(&directory).await?;
     let mut client = server.client().await?;
-    assert!(service.asked().is_empty(), "it was asked at connect");
-    for (secret, asked) in [("ann", 1), ("ann", 1), ("bob", 2), ("ann", 2)] {
+    assert!(service.requests().is_empty(), "the service received a request at connect");
+    for (secret, requests) in [("ann", 1), ("ann", 1), ("bob", 2), ("ann", 2)] {
         assert_eq!(client.call(json!(["AUTH", secret])).await?, json!(["OK", "OK"]));
-        assert_eq!(service.asked().len(), asked, "{secret}");
+        assert_eq!(service.requests().len(), requests, "{secret}");
     }
     let mut other = server.client().await?;
     assert_eq!(other.call(json!(["AUTH", "ann"])).await?, json!(["OK", "OK"]));
-    assert_eq!(service.asked().len(), 2);
+    assert_eq!(service.requests().len(), 2);
     // A cached answer is applied like any other.
     assert_eq!(other.call(json!(["PUBLISH", "acme.a", "x"])).await?, json!(["OK", 0]));
     // Refusals are not cached.
-    for asked in [3, 4] {
+    for requests in [3, 4] {
         has_code(&client.call(json!(["AUTH", "mallory"])).await?, "NOPERM")?;
-        assert_eq!(service.asked().len(), asked);
+        assert_eq!(service.requests().len(), requests);
     }
     server.stop().await
 }
@@ -208,13 +208,13 @@ async fn redis_clients_authenticate() -> Result<()> {
     converse("AUTH ann ann\r\n", "+OK\r\n").await?;
     converse("PUBLISH acme.a x\r\n", ":0\r\n").await?;
     let questions: Vec<Value> = service
-        .asked()
+        .requests()
         .iter()
-        .map(|asked| serde_json::from_str(&asked.body))
+        .map(|request| serde_json::from_str(&request.body))
         .collect::<Result<_, _>>()?;
-    let users: Vec<&Value> = questions.iter().filter_map(|asked| asked.get("user")).collect();
+    let users: Vec<&Value> = questions.iter().filter_map(|question| question.get("user")).collect();
     assert_eq!(users, [&Value::Null, &json!("ann")]);
-    ensure!(questions.iter().all(|asked| asked.get("protocol") == Some(&json!("resp"))));
+    ensure!(questions.iter().all(|question| question.get("protocol") == Some(&json!("resp"))));
     server.stop().await
 }
 
@@ -241,6 +241,6 @@ alice< [5,"ERR",{"code":"NOPERM","by":~"acl@",...}]
         .current_dir(directory.path());
     let done = Done::of(tokio::task::spawn_blocking(move || command.output()).await??)?;
     ensure!(done.code == Some(0), "{done:?}");
-    assert_eq!(service.asked().len(), 2);
+    assert_eq!(service.requests().len(), 2);
     Ok(())
 }

@@ -17,7 +17,7 @@
 //! alice>& PING                   adjacent lines like this are sent in one piece
 //! alice>raw "*1\r\n$4\r\nPI"     sends these bytes
 //! alice>end                      sends nothing more, and listens on
-//! alice>reset                    goes away with a TCP reset
+//! alice>reset                    closes with a TCP reset
 //!
 //! alice< >[subscribe news :1]    must be the next thing that alice is sent
 //! alice<& [message a x]          adjacent lines like this may come in any order
@@ -29,8 +29,8 @@
 //! A line that starts with a space goes on with the one before it.
 //!
 //! `alice<nothing` asks the server a question, whose answer must be the very next
-//! thing that comes: so nothing is waited for. At the end of a file it is asked
-//! for everyone who is still connected.
+//! thing that comes: so nothing is waited for. At the end of a file this is
+//! done for each client that is still connected.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
 //! Both doors lead to the same channels: browsers that speak JSON and Redis clients
-//! hear each other, through the same plugins, which decide for both.
+//! receive each other's messages, through the same plugins, which decide for both.
 
 use std::net::SocketAddr;
 
@@ -69,7 +69,7 @@ async fn json_and_resp_hear_each_other() -> Result<()> {
     ensure!(framed.call(&["PSUBSCRIBE", "*"]).await? == ack("psubscribe", "*", 1));
     resp3.call(&["SUBSCRIBE", "news"]).await?;
 
-    // Each publishes, and each hears it once for each way in which it listens.
+    // Each publishes, and each receives it once for each way in which it listens.
     let text = "zwölf \u{0} \u{2028}".as_bytes();
     ensure!(resp3.call(&["PUBLISH".as_bytes(), b"news", text]).await? == Value::Integer(5));
     hear_all(&mut browser, &mut resp2, &mut resp3, &mut framed, text).await?;
@@ -82,12 +82,12 @@ async fn json_and_resp_hear_each_other() -> Result<()> {
     ensure!(resp3.call(&["PUBLISH".as_bytes(), b"news", b"\xff\0"]).await? == Value::Integer(5));
     ensure!(browser.next_json().await? == json!(["message", "news", {"base64": "/wA="}]));
     ensure!(browser.next_json().await? == json!(["pmessage", "n*", "news", {"base64": "/wA="}]));
-    let asked = publisher.call(json!(["PUBLISH", {"base64": "/w=="}, {"base64": "/gA="}])).await?;
-    ensure!(asked == json!(["OK", 1]));
+    let answer = publisher.call(json!(["PUBLISH", {"base64": "/w=="}, {"base64": "/gA="}])).await?;
+    ensure!(answer == json!(["OK", 1]));
     ensure!(framed.next().await? == message("pmessage", &[b"*", b"news", b"\xff\0"]));
     ensure!(framed.next().await? == message("pmessage", &[b"*", b"\xff", b"\xfe\0"]));
 
-    // They are asked about together.
+    // They are counted together.
     let counts = Value::Aggregate(Shape::Array, vec![Value::bulk("news"), Value::Integer(3)]);
     ensure!(resp3.next().await? == push("message", &[b"news", b"\xff\0"]));
     ensure!(resp3.call(&["PUBSUB", "NUMSUB", "news"]).await? == counts);
@@ -96,7 +96,7 @@ async fn json_and_resp_hear_each_other() -> Result<()> {
         publisher.call(json!(["PUBSUB", "NUMSUB", "news"])).await? == json!(["OK", {"news": 3}])
     );
 
-    // JSON has no shard channels, and hears nothing of them.
+    // JSON has no shard channels, and receives nothing from them.
     resp3.call(&["SSUBSCRIBE", "news"]).await?;
     ensure!(resp3.call(&["SPUBLISH", "news", "x"]).await? == Value::Integer(1));
     ensure!(browser.call(json!(["PING"])).await? == json!(["OK", "PONG"]));
@@ -131,11 +131,11 @@ async fn hear_all(
 /// visible to receivers, nor to the publisher, which receives each of its own publications
 /// after the reply to it.
 #[tokio::test]
-async fn a_burst_is_heard_whole_and_in_its_order() -> Result<()> {
+async fn a_burst_is_received_whole_and_in_order() -> Result<()> {
     const BURSTS: usize = 20;
     const BURST: usize = 60;
     const WITHOUT_SUBSCRIBER: &str = "without subscriber";
-    const FOR_FIRST: &str = "for the first who came";
+    const FOR_FIRST: &str = "for the first recipient";
     let mut random = Random::from_environment();
     let narrow = json!({"on_deliver": [
         {"narrow": "none", "trigger": WITHOUT_SUBSCRIBER},
@@ -189,7 +189,7 @@ async fn a_burst_is_heard_whole_and_in_its_order() -> Result<()> {
                 "more" => "browser",
                 _ => "twice",
             };
-            let hears = |who: &str| !text.contains(FOR_FIRST) || who == first;
+            let receives = |client: &str| !text.contains(FOR_FIRST) || client == first;
             let receivers = match *channel {
                 _ if text.contains(WITHOUT_SUBSCRIBER) => 0,
                 _ if text.contains(FOR_FIRST) => 1,
@@ -202,23 +202,23 @@ async fn a_burst_is_heard_whole_and_in_its_order() -> Result<()> {
             if receivers == 0 {
                 continue;
             }
-            if hears("publisher") && ["lists", "news"].contains(channel) {
+            if receives("publisher") && ["lists", "news"].contains(channel) {
                 ensure!(publisher.next().await? == push("message", &[name, payload]));
             }
-            if hears("browser") && ["lists", "news", "more"].contains(channel) {
+            if receives("browser") && ["lists", "news", "more"].contains(channel) {
                 ensure!(browser.next_json().await? == json!(["message", channel, text]));
             }
-            if hears("resp2") && ["lists", "news", "more"].contains(channel) {
+            if receives("resp2") && ["lists", "news", "more"].contains(channel) {
                 ensure!(resp2.next().await? == message("message", &[name, payload]));
             }
-            if hears("twice") && *channel == "more" {
+            if receives("twice") && *channel == "more" {
                 ensure!(twice.next_json().await? == json!(["message", channel, text]));
             }
-            if hears("twice") && ["more", "none", "own"].contains(channel) {
+            if receives("twice") && ["more", "none", "own"].contains(channel) {
                 let patterned = json!(["pmessage", "*o*", channel, text]);
                 ensure!(twice.next_json().await? == patterned);
             }
-            if hears("framed") && ["news", "none"].contains(channel) {
+            if receives("framed") && ["news", "none"].contains(channel) {
                 ensure!(framed.next().await? == message("pmessage", &[b"n*", name, payload]));
             }
         }
@@ -285,7 +285,7 @@ async fn plugins_decide_for_both() -> Result<()> {
     ensure!(bob.call(&["PUBLISH".as_bytes(), b"public.b", b"\xff"]).await? == Value::Integer(1));
     ensure!(framed.next().await? == message("pmessage", &[b"public.*", b"public.b", b"\xff"]));
 
-    // Who shows credentials may do more, until RESET.
+    // A client that shows credentials may do more, until RESET.
     let wrong = b"WRONGPASS invalid username-password pair or user is disabled.";
     for words in [
         ["AUTH", "wrong"].as_slice(),
@@ -303,8 +303,8 @@ async fn plugins_decide_for_both() -> Result<()> {
     ensure!(matches!(greeting, Value::Aggregate(Shape::Map, _)), "{greeting} came");
     ensure!(bob.call(&["PUBLISH", "private.1", "x"]).await? == Value::Integer(0));
 
-    // Redis' user `default` is who shows a lone secret. In its own way of saying
-    // HELLO a client cannot leave the user out.
+    // Redis' user `default` is the user of a client that shows a lone secret. In its own way of
+    // saying HELLO a client cannot leave the user out.
     ensure!(bob.call(&["RESET"]).await? == Value::Simple(b"RESET".to_vec()));
     is_refusal(&bob.call(&["SUBSCRIBE", "private.1"]).await?, "NOPERM ", "acl")?;
     let greeting = bob.call(&["HELLO", "3", "AUTH", "default", "s3cret"]).await?;

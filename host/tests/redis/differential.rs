@@ -99,7 +99,7 @@ fn some_command(random: &mut Random) -> Vec<Vec<u8>> {
         &["COMMAND", "nope"],
         &["AUTH", "default"],
     ];
-    // What more is asked for may be a pattern, and Redis has settings of its own.
+    // A further argument may be a pattern, and Redis has settings of its own.
     const WHOLE: &[&[&str]] = &[&["CONFIG", "GET", "save"], &["CONFIG", "GET", "SAVE", "nope"]];
     let said = |word: &&str| word.as_bytes().to_vec();
     let (mut words, further) = match random.index(10) {
@@ -120,7 +120,7 @@ fn some_command(random: &mut Random) -> Vec<Vec<u8>> {
     words
 }
 
-/// Tells both, and then asks everybody what has come: first the client that spoke.
+/// Sends to both, and then reads what each client received: first the client that sent.
 /// Nothing is left under way.
 async fn step(
     clients: &mut [[RespClient; 2]],
@@ -132,19 +132,19 @@ async fn step(
     for side in &mut clients.get_mut(speaker).context("there is one")?.iter_mut() {
         side.command(words).await?;
     }
-    // When it has its answer, everybody else has been sent what it caused.
+    // When it has its answer, all other clients have been sent what it caused.
     let mut in_order: Vec<_> = clients.iter_mut().enumerate().collect();
     in_order.sort_by_key(|(place, _)| *place != speaker);
     for (place, [redis, switchyard]) in in_order {
         let spoken = if place == speaker { words } else { &[] };
-        let expected = heard(redis, number).await?;
+        let expected = received(redis, number).await?;
         let expected = expected.into_iter().map(|value| differences::modernise(version, value));
         let expected = settled(expected.collect(), spoken, version);
         // What is new in the version is the order it has already.
-        let came = settled(heard(switchyard, number).await?, spoken, (7, 4));
+        let came = settled(received(switchyard, number).await?, spoken, (7, 4));
         ensure!(
             came == expected,
-            "client {place} was told {} instead of {}",
+            "client {place} received {} instead of {}",
             Value::Aggregate(Shape::Array, came),
             Value::Aggregate(Shape::Array, expected)
         );
@@ -153,7 +153,7 @@ async fn step(
 }
 
 /// All that has come for a client up to the answer to this question.
-async fn heard(client: &mut RespClient, number: usize) -> Result<Vec<Value>> {
+async fn received(client: &mut RespClient, number: usize) -> Result<Vec<Value>> {
     let question = format!("question {number}");
     let listening =
         Value::Aggregate(Shape::Array, vec![Value::bulk("pong"), Value::bulk(&question)]);
@@ -169,7 +169,7 @@ async fn heard(client: &mut RespClient, number: usize) -> Result<Vec<Value>> {
 }
 
 /// What came for a client, with everything in order that has none: in answer to its
-/// own command, or if that is empty to somebody else's.
+/// own command, or if that is empty to another client's.
 fn settled(mut values: Vec<Value>, command: &[Vec<u8>], version: (u32, u32)) -> Vec<Value> {
     let is = |place: usize, word: &str| {
         command.get(place).is_some_and(|said| said.eq_ignore_ascii_case(word.as_bytes()))
@@ -278,12 +278,12 @@ async fn compare_globs(mut random: Random) -> Result<()> {
             client.next_many(1 + channels.len()).await?;
         }
         let patterns: Vec<_> = (0..80).map(|_| some_name(&mut random, 7)).collect();
-        let asked: Vec<u8> = patterns
+        let queries: Vec<u8> = patterns
             .iter()
             .flat_map(|pattern| command(&["PUBSUB".as_bytes(), b"CHANNELS", pattern]))
             .collect();
-        redis_asks.send(&asked).await?;
-        switchyard_asks.send(&asked).await?;
+        redis_asks.send(&queries).await?;
+        switchyard_asks.send(&queries).await?;
         let expected = redis_asks.next_many(patterns.len()).await?;
         let came = switchyard_asks.next_many(patterns.len()).await?;
         for ((pattern, expected), came) in patterns.iter().zip(expected).zip(came) {
@@ -375,7 +375,7 @@ async fn broken_requests() -> Result<()> {
             }
             let mut answers = Vec::new();
             for mut client in pair.connect().await? {
-                // It may be gone before it has taken all of it.
+                // It may be gone before it has accepted all of it.
                 let _ = client.send(&input).await;
                 let _ = client.end_sending().await;
                 answers.push(client.rest().await?);

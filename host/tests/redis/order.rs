@@ -45,16 +45,16 @@ async fn publish(mut client: RespClient, publisher: usize) -> Result<()> {
 
 const SUBSCRIBERS: usize = 4;
 
-/// What a subscriber hears: pairs of channel and payload, in order.
-async fn hear(mut client: RespClient) -> Result<Vec<(Vec<u8>, String)>> {
-    let mut heard = Vec::new();
+/// What a subscriber receives: pairs of channel and payload, in order.
+async fn receive(mut client: RespClient) -> Result<Vec<(Vec<u8>, String)>> {
+    let mut received = Vec::new();
     for value in client.next_many(PUBLISHERS * PUBLICATIONS).await? {
         let payload = String::from_utf8(value.payload()?.to_vec())?;
-        heard.push((value.channel()?.to_vec(), payload));
+        received.push((value.channel()?.to_vec(), payload));
     }
     // Nothing comes twice.
     client.nothing(0).await?;
-    Ok(heard)
+    Ok(received)
 }
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn bursts_keep_their_order_across_channels() -> Result<()> {
             client.call(&["HELLO", "3"]).await?;
             client.call(&["PSUBSCRIBE", "order.*"]).await?;
         }
-        subscribers.spawn(hear(client));
+        subscribers.spawn(receive(client));
     }
     let mut publishers = JoinSet::new();
     for publisher in 0..PUBLISHERS {
@@ -79,23 +79,23 @@ async fn bursts_keep_their_order_across_channels() -> Result<()> {
     while let Some(published) = publishers.join_next().await {
         published??;
     }
-    let mut all_heard = Vec::new();
-    while let Some(heard) = subscribers.join_next().await {
-        all_heard.push(heard??);
+    let mut all_received = Vec::new();
+    while let Some(received) = subscribers.join_next().await {
+        all_received.push(received??);
     }
-    let by_channel = |heard: &[(Vec<u8>, String)]| {
+    let by_channel = |received: &[(Vec<u8>, String)]| {
         let mut orders: BTreeMap<Vec<u8>, Vec<String>> = BTreeMap::new();
-        for (channel, payload) in heard {
+        for (channel, payload) in received {
             orders.entry(channel.clone()).or_default().push(payload.clone());
         }
         orders
     };
-    let first = by_channel(all_heard.first().context("there are subscribers")?);
-    for heard in &all_heard {
-        assert!(by_channel(heard) == first, "two subscribers saw two orders");
+    let first = by_channel(all_received.first().context("there are subscribers")?);
+    for received in &all_received {
+        assert!(by_channel(received) == first, "two subscribers saw two orders");
         for publisher in 0..PUBLISHERS {
             let prefix = format!("{publisher}:");
-            let numbers = heard.iter().filter_map(|(_, payload)| payload.strip_prefix(&prefix));
+            let numbers = received.iter().filter_map(|(_, payload)| payload.strip_prefix(&prefix));
             let numbers: Vec<usize> = numbers.map(str::parse).collect::<Result<_, _>>()?;
             assert!(numbers.into_iter().eq(0..PUBLICATIONS), "the order of publisher {publisher}");
         }
@@ -123,7 +123,7 @@ async fn flood(
     Ok(number)
 }
 
-/// Comes and goes while others publish without end: what it hears lies between its
+/// Comes and goes while others publish without end: what it receives lies between its
 /// acknowledgements, and of each publisher it is one piece.
 async fn come_and_go(address: SocketAddr, version: &str) -> Result<usize> {
     const ROUNDS: usize = 60;
@@ -134,7 +134,7 @@ async fn come_and_go(address: SocketAddr, version: &str) -> Result<usize> {
         let Value::Aggregate(_, items) = ack(kind, name, count) else { return false };
         *value == Value::Aggregate(shape, items)
     };
-    let mut heard_in_all = 0;
+    let mut received_in_all = 0;
     for round in 0..ROUNDS {
         let (subscribe, unsubscribe, name, kind) = match round % 3 {
             0 => ("subscribe", "unsubscribe", "flood", "message"),
@@ -145,10 +145,10 @@ async fn come_and_go(address: SocketAddr, version: &str) -> Result<usize> {
         let first = client.next().await?;
         ensure!(is_ack(&first, subscribe, name, 1), "before its acknowledgement came {first}");
         let mut last_of: BTreeMap<String, u64> = BTreeMap::new();
-        let mut heard = 0;
+        let mut received = 0;
         loop {
             // Some unsubscribe at once, others after they have received some messages.
-            if heard == 20 * (round % 4) {
+            if received == 20 * (round % 4) {
                 client.command(&[unsubscribe, name]).await?;
             }
             let value = client.next().await?;
@@ -163,13 +163,13 @@ async fn come_and_go(address: SocketAddr, version: &str) -> Result<usize> {
             if let Some(last) = last_of.insert(publisher.to_owned(), number) {
                 ensure!(number == last + 1, "after {last} of {publisher} came {number}");
             }
-            heard += 1;
+            received += 1;
         }
         // Nothing comes behind the last acknowledgement.
         client.nothing(round as u64).await?;
-        heard_in_all += heard;
+        received_in_all += received;
     }
-    Ok(heard_in_all)
+    Ok(received_in_all)
 }
 
 #[tokio::test]
@@ -185,8 +185,8 @@ async fn an_acknowledgement_comes_before_the_flood() -> Result<()> {
     for version in ["2", "3", "2", "3"] {
         subscribers.spawn(come_and_go(address, version));
     }
-    while let Some(heard) = subscribers.join_next().await {
-        ensure!(heard?? > 1_000, "there was hardly a flood");
+    while let Some(received) = subscribers.join_next().await {
+        ensure!(received?? > 1_000, "there was hardly a flood");
     }
     stop.send_replace(true);
     while let Some(published) = publishers.join_next().await {
@@ -196,7 +196,7 @@ async fn an_acknowledgement_comes_before_the_flood() -> Result<()> {
 }
 
 /// Checks that no subscription of a closed connection is left.
-async fn nobody_is_left(address: SocketAddr) -> Result<()> {
+async fn no_subscription_is_left(address: SocketAddr) -> Result<()> {
     let mut observer = RespClient::connect(address).await?;
     let nothing = Value::Aggregate(Shape::Array, Vec::new());
     observer.until(&["PUBSUB", "CHANNELS"], &nothing).await?;
@@ -231,15 +231,15 @@ async fn a_reset_ends_all_subscriptions() -> Result<()> {
         ensure!(stays.next().await? == message("pmessage", &[b"n*", b"news", payload]));
     }
     stays.reset()?;
-    nobody_is_left(address).await?;
+    no_subscription_is_left(address).await?;
     drop(observer);
     server.stop().await
 }
 
-/// Those who vanish while they subscribe, and while messages are on their way to
-/// them, are not left behind.
+/// A client that vanishes while it subscribes, or while messages are on their way to it,
+/// leaves nothing behind.
 #[tokio::test]
-async fn who_vanishes_amid_a_subscription_is_gone() -> Result<()> {
+async fn a_client_that_vanishes_while_it_subscribes_is_removed() -> Result<()> {
     let (server, address) = server().await?;
     let (stop, stopped) = watch::channel(false);
     let mut publishers = JoinSet::new();
@@ -267,14 +267,14 @@ async fn who_vanishes_amid_a_subscription_is_gone() -> Result<()> {
     while let Some(published) = publishers.join_next().await {
         published??;
     }
-    nobody_is_left(address).await?;
+    no_subscription_is_left(address).await?;
     server.stop().await
 }
 
 /// A subscriber that does not read is closed when its outbox exceeds the limit. Neither
 /// publishers nor other subscribers are affected.
 #[tokio::test]
-async fn a_slow_subscriber_is_closed_and_nobody_else() -> Result<()> {
+async fn only_the_slow_subscriber_is_closed() -> Result<()> {
     const COUNTED: &[u8] = b"\r\nclient_output_buffer_limit_disconnections:1\r\n";
     let server = Launch::with_config("outbox.bytes_max = 1048576\noutbox.soft_bytes = 1048576");
     let server = server.start().await?;

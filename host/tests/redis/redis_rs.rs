@@ -46,7 +46,7 @@ fn blocking(address: SocketAddr, protocol: &str) -> Result<()> {
     let mut connection = connection(address, protocol)?;
     let mut pubsub = connection.as_pubsub();
     let ask = |words: &[&str]| redis::cmd("PUBSUB").arg(words).to_owned();
-    // In RESP3 it does not wait for acknowledgements; then the server is asked.
+    // In RESP3 it does not wait for acknowledgements; then the server is queried.
     let listens_to =
         |publisher: &mut Connection, mut names: Vec<&str>, patterns: i64| -> Result<()> {
             let deadline = Instant::now() + PATIENCE;

@@ -32,7 +32,7 @@
 //! ```
 //!
 //! `alice<nothing` asks the server a question, whose answer must be the very next
-//! thing that comes. At the end of a file it is asked for everyone who is there.
+//! thing that comes. At the end of a file this is done for each client.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -168,8 +168,8 @@ async fn play(name: &str, doors: &[Door]) -> Result<()> {
     for lines in lines.chunk_by(same) {
         let Some(line) = lines.first() else { continue };
         stage.act(line, lines).await.with_context(|| {
-            let Line { number, name: who, kind, rest } = line;
-            format!("{name}.txt:{number}: {who}{kind} {rest}, by {:?}", stage.doors)
+            let Line { number, name: client, kind, rest } = line;
+            format!("{name}.txt:{number}: {client}{kind} {rest}, by {:?}", stage.doors)
         })?;
     }
     stage.clear().await.with_context(|| format!("{name}.txt: at the end"))
@@ -222,7 +222,7 @@ impl Stage {
         self.speakers.get_mut(name).context("it was put there")
     }
 
-    /// Nothing may be left for anyone, and nothing may have gone wrong.
+    /// No message may be left for any client, and nothing may have gone wrong.
     async fn clear(mut self) -> Result<()> {
         for (name, speaker) in &mut self.speakers {
             speaker.nothing(0).await.with_context(|| name.clone())?;
@@ -268,6 +268,6 @@ fn event(line: &str) -> Result<Event> {
             let (channel, payload) = (channel.clone(), payload.clone());
             Event::Message { pattern: Some(pattern.clone()), channel, payload }
         }
-        _ => bail!("no such thing can be told: {line}"),
+        _ => bail!("no event is written so: {line}"),
     })
 }

@@ -90,7 +90,7 @@ impl fmt::Display for Event {
 /// A client, and what it is owed.
 pub struct Speaker {
     wire: Wire,
-    asked: VecDeque<Vec<Vec<u8>>>,
+    unanswered: VecDeque<Vec<Vec<u8>>>,
     last_id: u64,
     channels: BTreeSet<Vec<u8>>,
     patterns: BTreeSet<Vec<u8>>,
@@ -117,7 +117,7 @@ impl Speaker {
             ensure!(matches!(greeting, Value::Aggregate(Shape::Map, _)), "{greeting}");
         }
         let (channels, patterns) = Default::default();
-        Ok(Speaker { wire, asked: VecDeque::new(), last_id: 0, channels, patterns })
+        Ok(Speaker { wire, unanswered: VecDeque::new(), last_id: 0, channels, patterns })
     }
 
     /// Says these commands at once: in one frame, or in one piece.
@@ -146,7 +146,7 @@ impl Speaker {
                 client.send(&bytes).await?;
             }
         }
-        self.asked.extend(commands);
+        self.unanswered.extend(commands);
         Ok(())
     }
 
@@ -155,11 +155,11 @@ impl Speaker {
         match &mut self.wire {
             Wire::Json(client) => {
                 let came = client.next_json().await?;
-                let answers = self.last_id + 1 - self.asked.len() as u64;
+                let answers = self.last_id + 1 - self.unanswered.len() as u64;
                 if came.get(0) != Some(&Json::from(answers)) {
                     return json_message(&came).with_context(|| format!("{came} came"));
                 }
-                let words = self.asked.pop_front().context("nothing was asked")?;
+                let words = self.unanswered.pop_front().context("no command is unanswered")?;
                 json_answer(&words, &came).with_context(|| format!("{came} came"))
             }
             Wire::Resp(client) => {
@@ -167,7 +167,7 @@ impl Speaker {
                 if let Some(message) = resp_message(&came) {
                     return Ok(message);
                 }
-                let words = self.asked.pop_front().with_context(|| format!("{came} came"))?;
+                let words = self.unanswered.pop_front().with_context(|| format!("{came} came"))?;
                 if verb(&words).ends_with("SUBSCRIBE") && !matches!(came, Value::Error(_)) {
                     return self.acknowledged(&words, came).await;
                 }
@@ -222,7 +222,7 @@ impl Speaker {
 
     /// Fails if anything has come that was not looked at.
     pub async fn nothing(&mut self, question: usize) -> Result<()> {
-        ensure!(self.asked.is_empty(), "an answer to {:?} was not looked at", self.asked);
+        ensure!(self.unanswered.is_empty(), "an answer to {:?} was not looked at", self.unanswered);
         let text = format!("nothing, at {question}").into_bytes();
         self.say(vec![vec![b"PING".to_vec(), text.clone()]]).await?;
         let came = self.next().await?;

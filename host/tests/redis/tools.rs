@@ -120,8 +120,8 @@ async fn redis_cli() -> Result<()> {
 
     let mut listener = RespClient::connect(address).await?;
     listener.call(&["SUBSCRIBE", "bytes"]).await?;
-    let asked = say(&["--no-raw", "PUBSUB", "NUMSUB", "bytes", "nope"]).await?;
-    assert_eq!(asked, "1) \"bytes\"\n2) (integer) 1\n3) \"nope\"\n4) (integer) 0\n");
+    let counts = say(&["--no-raw", "PUBSUB", "NUMSUB", "bytes", "nope"]).await?;
+    assert_eq!(counts, "1) \"bytes\"\n2) (integer) 1\n3) \"nope\"\n4) (integer) 0\n");
     assert_eq!(say(&["PUBSUB", "CHANNELS"]).await?, "bytes\n");
     assert_eq!(say(&["PUBSUB", "NUMPAT"]).await?, "0\n");
 
@@ -156,7 +156,7 @@ async fn redis_cli() -> Result<()> {
     server.stop().await
 }
 
-/// Runs redis-benchmark, while somebody listens and counts.
+/// Runs redis-benchmark, while a subscriber counts.
 async fn benchmark(words: &[&str]) -> Result<()> {
     const PUBLICATIONS: usize = 20_000;
     let server = Launch::default().start().await?;

@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_read_and_nothing_else_is_taken_for_one() {
+    fn only_a_valid_version_section_is_read() {
         assert_eq!(own_version(&component("version", "1.2.3")).as_deref(), Some("1.2.3"));
         assert_eq!(own_version(&component("versions", "1.2.3")), None);
         assert_eq!(own_version(&component("version", "1\n2")), None);

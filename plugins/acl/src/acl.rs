@@ -1,11 +1,11 @@
-//! What the hooks decide, without the hooks: who a connection belongs to, and
+//! What the hooks decide, without the hooks: which user a connection belongs to, and
 //! how a denial is worded.
 
 use plugin_kit::budget::Budget;
 use plugin_kit::credentials;
 use plugin_kit::refused::Refused;
 
-use crate::rules::{Asked, Denial, Rule, SubjectRules};
+use crate::rules::{Denial, Operation, Rule, SubjectRules};
 use crate::subject::Subject;
 use crate::tokens::Tokens;
 
@@ -17,9 +17,9 @@ const CALL_STEPS_MAX: usize = 3 << 19;
 /// The settings, ready for use.
 #[derive(Clone, Debug)]
 pub struct Acl {
-    /// Who may listen and publish where.
+    /// Which users may subscribe and publish, and to which channels.
     pub rules: Vec<Rule>,
-    /// Who holds which token.
+    /// The user of each token.
     pub tokens: Tokens,
     /// Whether a connection without a user may do nothing.
     pub require_token: bool,
@@ -38,7 +38,7 @@ pub enum Door<'a> {
 
 impl Acl {
     /// Whether a connection may come in, and the user to note for it, if it
-    /// brings one. `user` is who a plugin before this one says it belongs to;
+    /// brings one. `user` is the user that a plugin before this one has set;
     /// a token that it brings is then not ours to judge.
     pub fn admit(&self, user: Option<&str>, door: Door<'_>) -> Result<Option<&str>, Refused> {
         let Door::Url(url) = door else {
@@ -87,7 +87,7 @@ impl Acl {
 #[derive(Debug)]
 pub struct Access<'a> {
     subject: &'a Subject,
-    /// Whether it must say who it is before it may do anything.
+    /// Whether it must authenticate before it may do anything.
     is_unknown: bool,
     rules: SubjectRules<'a>,
     budget: Budget,
@@ -95,31 +95,32 @@ pub struct Access<'a> {
 
 impl Access<'_> {
     /// Whether it may do this.
-    pub fn decide(&mut self, asked: Asked<'_>) -> Result<(), Refused> {
+    pub fn decide(&mut self, operation: Operation<'_>) -> Result<(), Refused> {
         if self.is_unknown {
             return Err(Refused::unknown("say who you are first: AUTH and your token"));
         }
-        let decision = self.rules.decide(asked, &mut self.budget);
+        let decision = self.rules.decide(operation, &mut self.budget);
         let user = self.subject.user.as_deref();
-        decision.map_err(|denial| Refused { code: "NOPERM", message: reason(denial, user, asked) })
+        decision
+            .map_err(|denial| Refused { code: "NOPERM", message: reason(denial, user, operation) })
     }
 }
 
-fn reason(denial: Denial, user: Option<&str>, asked: Asked<'_>) -> String {
-    let who = match user {
+fn reason(denial: Denial, user: Option<&str>, operation: Operation<'_>) -> String {
+    let subject = match user {
         Some(user) => format!("user {user}"),
         None => "an anonymous connection".to_owned(),
     };
-    let what = match asked {
-        Asked::Subscribe(channel) => format!("subscribe to {channel}"),
-        Asked::Psubscribe(pattern) => format!("psubscribe to {pattern}"),
-        Asked::Publish(channel) => format!("publish on {channel}"),
+    let what = match operation {
+        Operation::Subscribe(channel) => format!("subscribe to {channel}"),
+        Operation::Psubscribe(pattern) => format!("psubscribe to {pattern}"),
+        Operation::Publish(channel) => format!("publish on {channel}"),
     };
     match denial {
-        Denial::NoRule => format!("no rule lets {who} {what}"),
-        Denial::Rule(number) => format!("rule {number} forbids {who} to {what}"),
+        Denial::NoRule => format!("no rule lets {subject} {what}"),
+        Denial::Rule(number) => format!("rule {number} forbids {subject} to {what}"),
         Denial::TooCostly => {
-            format!("{who} may not {what}: it takes too long to compare with the rules")
+            format!("{subject} may not {what}: it takes too long to compare with the rules")
         }
     }
 }
@@ -179,9 +180,9 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_who_may_not_do_what() {
-        let check = |settings: &str, user, asked, code, message| {
-            let refused = acl(settings).access_of(&Subject::user(user)).decide(asked);
+    fn a_refusal_names_the_user_and_the_operation() {
+        let check = |settings: &str, user, operation, code, message| {
+            let refused = acl(settings).access_of(&Subject::user(user)).decide(operation);
             let message = String::from(message);
             assert_eq!(refused, Err(Refused { code, message }));
         };
@@ -190,19 +191,19 @@ mod tests {
         let (alice, sport) = (Some("alice"), "sport");
         let noperm = "NOPERM";
         let message = "no rule lets user alice publish on sport";
-        check(&open, alice, Asked::Publish(sport), noperm, message);
+        check(&open, alice, Operation::Publish(sport), noperm, message);
         let message = "no rule lets user alice subscribe to sport";
-        check(&open, alice, Asked::Subscribe(sport), noperm, message);
+        check(&open, alice, Operation::Subscribe(sport), noperm, message);
         let message = "no rule lets user alice psubscribe to s*";
-        check(&open, alice, Asked::Psubscribe("s*"), noperm, message);
+        check(&open, alice, Operation::Psubscribe("s*"), noperm, message);
         let message = "no rule lets an anonymous connection publish on sport";
-        check(&open, None, Asked::Publish(sport), noperm, message);
+        check(&open, None, Operation::Publish(sport), noperm, message);
         let message = "rule 2 forbids user alice to publish on secret";
-        check(&open, alice, Asked::Publish("secret"), noperm, message);
+        check(&open, alice, Operation::Publish("secret"), noperm, message);
         let message = "say who you are first: AUTH and your token";
-        check(&closed, None, Asked::Publish("news.a"), "NOAUTH", message);
+        check(&closed, None, Operation::Publish("news.a"), "NOAUTH", message);
         let acl = acl(&closed);
-        let access = acl.access_of(&Subject::user(alice)).decide(Asked::Publish("news.a"));
+        let access = acl.access_of(&Subject::user(alice)).decide(Operation::Publish("news.a"));
         assert_eq!(access, Ok(()));
     }
 }

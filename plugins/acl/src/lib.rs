@@ -1,9 +1,9 @@
-//! A plugin of Switchyard: who may listen and publish where, by rules in its
+//! A plugin of Switchyard: which users may subscribe and publish, by rules in its
 //! settings. `README.md` says what they may be.
 //!
 //! Here stands the glue between the contract and the modules below, which know
 //! nothing of it and are tested natively. The plugin keeps nothing but its
-//! settings: who a connection belongs to is a note that the host pins to it.
+//! settings: the user of a connection is a note that the host pins to it.
 
 pub mod acl;
 pub mod settings;
@@ -24,7 +24,7 @@ use bindings::switchyard::pubsub::attributes;
 use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
 use plugin_kit::notes::{AUTH_REQUIRED, ROLES, USER, roles_in};
 use plugin_kit::refused::Refused;
-use rules::Asked;
+use rules::Operation;
 use subject::Subject;
 
 plugin_kit::declare!(on_failure: "closed");
@@ -69,7 +69,7 @@ fn note(connection: ConnectionId, key: &str, value: Option<&str>) -> Result<(), 
     })
 }
 
-/// Notes who the connection belongs to. It need not authenticate any more.
+/// Notes the user of the connection. It need not authenticate any more.
 fn note_user(connection: ConnectionId, user: &str) -> Result<(), Refusal> {
     note(connection, USER, Some(user))?;
     note(connection, AUTH_REQUIRED, None)
@@ -130,9 +130,9 @@ impl access::Guest for Plugin {
             let mut access = acl().access_of(&subject);
             refusals.extend(requests.iter().map(|request| {
                 let decision = access.decide(match &request.action {
-                    Action::Subscribe(channel) => Asked::Subscribe(channel),
-                    Action::Psubscribe(pattern) => Asked::Psubscribe(pattern),
-                    Action::Publish(intent) => Asked::Publish(&intent.channel),
+                    Action::Subscribe(channel) => Operation::Subscribe(channel),
+                    Action::Psubscribe(pattern) => Operation::Psubscribe(pattern),
+                    Action::Publish(intent) => Operation::Publish(&intent.channel),
                 });
                 decision.err().map(Refusal::from)
             }));

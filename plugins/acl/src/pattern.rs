@@ -14,17 +14,17 @@ use plugin_kit::glob::Glob;
 
 use crate::subject::{Placeholder, Subject};
 
-/// What taking a pattern apart costs, in steps of the budget.
+/// What parsing a pattern costs, in steps of the budget.
 const COVER_COST_PER_BYTE: usize = 256;
 
 /// A glob with or without places.
 #[derive(Clone, Debug)]
 pub enum RulePattern {
-    /// The same for everyone.
+    /// The same for all connections.
     Fixed {
         /// As written.
         text: String,
-        /// Taken apart.
+        /// Parsed.
         cover: Cover,
     },
     /// Another for each subject.
@@ -55,12 +55,12 @@ impl RulePattern {
                 continue;
             }
             // What is escaped goes along with its escape, be it a brace.
-            let taken = match character {
+            let length = match character {
                 '\\' => rest.chars().take(2).map(char::len_utf8).sum(),
                 _ => character.len_utf8(),
             };
-            let (taken, after) = rest.split_at(taken);
-            piece.push_str(taken);
+            let (text, after) = rest.split_at(length);
+            piece.push_str(text);
             rest = after;
         }
         if pieces.is_empty() {
@@ -78,7 +78,7 @@ impl RulePattern {
             .is_some_and(|text| guest_core::glob::matches(text.as_bytes(), channel.as_bytes()))
     }
 
-    /// The pattern taken apart; none when it matches nothing, as above.
+    /// The parsed pattern; none when it matches nothing, as above.
     pub fn cover_for(
         &self,
         subject: &Subject,
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_is_taken_literally() {
+    fn the_name_is_matched_literally() {
         let check = |pattern: &str, user: Option<&str>, channel: &str, expected: bool| {
             let found = RulePattern::parse(pattern, &[]).matches(&Subject::user(user), channel);
             assert_eq!(found, expected, "{pattern} {user:?} {channel}");

@@ -1,4 +1,4 @@
-//! Who may listen and publish where.
+//! Which users may subscribe and publish, and to which channels.
 //!
 //! Rules are tried in order, and the first that matches the user, its roles, the action and
 //! the channel decides. If none matches, the action is refused. A PSUBSCRIBE requests every
@@ -12,7 +12,7 @@ use std::cell::OnceCell;
 use plugin_kit::budget::{Budget, TooCostly};
 use plugin_kit::cover::Cover;
 use plugin_kit::glob::Glob;
-use plugin_kit::who::Who;
+use plugin_kit::user_selector::UserSelector;
 
 use crate::pattern::RulePattern;
 use crate::subject::Subject;
@@ -32,8 +32,8 @@ pub enum Effect {
 #[derive(Clone, Debug)]
 pub struct Rule {
     /// Of which users it speaks.
-    pub users: Vec<Who>,
-    /// Of which of those: who has one of these roles. Empty: all of them.
+    pub users: Vec<UserSelector>,
+    /// Only users that have one of these roles. Empty: all users.
     pub roles: Vec<String>,
     /// What it says.
     pub effect: Effect,
@@ -43,14 +43,14 @@ pub struct Rule {
     pub publish: Vec<RulePattern>,
 }
 
-/// What a connection asks for.
+/// An operation that a connection requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked<'a> {
-    /// To listen to a channel.
+pub enum Operation<'a> {
+    /// Subscribe to a channel.
     Subscribe(&'a str),
-    /// To listen to all channels that match.
+    /// Subscribe to all channels that match.
     Psubscribe(&'a str),
-    /// To publish on a channel.
+    /// Publish on a channel.
     Publish(&'a str),
 }
 
@@ -61,7 +61,7 @@ pub enum Denial {
     NoRule,
     /// This rule, counted from 1, forbids it.
     Rule(usize),
-    /// To decide it would have taken too long.
+    /// The decision would take too long.
     TooCostly,
 }
 
@@ -73,14 +73,14 @@ impl From<TooCostly> for Denial {
 
 impl Rule {
     fn speaks_of(&self, subject: &Subject) -> bool {
-        self.users.iter().any(|who| who.is(subject.user.as_deref()))
+        self.users.iter().any(|selector| selector.matches(subject.user.as_deref()))
             && (self.roles.is_empty() || self.roles.iter().any(|role| subject.roles.contains(role)))
     }
 }
 
 /// The rules as they stand for one subject, for as long as one call takes.
 ///
-/// What only patterns need is made when the first one is asked for, and serves
+/// What only patterns need is made when the first one is checked, and serves
 /// all others of the call.
 #[derive(Debug)]
 pub struct SubjectRules<'a> {
@@ -103,13 +103,15 @@ impl<'a> SubjectRules<'a> {
         Self { rules, subject, for_patterns: OnceCell::new() }
     }
 
-    /// Decides by the first rule that applies. Only `Asked::Psubscribe` takes
+    /// Decides by the first rule that applies. Only `Operation::Psubscribe` takes
     /// from the budget.
-    pub fn decide(&self, asked: Asked<'_>, budget: &mut Budget) -> Result<(), Denial> {
-        match asked {
-            Asked::Publish(channel) => self.decide_on_channel(channel, |rule| &rule.publish),
-            Asked::Subscribe(channel) => self.decide_on_channel(channel, |rule| &rule.subscribe),
-            Asked::Psubscribe(pattern) => self.decide_on_pattern(pattern, budget),
+    pub fn decide(&self, operation: Operation<'_>, budget: &mut Budget) -> Result<(), Denial> {
+        match operation {
+            Operation::Publish(channel) => self.decide_on_channel(channel, |rule| &rule.publish),
+            Operation::Subscribe(channel) => {
+                self.decide_on_channel(channel, |rule| &rule.subscribe)
+            }
+            Operation::Psubscribe(pattern) => self.decide_on_pattern(pattern, budget),
         }
     }
 
@@ -131,13 +133,13 @@ impl<'a> SubjectRules<'a> {
     /// it, of anything.
     fn decide_on_pattern(&self, pattern: &str, budget: &mut Budget) -> Result<(), Denial> {
         budget.spend(pattern.len())?;
-        let asked = Glob::parse(pattern.as_bytes());
+        let requested = Glob::parse(pattern.as_bytes());
         let rules = self.for_patterns.get_or_init(|| self.read_for_patterns(budget));
         for rule in rules.as_ref().map_err(|too_costly| *too_costly)? {
             for cover in &rule.subscribe {
                 let applies = match rule.effect {
-                    Effect::Allow => cover.covers(&asked, budget)?,
-                    Effect::Deny => cover.glob().overlaps(&asked, budget)?,
+                    Effect::Allow => cover.covers(&requested, budget)?,
+                    Effect::Deny => cover.glob().overlaps(&requested, budget)?,
                 };
                 if applies {
                     return rule.effect.of_rule(rule.number);
@@ -182,16 +184,16 @@ mod tests {
     use super::*;
 
     fn rule(effect: Effect, users: &[&str], subscribe: &[&str], publish: &[&str]) -> Rule {
-        let who = |text: &&str| match *text {
-            "*" => Who::Anyone,
-            "@authenticated" => Who::Authenticated,
-            "@anonymous" => Who::Anonymous,
-            name => Who::User(name.to_owned()),
+        let selector = |text: &&str| match *text {
+            "*" => UserSelector::Any,
+            "@authenticated" => UserSelector::Authenticated,
+            "@anonymous" => UserSelector::Anonymous,
+            name => UserSelector::User(name.to_owned()),
         };
         let patterns =
             |texts: &[&str]| texts.iter().map(|text| RulePattern::parse(text, &[])).collect();
         Rule {
-            users: users.iter().map(who).collect(),
+            users: users.iter().map(selector).collect(),
             roles: vec![],
             effect,
             subscribe: patterns(subscribe),
@@ -199,16 +201,16 @@ mod tests {
         }
     }
 
-    fn check(rules: &[Rule], user: &str, asked: Asked<'_>, expected: Result<(), Denial>) {
+    fn check(rules: &[Rule], user: &str, operation: Operation<'_>, expected: Result<(), Denial>) {
         let user = Some(user).filter(|user| !user.is_empty());
         let subject = Subject::user(user);
-        let found = SubjectRules::new(rules, &subject).decide(asked, &mut Budget::of(100_000));
-        assert_eq!(found, expected, "{user:?} {asked:?}");
+        let found = SubjectRules::new(rules, &subject).decide(operation, &mut Budget::of(100_000));
+        assert_eq!(found, expected, "{user:?} {operation:?}");
     }
 
     #[test]
     fn the_first_rule_that_applies_decides() {
-        use Asked::{Publish, Subscribe};
+        use Operation::{Publish, Subscribe};
         let rules = [
             rule(Effect::Deny, &["mallory"], &["*"], &["*"]),
             rule(Effect::Allow, &["alice", "bob"], &["news.*"], &["news.*"]),
@@ -217,7 +219,7 @@ mod tests {
             rule(Effect::Allow, &["@anonymous"], &["lobby"], &["lobby"]),
             rule(Effect::Allow, &["*"], &["public.*"], &[]),
         ];
-        let check = |user, asked, expected| check(&rules, user, asked, expected);
+        let check = |user, operation, expected| check(&rules, user, operation, expected);
         check("alice", Publish("news.sport"), Ok(()));
         check("alice", Publish("sport"), Err(Denial::NoRule));
         check("carol", Publish("news.sport"), Err(Denial::NoRule));
@@ -235,7 +237,7 @@ mod tests {
         check("", Subscribe("public.a"), Ok(()));
         check("", Subscribe("all.hands"), Err(Denial::NoRule));
         check("", Subscribe(""), Err(Denial::NoRule));
-        // The name of a user is never taken for a word.
+        // The name of a user is never read as a word.
         check("*", Subscribe("lobby"), Err(Denial::NoRule));
         check("@anonymous", Subscribe("lobby"), Err(Denial::NoRule));
     }
@@ -251,30 +253,31 @@ mod tests {
             with_roles(&["admin", "editor"], rule(Effect::Allow, &["*"], &["n.*"], &["n.*"])),
             with_roles(&["admin"], rule(Effect::Allow, &["alice"], &["audit.{sub}"], &[])),
         ];
-        let check = |user, roles: &[&str], asked, expected| {
+        let check = |user, roles: &[&str], operation, expected| {
             let subject = Subject {
                 roles: roles.iter().map(|role| role.to_string()).collect(),
                 ..Subject::user(user)
             };
-            let found = SubjectRules::new(&rules, &subject).decide(asked, &mut Budget::of(100_000));
-            assert_eq!(found, expected, "{subject:?} {asked:?}");
+            let found =
+                SubjectRules::new(&rules, &subject).decide(operation, &mut Budget::of(100_000));
+            assert_eq!(found, expected, "{subject:?} {operation:?}");
         };
         let (alice, bob) = (Some("alice"), Some("bob"));
-        check(alice, &["editor"], Asked::Publish("n.a"), Ok(()));
-        check(alice, &["editor"], Asked::Psubscribe("n.a*"), Ok(()));
-        check(None, &["admin"], Asked::Publish("n.a"), Ok(()));
-        check(alice, &["Editor"], Asked::Publish("n.a"), Err(Denial::NoRule));
-        check(alice, &[], Asked::Publish("n.a"), Err(Denial::NoRule));
-        check(alice, &["admin", "banned"], Asked::Publish("n.a"), Err(Denial::Rule(1)));
+        check(alice, &["editor"], Operation::Publish("n.a"), Ok(()));
+        check(alice, &["editor"], Operation::Psubscribe("n.a*"), Ok(()));
+        check(None, &["admin"], Operation::Publish("n.a"), Ok(()));
+        check(alice, &["Editor"], Operation::Publish("n.a"), Err(Denial::NoRule));
+        check(alice, &[], Operation::Publish("n.a"), Err(Denial::NoRule));
+        check(alice, &["admin", "banned"], Operation::Publish("n.a"), Err(Denial::Rule(1)));
         // Both must fit: the user and one of the roles.
-        check(alice, &["admin"], Asked::Subscribe("audit.alice"), Ok(()));
-        check(bob, &["admin"], Asked::Subscribe("audit.bob"), Err(Denial::NoRule));
-        check(alice, &["editor"], Asked::Subscribe("audit.alice"), Err(Denial::NoRule));
+        check(alice, &["admin"], Operation::Subscribe("audit.alice"), Ok(()));
+        check(bob, &["admin"], Operation::Subscribe("audit.bob"), Err(Denial::NoRule));
+        check(alice, &["editor"], Operation::Subscribe("audit.alice"), Err(Denial::NoRule));
     }
 
     #[test]
     fn a_pattern_needs_one_rule_for_all_that_it_matches() {
-        use Asked::Psubscribe;
+        use Operation::Psubscribe;
         let rules = [
             rule(Effect::Allow, &["root"], &["*"], &[]),
             rule(Effect::Deny, &["*"], &["news.secret*"], &[]),
@@ -310,16 +313,16 @@ mod tests {
     #[test]
     fn what_cannot_be_decided_cheaply_is_refused() {
         let rules = [rule(Effect::Allow, &["*"], &["*a??????????????*z"], &[])];
-        let check = |asked, expected| check(&rules, "alice", asked, expected);
-        let costly = Asked::Psubscribe("[ab]*a??????????????*z");
+        let check = |operation, expected| check(&rules, "alice", operation, expected);
+        let costly = Operation::Psubscribe("[ab]*a??????????????*z");
         check(costly, Err(Denial::TooCostly));
         // What was spent is missed by patterns only.
         let anonymous = Subject::default();
         let rules = SubjectRules::new(&rules, &anonymous);
         let mut empty = Budget::of(0);
-        let asked = Asked::Subscribe("xa--------------z");
-        assert_eq!(rules.decide(asked, &mut empty), Ok(()));
-        let asked = Asked::Psubscribe("a");
-        assert_eq!(rules.decide(asked, &mut empty), Err(Denial::TooCostly));
+        let operation = Operation::Subscribe("xa--------------z");
+        assert_eq!(rules.decide(operation, &mut empty), Ok(()));
+        let operation = Operation::Psubscribe("a");
+        assert_eq!(rules.decide(operation, &mut empty), Err(Denial::TooCostly));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use plugin_kit::who::{self, Who};
+use plugin_kit::user_selector::{self, UserSelector};
 use plugin_kit::{glob, settings};
 use serde::Deserialize;
 use serde_json::Value;
@@ -53,7 +53,7 @@ pub fn read(settings: &str) -> Result<Acl, String> {
         if token.is_empty() {
             return Err(format!("tokens: the token of `{user}` is empty"));
         }
-        who::read_user_name(user).map_err(|error| format!("tokens: {error}"))?;
+        user_selector::read_user_name(user).map_err(|error| format!("tokens: {error}"))?;
     }
     let read = |rule, _| read_rule(rule, &raw.attributes);
     Ok(Acl {
@@ -83,7 +83,7 @@ fn read_rule(raw: RawRule, attributes: &[String]) -> Result<Rule, String> {
         return Err("names no channels; give it `subscribe`, `publish` or both".to_owned());
     }
     raw.subscribe.iter().chain(&raw.publish).try_for_each(|pattern| glob::check(pattern))?;
-    let users = users.iter().map(|text| Who::read(text));
+    let users = users.iter().map(|text| UserSelector::read(text));
     let patterns = |texts: Vec<String>| {
         texts.iter().map(|text| RulePattern::parse(text, attributes)).collect()
     };

@@ -1,4 +1,4 @@
-//! Who holds which token.
+//! The user of each token.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Whether there are any. Without, every token is somebody else's.
+    /// Whether there are any. Without, no token belongs to this plugin.
     pub fn is_empty(&self) -> bool {
         self.users_by_token.is_empty()
     }

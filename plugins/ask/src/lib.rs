@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_taken_apart() {
+    fn a_url_is_parsed() {
         let check = |text: &str, expected: Option<(&str, &str)>| {
             let url = Url::parse(text);
             let parts = url.as_ref().map(|url| (url.origin(), url.path_and_query.clone()));

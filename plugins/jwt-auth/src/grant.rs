@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// What one call may spend on patterns: some milliseconds.
 const CALL_STEPS_MAX: usize = 3 << 19;
 
-/// What taking a pattern of the token apart costs, in steps of the budget.
+/// What parsing a pattern of the token costs, in steps of the budget.
 const COVER_COST_PER_BYTE: usize = 256;
 
 /// What a token lets its bearer do.
@@ -25,14 +25,14 @@ pub struct Grant {
     pub publish: Option<Vec<String>>,
 }
 
-/// What a connection asks for.
+/// An operation that a connection requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked<'a> {
-    /// To listen to a channel.
+pub enum Operation<'a> {
+    /// Subscribe to a channel.
     Subscribe(&'a str),
-    /// To listen to all channels that match.
+    /// Subscribe to all channels that match.
     Psubscribe(&'a str),
-    /// To publish on a channel.
+    /// Publish on a channel.
     Publish(&'a str),
 }
 
@@ -41,7 +41,7 @@ pub enum Asked<'a> {
 pub struct Access<'a> {
     grant: &'a Grant,
     budget: Budget,
-    /// Made when the first pattern is asked for.
+    /// Made when the first pattern is checked.
     covers: Option<Vec<Cover>>,
 }
 
@@ -73,17 +73,17 @@ impl Access<'_> {
     /// # Errors
     ///
     /// It is not.
-    pub fn decide(&mut self, asked: Asked<'_>) -> Result<(), Refused> {
-        let is_allowed = match asked {
-            Asked::Subscribe(channel) => matches_any(self.grant.subscribe.as_deref(), channel),
-            Asked::Publish(channel) => matches_any(self.grant.publish.as_deref(), channel),
-            Asked::Psubscribe(pattern) => self.covers(pattern),
+    pub fn decide(&mut self, operation: Operation<'_>) -> Result<(), Refused> {
+        let is_allowed = match operation {
+            Operation::Subscribe(channel) => matches_any(self.grant.subscribe.as_deref(), channel),
+            Operation::Publish(channel) => matches_any(self.grant.publish.as_deref(), channel),
+            Operation::Psubscribe(pattern) => self.covers(pattern),
         };
-        let (what, name) = match asked {
+        let (what, name) = match operation {
             _ if is_allowed => return Ok(()),
-            Asked::Subscribe(channel) => ("subscribe to", channel),
-            Asked::Psubscribe(pattern) => ("psubscribe to", pattern),
-            Asked::Publish(channel) => ("publish on", channel),
+            Operation::Subscribe(channel) => ("subscribe to", channel),
+            Operation::Psubscribe(pattern) => ("psubscribe to", pattern),
+            Operation::Publish(channel) => ("publish on", channel),
         };
         Err(Refused {
             code: "NOPERM",
@@ -108,8 +108,8 @@ impl Access<'_> {
         if self.budget.spend(pattern.len()).is_err() {
             return false;
         }
-        let asked = Glob::parse(pattern.as_bytes());
-        covers.iter().any(|cover| cover.covers(&asked, &mut self.budget).unwrap_or(false))
+        let requested = Glob::parse(pattern.as_bytes());
+        covers.iter().any(|cover| cover.covers(&requested, &mut self.budget).unwrap_or(false))
     }
 }
 
@@ -129,9 +129,9 @@ mod tests {
 
     #[test]
     fn only_what_the_token_names_is_allowed() {
-        use Asked::{Psubscribe, Publish, Subscribe};
-        let check = |grant: &Grant, asked, expected: Result<(), &str>| {
-            let found = grant.access().decide(asked);
+        use Operation::{Psubscribe, Publish, Subscribe};
+        let check = |grant: &Grant, operation, expected: Result<(), &str>| {
+            let found = grant.access().decide(operation);
             assert_eq!(found.map_err(|refused| refused.message), expected.map_err(str::to_owned));
         };
         let both = grant(Some(&["news.*", "user.alice"]), Some(&["chat.?"]));

@@ -265,7 +265,7 @@ fn read_pem(
     read: impl Fn(&[u8]) -> jsonwebtoken::errors::Result<DecodingKey>,
 ) -> Result<DecodingKey, String> {
     // Public keys only: what leads to a private one has no place in a config file
-    // of those who check tokens.
+    // of a server that checks tokens.
     if pem.contains("PRIVATE KEY") {
         return Err("the `pem` is a private key; give it the public one".to_owned());
     }

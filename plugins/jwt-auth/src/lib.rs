@@ -1,4 +1,4 @@
-//! A plugin of Switchyard: who a connection belongs to, by JSON Web Tokens.
+//! A plugin of Switchyard: the user of a connection, by JSON Web Tokens.
 //! `README.md` says what the settings may be.
 //!
 //! Here stands the glue between the contract and the modules below, which know
@@ -21,7 +21,7 @@ use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials
 use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
 use bindings::switchyard::pubsub::{attributes, log};
-use grant::{Asked, Grant};
+use grant::{Grant, Operation};
 use plugin_kit::notes::{AUTH_REQUIRED, EXPIRES_AT, ROLES, USER, note_of_roles};
 use plugin_kit::refused::Refused;
 use settings::{Settings, WithoutToken};
@@ -120,7 +120,7 @@ impl admission::Guest for Plugin {
         }
         let identity = settings().verifier.verify(&secret)?;
         match user {
-            // What Redis clients say who are given no name.
+            // The name that Redis clients send when they are given none.
             Some(user) if user != "default" && user != identity.user => {
                 Err(Refused::unknown("the token belongs to another user").into())
             }
@@ -162,9 +162,9 @@ fn decide(requests: &[Request]) -> Vec<Option<Refusal>> {
     let mut access = grant.access();
     let decisions = requests.iter().map(|request| {
         access.decide(match &request.action {
-            Action::Subscribe(channel) => Asked::Subscribe(channel),
-            Action::Psubscribe(pattern) => Asked::Psubscribe(pattern),
-            Action::Publish(intent) => Asked::Publish(&intent.channel),
+            Action::Subscribe(channel) => Operation::Subscribe(channel),
+            Action::Psubscribe(pattern) => Operation::Psubscribe(pattern),
+            Action::Publish(intent) => Operation::Publish(&intent.channel),
         })
     });
     decisions.map(|decision| decision.err().map(Refusal::from)).collect()

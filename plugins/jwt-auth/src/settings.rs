@@ -15,7 +15,7 @@ use crate::verify::{Claim, Mapping, Verifier};
 /// The settings, ready for use.
 #[derive(Debug)]
 pub struct Settings {
-    /// What is asked of a token.
+    /// What a token must satisfy.
     pub verifier: Verifier,
     /// What a connection without a token may do.
     pub without_token: WithoutToken,

@@ -1,4 +1,4 @@
-//! From a token to who its bearer is, or to why it is not believed.
+//! From a token to the identity of its bearer, or to why it is not believed.
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Header, Validation};
@@ -14,7 +14,7 @@ const TOKEN_BYTES_MAX: usize = 8192;
 /// How many patterns a claim may hold.
 const PATTERNS_MAX: usize = 64;
 
-/// What is asked of a token.
+/// What a token must satisfy.
 #[derive(Debug)]
 pub struct Verifier {
     /// With which keys it may be signed.
@@ -34,7 +34,7 @@ pub struct Verifier {
 /// Which claim becomes what.
 #[derive(Debug)]
 pub struct Mapping {
-    /// Who the bearer is.
+    /// The user of the bearer.
     pub user: Claim,
     /// What roles it has.
     pub roles: Claim,
@@ -50,14 +50,14 @@ pub struct Mapping {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim(pub String);
 
-/// Who the bearer of a token is.
+/// The identity of the bearer of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Its user.
     pub user: String,
     /// Its roles, if the token speaks of roles.
     pub roles: Option<Vec<String>>,
-    /// What else is noted of it; none: what was noted is taken back.
+    /// What else is noted of it; none: what was noted is removed.
     pub attributes: Vec<(String, Option<String>)>,
     /// What the token lets it do.
     pub grant: Grant,
@@ -72,7 +72,7 @@ pub fn is_token(secret: &str) -> bool {
 }
 
 impl Verifier {
-    /// Who the bearer of this token is.
+    /// The identity of the bearer of this token.
     ///
     /// # Errors
     ///
@@ -212,7 +212,7 @@ fn text_of(value: &Value) -> Option<String> {
 }
 
 /// Whether the registered claims are what RFC 7519 says they are. The crate takes
-/// an `iss` that is a list, and looks at claims only where they are asked about.
+/// an `iss` that is a list, and looks at claims only where they are to be checked.
 fn check_types(claims: &Map<String, Value>) -> Result<(), Refused> {
     let check = |name: &str, expected: &str, is_right: fn(&Value) -> bool| match claims
         .get(name)

@@ -97,7 +97,7 @@ fn each_algorithm_is_spoken() {
     }
 }
 
-/// A public key is known to all: it must never be taken for a secret, and a token
+/// A public key is known to all: it must never be used as a secret, and a token
 /// must not choose how it is checked.
 #[test]
 fn a_token_does_not_choose_its_algorithm() {
@@ -168,7 +168,7 @@ fn keys_come_from_a_jwks() {
 }
 
 #[test]
-fn a_token_holds_for_a_time_and_for_someone() {
+fn a_token_is_valid_for_a_time_and_an_audience() {
     let settings = secret(json!({
         "issuers": ["https://id.example.com"], "audiences": ["switchyard", "chat"], "leeway_s": 30,
     }));
@@ -303,7 +303,7 @@ fn one_useless_key_does_not_spoil_a_jwks() {
             (found, _) => panic!("{jwks}: {found:?}"),
         }
     }
-    // Of two that a token cannot tell apart the first counts.
+    // Of two that a token cannot distinguish the first counts.
     let settings = read(&json!({"jwks": {"keys": [good, good]}}));
     assert_eq!(settings.warnings.len(), 1, "{:?}", settings.warnings);
     check(&settings, &token(Algorithm::ES256, Some("good"), &claims), Ok("alice"));

@@ -4,7 +4,7 @@
 //! The other glob is walked state by state, and beside each of its states
 //! stands the set of states in which this one may be after the same bytes. The
 //! answer is no as soon as the other can be at its end and this one cannot.
-//! Bytes that this glob cannot tell apart are tried once. Sets of states are
+//! Bytes that this glob cannot distinguish are tried once. Sets of states are
 //! bits of one `u128`, so a glob of more than 128 states covers nothing; that is
 //! the safe side to be wrong on.
 
@@ -20,7 +20,7 @@ const WALK_STEP_COST: usize = 80;
 /// lead through. Few patterns have more than one pair for each of their bytes.
 const PAIRS_MAX: usize = 2048;
 
-/// A glob made ready to be asked what it covers.
+/// A glob prepared for checks of what it covers.
 #[derive(Clone, Debug)]
 pub struct Cover {
     glob: Glob,
@@ -70,7 +70,7 @@ struct Machine {
     end: States,
 }
 
-/// Bytes that a glob cannot tell apart.
+/// Bytes that a glob cannot distinguish.
 #[derive(Clone, Debug)]
 struct Kind {
     bytes: ByteSet,
@@ -145,7 +145,7 @@ fn moves(states: &[State], position: usize) -> impl Iterator<Item = (usize, Byte
     stays.into_iter().chain(steps_on.map(|state| (position + 1, state.entered_by)))
 }
 
-/// Splits all bytes into those that the glob cannot tell apart.
+/// Splits all bytes into those that the glob cannot distinguish.
 fn kinds(glob: &Glob) -> Vec<ByteSet> {
     let sets: BTreeSet<_> = glob.states().iter().map(|state| state.entered_by).collect();
     sets.into_iter().fold(vec![ByteSet::ALL], |kinds, set| {

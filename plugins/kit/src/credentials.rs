@@ -22,7 +22,7 @@ pub fn in_authorization(headers: &[(String, Vec<u8>)]) -> Option<String> {
     })
 }
 
-/// The first sub-protocol that was asked for and begins with `prefix`, without
+/// The first sub-protocol that was requested and begins with `prefix`, without
 /// it: a browser can set no other header of its own.
 pub fn in_subprotocols(headers: &[(String, Vec<u8>)], prefix: &str) -> Option<String> {
     let lists = headers.iter().filter(|(name, _)| name == "sec-websocket-protocol");

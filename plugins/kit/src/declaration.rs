@@ -2,7 +2,7 @@
 //! its core module, `switchyard:plugin`, with a JSON object.
 //!
 //! `on_failure` is what holds while the plugin cannot answer, if the operator does
-//! not say otherwise: `closed` refuses what it would have been asked about, `open`
+//! not say otherwise: `closed` refuses what the plugin cannot decide, `open`
 //! lets it through. It cannot be said by a call, because `init` may be what fails.
 
 /// Declares the plugin that this crate is: its name and version are the crate's.

@@ -4,7 +4,7 @@
 //! `guest_core::glob` says whether a glob matches a name, and so does the
 //! engine. What a rule must know of a PSUBSCRIBE is harder: whether two globs
 //! have a name in common (here) and whether one covers all that another matches
-//! (`cover`). Both need the glob taken apart. The tests hold the two readings
+//! (`cover`). Both need the parsed glob. The tests hold the two readings
 //! of Redis' syntax against each other.
 
 use crate::budget::{Budget, TooCostly};
@@ -65,7 +65,7 @@ pub struct State {
     pub star: bool,
 }
 
-/// A glob with Redis' syntax, taken apart.
+/// A parsed glob with Redis' syntax.
 ///
 /// A name matches when its bytes lead from the first state to the last. One
 /// case is apart: Redis lets `*` match every name but the empty one, which only

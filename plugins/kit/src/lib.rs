@@ -13,7 +13,7 @@ pub mod address;
 pub mod credentials;
 pub mod notes;
 pub mod refused;
-pub mod who;
+pub mod user_selector;
 
 pub mod cover;
 pub mod glob;

@@ -10,7 +10,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// It is not known who asks.
+    /// The user of the connection is not known.
     pub fn unknown(message: impl Into<String>) -> Self {
         Self { code: "NOAUTH", message: message.into() }
     }

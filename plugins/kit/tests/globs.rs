@@ -9,14 +9,14 @@ use plugin_kit::glob::{self, Glob};
 /// Bytes of names. `z` stands for all that `PIECES` does not mention.
 const LETTERS: &[u8] = b"abz";
 
-/// Long enough to tell apart any two patterns made of `PIECES` here.
+/// Long enough to distinguish any two patterns made of `PIECES` here.
 const NAME_LENGTH_MAX: usize = 8;
 
 /// What patterns over `LETTERS` are made of.
 const PIECES: &[&str] =
     &["*", "*", "?", "a", "b", "[ab]", "[^a]", "[^b]", "[^ab]", "[a-b]", "[^]", "\\a", "[]"];
 
-/// Put together, these turn into everything that the syntax has corners for.
+/// Put together, these make every corner case of the syntax.
 const ODD_PIECES: &[&str] = &[
     "*", "?", "a", "[ab]", "[^a]", "[a-b]", "[b-", "[b-]", "[]", "[^]", "[", "[^", "]", "-", "^",
     "\\", "\\*", "[a", "[]a]", "[\\]-]", "é",
@@ -44,7 +44,7 @@ fn overlap_and_cover_agree_with_all_short_names() {
     }
 }
 
-/// Bytes that names in UTF-8 have, both sides of where C's `char` turns
+/// Bytes that names in UTF-8 have, both sides of where C's `char` becomes
 /// negative; pairs of globs that the pieces above do not make.
 #[test]
 fn overlap_and_cover_of_odd_patterns() {

@@ -16,7 +16,7 @@ use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials
 use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
 use bindings::switchyard::pubsub::{attributes, counters};
-use limits::{Asked, Draw, Full, Shortage, Subject};
+use limits::{Draw, Full, Operation, Shortage, Subject};
 use plugin_kit::notes::{ROLES, USER, roles_in};
 use plugin_kit::refused::Refused;
 use settings::Settings;
@@ -77,18 +77,18 @@ fn take(draws: &[Draw<'_>]) -> Result<Result<(), Shortage>, Full> {
     }
 }
 
-fn asked_for(request: &Request) -> Asked<'_> {
+fn operation_of(request: &Request) -> Operation<'_> {
     match &request.action {
-        Action::Subscribe(_) | Action::Psubscribe(_) => Asked::Subscribe,
+        Action::Subscribe(_) | Action::Psubscribe(_) => Operation::Subscribe,
         Action::Publish(intent) => {
-            Asked::Publish { channel: &intent.channel, bytes: intent.payload_bytes.into() }
+            Operation::Publish { channel: &intent.channel, bytes: intent.payload_bytes.into() }
         }
     }
 }
 
-fn decide(subject: &Subject, asked: &[Asked<'_>]) -> Vec<Option<Refusal>> {
+fn decide(subject: &Subject, operations: &[Operation<'_>]) -> Vec<Option<Refusal>> {
     let Settings { limits, when_full, .. } = settings();
-    let decisions = limits::decide(limits, *when_full, subject, asked, take);
+    let decisions = limits::decide(limits, *when_full, subject, operations, take);
     decisions.into_iter().map(|decision| decision.err().map(Refusal::from)).collect()
 }
 
@@ -112,7 +112,7 @@ impl admission::Guest for Plugin {
     fn on_connect(connection: ConnectionId, client: Client) -> Result<(), Refusal> {
         let address = settings().address_of(&client.remote, &client.headers);
         let subject = Subject { address, ..subject_of(connection) };
-        if let Some(Some(refusal)) = decide(&subject, &[Asked::Connect]).pop() {
+        if let Some(Some(refusal)) = decide(&subject, &[Operation::Connect]).pop() {
             return Err(refusal);
         }
         let address = subject.address.as_deref().filter(|_| settings().needs.address);
@@ -134,7 +134,7 @@ impl access::Guest for Plugin {
         let of_one = requests.chunk_by(|one, other| one.connection == other.connection);
         let decisions = of_one.filter_map(|requests| {
             let subject = subject_of(requests.first()?.connection);
-            Some(decide(&subject, &requests.iter().map(asked_for).collect::<Vec<_>>()))
+            Some(decide(&subject, &requests.iter().map(operation_of).collect::<Vec<_>>()))
         });
         decisions.flatten().collect()
     }

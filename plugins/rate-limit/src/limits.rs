@@ -1,15 +1,15 @@
 //! Which buckets of tokens an action draws from, and what is said when one holds
 //! too few.
 //!
-//! What is asked at once may be many actions of one connection. What they want
-//! of each bucket is summed and taken at once, which nearly always succeeds; when
+//! One call may have many operations of one connection. What they want of each
+//! bucket is summed and withdrawn at once, which nearly always succeeds; when
 //! it does not, each is tried by itself in its order, so that the first ones pass
 //! as far as the tokens go.
 
 use std::fmt::Write;
 
 use plugin_kit::refused::Refused;
-use plugin_kit::who::Who;
+use plugin_kit::user_selector::UserSelector;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -34,11 +34,11 @@ pub struct Limit {
     /// Globs: only what is published there. None: everything.
     pub channels: Option<Vec<String>>,
     /// Which users it holds for.
-    pub users: Vec<Who>,
-    /// Which of those: who has one of these roles. Empty: all of them.
+    pub users: Vec<UserSelector>,
+    /// Only users that have one of these roles. Empty: all users.
     pub roles: Vec<String>,
     /// For which of those it does not hold.
-    pub except_users: Vec<Who>,
+    pub except_users: Vec<UserSelector>,
     /// For which roles it does not hold.
     pub except_roles: Vec<String>,
 }
@@ -80,7 +80,7 @@ pub enum WhenFull {
     Allow,
 }
 
-/// Who does something.
+/// A connection that performs operations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subject {
     /// Which connection.
@@ -93,14 +93,14 @@ pub struct Subject {
     pub address: Option<String>,
 }
 
-/// One thing that somebody wants to do.
+/// One operation that a connection requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked<'a> {
-    /// To connect.
+pub enum Operation<'a> {
+    /// Connect.
     Connect,
-    /// To listen to a channel or a pattern.
+    /// Subscribe to a channel or a pattern.
     Subscribe,
-    /// To publish.
+    /// Publish.
     Publish {
         /// On this channel.
         channel: &'a str,
@@ -146,7 +146,7 @@ pub fn decide(
     limits: &[Limit],
     when_full: WhenFull,
     subject: &Subject,
-    asked: &[Asked<'_>],
+    operations: &[Operation<'_>],
     mut take: impl FnMut(&[Draw<'_>]) -> Result<Result<(), Shortage>, Full>,
 ) -> Vec<Result<(), Refused>> {
     let buckets: Vec<_> = limits.iter().filter_map(|limit| limit.bucket_of(subject)).collect();
@@ -162,17 +162,17 @@ pub fn decide(
             }),
         },
     };
-    let passes = |_: &Asked<'_>| Ok(());
-    if asked.len() > 1 && take(&draws(&buckets, asked)).is_ok() {
-        return asked.iter().map(passes).collect();
+    let passes = |_: &Operation<'_>| Ok(());
+    if operations.len() > 1 && take(&draws(&buckets, operations)).is_ok() {
+        return operations.iter().map(passes).collect();
     }
-    asked.iter().map(|one| take(&draws(&buckets, std::slice::from_ref(one)))).collect()
+    operations.iter().map(|one| take(&draws(&buckets, std::slice::from_ref(one)))).collect()
 }
 
 /// What these want of the buckets together.
-fn draws<'a>(buckets: &'a [Bucket<'a>], asked: &[Asked<'_>]) -> Vec<Draw<'a>> {
+fn draws<'a>(buckets: &'a [Bucket<'a>], operations: &[Operation<'_>]) -> Vec<Draw<'a>> {
     let draw = |bucket: &'a Bucket<'a>| {
-        let tokens = asked.iter().map(|asked| bucket.limit.tokens_for(asked));
+        let tokens = operations.iter().map(|operation| bucket.limit.tokens_for(operation));
         Draw { bucket, tokens: tokens.fold(0, u64::saturating_add) }
     };
     buckets.iter().map(draw).filter(|draw| draw.tokens > 0).collect()
@@ -184,9 +184,9 @@ impl Limit {
     fn bucket_of(&self, subject: &Subject) -> Option<Bucket<'_>> {
         let user = subject.user.as_deref();
         let has_one = |roles: &[String]| roles.iter().any(|role| subject.roles.contains(role));
-        let is_concerned = self.users.iter().any(|who| who.is(user))
+        let is_concerned = self.users.iter().any(|selector| selector.matches(user))
             && (self.roles.is_empty() || has_one(&self.roles))
-            && !self.except_users.iter().any(|who| who.is(user))
+            && !self.except_users.iter().any(|selector| selector.matches(user))
             && !has_one(&self.except_roles);
         if !is_concerned {
             return None;
@@ -203,11 +203,11 @@ impl Limit {
         Some(Bucket { limit: self, key })
     }
 
-    fn tokens_for(&self, asked: &Asked<'_>) -> u64 {
-        match (self.of, *asked) {
-            (Of::Connects, Asked::Connect) | (Of::Subscribes, Asked::Subscribe) => 1,
-            (Of::Publishes, Asked::Publish { channel, .. }) if self.looks_at(channel) => 1,
-            (Of::Bytes, Asked::Publish { channel, bytes }) if self.looks_at(channel) => bytes,
+    fn tokens_for(&self, operation: &Operation<'_>) -> u64 {
+        match (self.of, *operation) {
+            (Of::Connects, Operation::Connect) | (Of::Subscribes, Operation::Subscribe) => 1,
+            (Of::Publishes, Operation::Publish { channel, .. }) if self.looks_at(channel) => 1,
+            (Of::Bytes, Operation::Publish { channel, bytes }) if self.looks_at(channel) => bytes,
             _ => 0,
         }
     }
@@ -220,7 +220,7 @@ impl Limit {
 }
 
 fn short(draws: &[Draw<'_>], Shortage { position, retry_ms }: Shortage) -> Refused {
-    // The list is that of the buckets that were asked.
+    // The list is that of the buckets that were drawn from.
     let Some(Draw { bucket: Bucket { limit, .. }, tokens }) = draws.get(position) else {
         return Refused { code: "LIMIT", message: "over a limit".to_owned() };
     };
@@ -271,7 +271,7 @@ mod tests {
     /// Buckets into which nothing flows.
     #[derive(Default)]
     struct Buckets {
-        taken: BTreeMap<String, u64>,
+        withdrawn: BTreeMap<String, u64>,
         takes: usize,
     }
 
@@ -279,7 +279,7 @@ mod tests {
         fn take(&mut self, draws: &[Draw<'_>]) -> Result<Result<(), Shortage>, Full> {
             self.takes += 1;
             let left = |draw: &Draw<'_>| {
-                draw.bucket.limit.burst - self.taken.get(&draw.bucket.key).unwrap_or(&0)
+                draw.bucket.limit.burst - self.withdrawn.get(&draw.bucket.key).unwrap_or(&0)
             };
             if let Some(position) = draws.iter().position(|draw| left(draw) < draw.tokens) {
                 let may_come =
@@ -288,7 +288,7 @@ mod tests {
                 return Ok(Err(Shortage { position, retry_ms }));
             }
             for draw in draws {
-                *self.taken.entry(draw.bucket.key.clone()).or_default() += draw.tokens;
+                *self.withdrawn.entry(draw.bucket.key.clone()).or_default() += draw.tokens;
             }
             Ok(Ok(()))
         }
@@ -297,14 +297,14 @@ mod tests {
             &mut self,
             settings: &str,
             subject: &Subject,
-            asked: &[Asked<'_>],
+            operations: &[Operation<'_>],
         ) -> Vec<Result<(), String>> {
             let limits = match settings::read(settings) {
                 Ok(settings) => settings.limits,
                 Err(error) => panic!("{settings}: {error}"),
             };
             let decisions =
-                decide(&limits, WhenFull::Refuse, subject, asked, |draws| self.take(draws));
+                decide(&limits, WhenFull::Refuse, subject, operations, |draws| self.take(draws));
             let words = |refused: Refused| format!("{} {}", refused.code, refused.message);
             decisions.into_iter().map(|decision| decision.map_err(words)).collect()
         }
@@ -319,7 +319,7 @@ mod tests {
         }
     }
 
-    const MESSAGE: Asked<'_> = Asked::Publish { channel: "chat.a", bytes: 1 };
+    const MESSAGE: Operation<'_> = Operation::Publish { channel: "chat.a", bytes: 1 };
 
     #[test]
     fn the_first_pass_as_far_as_the_tokens_go() {
@@ -332,7 +332,7 @@ mod tests {
         let alice = subject(1, Some("alice"), &[]);
         let found = buckets.decide(settings, &alice, &[MESSAGE, MESSAGE]);
         assert_eq!((found, buckets.takes), (vec![Ok(()), Ok(())], 1));
-        let found = buckets.decide(settings, &alice, &[Asked::Subscribe, MESSAGE, MESSAGE]);
+        let found = buckets.decide(settings, &alice, &[Operation::Subscribe, MESSAGE, MESSAGE]);
         assert_eq!(found, [Ok(()), Ok(()), Err(refused.to_owned())]);
         let found = buckets.decide(settings, &subject(2, Some("alice"), &[]), &[MESSAGE]);
         assert_eq!(found, [Ok(())]);
@@ -345,29 +345,29 @@ mod tests {
             {"name": "bytes", "of": "bytes", "per": "address", "rate": 10, "burst": 100}
         ]}"#;
         let mut buckets = Buckets::default();
-        let publish = |bytes| Asked::Publish { channel: "a", bytes };
+        let publish = |bytes| Operation::Publish { channel: "a", bytes };
         let too_large = "TOOLARGE over limit bytes: 101 bytes at once, and 100 are the most for an \
                          address";
         let over = "LIMIT over limit bytes; come back in 7 ms (10 bytes in 1000 ms for an address)";
         let anonymous = subject(1, None, &[]);
-        let asked = [publish(101), publish(60), publish(60), publish(40), publish(0)];
-        let found = buckets.decide(settings, &anonymous, &asked);
+        let operations = [publish(101), publish(60), publish(60), publish(40), publish(0)];
+        let found = buckets.decide(settings, &anonymous, &operations);
         let expected = [Err(too_large.to_owned()), Ok(()), Err(over.to_owned()), Ok(()), Ok(())];
         assert_eq!(found, expected);
-        let taken: Vec<_> = buckets.taken.into_iter().collect();
+        let withdrawn: Vec<_> = buckets.withdrawn.into_iter().collect();
         let expected = [("bytes/address/192.0.2.1", 100), ("messages/connection/1", 3)];
-        assert_eq!(taken, expected.map(|(key, tokens)| (key.to_owned(), tokens)));
+        assert_eq!(withdrawn, expected.map(|(key, tokens)| (key.to_owned(), tokens)));
     }
 
     #[test]
-    fn a_limit_holds_for_whom_it_names() {
+    fn a_limit_applies_to_the_users_and_roles_that_it_names() {
         let key = |limit: &str, subject: &Subject| {
             let settings = format!(
                 r#"{{"limits": [{{"name": "n", "of": "publishes", "rate": 1, {limit}}}]}}"#
             );
             let mut buckets = Buckets::default();
             buckets.decide(&settings, subject, &[MESSAGE]);
-            buckets.taken.into_keys().next()
+            buckets.withdrawn.into_keys().next()
         };
         let check = |limit: &str, subject: &Subject, expected: Option<&str>| {
             assert_eq!(key(limit, subject).as_deref(), expected, "{limit} {subject:?}");
@@ -402,8 +402,9 @@ mod tests {
         ]}"#;
         let limits = settings::read(settings).map(|settings| settings.limits).unwrap_or_default();
         let decide = |when_full| {
-            let asked = &[Asked::Connect];
-            let found = decide(&limits, when_full, &subject(1, None, &[]), asked, |_| Err(Full));
+            let operations = &[Operation::Connect];
+            let found =
+                decide(&limits, when_full, &subject(1, None, &[]), operations, |_| Err(Full));
             found.into_iter().next().and_then(|decision| decision.err()).map(|refused| refused.code)
         };
         assert_eq!(decide(WhenFull::Refuse), Some("UNAVAILABLE"));

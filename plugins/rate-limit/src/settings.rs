@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use plugin_kit::address::{network_of_forwarded, network_of_peer};
-use plugin_kit::who::Who;
+use plugin_kit::user_selector::UserSelector;
 use plugin_kit::{glob, settings};
 use serde::Deserialize;
 use serde_json::Value;
@@ -42,7 +42,7 @@ pub struct Settings {
 /// What the limits ask about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// Who it belongs to.
+    /// The user that it belongs to.
     pub user: bool,
     /// The user's roles.
     pub roles: bool,
@@ -120,7 +120,9 @@ pub fn read(settings: &str) -> Result<Settings, String> {
     let any = |needs: fn(&Limit) -> bool| limits.iter().any(needs);
     let needs = Needs {
         user: any(|limit| {
-            limit.per == Per::User || limit.users != [Who::Anyone] || !limit.except_users.is_empty()
+            limit.per == Per::User
+                || limit.users != [UserSelector::Any]
+                || !limit.except_users.is_empty()
         }),
         roles: any(|limit| !limit.roles.is_empty() || !limit.except_roles.is_empty()),
         address: any(|limit| limit.per == Per::Address),
@@ -154,7 +156,8 @@ fn read_limit(raw: RawLimit) -> Result<Limit, String> {
     if raw.users.as_ref().is_some_and(Vec::is_empty) {
         return Err("`users` is empty; leave it out to speak of everyone".to_owned());
     }
-    let who = |texts: Vec<String>| texts.iter().map(|text| Who::read(text)).collect();
+    let selectors =
+        |texts: Vec<String>| texts.iter().map(|text| UserSelector::read(text)).collect();
     let rate = settings::within("rate", raw.rate, 1, TOKENS_MAX)?;
     let every_ms = settings::within("every_ms", raw.every_ms, 1, EVERY_MS_MAX)?;
     let burst = settings::within("burst", raw.burst.unwrap_or(rate), 1, TOKENS_MAX)?;
@@ -169,9 +172,9 @@ fn read_limit(raw: RawLimit) -> Result<Limit, String> {
         every_ms,
         burst,
         channels: raw.channels,
-        users: raw.users.map_or(Ok(vec![Who::Anyone]), who)?,
+        users: raw.users.map_or(Ok(vec![UserSelector::Any]), selectors)?,
         roles: raw.roles,
-        except_users: who(raw.except_users)?,
+        except_users: selectors(raw.except_users)?,
         except_roles: raw.except_roles,
     })
 }

@@ -52,14 +52,14 @@ impl lifecycle::Guest for Plugin {
 
 impl messages::Guest for Plugin {
     fn on_publish(submissions: Vec<Submission>) -> Vec<PublishVerdict> {
-        let asked: Vec<_> = submissions
+        let payloads: Vec<_> = submissions
             .iter()
             .map(|Submission { publication, .. }| {
                 (publication.channel.as_str(), publication.payload.as_slice())
             })
             .collect();
         let outcomes = RULES.with(|rules| {
-            rules.get().expect("the host calls `init` before all else").apply_all(&asked)
+            rules.get().expect("the host calls `init` before all else").apply_all(&payloads)
         });
         let verdicts = submissions.into_iter().zip(outcomes);
         let verdicts = verdicts.map(|(submission, outcome)| match outcome {

@@ -1,5 +1,5 @@
 //! What a number says, however it is written: its digits without an exponent, and
-//! those that a reader sees who knows doubles only.
+//! those that a reader with doubles only sees.
 
 use std::iter;
 use std::ops::Range;
@@ -14,7 +14,7 @@ const COMPARED_DIGITS: usize = 19;
 /// So many digits come out of a double as they went in.
 const SAFE_DIGITS: usize = 15;
 
-/// A number as it is written, taken apart.
+/// A number as it is written, in its parts.
 #[derive(Clone, Copy, Debug)]
 pub struct Number<'a> {
     is_negative: bool,

@@ -132,7 +132,7 @@ impl Search {
         self.shortest
     }
 
-    /// The first match at or behind `from`, with what stands before it in sight.
+    /// The first match at or behind `from`. Assertions such as `\b` also see what stands before it.
     ///
     /// # Errors
     ///

@@ -48,7 +48,7 @@ impl lifecycle::Guest for Plugin {
 impl messages::Guest for Plugin {
     fn on_publish(submissions: Vec<Submission>) -> Vec<PublishVerdict> {
         let rules = RULES.get().expect("the host calls `init` before all else");
-        let asked: Vec<_> = submissions
+        let payloads: Vec<_> = submissions
             .iter()
             .map(|Submission { publication, .. }| {
                 (publication.channel.as_str(), publication.payload.as_slice())
@@ -60,6 +60,6 @@ impl messages::Guest for Plugin {
                 PublishVerdict::Reject(Refusal { code: code.to_owned(), message })
             }
         };
-        rules.check_all(&asked).into_iter().map(verdict).collect()
+        rules.check_all(&payloads).into_iter().map(verdict).collect()
     }
 }

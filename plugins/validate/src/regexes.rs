@@ -190,7 +190,7 @@ impl<'a> Closure<'a> {
             }
             self.members.push(id);
             match self.nfa.state(id) {
-                // A condition is taken for true: more states than there are, not fewer.
+                // A condition counts as true: more states than there are, not fewer.
                 State::Look { next, .. } | State::Capture { next, .. } => self.stack.push(*next),
                 State::Union { alternates } => self.stack.extend(alternates.iter().rev()),
                 State::BinaryUnion { alt1, alt2 } => self.stack.extend([*alt2, *alt1]),

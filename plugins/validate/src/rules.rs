@@ -1,7 +1,7 @@
 //! Whether a payload fits the schemas of its channel.
 //!
 //! A payload is parsed once, and only when a rule looks at its channel. How large
-//! and how deep it may be is known before a schema is asked, and how much work the
+//! and how deep it may be is known before a schema is applied, and how much work the
 //! schema is for it (`work`): one that is too much for a call is refused.
 
 use jsonschema::Validator;
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_fits_or_is_told_where_it_does_not() {
+    fn a_payload_is_valid_or_its_error_names_the_place() {
         let orders = orders();
         let check = |payload: Value, expected| {
             check(&orders, "orders.eu", &payload.to_string(), expected);
@@ -311,9 +311,9 @@ mod tests {
         };
         let large = json!(vec![1; 5_000]).to_string();
         let some = json!(vec![1; 400]).to_string();
-        let asked =
+        let payloads =
             [("a", large.as_bytes()), ("a", b"[1]"), ("a", some.as_bytes()), ("a", b"[\"\"]")];
-        let found = rules.check_all(&asked);
+        let found = rules.check_all(&payloads);
         let codes: Vec<_> = found.iter().map(|it| it.as_ref().err().map(|it| it.code)).collect();
         assert_eq!(codes, [Some("TOOLARGE"), None, None, Some("REJECTED")]);
         let twice = [("a", some.as_bytes()), ("a", some.as_bytes())];
@@ -323,7 +323,7 @@ mod tests {
 
     /// Trying it again would not help.
     #[test]
-    fn a_payload_alone_is_never_told_to_try_again() {
+    fn a_single_payload_is_never_refused_as_unavailable() {
         let mut rules = rules_of(&json!({"items": {"type": "number"}}));
         rules.checks_max = 1_000.0;
         let codes = (1..1_200).map(|count| code_of(&rules, &json!(vec![1; count]).to_string()));

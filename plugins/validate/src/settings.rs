@@ -224,7 +224,7 @@ mod tests {
         let mut check = |schema: Value, place: &str, reason: &str| {
             let rule = json!({"name": "b", "channels": ["*"], "schema": schema});
             let found = read(&json!({"rules": [rule]}).to_string()).err();
-            let found = found.unwrap_or_else(|| "it is taken".to_owned());
+            let found = found.unwrap_or_else(|| "it is accepted".to_owned());
             let start = format!("rule 1: schema b: {place}: ");
             if !found.starts_with(&start) || !found.contains(reason) || found.contains('\n') {
                 wrong.push(format!("{schema}: {found}"));

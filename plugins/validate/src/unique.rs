@@ -20,11 +20,11 @@ pub fn keyword<'a>(
     value: &'a Value,
     _: Location,
 ) -> Result<Box<dyn for<'i> Keyword<'i>>, ValidationError<'a>> {
-    Ok(Box::new(UniqueItems { is_asked: value == &Value::Bool(true) }))
+    Ok(Box::new(UniqueItems { is_required: value == &Value::Bool(true) }))
 }
 
 struct UniqueItems {
-    is_asked: bool,
+    is_required: bool,
 }
 
 impl<'i> Keyword<'i> for UniqueItems {
@@ -37,7 +37,7 @@ impl<'i> Keyword<'i> for UniqueItems {
 
     fn is_valid(&self, instance: &'i Value) -> bool {
         match instance {
-            Value::Array(items) if self.is_asked && items.len() > 1 => {
+            Value::Array(items) if self.is_required && items.len() > 1 => {
                 let mut text = String::new();
                 let mut ends = vec![];
                 for item in items {
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn items_are_unique_or_not() {
         let check = |items: Value, expected: bool| {
-            let found = Keyword::is_valid(&UniqueItems { is_asked: true }, &items);
+            let found = Keyword::is_valid(&UniqueItems { is_required: true }, &items);
             assert_eq!(found, expected, "{items}");
         };
         check(json!([]), true);

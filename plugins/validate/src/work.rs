@@ -3,7 +3,7 @@
 //! A schema that refers to itself is applied again at each level of a payload. If
 //! it does so in two ways at once, as `anyOf` of two references does, the work
 //! doubles with each level. Such schemas are common and useful, for trees and
-//! expressions, so they are taken; but for each payload it is known beforehand how
+//! expressions, so they are accepted; but for each payload it is known beforehand how
 //! often a subschema may be applied to each of its places, and a payload that would
 //! be too much work is refused. It is an upper bound: no branch is assumed to be
 //! left early.

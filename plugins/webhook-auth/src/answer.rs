@@ -18,7 +18,7 @@ pub struct Granted {
     pub attributes: BTreeMap<String, String>,
 }
 
-/// The service could not be asked, or what it said makes no sense.
+/// The service could not be queried, or what it said makes no sense.
 pub fn unavailable(problem: &str) -> Refused {
     let message = format!("the service that knows the users: {problem}");
     Refused { code: "UNAVAILABLE", message }
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_says_whom_a_connection_belongs_to() {
+    fn an_answer_names_the_user_of_a_connection() {
         let granted = |body: &str| read(200, body.as_bytes()).expect(body);
         assert_eq!(granted("{}"), Granted::default());
         assert_eq!(granted(r#"{"user": ""}"#).user, None);

@@ -1,8 +1,8 @@
-//! A plugin of Switchyard: who a connection belongs to, by asking an HTTP service.
-//! `README.md` says what the settings may be, what is asked and what is answered.
+//! A plugin of Switchyard: the user of a connection, by querying an HTTP service.
+//! `README.md` describes the settings, the requests and the responses.
 //!
 //! Here stands the glue between the contract and the modules below, which know
-//! nothing of it and are tested natively. Who a connection belongs to is noted on
+//! nothing of it and are tested natively. The user of a connection is noted on
 //! the connection, so that a successor knows it too.
 
 pub mod settings;

@@ -1,4 +1,4 @@
-//! What the service is asked.
+//! The requests to the service.
 
 use std::collections::BTreeMap;
 

@@ -13,7 +13,7 @@ use crate::cache::Cache;
 /// The settings, ready for use.
 #[derive(Debug)]
 pub struct Settings {
-    /// Who is asked.
+    /// The service.
     pub url: Url,
     /// What is sent with every question.
     pub headers: Vec<(String, Vec<u8>)>,
@@ -27,11 +27,11 @@ pub struct Settings {
     cache_entries_max: usize,
 }
 
-/// Who is asked about when it connects.
+/// The clients for which the service is queried when they connect.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 enum AtConnect {
-    /// Who has something to show by then.
+    /// WebSocket clients, whose upgrade request may have credentials.
     Websocket,
     Always,
     Never,
@@ -66,7 +66,7 @@ impl Default for RawSettings {
 }
 
 impl Settings {
-    /// Whether the service is asked about a client that connects.
+    /// Whether the service is queried for a client that connects.
     pub fn asks_at_connect(&self, is_websocket: bool) -> bool {
         match self.at_connect {
             AtConnect::Websocket => is_websocket,

@@ -49,9 +49,9 @@ fn main() -> Result<()> {
     let mut component = engine(&wasm, EngineSource::Embedded)?;
     let mut fan_outs = FanOuts::default();
     measured_route_native(&mut *native, &names, &mut fan_outs)?;
-    ensure!(fan_outs.connections.len() == BATCH, "not everyone was found");
+    ensure!(fan_outs.connections.len() == BATCH, "not every subscriber was found");
     measured_route_component(&mut *component, &names, &mut fan_outs)?;
-    ensure!(fan_outs.connections.len() == BATCH, "not everyone was found");
+    ensure!(fan_outs.connections.len() == BATCH, "not every subscriber was found");
     measured_route_component_alone(&mut *component, &channel(1), &mut fan_outs)?;
 
     let bench = Bench::new(&wasm)?;
@@ -181,7 +181,7 @@ fn measured_decode_json(text: &str) -> Result<()> {
     for _ in 0..TIMES {
         requests.clear();
         json::parse(black_box(text), &mut requests);
-        ensure!(requests.first().is_some_and(|request| request.command.is_ok()), "not taken");
+        ensure!(requests.first().is_some_and(|request| request.command.is_ok()), "not parsed");
     }
     Ok(())
 }
@@ -193,7 +193,7 @@ fn measured_decode_resp(request: &[u8]) -> Result<()> {
     for _ in 0..TIMES {
         burst.clear();
         let outcome = parser.parse(black_box(request), Authentication::Settled, &mut burst);
-        ensure!(outcome == Outcome::Complete, "not taken");
+        ensure!(outcome == Outcome::Complete, "not parsed");
     }
     Ok(())
 }
@@ -218,7 +218,7 @@ fn measured_encode_resp(channel: &[u8], payload: &[u8]) {
     }
 }
 
-/// Pushed, taken by the writer, and written.
+/// Pushed, dequeued by the writer, and written.
 #[inline(never)]
 fn measured_outbox(chunk: &Bytes) {
     let outbox = Outbox::new(Config::default().outbox);

@@ -20,7 +20,7 @@ use socket2::{Domain, Socket, Type};
 const READ_BYTES_MAX: usize = 64 << 10;
 const LISTENER: Token = Token(usize::MAX);
 
-/// Who listens to which channel.
+/// The connections that are subscribed to each channel.
 type Subscribers = RwLock<HashMap<Vec<u8>, Vec<Arc<TcpStream>>>>;
 
 struct Connection {

@@ -105,12 +105,12 @@ fn main() -> Result<()> {
 
 /// What is measured: no attack, each attack alone, and all at once.
 fn runs(args: &Args) -> Vec<(String, Vec<&'static Attack>)> {
-    let is_asked =
+    let is_selected =
         |name: &str| args.attack.is_empty() || args.attack.iter().any(|part| name.contains(part));
     let mut runs = vec![("none".to_owned(), Vec::new())];
     runs.extend(ATTACKS.iter().map(|attack| (attack.name.to_owned(), vec![attack])));
     runs.push(("all together".to_owned(), ATTACKS.iter().collect()));
-    runs.retain(|(name, _)| is_asked(name));
+    runs.retain(|(name, _)| is_selected(name));
     runs
 }
 

@@ -52,8 +52,8 @@ q9UU8I5mEovUf86QZ7kOBIjJwqnzD1omageEHWwHdBO6B+dFabmdT9POxg==
 ";
 
 impl Under {
-    /// Starts it on the first core. A free port may be taken before the process listens on it, so
-    /// this is tried a few times.
+    /// Starts it on the first core. A free port may be occupied before the process listens on it,
+    /// so this is tried a few times.
     pub fn start(args: &Args, target: Target, is_tls: bool) -> Result<Under> {
         let mut started = Under::start_once(args, target, is_tls);
         for _ in 1..STARTS_MAX {

@@ -1,5 +1,5 @@
 //! What a plugin costs in Rust, JavaScript and Python: one that does the same in all
-//! three (`examples/languages`), asked by the chain as sessions ask it.
+//! three (`examples/languages`), called by the chain as sessions call it.
 //! `make bench-languages` runs it; it takes a minute, most of it to compile them.
 //!
 //! Batches of Rust and of each other language alternate, so that a disturbance affects both.
@@ -49,7 +49,10 @@ fn main() -> Result<()> {
         machine::version_of("switchyard"),
         machine::version_of("wasmtime")
     );
-    println!("Medians of {} batches a side, taken in turns, of thread CPU time.", sides::BATCHES);
+    println!(
+        "Medians of {} batches a side, measured alternately, of thread CPU time.",
+        sides::BATCHES
+    );
     println!("\n| | component | compiled in | memory, fresh |");
     println!("|---|---|---|---|");
     let rust = load(&bench, "Rust", RUST)?;
@@ -154,7 +157,7 @@ fn measure(bench: &Bench, rust: &Chain, other: &Chain, case: &Case) -> Result<Co
     })
 }
 
-/// What calls failed, for who sees that something is amiss.
+/// The calls that failed; printed when a result is wrong.
 fn failures(chain: &Chain) -> Vec<Failure> {
     chain.plugins().iter().flat_map(|plugin| plugin.stats.failures()).collect()
 }

@@ -36,8 +36,8 @@ struct Socket {
 }
 
 impl Fleet {
-    /// No connections. What the protocol's servers send each of them once without
-    /// being asked is not counted.
+    /// No connections. What the protocol's servers send each of them once,
+    /// unsolicited, is not counted.
     pub fn new(wire: Wire) -> Result<Fleet> {
         Ok(Fleet {
             poll: Poll::new()?,
@@ -78,7 +78,7 @@ impl Fleet {
     }
 
     /// Waits until something comes, at most so long, and leaves in `came` what did.
-    pub fn turn(&mut self, wait_max: Duration) -> Result<()> {
+    pub fn poll(&mut self, wait_max: Duration) -> Result<()> {
         self.came.clear();
         if let Err(error) = self.poll.poll(&mut self.events, Some(wait_max)) {
             ensure!(error.kind() == ErrorKind::Interrupted, error);
@@ -127,11 +127,11 @@ impl Fleet {
         Ok(())
     }
 
-    /// As `turn`, but silence is a failure: something is owed.
-    pub fn turn_owed(&mut self) -> Result<()> {
+    /// As `poll`, but silence is a failure: something is owed.
+    pub fn poll_owed(&mut self) -> Result<()> {
         let started = Instant::now();
         loop {
-            self.turn(Duration::from_millis(500))?;
+            self.poll(Duration::from_millis(500))?;
             if !self.came.is_empty() {
                 return Ok(());
             }

@@ -39,7 +39,7 @@ struct Args {
     /// Seconds that one run takes.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// How often each server has its turn in a scenario.
+    /// How many runs each server has in a scenario.
     #[arg(long, default_value_t = 5)]
     runs: usize,
     /// Servers by name, or parts of their names; all when there are none.
@@ -129,14 +129,14 @@ fn main() -> Result<()> {
     // It is built with the load.
     let floor = std::env::current_exe()?.with_file_name("floor");
     let places = Places::new(root, switchyard, floor.clone())?;
-    let is_asked = |words: &[String], name: &str| {
+    let is_selected = |words: &[String], name: &str| {
         words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
     };
-    let is_kind_asked = |kind: &Kind| match args.profile {
-        None => is_asked(&args.server, kind.name),
+    let is_kind_selected = |kind: &Kind| match args.profile {
+        None => is_selected(&args.server, kind.name),
         Some(_) => args.server.iter().any(|word| word == kind.name),
     };
-    let kinds: Vec<Kind> = KINDS.iter().copied().filter(is_kind_asked).collect();
+    let kinds: Vec<Kind> = KINDS.iter().copied().filter(is_kind_selected).collect();
     ensure!(!kinds.is_empty(), "no server is called so: {:?}", args.server);
     if let Some(part) = args.swap {
         return swap(&args, &places, part);
@@ -147,7 +147,7 @@ fn main() -> Result<()> {
         (None, false) => SCENARIOS,
     };
     let scenarios: Vec<Scenario> =
-        all.iter().copied().filter(|s| is_asked(&args.scenario, &s.name())).collect();
+        all.iter().copied().filter(|s| is_selected(&args.scenario, &s.name())).collect();
     if let Some(checkout) = &args.against {
         let reference = Places::of_checkout(checkout, &args.switchyard, floor)?;
         let kinds: Vec<Kind> =
@@ -156,10 +156,10 @@ fn main() -> Result<()> {
         return cost::compare(&builds, &kinds, &scenarios, args.rule());
     }
     if args.profile.is_some() {
-        let asked = (kinds.len(), scenarios.len(), args.runs);
+        let selected = (kinds.len(), scenarios.len(), args.runs);
         ensure!(
-            asked == (1, 1, 1),
-            "--profile is for one server, one scenario and one run, not {asked:?}: {:?}, {:?}",
+            selected == (1, 1, 1),
+            "--profile is for one server, one scenario and one run, not {selected:?}: {:?}, {:?}",
             kinds.iter().map(|kind| kind.name).collect::<Vec<_>>(),
             scenarios.iter().map(|scenario| scenario.name()).collect::<Vec<_>>(),
         );
@@ -172,10 +172,10 @@ fn main() -> Result<()> {
             .filter(|kind| scenario.fits(*kind))
             .map(|kind| Cell { kind, runs: Vec::new(), failure: None })
             .collect();
-        for turn in 0..args.runs {
+        for round in 0..args.runs {
             // The first server of a round is at a disadvantage, so each round begins with
             // another one, as far as there are more servers than rounds.
-            let first = turn * cells.len() / args.runs;
+            let first = round * cells.len() / args.runs;
             let (after, before) = cells.split_at_mut(first);
             for cell in before.iter_mut().chain(after) {
                 match run(&args, &places, scenario, cell.kind) {

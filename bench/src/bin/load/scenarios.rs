@@ -20,7 +20,7 @@ pub enum Scenario {
     /// So many publishers, each with so many publications under way; channels
     /// without subscribers, or with one each. Latency is of answers, or of deliveries.
     Publish { publishers: usize, depth: usize, channels: usize, subscribers: usize },
-    /// One publisher; the next batch when everyone has the last.
+    /// One publisher; the next batch when all subscribers have the last.
     FanOut { subscribers: usize, in_flight: usize },
     /// So many messages a second to so many subscribers, whatever comes back.
     Rate { subscribers: usize, messages_per_second: usize },
@@ -248,13 +248,13 @@ impl Publishing {
         let mut under_way = self.publishers;
         let all = |batches: usize| batches * self.depth * self.subscribers * message_len;
         while under_way > 0 || delivered < all(batches) {
-            fleet.turn_owed()?;
+            fleet.poll_owed()?;
             let now = Instant::now();
             let goes_on = stretch.started.elapsed() < time;
             for (number, length) in std::mem::take(&mut fleet.came) {
                 let Some(publisher) = number.checked_sub(first_publisher) else {
                     delivered += length;
-                    post.heard(number, length, now);
+                    post.record_received(number, length, now);
                     continue;
                 };
                 let (Some(owed), Some(sent)) =
@@ -262,7 +262,7 @@ impl Publishing {
                 else {
                     continue;
                 };
-                ensure!(length <= *owed, "a publisher was told more than it asked");
+                ensure!(length <= *owed, "a publisher received more replies than it has requests");
                 *owed -= length;
                 if *owed > 0 {
                     continue;
@@ -301,7 +301,7 @@ struct Audience {
 impl Audience {
     /// Counts what came to one, and answers how many messages are whole now that
     /// were not.
-    fn heard(&mut self, number: usize, length: usize) -> std::ops::Range<usize> {
+    fn record_received(&mut self, number: usize, length: usize) -> std::ops::Range<usize> {
         let Some(bytes) = self.bytes.get_mut(number) else { return 0..0 };
         let before = *bytes / self.message_len;
         *bytes += length;
@@ -309,9 +309,9 @@ impl Audience {
     }
 }
 
-/// Messages on channels with so many subscribers each, who are numbered channel by channel:
+/// Messages on channels with so many subscribers each, which are numbered channel by channel:
 /// when they were sent, and how long they took. Of several publishers on one channel it is not
-/// known whose message came first: it is taken for that which was sent first.
+/// known whose message came first: it is counted as the one that was sent first.
 struct Post {
     subscribers: usize,
     audience: Audience,
@@ -336,8 +336,8 @@ impl Post {
 
     /// Counts what came to a subscriber, and answers how many messages are whole now that were
     /// not.
-    fn heard(&mut self, number: usize, length: usize, now: Instant) -> usize {
-        let whole = self.audience.heard(number, length);
+    fn record_received(&mut self, number: usize, length: usize, now: Instant) -> usize {
+        let whole = self.audience.record_received(number, length);
         let sent_at = self.sent_at.get(number / self.subscribers).map_or(&[][..], Vec::as_slice);
         for at in sent_at.get(whole.clone()).unwrap_or_default() {
             self.latency.saturating_record(micros(*at, now));
@@ -371,11 +371,11 @@ fn fan_out(
     let mut audience = Audience { message_len, bytes: vec![0; subscribers] };
     let (mut latency, mut answered) = (histogram()?, histogram()?);
     let mut round = |latency: &mut Histogram<u64>, answered: &mut Histogram<u64>| -> Result<()> {
-        let (mut replied, mut heard) = (0, 0);
+        let (mut replied, mut received) = (0, 0);
         let sent = Instant::now();
         fleet.send(publisher, &batch)?;
-        while replied < reply_len || heard < subscribers * in_flight {
-            fleet.turn_owed()?;
+        while replied < reply_len || received < subscribers * in_flight {
+            fleet.poll_owed()?;
             let now = Instant::now();
             for &(number, length) in &fleet.came {
                 if number == publisher {
@@ -385,13 +385,13 @@ fn fan_out(
                     }
                     continue;
                 }
-                let whole = audience.heard(number, length).len();
-                heard += whole;
+                let whole = audience.record_received(number, length).len();
+                received += whole;
                 latency.saturating_record_n(micros(sent, now), whole as u64);
             }
         }
         let owed = subscribers * in_flight;
-        ensure!((replied, heard) == (reply_len, owed), "more came than was owed");
+        ensure!((replied, received) == (reply_len, owed), "more came than was owed");
         Ok(())
     };
     // The first is not counted: whatever is made once is made then.
@@ -413,7 +413,7 @@ struct Owed {
     /// When the time was over.
     at_end: usize,
     /// After `DRAIN_MAX`, too, unless it was not worth waiting for: a server that keeps
-    /// its limits closes who reads too slowly.
+    /// its limits closes a connection that reads too slowly.
     for_good: usize,
 }
 
@@ -437,10 +437,10 @@ fn rate(
     let mut post = Post::new(1, subscribers, message_len)?;
     let pace = Duration::from_secs(1) / u32::try_from(messages_per_second)?;
     let messages = (time.as_nanos() / pace.as_nanos()).max(1) as usize;
-    let (mut sent, mut heard) = (0, 0);
+    let (mut sent, mut received) = (0, 0);
     let mut owed_at_end = None;
     let stretch = Stretch::begin(server)?;
-    while heard < messages * subscribers {
+    while received < messages * subscribers {
         let now = Instant::now();
         // All that are due by now: a late generator must not make the server look
         // better.
@@ -454,7 +454,7 @@ fn rate(
             fleet.send(publisher, &batch)?;
         }
         if sent == messages && owed_at_end.is_none() && now - stretch.started >= time {
-            owed_at_end = Some(messages * subscribers - heard);
+            owed_at_end = Some(messages * subscribers - received);
         }
         if owed_at_end.is_some_and(|owed| owed > late_max) {
             break;
@@ -467,15 +467,15 @@ fn rate(
         if now - stretch.started >= time + DRAIN_MAX {
             break;
         }
-        fleet.turn(wait)?;
+        fleet.poll(wait)?;
         let now = Instant::now();
         for &(number, length) in &fleet.came {
-            heard += post.heard(number, length, now);
+            received += post.record_received(number, length, now);
         }
     }
-    let figures = stretch.end(server, heard)?;
+    let figures = stretch.end(server, received)?;
     let for_good =
-        (messages * subscribers).checked_sub(heard).context("more came than was owed")?;
+        (messages * subscribers).checked_sub(received).context("more came than was owed")?;
     let owed = Owed { at_end: owed_at_end.unwrap_or(for_good), for_good };
     Ok((Figures { latency_us: Some(post.latency), ..figures }, owed))
 }
@@ -498,7 +498,7 @@ const RISES: [f64; 2] = [2.0, 1.15];
 const RATE_MAX: f64 = 1e6;
 
 /// How long each step lasts at least. In less, a server that only queues does not
-/// fall behind by what is taken for behind.
+/// fall behind by the amount that counts as behind.
 const STEP_TIME_MIN: Duration = Duration::from_secs(1);
 
 fn rising(server: &Server, wire: Wire, subscribers: usize, time: Duration) -> Result<Figures> {
@@ -514,7 +514,7 @@ fn rising(server: &Server, wire: Wire, subscribers: usize, time: Duration) -> Re
             let (figures, owed) =
                 match rate(server, wire, subscribers, messages_per_second, late_max, time) {
                     Ok(run) => run,
-                    // Who is closed because it reads too slowly is behind, too.
+                    // A server that closes a slow connection is behind, too.
                     Err(error) if is_closed(&error) => break,
                     Err(error) => return Err(error),
                 };
@@ -551,7 +551,7 @@ fn speak(server: &Server, wire: Wire, rooms: usize, time: Duration) -> Result<Fi
         take_audience(&mut fleet, server, wire, name, MEMBERS)?;
     }
     let listeners = fleet.len();
-    // Who listens may say nothing else in RESP2, so each speaks on a second one.
+    // In RESP2 a subscribed connection cannot publish, so each publishes on a second one.
     for _ in 0..listeners {
         fleet.take(wire.connect(server.port)?)?;
     }
@@ -574,17 +574,17 @@ fn speak(server: &Server, wire: Wire, rooms: usize, time: Duration) -> Result<Fi
     }
     let (mut said, mut under_way, mut delivered) = (listeners, listeners, 0);
     while under_way > 0 || delivered < said * MEMBERS * message_len {
-        fleet.turn_owed()?;
+        fleet.poll_owed()?;
         let now = Instant::now();
         let goes_on = stretch.started.elapsed() < time;
         for (number, length) in std::mem::take(&mut fleet.came) {
             let Some(speaker) = number.checked_sub(listeners) else {
                 delivered += length;
-                post.heard(number, length, now);
+                post.record_received(number, length, now);
                 continue;
             };
             let Some(owed) = owed.get_mut(speaker) else { continue };
-            ensure!(length <= *owed, "a speaker was told more than it asked");
+            ensure!(length <= *owed, "a speaker received more replies than it has requests");
             *owed -= length;
             if *owed > 0 {
                 continue;
@@ -679,23 +679,23 @@ fn publish_beside_patterns(
     let batch = wire.publish(CHANNEL, &payload).repeat(DEPTH);
     let reply_len = wire.reply_len(DEPTH, receivers);
     let lengths = all.iter().map(|pattern| wire.pmessage_len(pattern, CHANNEL, &payload));
-    let heard_len = if all_match { DEPTH * lengths.sum::<usize>() } else { 0 };
+    let received_len = if all_match { DEPTH * lengths.sum::<usize>() } else { 0 };
     let stretch = Stretch::begin(server)?;
     let mut rounds = 0;
     while rounds == 0 || stretch.started.elapsed() < time {
         fleet.send(publisher, &batch)?;
-        let (mut replied, mut heard) = (0, 0);
-        while replied < reply_len || heard < heard_len {
-            fleet.turn_owed()?;
+        let (mut replied, mut received) = (0, 0);
+        while replied < reply_len || received < received_len {
+            fleet.poll_owed()?;
             for &(number, length) in &fleet.came {
                 if number == publisher {
                     replied += length;
                 } else {
-                    heard += length;
+                    received += length;
                 }
             }
         }
-        ensure!((replied, heard) == (reply_len, heard_len), "more came than was owed");
+        ensure!((replied, received) == (reply_len, received_len), "more came than was owed");
         rounds += 1;
     }
     stretch.end(server, rounds * DEPTH * receivers.max(1))

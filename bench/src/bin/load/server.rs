@@ -202,7 +202,7 @@ impl Server {
         self.counter.begin(self.child.id(), self.home.path())
     }
 
-    /// The processor time that its threads have taken, in seconds.
+    /// The processor time that its threads have used, in seconds.
     pub fn cpu_seconds(&self) -> Result<f64> {
         let mut nanoseconds = 0.0;
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
@@ -238,7 +238,10 @@ impl Server {
 
     /// The next line of its log that contains this; waits a while for it.
     pub fn log_line(&self, part: &str) -> Result<String> {
-        let log = self.log.lock().map_err(|_| anyhow::anyhow!("who read the log panicked"))?;
+        let log = self
+            .log
+            .lock()
+            .map_err(|_| anyhow::anyhow!("the thread that read the log panicked"))?;
         loop {
             let line = log.recv_timeout(Duration::from_secs(30));
             let line = line.with_context(|| format!("the log does not say \"{part}\""))?;

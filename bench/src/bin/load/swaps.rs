@@ -71,7 +71,7 @@ pub fn measure(server: &Server, kind: Kind, part: Part, swaps: u32) -> Result<Hi
                 .collect()
         });
         while !swapping.is_finished() {
-            fleet.turn(Duration::from_millis(10))?;
+            fleet.poll(Duration::from_millis(10))?;
             for (number, _) in std::mem::take(&mut fleet.came) {
                 fleet.send(number, &publication)?;
             }

@@ -119,7 +119,7 @@ impl Wire {
         }
     }
 
-    /// What servers send once to each connection without being asked: nats-server
+    /// What servers send once to each connection, unsolicited: nats-server
     /// looks for a sign of life two seconds after the connection was made.
     pub fn uninvited(self) -> Option<&'static [u8]> {
         match self {

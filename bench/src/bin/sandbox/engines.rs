@@ -15,7 +15,7 @@ use switchyard_wasm::Wasm;
 
 use crate::NAMES_A_CALL;
 
-/// Who listens while it is routed.
+/// The subscriptions while it is routed.
 #[derive(Clone, Copy)]
 struct Audience {
     channels: usize,
@@ -36,8 +36,8 @@ const AUDIENCES: [Audience; 4] = [
 
 /// How many channels have a subscriber while another comes and goes.
 const CHANNELS_HELD: usize = 10_000;
-/// How many channels that one subscribes to and leaves in a batch.
-const CHANNELS_TAKEN: usize = 3_200;
+/// How many channels a batch subscribes to and unsubscribes from.
+const CHANNELS_CHURNED: usize = 3_200;
 /// How many subscriptions are restored, each to a channel of its own.
 const SUBSCRIPTIONS_RESTORED: usize = 100_000;
 
@@ -125,9 +125,10 @@ impl Engines {
         print_head("subscribe and unsubscribe, ns a name");
         for names_a_call in [1, NAMES_A_CALL] {
             // Channels that are new, each between two that are held.
-            let taken: Vec<String> =
-                (0..CHANNELS_TAKEN).map(|n| channel(2 * scattered(n, CHANNELS_HELD) + 1)).collect();
-            let calls = in_calls(&taken, names_a_call);
+            let churned: Vec<String> = (0..CHANNELS_CHURNED)
+                .map(|n| channel(2 * scattered(n, CHANNELS_HELD) + 1))
+                .collect();
+            let calls = in_calls(&churned, names_a_call);
             let subscribe = |engine: &mut dyn Engine| {
                 calls.iter().try_for_each(|names| engine.subscribe(2, names))
             };
@@ -135,11 +136,11 @@ impl Engines {
                 calls.iter().try_for_each(|names| engine.unsubscribe(2, names))
             };
             let [native, component] = &mut pair;
-            let subscribed = compare([native, component], CHANNELS_TAKEN, |engine| {
+            let subscribed = compare([native, component], CHANNELS_CHURNED, |engine| {
                 let took = time(|| subscribe(&mut **engine))?;
                 unsubscribe(&mut **engine).map(|()| took)
             })?;
-            let unsubscribed = compare([native, component], CHANNELS_TAKEN, |engine| {
+            let unsubscribed = compare([native, component], CHANNELS_CHURNED, |engine| {
                 subscribe(&mut **engine)?;
                 time(|| unsubscribe(&mut **engine))
             })?;
@@ -158,7 +159,7 @@ impl Engines {
         let restored = compare([native, component], SUBSCRIPTIONS_RESTORED, |code| {
             let mut fresh = code.instantiate().map_err(anyhow::Error::msg)?;
             time(|| {
-                ensure!(fresh.restore(&state)?, "a state that was just saved is not taken");
+                ensure!(fresh.restore(&state)?, "a state that was just saved is not accepted");
                 Ok(())
             })
         })?;
@@ -184,9 +185,9 @@ impl Audience {
 
     /// What one batch asks about.
     fn calls(&self, names_a_call: usize) -> Vec<Names> {
-        let asked: Vec<String> =
+        let queried: Vec<String> =
             (0..self.names).map(|n| channel(scattered(n, self.channels))).collect();
-        in_calls(&asked, names_a_call)
+        in_calls(&queried, names_a_call)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use acl::acl::Acl;
-use acl::rules::Asked;
+use acl::rules::Operation;
 use acl::subject::Subject;
 use anyhow::{Result, ensure};
 use bench::chain::Bench;
@@ -17,7 +17,7 @@ use switchyard_wasm::Wasm;
 
 use crate::NAMES_A_CALL;
 
-/// Who may do what, as in `examples/plugins/10-acl.toml`.
+/// The permissions of each user, as in `examples/plugins/10-acl.toml`.
 const ACL: &str = r#"{"rules": [
     {"users": ["alice"], "subscribe": ["*"], "publish": ["*"]},
     {"users": ["*"], "effect": "deny", "subscribe": ["private.*"], "publish": ["private.*"]},
@@ -42,9 +42,9 @@ const USER: &str = "bob";
 const CHANNEL: &str = "room:000042:message";
 
 /// How many actions or publications one batch asks about.
-const ASKED: usize = 3_200;
+const NAMES_A_BATCH: usize = 3_200;
 
-/// The plugins and who asks them.
+/// The plugins, and what calls them.
 pub struct Hooks {
     acl: Chain,
     redact: Chain,
@@ -89,15 +89,15 @@ impl Hooks {
     fn measure_access(&self, native: &Acl, names_a_call: usize) -> Result<Comparison> {
         let action = Action::Publish { channel: CHANNEL, payload_bytes: PAYLOAD.len() };
         let actions = vec![(self.bench.connection.id, action); names_a_call];
-        // As the component does it, which asks the host who the user is.
+        // As the component does it, which queries the host for the user.
         let natively = || {
             let user = self.bench.connection.attribute("user");
             let subject = Subject { user, ..Subject::default() };
             let mut access = native.access_of(&subject);
             let mut decide = |action: &Action<'_>| match *action {
-                Action::Subscribe(channel) => access.decide(Asked::Subscribe(channel)),
-                Action::Psubscribe(pattern) => access.decide(Asked::Psubscribe(pattern)),
-                Action::Publish { channel, .. } => access.decide(Asked::Publish(channel)),
+                Action::Subscribe(channel) => access.decide(Operation::Subscribe(channel)),
+                Action::Psubscribe(pattern) => access.decide(Operation::Psubscribe(pattern)),
+                Action::Publish { channel, .. } => access.decide(Operation::Publish(channel)),
             };
             let decisions: Vec<_> =
                 actions.iter().map(|(_, action)| decide(action).err()).collect();
@@ -118,10 +118,10 @@ impl Hooks {
         };
         let publications = vec![(self.bench.connection.id, publication); names_a_call];
         let natively = || {
-            let asked = publications.clone();
-            let asked: Vec<_> =
-                asked.iter().map(|(_, asked)| (CHANNEL, asked.payload.as_ref())).collect();
-            let outcomes: Vec<Outcome> = native.apply_all(&asked);
+            let publications = publications.clone();
+            let requested: Vec<_> =
+                publications.iter().map(|(_, one)| (CHANNEL, one.payload.as_ref())).collect();
+            let outcomes: Vec<Outcome> = native.apply_all(&requested);
             outcomes.iter().filter(|outcome| **outcome == Outcome::Unchanged).count()
         };
         let by_component = || {
@@ -146,9 +146,9 @@ fn compare_hook(
 ) -> Result<Comparison> {
     let mut natively: &dyn Fn() -> usize = &natively;
     let mut by_component: &dyn Fn() -> usize = &by_component;
-    compare([&mut natively, &mut by_component], ASKED, |ask| {
+    compare([&mut natively, &mut by_component], NAMES_A_BATCH, |ask| {
         time(|| {
-            (0..ASKED / names_a_call).try_for_each(|_| {
+            (0..NAMES_A_BATCH / names_a_call).try_for_each(|_| {
                 ensure!(ask() == names_a_call, "something was refused, changed or not answered");
                 Ok(())
             })

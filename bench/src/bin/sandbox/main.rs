@@ -1,7 +1,7 @@
 //! What the sandbox costs: the same work natively and in a component, side by
 //! side in one run. `make bench` runs it; it takes half a minute.
 //!
-//! The work is what the server does: the engine is asked through the trait that
+//! The work is what the server does: the engine is called through the trait that
 //! the hub uses, and plugins through the chain that sessions use. Inputs are the
 //! same in each run.
 
@@ -35,7 +35,10 @@ fn main() -> Result<()> {
         engines.version(),
         hooks.versions(),
     );
-    println!("Medians of {} batches a side, taken in turns, of thread CPU time.", sides::BATCHES);
+    println!(
+        "Medians of {} batches a side, measured alternately, of thread CPU time.",
+        sides::BATCHES
+    );
     println!("Spread: of their middle half. Where it is large, look at the ratio.");
 
     engines.measure_call()?;

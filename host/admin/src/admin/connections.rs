@@ -16,7 +16,7 @@ use super::view::{ConnectionView, ConnectionsView, Name, NamesView, unix_ms};
 use super::{Admin, blocking};
 use switchyard_hub::connections::Connection;
 use switchyard_middleware::stats::Initiator;
-use switchyard_server::door;
+use switchyard_server::goaway::close_gracefully;
 use switchyard_types::close::CloseReason;
 use switchyard_types::ids::ConnectionId;
 
@@ -108,7 +108,7 @@ pub async fn close(
 ) -> Result<Json<ConnectionView>, ApiError> {
     let connection = find(&admin, &id)?;
     let closed = view(&connection);
-    door::close_gracefully(&connection, CloseReason::Operator);
+    close_gracefully(&connection, CloseReason::Operator);
     info!(connection = connection.id, by = %by.name(), "a connection was closed by an operator");
     Ok(Json(closed))
 }

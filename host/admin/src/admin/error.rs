@@ -72,7 +72,7 @@ impl From<ChangeError> for ApiError {
             ChangeError::Refused(refused) => return refused.into(),
             ChangeError::NoSuchPlugin(_) => (StatusCode::NOT_FOUND, "no-such-plugin"),
             ChangeError::Ambiguous(_) => (StatusCode::CONFLICT, "ambiguous"),
-            ChangeError::SlotTaken(_) => (StatusCode::CONFLICT, "slot-taken"),
+            ChangeError::SlotOccupied(_) => (StatusCode::CONFLICT, "slot-taken"),
             ChangeError::NothingBefore(_) => (StatusCode::CONFLICT, "nothing-before"),
             ChangeError::BadSlot(_) | ChangeError::OtherName { .. } => {
                 (StatusCode::BAD_REQUEST, "bad-request")

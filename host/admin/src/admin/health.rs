@@ -11,7 +11,7 @@ use switchyard_server::health::{Finding, Report, Status};
 /// `GET /healthz`
 pub async fn healthy(State(admin): State<Admin>) -> (StatusCode, Json<HealthView>) {
     let report = admin.health.report().await;
-    answer(report.status() != Status::Ill, &report)
+    answer(report.status() != Status::Unhealthy, &report)
 }
 
 /// `GET /readyz`

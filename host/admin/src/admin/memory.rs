@@ -20,16 +20,17 @@ const SHOWN: usize = 10;
 /// The query parameters: how many to show.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Asked {
+pub struct Parameters {
     limit: Option<usize>,
 }
 
 /// `GET /v1/memory`
 pub async fn show(
     State(admin): State<Admin>,
-    asked: Result<Query<Asked>, QueryRejection>,
+    query: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Json<MemoryView>, ApiError> {
-    let Query(Asked { limit }) = asked.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    let Query(Parameters { limit }) =
+        query.map_err(|error| ApiError::bad_request(error.body_text()))?;
     let limit = limit.unwrap_or(SHOWN);
     if !(1..=SHOWN_MAX).contains(&limit) {
         return Err(ApiError::bad_request(format!("limit must be from 1 to {SHOWN_MAX}")));

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn open_metrics_is_for_who_asks_for_it() {
+    fn open_metrics_needs_an_accept_header_that_names_it() {
         assert!(is_open_metrics("application/openmetrics-text;version=1.0.0;q=0.5"));
         assert!(is_open_metrics(" Application/OpenMetrics-Text"));
         assert!(!is_open_metrics("application/openmetrics-text; q=0"));

@@ -67,10 +67,10 @@ impl Places {
         {
             count(&self.dropped);
         }
-        while self.slots.taken() >= self.max && self.slots.drop_one(None) {
+        while self.slots.occupied() >= self.max && self.slots.drop_one(None) {
             count(&self.dropped);
         }
-        if self.slots.taken() >= self.max + FRESH_MAX {
+        if self.slots.occupied() >= self.max + FRESH_MAX {
             if !self.slots.drop_one_early() {
                 count(&self.over_share);
                 return None;
@@ -103,7 +103,7 @@ impl Places {
     /// The counters for metrics.
     pub fn counted(&self) -> AdminConnections {
         AdminConnections {
-            open: self.slots.taken(),
+            open: self.slots.occupied(),
             over_share: load(&self.over_share),
             dropped: load(&self.dropped),
         }

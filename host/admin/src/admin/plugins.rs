@@ -187,7 +187,7 @@ fn view(status: &Status, position: usize) -> PluginView {
         spares: config.limits.spares,
         memory_bytes,
         isolated_connections: plugin.isolated(),
-        asked_again: plugin.stats.items_asked_again(),
+        retried_items: plugin.stats.items_retried(),
         limits: LimitsView {
             call_budget_ms: config.limits.call_budget.as_millis() as u64,
             init_budget_ms: config.limits.init_budget.as_millis() as u64,
@@ -206,8 +206,8 @@ fn view(status: &Status, position: usize) -> PluginView {
 }
 
 fn rechecks(reading: RecheckReading) -> RechecksView {
-    let RecheckReading { running, asked, ended, unanswered } = reading;
-    RechecksView { running, asked, ended, unanswered }
+    let RecheckReading { running, checked, ended, unanswered } = reading;
+    RechecksView { running, checked, ended, unanswered }
 }
 
 /// The counters of a hook; none: it was never called.

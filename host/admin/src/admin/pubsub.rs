@@ -59,8 +59,8 @@ pub async fn subscribers(
         let words = format!("channel must be given, from once to {CHANNELS_MAX} times");
         return Err(ApiError::bad_request(words));
     }
-    let asked = channels.iter().cloned().map(Text).collect();
-    let question = Question::SubscriberCounts { is_shard, channels: asked };
+    let names = channels.iter().cloned().map(Text).collect();
+    let question = Question::SubscriberCounts { is_shard, channels: names };
     let Answers { of_each, nodes } = ask(&admin, question, of_all_nodes).await?;
     let mut sums = vec![0; channels.len()];
     for answer in of_each {

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Admin;
 use super::error::ApiError;
-use super::view::{Name, SightView, TraceLine, unix_ms};
+use super::view::{Name, TraceEventView, TraceLine, unix_ms};
 use switchyard_middleware::trace::{TraceEvent, TraceSubscription, Wanted};
 
 /// How often something is written, so that a closed connection is noticed.
@@ -30,7 +30,7 @@ const LINES_MAX: usize = 16;
 /// The filter: one of `connection` and `channel`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Asked {
+pub struct Parameters {
     connection: Option<u64>,
     channel: Option<String>,
     /// Ends after this many events.
@@ -40,10 +40,10 @@ pub struct Asked {
 /// `GET /v1/trace`
 pub async fn stream(
     State(admin): State<Admin>,
-    asked: Result<Query<Asked>, QueryRejection>,
+    query: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let Query(asked) = asked.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    let wanted = match (asked.connection, asked.channel) {
+    let Query(parameters) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    let wanted = match (parameters.connection, parameters.channel) {
         (Some(connection), None) => Wanted::Connection(connection),
         (None, Some(channel)) if !channel.is_empty() => Wanted::Channel(channel),
         _ => return Err(ApiError::bad_request("give either connection=ID or channel=GLOB")),
@@ -54,7 +54,7 @@ pub async fn stream(
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-traces", words)
     })?;
     let (lines, queued) = mpsc::channel(LINES_MAX);
-    tokio::spawn(write(subscription, asked.count, lines, admin.ending));
+    tokio::spawn(write(subscription, parameters.count, lines, admin.ending));
     let headers = [(CONTENT_TYPE, "application/x-ndjson"), (CACHE_CONTROL, "no-store")];
     Ok((headers, Body::new(Lines(queued))).into_response())
 }
@@ -110,9 +110,9 @@ fn line(line: &TraceLine) -> Bytes {
     text.into()
 }
 
-fn view(event: TraceEvent) -> SightView {
+fn view(event: TraceEvent) -> TraceEventView {
     let (code, message) = event.refusal.unzip();
-    SightView {
+    TraceEventView {
         at_ms: unix_ms(event.at),
         connection: event.connection,
         action: event.action.to_owned(),

@@ -61,7 +61,8 @@ pub struct PluginView {
     /// One for each instance and each spare; none: it is being rebuilt.
     pub memory_bytes: Vec<Option<usize>>,
     pub isolated_connections: usize,
-    pub asked_again: u64,
+    #[serde(rename = "asked_again")]
+    pub retried_items: u64,
     pub limits: LimitsView,
     pub since_ms: u64,
     pub by: String,
@@ -77,7 +78,8 @@ pub struct PluginView {
 #[allow(missing_docs, reason = "openapi.json documents them")]
 pub struct RechecksView {
     pub running: u64,
-    pub asked: u64,
+    #[serde(rename = "asked")]
+    pub checked: u64,
     pub ended: u64,
     pub unanswered: u64,
 }
@@ -173,7 +175,8 @@ pub struct RefusedView {
 pub struct SwapView {
     pub at_ms: u64,
     pub by: String,
-    pub deed: ChangeKind,
+    #[serde(rename = "deed")]
+    pub kind: ChangeKind,
     pub slot: Option<String>,
     pub from: Option<String>,
     pub to: Option<String>,
@@ -395,7 +398,7 @@ pub enum TraceLine {
     /// The trace has started.
     Began,
     /// A plugin's decision.
-    Said(Box<SightView>),
+    Said(Box<TraceEventView>),
     /// This many lines were dropped, because they came too fast.
     Dropped { count: u64 },
     /// The last line.
@@ -405,7 +408,7 @@ pub enum TraceLine {
 /// A plugin's decision about one item.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
-pub struct SightView {
+pub struct TraceEventView {
     pub at_ms: u64,
     pub connection: u64,
     pub action: String,
@@ -544,7 +547,7 @@ impl From<&Swap> for SwapView {
         SwapView {
             at_ms: unix_ms(swap.at),
             by: swap.by.name().to_owned(),
-            deed: swap.deed,
+            kind: swap.kind,
             slot: swap.slot.clone(),
             from: swap.from.as_deref().map(str::to_owned),
             to: swap.to.as_deref().map(str::to_owned),

@@ -164,7 +164,7 @@ impl Metrics {
         page.gauges(
             "switchyard_handshakes",
             "Pending handshakes, by door.",
-            self.doors.iter().map(|door| ([name(door)], door.handshakes.taken() as f64)),
+            self.doors.iter().map(|door| ([name(door)], door.handshakes.occupied() as f64)),
         )?;
         page.gauge(
             "switchyard_handshakes_limit",
@@ -497,7 +497,7 @@ fn plugins(page: &mut Page<'_, '_>, middleware: &Middleware) -> fmt::Result {
         "switchyard_plugin_rechecked",
         "Existing subscriptions that were checked because a plugin came or changed, by result.",
         rechecks().flat_map(|(slot, read)| {
-            let kept = read.asked.saturating_sub(read.ended);
+            let kept = read.checked.saturating_sub(read.ended);
             [("kept", kept), ("ended", read.ended), ("unanswered", read.unanswered)]
                 .map(|(result, count)| ([("slot", slot.as_str()), ("result", result)], count))
         }),
@@ -510,9 +510,9 @@ fn plugins(page: &mut Page<'_, '_>, middleware: &Middleware) -> fmt::Result {
     page.counters(
         "switchyard_plugin_items_asked_again",
         "Items for which a plugin was called again, because a call with several items failed.",
-        slots.iter().map(|Slot { slot, plugin }| {
-            ([("slot", slot.as_str())], plugin.stats.items_asked_again())
-        }),
+        slots
+            .iter()
+            .map(|Slot { slot, plugin }| ([("slot", slot.as_str())], plugin.stats.items_retried())),
     )?;
     page.counters(
         "switchyard_plugin_isolations",
@@ -575,7 +575,7 @@ fn plugins(page: &mut Page<'_, '_>, middleware: &Middleware) -> fmt::Result {
     page.histograms(
         "switchyard_swap_pause_seconds",
         "For how long a change of the chain or of the engine held messages up, by what it did.",
-        middleware.swaps().pauses_by_deed().map(|(deed, pauses)| ([("kind", deed.name())], pauses)),
+        middleware.swaps().pauses_by_kind().map(|(kind, pauses)| ([("kind", kind.name())], pauses)),
     )?;
     page.gauge(
         "switchyard_traces",
@@ -589,7 +589,7 @@ fn write_backplane(page: &mut Page<'_, '_>, backplane: &Backplane) -> fmt::Resul
     page.gauges(
         "switchyard_backplane_state",
         "How this node stands to the backplane: 1 for the state that it is in.",
-        [BackplaneState::Away, BackplaneState::Restoring, BackplaneState::Ready]
+        [BackplaneState::Disconnected, BackplaneState::Restoring, BackplaneState::Ready]
             .map(|state| ([("state", state.label())], f64::from(u8::from(state == now)))),
     )?;
     page.gauge(

@@ -88,7 +88,7 @@ fn look(
     report.policy = Some(declaration::policy(plugin.policy, &plugin.declared, compiled.hooks()));
     report.asks_with = compiled.outside().map(str::to_owned);
     report.may_ask = plugin.http_allow.iter().map(ToString::to_string).collect();
-    let surroundings = PluginContext {
+    let context = PluginContext {
         connections: Connections::new(1, config.outbox, config.limits.attributes_bytes_max),
         runtime: Handle::current(),
         rebuild_backoff: config.plugins.rebuild_backoff,
@@ -99,7 +99,7 @@ fn look(
     plugin.instances = 1;
     let counters = Counters::new(config.limits.counters_max).space(&plugin.counters);
     let has_settings = file.with_extension("toml").exists();
-    match Plugin::new(plugin, Arc::new(compiled), counters, Arc::default(), surroundings) {
+    match Plugin::new(plugin, Arc::new(compiled), counters, Arc::default(), context) {
         Ok(_) => {}
         // Without the right settings it may refuse.
         Err(error) if error.step == "init" && !has_settings => return Ok(()),

@@ -141,7 +141,8 @@ impl InMemoryServer {
         } = self;
         drop(listener);
         let _ = tokio::time::timeout(patience, all_served.recv()).await;
-        let _ = tokio::time::timeout(patience, services.middleware.all_told()).await;
+        let _ =
+            tokio::time::timeout(patience, services.middleware.all_disconnects_notified()).await;
         keeping.abort();
         expiring.abort();
         rechecking.abort();

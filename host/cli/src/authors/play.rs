@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 use thiserror::Error;
 
-use super::conversation::notation::{Conversation, Deed, Step, SyntaxError};
+use super::conversation::notation::{Action, Conversation, Step, SyntaxError};
 use super::conversation::stage::Stage;
 use super::in_memory::InMemoryServer;
 use switchyard_config::{Config, ConfigError};
@@ -169,17 +169,17 @@ impl Play<'_> {
         let mut is_over = false;
         let dial = async || io::Result::Ok(in_memory.dial());
         let mut stage = Stage::new("localhost".to_owned(), self.patience, dial);
-        for Step { lines, deed } in steps {
+        for Step { lines, action } in steps {
             if is_over {
                 played.steps.push(PlayedStep { lines, outcome: Outcome::NotPlayed });
                 continue;
             }
-            let acted = match &deed {
-                Deed::Swap { slot, settings } => in_memory
+            let acted = match &action {
+                Action::Swap { slot, settings } => in_memory
                     .swap(slot, settings)
                     .map(|swapped| vec![swapped])
                     .map_err(|problem| problem.to_string()),
-                deed => stage.act(deed).await.map_err(|problem| format!("{problem:#}")),
+                action => stage.act(action).await.map_err(|problem| format!("{problem:#}")),
             };
             let outcome = match (acted, failure(&in_memory.failures())) {
                 (Ok(came), None) => Outcome::Passed(came),

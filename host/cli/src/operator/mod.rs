@@ -94,9 +94,10 @@ pub fn engine(command: EngineCommand) -> Result<(), OperatorError> {
 pub fn connections(args: &ConnectionsArgs) -> Result<(), OperatorError> {
     let ConnectionsArgs { connection, close, after, limit, admin } = args;
     let Some(id) = connection else {
-        let asked = [("after", *after), ("limit", limit.map(|limit| limit as u64))];
-        let asked = asked.into_iter().filter_map(|(key, value)| Some((key, value?.to_string())));
-        let path = format!("/v1/connections{}", query(asked));
+        let parameters = [("after", *after), ("limit", limit.map(|limit| limit as u64))];
+        let parameters =
+            parameters.into_iter().filter_map(|(key, value)| Some((key, value?.to_string())));
+        let path = format!("/v1/connections{}", query(parameters));
         return get(admin, &path, |connections: &ConnectionsView| show::connections(connections));
     };
     let path = format!("/v1/connections/{id}");
@@ -122,13 +123,13 @@ pub fn pubsub(command: PubsubCommand) -> Result<(), OperatorError> {
     };
     match command {
         PubsubCommand::Channels { matching, shard, nodes: NodesArgs { all, admin } } => {
-            let asked = matching.map(|glob| ("matching", glob)).into_iter();
-            let path = format!("/v1/pubsub/channels{}", query(asked.chain(flags(shard, all))));
+            let parameters = matching.map(|glob| ("matching", glob)).into_iter();
+            let path = format!("/v1/pubsub/channels{}", query(parameters.chain(flags(shard, all))));
             get(&admin, &path, |channels: &ChannelsView| show::channels(channels))
         }
         PubsubCommand::Numsub { channels, shard, nodes: NodesArgs { all, admin } } => {
-            let asked = channels.into_iter().map(|channel| ("channel", channel));
-            let path = format!("/v1/pubsub/numsub{}", query(asked.chain(flags(shard, all))));
+            let parameters = channels.into_iter().map(|channel| ("channel", channel));
+            let path = format!("/v1/pubsub/numsub{}", query(parameters.chain(flags(shard, all))));
             get(&admin, &path, |counts: &CountsView| show::subscribers(counts))
         }
         PubsubCommand::Numpat { nodes: NodesArgs { all, admin } } => {
@@ -200,13 +201,13 @@ fn write_out(bytes: &[u8]) -> Result<(), OperatorError> {
 
 fn trace(wanted: &WantedArgs, count: Option<u64>, admin: &AdminArgs) -> Result<(), OperatorError> {
     let WantedArgs { connection, channel } = wanted;
-    let asked = [
+    let parameters = [
         ("connection", connection.map(|id| id.to_string())),
         ("channel", channel.clone()),
         ("count", count.map(|count| count.to_string())),
     ];
-    let asked = asked.into_iter().filter_map(|(key, value)| Some((key, value?)));
-    let lines = Api::new(&admin.admin)?.stream(&format!("/v1/trace{}", query(asked)))?;
+    let parameters = parameters.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    let lines = Api::new(&admin.admin)?.stream(&format!("/v1/trace{}", query(parameters)))?;
     for line in lines.lines() {
         let line = line.map_err(OperatorError::BrokeOff)?;
         // Written to detect a closed pipe.
@@ -220,7 +221,7 @@ fn trace(wanted: &WantedArgs, count: Option<u64>, admin: &AdminArgs) -> Result<(
         let line = serde_json::from_str(&line).map_err(OperatorError::Unreadable)?;
         match line {
             TraceLine::Began => eprintln!("tracing; ctrl-c ends it"),
-            TraceLine::Said(sight) => write_out(show::sight(&sight).as_bytes())?,
+            TraceLine::Said(event) => write_out(show::trace_event(&event).as_bytes())?,
             TraceLine::Dropped { count } => {
                 eprintln!("{count} lines were dropped, because they were not read fast enough");
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use switchyard_admin::admin::view::{
     ChannelsView, ConnectionView, ConnectionsView, CountsView, EngineView, FailureView,
     HistogramView, HookView, LogView, Name, NamesView, NodesView, PatternsView, PluginView,
-    PluginsView, RechecksView, SightView, State, SwapView, unix_ms,
+    PluginsView, RechecksView, State, SwapView, TraceEventView, unix_ms,
 };
 use switchyard_middleware::declaration::PolicySource;
 use switchyard_middleware::files::MissingFile;
@@ -75,8 +75,8 @@ pub fn plugins(view: &PluginsView) -> String {
 
 /// The checks of existing subscriptions.
 fn rechecked(rechecks: &RechecksView) -> String {
-    let RechecksView { running, asked, ended, unanswered } = rechecks;
-    let mut text = format!("{asked} existing subscriptions, of which {ended} ended");
+    let RechecksView { running, checked, ended, unanswered } = rechecks;
+    let mut text = format!("{checked} existing subscriptions, of which {ended} ended");
     if *unanswered > 0 {
         text += &format!("; {unanswered} could not be checked");
     }
@@ -111,7 +111,7 @@ pub fn plugin(view: &PluginView) -> String {
             "contained",
             format!(
                 "{} connections isolated, {} items retried",
-                view.isolated_connections, view.asked_again
+                view.isolated_connections, view.retried_items
             ),
         ),
         ("rechecked", rechecked(&view.rechecks)),
@@ -171,7 +171,7 @@ pub fn engine(view: &EngineView) -> String {
 
 /// The result of a change.
 pub fn swap(view: &SwapView) -> String {
-    let what = match (view.deed, &view.from, &view.to) {
+    let what = match (view.kind, &view.from, &view.to) {
         (ChangeKind::Added, _, Some(to)) => format!("{to} was added"),
         (ChangeKind::Removed, Some(from), _) => format!("{from} was removed"),
         (ChangeKind::Moved, _, Some(to)) => format!("{to} was moved"),
@@ -179,7 +179,7 @@ pub fn swap(view: &SwapView) -> String {
             format!("{from} was rolled back to {to}")
         }
         (_, Some(from), Some(to)) => format!("{from} was swapped for {to}"),
-        (deed, ..) => format!("{deed:?}"),
+        (kind, ..) => format!("{kind:?}"),
     };
     let place = view.slot.as_ref().map(|slot| format!(" in {slot}")).unwrap_or_default();
     format!("{what}{place}; messages waited {} µs\n", view.pause_us)
@@ -277,7 +277,7 @@ pub fn log(view: &LogView) -> String {
 }
 
 /// A plugin's decision about one item.
-pub fn sight(view: &SightView) -> String {
+pub fn trace_event(view: &TraceEventView) -> String {
     let mut text = format!(
         "{} #{} {} {} {} {} {} {:.1} µs",
         clock(view.at_ms),

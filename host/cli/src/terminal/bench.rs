@@ -22,7 +22,7 @@ use super::client::{Client, Ended};
 use super::endpoint::EndpointArgs;
 use super::output::{Audience, DIM, Output, OutputArgs, styled};
 use super::wire::{Said, Spelled};
-use super::{seconds, told_to_end};
+use super::{end_requested, seconds};
 
 /// The timeout of each connection.
 const OPEN_TIME: Duration = Duration::from_secs(10);
@@ -140,7 +140,7 @@ impl Counts {
 /// A connection cannot be made or is lost, a publication is refused, or promised deliveries were
 /// not received.
 pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
-    let mut told_to_end = std::pin::pin!(told_to_end());
+    let mut end_requested = std::pin::pin!(end_requested());
     let counts = Arc::new(Counts::new());
     let args = Arc::new(args);
     let run = format!("{:08x}", rand::random::<u32>());
@@ -156,7 +156,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     };
     let (listening, publishing) = tokio::select! {
         opened = opening => opened?,
-        () = &mut told_to_end => return Ok(()),
+        () = &mut end_requested => return Ok(()),
     };
     let mut listeners = JoinSet::new();
     let (listens, mut are_listening) = mpsc::channel(1);
@@ -189,7 +189,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         lost = all(&mut listeners) => lost.and_then(|()| {
             Err(anyhow::anyhow!("all listeners have ended before the publishers"))
         }),
-        () = &mut told_to_end => Ok(()),
+        () = &mut end_requested => Ok(()),
         () = show_progress(&counts, began, args.duration) => Ok(()),
     };
     ending.send_replace(true);
@@ -297,8 +297,8 @@ impl Publisher {
         let (mut sent, mut unanswered) = (0_u64, 0);
         loop {
             let due = pace.map(|pace| {
-                let turn = sent * u64::from(args.publishers) + self.number as u64;
-                self.began + pace.mul_f64(turn as f64)
+                let slot = sent * u64::from(args.publishers) + self.number as u64;
+                self.began + pace.mul_f64(slot as f64)
             });
             let is_over = *self.is_ending.borrow()
                 || Instant::now() >= deadline
@@ -311,8 +311,8 @@ impl Publisher {
                 // Sending has precedence; otherwise the replies would determine the rate.
                 biased;
                 () = until(due), if may_send => {
-                    let turn = sent as usize + self.number;
-                    let channel = self.channels.get(turn % self.channels.len());
+                    let slot = sent as usize + self.number;
+                    let channel = self.channels.get(slot % self.channels.len());
                     let channel = channel.context("there is a channel")?;
                     let now = Instant::now();
                     // A message that is late is measured from when it was due.

@@ -35,8 +35,8 @@ const MESSAGE_BYTES_MAX: usize = 1 << 30;
 pub struct Client {
     stream: WebSocketStream<TcpStream>,
     last_id: u64,
-    last_heard: Instant,
-    is_asked: bool,
+    last_received: Instant,
+    is_pinged: bool,
     goaway: Option<Goaway>,
 }
 
@@ -124,7 +124,13 @@ impl Client {
             .write_buffer_size(0);
         let (stream, _) =
             tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await?;
-        Ok(Client { stream, last_id: 0, last_heard: Instant::now(), is_asked: false, goaway: None })
+        Ok(Client {
+            stream,
+            last_id: 0,
+            last_received: Instant::now(),
+            is_pinged: false,
+            goaway: None,
+        })
     }
 
     /// Sends a command. Returns its id, which its reply will carry.
@@ -167,18 +173,18 @@ impl Client {
     /// The connection is closed.
     pub async fn next(&mut self) -> Result<Said, Ended> {
         loop {
-            let patience = if self.is_asked { SILENCE_MAX + PONG_TIME } else { SILENCE_MAX };
-            match timeout_at(self.last_heard + patience, self.stream.next()).await {
+            let patience = if self.is_pinged { SILENCE_MAX + PONG_TIME } else { SILENCE_MAX };
+            match timeout_at(self.last_received + patience, self.stream.next()).await {
                 Ok(frame) => {
-                    if let Some(said) = self.hear(frame)? {
+                    if let Some(said) = self.receive(frame)? {
                         return Ok(said);
                     }
                 }
-                Err(_) if self.is_asked => {
+                Err(_) if self.is_pinged => {
                     return Err(Ended::Lost(format!("the server was silent for {patience:?}")));
                 }
                 Err(_) => {
-                    self.is_asked = true;
+                    self.is_pinged = true;
                     self.stream.send(Message::Ping(Bytes::new())).await?;
                 }
             }
@@ -193,7 +199,7 @@ impl Client {
     pub fn next_now(&mut self) -> Option<Result<Said, Ended>> {
         loop {
             let frame = self.stream.next().now_or_never()?;
-            match self.hear(frame) {
+            match self.receive(frame) {
                 Ok(Some(said)) => return Some(Ok(said)),
                 Ok(None) => {}
                 Err(ended) => return Some(Err(ended)),
@@ -201,15 +207,15 @@ impl Client {
         }
     }
 
-    fn hear(
+    fn receive(
         &mut self,
         frame: Option<Result<Message, tungstenite::Error>>,
     ) -> Result<Option<Said>, Ended> {
         let Some(frame) = frame else {
             return Err(Ended::Lost("the connection ended without a close handshake".to_owned()));
         };
-        self.last_heard = Instant::now();
-        self.is_asked = false;
+        self.last_received = Instant::now();
+        self.is_pinged = false;
         let foreign = |problem: String| Err(Ended::Foreign(problem));
         match frame? {
             Message::Text(text) => match wire::parse(&text) {

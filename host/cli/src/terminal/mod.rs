@@ -51,7 +51,7 @@ pub fn code(result: anyhow::Result<()>) -> ExitCode {
 
 /// Resolves on SIGINT or SIGTERM. The handlers are installed by this call, before the future is
 /// polled.
-fn told_to_end() -> impl Future<Output = ()> {
+fn end_requested() -> impl Future<Output = ()> {
     let signals = [signal(SignalKind::interrupt()), signal(SignalKind::terminate())];
     async move {
         let [Ok(mut interrupt), Ok(mut terminate)] = signals else {

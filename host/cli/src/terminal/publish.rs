@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_taken_one_by_one() {
+    fn lines_are_read_one_by_one() {
         let lines = |input: &[u8]| {
             let mut lines = Vec::new();
             each_line(input, 3, &mut |line| {

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_cannot_send_a_client_away_for_good() {
+    fn a_server_cannot_delay_a_client_without_limit() {
         let pause = ReconnectBackoff::default().after(&closed(4100, Some((u64::MAX, 0)))).unwrap();
         assert_eq!(pause, Duration::ZERO);
         let pause =

@@ -15,7 +15,7 @@ use super::endpoint::EndpointArgs;
 use super::output::{Audience, DIM, Output, OutputArgs, colour_of, harmless, styled};
 use super::reconnect::ReconnectBackoff;
 use super::wire::{Message, Said, Spelled, Unsubscribed};
-use super::{seconds, told_to_end};
+use super::{end_requested, seconds};
 
 /// The timeout for the connection and the replies to its first commands.
 const OPEN_TIME: Duration = Duration::from_secs(10);
@@ -96,7 +96,7 @@ pub async fn run(args: SubArgs) -> anyhow::Result<()> {
         // Messages that have arrived already count.
         biased;
         result = listen(&args, &names, &mut client, &mut screen) => result,
-        () = told_to_end() => Ok(()),
+        () = end_requested() => Ok(()),
         () = elapsed(args.timeout) => match screen.left {
             Some(left) => Err(anyhow::anyhow!("the time is over, and {left} messages did not come")),
             None => Ok(()),

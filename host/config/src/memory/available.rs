@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_path_is_taken_from_the_group_that_is_mounted() {
+    fn the_path_is_relative_to_the_mounted_group() {
         // A container that sees its own group only, and its path outside of it.
         let mounts = (
             "proc/self/mountinfo",

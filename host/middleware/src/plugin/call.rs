@@ -1,9 +1,9 @@
 //! Calls of a plugin for several items, and what becomes of the items when a call fails.
 //!
 //! A call has items of several connections, and it is unknown which item makes it fail. So the
-//! items of a failed call are tried again, on the instance that has taken over: by connection,
-//! and then item by item. Only an item that fails alone gets the policy, and counts against its
-//! connection. The processor time for this is bounded.
+//! items of a failed call are tried again, on the instance that replaced the failed one: by
+//! connection, and then item by item. Only an item that fails alone gets the policy, and counts
+//! against its connection. The processor time for this is bounded.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,7 +11,7 @@ use super::{Plugin, panicked};
 use crate::bindings::{Fault, Instance};
 use crate::declaration::TrapPolicy;
 use crate::isolation::Cause;
-use crate::items::Asked;
+use crate::items::Item;
 use crate::stats::{Failure, Hook};
 use switchyard_telemetry::panics;
 use switchyard_types::batch::Batch;
@@ -114,7 +114,7 @@ impl Patience {
 impl Plugin {
     /// Calls the instance that serves this connection. None: it is not available, and the policy
     /// decides. A failure counts against its cause.
-    pub(crate) fn ask<T>(
+    pub(crate) fn call_instance<T>(
         &self,
         connection: ConnectionId,
         cause: Cause,
@@ -136,8 +136,8 @@ impl Plugin {
         }
     }
 
-    /// As `ask`, counted as a call of this hook for this many items. Also returns how long it took,
-    /// without the wait for the instance.
+    /// As `call_instance`, counted as a call of this hook for this many items. Also returns how
+    /// long it took, without the wait for the instance.
     pub fn call<T>(
         &self,
         hook: Hook,
@@ -153,7 +153,7 @@ impl Plugin {
             return (None, Duration::ZERO);
         }
         let mut took = None;
-        let answer = self.ask(connection, Cause::Connection(connection), |instance| {
+        let answer = self.call_instance(connection, Cause::Connection(connection), |instance| {
             let started = Instant::now();
             let answer = question(instance);
             took = Some(started.elapsed());
@@ -168,44 +168,44 @@ impl Plugin {
     /// Calls the instance that serves these items to decide about each, and counts the calls for
     /// this hook. All items are served by one instance and have this weight in total. Also returns
     /// how long the calls took, without the wait for the instance.
-    pub fn ask_all<T, V>(
+    pub fn call_batch<T, V>(
         &self,
         hook: Hook,
-        asked: &[Asked<T>],
+        items: &[Item<T>],
         weight: usize,
-        question: impl Fn(&mut Instance, &[Asked<T>]) -> Result<Batch<V>, Fault>,
+        question: impl Fn(&mut Instance, &[Item<T>]) -> Result<Batch<V>, Fault>,
     ) -> (Answers<V>, Duration) {
         if !self.isolation.is_used() {
-            return self.ask_once_or_again(hook, asked, weight, &question);
+            return self.call_with_retry(hook, items, weight, &question);
         }
-        let isolated = self.isolated_among(asked.iter().map(|asked| asked.connection));
-        let is_isolated = |asked: &Asked<T>| isolated.contains(&asked.connection);
+        let isolated = self.isolated_among(items.iter().map(|item| item.connection));
+        let is_isolated = |item: &Item<T>| isolated.contains(&item.connection);
         if isolated.is_empty() {
-            return self.ask_once_or_again(hook, asked, weight, &question);
+            return self.call_with_retry(hook, items, weight, &question);
         }
-        let (mut each, mut took) = (Vec::with_capacity(asked.len()), Duration::ZERO);
-        for run in asked.chunk_by(|one, other| is_isolated(one) == is_isolated(other)) {
+        let (mut each, mut took) = (Vec::with_capacity(items.len()), Duration::ZERO);
+        for run in items.chunk_by(|one, other| is_isolated(one) == is_isolated(other)) {
             if run.first().is_some_and(is_isolated) {
                 each.extend(run.iter().map(|_| Err(Absence::Isolated)));
                 continue;
             }
             // The weight is that of all items: a part of them would give a wrong estimate.
-            let (answers, time) = self.ask_once_or_again(hook, run, 0, &question);
+            let (answers, time) = self.call_with_retry(hook, run, 0, &question);
             took += time;
             each.extend(answers.into_each());
         }
         (Answers::Each(each), took)
     }
 
-    fn ask_once_or_again<T, V>(
+    fn call_with_retry<T, V>(
         &self,
         hook: Hook,
-        asked: &[Asked<T>],
+        items: &[Item<T>],
         weight: usize,
-        question: &impl Fn(&mut Instance, &[Asked<T>]) -> Result<Batch<V>, Fault>,
+        question: &impl Fn(&mut Instance, &[Item<T>]) -> Result<Batch<V>, Fault>,
     ) -> (Answers<V>, Duration) {
         let size = self.call_size(hook);
-        let alone = match asked {
+        let alone = match items {
             [] => return (Answers::All(Batch::new()), Duration::ZERO),
             [alone] => Some(alone.connection),
             _ => None,
@@ -214,7 +214,7 @@ impl Plugin {
             return (Answers::Each(vec![Err(Absence::TooLarge)]), Duration::ZERO);
         }
         let cause = alone.map_or(Cause::Batch, Cause::Connection);
-        let (called, took) = self.call_about(hook, asked, cause, question);
+        let (called, took) = self.call_once(hook, items, cause, question);
         match called {
             Called::Answered(answers) => {
                 if weight > 0 {
@@ -225,10 +225,10 @@ impl Plugin {
                 }
                 (Answers::All(answers), took)
             }
-            Called::Absent => (Answers::none(asked.len()), took),
+            Called::Absent => (Answers::none(items.len()), took),
             Called::Failed if alone.is_some() => (Answers::none(1), took),
             Called::Failed => {
-                let (each, again) = self.ask_again(hook, asked, question);
+                let (each, again) = self.retry_items(hook, items, question);
                 // No item fails alone: together they were too many.
                 if weight > 0 && each.iter().all(Result::is_ok) {
                     size.learn(weight, took);
@@ -239,20 +239,20 @@ impl Plugin {
     }
 
     /// Repeats a failed call for its items, by connection and then item by item.
-    fn ask_again<T, V>(
+    fn retry_items<T, V>(
         &self,
         hook: Hook,
-        asked: &[Asked<T>],
-        question: &impl Fn(&mut Instance, &[Asked<T>]) -> Result<Batch<V>, Fault>,
+        items: &[Item<T>],
+        question: &impl Fn(&mut Instance, &[Item<T>]) -> Result<Batch<V>, Fault>,
     ) -> (Vec<Result<V, Absence>>, Duration) {
-        self.stats.asked_again(asked.len());
+        self.stats.retried(items.len());
         let limit = self.config.limits.call_budget.saturating_mul(AGAIN_BUDGETS);
         let patience = Patience { began: switchyard_wasm::thread_cpu_time(), limit };
-        let (mut each, mut took) = (Vec::with_capacity(asked.len()), Duration::ZERO);
-        for of_one in asked.chunk_by(|one, other| one.connection == other.connection) {
-            let is_part = of_one.len() < asked.len();
+        let (mut each, mut took) = (Vec::with_capacity(items.len()), Duration::ZERO);
+        for of_one in items.chunk_by(|one, other| one.connection == other.connection) {
+            let is_part = of_one.len() < items.len();
             if is_part && of_one.len() > 1 && !patience.is_over() {
-                let (called, time) = self.call_about(hook, of_one, Cause::Batch, question);
+                let (called, time) = self.call_once(hook, of_one, Cause::Batch, question);
                 took += time;
                 if let Called::Answered(answers) = called {
                     each.extend(answers.into_iter().map(Ok));
@@ -271,7 +271,7 @@ impl Plugin {
                 let item = std::slice::from_ref(item);
                 let cause =
                     item.first().map_or(Cause::Batch, |item| Cause::Connection(item.connection));
-                let (called, time) = self.call_about(hook, item, cause, question);
+                let (called, time) = self.call_once(hook, item, cause, question);
                 took += time;
                 each.push(match called {
                     Called::Answered(answers) => answers.into_iter().next().ok_or(Absence::Failed),
@@ -282,25 +282,25 @@ impl Plugin {
         (each, took)
     }
 
-    fn call_about<T, V>(
+    fn call_once<T, V>(
         &self,
         hook: Hook,
-        asked: &[Asked<T>],
+        items: &[Item<T>],
         cause: Cause,
-        question: &impl Fn(&mut Instance, &[Asked<T>]) -> Result<Batch<V>, Fault>,
+        question: &impl Fn(&mut Instance, &[Item<T>]) -> Result<Batch<V>, Fault>,
     ) -> (Called<V>, Duration) {
-        let Some(Asked { connection, .. }) = asked.first() else {
+        let Some(Item { connection, .. }) = items.first() else {
             return (Called::Absent, Duration::ZERO);
         };
         let mut took = None;
-        let answer = self.ask(*connection, cause, |instance| {
+        let answer = self.call_instance(*connection, cause, |instance| {
             let started = Instant::now();
-            let answer = question(instance, asked);
+            let answer = question(instance, items);
             took = Some(started.elapsed());
             answer
         });
         if let Some(took) = took {
-            self.stats.of(hook).called(asked.len(), took);
+            self.stats.of(hook).called(items.len(), took);
         }
         let called = match (answer, took) {
             (Some(answers), _) => Called::Answered(answers),

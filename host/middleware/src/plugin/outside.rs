@@ -33,7 +33,7 @@ pub struct BlockingPool {
     /// How long a client waits for a free instance and for its HTTP requests.
     time: Duration,
     calls_max: usize,
-    turns: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     /// The one that was used last is used next: it has the most in its caches.
     idle: Mutex<Vec<Instance>>,
 }
@@ -58,7 +58,7 @@ impl BlockingPool {
                 grant: None,
                 time: config.limits.admission_time,
                 calls_max: instances,
-                turns: Arc::new(Semaphore::new(instances)),
+                permits: Arc::new(Semaphore::new(instances)),
                 idle: Mutex::default(),
             }));
         };
@@ -83,7 +83,7 @@ impl BlockingPool {
             grant: Some(Arc::new(grant)),
             time: limits.time,
             calls_max: limits.calls_max,
-            turns: Arc::new(Semaphore::new(limits.calls_max)),
+            permits: Arc::new(Semaphore::new(limits.calls_max)),
             idle: Mutex::default(),
         }))
     }
@@ -113,7 +113,7 @@ impl Plugin {
     /// Calls an instance off the data path, and returns how long the call took. On an
     /// error the client receives the refusal if the policy says so. If the future is dropped,
     /// the call itself still runs to its end.
-    pub async fn ask_apart<T: Send + 'static>(
+    pub async fn call_off_data_path<T: Send + 'static>(
         self: &Arc<Self>,
         hook: Hook,
         connection: ConnectionId,
@@ -127,37 +127,37 @@ impl Plugin {
             return refused(self.refusal(Absence::Isolated));
         }
         let until = tokio::time::Instant::now() + pool.time;
-        let turn = pool.turns.clone().acquire_owned();
-        let turn = match hook {
+        let permit = pool.permits.clone().acquire_owned();
+        let permit = match hook {
             // No client waits for this call, and it must not be skipped.
-            Hook::OnDisconnect => Ok(turn.await),
-            _ => tokio::time::timeout_at(until, turn).await,
+            Hook::OnDisconnect => Ok(permit.await),
+            _ => tokio::time::timeout_at(until, permit).await,
         };
-        let Ok(Ok(turn)) = turn else {
+        let Ok(Ok(permit)) = permit else {
             return refused(self.unavailable_because(&format!(
                 "{} of its calls are under way, and none ended within {} ms",
                 pool.calls_max,
                 pool.time.as_millis()
             )));
         };
-        let (tell, told) = oneshot::channel();
+        let (result_sender, result) = oneshot::channel();
         let plugin = self.clone();
-        let ask = move || {
-            let answered = plugin.ask_on_this_thread(until, hook, connection, question);
-            drop(turn);
-            let _ = tell.send(answered);
+        let call = move || {
+            let answered = plugin.call_on_this_thread(until, hook, connection, question);
+            drop(permit);
+            let _ = result_sender.send(answered);
         };
         if pool.is_outside() {
             // A call may block for long, and the runtime has few threads.
-            let asked = std::thread::Builder::new().name("pool".to_owned()).spawn(ask);
-            if let Err(error) = asked {
+            let spawned = std::thread::Builder::new().name("pool".to_owned()).spawn(call);
+            if let Err(error) = spawned {
                 let why = format!("no thread is to be had: {error}");
                 return refused(self.unavailable_because(&why));
             }
         } else {
-            tokio::task::spawn_blocking(ask);
+            tokio::task::spawn_blocking(call);
         }
-        match told.await {
+        match result.await {
             Ok((Some(answer), took)) => (Ok(answer), took),
             Ok((None, took)) => (Err(self.unavailable()), took),
             // A panic in there has been logged by the panic hook.
@@ -165,7 +165,7 @@ impl Plugin {
         }
     }
 
-    fn ask_on_this_thread<T>(
+    fn call_on_this_thread<T>(
         &self,
         until: tokio::time::Instant,
         hook: Hook,

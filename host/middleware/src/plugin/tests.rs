@@ -33,11 +33,11 @@ async fn an_instance_in_whose_call_the_host_panics_is_rebuilt() -> Result<()> {
     let plugin = middleware.chain().plugins().first().context("it is there")?.clone();
     let connection = 7;
 
-    let answer =
-        plugin.ask(connection, Cause::Plugin, |_| -> Result<(), Fault> { panic!("a defect") });
+    let answer = plugin
+        .call_instance(connection, Cause::Plugin, |_| -> Result<(), Fault> { panic!("a defect") });
     assert_eq!(answer, None, "its policy decides");
     let rebuilt = async {
-        while plugin.ask(connection, Cause::Plugin, |_| Ok(())).is_none() {
+        while plugin.call_instance(connection, Cause::Plugin, |_| Ok(())).is_none() {
             tokio::task::yield_now().await;
         }
     };

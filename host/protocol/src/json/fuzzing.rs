@@ -394,7 +394,7 @@ mod tests {
     use switchyard_types::command::{Kind, Space};
 
     #[test]
-    fn corpus_whatever_it_is_taken_for() {
+    fn the_corpus_passes_for_each_first_byte() {
         for input in corpus() {
             for choice in 0..8 {
                 fuzz_commands(&[&[choice], &*input].concat());

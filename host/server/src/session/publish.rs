@@ -68,10 +68,10 @@ pub fn publish<'a, W: WriteReply>(
     chain: &Chain,
     requests: &mut [PublishRequest<'a, W>],
 ) -> bool {
-    let mut asked = Batch::new();
+    let mut entries = Batch::new();
     for (place, request) in requests.iter_mut().enumerate() {
         let connection = request.connection.id;
-        asked.extend(std::mem::take(&mut request.publications).into_iter().map(
+        entries.extend(std::mem::take(&mut request.publications).into_iter().map(
             |(tag, publication)| Underway {
                 request: place,
                 connection,
@@ -81,44 +81,44 @@ pub fn publish<'a, W: WriteReply>(
             },
         ));
     }
-    ask_access(chain, &mut asked);
-    let mut forwarded = ask_messages(services, chain, &mut asked);
+    ask_access(chain, &mut entries);
+    let mut forwarded = ask_messages(services, chain, &mut entries);
     let mut admitted = services
         .backplane
         .as_deref()
-        .map(|backplane| admit(services, backplane, &mut asked, &mut forwarded));
+        .map(|backplane| admit(services, backplane, &mut entries, &mut forwarded));
 
-    let mut unanswered = asked.iter().enumerate();
+    let mut unanswered = entries.iter().enumerate();
     let mut published = [0; 2];
     // Writes the replies up to this place: what became of the publication there, and of those
     // before it that did not reach the hub.
     let mut settle =
         |until: usize, outcome: Option<&Outcome>, requests: &mut [PublishRequest<'a, W>]| {
-            for (place, asked) in unanswered.by_ref() {
-                let outcome = match &asked.pending {
+            for (place, entry) in unanswered.by_ref() {
+                let outcome = match &entry.pending {
                     Pending::Settled(outcome) => outcome.as_ref(),
                     Pending::Forwarded | Pending::Open(_) => match outcome {
                         Some(outcome) => outcome.deliveries.as_ref().map_err(Box::as_ref),
                         None => continue,
                     },
                 };
-                let Some(PublishRequest { write, replies, .. }) = requests.get_mut(asked.request)
+                let Some(PublishRequest { write, replies, .. }) = requests.get_mut(entry.request)
                 else {
                     continue;
                 };
                 let [channels, shard_channels] = &mut published;
-                let (verb, published) = match asked.space {
+                let (verb, published) = match entry.space {
                     Space::Channels => (Verb::Publish, channels),
                     Space::ShardChannels => (Verb::Spublish, shard_channels),
                 };
                 match outcome {
                     Ok(receivers) => {
                         *published += 1;
-                        write.write(asked.tag, &Reply::Published(*receivers), replies);
+                        write.write(entry.tag, &Reply::Published(*receivers), replies);
                     }
                     Err(refusal) => {
                         services.stats.record_command(verb, refusal.into(), 1);
-                        write.write(asked.tag, &Reply::Refused(refusal), replies);
+                        write.write(entry.tag, &Reply::Refused(refusal), replies);
                     }
                 }
                 if place == until {
@@ -142,9 +142,9 @@ pub fn publish<'a, W: WriteReply>(
             settle(*place, Some(outcome), requests);
             // The publisher's own copy comes after the reply.
             if outcome.is_own
-                && let Some(asked) = asked.get(*place)
+                && let Some(entry) = entries.get(*place)
                 && let Some(PublishRequest { framing, replies, .. }) =
-                    requests.get_mut(asked.request)
+                    requests.get_mut(entry.request)
                 && let Some(replies) = framed(*framing, replies)
             {
                 own_replies.push((index, replies));
@@ -244,7 +244,7 @@ impl Drop for Admitted<'_> {
 fn admit<'a, 'b>(
     services: &Services,
     backplane: &'b Backplane,
-    asked: &mut [Underway<'a>],
+    entries: &mut [Underway<'a>],
     forwarded: &mut Forwarded<'a>,
 ) -> Admitted<'b> {
     let admissions = Vec::with_capacity(forwarded.places.len());
@@ -273,30 +273,30 @@ fn admit<'a, 'b>(
             }
             Err(refusal) => Err(refusal),
         };
-        if let Some(asked) = asked.get_mut(place) {
-            asked.pending = Pending::Settled(settled);
+        if let Some(entry) = entries.get_mut(place) {
+            entry.pending = Pending::Settled(settled);
         }
     }
     admitted
 }
 
-fn ask_access(chain: &Chain, asked: &mut [Underway<'_>]) {
+fn ask_access(chain: &Chain, entries: &mut [Underway<'_>]) {
     let mut places = Batch::new();
     let mut actions = Batch::new();
-    for (place, asked) in asked.iter().enumerate() {
-        if let Pending::Open(publication) = &asked.pending
+    for (place, entry) in entries.iter().enumerate() {
+        if let Pending::Open(publication) = &entry.pending
             && let Ok(channel) = std::str::from_utf8(&publication.channel)
         {
             let action = Action::Publish { channel, payload_bytes: publication.payload.len() };
             places.push(place);
-            actions.push((asked.connection, action));
+            actions.push((entry.connection, action));
         }
     }
     let answers = chain.access(&actions);
     drop(actions);
     for (place, answer) in places.into_iter().zip(answers) {
-        if let (Some(refusal), Some(asked)) = (answer, asked.get_mut(place)) {
-            asked.pending = Pending::Settled(Err(refusal));
+        if let (Some(refusal), Some(entry)) = (answer, entries.get_mut(place)) {
+            entry.pending = Pending::Settled(Err(refusal));
         }
     }
 }
@@ -304,17 +304,17 @@ fn ask_access(chain: &Chain, asked: &mut [Underway<'_>]) {
 fn ask_messages<'a>(
     services: &Services,
     chain: &Chain,
-    asked: &mut [Underway<'a>],
+    entries: &mut [Underway<'a>],
 ) -> Forwarded<'a> {
     let mut places = Batch::new();
     let mut open = Batch::new();
-    for (place, asked) in asked.iter_mut().enumerate() {
-        if matches!(asked.pending, Pending::Open(_))
+    for (place, entry) in entries.iter_mut().enumerate() {
+        if matches!(entry.pending, Pending::Open(_))
             && let Pending::Open(publication) =
-                std::mem::replace(&mut asked.pending, Pending::Forwarded)
+                std::mem::replace(&mut entry.pending, Pending::Forwarded)
         {
-            places.push((place, asked.connection));
-            open.push((asked.connection, publication));
+            places.push((place, entry.connection));
+            open.push((entry.connection, publication));
         }
     }
     let mut forwarded = Forwarded::default();
@@ -331,8 +331,8 @@ fn ask_messages<'a>(
             PublishOutcome::Absorbed(receivers) => Ok(receivers),
             PublishOutcome::Refused(refusal) => Err(refusal),
         };
-        if let Some(asked) = asked.get_mut(place) {
-            asked.pending = Pending::Settled(settled);
+        if let Some(entry) = entries.get_mut(place) {
+            entry.pending = Pending::Settled(settled);
         }
     }
     forwarded

@@ -34,17 +34,17 @@ type Waiting = PublishRequest<'static, Box<dyn WriteReply + Send>>;
 
 /// The batches: as many as there are cores, so that each worker has one.
 pub struct PublishBatcher {
-    places: Box<[Gathering]>,
+    places: Box<[WorkerBatch]>,
 }
 
 #[derive(Default)]
-struct Gathering {
-    gathered: Mutex<Gathered>,
+struct WorkerBatch {
+    open: Mutex<OpenBatch>,
     /// Held while the batch is published.
     publishing: Mutex<()>,
 }
 
-struct Gathered {
+struct OpenBatch {
     requests: PendingRequests,
     /// How many publications the batch has.
     publications: usize,
@@ -54,9 +54,9 @@ struct Gathered {
     work: Option<Work>,
 }
 
-impl Default for Gathered {
-    fn default() -> Gathered {
-        Gathered {
+impl Default for OpenBatch {
+    fn default() -> OpenBatch {
+        OpenBatch {
             requests: PendingRequests::default(),
             publications: 0,
             room: BURST_MAX,
@@ -90,11 +90,11 @@ impl Drop for PendingRequests {
 impl Default for PublishBatcher {
     fn default() -> PublishBatcher {
         let threads = available_parallelism().map_or(1, usize::from);
-        PublishBatcher { places: (0..threads).map(|_| Gathering::default()).collect() }
+        PublishBatcher { places: (0..threads).map(|_| WorkerBatch::default()).collect() }
     }
 }
 
-impl Gathered {
+impl OpenBatch {
     /// Adapts the room to how long a batch took to publish.
     fn learn(&mut self, took: Duration) {
         self.room = match took > TIME_MAX {
@@ -127,9 +127,9 @@ impl PublishBatcher {
     pub fn add(&self, services: &Services, request: Waiting) -> Result<Place, Waiting> {
         let number = thread_number() % self.places.len();
         let Some(place) = self.places.get(number) else { return Err(request) };
-        let mut gathered = place.gathered.lock();
-        let is_first = gathered.requests.waiting.is_empty();
-        let mut work = match gathered.work {
+        let mut open = place.open.lock();
+        let is_first = open.requests.waiting.is_empty();
+        let mut work = match open.work {
             Some(work) if !is_first => work,
             _ => services.hub.holdings().work(),
         };
@@ -138,7 +138,7 @@ impl PublishBatcher {
             .publications
             .iter()
             .fold(true, |is_little, (_, publication)| work.take(&publication.channel) && is_little);
-        let is_few = gathered.publications + request.publications.len() <= gathered.room;
+        let is_few = open.publications + request.publications.len() <= open.room;
         // Always admit the first request, or a lowered limit could never recover.
         if !(is_first || is_few && is_little) {
             return Err(request);
@@ -152,26 +152,26 @@ impl PublishBatcher {
             scheduling::defeat_lifo_slot();
         }
         request.connection.begin_publishing();
-        gathered.work = Some(work);
-        gathered.publications += request.publications.len();
-        gathered.requests.waiting.push(request);
+        open.work = Some(work);
+        open.publications += request.publications.len();
+        open.requests.waiting.push(request);
         Ok(Place(number))
     }
 
     /// Publishes a batch. A batch that is being published there already is also published when this
     /// returns. The caller does not hold the chain.
     pub fn publish(&self, services: &Services, place: Place) {
-        let Some(Gathering { gathered, publishing }) = self.places.get(place.0) else { return };
+        let Some(WorkerBatch { open, publishing }) = self.places.get(place.0) else { return };
         // Take the chain first: a thread that holds `publishing` must never wait for a swap.
         let chain = services.middleware.chain();
-        let _in_turn = publishing.lock();
+        let _publishing = publishing.lock();
         let mut requests = {
-            let mut gathered = gathered.lock();
-            gathered.publications = 0;
+            let mut open = open.lock();
+            open.publications = 0;
             // The next batch will have about as many.
-            let waiting = Vec::with_capacity(gathered.requests.waiting.len());
+            let waiting = Vec::with_capacity(open.requests.waiting.len());
             let next = PendingRequests { waiting, are_answered: false };
-            std::mem::replace(&mut gathered.requests, next)
+            std::mem::replace(&mut open.requests, next)
         };
         if requests.waiting.is_empty() {
             return;
@@ -185,7 +185,7 @@ impl PublishBatcher {
             return;
         };
         requests.are_answered = true;
-        gathered.lock().learn(began.elapsed());
+        open.lock().learn(began.elapsed());
         drop(requests);
         if had_receivers {
             scheduling::defeat_lifo_slot();
@@ -242,23 +242,23 @@ mod tests {
     }
 
     /// A connection that is subscribed to `news`.
-    fn listener(services: &Services) -> Result<Arc<Connection>> {
-        let listener = connection(services)?;
-        listen(services, &listener)?;
-        Ok(listener)
+    fn subscriber(services: &Services) -> Result<Arc<Connection>> {
+        let subscriber = connection(services)?;
+        subscribe(services, &subscriber)?;
+        Ok(subscriber)
     }
 
-    fn listen(services: &Services, connection: &Connection) -> Result<()> {
+    fn subscribe(services: &Services, connection: &Connection) -> Result<()> {
         let names = [b"news".as_slice().into()];
-        let listens = services.hub.subscribe(connection, Kind::Channel, &names, |_, _| {});
-        listens.ok().context("the engine is there")
+        let subscribed = services.hub.subscribe(connection, Kind::Channel, &names, |_, _| {});
+        subscribed.ok().context("the engine is there")
     }
 
-    fn say(session: &mut Session, payloads: &[&str]) {
-        say_in(session, payloads, Plain);
+    fn publish(session: &mut Session, payloads: &[&str]) {
+        publish_with(session, payloads, Plain);
     }
 
-    fn say_in(
+    fn publish_with(
         session: &mut Session,
         payloads: &[&str],
         write: impl WriteReply + Copy + Send + 'static,
@@ -282,8 +282,8 @@ mod tests {
         String::from_utf8(bytes).expect("it is text")
     }
 
-    fn heard(listener: &Connection) -> Vec<String> {
-        let text = waiting(listener, &Context::from_waker(Waker::noop()));
+    fn received(subscriber: &Connection) -> Vec<String> {
+        let text = waiting(subscriber, &Context::from_waker(Waker::noop()));
         text.lines()
             .filter(|line| line.starts_with('m'))
             .skip(1)
@@ -313,13 +313,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_said_at_once_is_one_call_and_everyone_has_a_reply() -> Result<()> {
+    async fn publications_of_one_batch_are_one_call_and_each_has_a_reply() -> Result<()> {
         let services = services()?;
-        let listener = listener(&services)?;
+        let subscriber = subscriber(&services)?;
         let mut sessions = [session(&services)?, session(&services)?, session(&services)?];
-        say(&mut sessions[0], &["ma"]);
-        say(&mut sessions[1], &["mb", "mc"]);
-        say(&mut sessions[2], &["md"]);
+        publish(&mut sessions[0], &["ma"]);
+        publish(&mut sessions[1], &["mb", "mc"]);
+        publish(&mut sessions[2], &["md"]);
         assert_eq!(calls_of_the_engine(&services), 0);
         let mut answers = Vec::new();
         for session in &mut sessions {
@@ -329,19 +329,19 @@ mod tests {
         }
         assert_eq!(answers, ["1;", "1;1;", "1;"]);
         assert_eq!(calls_of_the_engine(&services), 1);
-        assert_eq!(heard(&listener), ["ma", "mb", "mc", "md"]);
+        assert_eq!(received(&subscriber), ["ma", "mb", "mc", "md"]);
         Ok(())
     }
 
     #[tokio::test]
-    async fn who_listens_has_the_reply_before_its_own() -> Result<()> {
+    async fn a_subscribed_publisher_has_the_reply_before_its_own_message() -> Result<()> {
         let services = services()?;
         let mut sessions = [session(&services)?, session(&services)?];
         for Session { connection, .. } in &sessions {
-            listen(&services, connection)?;
+            subscribe(&services, connection)?;
         }
-        say(&mut sessions[0], &["ma", "mb"]);
-        say(&mut sessions[1], &["mc"]);
+        publish(&mut sessions[0], &["ma", "mb"]);
+        publish(&mut sessions[1], &["mc"]);
         let of = |payload: &str| {
             format!("*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n${}\r\n{payload}\r\n", payload.len())
         };
@@ -353,67 +353,65 @@ mod tests {
 
     #[test]
     fn where_publishing_takes_long_fewer_wait() {
-        let mut gathered = Gathered::default();
-        (0..20).for_each(|_| gathered.learn(TIME_MAX * 2));
-        assert_eq!(gathered.room, 1);
-        (0..20).for_each(|_| gathered.learn(TIME_MAX));
-        assert_eq!(gathered.room, BURST_MAX);
+        let mut open = OpenBatch::default();
+        (0..20).for_each(|_| open.learn(TIME_MAX * 2));
+        assert_eq!(open.room, 1);
+        (0..20).for_each(|_| open.learn(TIME_MAX));
+        assert_eq!(open.room, BURST_MAX);
     }
 
     #[tokio::test]
-    async fn who_comes_first_is_taken_however_little_room_there_is() -> Result<()> {
+    async fn the_first_request_is_admitted_even_without_room() -> Result<()> {
         let services = services()?;
         for place in &services.publish_batcher.places {
-            place.gathered.lock().room = 1;
+            place.open.lock().room = 1;
         }
         let mut sessions = [session(&services)?, session(&services)?];
-        say(&mut sessions[0], &["ma", "mb"]);
-        say(&mut sessions[1], &["mc"]);
+        publish(&mut sessions[0], &["ma", "mb"]);
+        publish(&mut sessions[1], &["mc"]);
         assert!(sessions[0].has_pending() && !sessions[1].has_pending());
         assert_eq!(replies(&mut sessions[0]).await, "0;0;");
-        assert!(
-            services.publish_batcher.places.iter().any(|place| place.gathered.lock().room == 2)
-        );
+        assert!(services.publish_batcher.places.iter().any(|place| place.open.lock().room == 2));
         Ok(())
     }
 
     #[tokio::test]
-    async fn who_leaves_is_published_first_and_takes_the_others_along() -> Result<()> {
+    async fn a_session_that_ends_publishes_its_whole_batch() -> Result<()> {
         let services = services()?;
-        let listener = listener(&services)?;
+        let subscriber = subscriber(&services)?;
         let (mut leaving, mut staying) = (session(&services)?, session(&services)?);
-        say(&mut staying, &["ma"]);
-        say(&mut leaving, &["mb"]);
+        publish(&mut staying, &["ma"]);
+        publish(&mut leaving, &["mb"]);
         assert!(is_waiting(&mut leaving));
         drop(leaving);
-        assert_eq!(heard(&listener), ["ma", "mb"]);
+        assert_eq!(received(&subscriber), ["ma", "mb"]);
         assert!(!is_waiting(&mut staying));
         assert_eq!(replies(&mut staying).await, "1;");
         Ok(())
     }
 
     #[tokio::test]
-    async fn nobody_waits_who_says_much_or_finds_no_room() -> Result<()> {
+    async fn a_request_that_is_large_or_finds_no_room_is_published_at_once() -> Result<()> {
         let services = services()?;
-        let mut talkative = session(&services)?;
-        say(&mut talkative, &["m"; FEW + 1]);
-        assert!(!talkative.has_pending());
-        say(&mut talkative, &[&"m".repeat(FEW_BYTES_MAX)]);
-        assert!(!talkative.has_pending());
+        let mut busy = session(&services)?;
+        publish(&mut busy, &["m"; FEW + 1]);
+        assert!(!busy.has_pending());
+        publish(&mut busy, &[&"m".repeat(FEW_BYTES_MAX)]);
+        assert!(!busy.has_pending());
 
-        let listener = listener(&services)?;
+        let subscriber = subscriber(&services)?;
         let mut sessions = Vec::new();
         for _ in 0..BURST_MAX + 2 {
             let mut session = session(&services)?;
-            say(&mut session, &["m"]);
+            publish(&mut session, &["m"]);
             sessions.push(session);
         }
         let at_once = sessions.iter().filter(|session| !session.has_pending()).count();
-        assert_eq!((at_once, heard(&listener).len()), (2, 2));
+        assert_eq!((at_once, received(&subscriber).len()), (2, 2));
         for session in &mut sessions {
             assert_eq!(replies(session).await, "1;");
         }
-        assert_eq!(heard(&listener).len(), BURST_MAX);
+        assert_eq!(received(&subscriber).len(), BURST_MAX);
         Ok(())
     }
 
@@ -431,24 +429,24 @@ mod tests {
     #[tokio::test]
     async fn a_panic_closes_all_whose_publications_were_published_together() -> Result<()> {
         let services = services()?;
-        let listener = listener(&services)?;
+        let subscriber = subscriber(&services)?;
         let (mut first, mut failing, mut last) =
             (session(&services)?, session(&services)?, session(&services)?);
-        say(&mut first, &["ma"]);
-        say_in(&mut failing, &["mb", "mc"], Fails);
-        say(&mut last, &["md"]);
+        publish(&mut first, &["ma"]);
+        publish_with(&mut failing, &["mb", "mc"], Fails);
+        publish(&mut last, &["md"]);
         for session in [&mut first, &mut failing, &mut last] {
             // A reply would be read as the reply to another command.
             assert_eq!(replies(session).await, "");
             assert!(session.connection.outbox.is_closing() && !session.has_pending());
         }
         // The messages of the failed batch may or may not have been delivered.
-        heard(&listener);
+        received(&subscriber);
         // All other requests continue.
         let mut other = session(&services)?;
-        say(&mut other, &["me"]);
+        publish(&mut other, &["me"]);
         assert_eq!(replies(&mut other).await, "1;");
-        assert_eq!(heard(&listener), ["me"]);
+        assert_eq!(received(&subscriber), ["me"]);
         Ok(())
     }
 
@@ -456,8 +454,8 @@ mod tests {
     async fn a_session_that_ends_ends_whole_when_its_batch_panics() -> Result<()> {
         let services = services()?;
         let (mut leaving, mut failing) = (session(&services)?, session(&services)?);
-        say(&mut leaving, &["ma"]);
-        say_in(&mut failing, &["mb", "mc"], Fails);
+        publish(&mut leaving, &["ma"]);
+        publish_with(&mut failing, &["mb", "mc"], Fails);
         let id = leaving.connection.id;
         drop(leaving);
         assert!(services.hub.connections().get(id).is_none(), "it is forgotten");
@@ -475,22 +473,22 @@ mod tests {
         let backplane = services.backplane.clone().context("there is one")?;
         backplane.pretend_to_be_ready();
         let mut failing = session(&services)?;
-        say_in(&mut failing, &["ma", "mb"], Fails);
+        publish_with(&mut failing, &["ma", "mb"], Fails);
         assert_eq!(replies(&mut failing).await, "");
         assert_eq!(backplane.waiting(), 0);
         let mut other = session(&services)?;
-        say(&mut other, &["mc"]);
+        publish(&mut other, &["mc"]);
         assert_eq!(replies(&mut other).await, "0;");
         assert_eq!(backplane.waiting(), 1);
         Ok(())
     }
 
     #[test]
-    fn without_a_runtime_nobody_waits() -> Result<()> {
+    fn without_a_runtime_no_request_waits() -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         let services = runtime.block_on(async { services() })?;
         let mut session = session(&services)?;
-        say(&mut session, &["m"]);
+        publish(&mut session, &["m"]);
         assert!(!session.has_pending());
         Ok(())
     }

@@ -13,7 +13,8 @@ use switchyard_hub::encoding::{Encoder, Encoding, Ended, Message};
 use switchyard_middleware::bindings::{Client, Door as ClientDoor};
 use switchyard_net::socket::Stream;
 use switchyard_server::connection_setup::ConnectionSetup;
-use switchyard_server::door::{Decoder, Door, Incoming, Progress};
+use switchyard_server::decoder::{Decoder, Progress};
+use switchyard_server::door::{Door, Incoming};
 use switchyard_server::session::{Framing, Session, WriteReply};
 use switchyard_types::close::{CloseReason, ProtocolViolation};
 use switchyard_types::command::{Command, Kind, Publication, Refusal, Reply, Request, Space, Tag};
@@ -89,7 +90,7 @@ impl Decoder for Lines {
         Some(CloseReason::Peer(None))
     }
 
-    fn goodbye(&self, reason: &CloseReason) -> Bytes {
+    fn last_bytes(&self, reason: &CloseReason) -> Bytes {
         last_line(reason)
     }
 }
@@ -109,7 +110,6 @@ fn command(line: &[u8]) -> Result<Command<'_>, Refusal> {
     }
 }
 
-/// Replies as lines.
 #[derive(Clone, Copy)]
 struct LineReplies;
 

@@ -55,7 +55,7 @@ impl Client {
         Ok(Client(BufReader::new(TcpStream::connect(server.address).await?)))
     }
 
-    async fn say(&mut self, lines: &str) -> Result<()> {
+    async fn send(&mut self, lines: &str) -> Result<()> {
         Ok(self.0.get_mut().write_all(lines.as_bytes()).await?)
     }
 
@@ -78,19 +78,19 @@ impl Client {
 async fn clients_subscribe_publish_and_leave() -> Result<()> {
     let server = start()?;
     let (mut one, mut two) = (Client::connect(&server).await?, Client::connect(&server).await?);
-    one.say("SUB news\nSUB sport\n").await?;
+    one.send("SUB news\nSUB sport\n").await?;
     one.expect(&["+1", "+2"]).await?;
-    two.say("SUB news\nPUB news it rains\nPUB sport 1:0\nWHAT\nPUB none x\n").await?;
+    two.send("SUB news\nPUB news it rains\nPUB sport 1:0\nWHAT\nPUB none x\n").await?;
     let why = "-BADLINE there is SUB channel, PUB channel text, and QUIT";
     // The publisher's own copy comes after the reply.
     two.expect(&["+1", "+2", "news it rains", "+1", why, "+0"]).await?;
     one.expect(&["news it rains", "sport 1:0"]).await?;
     ensure!(server.setup.door.stats.accepted() == 2);
-    one.say("QUIT\n").await?;
+    one.send("QUIT\n").await?;
     one.expect(&["+"]).await?;
     let mut rest = String::new();
     timeout(PATIENCE, one.0.read_to_string(&mut rest)).await??;
-    two.say("PUB sport 2:0\n").await?;
+    two.send("PUB sport 2:0\n").await?;
     two.expect(&["+0"]).await
 }
 
@@ -98,7 +98,7 @@ async fn clients_subscribe_publish_and_leave() -> Result<()> {
 async fn a_burst_longer_than_the_time_budget_is_executed_in_order() -> Result<()> {
     let server = start()?;
     let mut client = Client::connect(&server).await?;
-    client.say("SUB a\n").await?;
+    client.send("SUB a\n").await?;
     client.expect(&["+1"]).await?;
     let lines: String = (0..5_000).map(|number| format!("PUB a {number}\n")).collect();
     let (mut reader, mut writer) = client.0.into_inner().into_split();
@@ -119,11 +119,11 @@ async fn a_burst_longer_than_the_time_budget_is_executed_in_order() -> Result<()
 async fn a_line_that_is_too_long_and_a_drain_end_the_connection_with_a_reason() -> Result<()> {
     let server = start()?;
     let mut client = Client::connect(&server).await?;
-    client.say(&"x".repeat(70 << 10)).await?;
+    client.send(&"x".repeat(70 << 10)).await?;
     let last = client.next().await?;
     ensure!(last.starts_with('-'), "{last}");
     let mut client = Client::connect(&server).await?;
-    client.say("SUB a\n").await?;
+    client.send("SUB a\n").await?;
     client.expect(&["+1"]).await?;
     drain(server.services.hub.connections(), &server.setup.config.shutdown).await;
     let last = client.next().await?;

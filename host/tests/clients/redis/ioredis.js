@@ -38,7 +38,7 @@ class Listener {
 
 async function connect() {
   const redis = new Redis({ host: "127.0.0.1", port: Number(port), retryStrategy: () => 20 });
-  // Said while the server is away.
+  // Emitted while the server is down.
   redis.on("error", () => {});
   await once(redis, "ready");
   return redis;

@@ -10,7 +10,7 @@ const { createClient } = require(name);
 
 const ALL_BYTES = Buffer.from(Array.from({ length: 256 }, (_, byte) => byte));
 
-// What came, for those who wait for it.
+// The received messages, and a way to wait for them.
 class Inbox {
   came = [];
   wake = () => {};
@@ -29,7 +29,7 @@ async function connect() {
     RESP: Number(protocol),
     socket: { host: "127.0.0.1", port: Number(port), reconnectStrategy: 20 },
   });
-  // Said while the server is away; without somebody who hears it, it is thrown.
+  // Emitted while the server is down; without a listener, it is thrown.
   client.on("error", () => {});
   return client.connect();
 }
@@ -78,9 +78,9 @@ async function subscriptions(publisher) {
 async function payloads(publisher) {
   const client = await connect();
   const inbox = new Inbox();
-  const hear = (payload, channel) => inbox.put(channel, payload);
+  const receive = (payload, channel) => inbox.put(channel, payload);
   await client.subscribe(ALL_BYTES.toString("latin1"), () => assert.fail(), false);
-  await client.subscribe("bytes", hear, true);
+  await client.subscribe("bytes", receive, true);
   const bytes = Buffer.from("bytes");
   assert.strictEqual(await publisher.publish("bytes", ALL_BYTES), 1);
   await inbox.expect(bytes, ALL_BYTES);
@@ -110,7 +110,7 @@ async function restart(publisher) {
   const ready = new Promise((resolve) => client.once("ready", resolve));
   console.log("restart");
   await ready;
-  // `ready` comes when the subscriptions have been asked for; their
+  // `ready` comes when the subscriptions have been requested; their
   // acknowledgements are known to have come when this is answered.
   await client.ping();
   console.log("back");

@@ -76,7 +76,7 @@ def payloads(publisher: redis.Redis) -> None:
     expect(pubsub, "message", ALL_BYTES, largest)
     try:
         publisher.publish(ALL_BYTES, largest + b"x")
-        raise AssertionError("a payload over the limit was taken")
+        raise AssertionError("a payload over the limit was accepted")
     except redis.ResponseError as refusal:
         assert str(refusal).startswith("TOOLARGE "), refusal
     assert publisher.publish(ALL_BYTES, b"") == 1
@@ -104,7 +104,7 @@ def in_a_thread(publisher: redis.Redis) -> None:
     pubsub.subscribe(**{"news": came.put})
     pubsub.psubscribe(**{"n?ws": came.put})
     thread = pubsub.run_in_thread(sleep_time=1.0, daemon=True)
-    # The client cannot tell when the thread has subscribed, so ask the server.
+    # The client does not report that the thread has subscribed: query the server.
     deadline = time.monotonic() + PATIENCE
     while publisher.publish("news", "knock") < 2:
         assert time.monotonic() < deadline

@@ -9,7 +9,7 @@ const CI: &str = "fedcba9876543210-ci";
 async fn where_there_are_tokens_one_must_be_shown() -> Result<()> {
     let home = tempfile::tempdir()?;
     let file = home.path().join("tokens");
-    std::fs::write(&file, format!("# who may\nops:{OPS}\nci:{CI}\n"))?;
+    std::fs::write(&file, format!("# the tokens\nops:{OPS}\nci:{CI}\n"))?;
     let config = format!("{CONFIG}admin.tokens_file = {:?}\n", file.to_str().context("text")?);
     let server = Launch::with_config(&config).start().await?;
     let anonymous = Operator::of(&server).await?;
@@ -89,7 +89,7 @@ async fn a_page_in_a_browser_can_do_nothing() -> Result<()> {
         let (status, ..) = operator.exchange(&request, b"")?;
         ensure!(status == expected, "{head:?} was answered {status}");
     }
-    // What a form can send without being asked for leave.
+    // The content types that a form can send without a preflight request.
     for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"] {
         let body = json!({"path": "/x"}).to_string().into_bytes();
         let (status, error) =

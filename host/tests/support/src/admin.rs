@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::server::Server;
 use crate::{PATIENCE, switchyard};
 
-/// Somebody who operates a server.
+/// A client of the admin API of a server.
 pub struct Operator {
     url: String,
     token: Option<String>,

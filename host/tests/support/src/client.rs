@@ -134,7 +134,7 @@ impl RespClient {
     }
 
     /// Sends a command until it is answered like this: what another connection
-    /// does, or that it went away, takes its time to be known.
+    /// does, or that it closed, takes its time to be known.
     pub async fn until(&mut self, words: &[&str], expected: &Value) -> Result<()> {
         within(PATIENCE, format_args!("{words:?} to be answered with {expected}"), async {
             while self.call(words).await? != *expected {
@@ -168,7 +168,7 @@ impl RespClient {
         }
     }
 
-    /// Goes away with a reset instead of an orderly end.
+    /// Closes with a reset instead of an orderly end.
     pub fn reset(self) -> Result<()> {
         match self.wire {
             Wire::Stream(stream) => Ok(stream.set_zero_linger()?),

@@ -46,7 +46,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The same component with another stamp, for telling one version from the next.
+/// The same component with another stamp, to distinguish one version from the next.
 pub fn stamped(mut component: Vec<u8>, stamp: u32) -> Result<Vec<u8>> {
     let digits = format!("@@stamp:{stamp:08}");
     ensure!(digits.len() == STAMP.len(), "a stamp has eight digits at most");

@@ -1,5 +1,5 @@
-//! An HTTP service on loopback, for plugins to ask: what it answers is up to the
-//! test, and it remembers what it was asked.
+//! An HTTP service on loopback, for the requests of plugins: the test decides
+//! what it answers, and it keeps the requests that it received.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ use crate::{PATIENCE, within};
 
 /// A request as it came.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct ReceivedRequest {
     /// The path and query.
     pub path: String,
     /// The headers.
@@ -36,53 +36,53 @@ pub struct Asked {
 pub type Answer = Response<BoxBody<Bytes, Infallible>>;
 
 type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
-type Decide = dyn Fn(Asked) -> Answering + Send + Sync;
+type Decide = dyn Fn(ReceivedRequest) -> Answering + Send + Sync;
 
 /// A service that runs as long as its test.
 pub struct HttpService {
     /// Where it listens.
     pub address: SocketAddr,
-    asked: Arc<watch::Sender<Vec<Asked>>>,
+    requests: Arc<watch::Sender<Vec<ReceivedRequest>>>,
 }
 
 impl HttpService {
     /// Answers as `decide` says.
     pub async fn start<F>(
-        decide: impl Fn(Asked) -> F + Send + Sync + 'static,
+        decide: impl Fn(ReceivedRequest) -> F + Send + Sync + 'static,
     ) -> Result<HttpService>
     where
         F: Future<Output = Answer> + Send + 'static,
     {
-        HttpService::start_with(None, Arc::new(move |asked| Box::pin(decide(asked)))).await
+        HttpService::start_with(None, Arc::new(move |request| Box::pin(decide(request)))).await
     }
 
     /// The same over TLS.
     pub async fn start_tls<F>(
         acceptor: TlsAcceptor,
-        decide: impl Fn(Asked) -> F + Send + Sync + 'static,
+        decide: impl Fn(ReceivedRequest) -> F + Send + Sync + 'static,
     ) -> Result<HttpService>
     where
         F: Future<Output = Answer> + Send + 'static,
     {
-        HttpService::start_with(Some(acceptor), Arc::new(move |asked| Box::pin(decide(asked))))
+        HttpService::start_with(Some(acceptor), Arc::new(move |request| Box::pin(decide(request))))
             .await
     }
 
     async fn start_with(tls: Option<TlsAcceptor>, decide: Arc<Decide>) -> Result<HttpService> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let asked = Arc::new(watch::Sender::new(Vec::new()));
-        let service = HttpService { address, asked: asked.clone() };
+        let requests = Arc::new(watch::Sender::new(Vec::new()));
+        let service = HttpService { address, requests: requests.clone() };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (tls, asked, decide) = (tls.clone(), asked.clone(), decide.clone());
+                let (tls, requests, decide) = (tls.clone(), requests.clone(), decide.clone());
                 tokio::spawn(async move {
                     match tls {
-                        None => serve(stream, asked, decide).await,
-                        // Who does not trust it goes away.
+                        None => serve(stream, requests, decide).await,
+                        // A client that does not trust it disconnects.
                         Some(tls) => {
                             if let Ok(stream) = tls.accept(stream).await {
-                                serve(stream, asked, decide).await;
+                                serve(stream, requests, decide).await;
                             }
                         }
                     }
@@ -97,40 +97,40 @@ impl HttpService {
         format!("{}{path}", self.origin())
     }
 
-    /// What a plugin is granted to ask it.
+    /// What a plugin must be granted to send it requests.
     pub fn origin(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// What it was asked so far.
-    pub fn asked(&self) -> Vec<Asked> {
-        self.asked.borrow().clone()
+    /// The requests that it received so far.
+    pub fn requests(&self) -> Vec<ReceivedRequest> {
+        self.requests.borrow().clone()
     }
 
-    /// Waits until it was asked so often.
+    /// Waits until it received so many requests.
     pub async fn wait_for(&self, count: usize) -> Result<()> {
-        let mut asked = self.asked.subscribe();
-        let enough = asked.wait_for(|asked| asked.len() >= count);
+        let mut requests = self.requests.subscribe();
+        let enough = requests.wait_for(|requests| requests.len() >= count);
         within(PATIENCE, format!("{count} requests"), enough).await?.context("it runs").map(|_| ())
     }
 }
 
 async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    asked: Arc<watch::Sender<Vec<Asked>>>,
+    requests: Arc<watch::Sender<Vec<ReceivedRequest>>>,
     decide: Arc<Decide>,
 ) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let (asked, decide) = (asked.clone(), decide.clone());
+        let (requests, decide) = (requests.clone(), decide.clone());
         async move {
             let (parts, body) = request.into_parts();
             let body = body.collect().await?.to_bytes();
-            let request = Asked {
+            let request = ReceivedRequest {
                 path: parts.uri.to_string(),
                 headers: parts.headers,
                 body: String::from_utf8_lossy(&body).into_owned(),
             };
-            asked.send_modify(|asked| asked.push(request.clone()));
+            requests.send_modify(|requests| requests.push(request.clone()));
             Ok::<_, hyper::Error>(decide(request).await)
         }
     });

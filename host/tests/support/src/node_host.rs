@@ -1,4 +1,4 @@
-//! `examples/node-host`: the same engine component in a host that somebody could
+//! `examples/node-host`: the same engine component in a host that a user could
 //! have written in an afternoon.
 //!
 //! `tests/clients/install.sh` gets its packages. The component is transpiled here,

@@ -10,7 +10,7 @@
 //! [a b]   >[subscribe news :1]   ~[a b]   {server redis proto :3}
 //! ```
 //!
-//! an array, a push, a set, and a map with its keys and values in turn. At the
+//! an array, a push, a set, and a map with alternating keys and values. At the
 //! start of a line `+` and `-` take all of it. `$-1` is the null of RESP2 even
 //! where `(nil)` is not. What is not known beforehand:
 //!

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::switchyard;
 
-/// A shell for commands that somebody typed in this folder, one after the other, with
+/// A shell for commands that were typed in this folder, one after the other, with
 /// `switchyard` on the path.
 pub fn shell(folder: &Path) -> Result<Command> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..").canonicalize()?;

@@ -25,7 +25,7 @@ pub enum Value {
     NullBulk,
     /// `_`, RESP3's null.
     Null,
-    /// Several values. A map is the list of its keys and values in turn.
+    /// Several values. A map is the list of alternating keys and values.
     Aggregate(Shape, Vec<Value>),
 }
 

@@ -1,4 +1,4 @@
-//! Two WebSocket clients: a well-behaved one that is somebody else's code, and
+//! Two WebSocket clients: a well-behaved one that is third-party code, and
 //! one whose every byte the test decides.
 
 use std::net::SocketAddr;
@@ -176,14 +176,14 @@ impl RawClient {
         self.send(Frame::new(TEXT, text).bytes()).await
     }
 
-    /// Sends nothing more, as one that went away and still listens.
+    /// Shuts down the sending half, and still reads.
     pub async fn end_sending(&mut self) -> Result<()> {
         // Fails when the server has gone first, which is its right.
         let _ = self.stream.shutdown().await;
         Ok(())
     }
 
-    /// Goes away with a reset instead of an orderly end.
+    /// Closes with a reset instead of an orderly end.
     pub fn reset(self) -> Result<()> {
         self.stream.set_zero_linger()?;
         Ok(())

@@ -171,8 +171,8 @@ pub fn add_to_linker(linker: &mut Linker<StoreState>) -> Result<(), wasmtime::Er
     linker.allow_shadowing(false);
     let mut outgoing_handler = linker.instance(OUTGOING_HANDLER)?;
     // Defined here, because without a permit the request must be denied without waiting.
-    outgoing_handler.func_wrap("handle", |mut store: StoreContextMut<'_, StoreState>, asked| {
-        let (request, options): (Resource<HostOutgoingRequest>, _) = asked;
+    outgoing_handler.func_wrap("handle", |mut store: StoreContextMut<'_, StoreState>, arguments| {
+        let (request, options): (Resource<HostOutgoingRequest>, _) = arguments;
         let state = store.data_mut();
         if state.outside.leave().is_none() {
             state.table.delete(request)?;

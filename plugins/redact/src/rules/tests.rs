@@ -214,8 +214,8 @@ fn what_cannot_be_looked_at_in_time_is_refused() {
     check_code(&apply_settings(laborious, "a", long.as_bytes()), "TOOLARGE");
     // What is small passes beside it.
     let rules = settings::read(laborious).unwrap();
-    let asked: Vec<(&str, &[u8])> = vec![("a", long.as_bytes()), ("a", b"ok"), ("a", b"b")];
-    let found = rules.apply_all(&asked);
+    let payloads: Vec<(&str, &[u8])> = vec![("a", long.as_bytes()), ("a", b"ok"), ("a", b"b")];
+    let found = rules.apply_all(&payloads);
     check_code(&found[0], "UNAVAILABLE");
     assert_eq!(found[1..], [Outcome::Unchanged, Outcome::Changed(b"c".to_vec())]);
     // Levels of quoting, each as long as the one before.

@@ -31,7 +31,7 @@ const CLOSES = {
 };
 
 let socket = null;
-let asked = 0;
+let lastId = 0;
 const answers = new Map();
 const names = new Map();
 let lines = [];
@@ -143,7 +143,7 @@ function connect(url) {
 /** Sends a command. Resolves to `{answer}` or `{error}`, a message. */
 function command(...parts) {
   if (socket?.readyState !== WebSocket.OPEN) return Promise.resolve({ error: "not connected" });
-  const id = ++asked;
+  const id = ++lastId;
   socket.send(JSON.stringify([id, ...parts]));
   return new Promise((settle) => answers.set(id, settle));
 }

@@ -74,8 +74,8 @@ export const name = (value) =>
 /** `redact@4be0c1d2…`, shortened to what distinguishes versions. */
 export function version(text) {
   if (!text) return "–";
-  const [who, hash = ""] = text.split("@");
-  return hash.length > 10 ? `${who}@${hash.slice(0, 10)}` : text;
+  const [plugin, hash = ""] = text.split("@");
+  return hash.length > 10 ? `${plugin}@${hash.slice(0, 10)}` : text;
 }
 
 export const versionElement = (text) => h("code", { className: "version", title: text ?? "" }, version(text));

@@ -32,12 +32,12 @@ const pauses = new Bars({
   title: "Swap pauses",
   format: time,
   value: (swap) => swap.pause_us,
-  describe: (swap) => `${deedOf(swap)}, ${ago(swap.at_ms)}, by ${swap.by}`,
+  describe: (swap) => `${actionOf(swap)}, ${ago(swap.at_ms)}, by ${swap.by}`,
   empty: "Nothing was swapped yet.",
   count: 64,
 });
 
-const DEEDS = {
+const ACTIONS = {
   added: "was added",
   removed: "was removed",
   swapped: "was swapped",
@@ -47,7 +47,7 @@ const DEEDS = {
   "engine-rolled-back": "was rolled back",
 };
 
-const deedOf = (swap) => `${swap.slot ?? "the engine"} ${DEEDS[swap.deed] ?? swap.deed}`;
+const actionOf = (swap) => `${swap.slot ?? "the engine"} ${ACTIONS[swap.deed] ?? swap.deed}`;
 
 const changes = new Table({
   caption: "The last changes of plugins and engine",
@@ -55,7 +55,7 @@ const changes = new Table({
   key: (swap) => `${swap.at_ms} ${swap.slot} ${swap.to}`,
   columns: [
     { title: "When", cell: (swap) => ago(swap.at_ms) },
-    { title: "What", cell: deedOf },
+    { title: "What", cell: actionOf },
     { title: "From", cell: (swap) => versionElement(swap.from) },
     { title: "To", cell: (swap) => versionElement(swap.to) },
     { title: "Pause", className: "number", cell: (swap) => time(swap.pause_us) },

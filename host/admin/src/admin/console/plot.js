@@ -153,8 +153,8 @@ export class Plot extends Figure {
 
   nearest(x) {
     const width = this.canvas.clientWidth;
-    const away = ({ at }) => Math.abs(this.x(at, width) - x);
-    return this.points.reduce((best, point, index) => (away(point) < away(this.points[best]) ? index : best), 0);
+    const distance = ({ at }) => Math.abs(this.x(at, width) - x);
+    return this.points.reduce((best, point, index) => (distance(point) < distance(this.points[best]) ? index : best), 0);
   }
 
   draw() {

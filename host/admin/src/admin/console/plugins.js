@@ -76,10 +76,10 @@ class Outcome {
   }
 
   /** Runs an action, and shows its outcome. */
-  async of(doing, deed, kept = "") {
+  async of(doing, action, kept = "") {
     this.say("busy", `${doing} …`);
     try {
-      const swap = await deed();
+      const swap = await action();
       this.say("good", ...done(swap));
       return swap;
     } catch (error) {

@@ -39,12 +39,12 @@ pub struct Step {
     /// Its lines, each with its number.
     pub lines: Vec<(usize, String)>,
     /// The action.
-    pub deed: Deed,
+    pub action: Action,
 }
 
 /// The action of a step.
 #[derive(Debug)]
-pub enum Deed {
+pub enum Action {
     /// A client connects.
     Connect {
         /// Its name in later lines.
@@ -150,14 +150,14 @@ impl Conversation {
         }
         let lines = vec![(number, text.to_owned())];
         if let Some(words) = text.strip_prefix("connect ") {
-            let deed = connect(words)?;
-            self.steps.push(Step { lines, deed });
+            let action = connect(words)?;
+            self.steps.push(Step { lines, action });
             return Ok(());
         }
         if let Some(words) = text.strip_prefix("swap ") {
             let (slot, settings) = words.split_once(' ').context("a plugin and its settings")?;
-            let deed = Deed::Swap { slot: slot.to_owned(), settings: settings_in(settings)? };
-            self.steps.push(Step { lines, deed });
+            let action = Action::Swap { slot: slot.to_owned(), settings: settings_in(settings)? };
+            self.steps.push(Step { lines, action });
             return Ok(());
         }
         let at = text.find(['<', '>']).context("neither `<` nor `>`")?;
@@ -169,7 +169,8 @@ impl Conversation {
             && let Some(step) = self.steps.last_mut()
             && let Some((before, _)) = step.lines.last()
             && before + 1 == number
-            && let Deed::Expect { name: other, what: Expected::Texts(patterns) } = &mut step.deed
+            && let Action::Expect { name: other, what: Expected::Texts(patterns) } =
+                &mut step.action
             && other == name
             && step.lines.iter().all(|(_, text)| text.get(at..).is_some_and(is_any_order))
         {
@@ -178,9 +179,9 @@ impl Conversation {
             return Ok(());
         }
         let name = name.to_owned();
-        let send = |name, message| Deed::Send { name, message };
-        let expect = |name, what| Deed::Expect { name, what };
-        let deed = match kind {
+        let send = |name, message| Action::Send { name, message };
+        let expect = |name, what| Action::Expect { name, what };
+        let action = match kind {
             ">" => send(name, Message::text(rest)),
             ">binary" => send(name, Message::binary(bytes(rest)?)),
             ">ping" => send(name, Message::Ping(bytes(rest)?.into())),
@@ -197,7 +198,7 @@ impl Conversation {
             "<nothing" => expect(name, Expected::Nothing),
             _ => bail!("no such kind of line: `{kind}`"),
         };
-        self.steps.push(Step { lines, deed });
+        self.steps.push(Step { lines, action });
         Ok(())
     }
 }
@@ -221,7 +222,7 @@ fn settings_in(text: &str) -> Result<Value> {
     Ok(settings)
 }
 
-fn connect(line: &str) -> Result<Deed> {
+fn connect(line: &str) -> Result<Action> {
     let (line, outcome) = match line.split_once(" -> ") {
         Some((line, outcome)) => (line, Some(outcome)),
         None => (line, None),
@@ -257,7 +258,7 @@ fn connect(line: &str) -> Result<Deed> {
             Outcome::Refused(status.to_owned(), words.to_owned())
         }
     };
-    Ok(Deed::Connect { name: name.to_owned(), upgrade, outcome })
+    Ok(Action::Connect { name: name.to_owned(), upgrade, outcome })
 }
 
 /// Bytes in hex, or the UTF-8 of a JSON string.

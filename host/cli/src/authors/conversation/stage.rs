@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::client::{Client, Upgrade, describe};
-use super::notation::{Deed, Expected, Outcome};
+use super::notation::{Action, Expected, Outcome};
 use super::pattern::Pattern;
 
 /// The clients of one conversation.
@@ -46,15 +46,17 @@ where
     /// # Errors
     ///
     /// Something else was received, or nothing in time.
-    pub async fn act(&mut self, deed: &Deed) -> Result<Vec<String>> {
-        match deed {
-            Deed::Connect { name, upgrade, outcome } => self.connect(name, upgrade, outcome).await,
-            Deed::Send { name, message } => {
+    pub async fn act(&mut self, action: &Action) -> Result<Vec<String>> {
+        match action {
+            Action::Connect { name, upgrade, outcome } => {
+                self.connect(name, upgrade, outcome).await
+            }
+            Action::Send { name, message } => {
                 self.actor(name).await?.client.send(message.clone()).await?;
                 Ok(Vec::new())
             }
-            Deed::Expect { name, what } => self.expect(name, what).await,
-            Deed::Swap { .. } => bail!("a swap is not for clients to make"),
+            Action::Expect { name, what } => self.expect(name, what).await,
+            Action::Swap { .. } => bail!("a swap is not for clients to make"),
         }
     }
 
@@ -178,16 +180,16 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut left: Vec<&Pattern> = patterns.iter().collect();
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     while !left.is_empty() {
         let came = client.next_json().await?;
         let Some(at) = left.iter().position(|pattern| pattern.matches(&came)) else {
             bail!("what came is {came}")
         };
         left.remove(at);
-        heard.push(came.to_string());
+        received.push(came.to_string());
     }
-    Ok(heard)
+    Ok(received)
 }
 
 /// The next bytes must be these.

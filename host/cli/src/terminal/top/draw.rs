@@ -231,7 +231,7 @@ impl View {
             let since = u64::try_from(now).unwrap_or(u64::MAX).saturating_sub(swap.at_ms);
             Line::from(vec![
                 Span::from(format!("{:>9} ago  ", ago(since))).dim(),
-                Span::from(format!("{} ", swap.deed)),
+                Span::from(format!("{} ", swap.kind)),
                 Span::from(swap.slot.clone().unwrap_or_default()).bold(),
                 Span::from(format!(
                     "  {}  paused {}",

@@ -20,7 +20,7 @@ use tokio::time::interval;
 use self::draw::View;
 use self::reading::{Reading, Source};
 use super::output::{Audience, Output, OutputArgs};
-use super::{seconds, told_to_end};
+use super::{end_requested, seconds};
 
 /// How often keys are polled.
 const KEYS_INTERVAL: Duration = Duration::from_millis(50);
@@ -60,7 +60,7 @@ pub async fn run(args: TopArgs) -> anyhow::Result<()> {
             let printing = print(first, &mut readings, args.count);
             tokio::select! {
                 result = printing => result,
-                () = told_to_end() => Ok(()),
+                () = end_requested() => Ok(()),
             }
         }
         Audience::Person => {
@@ -118,7 +118,7 @@ async fn show(
 ) -> anyhow::Result<()> {
     let mut view = View::new(&args.admin, first);
     let mut ticks = interval(KEYS_INTERVAL);
-    let mut ending = std::pin::pin!(told_to_end());
+    let mut ending = std::pin::pin!(end_requested());
     let mut shown = 1;
     loop {
         terminal.draw(|frame| view.draw(frame))?;

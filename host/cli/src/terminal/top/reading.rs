@@ -126,7 +126,8 @@ pub struct Times {
 #[allow(missing_docs, reason = "the admin API documents them")]
 pub struct Swap {
     pub at_ms: u64,
-    pub deed: String,
+    #[serde(rename = "deed")]
+    pub kind: String,
     pub slot: Option<String>,
     pub from: Option<String>,
     pub to: Option<String>,

@@ -172,16 +172,16 @@ impl Memory {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let is_told = tokio::select! {
+            let is_notified = tokio::select! {
                 () = self.wake.notified() => true,
                 _ = ticks.tick() => false,
             };
-            if is_told || self.outboxes.is_worth_a_look() {
+            if is_notified || self.outboxes.is_worth_a_look() {
                 let memory = self.clone();
                 // Surveying many chunks takes a while.
                 let looking = tokio::task::spawn_blocking(move || {
                     let mut looked = memory.looking.lock();
-                    let is_due = is_told || memory.is_old(&looked);
+                    let is_due = is_notified || memory.is_old(&looked);
                     if is_due {
                         memory.look_at_outboxes(&mut looked);
                     }

@@ -251,7 +251,7 @@ mod tests {
     use switchyard_config::OutboxLimits;
     use switchyard_config::memory::{Written as Settings, check};
     use switchyard_net::chunks::{Chunks, Written};
-    use switchyard_net::outbox::Taken;
+    use switchyard_net::outbox::QueueState;
     use switchyard_types::bound::Bound;
 
     const KIB: usize = 1 << 10;
@@ -292,7 +292,7 @@ mod tests {
     }
 
     /// As its task does when it waits for its socket, after writing this much.
-    fn take(connection: &Connection, written: Written, hand: &mut Chunks) -> Taken {
+    fn take(connection: &Connection, written: Written, hand: &mut Chunks) -> QueueState {
         connection.outbox.take(written, hand, &Context::from_waker(Waker::noop()))
     }
 
@@ -391,7 +391,7 @@ mod tests {
         take(connection, written, &mut hand);
         let mut some = survey(&connections);
         assert_eq!(some.relieve(150 * KIB, &REASON).connections, 1);
-        assert_eq!(take(connection, Written::default(), &mut hand), Taken::Closing(REASON));
+        assert_eq!(take(connection, Written::default(), &mut hand), QueueState::Closing(REASON));
         assert_eq!((some.bytes() / KIB, survey(&connections).bytes() / KIB), (100, 100));
         // It is closed already; now it is aborted.
         let mut some = survey(&connections);

@@ -232,7 +232,7 @@ pub async fn answer_health<S: AsyncWrite + Unpin>(
     }
     let status = match report.status() {
         Status::Ok | Status::Degraded => StatusCode::OK,
-        Status::Ill => StatusCode::SERVICE_UNAVAILABLE,
+        Status::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
     };
     answer(stream, status, TEXT, &report.text()).await
 }

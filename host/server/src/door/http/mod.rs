@@ -12,9 +12,10 @@ use tokio_tungstenite::tungstenite::http::StatusCode;
 use tracing::debug;
 
 use super::resp::{FramedResp, Resp, RespDoor, Transport};
-use super::{Door, Incoming, Peer};
-use crate::connection_setup::{ConnectionSetup, is_local};
+use super::{Door, Incoming};
+use crate::connection_setup::{ConnectionSetup, Peer, is_local};
 use crate::health::Health;
+use crate::live_config::HTTP;
 use crate::session::Framing;
 use handshake::{Received, Subprotocol, Upgrade};
 use json::Json;
@@ -134,7 +135,7 @@ impl HttpDoor {
 }
 
 impl Door for HttpDoor {
-    const NAME: &'static str = "http";
+    const NAME: &'static str = HTTP;
 
     async fn open<S: Stream>(&self, incoming: Incoming<S>) {
         let Incoming { mut stream, peer, handshaking, setup } = incoming;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::door::{Decoder, Progress};
+use crate::decoder::{Decoder, Progress};
 use crate::session::Session;
 use switchyard_protocol::websocket::{self, Body, FrameReader, Incoming, MessageKind};
 use switchyard_types::close::{CloseReason, ProtocolViolation};
@@ -165,7 +165,7 @@ impl<P: Subprotocol> Decoder for WebSocket<P> {
         None
     }
 
-    fn goodbye(&self, reason: &CloseReason) -> Bytes {
+    fn last_bytes(&self, reason: &CloseReason) -> Bytes {
         let close = websocket::close(reason);
         match self.subprotocol.last_words(reason) {
             words if words.is_empty() => close,

@@ -17,7 +17,7 @@ use std::cell::Cell;
 use bytes::Bytes;
 
 use super::http::websocket::Subprotocol;
-use super::{Decoder, Progress};
+use crate::decoder::{Decoder, Progress};
 use crate::session::Session;
 use switchyard_hub::connections::attributes::USER;
 use switchyard_hub::encoding::Encoding;
@@ -596,11 +596,11 @@ fn encoding(transport: Transport, version: RespVersion) -> Encoding {
 
 impl Decoder for Resp {
     fn decode(&mut self, bytes: &mut [u8], session: &mut Session) -> Progress {
-        let (taken, flow) = self.take_requests(bytes, session);
+        let (progress, flow) = self.take_requests(bytes, session);
         if let Flow::Close(reason) = flow {
             session.close(reason);
         }
-        taken
+        progress
     }
 
     fn unfinished_bytes(&self) -> usize {
@@ -618,7 +618,7 @@ impl Decoder for Resp {
     }
 
     /// Redis sends nothing to clients that it closes.
-    fn goodbye(&self, reason: &CloseReason) -> Bytes {
+    fn last_bytes(&self, reason: &CloseReason) -> Bytes {
         last_words(reason)
     }
 }
@@ -659,10 +659,10 @@ impl FramedResp {
     }
 
     fn take_requests(&mut self, session: &mut Session) -> Option<CloseReason> {
-        let (taken, flow) = self.resp.take_requests(&self.bytes, session);
-        self.is_unfinished = taken.is_unfinished;
-        self.has_progressed |= taken.bytes > 0;
-        self.bytes.drain(..taken.bytes);
+        let (progress, flow) = self.resp.take_requests(&self.bytes, session);
+        self.is_unfinished = progress.is_unfinished;
+        self.has_progressed |= progress.bytes > 0;
+        self.bytes.drain(..progress.bytes);
         if self.bytes.is_empty() {
             self.bytes = Vec::new();
         }

@@ -9,6 +9,7 @@ use super::info::ServerInfo;
 use super::{Resp, Transport, rejection_reply};
 use crate::connection_setup::ConnectionSetup;
 use crate::door::{Door, Incoming};
+use crate::live_config::RESP;
 use crate::session::Framing;
 use switchyard_config::Config;
 use switchyard_middleware::bindings::{Client, Door as ClientDoor};
@@ -52,7 +53,7 @@ impl RespDoor {
 }
 
 impl Door for RespDoor {
-    const NAME: &'static str = "resp";
+    const NAME: &'static str = RESP;
 
     /// As in Redis, there are no application-level pings on an idle connection.
     const TCP_KEEPALIVE: Option<Duration> = Some(KEEPALIVE_TIME);

@@ -46,7 +46,7 @@ mod bindings {
 struct Settings {
     /// Stands before what it says.
     name: String,
-    /// Asked by `init`, which refuses with what came of it.
+    /// Requested by `init`, which refuses with what came of it.
     init: Option<String>,
 }
 

@@ -31,7 +31,7 @@ impl engine::Guest for BadEngine {
     fn subscribe(connection: ConnectionId, channels: engine::Names) {
         let channels = Names::from(channels);
         for channel in channels.iter() {
-            assert!(!contains(channel, TRAPS_LISTENERS), "the engine was told to trap");
+            assert!(!contains(channel, TRAPS_LISTENERS), "the engine was requested to trap");
         }
         REGISTRY.with_borrow_mut(|registry| registry.subscribe(connection, &channels));
     }
@@ -51,7 +51,7 @@ impl engine::Guest for BadEngine {
     fn route(channels: engine::Names) -> engine::FanOuts {
         let channels = Names::from(channels);
         for channel in channels.iter() {
-            assert!(!contains(channel, TRAPS), "the engine was told to trap");
+            assert!(!contains(channel, TRAPS), "the engine was requested to trap");
             while contains(std::hint::black_box(channel), STALLS) {}
         }
         let mut fan_outs = FanOuts::default();

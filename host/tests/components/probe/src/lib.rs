@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::hint::black_box;
 use std::sync::OnceLock;
 
-use bindings::exports::switchyard::pubsub::access::{self, Action as Asked, Request};
+use bindings::exports::switchyard::pubsub::access::{self, Action as Requested, Request};
 use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials};
 use bindings::exports::switchyard::pubsub::deliveries::{self, DeliverVerdict, Delivery};
 use bindings::exports::switchyard::pubsub::lifecycle;
@@ -53,8 +53,8 @@ impl lifecycle::Guest for Probe {
                 SETTINGS.get_or_init(|| settings);
                 Ok(())
             }
-            Init::Error => Err("the probe was told to refuse".to_owned()),
-            Init::LongError => Err("told to refuse ".repeat(140_000)),
+            Init::Error => Err("the probe was configured to refuse".to_owned()),
+            Init::LongError => Err("configured to refuse ".repeat(100_000)),
             Init::Trap => trap(),
             Init::Loop => stall(),
         }
@@ -104,8 +104,8 @@ impl access::Guest for Probe {
         let mut one_too_few = false;
         let decide = |request: &Request| {
             let name = match &request.action {
-                Asked::Subscribe(name) | Asked::Psubscribe(name) => name,
-                Asked::Publish(intent) => &intent.channel,
+                Requested::Subscribe(name) | Requested::Psubscribe(name) => name,
+                Requested::Publish(intent) => &intent.channel,
             };
             for action in settings().on_access.on(name, name.as_bytes()) {
                 match action {
@@ -261,9 +261,9 @@ fn refusal(code: &str, message: &str) -> Refusal {
     Refusal { code: code.to_owned(), message: message.to_owned() }
 }
 
-#[expect(clippy::panic, reason = "it was told to")]
+#[expect(clippy::panic, reason = "it is configured to")]
 fn trap() -> ! {
-    panic!("the probe was told to");
+    panic!("the probe was configured to panic");
 }
 
 fn stall() -> ! {
@@ -273,9 +273,9 @@ fn stall() -> ! {
 }
 
 fn take_all_memory() -> ! {
-    let mut taken = vec![];
+    let mut allocated = vec![];
     loop {
         // Ones, because zeros need not be written.
-        taken.push(black_box(vec![1_u8; 1 << 20]));
+        allocated.push(black_box(vec![1_u8; 1 << 20]));
     }
 }

@@ -153,7 +153,7 @@ pub enum Narrow {
     First,
 }
 
-/// Where an action is asked for.
+/// The hook that executes an action.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Hook {
     Connect,

@@ -1,4 +1,4 @@
-//! The backplane goes away, is slow, and comes back.
+//! The backplane disconnects, is slow, and comes back.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::nodes::{Node, Options};
 use crate::support::{PATIENCE, within};
 use crate::value::Value;
 
-/// How long it is away, as it is said to be.
+/// How long the outage lasts.
 const OUTAGE: Duration = Duration::from_secs(5);
 
 async fn outage(kind: Kind) -> Result<()> {
@@ -34,12 +34,12 @@ async fn outage(kind: Kind) -> Result<()> {
     there.expect(200).await?;
 
     let began = Instant::now();
-    backplane.go_away();
+    backplane.kill();
     // Publish before any node has detected the failure, and again when all have.
     publish(50).await?;
     a.until_health(503).await?;
     b.until_health(503).await?;
-    let unheard = publish(50).await?;
+    let undelivered = publish(50).await?;
     ensure!(a.info("backplane_state").await? == "away", "it does not say so");
     ensure!(a.info("backplane_unsent_away").await?.parse::<u64>()? >= 50, "not all are counted");
     here.expect(200).await?;
@@ -67,7 +67,10 @@ async fn outage(kind: Kind) -> Result<()> {
     let unsent = number_in(&log, "unsent=")?;
     let uncertain = number_in(&log, "uncertain=")?;
     // What is uncertain may have been under way before, and have arrived.
-    ensure!((50..=unheard - 100).contains(&unsent) && unsent + uncertain <= unheard, "{log}");
+    ensure!(
+        (50..=undelivered - 100).contains(&unsent) && unsent + uncertain <= undelivered,
+        "{log}"
+    );
     ensure!(a.info("backplane_state").await? == "ready", "it does not say so");
     ensure!(a.info("backplane_reconnects").await? == "1", "it came back once");
     println!("{kind:?}: {log}");
@@ -83,12 +86,12 @@ fn number_in(line: &str, field: &str) -> Result<u64> {
 }
 
 #[tokio::test]
-async fn redis_is_away_for_five_seconds() -> Result<()> {
+async fn redis_is_down_for_five_seconds() -> Result<()> {
     outage(Kind::Redis).await
 }
 
 #[tokio::test]
-async fn nats_is_away_for_five_seconds() -> Result<()> {
+async fn nats_is_down_for_five_seconds() -> Result<()> {
     outage(Kind::Nats).await
 }
 
@@ -97,7 +100,7 @@ async fn refusals(kind: Kind) -> Result<()> {
     let options = Options { config: "when_away = \"refuse\"\n".to_owned(), ..Options::default() };
     let node = Node::start(&backplane, &options).await?;
     let mut listener = Listener::start(node.client().await?, &["news"], &[]).await?;
-    backplane.go_away();
+    backplane.kill();
     node.until_health(503).await?;
     let refused = node.publish("news", &payload("a", 1)).await?;
     ensure!(
@@ -178,7 +181,7 @@ async fn standstill(kind: Kind) -> Result<()> {
     ensure!(accepted == 10, "{accepted} had room");
     listener.expect(10).await?;
     listener.nothing_more().await?;
-    // Who says nothing for too long is away.
+    // A backplane that sends nothing for too long counts as disconnected.
     node.until_health(503).await?;
     backplane.go_on()?;
     node.until_health(200).await?;
@@ -187,12 +190,12 @@ async fn standstill(kind: Kind) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_redis_that_stands_still_is_away() -> Result<()> {
+async fn a_stopped_redis_counts_as_disconnected() -> Result<()> {
     standstill(Kind::Redis).await
 }
 
 #[tokio::test]
-async fn a_nats_that_stands_still_is_away() -> Result<()> {
+async fn a_stopped_nats_counts_as_disconnected() -> Result<()> {
     standstill(Kind::Nats).await
 }
 
@@ -209,7 +212,7 @@ async fn ten_thousand_names(kind: Kind) -> Result<()> {
     listener.command(&words).await?;
     listener.next_many(NAMES).await?;
     let subscribed = began.elapsed();
-    backplane.go_away();
+    backplane.kill();
     a.until_health(503).await?;
     backplane.come_back().await?;
     let began = Instant::now();

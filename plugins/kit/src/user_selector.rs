@@ -3,18 +3,18 @@
 
 /// Which users a rule speaks of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Who {
-    /// Everyone, known or not.
-    Anyone,
-    /// Everyone who is known.
+pub enum UserSelector {
+    /// All connections, with or without a user.
+    Any,
+    /// Connections with a user.
     Authenticated,
-    /// Everyone who is not.
+    /// Connections without a user.
     Anonymous,
     /// The user of this name.
     User(String),
 }
 
-impl Who {
+impl UserSelector {
     /// Reads one.
     ///
     /// # Errors
@@ -22,7 +22,7 @@ impl Who {
     /// It is neither a name nor a known word.
     pub fn read(text: &str) -> Result<Self, String> {
         match text {
-            "*" => Ok(Self::Anyone),
+            "*" => Ok(Self::Any),
             "@authenticated" => Ok(Self::Authenticated),
             "@anonymous" => Ok(Self::Anonymous),
             name => read_user_name(name).map(Self::User),
@@ -30,9 +30,9 @@ impl Who {
     }
 
     /// Whether it speaks of this user; none: of a connection without one.
-    pub fn is(&self, user: Option<&str>) -> bool {
+    pub fn matches(&self, user: Option<&str>) -> bool {
         match self {
-            Self::Anyone => true,
+            Self::Any => true,
             Self::Authenticated => user.is_some(),
             Self::Anonymous => user.is_none(),
             Self::User(name) => user == Some(name),
@@ -44,7 +44,7 @@ impl Who {
 ///
 /// # Errors
 ///
-/// It is none, or could be taken for one of the words.
+/// It is empty, or would be read as one of the words.
 pub fn read_user_name(name: &str) -> Result<String, String> {
     match name {
         "" => Err("the name of a user is empty".to_owned()),

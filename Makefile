@@ -7,6 +7,7 @@
 # make check       format, lints, crates and their licences: all as errors
 # make test-quick  format, lints, unit tests, transcripts, comparison with Redis: before each commit
 # make test        all tests, real clients included, and short measurements
+# make memcheck    the tests of the engine and its allocator in Valgrind
 # make measure     the short measurements: costs of plugins and nodes, and a short load
 # make fuzz        ten minutes of random inputs for each codec, or FUZZ_SECONDS=n
 # make wit-reference  writes the contract's comments as a page: docs/plugins/reference.md
@@ -32,7 +33,7 @@ BUILT := target/$(WASM)/component
 OUT := target/components
 RUN := target/run/plugins
 
-.PHONY: run build programs production release engine run-plugins components languages toolchain tools check test-quick test measure fuzz bench bench-cost bench-hostile bench-languages bench-peers bench-profile bench-swaps node-host wit-reference
+.PHONY: run build programs production release engine run-plugins components languages toolchain tools check test-quick test memcheck measure fuzz bench bench-cost bench-hostile bench-languages bench-peers bench-profile bench-swaps node-host wit-reference
 
 # The server leaves a core idle now and then, above all when it is linked: the plugins are compiled then.
 run: $(RUN)/10-acl.toml $(RUN)/20-redact.toml
@@ -91,6 +92,7 @@ toolchain:
 tools:
 	@sh host/tests/clients/install.sh
 
+HOST = $(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
 # The tools of the tests may be installed below .tools/.
 NEXTEST = PATH="$$PWD/.tools/cargo/bin:$$PATH" $(CARGO) nextest run --release --workspace
 
@@ -101,10 +103,16 @@ test-quick: check tools
 test: engine
 	@$(MAKE) --no-print-directory --jobs 2 languages programs
 	$(NEXTEST)
+	@$(MAKE) --no-print-directory memcheck
 	@$(MAKE) --no-print-directory measure
 
 programs: engine
 	$(CARGO) test --release --workspace --no-run
+
+# The tests of the engine and of its allocator, in Valgrind.
+memcheck: tools
+	CARGO_TARGET_$(HOST)_RUNNER='valgrind --quiet --error-exitcode=99' \
+		$(NEXTEST) --profile memcheck
 
 measure: components tools languages
 	$(NEXTEST) --profile measure

@@ -69,6 +69,11 @@ impl Names {
         })
     }
 
+    /// How much memory they hold, besides this value.
+    pub fn heap_bytes(&self) -> usize {
+        self.bytes.capacity() + self.ends.capacity() * size_of::<u32>()
+    }
+
     /// Forgets all names and keeps the memory for the next.
     pub fn clear(&mut self) {
         self.bytes.clear();

@@ -227,18 +227,24 @@ impl Session {
         !self.pending.is_empty() || self.is_waiting()
     }
 
-    /// How much memory the commands hold that wait for the next time budget.
+    /// How much memory the commands hold that wait for the next time budget, and a command that is
+    /// executed in parts.
     pub fn held_bytes(&self) -> usize {
+        let in_parts = match &self.waiting {
+            Some(Waiting::Budget(inspection)) => inspection.heap_bytes(),
+            _ => 0,
+        };
         if self.pending.is_empty() {
-            return 0;
+            return in_parts;
         }
         let places = self.pending.capacity() * size_of::<Request<'static>>();
-        places + self.pending.iter().map(Request::heap_bytes).sum::<usize>()
+        in_parts + places + self.pending.iter().map(Request::heap_bytes).sum::<usize>()
     }
 
     /// Drops the commands that wait: the connection is closing.
     pub fn forget_pending(&mut self) {
         self.pending = Vec::new();
+        self.waiting.take_if(|waiting| matches!(waiting, Waiting::Budget(_)));
     }
 
     /// Whether the reply to a command is pending: later commands wait for it.

@@ -20,7 +20,10 @@ async fn start(config: &str, keys: Value) -> Result<(Server, TempDir)> {
     let plugins = components::directory()?;
     let settings = json!({"keys": keys, "without_token": "allow"});
     components::install(plugins.path(), "10-jwt", &components::built("jwt-auth")?, &settings)?;
-    let launch = Launch::with_config(&format!("shutdown.timeout_ms = 100\n{config}"));
+    // A virtual machine that is preempted counts that as processor time, and budgets are not
+    // tested here.
+    let budget = "plugins.call_budget_ms = 200";
+    let launch = Launch::with_config(&format!("shutdown.timeout_ms = 100\n{budget}\n{config}"));
     let launch = Launch { plugins: Some(plugins.path().to_owned()), ..launch };
     Ok((launch.start().await?, plugins))
 }

@@ -165,6 +165,7 @@ fn main() -> Result<()> {
         );
     }
     let mut report = Report::begin(&args.title(), args.write.as_deref())?;
+    let mut failed = Ok(());
     for scenario in scenarios {
         let mut cells: Vec<Cell> = kinds
             .iter()
@@ -185,13 +186,15 @@ fn main() -> Result<()> {
                 }
             }
         }
-        report.scenario(scenario, &cells)?;
+        report.scenario(scenario, &cells);
         let ours = cells.iter().find(|cell| cell.kind.is_switchyard());
         if let Some(Cell { failure: Some(failure), .. }) = ours {
-            anyhow::bail!("{}: {failure}", scenario.name());
+            failed = Err(anyhow::anyhow!("{}: {failure}", scenario.name()));
+            break;
         }
     }
-    Ok(())
+    report.finish()?;
+    failed
 }
 
 fn run(args: &Args, places: &Places, scenario: Scenario, kind: Kind) -> Result<scenarios::Figures> {

@@ -4,7 +4,7 @@
 //! connection a [`Decoder`](crate::decoder::Decoder), which decodes the client's bytes into the
 //! commands of a session. What clients receive without a request is written by the door's
 //! [`Encoder`](switchyard_hub::encoding::Encoder). A new door is a folder here; to have it opened,
-//! it needs a setting, an entry in `LiveConfig::new`, and one in the start of the server.
+//! it needs settings, and an entry in the start of the server.
 
 pub mod http;
 pub mod resp;

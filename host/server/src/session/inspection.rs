@@ -150,6 +150,15 @@ impl Session {
 }
 
 impl Inspection {
+    /// How much memory its names and counts hold. What `listing` holds is counted by the hub.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.names.heap_bytes()
+            + match &self.found {
+                Found::Counts { counts, .. } => counts.capacity() * size_of::<u64>(),
+                Found::Channels(names) => names.heap_bytes(),
+            }
+    }
+
     fn look_at_slice(
         &mut self,
         connection: ConnectionId,
@@ -206,4 +215,55 @@ fn may_see(connection: ConnectionId, chain: &Chain, names: &[&[u8]]) -> Result<V
         }
     }
     Ok(may_see)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use anyhow::{Context, Result};
+
+    use super::*;
+    use crate::prepare::prepare;
+    use crate::session::Framing;
+    use switchyard_config::{Config, EngineSource};
+    use switchyard_hub::encoding::Encoding;
+    use switchyard_types::command::Request;
+
+    /// Writes how many channels were counted.
+    #[derive(Clone, Copy)]
+    struct Count;
+
+    impl WriteReply for Count {
+        fn write(&self, _: Tag, reply: &Reply<'_>, output: &mut Vec<u8>) {
+            if let Reply::Counts(names, _) = reply {
+                output.extend(names.len().to_string().into_bytes());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_that_is_executed_in_parts_counts_as_held_until_it_is_answered() -> Result<()>
+    {
+        let mut config = Config::default();
+        config.engine.source = EngineSource::Native;
+        let services = prepare(&config)?.1;
+        let added = services.hub.connections().add(Encoding::RESP2, ([127, 0, 0, 1], 1).into());
+        let connection = added.ok().context("there is room")?;
+        let mut session = Session::new(connection, services, Framing::None);
+        let names: Vec<_> = (0..1_000).map(|number| format!("news.{number}").into_bytes().into()).collect();
+        let command = Ok(Command::SubscriberCounts(Space::Channels, names));
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(60));
+        session.start_budget(long_ago.context("the machine runs for longer")?);
+        let request = Request { tag: Tag::InOrder, command };
+        assert!(session.execute(std::iter::once(request), Count, false).is_none());
+        assert!(session.has_pending() && !session.waits_for_another_task());
+        assert!(session.held_bytes() > 1_000 * "news.0".len(), "{}", session.held_bytes());
+        while session.has_pending() {
+            session.start_budget(Instant::now());
+            assert!(session.resume(Count).is_none());
+        }
+        assert_eq!(session.held_bytes(), 0);
+        Ok(())
+    }
 }

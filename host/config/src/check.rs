@@ -1,5 +1,6 @@
-//! Converts the file to the settings in use.
+//! The settings in use, and how they are made from the file.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,14 +13,65 @@ use super::values::{
 };
 use super::values::{address, bytes, count, handover_time, http_time, millis};
 use super::{
-    AdminConfig, Config, ConfigError, EngineConfig, EngineSource, HealthConfig, HttpConfig, Limits,
-    PluginLimits, PluginsConfig, RespConfig, ShutdownConfig, TlsConfig, WebSocketConfig,
+    AdminConfig, ConfigError, EngineConfig, EngineSource, HealthConfig, HttpConfig, Limits,
+    PluginLimits, PluginsConfig, ShutdownConfig, TlsConfig, WebSocketConfig,
 };
+use crate::cluster::ClusterConfig;
 use crate::memory as memory_settings;
+use crate::memory::MemoryConfig;
 use crate::{
     CompileCache, Origins, OutboxLimits, OutsideLimits, Overrides, TOKENS_VARIABLE, Tokens,
 };
 use switchyard_telemetry::log::{LogConfig, QueueLimits};
+
+/// The settings of the server, validated.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The HTTP and WebSocket door.
+    pub http: HttpConfig,
+    /// The door for Redis clients; none: it is closed.
+    pub resp: Option<RespConfig>,
+    /// The settings of WebSocket connections.
+    pub websocket: WebSocketConfig,
+    /// The limits of client commands.
+    pub limits: Limits,
+    /// The limits of one connection's outbox.
+    pub outbox: OutboxLimits,
+    /// How much memory there is, and the budget of each purpose.
+    pub memory: MemoryConfig,
+    /// The Pub/Sub engine.
+    pub engine: EngineConfig,
+    /// The plugins.
+    pub plugins: PluginsConfig,
+    /// The admin API.
+    pub admin: AdminConfig,
+    /// The settings of health checks.
+    pub health: HealthConfig,
+    /// The settings of the shutdown.
+    pub shutdown: ShutdownConfig,
+    /// Whether addresses other than loopback may be listened on while no plugin decides about
+    /// connects.
+    pub is_open_to_all: bool,
+    /// The backplane between this node and the others; none: the node is alone.
+    pub cluster: Option<ClusterConfig>,
+    /// The log filter and format.
+    pub log: LogConfig,
+    /// Every key with its value, to find what changed.
+    pub written: serde_json::Value,
+}
+
+/// The door for Redis clients.
+#[derive(Debug, Clone)]
+pub struct RespConfig {
+    /// The listening address.
+    pub listen: SocketAddr,
+    /// The maximum size of a request, names and arguments together.
+    pub request_bytes_max: usize,
+    /// How long a connection without subscriptions may send nothing; none: forever.
+    pub idle_time: Option<Duration>,
+    /// Its certificate; none: it does not use TLS.
+    pub tls: Option<TlsConfig>,
+}
 
 impl RawConfig {
     /// Paths in the file are relative to its directory.

@@ -23,9 +23,9 @@ mod raw;
 mod tokens;
 mod values;
 
+pub use check::{Config, RespConfig};
 pub use cluster::{BackplaneKind, ClusterConfig, ClusterTls, PemFile, Secret, WhenDisconnected};
 pub use error::ConfigError;
-use memory::MemoryConfig;
 pub use names::NameLimits;
 use networks::Network;
 pub use origins::{Origins, is_loopback};
@@ -33,44 +33,6 @@ pub use overrides::Overrides;
 use raw::RawConfig;
 pub use tokens::{TOKENS_VARIABLE, Tokens};
 pub use values::*;
-
-use switchyard_telemetry::log::LogConfig;
-
-/// The settings of the server, validated.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The HTTP and WebSocket door.
-    pub http: HttpConfig,
-    /// The door for Redis clients; none: it is closed.
-    pub resp: Option<RespConfig>,
-    /// The settings of WebSocket connections.
-    pub websocket: WebSocketConfig,
-    /// The limits of client commands.
-    pub limits: Limits,
-    /// The limits of one connection's outbox.
-    pub outbox: OutboxLimits,
-    /// How much memory there is, and the budget of each purpose.
-    pub memory: MemoryConfig,
-    /// The Pub/Sub engine.
-    pub engine: EngineConfig,
-    /// The plugins.
-    pub plugins: PluginsConfig,
-    /// The admin API.
-    pub admin: AdminConfig,
-    /// The settings of health checks.
-    pub health: HealthConfig,
-    /// The settings of the shutdown.
-    pub shutdown: ShutdownConfig,
-    /// Whether addresses other than loopback may be listened on while no plugin decides about
-    /// connects.
-    pub is_open_to_all: bool,
-    /// The backplane between this node and the others; none: the node is alone.
-    pub cluster: Option<ClusterConfig>,
-    /// The log filter and format.
-    pub log: LogConfig,
-    /// Every key with its value, to find what changed.
-    pub written: serde_json::Value,
-}
 
 /// The settings of health checks.
 #[derive(Debug, Clone, Copy)]
@@ -131,19 +93,6 @@ pub struct HttpConfig {
     pub handshakes_max: usize,
     /// The origins whose pages may open a WebSocket.
     pub origins: Origins,
-    /// Its certificate; none: it does not use TLS.
-    pub tls: Option<TlsConfig>,
-}
-
-/// The door for Redis clients.
-#[derive(Debug, Clone)]
-pub struct RespConfig {
-    /// The listening address.
-    pub listen: SocketAddr,
-    /// The maximum size of a request, names and arguments together.
-    pub request_bytes_max: usize,
-    /// How long a connection without subscriptions may send nothing; none: forever.
-    pub idle_time: Option<Duration>,
     /// Its certificate; none: it does not use TLS.
     pub tls: Option<TlsConfig>,
 }

@@ -1,4 +1,4 @@
-//! Black-box tests: the real binary and real sockets, checked against `PROTOCOL.md`.
+//! Black-box tests: the real binary and real sockets, checked against docs/protocol.md.
 //!
 //! The tests know nothing of the server's internals. Each test starts a server of its own on a free
 //! port and may run beside any other. No test sleeps: it waits for what must happen, with a

@@ -68,7 +68,7 @@ pub enum PluginCommand {
         /// Its settings and limits, in TOML, on this machine [default: unchanged].
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Starts without the state of the current version if that cannot be handed over.
+        /// Starts without the state of the current version.
         #[arg(long)]
         fresh: bool,
         #[command(flatten)]
@@ -248,7 +248,7 @@ pub struct ConnectionsArgs {
 #[derive(Debug, Args)]
 pub struct LogArgs {
     /// A level, or levels for targets, such as `debug` or
-    /// `info,plugin=debug,switchyard::listener=debug` [default: unchanged].
+    /// `info,plugin=debug,switchyard_server::listener=debug` [default: unchanged].
     #[arg(value_name = "FILTER")]
     pub filter: Option<String>,
 

@@ -251,7 +251,8 @@ mod tests {
         let added = services.hub.connections().add(Encoding::RESP2, ([127, 0, 0, 1], 1).into());
         let connection = added.ok().context("there is room")?;
         let mut session = Session::new(connection, services, Framing::None);
-        let names: Vec<_> = (0..1_000).map(|number| format!("news.{number}").into_bytes().into()).collect();
+        let names: Vec<_> =
+            (0..1_000).map(|number| format!("news.{number}").into_bytes().into()).collect();
         let command = Ok(Command::SubscriberCounts(Space::Channels, names));
         let long_ago = Instant::now().checked_sub(Duration::from_secs(60));
         session.start_budget(long_ago.context("the machine runs for longer")?);

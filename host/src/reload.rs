@@ -1,6 +1,8 @@
 //! The part of the configuration that can be changed while the server runs.
 
+use std::fs;
 use std::io::{self, ErrorKind};
+use std::path::Path;
 
 use serde_json::Value;
 use tracing::{error, info, warn};
@@ -93,6 +95,10 @@ fn io_of(problem: &ConfigError) -> Option<&io::Error> {
 /// It must be loaded again.
 pub fn reload(reloading: &Reloading, live: &LiveConfig, services: &Services) -> Result<(), Unread> {
     let old = live.config();
+    if let Some(problem) = reloading.overrides.file.as_deref().and_then(not_a_whole_file) {
+        error!(problem, "the configuration was rejected: the current one stays in use");
+        return Ok(());
+    }
     let new = match Config::load(&reloading.overrides) {
         Ok(new) => new,
         Err(problem) => {
@@ -143,6 +149,20 @@ pub fn reload(reloading: &Reloading, live: &LiveConfig, services: &Services) -> 
         warn!(keys = restart.join(" "), "these settings change only when the server is restarted");
     }
     Ok(())
+}
+
+/// Why a configuration file is not read again; none: it is. An empty file is valid, and is most often
+/// one that is being written. Reading what is no file might never end.
+fn not_a_whole_file(file: &Path) -> Option<&'static str> {
+    let metadata = fs::metadata(file).ok()?;
+    match (metadata.is_file(), metadata.len()) {
+        (false, _) => Some("it is not a regular file"),
+        (true, 0) => Some(
+            "it is empty: either not written yet, or a comment should say that there are no \
+             settings",
+        ),
+        (true, _) => None,
+    }
 }
 
 /// Reloads the certificates.

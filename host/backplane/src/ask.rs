@@ -6,7 +6,7 @@
 //! default.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -106,9 +106,15 @@ enum Says {
 
 /// How many bytes of names a response may have, before base64.
 const ANSWER_BYTES_MAX: usize = 512 << 10;
-/// How many messages of other nodes may be queued. More are dropped; the requesting node then waits
-/// until its timeout.
+/// How many messages of other nodes may be queued, and how many bytes they may have. More are
+/// dropped; the requesting node then waits until its timeout.
 const MESSAGES_MAX: usize = 256;
+const MESSAGES_BYTES_MAX: usize = 8 << 20;
+/// How many channels a question may name.
+const QUESTION_NAMES_MAX: usize = 10_000;
+/// The largest message of another node: a response of many short names in base64. Decoded, it
+/// takes several times its bytes.
+const MESSAGE_BYTES_MAX: usize = 2 << 20;
 
 /// Pending requests.
 pub struct Asks {
@@ -116,7 +122,7 @@ pub struct Asks {
     open: Mutex<FxHashMap<u64, mpsc::UnboundedSender<Event>>>,
     request_sender: mpsc::UnboundedSender<(u64, Vec<u8>)>,
     requests: tokio::sync::Mutex<mpsc::UnboundedReceiver<(u64, Vec<u8>)>>,
-    message_sender: mpsc::Sender<Vec<u8>>,
+    message_sender: MessageSender,
     messages: tokio::sync::Mutex<mpsc::Receiver<Vec<u8>>>,
 }
 
@@ -130,7 +136,8 @@ enum Event {
 impl Default for Asks {
     fn default() -> Asks {
         let (request_sender, requests) = mpsc::unbounded_channel();
-        let (message_sender, messages) = mpsc::channel(MESSAGES_MAX);
+        let (queue, messages) = mpsc::channel(MESSAGES_MAX);
+        let message_sender = MessageSender { queue, queued_bytes: Arc::default() };
         Asks {
             next: AtomicU64::new(1),
             open: Mutex::default(),
@@ -144,8 +151,35 @@ impl Default for Asks {
 
 impl Asks {
     /// The sender for messages that arrive on the nodes' own channels.
-    pub fn message_sender(&self) -> mpsc::Sender<Vec<u8>> {
+    pub fn message_sender(&self) -> MessageSender {
         self.message_sender.clone()
+    }
+}
+
+/// Queues messages of other nodes.
+#[derive(Clone)]
+pub struct MessageSender {
+    queue: mpsc::Sender<Vec<u8>>,
+    queued_bytes: Arc<AtomicUsize>,
+}
+
+impl MessageSender {
+    /// Queues a message, or drops it if it is too large or too many are queued.
+    pub fn send(&self, message: &[u8]) {
+        if message.len() > MESSAGE_BYTES_MAX {
+            debug!(bytes = message.len(), "a message on the nodes' own channel is too large");
+            return;
+        }
+        let queued = self.queued_bytes.fetch_add(message.len(), Ordering::Relaxed);
+        let has_room = queued + message.len() <= MESSAGES_BYTES_MAX;
+        if !has_room || self.queue.try_send(message.to_vec()).is_err() {
+            self.received(message);
+        }
+    }
+
+    /// A message left the queue.
+    fn received(&self, message: &[u8]) {
+        self.queued_bytes.fetch_sub(message.len(), Ordering::Relaxed);
     }
 }
 
@@ -195,7 +229,10 @@ impl Backplane {
                     }
                     reached.map(|_| ())
                 }
-                Some(message) = messages.recv() => self.understand(link, hub, &message).await,
+                Some(message) = messages.recv() => {
+                    self.asks.message_sender.received(&message);
+                    self.understand(link, hub, &message).await
+                }
                 else => std::future::pending().await,
             };
             if let Err(problem) = carried {
@@ -277,6 +314,9 @@ fn ask(hub: &Hub, question: Question) -> Answer {
                     Answer::Names { names, is_cut }
                 })
         }
+        Question::SubscriberCounts { channels, .. } if channels.len() > QUESTION_NAMES_MAX => {
+            return Answer::Unavailable;
+        }
         Question::SubscriberCounts { is_shard, channels } => {
             let channels: Vec<Bytestring<'_>> =
                 channels.into_iter().map(|text| text.0.into()).collect();
@@ -285,4 +325,34 @@ fn ask(hub: &Hub, question: Question) -> Answer {
         Question::PatternCount => hub.pattern_count().map(Answer::Count),
     };
     answer.unwrap_or(Answer::Unavailable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn messages_of_other_nodes_are_bounded_in_number_and_in_bytes() {
+        let asks = Asks::default();
+        let sender = asks.message_sender();
+        let mut messages = asks.messages.lock().await;
+        sender.send(&vec![b'x'; MESSAGE_BYTES_MAX + 1]);
+        assert!(messages.try_recv().is_err(), "it is too large");
+        let large = vec![b'x'; MESSAGE_BYTES_MAX];
+        for _ in 0..2 * MESSAGES_BYTES_MAX / MESSAGE_BYTES_MAX {
+            sender.send(&large);
+        }
+        assert_eq!(messages.len(), MESSAGES_BYTES_MAX / MESSAGE_BYTES_MAX);
+        while let Ok(message) = messages.try_recv() {
+            sender.received(&message);
+        }
+        for _ in 0..2 * MESSAGES_MAX {
+            sender.send(b"x");
+        }
+        assert_eq!(messages.len(), MESSAGES_MAX);
+        while let Ok(message) = messages.try_recv() {
+            sender.received(&message);
+        }
+        assert_eq!(sender.queued_bytes.load(Ordering::Relaxed), 0);
+    }
 }

@@ -30,10 +30,11 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use guest_core::{ConnectionId, FanOuts, Names, Registry, glob};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tracing::{debug, warn};
 
+use super::ask::MessageSender;
 use super::ask::To;
 use super::inbox::{Inbox, Incoming};
 use super::interest::Name;
@@ -436,9 +437,9 @@ async fn receive_pings(mut subscriber: Subscriber, last_received: watch::Sender<
     }
 }
 
-async fn receive(mut subscriber: Subscriber, message_sender: mpsc::Sender<Vec<u8>>) {
+async fn receive(mut subscriber: Subscriber, message_sender: MessageSender) {
     while let Some(message) = subscriber.next().await {
-        let _ = message_sender.try_send(message.payload.to_vec());
+        message_sender.send(&message.payload);
     }
 }
 

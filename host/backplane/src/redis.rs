@@ -28,8 +28,9 @@ use redis::{
     IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo,
     RedisError, TlsCertificates, TlsMode, Value, cmd,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
+use super::ask::MessageSender;
 use super::ask::To;
 use super::inbox::{Inbox, Incoming};
 use super::interest::Name;
@@ -632,7 +633,7 @@ struct Reader {
     stats: Arc<BackplaneStats>,
     prefix: Vec<u8>,
     /// The sender for the nodes' own messages.
-    message_sender: mpsc::Sender<Vec<u8>>,
+    message_sender: MessageSender,
     /// The channel for messages of the node to itself, and the sender for their numbers.
     own: Vec<u8>,
     received_sender: watch::Sender<u64>,
@@ -735,7 +736,7 @@ impl Reader {
         if name.starts_with(RESERVED) {
             // Received through a pattern, it is not a message for this node.
             if space == Space::Channels && pattern.is_none() {
-                let _ = self.message_sender.try_send(payload.to_vec());
+                self.message_sender.send(&payload);
             }
             return;
         }

@@ -8,8 +8,8 @@ use super::names;
 use super::raw::{NumberOrOff, RawAdmin, RawConfig, RawLog, RawTls};
 use super::values::OFF;
 use super::values::{
-    CORE_INSTANCES, HTTP_CALLS, HTTP_REQUESTS, HTTP_RESPONSE_BYTES, RESOURCES, RETURNED_BYTES,
-    SPARES, STRIKES, TABLE_ELEMENTS,
+    COMPONENT_BYTES, CORE_INSTANCES, HTTP_CALLS, HTTP_REQUESTS, HTTP_RESPONSE_BYTES, RESOURCES,
+    RETURNED_BYTES, SPARES, STRIKES, TABLE_ELEMENTS,
 };
 use super::values::{address, bytes, count, handover_time, http_time, millis};
 use super::{
@@ -356,6 +356,11 @@ impl RawConfig {
                         "plugins.resources_max",
                         plugins.resources_max,
                         RESOURCES,
+                    )?,
+                    component_bytes_max: bytes(
+                        "plugins.component_bytes_max",
+                        plugins.component_bytes_max,
+                        COMPONENT_BYTES,
                     )?,
                     returned_bytes_max: bytes(
                         "plugins.returned_bytes_max",

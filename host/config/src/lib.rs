@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 mod check;
 mod cluster;
 mod error;
+pub mod file;
 pub mod limits;
 pub mod memory;
 mod names;
@@ -228,6 +229,8 @@ pub struct PluginLimits {
     pub resources_max: usize,
     /// Lists and strings that pass to the server in one call.
     pub returned_bytes_max: usize,
+    /// The largest file of a component.
+    pub component_bytes_max: usize,
     /// How often it may fail within `strikes_window` before it is parked.
     pub strikes_max: usize,
     /// The window in which failures are counted.
@@ -323,7 +326,7 @@ impl Config {
                     .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
                 parse(&text).map_err(|problem| ConfigError::Malformed {
                     path: path.clone(),
-                    problem: problem.to_string().trim_end().to_owned(),
+                    problem: file::toml_problem(&text, &problem),
                 })?
             }
             None => RawConfig::default(),

@@ -177,6 +177,8 @@ raw_table!(RawPlugins {
     /// Enough for 256 payloads with 64 KiB in total and a large snapshot, and no more than its
     /// memory.
     returned_bytes_max: u64 = 64 << 20,
+    /// As for an upload.
+    component_bytes_max: u64 = 64 << 20,
     /// With the waits between rebuilds, a plugin that fails in every call is parked after half a
     /// minute.
     strikes_max: u64 = 10,

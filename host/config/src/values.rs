@@ -21,6 +21,9 @@ pub const CORE_INSTANCES: RangeInclusive<u64> = 1..=1_000;
 /// `resources_max`
 pub const RESOURCES: RangeInclusive<u64> = 1..=1_000_000;
 /// `returned_bytes_max`
+/// Of the file of a component.
+pub const COMPONENT_BYTES: RangeInclusive<u64> = 1 << 10..=1 << 30;
+/// Of what a plugin returns in one call.
 pub const RETURNED_BYTES: RangeInclusive<u64> = 1 << 10..=1 << 30;
 /// `strikes_max` and `strikes_per_connection_max`
 pub const STRIKES: RangeInclusive<u64> = 1..=10_000;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use component::CompiledEngine;
+use switchyard_config::file::{self, ENGINE_BYTES_MAX};
 use switchyard_config::{EngineConfig, EngineSource};
 use switchyard_hub::engine::{Engine, EngineFactory, EngineFault};
 use switchyard_hub::native::Native;
@@ -61,7 +62,7 @@ impl EngineCode {
             EngineSource::Native => return Ok(EngineCode::Native),
             EngineSource::Embedded => (PathBuf::from("(embedded)"), EMBEDDED.to_vec()),
             EngineSource::File(path) => {
-                let bytes = std::fs::read(path)
+                let bytes = file::read(path, ENGINE_BYTES_MAX)
                     .map_err(|source| EngineError::Unreadable { path: path.clone(), source })?;
                 (path.clone(), bytes)
             }

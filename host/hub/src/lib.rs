@@ -448,10 +448,12 @@ impl Hub {
         names: &[Bytestring<'_>],
     ) -> Result<WaitingNames, Refusal> {
         let leaving = self.observer.as_ref().map_or(0, |observer| observer.leaving_bytes());
-        self.holdings.wait(names.iter().map(|name| &**name), leaving).map_err(|excess| {
-            self.holdings.refuse(excess, connection, &self.connections);
-            excess.into()
-        })
+        self.holdings.wait(connection, names.iter().map(|name| &**name), leaving).map_err(
+            |excess| {
+                self.holdings.refuse(excess, connection, &self.connections);
+                excess.into()
+            },
+        )
     }
 
     /// The totals of all connections.

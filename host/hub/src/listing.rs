@@ -146,12 +146,34 @@ impl Listing {
         of_shard.next = next.map_or(Next::End, Next::At);
         of_shard.keep_rest(names);
         self.take_final();
-        Ok(self.shards.iter().all(|shard| shard.next == Next::End))
+        Ok(self.is_complete())
+    }
+
+    /// Whether all pages have been read.
+    pub fn is_complete(&self) -> bool {
+        self.shards.iter().all(|shard| shard.next == Next::End)
     }
 
     /// The list, in the order of the names' bytes.
     pub fn into_names(self) -> Names {
         self.found
+    }
+
+    /// The part of the list since the last call, in the order of the names' bytes. It still counts
+    /// as held, until this is dropped or it is released.
+    pub fn take_names(&mut self) -> Names {
+        std::mem::take(&mut self.found)
+    }
+
+    /// How much a name counts.
+    pub fn bytes_of(name: &[u8]) -> usize {
+        name.len() + NAME_BYTES
+    }
+
+    /// No longer counts so many bytes of names that were taken.
+    pub fn release(&mut self, bytes: usize) {
+        self.room.bytes = self.room.bytes.saturating_sub(bytes);
+        self.room.all.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Adds to the list all names that come before every later page.

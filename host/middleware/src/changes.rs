@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tempfile::NamedTempFile;
 use thiserror::Error;
 
 use super::bindings::CompiledPlugin;
@@ -20,6 +21,7 @@ use super::plugin::Plugin;
 use super::recheck::Against;
 use super::stats::{ChangeKind, Initiator, PluginStats, Swap};
 use super::{InstallOptions, Middleware, PluginError};
+use switchyard_config::file;
 
 /// What is known of an occupied slot, besides the plugin itself.
 pub(super) struct Record {
@@ -395,12 +397,24 @@ impl Source {
     /// Writes this slot to the directory. The files next to the component are written first,
     /// because the directory is searched for components.
     pub fn write(&self, directory: &Path, slot: &str) -> io::Result<()> {
-        let beside = directory::toml_file(directory, slot);
-        match &self.toml {
-            Some(text) => write_atomically(&beside, text.as_bytes())?,
+        let (beside, component) =
+            (directory::toml_file(directory, slot), directory::wasm_file(directory, slot));
+        // Both are on the disk before one has its name: new settings must not meet the old
+        // component because there was no room for the new one.
+        let wasm = stage(&component, &self.wasm)?;
+        let toml = self.toml.as_ref().map(|text| stage(&beside, text.as_bytes())).transpose()?;
+        let before = fs::read(&beside).ok();
+        match toml {
+            Some(staged) => put_in_place(staged, &beside)?,
             None => remove_if_there(&beside)?,
         }
-        write_atomically(&directory::wasm_file(directory, slot), &self.wasm)?;
+        if let Err(error) = put_in_place(wasm, &component) {
+            let _ = match before {
+                Some(before) => write_atomically(&beside, &before),
+                None => remove_if_there(&beside),
+            };
+            return Err(error);
+        }
         remove_if_there(&directory::set_aside_file(directory, slot))
     }
 }
@@ -427,8 +441,22 @@ pub(super) fn write_back(directory: &Path, slot: &str, in_use: Option<&Source>) 
 
 /// Writes a file atomically; a file with the same content is not written.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if std::fs::read(path).is_ok_and(|there| there == bytes) {
-        return Ok(());
+    put_in_place(stage(path, bytes)?, path)
+}
+
+/// Gives a staged file its name.
+fn put_in_place(staged: Option<NamedTempFile>, path: &Path) -> io::Result<()> {
+    if let Some(staged) = staged {
+        staged.persist(path)?;
+    }
+    Ok(())
+}
+
+/// Writes a file under another name in the same directory. None: the content is there already.
+fn stage(path: &Path, bytes: &[u8]) -> io::Result<Option<NamedTempFile>> {
+    let is_the_same = |there: Vec<u8>| there == bytes;
+    if file::read(path, bytes.len()).is_ok_and(is_the_same) {
+        return Ok(None);
     }
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     // The permissions that a copied file has.
@@ -442,8 +470,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .tempfile_in(directory.unwrap_or(Path::new(".")))?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
+    Ok(Some(file))
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
@@ -459,7 +486,10 @@ fn rename(directory: &Path, slot: &str, to: &str) -> io::Result<()> {
     let (beside, new) =
         (directory::toml_file(directory, slot), directory::toml_file(directory, to));
     let is_configured = beside.exists();
-    remove_if_there(&new)?;
+    if new.exists() {
+        let problem = format!("{} is there already: move or remove it first", new.display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, problem));
+    }
     if is_configured {
         std::fs::hard_link(&beside, &new)?;
     }
@@ -476,5 +506,29 @@ fn unwritable(slot: &str, file: &Path, io: &io::Error) -> PluginError {
         file: file.to_owned(),
         step: "write",
         problem: io.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_settings_are_not_left_beside_the_old_component() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let source =
+            |wasm: &[u8], toml: &str| Source { wasm: wasm.into(), toml: Some(toml.to_owned()) };
+        source(b"old", "# old").write(directory.path(), "10-a")?;
+        let toml = || fs::read_to_string(directory.path().join("10-a.toml"));
+        // A directory that is not empty cannot be replaced by a file.
+        let component = directory.path().join("10-a.wasm");
+        fs::remove_file(&component)?;
+        fs::create_dir_all(component.join("in-the-way"))?;
+        assert!(source(b"new", "# new").write(directory.path(), "10-a").is_err());
+        assert_eq!(toml()?, "# old");
+        fs::remove_dir_all(&component)?;
+        source(b"new", "# new").write(directory.path(), "10-a")?;
+        assert_eq!((toml()?.as_str(), fs::read(&component)?), ("# new", b"new".to_vec()));
+        Ok(())
     }
 }

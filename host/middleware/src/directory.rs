@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::PluginError;
 use super::declaration::{Declaration, TrapPolicy};
+use switchyard_config::file::{self, SETTINGS_BYTES_MAX};
 use switchyard_config::{self, ConfigError, OnPark, PluginLimits};
 use switchyard_config::{self as config, OutsideLimits};
 use switchyard_wasm::outside::Destination;
@@ -137,7 +138,7 @@ pub fn is_for_a_plugin(directory: &Path, stem: &str) -> bool {
         Ok(table) => table.contains_key("settings") || toml::from_str::<RawPlugin>(&text).is_ok(),
         Err(_) => true,
     };
-    is_numbered || std::fs::read_to_string(toml_file(directory, stem)).is_ok_and(reads)
+    is_numbered || file::read_text(&toml_file(directory, stem), SETTINGS_BYTES_MAX).is_ok_and(reads)
 }
 
 impl Fingerprint {
@@ -173,15 +174,16 @@ pub fn read(
         step,
         problem,
     };
-    let file = wasm_file(directory, slot);
-    let wasm = std::fs::read(&file).map_err(|io| error(&file, "read", io.to_string()))?;
+    let path = wasm_file(directory, slot);
+    let wasm = file::read(&path, defaults.component_bytes_max)
+        .map_err(|io| error(&path, "read", io.to_string()))?;
     let toml = read_config(directory, slot)?;
     if toml.as_ref().is_some_and(String::is_empty) {
         let problem = "it is empty: either not written yet, or a comment should say that there are \
                        no settings";
         return Err(error(&toml_file(directory, slot), "config", problem.to_owned()));
     }
-    check(slot, &file, wasm.into(), toml, defaults)
+    check(slot, &path, wasm.into(), toml, defaults)
 }
 
 /// The text of a plugin's settings file; none: there is no such file.
@@ -190,13 +192,13 @@ pub fn read(
 ///
 /// It could not be read.
 pub fn read_config(directory: &Path, slot: &str) -> Result<Option<String>, PluginError> {
-    let file = toml_file(directory, slot);
-    match std::fs::read_to_string(&file) {
+    let path = toml_file(directory, slot);
+    match file::read_text(&path, SETTINGS_BYTES_MAX) {
         Ok(text) => Ok(Some(text)),
         Err(io) if io.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(io) => Err(PluginError {
             plugin: name_of(slot).to_owned(),
-            file,
+            file: path,
             step: "read",
             problem: io.to_string(),
         }),
@@ -223,7 +225,7 @@ pub fn check(
     };
     let raw = match &toml {
         Some(text) => {
-            toml::from_str(text).map_err(|toml| error(toml.to_string().trim_end().to_owned()))?
+            toml::from_str(text).map_err(|toml| error(file::toml_problem(text, &toml)))?
         }
         None => RawPlugin::default(),
     };
@@ -326,6 +328,7 @@ impl RawPlugin {
                     config::TABLE_ELEMENTS,
                     defaults.table_elements_max,
                 )?,
+                component_bytes_max: defaults.component_bytes_max,
                 core_instances_max: count(
                     "core_instances_max",
                     self.core_instances_max,

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use tracing::{error, info};
 
+use switchyard_config::file::{self, ENGINE_BYTES_MAX};
 use switchyard_config::{EngineConfig, EngineSource};
 use switchyard_engine::{EMBEDDED, EngineCode, EngineError};
 use switchyard_hub::Hub;
@@ -97,7 +98,7 @@ impl EngineSwaps {
     ) -> EngineSwaps {
         let bytes = match &config.source {
             // Unless it was replaced since it was compiled.
-            EngineSource::File(path) => std::fs::read(path)
+            EngineSource::File(path) => file::read(path, ENGINE_BYTES_MAX)
                 .ok()
                 .filter(|bytes| switchyard_wasm::version_of(bytes) == code.version())
                 .map(Into::into),
@@ -183,7 +184,7 @@ impl EngineSwaps {
             return Ok((code, embedded(&self.config), origin(&self.config)));
         };
         // Read once, so that the bytes are those of the code.
-        let bytes: Arc<[u8]> = std::fs::read(path)
+        let bytes: Arc<[u8]> = file::read(path, ENGINE_BYTES_MAX)
             .map_err(|source| EngineError::Unreadable { path: path.clone(), source })?
             .into();
         let code = EngineCode::compile(&self.wasm, path, &bytes, &self.config)?;

@@ -328,3 +328,32 @@ async fn what_a_client_says_of_itself_has_a_bound() -> Result<()> {
     ensure!(answer.starts_with("-ERR 65 bytes") && answer.ends_with("$-1\r\n"), "{answer}");
     server.stop().await
 }
+
+/// Commands take many times the memory of their text.
+#[tokio::test]
+async fn a_frame_with_many_commands_closes_the_connection() -> Result<()> {
+    let Guarded { server, secret, _plugins } = with_jwt("wait").await?;
+    let frame = |commands: usize| {
+        let pings: Vec<_> = (0..commands).map(|id| json!([id, "PING"])).collect();
+        Message::text(json!(pings).to_string())
+    };
+    let mut client = Client::connect(server.address().await?, &Upgrade::default()).await?;
+    let client = client.as_mut().ok().context("the upgrade")?;
+    client.send(frame(128)).await?;
+    for id in 0..128 {
+        ensure!(client.next_json().await?.get(0) == Some(&json!(id)));
+    }
+    client.send(frame(129)).await?;
+    match client.next().await? {
+        Message::Close(Some(close)) => ensure!(u16::from(close.code) == 1009, "{close:?}"),
+        other => anyhow::bail!("{other:?} instead of a close"),
+    }
+    let mut client = Client::connect(server.address().await?, &Upgrade::default()).await?;
+    let client = client.as_mut().ok().context("the upgrade")?;
+    ensure!(client.call(json!(["AUTH", secret])).await?.get(0) == Some(&json!("OK")));
+    client.send(frame(129)).await?;
+    for id in 0..129 {
+        ensure!(client.next_json().await?.get(0) == Some(&json!(id)));
+    }
+    server.stop().await
+}

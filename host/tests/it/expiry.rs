@@ -224,3 +224,39 @@ async fn many_expire_each_at_its_own_time() -> Result<()> {
     let _ = (ended, Duration::ZERO);
     server.stop().await
 }
+
+/// What a token gave ends with its identity, also if another plugin accepts the new credentials.
+#[tokio::test]
+async fn a_static_token_replaces_the_roles_and_the_expiry_of_a_signed_one() -> Result<()> {
+    let plugins = components::directory()?;
+    let keys = json!([{"algorithm": "HS256", "secret": tokens::SECRET}]);
+    let settings = json!({"keys": keys, "leeway_s": 0, "required_claims": []});
+    components::install(plugins.path(), "10-jwt", &components::built("jwt-auth")?, &settings)?;
+    let settings = json!({
+        "tokens": {"s3cret": "bob"},
+        "rules": [
+            {"roles": ["admin"], "subscribe": ["admin.*"]},
+            {"users": ["bob"], "subscribe": ["bob.*"]},
+        ],
+    });
+    components::install(plugins.path(), "20-acl", &components::built("acl")?, &settings)?;
+    let launch = Launch::with_config("shutdown.timeout_ms = 100\nplugins.call_budget_ms = 200\n");
+    let launch = Launch { plugins: Some(plugins.path().to_owned()), ..launch };
+    let server = launch.start().await?;
+    let mut client = connect(&server, "/ws", JSON).await?;
+    let claims = json!({"sub": "alice", "roles": ["admin"], "exp": "now+60"});
+    let token = tokens::token("HS256", None, &claims)?;
+    ensure!(client.call(json!(["AUTH", token])).await?.get(0) == Some(&json!("OK")));
+    assert_eq!(client.call(json!(["SUBSCRIBE", "admin.a"])).await?, json!(["OK", 1]));
+    let hello = client.call(json!(["HELLO"])).await?;
+    ensure!(hello.pointer("/1/expires_in_ms").is_some_and(Value::is_number), "{hello}");
+
+    ensure!(client.call(json!(["AUTH", "s3cret"])).await?.get(0) == Some(&json!("OK")));
+    let hello = client.call(json!(["HELLO"])).await?;
+    ensure!(hello.pointer("/1/user") == Some(&json!("bob")), "{hello}");
+    ensure!(hello.pointer("/1/expires_in_ms").is_none_or(Value::is_null), "{hello}");
+    let refused = client.call(json!(["SUBSCRIBE", "admin.b"])).await?;
+    ensure!(refused.pointer("/1/code") == Some(&json!("NOPERM")), "{refused}");
+    assert_eq!(client.call(json!(["SUBSCRIBE", "bob.a"])).await?, json!(["OK", 2]));
+    server.stop().await
+}

@@ -322,3 +322,21 @@ async fn what_could_not_be_read_is_read_again() -> Result<()> {
     ensure!(house.server.log().matches("a plugin was refused").count() == 1);
     house.server.stop().await
 }
+
+/// Reading a named pipe might never end, and a file of any size would be read into memory.
+#[tokio::test]
+async fn what_is_no_file_or_too_large_is_refused_and_other_files_are_still_watched() -> Result<()> {
+    let mut house = House::new().await?;
+    let pipe = house.file("20-pipe.wasm");
+    ensure!(std::process::Command::new("mkfifo").arg(&pipe).status()?.success());
+    house.server.wait_for_log("it is not a regular file").await?;
+    // Sparse: it takes no room on the disk.
+    std::fs::File::create(house.file("30-large.wasm"))?.set_len(2 << 30)?;
+    house.server.wait_for_log("it has 2147483648 bytes or more, and 67108864 are allowed").await?;
+    components::write_atomically(&house.file("10-guard.wasm"), &probe(1)?)?;
+    house.becomes("x@00000001", "x@00000000").await?;
+    std::fs::File::create(house.file("10-guard.toml"))?.set_len(2 << 30)?;
+    house.server.wait_for_log("and 1048576 are allowed").await?;
+    house.guards("x@00000001").await?;
+    house.server.stop().await
+}

@@ -59,6 +59,5 @@ mod webhook_auth;
 mod admin;
 mod admin_places;
 mod monitoring;
-mod parity;
 
 mod terminal;

@@ -152,3 +152,24 @@ async fn a_check_looks_at_the_plugins_as_well() -> Result<()> {
     }
     Ok(())
 }
+
+/// An editor truncates a file before it writes it, and reading a named pipe might never end.
+#[tokio::test]
+async fn a_config_file_that_is_empty_or_no_file_changes_nothing() -> Result<()> {
+    let server = Launch::with_config("limits.name_bytes_max = 5").start().await?;
+    server.wait_for_log("changes of files are watched").await?;
+    let mut client = server.client().await?;
+    let long = json!(["SUBSCRIBE", "longer"]);
+    let path = server.home().join("switchyard.toml");
+    std::fs::write(&path, "")?;
+    server.wait_for_log("it is empty: either not written yet").await?;
+    assert_eq!(client.call(long.clone()).await?.pointer("/1/code"), Some(&json!("TOOLARGE")));
+    std::fs::remove_file(&path)?;
+    ensure!(std::process::Command::new("mkfifo").arg(&path).status()?.success());
+    server.wait_for_log("it is not a regular file").await?;
+    assert_eq!(client.call(long.clone()).await?.pointer("/1/code"), Some(&json!("TOOLARGE")));
+    write(&server, "limits.name_bytes_max = 6")?;
+    server.wait_for_log("settings were changed").await?;
+    assert_eq!(client.call(long).await?, json!(["OK", 1]));
+    server.stop().await
+}

@@ -161,3 +161,26 @@ async fn a_listing_checks_a_bounded_number_of_names() -> Result<()> {
     drop((alice, anonymous));
     server.stop().await
 }
+
+/// Otherwise the limit would tell a client which names exist that it may not see.
+#[tokio::test]
+async fn hidden_channels_do_not_count_towards_the_limit_of_a_listing() -> Result<()> {
+    let (server, _plugins) = start("limits.names_per_command_max = 10\n").await?;
+    let mut alice = connect(&server, "/ws?token=s3cret", JSON).await?;
+    for prefix in ["user.0", "public.", "user.1", "zone."] {
+        let names = (0..10).map(|number| format!("{prefix}{number}"));
+        let command: Vec<_> = std::iter::once("SUBSCRIBE".to_owned()).chain(names).collect();
+        ensure!(alice.call(json!(command)).await?.get(0) == Some(&json!("OK")));
+    }
+    let mut anonymous = connect(&server, "/ws", JSON).await?;
+    let visible: Vec<_> = (0..10).map(|number| format!("public.{number}")).collect();
+    for pattern in ["*", "*[0-9]", "[a-z]*"] {
+        let answer = anonymous.call(json!(["PUBSUB", "CHANNELS", pattern])).await?;
+        assert_eq!(answer, json!(["OK", visible]), "{pattern}");
+    }
+    ensure!(alice.call(json!(["SUBSCRIBE", "public.x"])).await?.get(0) == Some(&json!("OK")));
+    let answer = anonymous.call(json!(["PUBSUB", "CHANNELS", "*"])).await?;
+    ensure!(answer.pointer("/1/code") == Some(&json!("LIMIT")), "{answer}");
+    drop((alice, anonymous));
+    server.stop().await
+}

@@ -22,7 +22,7 @@ use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials
 use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::attributes;
 use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
-use plugin_kit::notes::{AUTH_REQUIRED, ROLES, USER, roles_in};
+use plugin_kit::notes::{AUTH_REQUIRED, OF_IDENTITY, ROLES, USER, roles_in};
 use plugin_kit::refused::Refused;
 use rules::Operation;
 use subject::Subject;
@@ -69,8 +69,12 @@ fn note(connection: ConnectionId, key: &str, value: Option<&str>) -> Result<(), 
     })
 }
 
-/// Notes the user of the connection. It need not authenticate any more.
+/// Notes the user of the connection, in place of what another plugin has noted of another identity. It
+/// need not authenticate any more.
 fn note_user(connection: ConnectionId, user: &str) -> Result<(), Refusal> {
+    for key in OF_IDENTITY {
+        note(connection, key, None)?;
+    }
     note(connection, USER, Some(user))?;
     note(connection, AUTH_REQUIRED, None)
 }

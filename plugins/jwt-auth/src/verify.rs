@@ -158,7 +158,12 @@ impl Verifier {
 impl Claim {
     /// Its value; `null` is none.
     fn of<'a>(&self, claims: &'a Map<String, Value>) -> Option<&'a Value> {
-        let value = match self.0.strip_prefix('/') {
+        self.as_written(claims).filter(|value| !value.is_null())
+    }
+
+    /// Its value.
+    fn as_written<'a>(&self, claims: &'a Map<String, Value>) -> Option<&'a Value> {
+        match self.0.strip_prefix('/') {
             None => claims.get(&self.0),
             Some(rest) => {
                 let (first, rest) = rest.split_once('/').unwrap_or((rest, ""));
@@ -166,8 +171,7 @@ impl Claim {
                 let rest = if rest.is_empty() { String::new() } else { format!("/{rest}") };
                 claims.get(&first).and_then(|value| value.pointer(&rest))
             }
-        };
-        value.filter(|value| !value.is_null())
+        }
     }
 
     /// The members of a list of strings, or the words of one string, as in the
@@ -183,8 +187,10 @@ impl Claim {
         }
     }
 
+    /// The patterns of a claim that restricts; none: there is no such claim. `null` is refused: it would
+    /// allow everything.
     fn patterns_in(&self, claims: &Map<String, Value>) -> Result<Option<Vec<String>>, Refused> {
-        let Some(value) = self.of(claims) else {
+        let Some(value) = self.as_written(claims) else {
             return Ok(None);
         };
         let patterns = self.words_in(value)?;

@@ -15,6 +15,11 @@ pub const AUTH_REQUIRED: &str = "auth-required";
 /// since 1970.
 pub const EXPIRES_AT: &str = "expires-at";
 
+/// What belongs to the identity of a connection besides the user: a plugin that authenticates it anew
+/// removes those that it does not set, because they may be another plugin's. The last one is what
+/// jwt-auth stores of a token.
+pub const OF_IDENTITY: [&str; 3] = [ROLES, EXPIRES_AT, "jwt-auth"];
+
 /// The roles in a note. What is no JSON array of strings names none.
 pub fn roles_in(note: &str) -> Vec<String> {
     serde_json::from_str(note).unwrap_or_default()

@@ -22,7 +22,7 @@ use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::attributes;
 use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
 use cache::Cache;
-use plugin_kit::notes::{AUTH_REQUIRED, ROLES, USER, note_of_roles};
+use plugin_kit::notes::{AUTH_REQUIRED, OF_IDENTITY, ROLES, USER, note_of_roles};
 use plugin_kit::refused::Refused;
 use question::{Noted, Question};
 use settings::Settings;
@@ -94,6 +94,9 @@ fn note(connection: ConnectionId, key: &str, value: Option<&str>) -> Result<(), 
 /// is set last: if there is no room for all, the connection has no user.
 fn pin(connection: ConnectionId, granted: &Granted, mut own: Noted) -> Result<(), Refusal> {
     note(connection, USER, None)?;
+    for key in OF_IDENTITY {
+        note(connection, key, None)?;
+    }
     for key in &own.attributes {
         note(connection, key, None)?;
     }

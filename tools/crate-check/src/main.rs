@@ -3,7 +3,7 @@
 //! Cargo refuses cycles between crates. This finds those between the top-level modules of each
 //! crate below `host/`, and crates that need a package that they must build without. It reads
 //! source text: `crate::module` in any file, and `super::module` in the file of a top-level module.
-//! Unit tests may import anything.
+//! Unit tests may import anything; the tests below `host/tests` see the server from outside only.
 //!
 //! `make check` runs it. It prints each cycle that it finds, and then fails.
 
@@ -19,6 +19,16 @@ const WITHOUT: [(&str, &[&str]); 3] = [
     ("switchyard-types", &["tokio", "serde", "wasmtime", "axum", "redis", "async-nats"]),
     ("switchyard-protocol", &["tokio", "wasmtime", "axum", "redis", "async-nats"]),
     ("switchyard-hub", &["wasmtime", "axum", "redis", "async-nats"]),
+];
+
+/// What the tests below `host/tests` may import of the server's crates: the generators of random input,
+/// and the test client that plugin authors use.
+const TESTS_MAY_IMPORT: [&str; 5] = [
+    "switchyard_cli::authors::conversation",
+    "switchyard_protocol::fuzzing",
+    "switchyard_protocol::json::fuzzing",
+    "switchyard_protocol::resp::fuzzing",
+    "switchyard_test_support",
 ];
 
 /// For each module, the modules that it imports.
@@ -54,6 +64,9 @@ fn check(host: &Path) -> io::Result<Vec<String>> {
             problems.push(format!("{} imports in a circle: {cycle}", source.display()));
         }
     }
+    for (file, import) in imports_of_tests(&host.join("tests"))? {
+        problems.push(format!("{}: a black-box test imports {import}", file.display()));
+    }
     for (name, unwanted) in WITHOUT {
         let needs = packages_of(name)?;
         for package in unwanted.iter().filter(|package| needs.contains(**package)) {
@@ -74,6 +87,33 @@ fn packages_of(name: &str) -> io::Result<BTreeSet<String>> {
     }
     let lines = String::from_utf8_lossy(&output.stdout);
     Ok(lines.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect())
+}
+
+/// What tests import of the server's crates and may not.
+fn imports_of_tests(tests: &Path) -> io::Result<Vec<(PathBuf, String)>> {
+    let mut found = Vec::new();
+    let mut folders = vec![tests.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path)?;
+                let unwanted = text.lines().filter_map(forbidden_import).map(str::to_owned);
+                found.extend(unwanted.map(|import| (path.clone(), import)));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The path that a line imports of the server's crates, if a black-box test may not.
+fn forbidden_import(line: &str) -> Option<&str> {
+    let line = line.trim_start().trim_start_matches("pub ");
+    let path = line.strip_prefix("use ")?;
+    let is_allowed = TESTS_MAY_IMPORT.iter().any(|start| path.starts_with(start));
+    (path.starts_with("switchyard_") && !is_allowed).then_some(path)
 }
 
 /// What the top-level modules of the crate in this folder import of each other.
@@ -169,6 +209,23 @@ mod tests {
             imports.entry((*from).to_owned()).or_default().insert((*to).to_owned());
         }
         imports
+    }
+
+    #[test]
+    fn a_black_box_test_imports_no_crate_of_the_server() {
+        assert_eq!(forbidden_import("use switchyard_hub::Hub;"), Some("switchyard_hub::Hub;"));
+        assert_eq!(
+            forbidden_import("    pub use switchyard_config::Config;"),
+            Some("switchyard_config::Config;")
+        );
+        for allowed in [
+            "use switchyard_protocol::resp::fuzzing::RESP;",
+            "use switchyard_cli::authors::conversation::stage::Stage;",
+            "use crate::support::server::Server;",
+            "// use switchyard_hub::Hub;",
+        ] {
+            assert_eq!(forbidden_import(allowed), None, "{allowed}");
+        }
     }
 
     #[test]

@@ -53,20 +53,38 @@ pub struct Holdings {
     /// How many commands were refused, by limit.
     refused: [AtomicU64; Excess::ALL.len()],
     throttle: Mutex<Throttle>,
-    /// What the names count that wait for the backplane.
-    waiting: Arc<AtomicUsize>,
+    /// The names that wait for the backplane.
+    waiting: Arc<Mutex<Waiting>>,
+}
+
+/// What the names count that wait for the backplane.
+#[derive(Default)]
+struct Waiting {
+    all: usize,
+    /// Of the addresses that are counted, those with such names.
+    by_address: KeyedMap<IpAddr, usize>,
 }
 
 /// Names that wait for the backplane, counted until this is dropped. They are counted as
 /// subscriptions when the connection subscribes to them.
 pub struct WaitingNames {
-    all: Arc<AtomicUsize>,
+    waiting: Arc<Mutex<Waiting>>,
+    address: Option<IpAddr>,
     bytes: usize,
 }
 
 impl Drop for WaitingNames {
     fn drop(&mut self) {
-        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+        let mut waiting = self.waiting.lock();
+        waiting.all -= self.bytes;
+        if let Some(address) = self.address
+            && let Some(of_address) = waiting.by_address.get_mut(&address)
+        {
+            *of_address -= self.bytes;
+            if *of_address == 0 {
+                waiting.by_address.remove(&address);
+            }
+        }
     }
 }
 
@@ -211,17 +229,34 @@ impl Holdings {
     ///
     /// # Errors
     ///
-    /// They do not fit with all names that are subscribed to or waiting.
+    /// They do not fit with all names that are subscribed to or waiting, or with those of the
+    /// connection's address.
     pub fn wait<'a>(
         &self,
+        connection: &Connection,
         names: impl Iterator<Item = &'a [u8]>,
         leaving_bytes: usize,
     ) -> Result<WaitingNames, Excess> {
         let bytes = names.map(subscription_bytes).sum();
-        let waiting = self.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let names = WaitingNames { all: self.waiting.clone(), bytes };
+        let address = counted_address(connection);
+        let (all, of_address) = {
+            let mut waiting = self.waiting.lock();
+            waiting.all += bytes;
+            let of_address = address.map_or(0, |address| {
+                let of_address = waiting.by_address.entry(address).or_default();
+                *of_address += bytes;
+                *of_address
+            });
+            (waiting.all, of_address)
+        };
+        let names = WaitingNames { waiting: self.waiting.clone(), address, bytes };
         let state = self.state.lock();
-        match state.all.bytes + waiting + leaving_bytes > state.limits.name_bytes_total_max {
+        let held = address.and_then(|address| state.by_address.get(&address));
+        let held = held.map_or(0, |of_address| of_address.tally.bytes);
+        if held + of_address > state.limits.name_bytes_per_address_max {
+            return Err(Excess::AddressBytes);
+        }
+        match state.all.bytes + all + leaving_bytes > state.limits.name_bytes_total_max {
             true => Err(Excess::Bytes),
             false => Ok(names),
         }
@@ -538,4 +573,40 @@ pub fn new_names<'a>(
         new.dedup();
     }
     new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encoding::Encoding;
+    use switchyard_config::Config;
+
+    #[test]
+    fn names_that_wait_for_the_backplane_count_for_their_address() {
+        let config = Config::default();
+        let connections = Connections::new(10, config.outbox, config.limits.attributes_bytes_max);
+        let from = |host: u8| {
+            let added = connections.add(Encoding::RESP2, ([192, 0, 2, host], 1).into());
+            added.expect("there is room")
+        };
+        let limits = NameLimits {
+            name_bytes_total_max: 1_000,
+            name_bytes_per_address_max: 500,
+            ..config.limits.names
+        };
+        let holdings = Holdings::new(limits, 1);
+        let wait = |connection: &Connection, names: usize| {
+            let names = std::iter::repeat_n(b"news".as_slice(), names);
+            holdings.wait(connection, names, 0)
+        };
+        let (one, same, other) = (from(1), from(1), from(2));
+        let waiting = wait(&one, 4);
+        assert!(waiting.is_ok());
+        assert_eq!(wait(&same, 4).err(), Some(Excess::AddressBytes));
+        let others = wait(&other, 4);
+        assert!(others.is_ok(), "another address has its own share");
+        assert_eq!(wait(&from(3), 4).err(), Some(Excess::Bytes));
+        drop(waiting);
+        assert!(wait(&same, 4).is_ok());
+    }
 }

@@ -6,7 +6,7 @@
 
 use guest_core::Names;
 
-use super::{Session, Waiting, WriteReply};
+use super::{Services, Session, Waiting, WriteReply};
 use crate::session::publish;
 use switchyard_hub::Hub;
 use switchyard_hub::listing::Listing;
@@ -27,9 +27,11 @@ pub(super) struct Inspection {
     tag: Tag,
     /// The encoding of replies when the command arrived.
     write: Box<dyn WriteReply + Send>,
-    /// The list of names, while it is being made.
+    /// The list of channels; none: the command has names.
     listing: Option<Listing>,
-    /// All names of the command, in order.
+    /// Whether a page was read in this time budget: at least one is.
+    has_begun: bool,
+    /// The names of the command, or those of the last page, in order.
     names: Names,
     /// How many of them have been visited.
     done: usize,
@@ -61,13 +63,29 @@ impl Session {
                 let counts = Vec::with_capacity(names.len());
                 let names = names.iter().collect();
                 let found = Found::Counts { space, counts };
-                Inspection { tag, write: boxed, listing: None, names, done: 0, found }
+                Inspection {
+                    tag,
+                    write: boxed,
+                    listing: None,
+                    has_begun: false,
+                    names,
+                    done: 0,
+                    found,
+                }
             }
             Command::Channels(space, matching) => {
                 let matching = matching.map(std::borrow::Cow::into_owned);
                 let listing = Some(Listing::new(hub, space, matching));
                 let found = Found::Channels(Names::new());
-                Inspection { tag, write: boxed, listing, names: Names::new(), done: 0, found }
+                Inspection {
+                    tag,
+                    write: boxed,
+                    listing,
+                    has_begun: false,
+                    names: Names::new(),
+                    done: 0,
+                    found,
+                }
             }
             Command::PatternCount => {
                 if chain.has_access() && self.connection.encoding().encoder().is_web() {
@@ -94,6 +112,7 @@ impl Session {
         let is_listing = |waiting: &mut Waiting| matches!(waiting, Waiting::Budget(_));
         if let Some(Waiting::Budget(mut inspection)) = self.waiting.take_if(is_listing) {
             let middleware = self.services.middleware.clone();
+            inspection.has_begun = false;
             match self.advance(&middleware.chain(), &mut inspection) {
                 Ok(false) => self.waiting = Some(Waiting::Budget(inspection)),
                 done => {
@@ -109,36 +128,28 @@ impl Session {
     fn advance(&mut self, chain: &Chain, inspection: &mut Inspection) -> Result<bool, Refusal> {
         let connection = self.connection.id;
         let hub = self.services.hub.clone();
-        while let Some(listing) = &mut inspection.listing {
-            if !listing.advance(&hub)? {
+        // Each page of a listing is checked before the next one is read: what the client may not
+        // see is not kept, and has no effect on whether the list is too large.
+        loop {
+            while inspection.done < inspection.names.len() {
                 if self.is_budget_exhausted() {
                     return Ok(false);
                 }
-                continue;
+                inspection.look_at_slice(connection, chain, &hub)?;
+                inspection.check_size(chain, &self.services)?;
             }
-            let Some(listing) = inspection.listing.take() else { continue };
-            let names = listing.into_names();
-            if !chain.has_access() {
-                inspection.write.write(inspection.tag, &Reply::Names(&names), &mut self.replies);
-                return Ok(true);
-            }
-            let names_max = self.services.limits.names_per_command_max();
-            if names.len() > names_max {
-                return Err(Refusal::new(
-                    LIMIT,
-                    format!(
-                        "more than {names_max} channels match, and plugins would be asked about \
-                         each (limits.names_per_command_max): give a pattern that matches fewer"
-                    ),
-                ));
-            }
-            inspection.names = names;
-        }
-        while inspection.done < inspection.names.len() {
-            if self.is_budget_exhausted() {
+            let Some(listing) =
+                inspection.listing.as_mut().filter(|listing| !listing.is_complete())
+            else {
+                break;
+            };
+            if self.is_budget_exhausted() && inspection.has_begun {
                 return Ok(false);
             }
-            inspection.look_at_slice(connection, chain, &hub)?;
+            inspection.has_begun = true;
+            listing.advance(&hub)?;
+            inspection.names = listing.take_names();
+            inspection.done = 0;
         }
         let reply = match &inspection.found {
             Found::Counts { counts, .. } => Reply::Counts(&inspection.names, counts),
@@ -157,6 +168,23 @@ impl Inspection {
                 Found::Counts { counts, .. } => counts.capacity() * size_of::<u64>(),
                 Found::Channels(names) => names.heap_bytes(),
             }
+    }
+
+    /// Checks how many channels are listed, where plugins decide about each.
+    fn check_size(&self, chain: &Chain, services: &Services) -> Result<(), Refusal> {
+        let names_max = services.limits.names_per_command_max();
+        match &self.found {
+            Found::Channels(names) if chain.has_access() && names.len() > names_max => {
+                Err(Refusal::new(
+                    LIMIT,
+                    format!(
+                        "more than {names_max} channels match that you may subscribe to \
+                         (limits.names_per_command_max): give a pattern that matches fewer"
+                    ),
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn look_at_slice(
@@ -180,8 +208,16 @@ impl Inspection {
                 }));
             }
             Found::Channels(names) => {
-                let shown = slice.iter().zip(&shown).filter(|(_, shown)| **shown);
-                shown.for_each(|(name, _)| names.push(name));
+                let mut hidden = 0;
+                for (name, is_shown) in slice.iter().zip(&shown) {
+                    match is_shown {
+                        true => names.push(name),
+                        false => hidden += Listing::bytes_of(name),
+                    }
+                }
+                if let Some(listing) = &mut self.listing {
+                    listing.release(hidden);
+                }
             }
         }
         self.done = end;

@@ -4,8 +4,11 @@ use super::websocket::Subprotocol;
 use crate::session::{Session, WriteReply};
 use switchyard_protocol::json;
 use switchyard_protocol::websocket::MessageKind;
-use switchyard_types::close::CloseReason;
+use switchyard_types::close::{CloseReason, ProtocolViolation};
 use switchyard_types::command::{BADFRAME, Reply, Request, Tag};
+
+/// How many commands a frame may have while the connection must authenticate.
+const UNAUTHENTICATED_COMMANDS_MAX: usize = 128;
 
 /// Decodes commands from JSON arrays in text frames.
 pub struct Json {
@@ -50,6 +53,12 @@ impl Subprotocol for Json {
             let is_bad = |request: &Request<'_>| {
                 request.command.as_ref().is_err_and(|refusal| refusal.code == BADFRAME)
             };
+            if session.must_authenticate() && requests.len() > UNAUTHENTICATED_COMMANDS_MAX {
+                // Commands take many times the memory of their text.
+                requests.clear();
+                close = Some(CloseReason::Violation(ProtocolViolation::TooBigBeforeAuth));
+                break;
+            }
             if requests.iter().skip(before).all(is_bad) {
                 self.bad_frames_in_a_row += 1;
             } else {

@@ -102,7 +102,11 @@ impl Hub {
         let edits = edits(filter, publications, &guards, &ranges);
         let mut routed =
             Routed { hub: self, publications, guards, ranges, edits, outcomes: Batch::new() };
-        routed.outcomes = (0..publications.len()).map(|index| routed.outcome(index)).collect();
+        let mut outcomes = Batch::with_capacity(publications.len());
+        for index in 0..publications.len() {
+            outcomes.push(routed.outcome(index));
+        }
+        routed.outcomes = outcomes;
         routed
     }
 }
@@ -119,15 +123,26 @@ impl Routed<'_> {
     /// Returns the outcomes, and whether there was any receiver.
     pub fn deliver(mut self, replies: Batch<(usize, Bytes)>) -> (Batch<Outcome>, bool) {
         let outcomes = std::mem::take(&mut self.outcomes);
+        let (mut delivered, mut deliveries_made) = (0, 0);
+        for deliveries in outcomes.iter().filter_map(|outcome| outcome.deliveries.as_ref().ok()) {
+            delivered += 1;
+            deliveries_made += deliveries;
+        }
+        // Any of the locked shards may count them.
+        if let Some((_, shard)) = self.guards.first() {
+            shard.stats.delivered(delivered, deliveries_made);
+        }
+        if deliveries_made == 0 {
+            return (outcomes, false);
+        }
         let table = self.hub.connections.read();
         let mut replies = replies.into_iter().peekable();
         let mut run: Option<CoalescedDelivery<'_>> = None;
         let mut unflushed = PendingFlush::default();
-        let (mut delivered, mut deliveries_made) = (0, 0_u64);
         for (index, outcome) in outcomes.iter().enumerate() {
-            let Ok(deliveries) = outcome.deliveries else { continue };
-            delivered += 1;
-            deliveries_made += deliveries;
+            if !matches!(outcome.deliveries, Ok(1..)) {
+                continue;
+            }
             let Some((publisher, publication)) = self.publications.get(index) else { continue };
             if outcome.is_own {
                 // Earlier publications must be queued before the reply.
@@ -167,17 +182,10 @@ impl Routed<'_> {
         if let Some(run) = run {
             run.push(&table, &mut unflushed);
         }
-        // Any of the locked shards may count them.
-        if let Some((_, shard)) = self.guards.first() {
-            shard.stats.delivered(delivered, deliveries_made);
-        }
-        let had_receivers = deliveries_made > 0;
-        if had_receivers {
-            drop(unflushed);
-            scheduling::defeat_lifo_slot();
-        }
+        drop(unflushed);
+        scheduling::defeat_lifo_slot();
         drop(table);
-        (outcomes, had_receivers)
+        (outcomes, true)
     }
 
     fn outcome(&self, index: usize) -> Outcome {

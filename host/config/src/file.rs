@@ -41,13 +41,23 @@ pub fn read_text(path: &Path, bytes_max: usize) -> io::Result<String> {
     String::from_utf8(read(path, bytes_max)?).map_err(not_text)
 }
 
-/// What is wrong with a TOML file, and where, without the text there: it may be a secret.
+/// What is wrong with a TOML file, and where: the line, its key and the column, but not the value, which
+/// may be a secret.
 pub fn toml_problem(text: &str, error: &toml::de::Error) -> String {
     let Some(span) = error.span() else { return error.message().to_owned() };
     let before = text.get(..span.start).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    format!("line {line}, column {column}: {}", error.message())
+    let key = text.lines().nth(line - 1).and_then(key_of).map(|key| format!(" ({key})"));
+    format!("line {line}{}, column {column}: {}", key.unwrap_or_default(), error.message())
+}
+
+/// The key that a line sets; none: it sets none, or continues a value.
+fn key_of(line: &str) -> Option<&str> {
+    let (key, value) = line.split_once('=')?;
+    let key = key.trim();
+    let is_bare = key.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
+    (is_bare && !key.is_empty() && !value.trim().is_empty()).then_some(key)
 }
 
 fn too_large(bytes: u64, bytes_max: usize) -> io::Error {
@@ -64,7 +74,7 @@ mod tests {
         let text = "[settings]\nsecret = 's3cret\n";
         let error = toml::from_str::<toml::Table>(text).expect_err("the string does not end");
         let problem = toml_problem(text, &error);
-        assert!(problem.starts_with("line 2, column "), "{problem}");
+        assert!(problem.starts_with("line 2 (secret), column "), "{problem}");
         assert!(!problem.contains("s3cret"), "{problem}");
     }
 

@@ -508,7 +508,12 @@ impl Plugin {
         state.instance = Some(instance);
         self.missing.fetch_sub(1, Ordering::Relaxed);
         match source {
-            Replacement::Spare => self.refill_after(wait, true),
+            Replacement::Spare => {
+                if !self.refill_after(wait, true) {
+                    // The spares of the start are still being built.
+                    self.was_rebuilt(&number.to_string());
+                }
+            }
             Replacement::Built => self.was_rebuilt(&number.to_string()),
         }
     }

@@ -103,12 +103,13 @@ impl Plugin {
         Ok(())
     }
 
-    /// Builds spares up to the configured number, off the data path.
-    pub(crate) fn refill_after(&self, wait: Duration, is_rebuild: bool) {
+    /// Builds spares up to the configured number, off the data path. False: there are enough, or
+    /// they are being built already.
+    pub(crate) fn refill_after(&self, wait: Duration, is_rebuild: bool) -> bool {
         let spares = &self.spares;
         let at_hand = spares.ready.lock().len() + spares.under_way.load(Ordering::Relaxed);
         if at_hand >= spares.wanted || self.is_parked() {
-            return;
+            return false;
         }
         spares.under_way.fetch_add(1, Ordering::Relaxed);
         let own = self.own();
@@ -121,6 +122,7 @@ impl Plugin {
             })
             .await;
         });
+        true
     }
 
     fn refill(&self, is_rebuild: bool) {

@@ -437,7 +437,8 @@ impl Hub {
         self.holdings.set_limits(limits, &self.connections);
     }
 
-    /// Counts names that are about to wait for the backplane, until the result is dropped.
+    /// Counts names that are about to wait for the backplane, until the result is dropped: those that
+    /// the connection is not subscribed to yet.
     ///
     /// # Errors
     ///
@@ -445,15 +446,15 @@ impl Hub {
     pub fn wait_for_backplane(
         &self,
         connection: &Connection,
+        kind: Kind,
         names: &[Bytestring<'_>],
     ) -> Result<WaitingNames, Refusal> {
         let leaving = self.observer.as_ref().map_or(0, |observer| observer.leaving_bytes());
-        self.holdings.wait(connection, names.iter().map(|name| &**name), leaving).map_err(
-            |excess| {
-                self.holdings.refuse(excess, connection, &self.connections);
-                excess.into()
-            },
-        )
+        let new = holdings::new_names(connection, kind, names);
+        self.holdings.wait(connection, new.into_iter(), leaving).map_err(|excess| {
+            self.holdings.refuse(excess, connection, &self.connections);
+            excess.into()
+        })
     }
 
     /// The totals of all connections.

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use crate::outbox::Outbox;
 use crate::sync::AtomicBool;
 
-/// Set while publications of a connection wait in a batch: its task waits until they are published,
-/// and is woken then, so a task that queues a message for it meanwhile need not wake it.
+/// Set while publications of a connection wait in a batch: its task waits until they are published, and
+/// is woken then. A task that queues a message for it in the meantime does not wake it.
 #[derive(Default)]
 pub struct BatchMark(AtomicBool);
 

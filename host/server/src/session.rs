@@ -558,7 +558,7 @@ impl Session {
     ) -> Result<(), Refusal> {
         self.may_listen(chain, kind, names, Chain::access)?;
         if let Some(backplane) = &self.services.backplane {
-            let counted = self.services.hub.wait_for_backplane(&self.connection, names)?;
+            let counted = self.services.hub.wait_for_backplane(&self.connection, kind, names)?;
             let hold = backplane.interest().hold(kind, names.iter().map(|name| &**name));
             if !hold.is_settled() {
                 let names = names.iter().map(|name| name.clone().into_owned().into()).collect();

@@ -578,7 +578,9 @@ pub fn new_names<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Hub;
     use crate::encoding::Encoding;
+    use crate::native::Native;
     use switchyard_config::Config;
 
     #[test]
@@ -608,5 +610,23 @@ mod tests {
         assert_eq!(wait(&from(3), 4).err(), Some(Excess::Bytes));
         drop(waiting);
         assert!(wait(&same, 4).is_ok());
+    }
+
+    #[test]
+    fn names_that_a_connection_has_already_do_not_wait() -> anyhow::Result<()> {
+        let config = Config::default();
+        let connections = Connections::new(10, config.outbox, config.limits.attributes_bytes_max);
+        let names = [b"news".as_slice().into(), b"sport".as_slice().into()];
+        let bytes = names.iter().map(|name: &Bytestring<'_>| subscription_bytes(name)).sum();
+        let limits = NameLimits { name_bytes_per_address_max: bytes, ..config.limits.names };
+        let hub = Hub::new(Arc::new(Native), &config.engine, limits, connections);
+        let hub = hub.map_err(anyhow::Error::msg)?;
+        let added = hub.connections().add(Encoding::RESP2, ([192, 0, 2, 1], 1).into());
+        let connection = added.expect("there is room");
+        assert!(hub.subscribe(&connection, Kind::Channel, &names, |_, _| {}).is_ok());
+        assert!(hub.wait_for_backplane(&connection, Kind::Channel, &names).is_ok());
+        let more = [b"more".as_slice().into()];
+        assert!(hub.wait_for_backplane(&connection, Kind::Channel, &more).is_err());
+        Ok(())
     }
 }

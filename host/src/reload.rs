@@ -8,6 +8,7 @@ use serde_json::Value;
 use tracing::{error, info, warn};
 
 use switchyard_config::Overrides;
+use switchyard_config::file::EMPTY;
 use switchyard_config::{Config, ConfigError, TlsConfig};
 use switchyard_net::tls::{Tls, TlsError};
 use switchyard_server::door::Door;
@@ -76,6 +77,8 @@ fn is_passing(io: &io::Error) -> bool {
             | ErrorKind::IsADirectory
             | ErrorKind::NotADirectory
             | ErrorKind::InvalidData
+            | ErrorKind::InvalidInput
+            | ErrorKind::FileTooLarge
     )
 }
 
@@ -157,10 +160,7 @@ fn not_a_whole_file(file: &Path) -> Option<&'static str> {
     let metadata = fs::metadata(file).ok()?;
     match (metadata.is_file(), metadata.len()) {
         (false, _) => Some("it is not a regular file"),
-        (true, 0) => Some(
-            "it is empty: either not written yet, or a comment should say that there are no \
-             settings",
-        ),
+        (true, 0) => Some(EMPTY),
         (true, _) => None,
     }
 }

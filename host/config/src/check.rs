@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use super::file;
 use super::names;
 use super::raw::{NumberOrOff, RawAdmin, RawConfig, RawLog, RawTls};
 use super::values::OFF;
@@ -450,7 +451,7 @@ impl RawAdmin {
         let tokens = match (listen, &self.tokens_file) {
             (None, _) => Tokens::default(),
             (Some(_), Some(path)) => {
-                let text = std::fs::read_to_string(path)
+                let text = file::read_text(path, file::SETTINGS_BYTES_MAX)
                     .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
                 let tokens = Tokens::parse(&text).and_then(|tokens| match tokens.is_empty() {
                     // A file without tokens must not disable authentication.

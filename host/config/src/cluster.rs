@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
+use super::file::{self, SETTINGS_BYTES_MAX};
 use super::raw::RawCluster;
 use super::values::{bytes, count, millis};
 
@@ -127,7 +128,7 @@ impl ClusterConfig {
     /// Reads the files, and the password, which the environment overrides.
     pub(super) fn read_files(&mut self, password_file: Option<&Path>) -> Result<(), ConfigError> {
         let read = |key: &'static str, path: &Path| {
-            std::fs::read(path).map_err(|source| ConfigError::UnreadableFile {
+            file::read(path, SETTINGS_BYTES_MAX).map_err(|source| ConfigError::UnreadableFile {
                 key,
                 path: path.to_owned(),
                 source,

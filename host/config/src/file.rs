@@ -4,10 +4,14 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
-/// The largest settings file of a plugin.
+/// The largest file of a plugin's settings, of tokens, a password or certificates.
 pub const SETTINGS_BYTES_MAX: usize = 1 << 20;
 /// The largest file of an engine.
 pub const ENGINE_BYTES_MAX: usize = 64 << 20;
+
+/// Why an empty settings file is not used.
+pub const EMPTY: &str =
+    "it is empty: either not written yet, or a comment should say that there are no settings";
 
 /// Reads a regular file of at most this many bytes.
 ///

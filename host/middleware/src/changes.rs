@@ -21,7 +21,7 @@ use super::plugin::Plugin;
 use super::recheck::Against;
 use super::stats::{ChangeKind, Initiator, PluginStats, Swap};
 use super::{InstallOptions, Middleware, PluginError};
-use switchyard_config::file;
+use switchyard_config::file::{self, SETTINGS_BYTES_MAX};
 
 /// What is known of an occupied slot, besides the plugin itself.
 pub(super) struct Record {
@@ -317,7 +317,8 @@ impl Middleware {
                 let beside = match directory::read_config(directory, slot)? {
                     Some(text) => Some(text),
                     None => in_force().or_else(|| {
-                        fs::read_to_string(directory::set_aside_file(directory, slot)).ok()
+                        let aside = directory::set_aside_file(directory, slot);
+                        file::read_text(&aside, SETTINGS_BYTES_MAX).ok()
                     }),
                 };
                 (directory::wasm_file(directory, slot), beside)
@@ -403,7 +404,10 @@ impl Source {
         // component because there was no room for the new one.
         let wasm = stage(&component, &self.wasm)?;
         let toml = self.toml.as_ref().map(|text| stage(&beside, text.as_bytes())).transpose()?;
-        let before = fs::read(&beside).ok();
+        let before = match fs::read(&beside) {
+            Err(io) if io.kind() == io::ErrorKind::NotFound => None,
+            before => Some(before?),
+        };
         match toml {
             Some(staged) => put_in_place(staged, &beside)?,
             None => remove_if_there(&beside)?,

@@ -179,9 +179,7 @@ pub fn read(
         .map_err(|io| error(&path, "read", io.to_string()))?;
     let toml = read_config(directory, slot)?;
     if toml.as_ref().is_some_and(String::is_empty) {
-        let problem = "it is empty: either not written yet, or a comment should say that there are \
-                       no settings";
-        return Err(error(&toml_file(directory, slot), "config", problem.to_owned()));
+        return Err(error(&toml_file(directory, slot), "config", file::EMPTY.to_owned()));
     }
     check(slot, &path, wasm.into(), toml, defaults)
 }

@@ -18,6 +18,7 @@ use thiserror::Error;
 use tokio_rustls::TlsAcceptor;
 use x509_cert::der::{Decode, Encode};
 
+use switchyard_config::file::{self, SETTINGS_BYTES_MAX};
 use switchyard_config::{ClientCertificates, TlsConfig};
 
 /// The key under which plugins find the subject of a client's certificate.
@@ -138,8 +139,9 @@ impl Loaded {
     }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(file).map_err(|source| TlsError::Unreadable { file: file.to_owned(), source })
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    file::read(path, SETTINGS_BYTES_MAX)
+        .map_err(|source| TlsError::Unreadable { file: path.to_owned(), source })
 }
 
 fn certificates(file: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -313,3 +313,21 @@ async fn a_certificate_that_changes_while_there_are_no_descriptors_is_read_later
     .await??;
     server.stop().await
 }
+
+/// Reading a named pipe might never end, and other changes wait for it.
+#[tokio::test]
+async fn a_certificate_that_is_no_file_holds_up_no_other_change() -> Result<()> {
+    let authority = Authority::new()?;
+    let server = start(&authority, "limits.name_bytes_max = 5\n", None).await?;
+    server.wait_for_log("changes of files are watched").await?;
+    let certificate = server.home().join("server.pem");
+    std::fs::remove_file(&certificate)?;
+    ensure!(std::process::Command::new("mkfifo").arg(&certificate).status()?.success());
+    let line = server.wait_for_log("it is not a regular file").await?;
+    ensure!(line.contains("server.pem"), "{line}");
+    let path = server.home().join("switchyard.toml");
+    let config = std::fs::read_to_string(&path)?;
+    write_atomically(&path, config.replace("name_bytes_max = 5", "name_bytes_max = 6").as_bytes())?;
+    server.wait_for_log("settings were changed").await?;
+    server.stop().await
+}

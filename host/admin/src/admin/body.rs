@@ -115,14 +115,12 @@ impl FromRequest<Admin> for OfferedComponent {
 }
 
 fn read_file(path: &std::path::Path, bytes_max: usize) -> Result<Vec<u8>, String> {
-    let metadata = std::fs::metadata(path).map_err(|io| io.to_string())?;
-    if !metadata.is_file() {
-        return Err("it is not a file".to_owned());
-    }
-    if metadata.len() > bytes_max as u64 {
-        return Err(format!("it is over {bytes_max} bytes (admin.upload_bytes_max)"));
-    }
-    std::fs::read(path).map_err(|io| io.to_string())
+    switchyard_config::file::read(path, bytes_max).map_err(|io| match io.kind() {
+        std::io::ErrorKind::FileTooLarge => {
+            format!("it is over {bytes_max} bytes (admin.upload_bytes_max)")
+        }
+        _ => io.to_string(),
+    })
 }
 
 fn content_type(headers: &HeaderMap) -> Option<String> {

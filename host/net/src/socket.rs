@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_rustls::server::TlsStream;
@@ -22,6 +22,20 @@ pub const READ_BYTES_MAX: usize = 16 << 10;
 thread_local! {
     /// The buffer that all connections of a thread read into.
     pub static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES_MAX].into());
+}
+
+/// Writes the last bytes, and closes: waits until the peer has closed, too, so that it reads them.
+///
+/// # Errors
+///
+/// The connection failed.
+pub async fn write_and_close<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    bytes: &[u8],
+) -> io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.shutdown().await?;
+    discard_input(stream).await
 }
 
 /// Reads and drops bytes until the peer closes. Closing a socket with unread bytes resets the

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
@@ -194,11 +193,7 @@ impl ConnectionSetup {
         let remote = peer.remote;
         self.door.stats.record_refused(reason.into());
         debug!(%remote, reason = reason.label(), why = %reason.text(), "connection rejected");
-        let sending = async {
-            stream.write_all(&last_bytes).await?;
-            stream.shutdown().await?;
-            socket::discard_input(&mut stream).await
-        };
+        let sending = socket::write_and_close(&mut stream, &last_bytes);
         let _ = tokio::time::timeout(self.config.websocket.close_time, sending).await;
     }
 }

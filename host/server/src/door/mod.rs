@@ -9,13 +9,19 @@
 pub mod http;
 pub mod resp;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::connection_setup::{ConnectionSetup, Peer};
+use switchyard_hub::connections::Connection;
+use switchyard_hub::encoding::Encoding;
+use switchyard_middleware::bindings::Client;
 use switchyard_net::slots::Slot;
 use switchyard_net::socket::Stream;
+use switchyard_types::close::CloseReason;
 
 /// A protocol with its listener.
 pub trait Door: Send + Sync + 'static {
@@ -49,4 +55,29 @@ pub struct Incoming<S> {
     pub handshaking: Slot,
     /// Admits and serves it.
     pub setup: ConnectionSetup,
+}
+
+impl<S: Stream> Incoming<S> {
+    /// Has the plugins admit a client whose protocol has no handshake of its own. None: it was rejected,
+    /// with the bytes that `rejection` makes of the reason.
+    pub async fn admit(
+        self,
+        client: Client,
+        encoding: Encoding,
+        rejection: impl Fn(&CloseReason) -> Bytes + Send,
+    ) -> Option<(S, Arc<Connection>, ConnectionSetup)> {
+        let Incoming { stream, peer, handshaking, setup } = self;
+        // The plugin calls are part of the handshake. While it waits for them, it only uses a slot
+        // of its own address.
+        handshaking.counts_for_address();
+        let admitted = setup.unless_ending(setup.admit(client, &peer, encoding)).await;
+        match admitted.unwrap_or(Err(CloseReason::Draining)) {
+            Ok(connection) => Some((stream, connection, setup)),
+            Err(reason) => {
+                handshaking.counts_again();
+                setup.reject(stream, &peer, &reason, rejection(&reason)).await;
+                None
+            }
+        }
+    }
 }

@@ -29,22 +29,15 @@ impl Door for LineDoor {
     const NAME: &'static str = "line";
 
     async fn open<S: Stream>(&self, incoming: Incoming<S>) {
-        let Incoming { stream, peer, handshaking, setup } = incoming;
-        handshaking.counts_for_address();
         let client = Client {
             // The plugins' contract has a name for two protocols.
             door: ClientDoor::Resp,
-            remote: peer.remote.to_string(),
+            remote: incoming.peer.remote.to_string(),
             path: String::new(),
             headers: Vec::new(),
         };
-        let admitted = setup.unless_ending(setup.admit(client, &peer, self.0)).await;
-        match admitted.unwrap_or(Err(CloseReason::Draining)) {
-            Ok(connection) => {
-                drop(handshaking);
-                setup.serve(stream, connection, Lines, Vec::new(), Framing::None);
-            }
-            Err(reason) => setup.reject(stream, &peer, &reason, last_line(&reason)).await,
+        if let Some((stream, connection, setup)) = incoming.admit(client, self.0, last_line).await {
+            setup.serve(stream, connection, Lines, Vec::new(), Framing::None);
         }
     }
 

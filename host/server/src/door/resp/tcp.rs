@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::info::ServerInfo;
 use super::{Resp, Transport, rejection_reply};
@@ -59,28 +59,17 @@ impl Door for RespDoor {
     const TCP_KEEPALIVE: Option<Duration> = Some(KEEPALIVE_TIME);
 
     async fn open<S: Stream>(&self, incoming: Incoming<S>) {
-        let Incoming { stream, peer, handshaking, setup } = incoming;
-        // The plugin calls are part of the handshake. While it waits for them, it only uses a slot
-        // of its own address.
-        handshaking.counts_for_address();
         let client = Client {
             door: ClientDoor::Resp,
-            remote: peer.remote.to_string(),
+            remote: incoming.peer.remote.to_string(),
             path: String::new(),
             headers: Vec::new(),
         };
-        let admitting = setup.admit(client, &peer, Resp::first_encoding(Transport::Stream));
-        let admitted = setup.unless_ending(admitting).await;
-        match admitted.unwrap_or(Err(CloseReason::Draining)) {
-            Ok(connection) => {
-                drop(handshaking);
-                let decoder = self.decoder(Transport::Stream);
-                setup.serve(stream, connection, decoder, Vec::new(), Framing::None);
-            }
-            Err(reason) => {
-                handshaking.counts_again();
-                setup.reject(stream, &peer, &reason, rejection_reply(&reason)).await;
-            }
+        let encoding = Resp::first_encoding(Transport::Stream);
+        let admitted = incoming.admit(client, encoding, rejection_reply).await;
+        if let Some((stream, connection, setup)) = admitted {
+            let decoder = self.decoder(Transport::Stream);
+            setup.serve(stream, connection, decoder, Vec::new(), Framing::None);
         }
     }
 
@@ -91,11 +80,8 @@ impl Door for RespDoor {
     ) {
         let reason = CloseReason::OverCapacity;
         setup.door.stats.record_refused((&reason).into());
-        let refusing = async {
-            stream.write_all(&rejection_reply(&reason)).await?;
-            stream.shutdown().await?;
-            socket::discard_input(stream).await
-        };
+        let reply = rejection_reply(&reason);
+        let refusing = socket::write_and_close(stream, &reply);
         let _gone = tokio::time::timeout(LEAVE_TIME, refusing).await;
     }
 }

@@ -92,20 +92,26 @@ fn packages_of(name: &str) -> io::Result<BTreeSet<String>> {
 /// What tests import of the server's crates and may not.
 fn imports_of_tests(tests: &Path) -> io::Result<Vec<(PathBuf, String)>> {
     let mut found = Vec::new();
-    let mut folders = vec![tests.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder)? {
-            let path = entry?.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = fs::read_to_string(&path)?;
-                let unwanted = text.lines().filter_map(forbidden_import).map(str::to_owned);
-                found.extend(unwanted.map(|import| (path.clone(), import)));
-            }
+    for path in files_in(tests)? {
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path)?;
+            let unwanted = text.lines().filter_map(forbidden_import).map(str::to_owned);
+            found.extend(unwanted.map(|import| (path.clone(), import)));
         }
     }
     Ok(found)
+}
+
+/// All files below a folder.
+fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    Ok(files)
 }
 
 /// The path that a line imports of the server's crates, if a black-box test may not.
@@ -119,26 +125,18 @@ fn forbidden_import(line: &str) -> Option<&str> {
 /// What the top-level modules of the crate in this folder import of each other.
 fn imports_of(source: &Path) -> io::Result<Imports> {
     let mut imports = Imports::new();
-    let mut folders = vec![source.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder)? {
-            let path = entry?.path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let inside = path.strip_prefix(source).unwrap_or(&path);
-            let Some(module) = module_of(inside) else { continue };
-            if is_test(&path) {
-                continue;
-            }
-            let is_top_level = inside.components().count() == 1 || inside.ends_with("mod.rs");
-            let text = fs::read_to_string(&path)?;
-            let found = imports.entry(module).or_default();
-            found.extend(imports::after(&text, "crate::"));
-            if is_top_level {
-                found.extend(imports::after(&text, "super::"));
-            }
+    for path in files_in(source)? {
+        let inside = path.strip_prefix(source).unwrap_or(&path);
+        let Some(module) = module_of(inside) else { continue };
+        if is_test(&path) {
+            continue;
+        }
+        let is_top_level = inside.components().count() == 1 || inside.ends_with("mod.rs");
+        let text = fs::read_to_string(&path)?;
+        let found = imports.entry(module).or_default();
+        found.extend(imports::after(&text, "crate::"));
+        if is_top_level {
+            found.extend(imports::after(&text, "super::"));
         }
     }
     let modules: BTreeSet<String> = imports.keys().cloned().collect();

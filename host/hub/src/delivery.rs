@@ -149,10 +149,10 @@ impl Routed<'_> {
                 if let Some(run) = run.take_if(|run| run.reaches(*publisher)) {
                     run.push(&table, &mut unflushed);
                 }
-                while let Some((_, reply)) = replies.next_if(|(at, _)| *at <= index) {
-                    if let Some(connection) = table.get(publisher) {
-                        connection.outbox.push_without_wake(reply);
-                    }
+                if let Some((_, reply)) = replies.next_if(|(at, _)| *at == index)
+                    && let Some(connection) = table.get(publisher)
+                {
+                    connection.outbox.push_without_wake(reply);
                 }
             }
             let edit = self.edit(index);
@@ -334,7 +334,7 @@ impl<'a> CoalescedDelivery<'a> {
         for id in receivers.iter().filter(|id| Some(**id) != own) {
             let Some(connection) = table.get(id) else { continue };
             let encoding = connection.encoding();
-            let chunk = encoded.get_or_insert_with(encoding, || self.encoded(encoding)).clone();
+            let chunk = encoded.get_or_insert_with(encoding, || self.encoded(encoding));
             // A connection that is publishing is woken when that is done. Check after the push,
             // so that it finds the chunk then.
             if connection.outbox.push_deferred(chunk) && !connection.is_publishing() {

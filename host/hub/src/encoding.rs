@@ -136,31 +136,30 @@ impl Encoding {
     }
 }
 
-/// One value for each encoding that has one: most often one or two.
-pub struct PerEncoding<T>(SmallVec<[(Encoding, T); 2]>);
+/// The bytes for each encoding that has a receiver: most often one or two.
+#[derive(Default)]
+pub struct PerEncoding(SmallVec<[(Encoding, Bytes); 2]>);
 
-impl<T> Default for PerEncoding<T> {
-    fn default() -> PerEncoding<T> {
-        PerEncoding(SmallVec::new())
-    }
-}
-
-impl<T> PerEncoding<T> {
-    /// The value for this encoding, made by `make` if there is none.
-    pub fn get_or_insert_with(&mut self, encoding: Encoding, make: impl FnOnce() -> T) -> &mut T {
-        let place = self.0.iter().position(|(of, _)| *of == encoding).unwrap_or_else(|| {
-            self.0.push((encoding, make()));
-            self.0.len() - 1
-        });
-        let entry = self.0.get_mut(place);
-        &mut entry.expect("it was found or added").1
+impl PerEncoding {
+    /// The bytes for this encoding, made by `encode` if there are none.
+    pub fn get_or_insert_with(
+        &mut self,
+        encoding: Encoding,
+        encode: impl FnOnce() -> Bytes,
+    ) -> Bytes {
+        if let Some((_, bytes)) = self.0.iter().find(|(of, _)| *of == encoding) {
+            return bytes.clone();
+        }
+        let bytes = encode();
+        self.0.push((encoding, bytes.clone()));
+        bytes
     }
 }
 
 /// One message on its way to one group of receivers.
 pub struct Push<'a> {
     message: Message<'a>,
-    encoded: PerEncoding<Bytes>,
+    encoded: PerEncoding,
 }
 
 impl<'a> Push<'a> {
@@ -190,7 +189,7 @@ impl<'a> Push<'a> {
             encoding.encoder().message(message, &mut bytes);
             Bytes::from(exact(bytes))
         };
-        self.encoded.get_or_insert_with(encoding, encode).clone()
+        self.encoded.get_or_insert_with(encoding, encode)
     }
 }
 

@@ -6,21 +6,19 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use smallvec::smallvec;
 
-use super::bindings::{Client, Fault, Hooks, Instance};
+use super::bindings::{Fault, Hooks, Instance};
 use super::call_size::ITEM_WEIGHT;
 use super::declaration::TrapPolicy;
 use super::items::{Action, DeliverVerdict, Item, PublishVerdict};
 use super::plugin::Plugin;
 use super::plugin::call::{Absence, Answers};
-use super::stats::{Hook, PluginStats, Verdict};
+use super::stats::{Hook, Verdict};
 use super::trace::{Call, Seen, Tracer};
 use switchyard_hub::filter::{Delivery, DeliveryEdit, DeliveryFilter};
 use switchyard_types::batch::Batch;
-use switchyard_types::command::{Credentials, NOAUTH};
 pub use switchyard_types::command::{Publication, Refusal, Space};
 use switchyard_types::ids::ConnectionId;
 
@@ -330,100 +328,6 @@ impl Chain {
         self.any.access || self.any.messages || self.any.deliveries
     }
 
-    /// May this client connect? Calls the remaining plugins that are called on the data path. When
-    /// one refuses, the caller must call `let_go`.
-    pub fn connect(
-        &self,
-        connection: ConnectionId,
-        client: &Client,
-        progress: &mut AdmissionProgress,
-    ) -> Step<Result<(), Refusal>> {
-        for plugin in self.with(|hooks| hooks.admission) {
-            if progress.is_past(plugin, connection) {
-                continue;
-            }
-            if plugin.pool().is_some() {
-                return Step::Apart(plugin.clone());
-            }
-            let (answer, _) = plugin.call(Hook::OnConnect, 1, connection, |instance| {
-                instance.on_connect(connection, client)
-            });
-            let answer = answer.ok_or_else(|| plugin.unavailable());
-            if let Err(refusal) = may_connect(plugin, answer) {
-                return Step::Settled(Err(refusal));
-            }
-            progress.meet(plugin);
-        }
-        Step::Settled(Ok(()))
-    }
-
-    /// Notifies the plugins that admitted a client of its end, after another plugin has refused it.
-    /// Returns the plugins that must be notified off the data path.
-    pub fn let_go(
-        &self,
-        connection: ConnectionId,
-        progress: &AdmissionProgress,
-    ) -> Vec<Arc<Plugin>> {
-        self.say_gone(connection, |plugin| progress.has_met(plugin))
-    }
-
-    /// Are these credentials valid? Calls the remaining plugins that are called on the data path.
-    /// Also refuses when no plugin accepts the credentials.
-    pub fn authenticate(
-        &self,
-        connection: ConnectionId,
-        credentials: &Credentials,
-        progress: &mut AdmissionProgress,
-    ) -> Step<Result<(), Refusal>> {
-        if !self.any.admission {
-            return Step::Settled(Err(Refusal::new(
-                NOAUTH,
-                "no authentication plugin is in the chain, so there is nothing to authenticate for",
-            )));
-        }
-        for plugin in self.with(|hooks| hooks.admission) {
-            if progress.has_met(plugin) {
-                continue;
-            }
-            if plugin.pool().is_some() {
-                return Step::Apart(plugin.clone());
-            }
-            let (answer, took) = plugin.call(Hook::OnAuthenticate, 1, connection, |instance| {
-                instance.on_authenticate(connection, credentials)
-            });
-            let answer = answer.ok_or_else(|| plugin.unavailable());
-            if let Some(settled) = are_good(self.tracer(), plugin, connection, answer, took) {
-                return Step::Settled(settled);
-            }
-            progress.meet(plugin);
-        }
-        Step::Settled(Err(Refusal::new(NOAUTH, "no plugin knows these credentials")))
-    }
-
-    /// Notifies the plugins that admitted the connection of its end. Returns the plugins that must
-    /// be notified off the data path.
-    pub fn disconnect(&self, connection: ConnectionId) -> Vec<Arc<Plugin>> {
-        self.say_gone(connection, |plugin| plugin.admitted(connection))
-    }
-
-    fn say_gone(
-        &self,
-        connection: ConnectionId,
-        let_it_in: impl Fn(&Plugin) -> bool,
-    ) -> Vec<Arc<Plugin>> {
-        let mut apart = Vec::new();
-        for plugin in self.with(|hooks| hooks.admission).filter(|plugin| let_it_in(plugin)) {
-            if plugin.pool().is_some_and(|pool| !pool.is_outside()) {
-                apart.push(plugin.clone());
-            } else {
-                plugin.call(Hook::OnDisconnect, 1, connection, |instance| {
-                    instance.on_disconnect(connection)
-                });
-            }
-        }
-        apart
-    }
-
     /// Whether these connections may do this. One result for each; none: allowed. An empty list: no
     /// plugin was called, and everything is allowed.
     pub fn access(&self, actions: &[(ConnectionId, Action<'_>)]) -> Batch<Option<Refusal>> {
@@ -548,7 +452,10 @@ impl Chain {
         self.tracer.as_deref().filter(|tracer| tracer.is_used())
     }
 
-    fn with(&self, wanted: impl Fn(Hooks) -> bool) -> impl Iterator<Item = &Arc<Plugin>> {
+    pub(super) fn with(
+        &self,
+        wanted: impl Fn(Hooks) -> bool,
+    ) -> impl Iterator<Item = &Arc<Plugin>> {
         self.plugins.iter().filter(move |plugin| wanted(plugin.hooks()))
     }
 }
@@ -602,97 +509,6 @@ impl DeliveryFilter for Chain {
             }
         }
         changes
-    }
-}
-
-/// How far the admission of one client has come. The chain may change before it continues.
-#[derive(Default)]
-pub struct AdmissionProgress {
-    /// The counters of their slots, by which they are recognized when they are swapped or moved.
-    met: Vec<Arc<PluginStats>>,
-}
-
-/// The result of calling the chain.
-pub enum Step<T> {
-    /// The result.
-    Settled(T),
-    /// The next plugin is called off the data path, while the chain is not locked. The caller calls
-    /// it, and `meet`s it before it continues with the rest of the chain.
-    Apart(Arc<Plugin>),
-}
-
-impl AdmissionProgress {
-    /// Records that the plugin was called and has not refused.
-    pub fn meet(&mut self, plugin: &Plugin) {
-        self.met.push(plugin.stats.clone());
-    }
-
-    fn has_met(&self, plugin: &Plugin) -> bool {
-        self.met.iter().any(|met| Arc::ptr_eq(met, &plugin.stats))
-    }
-
-    /// Whether the plugin was called already, or was added when the connection had its id
-    /// already: then it is not notified of the connection's end either.
-    fn is_past(&self, plugin: &Plugin, connection: ConnectionId) -> bool {
-        !self.met.is_empty() && (self.has_met(plugin) || !plugin.admitted(connection))
-    }
-}
-
-/// The verdict of one plugin on a client that wants to connect. The outer error: it could not
-/// decide.
-///
-/// # Errors
-///
-/// It is refused.
-pub fn may_connect(
-    plugin: &Plugin,
-    answer: Result<Result<(), Refusal>, Refusal>,
-) -> Result<(), Refusal> {
-    let verdict = match &answer {
-        Ok(Ok(())) => Verdict::Pass,
-        Ok(Err(_)) => Verdict::Reject,
-        Err(_) => failed(plugin),
-    };
-    plugin.stats.of(Hook::OnConnect).said(verdict, 1);
-    match (answer, plugin.policy) {
-        (Ok(Ok(())), _) | (Err(_), TrapPolicy::Open) => Ok(()),
-        (Ok(Err(refusal)), _) => Err(plugin.signed(refusal)),
-        (Err(unavailable), TrapPolicy::Closed) => Err(unavailable),
-    }
-}
-
-/// The verdict of one plugin on credentials. None: the next plugin decides. The outer error: it
-/// was not available.
-pub fn are_good(
-    tracer: Option<&Tracer>,
-    plugin: &Plugin,
-    connection: ConnectionId,
-    answer: Result<Result<bool, Refusal>, Refusal>,
-    took: Duration,
-) -> Option<Result<(), Refusal>> {
-    let verdict = match &answer {
-        Ok(Ok(true)) => Verdict::Pass,
-        Ok(Ok(false)) => Verdict::Abstain,
-        Ok(Err(_)) => Verdict::Reject,
-        Err(_) => failed(plugin),
-    };
-    plugin.stats.of(Hook::OnAuthenticate).said(verdict, 1);
-    if let Some(tracer) = tracer {
-        let refusal = match &answer {
-            Ok(Err(refusal)) => Some(refusal),
-            _ => None,
-        };
-        let seen = Seen { action: "authenticate", verdict, refusal, ..Seen::default() };
-        let call = Call { plugin: &plugin.identity, hook: Hook::OnAuthenticate, took, items: 1 };
-        if tracer.is_wanted(connection, [None, None]) {
-            call.show(tracer, connection, seen);
-        }
-    }
-    match (answer, plugin.policy) {
-        (Ok(Ok(true)), _) => Some(Ok(())),
-        (Ok(Ok(false)), _) | (Err(_), TrapPolicy::Open) => None,
-        (Ok(Err(refusal)), _) => Some(Err(plugin.signed(refusal))),
-        (Err(unavailable), TrapPolicy::Closed) => Some(Err(unavailable)),
     }
 }
 

@@ -6,7 +6,7 @@
 //! over, and replaces the old plugin. If any earlier step fails, the old plugin stays. The replaced
 //! version stays compiled, and comes back if its successor is parked and its settings say so.
 
-mod admission;
+pub mod admission;
 pub mod bindings;
 mod call_size;
 pub mod chain;

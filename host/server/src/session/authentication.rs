@@ -5,7 +5,8 @@ use std::task::{Context, Poll, ready};
 
 use super::{Session, Waiting, WriteReply};
 use switchyard_hub::connections::expiries;
-use switchyard_middleware::chain::{AdmissionProgress, Chain, Step};
+use switchyard_middleware::admission::{AdmissionProgress, Step};
+use switchyard_middleware::chain::Chain;
 use switchyard_types::close::CloseReason;
 use switchyard_types::command::{Credentials, LIMIT, Refusal, Reply, TOOLARGE, Tag, Verb};
 

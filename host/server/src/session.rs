@@ -8,32 +8,30 @@ mod authentication;
 mod inspection;
 pub mod publish;
 pub mod publish_batcher;
+mod subscribing;
 
-use std::collections::HashSet;
 use std::iter::Peekable;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use smallvec::smallvec;
 
 use authentication::Authenticating;
 use inspection::Inspection;
+use subscribing::Joining;
 
 use crate::auth_attempts::AuthAttempts;
 use publish::PublishRequest;
 use publish_batcher::{Place, PublishBatcher};
-use switchyard_backplane::{Backplane, Hold};
+use switchyard_backplane::Backplane;
 use switchyard_config::limits::{LiveLimits, Rate, RateDecision};
 use switchyard_hub::Hub;
 use switchyard_hub::connections::Connection;
 use switchyard_hub::connections::attributes::USER;
 use switchyard_hub::connections::expiries::unix_ms;
-use switchyard_hub::connections::holdings::WaitingNames;
 use switchyard_middleware::Middleware;
 use switchyard_middleware::chain::Chain;
-use switchyard_middleware::items::Action;
 use switchyard_net::descriptors::Reserves;
 use switchyard_telemetry::log;
 use switchyard_telemetry::panics;
@@ -42,10 +40,9 @@ use switchyard_telemetry::supervise::Supervisor;
 use switchyard_types::batch::Batch;
 use switchyard_types::close::CloseReason;
 use switchyard_types::command::{
-    BADFRAME, Bytestring, Command, Ending, Greeting, Kind, LIMIT, ListenVerb, NOAUTH, Publication,
-    Refusal, Reply, Request, Tag, Verb,
+    BADFRAME, Command, Ending, Greeting, Kind, LIMIT, ListenVerb, NOAUTH, Publication, Refusal,
+    Reply, Request, Tag, Verb,
 };
-use switchyard_types::ids::ConnectionId;
 
 /// How many commands are executed under one lock of the chain. More gain little from sharing calls,
 /// and a swap waits for them.
@@ -113,36 +110,6 @@ enum Waiting {
     Credentials(Box<Authenticating>),
     /// The next time budget, for the rest of a PUBSUB.
     Budget(Box<Inspection>),
-}
-
-/// A SUBSCRIBE that was permitted and waits until the backplane has subscribed to its names,
-/// too. Otherwise messages that other nodes publish right after the acknowledgement could be
-/// lost.
-struct Joining {
-    tag: Tag,
-    kind: Kind,
-    names: Vec<Bytestring<'static>>,
-    /// The chain that permitted it.
-    generation: u64,
-    /// None: the wait is over.
-    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// Kept until the connection itself is subscribed.
-    _hold: Arc<Hold>,
-    _counted: WaitingNames,
-}
-
-impl Joining {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if let Some(waiting) = &mut self.waiting {
-            ready!(waiting.as_mut().poll(context));
-            self.waiting = None;
-        }
-        Poll::Ready(())
-    }
-
-    fn is_done(&self) -> bool {
-        self.waiting.is_none()
-    }
 }
 
 /// The framing of replies.
@@ -277,21 +244,7 @@ impl Session {
         &mut self,
         write: impl WriteReply + Copy + Send + 'static,
     ) -> Option<CloseReason> {
-        let has_joined =
-            |waiting: &mut Waiting| matches!(waiting, Waiting::Backplane(join) if join.is_done());
-        if let Some(Waiting::Backplane(joining)) = self.waiting.take_if(has_joined) {
-            let Joining { tag, kind, names, generation, waiting: _, _hold, _counted } = *joining;
-            let middleware = self.services.middleware.clone();
-            let chain = middleware.chain();
-            let listens = match chain.generation() == generation {
-                true => Ok(()),
-                // The check of existing subscriptions did not include this one.
-                false => self.may_listen(&chain, kind, &names, Chain::access_again),
-            };
-            let listens = listens.and_then(|()| self.listen(tag, kind, &names, &write));
-            drop(chain);
-            self.is_done(ListenVerb::Subscribe(kind).into(), tag, listens, &write);
-        }
+        self.finish_joining(&write);
         self.finish_inspecting();
         self.finish_authenticating(&write);
         if let Some(reason) = self.ending.take() {
@@ -548,83 +501,6 @@ impl Session {
         self.services.stats.record_command(verb, ending, 1);
     }
 
-    fn subscribe(
-        &mut self,
-        chain: &Chain,
-        tag: Tag,
-        kind: Kind,
-        names: &[Bytestring<'_>],
-        write: &impl WriteReply,
-    ) -> Result<(), Refusal> {
-        self.may_listen(chain, kind, names, Chain::access)?;
-        if let Some(backplane) = &self.services.backplane {
-            let counted = self.services.hub.wait_for_backplane(&self.connection, kind, names)?;
-            let hold = backplane.interest().hold(kind, names.iter().map(|name| &**name));
-            if !hold.is_settled() {
-                let names = names.iter().map(|name| name.clone().into_owned().into()).collect();
-                let hold = Arc::new(hold);
-                let waiting = Some(backplane.clone().joined(hold.clone()));
-                let generation = chain.generation();
-                self.waiting = Some(Waiting::Backplane(Box::new(Joining {
-                    tag,
-                    kind,
-                    names,
-                    generation,
-                    waiting,
-                    _hold: hold,
-                    _counted: counted,
-                })));
-                return Ok(());
-            }
-        }
-        self.listen(tag, kind, names, write)
-    }
-
-    /// Whether there is room for names, and all plugins permit the subscriptions.
-    fn may_listen(
-        &self,
-        chain: &Chain,
-        kind: Kind,
-        names: &[Bytestring<'_>],
-        ask: impl Fn(&Chain, &[(ConnectionId, Action<'_>)]) -> Batch<Option<Refusal>>,
-    ) -> Result<(), Refusal> {
-        let mut texts = Vec::new();
-        if chain.sees_names() {
-            for name in names {
-                texts.push(publish::as_text(name)?);
-            }
-        }
-        self.check_room(kind, names)?;
-        let action = |name| match kind {
-            Kind::Pattern => Action::Psubscribe(name),
-            Kind::Channel | Kind::Shard => Action::Subscribe(name),
-        };
-        let id = self.connection.id;
-        let actions: Vec<_> = texts.into_iter().map(|name| (id, action(name))).collect();
-        match ask(chain, &actions).into_iter().flatten().next() {
-            Some(refusal) => Err(refusal),
-            None => Ok(()),
-        }
-    }
-
-    /// Subscribes to what was permitted.
-    fn listen(
-        &mut self,
-        tag: Tag,
-        kind: Kind,
-        names: &[Bytestring<'_>],
-        write: &impl WriteReply,
-    ) -> Result<(), Refusal> {
-        let hub = self.services.hub.clone();
-        let connection = self.connection.clone();
-        hub.subscribe(&connection, kind, names, |acks, held| {
-            let verb = ListenVerb::Subscribe(kind);
-            write.write(tag, &Reply::Listening { verb, acks, held }, &mut self.replies);
-            self.flush();
-        })?;
-        Ok(())
-    }
-
     /// Publishes `first` and the publications that follow it. They are batched with those of other
     /// connections if they are few and nothing follows. True: more follow, and matching them all at
     /// once would take too long.
@@ -712,39 +588,6 @@ impl Session {
             ));
         }
         names.iter().try_for_each(|name| publish::check_name(&self.services, name))
-    }
-
-    /// Only this session adds subscriptions of the connection. A recheck may remove some in the
-    /// meantime, so there is at least as much room when the hub is called.
-    fn check_room(&self, kind: Kind, names: &[Bytestring<'_>]) -> Result<(), Refusal> {
-        let subscriptions = self.connection.subscriptions();
-        let names_max = self.services.limits.subscriptions_max();
-        let (patterns, patterns_max) = match kind {
-            Kind::Pattern => (subscriptions.patterns.len(), self.services.limits.patterns_max()),
-            Kind::Channel | Kind::Shard => (0, usize::MAX),
-        };
-        let fits = |new: usize| {
-            subscriptions.len() + new <= names_max && patterns.saturating_add(new) <= patterns_max
-        };
-        if fits(names.len()) {
-            return Ok(());
-        }
-        let held = subscriptions.of(kind);
-        let new: HashSet<&[u8]> =
-            names.iter().map(|name| &**name).filter(|name| !held.contains(*name)).collect();
-        if fits(new.len()) {
-            return Ok(());
-        }
-        let message = match subscriptions.len() + new.len() > names_max {
-            true => format!(
-                "the connection listens to {} names and may listen to {names_max}",
-                subscriptions.len()
-            ),
-            false => format!(
-                "the connection listens to {patterns} patterns and may listen to {patterns_max}"
-            ),
-        };
-        Err(Refusal::new(LIMIT, message))
     }
 
     fn greeting(&self) -> Greeting {

@@ -171,9 +171,9 @@ struct Read {
 
 /// How a connection ended.
 #[derive(Debug)]
-pub enum End {
+pub enum End<'a> {
     /// The server closed it, or the client did with a close handshake.
-    Closed(CloseReason),
+    Closed(&'a CloseReason),
     /// The stream failed, or ended without a close handshake.
     Gone(io::Error),
 }
@@ -201,13 +201,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Decoder> OpenConnection<S, D> {
         }
     }
 
-    /// Serves the connection until it ends, and returns how it ended.
+    /// Serves the connection until it ends. `ended` reports how, before the client can see it, so
+    /// that a close that was seen is counted; what it returns is dropped with the connection.
     #[expect(clippy::manual_async_fn, reason = "it would hold its arguments twice")]
-    pub fn run(
+    pub fn run<R: Send>(
         mut self,
         connections: Arc<Connections>,
         stats: Arc<Stats>,
-        ended: impl FnOnce(End, &Stats) + Send,
+        ended: impl FnOnce(End<'_>, &Stats) -> R + Send,
     ) -> impl Future<Output = ()> + Send
     where
         S: Send,
@@ -219,28 +220,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Decoder> OpenConnection<S, D> {
                 panics::contain(|| self.poll(&connections, &stats, context))
                     .unwrap_or(Poll::Ready(Ok(CloseReason::Internal)))
             });
-            let end = match served.await {
+            match served.await {
                 Ok(reason) => {
                     self.forget_input();
                     let outbox = &self.session.connection.outbox;
                     poll_fn(|context| outbox.poll_detach(context)).await;
                     self.session.end();
+                    let _kept = ended(End::Closed(&reason), &stats);
                     // On the heap: it is larger than everything before it.
                     let close_time = self.close_time;
                     let sending = AssertUnwindSafe(self.send_last_bytes(&reason)).catch_unwind();
                     let sending = Box::pin(sending);
                     // A client that does not read its last bytes in time does not get them.
                     let _ = tokio::time::timeout(close_time, sending).await;
-                    End::Closed(reason)
                 }
                 Err(error) => {
                     self.writer.chunks.clear();
                     self.session.connection.outbox.discard();
                     self.session.end();
-                    End::Gone(error)
+                    ended(End::Gone(error), &stats);
                 }
-            };
-            ended(end, &stats);
+            }
         }
     }
 

@@ -178,7 +178,7 @@ impl ConnectionSetup {
         let open = OpenConnection::new(stream, received, session, decoder, close_time);
         tokio::spawn(open.run(connections, stats, move |end, stats| {
             report_end(id, end, stats);
-            drop(served);
+            served
         }));
     }
 
@@ -199,7 +199,7 @@ impl ConnectionSetup {
 }
 
 /// Counts and logs the end of a connection.
-fn report_end(id: u64, end: End, stats: &Stats) {
+fn report_end(id: u64, end: End<'_>, stats: &Stats) {
     if log::is_followed(id) {
         info!(target: log::FOLLOWED, connection = id, ?end, "connection ended");
     }

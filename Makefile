@@ -16,6 +16,7 @@
 # make bench-cost  instructions and processor time for each message, compared with another commit
 # make bench-hostile well-behaved clients beside hostile ones, in a bounded control group; as root
 # make bench-peers the server beside Redis, NATS, Bun and Node; takes an hour
+# make bench-shapes what a call of a hook costs with its arguments in several shapes
 # make bench-languages what a plugin costs in Rust, JavaScript and Python
 # make bench-profile where a server's time goes: SERVER='redis-server' SCENARIO='1→1000, one at a time'
 # make bench-swaps how long swaps hold up messages
@@ -25,7 +26,7 @@ WASM := wasm32-wasip2
 # Plugins that ship, and components that only tests need.
 RUN_PLUGINS := acl redact
 PLUGINS := acl jwt-auth rate-limit redact validate webhook-auth
-FOR_TESTS := asker probe foreign snoop bad-engine onlooker
+FOR_TESTS := asker probe foreign mixed snoop unserved bad-engine onlooker $(addsuffix -v0-1,$(PLUGINS))
 # One plugin, for comparison in all languages.
 IN_RUST := emoji
 COMPONENT = $(CARGO) build --profile component --target $(WASM)
@@ -33,7 +34,7 @@ BUILT := target/$(WASM)/component
 OUT := target/components
 RUN := target/run/plugins
 
-.PHONY: run build programs production release engine run-plugins components languages toolchain tools check test-quick test memcheck measure fuzz bench bench-cost bench-hostile bench-languages bench-peers bench-profile bench-swaps node-host wit-reference
+.PHONY: run build programs production release engine run-plugins components languages toolchain tools check test-quick test memcheck measure fuzz bench bench-cost bench-hostile bench-languages bench-peers bench-profile bench-shapes bench-swaps node-host wit-reference
 
 # The server leaves a core idle now and then, above all when it is linked: the plugins are compiled then.
 run: $(RUN)/10-acl.toml $(RUN)/20-redact.toml
@@ -103,6 +104,7 @@ test-quick: check tools
 test: engine
 	@$(MAKE) --no-print-directory --jobs 2 languages programs
 	$(NEXTEST)
+	SWITCHYARD_TEST_CONTRACT=0.1.0 $(NEXTEST) --profile contract-0-1
 	@$(MAKE) --no-print-directory memcheck
 	@$(MAKE) --no-print-directory measure
 
@@ -116,6 +118,7 @@ memcheck: tools
 
 measure: components tools languages
 	$(NEXTEST) --profile measure
+	SWITCHYARD_TEST_CONTRACT=0.1.0 $(NEXTEST) --profile measure -E 'test(/^plugin_costs::/)'
 
 check: components
 	$(CARGO) fmt --all --check
@@ -135,6 +138,12 @@ RUN_SECONDS ?= 2
 RUNS ?= 5
 LOAD := target/release/load --switchyard target/production/switchyard
 PEERS := $(LOAD) --seconds $(RUN_SECONDS) --runs $(RUNS) --write bench/RESULTS.md
+
+bench-shapes: toolchain
+	$(COMPONENT) --package shapes
+	@mkdir -p $(OUT)/test
+	@for name in shapes; do $(call place,$(OUT)/test); done
+	$(CARGO) run --profile production --package bench --bin shapes
 
 bench-languages: languages
 	$(CARGO) run --profile production --package bench --bin languages

@@ -29,7 +29,7 @@ export const connections = new Map();
 /** The patterns that the engine's pattern ids stand for. */
 const patternsById = [];
 /** The middleware that decided; absent when it was the server. */
-const MIDDLEWARE = "middleware.js@0.1.0";
+const MIDDLEWARE = "middleware.js@0.2.0";
 
 /** Carries out one command, or answers why not. */
 export function carryOut(connection, { id, verb, args, refusal }) {
@@ -176,15 +176,19 @@ function notYetIn(held, args, connection) {
 function askMiddleware(connection, { channel, payload }) {
   try {
     const verdict = onPublish(connection, Buffer.from(channel, "latin1"), payload);
+    if (verdict === undefined) return { channel, payload };
     switch (verdict.tag) {
-      case "continue":
-        return { channel, payload };
-      case "replace":
-        // It may be larger now.
+      case "replace": {
+        const { channel: otherChannel, payload: otherPayload } = verdict.val;
+        // They may be larger now.
         return {
-          channel: checkName(Buffer.from(verdict.val.channel)).toString("latin1"),
-          payload: checkPayload(Buffer.from(verdict.val.payload)),
+          channel:
+            otherChannel === undefined
+              ? channel
+              : checkName(Buffer.from(otherChannel)).toString("latin1"),
+          payload: otherPayload === undefined ? payload : checkPayload(Buffer.from(otherPayload)),
         };
+      }
       case "reject":
         throw new Refusal(verdict.val.code, verdict.val.message, MIDDLEWARE);
       default:

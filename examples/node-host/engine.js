@@ -1,5 +1,5 @@
 // The engine: `guest-core.wasm` as jco transpiled it, behind the functions of
-// wit/engine.wit.
+// wit/0.1.0/engine.wit.
 //
 // The contract is flat: names are passed end to end in one list of bytes. Here a name
 // is a string with one character per byte (latin1), because JavaScript compares

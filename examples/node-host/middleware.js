@@ -1,7 +1,9 @@
 // Middleware: what may be published, and how it is changed. Copy from here.
 //
-// The three answers are those of `publish-verdict` in wit/messages.wit, in the
-// shape in which a component written in JavaScript gives them to the Rust host.
+// The answers are those of `publish-verdict` in wit/messages.wit, in the shape in
+// which a component written in JavaScript gives them to the Rust host. There, a call
+// has many publications, and only those that do not pass unchanged are answered; here
+// it has one, and `undefined` means that it passes unchanged.
 
 /**
  * Called before each publication. `connection` is the publisher: its `id`, and the
@@ -17,11 +19,12 @@ export function onPublish(connection, channel, payload) {
     return { tag: "reject", val: { code: "NOPERM", message } };
   }
 
-  // Changed: this is published instead.
+  // Changed: this payload is published instead. The channel could be changed as well;
+  // what is left out stays as it is.
   if (name.startsWith("shout.")) {
-    return { tag: "replace", val: { channel, payload: payload.toString().toUpperCase() } };
+    return { tag: "replace", val: { payload: payload.toString().toUpperCase() } };
   }
 
   // On to the engine as it is.
-  return { tag: "continue" };
+  return undefined;
 }

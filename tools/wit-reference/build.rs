@@ -1,17 +1,18 @@
 //! Makes one page of the contract's doc comments: interfaces in the order in which a
-//! plugin's author needs them, each with its functions and types.
+//! plugin's author needs them, each with its functions and types; then the engine's contract, which
+//! has a version of its own; then what calls cost, as measured.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use wit_parser::{
-    Docs, Function, Handle, Interface, Resolve, Type, TypeDef, TypeDefKind, TypeId, World,
+    Docs, Function, Handle, Interface, Package, Resolve, Type, TypeDef, TypeDefKind, TypeId, World,
     WorldItem,
 };
 
-/// What a plugin exports, what it may import, the types of both, and what only the engine
-/// uses. The build fails when an interface is missing.
+/// What a plugin exports, what it may import, and the types of both. The build fails when an
+/// interface is missing.
 const CHAPTERS: &[(&str, &[&str])] = &[
     (
         "What a plugin exports",
@@ -19,47 +20,86 @@ const CHAPTERS: &[(&str, &[&str])] = &[
     ),
     ("What a plugin may import", &["attributes", "counters", "log"]),
     ("Types of both", &["types"]),
-    ("The engine", &["engine", "listing"]),
+    (
+        "What this version of the server does not call or offer yet",
+        &["calls", "entries", "timer", "publisher", "subscriptions"],
+    ),
 ];
+
+/// What only the engine exports, besides `snapshot`.
+const ENGINE: &[&str] = &["engine", "listing"];
+
+const ENGINE_HEAD: &str = "
+# The engine
+
+The engine has a contract of its own, `switchyard:pubsub@0.1.0` in [wit/0.1.0](../../wit/0.1.0): these two interfaces,
+and `snapshot` with the functions described above.
+";
 
 const HEAD: &str = "# The contract
 
 The interfaces between a plugin and the server. This page is generated from the comments in [wit/](../../wit): change
 them there, and run `make wit-reference`. [guide.md](guide.md) is the introduction, [compatibility.md](compatibility.md)
 says which versions of the contract a server accepts. Names are written as in WIT; Rust and Python write `on_publish`
-and `Publication`, JavaScript `onPublish`.
+and `Submission`, JavaScript `onPublish`.
 ";
 
 fn main() -> Result<()> {
     let wit = Path::new("../../wit");
-    println!("cargo::rerun-if-changed={}", wit.display());
+    let costs = Path::new("../../docs/plugins/call-costs.md");
+    for source in [wit, costs] {
+        println!("cargo::rerun-if-changed={}", source.display());
+    }
     let out = PathBuf::from(std::env::var("OUT_DIR").context("cargo says where")?);
-    std::fs::write(out.join("reference.md"), page(wit)?)?;
+    let costs = std::fs::read_to_string(costs).unwrap_or_default();
+    std::fs::write(out.join("reference.md"), page(wit, &costs)?)?;
     Ok(())
 }
 
-fn page(wit: &Path) -> Result<String> {
+fn page(wit: &Path, costs: &str) -> Result<String> {
     let mut resolve = Resolve::default();
     let (package, _) = resolve.push_dir(wit)?;
     let package = resolve.packages.get(package).context("it was put there")?;
     let mut page = HEAD.to_owned();
     write!(page, "\nThe package is `{}`.\n", package.name)?;
     let mut left: Vec<&str> = package.interfaces.keys().map(String::as_str).collect();
-    for (title, interfaces) in CHAPTERS {
+    for (title, names) in CHAPTERS {
         write!(page, "\n# {title}\n")?;
-        for name in *interfaces {
-            let id = package.interfaces.get(*name);
-            let id = id.with_context(|| format!("there is no interface {name}"))?;
-            left.retain(|other| other != name);
-            interface(&mut page, &resolve, name, resolve.interfaces.get(*id).context("it is")?)?;
-        }
+        left.retain(|name| !names.contains(name));
+        interfaces(&mut page, &resolve, package, names)?;
     }
     ensure!(left.is_empty(), "no chapter has the interfaces {left:?}");
     page.push_str("\n# Worlds\n");
     for (name, id) in &package.worlds {
         world(&mut page, &resolve, name, resolve.worlds.get(*id).context("it is")?)?;
     }
+    engine(&mut page, &wit.join("0.1.0"))?;
+    if !costs.is_empty() {
+        write!(page, "\n{}\n", costs.trim())?;
+    }
     Ok(page)
+}
+
+fn engine(page: &mut String, wit: &Path) -> Result<()> {
+    let mut resolve = Resolve::default();
+    let (package, _) = resolve.push_dir(wit)?;
+    let package = resolve.packages.get(package).context("it was put there")?;
+    page.push_str(ENGINE_HEAD);
+    interfaces(page, &resolve, package, ENGINE)
+}
+
+fn interfaces(
+    page: &mut String,
+    resolve: &Resolve,
+    package: &Package,
+    names: &[&str],
+) -> Result<()> {
+    for name in names {
+        let id = package.interfaces.get(*name);
+        let id = id.with_context(|| format!("there is no interface {name}"))?;
+        interface(page, resolve, name, resolve.interfaces.get(*id).context("it is")?)?;
+    }
+    Ok(())
 }
 
 fn interface(
@@ -140,7 +180,9 @@ fn definition(page: &mut String, resolve: &Resolve, name: &str, of: &TypeDef) ->
             page.push_str("}\n");
         }
         TypeDefKind::Type(ty) => writeln!(page, "type {name} = {};", spelled(resolve, *ty)?)?,
-        TypeDefKind::List(ty) => writeln!(page, "type {name} = list<{}>;", spelled(resolve, *ty)?)?,
+        TypeDefKind::List(_) | TypeDefKind::Tuple(_) => {
+            writeln!(page, "type {name} = {};", spelled_kind(resolve, &of.kind)?)?;
+        }
         other => bail!("{name} is a {}, which this does not render yet", other.as_str()),
     }
     Ok(())
@@ -224,8 +266,13 @@ fn spelled_by_id(resolve: &Resolve, id: TypeId) -> Result<String> {
     if let Some(name) = &of.name {
         return Ok(name.clone());
     }
+    spelled_kind(resolve, &of.kind)
+}
+
+/// A type without its name.
+fn spelled_kind(resolve: &Resolve, kind: &TypeDefKind) -> Result<String> {
     let spell = |ty: &Type| spelled(resolve, *ty);
-    Ok(match &of.kind {
+    Ok(match kind {
         TypeDefKind::List(ty) => format!("list<{}>", spell(ty)?),
         TypeDefKind::Option(ty) => format!("option<{}>", spell(ty)?),
         TypeDefKind::Tuple(tuple) => {

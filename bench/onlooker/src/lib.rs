@@ -2,7 +2,7 @@
 //! through. What it costs is what any plugin costs before it does something.
 
 use bindings::exports::switchyard::pubsub::{access, lifecycle, messages};
-use bindings::switchyard::pubsub::types::Refusal;
+use bindings::switchyard::pubsub::types::Extras;
 use guest_heap as _;
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
@@ -10,8 +10,8 @@ mod bindings {
     wit_bindgen::generate!({
         inline: "package switchyard:onlooker;
             world onlooker {
-                include switchyard:pubsub/transformer@0.1.0;
-                export switchyard:pubsub/access@0.1.0;
+                include switchyard:pubsub/transformer@0.2.0;
+                export switchyard:pubsub/access@0.2.0;
             }",
         path: "../../wit",
         generate_all,
@@ -32,13 +32,13 @@ impl lifecycle::Guest for Onlooker {
 }
 
 impl access::Guest for Onlooker {
-    fn on_access(requests: Vec<access::Request>) -> Vec<Option<Refusal>> {
-        requests.iter().map(|_| None).collect()
+    fn on_access(_requests: Vec<access::Request>) -> Vec<access::Denial> {
+        vec![]
     }
 }
 
 impl messages::Guest for Onlooker {
-    fn on_publish(submissions: Vec<messages::Submission>) -> Vec<messages::PublishVerdict> {
-        submissions.iter().map(|_| messages::PublishVerdict::Continue).collect()
+    fn on_publish(_: Vec<messages::Submission>, _: Vec<Extras>) -> Vec<messages::Decision> {
+        vec![]
     }
 }

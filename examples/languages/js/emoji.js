@@ -11,25 +11,30 @@ export const lifecycle = {
 };
 
 export const messages = {
-  onPublish(submissions) {
-    return submissions.map(({ publication }) => verdict(publication));
+  onPublish(submissions, extras) {
+    const decisions = [];
+    submissions.forEach(({ payload }, position) => {
+      const changed = withEmoji(payload);
+      if (changed !== undefined) {
+        decisions.push({ position, verdict: { tag: "replace", val: { payload: changed } } });
+      }
+    });
+    return decisions;
   },
 };
 
-function verdict({ channel, payload }) {
+// The payload with emoji; undefined: there is none in it.
+function withEmoji(payload) {
   // Making text of bytes is most of what a message costs, and few need it.
   if (!payload.includes(COLON)) {
-    return { tag: "continue" };
+    return undefined;
   }
   let text;
   try {
     text = decode(payload);
   } catch {
-    return { tag: "continue" };
+    return undefined;
   }
   const written = text.replace(NAMES, (_, name) => EMOJI[name]);
-  if (written === text) {
-    return { tag: "continue" };
-  }
-  return { tag: "replace", val: { channel, payload: encode(written) } };
+  return written === text ? undefined : encode(written);
 }

@@ -3,8 +3,7 @@
 import re
 
 from wit_world import exports
-from wit_world.exports.messages import PublishVerdict_Continue, PublishVerdict_Replace
-from wit_world.imports.types import Publication
+from wit_world.exports.messages import Change, Decision, PublishVerdict_Replace
 
 EMOJI = {"+1": "👍", "heart": "❤️", "smile": "😄", "tada": "🎉", "wave": "👋"}
 NAMES = re.compile(r":(\+1|heart|smile|tada|wave):")
@@ -16,16 +15,21 @@ class Lifecycle(exports.Lifecycle):
 
 
 class Messages(exports.Messages):
-    def on_publish(self, submissions):
-        return [verdict(submission.publication) for submission in submissions]
+    def on_publish(self, submissions, extras):
+        decisions = []
+        for position, submission in enumerate(submissions):
+            changed = with_emoji(submission.payload)
+            if changed is not None:
+                verdict = PublishVerdict_Replace(Change(None, changed, None))
+                decisions.append(Decision(position, verdict))
+        return decisions
 
 
-def verdict(publication):
+def with_emoji(payload):
+    """The payload with emoji; None: there is none in it."""
     try:
-        text = publication.payload.decode()
+        text = payload.decode()
     except UnicodeDecodeError:
-        return PublishVerdict_Continue()
+        return None
     written = NAMES.sub(lambda found: EMOJI[found[1]], text)
-    if written == text:
-        return PublishVerdict_Continue()
-    return PublishVerdict_Replace(Publication(publication.channel, written.encode()))
+    return None if written == text else written.encode()

@@ -22,7 +22,7 @@ use guest_core::{ConnectionId, FanOuts, Group, Names, PatternId, Registry, Resto
 mod bindings {
     use super::Component;
 
-    wit_bindgen::generate!({ path: "../../wit", world: "guest-core" });
+    wit_bindgen::generate!({ path: "../../wit/0.1.0", world: "guest-core" });
     export!(Component);
 }
 

@@ -14,7 +14,7 @@ use switchyard_wasm::{ComponentLog, Limits, StoreState, Wasm};
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
     wasmtime::component::bindgen!({
-        path: "../../wit",
+        path: "../../wit/0.1.0",
         world: "guest-core",
         ownership: Borrowing { duplicate_if_necessary: true },
     });
@@ -45,10 +45,7 @@ impl CompiledEngine {
             .instantiate_pre(&component)
             .map_err(|error| ("link", switchyard_wasm::describe(&error)))?;
         let engine = wit::GuestIndices::new(&instance_pre).map_err(|_| {
-            (
-                "link",
-                format!("does not export {}/engine of this contract", switchyard_wasm::CONTRACT),
-            )
+            ("link", format!("does not export {}/engine@0.1.0", switchyard_wasm::CONTRACT))
         })?;
         Ok(CompiledEngine {
             wasm: wasm.clone(),

@@ -1,21 +1,25 @@
-//! Middleware as components. One of the two files that contain generated types, which they do not
+//! Middleware as components. One of the two places that contain generated types, which they do not
 //! expose.
 //!
-//! The exports of a component determine its hooks; a hook that it does not export costs nothing.
+//! The exports of a component determine its hooks; a hook that it does not export costs nothing. A
+//! component uses one version of the contract; `v0_1` and `v0_2` have the generated types of each,
+//! and translate them. What both have alike is in `exports` and `host_imports`.
+
+mod exports;
+mod host_imports;
+mod v0_1;
+mod v0_2;
 
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use smallvec::smallvec;
-use tracing::Level;
 use wasmtime::Store;
-use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
+use wasmtime::component::{Component, InstancePre};
 
-use super::counters::{Count, CounterSpace, Taking, Withdrawal};
+use super::counters::CounterSpace;
 use super::items::{Action, DeliverVerdict, Item, PublishVerdict};
-use generated::exports::switchyard::pubsub as exports;
-use generated::switchyard::pubsub as imports;
+use exports::{Exports, Linked};
 use switchyard_hub::connections::Connections;
 use switchyard_hub::filter::Delivery;
 use switchyard_types::batch::Batch;
@@ -23,16 +27,7 @@ use switchyard_types::close::clip;
 use switchyard_types::command::{Credentials, Publication, REJECTED, Refusal};
 use switchyard_types::ids::ConnectionId;
 use switchyard_wasm::outside::{self, HttpPermit};
-use switchyard_wasm::{ComponentLog, Limits, StoreState, Wasm};
-
-#[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
-mod generated {
-    wasmtime::component::bindgen!({
-        path: "../../wit",
-        world: "middleware",
-        ownership: Borrowing { duplicate_if_necessary: true },
-    });
-}
+use switchyard_wasm::{CONTRACT, ComponentLog, Limits, StoreState, Wasm};
 
 /// The host imports of a plugin.
 pub struct HostImports {
@@ -47,18 +42,15 @@ pub struct HostImports {
 
 /// The interfaces of the contract that plugins may import.
 const LENT: &[&str] = &["attributes", "counters", "log"];
+/// The interfaces of the contract that this version of the server does not call or offer.
+const NOT_SERVED: &[&str] = &["calls", "entries", "publisher", "subscriptions", "timer"];
 
 /// A plugin's code, compiled and linked.
 pub struct CompiledPlugin {
     wasm: Wasm,
     instance_pre: InstancePre<StoreState>,
     outside: Option<String>,
-    lifecycle: exports::lifecycle::GuestIndices,
-    admission: Option<exports::admission::GuestIndices>,
-    access: Option<exports::access::GuestIndices>,
-    messages: Option<exports::messages::GuestIndices>,
-    deliveries: Option<exports::deliveries::GuestIndices>,
-    snapshot: Option<exports::snapshot::GuestIndices>,
+    linked: Box<dyn Linked>,
 }
 
 /// Which hooks a plugin has.
@@ -75,12 +67,7 @@ pub struct Hooks {
 /// A running plugin, in a store of its own.
 pub struct Instance {
     store: Store<StoreState>,
-    lifecycle: exports::lifecycle::Guest,
-    admission: Option<exports::admission::Guest>,
-    access: Option<exports::access::Guest>,
-    messages: Option<exports::messages::Guest>,
-    deliveries: Option<exports::deliveries::Guest>,
-    snapshot: Option<exports::snapshot::Guest>,
+    exports: Box<dyn Exports>,
     call_budget: Duration,
     init_budget: Duration,
 }
@@ -107,6 +94,12 @@ pub struct Client {
     pub door: Door,
 }
 
+impl Client {
+    fn header_slices(&self) -> Vec<(&str, &[u8])> {
+        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect()
+    }
+}
+
 /// The protocol of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Door {
@@ -128,63 +121,26 @@ impl CompiledPlugin {
         wasm: &Wasm,
         component: &Component,
     ) -> Result<CompiledPlugin, (&'static str, String)> {
-        let link = |problem| ("link", problem);
-        wasm.check_imports(component, LENT, outside::INTERFACES).map_err(link)?;
-        let outside = outside_import(&wasm.interfaces(component).0);
-        let mut linker = wasm.linker().map_err(|error| link(switchyard_wasm::describe(&error)))?;
-        add_lent(&mut linker).map_err(|error| link(switchyard_wasm::describe(&error)))?;
+        CompiledPlugin::link_checked(wasm, component).map_err(|problem| ("link", problem))
+    }
+
+    fn link_checked(wasm: &Wasm, component: &Component) -> Result<CompiledPlugin, String> {
+        let (imported, exported) = wasm.interfaces(component);
+        check_served(&imported, &exported)?;
+        let version = wasm.check_imports(component, LENT, outside::INTERFACES)?;
+        let outside = outside_import(&imported);
+        let describe = |error| switchyard_wasm::describe(&error);
+        let mut linker = wasm.linker().map_err(describe)?;
+        let is_first = version == Some(v0_1::VERSION);
+        let lend = if is_first { v0_1::add_to_linker } else { v0_2::add_to_linker };
+        lend(&mut linker).map_err(describe)?;
         if outside.is_some() {
-            outside::add_to_linker(&mut linker)
-                .map_err(|error| link(switchyard_wasm::describe(&error)))?;
+            outside::add_to_linker(&mut linker).map_err(describe)?;
         }
-        let pre = linker
-            .instantiate_pre(component)
-            .map_err(|error| link(switchyard_wasm::describe(&error)))?;
-        let lifecycle = exports::lifecycle::GuestIndices::new(&pre).map_err(|_| {
-            link(format!(
-                "does not export {}/lifecycle, which every plugin must",
-                switchyard_wasm::CONTRACT
-            ))
-        })?;
-        // An interface that is exported with another type than the contract's must not be treated
-        // as absent.
-        let exported: Vec<String> = component
-            .component_type()
-            .exports(wasm.engine())
-            .map(|(name, _)| name.to_owned())
-            .collect();
-        let is_exported = |interface: &str| {
-            exported.iter().any(|name| {
-                name.starts_with(&format!("{}/{interface}@", switchyard_wasm::CONTRACT))
-            })
-        };
-        macro_rules! optional {
-            ($interface:ident) => {
-                match exports::$interface::GuestIndices::new(&pre) {
-                    Ok(indices) => Some(indices),
-                    Err(_) if !is_exported(stringify!($interface)) => None,
-                    Err(error) => {
-                        return Err(link(format!(
-                            "exports {}/{} unlike the contract: {}",
-                            switchyard_wasm::CONTRACT,
-                            stringify!($interface),
-                            switchyard_wasm::describe(&error)
-                        )));
-                    }
-                }
-            };
-        }
-        Ok(CompiledPlugin {
-            wasm: wasm.clone(),
-            lifecycle,
-            admission: optional!(admission),
-            access: optional!(access),
-            messages: optional!(messages),
-            deliveries: optional!(deliveries),
-            snapshot: optional!(snapshot),
-            instance_pre: pre,
-            outside,
-        })
+        let pre = linker.instantiate_pre(component).map_err(describe)?;
+        let link = if is_first { v0_1::link } else { v0_2::link };
+        let linked = link(&pre, &exported)?;
+        Ok(CompiledPlugin { wasm: wasm.clone(), instance_pre: pre, outside, linked })
     }
 
     /// The interfaces that it imports for HTTP; none: it imports none.
@@ -194,13 +150,7 @@ impl CompiledPlugin {
 
     /// Its hooks.
     pub fn hooks(&self) -> Hooks {
-        Hooks {
-            admission: self.admission.is_some(),
-            access: self.access.is_some(),
-            messages: self.messages.is_some(),
-            deliveries: self.deliveries.is_some(),
-            snapshot: self.snapshot.is_some(),
-        }
+        self.linked.hooks()
     }
 
     /// A new instance, not initialised yet.
@@ -214,27 +164,8 @@ impl CompiledPlugin {
         let mut store = self.wasm.store(log, limits, Box::new(lent));
         switchyard_wasm::arm(&mut store, init_budget);
         let instance = self.instance_pre.instantiate(&mut store).map_err(fault("instantiate"))?;
-        macro_rules! load {
-            ($indices:expr) => {
-                match &$indices {
-                    Some(indices) => {
-                        Some(indices.load(&mut store, &instance).map_err(fault("instantiate"))?)
-                    }
-                    None => None,
-                }
-            };
-        }
-        Ok(Instance {
-            lifecycle: self.lifecycle.load(&mut store, &instance).map_err(fault("instantiate"))?,
-            admission: load!(self.admission),
-            access: load!(self.access),
-            messages: load!(self.messages),
-            deliveries: load!(self.deliveries),
-            snapshot: load!(self.snapshot),
-            call_budget: limits.call_budget,
-            init_budget,
-            store,
-        })
+        let exports = self.linked.load(&mut store, &instance).map_err(fault("instantiate"))?;
+        Ok(Instance { exports, call_budget: limits.call_budget, init_budget, store })
     }
 }
 
@@ -253,14 +184,13 @@ impl Instance {
     /// `lifecycle.init`. The inner error refuses the plugin.
     pub fn init(&mut self, settings: &str) -> Result<Result<(), String>, Fault> {
         switchyard_wasm::arm(&mut self.store, self.init_budget);
-        self.lifecycle.call_init(&mut self.store, settings).map_err(fault("init"))
+        self.exports.init(&mut self.store, settings)
     }
 
     /// `snapshot.save`; none: the plugin does not export it.
     pub fn save(&mut self, budget: Duration) -> Result<Option<Vec<u8>>, Fault> {
         switchyard_wasm::arm(&mut self.store, budget);
-        let Some(snapshot) = &self.snapshot else { return Ok(None) };
-        snapshot.call_save(&mut self.store).map(Some).map_err(fault("save"))
+        self.exports.save(&mut self.store)
     }
 
     /// `snapshot.restore`. The inner error says why the state was not restored.
@@ -269,14 +199,8 @@ impl Instance {
         state: &[u8],
         budget: Duration,
     ) -> Result<Result<(), &'static str>, Fault> {
-        use exports::snapshot::RestoreError;
         switchyard_wasm::arm(&mut self.store, budget);
-        let Some(snapshot) = &self.snapshot else { return Ok(Ok(())) };
-        let restored = snapshot.call_restore(&mut self.store, state).map_err(fault("restore"))?;
-        Ok(restored.map_err(|error| match error {
-            RestoreError::Unsupported => "it does not read the version of its predecessor's state",
-            RestoreError::Corrupt => "it takes its predecessor's state for corrupt",
-        }))
+        self.exports.restore(&mut self.store, state)
     }
 
     /// `admission.on-connect`.
@@ -285,24 +209,8 @@ impl Instance {
         connection: ConnectionId,
         client: &Client,
     ) -> Result<Result<(), Refusal>, Fault> {
-        use exports::admission as wit;
         switchyard_wasm::arm(&mut self.store, self.call_budget);
-        let Some(admission) = &self.admission else { return Ok(Ok(())) };
-        let headers: Vec<(&str, &[u8])> =
-            client.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-        let client = wit::Client {
-            protocol: match client.door {
-                Door::WebSocket => wit::Protocol::Websocket,
-                Door::Resp => wit::Protocol::Resp,
-            },
-            remote: &client.remote,
-            path: &client.path,
-            headers: &headers,
-        };
-        let answer = admission
-            .call_on_connect(&mut self.store, connection, client)
-            .map_err(fault("on-connect"))?;
-        Ok(answer.map_err(refusal))
+        self.exports.on_connect(&mut self.store, connection, client)
     }
 
     /// `admission.on-authenticate`.
@@ -312,55 +220,31 @@ impl Instance {
         credentials: &Credentials,
     ) -> Result<Result<bool, Refusal>, Fault> {
         switchyard_wasm::arm(&mut self.store, self.call_budget);
-        let Some(admission) = &self.admission else { return Ok(Ok(false)) };
-        let credentials = exports::admission::Credentials {
-            user: credentials.user.as_deref(),
-            secret: &credentials.secret,
-        };
-        let answer = admission
-            .call_on_authenticate(&mut self.store, connection, credentials)
-            .map_err(fault("on-authenticate"))?;
-        Ok(answer.map_err(refusal))
+        self.exports.on_authenticate(&mut self.store, connection, credentials)
     }
 
     /// `admission.on-disconnect`.
     pub fn on_disconnect(&mut self, connection: ConnectionId) -> Result<(), Fault> {
         switchyard_wasm::arm(&mut self.store, self.call_budget);
-        let Some(admission) = &self.admission else { return Ok(()) };
-        admission.call_on_disconnect(&mut self.store, connection).map_err(fault("on-disconnect"))
+        self.exports.on_disconnect(&mut self.store, connection)
     }
 
-    /// `access.on-access`: one answer for each request.
+    /// `access.on-access`: one answer for each request; none: allowed.
     pub fn on_access(
         &mut self,
         items: &[Item<Action<'_>>],
     ) -> Result<Batch<Option<Refusal>>, Fault> {
-        use exports::access as wit;
         switchyard_wasm::arm(&mut self.store, self.call_budget);
-        let Some(access) = &self.access else { return Ok(smallvec![None; items.len()]) };
-        let action = |action| match action {
-            Action::Subscribe(channel) => wit::Action::Subscribe(channel),
-            Action::Psubscribe(pattern) => wit::Action::Psubscribe(pattern),
-            Action::Publish { channel, payload_bytes } => {
-                let payload_bytes = u32::try_from(payload_bytes).unwrap_or(u32::MAX);
-                wit::Action::Publish(wit::PublishIntent { channel, payload_bytes })
-            }
-        };
-        let requests: Batch<wit::Request<'_>> = items
-            .iter()
-            .map(|item| wit::Request { connection: item.connection, action: action(item.about) })
-            .collect();
-        let answers =
-            access.call_on_access(&mut self.store, &requests).map_err(fault("on-access"))?;
-        expect_count("on-access", answers.len(), requests.len())?;
-        Ok(answers.into_iter().map(|answer| answer.map(refusal)).collect())
+        self.exports.on_access(&mut self.store, items, false)
     }
 
-    /// The same for subscriptions that already exist. During the call `counters.take` reports
-    /// success without taking tokens, and `counters.add` does not add.
+    /// The same for subscriptions that already exist, and for what clients look at. During the
+    /// call `counters.take` reports success without taking tokens, and `counters.add` does not
+    /// add.
     pub fn recheck(&mut self, items: &[Item<Action<'_>>]) -> Result<Batch<Option<Refusal>>, Fault> {
+        switchyard_wasm::arm(&mut self.store, self.call_budget);
         self.store.data().lent::<HostImports>().is_rechecking.set(true);
-        let answers = self.on_access(items);
+        let answers = self.exports.on_access(&mut self.store, items, true);
         self.store.data().lent::<HostImports>().is_rechecking.set(false);
         answers
     }
@@ -370,31 +254,8 @@ impl Instance {
         &mut self,
         items: &[Item<&Publication<'_>>],
     ) -> Result<Batch<PublishVerdict>, Fault> {
-        use exports::messages as wit;
         switchyard_wasm::arm(&mut self.store, self.call_budget);
-        let Some(messages) = &self.messages else { return Ok(Batch::new()) };
-        let submissions: Batch<wit::Submission<'_>> = items
-            .iter()
-            .map(|Item { connection, about: publication, .. }| wit::Submission {
-                connection: *connection,
-                publication: imports::types::PublicationParam {
-                    channel: text(&publication.channel),
-                    payload: &publication.payload,
-                },
-            })
-            .collect();
-        let verdicts =
-            messages.call_on_publish(&mut self.store, &submissions).map_err(fault("on-publish"))?;
-        expect_count("on-publish", verdicts.len(), submissions.len())?;
-        let own = |verdict| match verdict {
-            wit::PublishVerdict::Continue => PublishVerdict::Continue,
-            wit::PublishVerdict::Replace(new) => {
-                PublishVerdict::Replace { channel: new.channel, payload: new.payload }
-            }
-            wit::PublishVerdict::Reject(why) => PublishVerdict::Reject(refusal(why)),
-            wit::PublishVerdict::Absorb(receivers) => PublishVerdict::Absorb(receivers),
-        };
-        Ok(verdicts.into_iter().map(own).collect())
+        self.exports.on_publish(&mut self.store, items)
     }
 
     /// `deliveries.on-deliver`: one verdict for each delivery.
@@ -402,29 +263,29 @@ impl Instance {
         &mut self,
         items: &[Item<Delivery<'_>>],
     ) -> Result<Batch<DeliverVerdict>, Fault> {
-        use exports::deliveries as wit;
         switchyard_wasm::arm(&mut self.store, self.call_budget);
-        let Some(hook) = &self.deliveries else { return Ok(Batch::new()) };
-        let deliveries: Vec<wit::Delivery<'_>> = items
-            .iter()
-            .map(|Item { about: delivery, .. }| wit::Delivery {
-                publication: imports::types::PublicationParam {
-                    channel: text(delivery.channel),
-                    payload: &delivery.payload,
-                },
-                recipients: &delivery.recipients,
-            })
-            .collect();
-        let verdicts =
-            hook.call_on_deliver(&mut self.store, &deliveries).map_err(fault("on-deliver"))?;
-        expect_count("on-deliver", verdicts.len(), deliveries.len())?;
-        let own = |verdict| match verdict {
-            wit::DeliverVerdict::Continue => DeliverVerdict::Continue,
-            wit::DeliverVerdict::Replace(payload) => DeliverVerdict::Replace(payload),
-            wit::DeliverVerdict::Narrow(recipients) => DeliverVerdict::Narrow(recipients),
-        };
-        Ok(verdicts.into_iter().map(own).collect())
+        self.exports.on_deliver(&mut self.store, items)
     }
+}
+
+/// Whether the server serves all interfaces of the contract that a component has.
+///
+/// # Errors
+///
+/// Names one that it does not: the plugin may rely on being called, or on what it calls.
+fn check_served(imported: &[String], exported: &[String]) -> Result<(), String> {
+    let is_not_served = |name: &&String| {
+        let interface = name.strip_prefix(CONTRACT).and_then(|rest| rest.strip_prefix('/'));
+        let interface = interface.and_then(|rest| rest.split('@').next());
+        interface.is_some_and(|interface| NOT_SERVED.contains(&interface))
+    };
+    if let Some(name) = exported.iter().find(is_not_served) {
+        return Err(format!("exports {name}, which this version of the server does not call yet"));
+    }
+    if let Some(name) = imported.iter().find(is_not_served) {
+        return Err(format!("imports {name}, which this version of the server does not offer yet"));
+    }
+    Ok(())
 }
 
 /// Those imports of a component that are for HTTP.
@@ -449,15 +310,8 @@ fn fault(hook: &'static str) -> impl FnOnce(wasmtime::Error) -> Fault {
 /// The maximum length of a failure's description.
 const PROBLEM_BYTES_MAX: usize = 1 << 10;
 
-fn expect_count(hook: &'static str, answers: usize, questions: usize) -> Result<(), Fault> {
-    if answers == questions {
-        return Ok(());
-    }
-    Err(Fault { hook, problem: format!("it gave {answers} answers to {questions} questions") })
-}
-
 /// A plugin's refusal, fit to be sent: `wit/types.wit` has the rules.
-fn refusal(refusal: imports::types::Refusal) -> Refusal {
+fn refusal(code: String, message: &str) -> Refusal {
     const CODE_BYTES_MAX: usize = 32;
     const MESSAGE_BYTES_MAX: usize = 512;
     let is_word = |code: &str| {
@@ -465,105 +319,7 @@ fn refusal(refusal: imports::types::Refusal) -> Refusal {
             && code.len() <= CODE_BYTES_MAX
             && code.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
     };
-    let code = if is_word(&refusal.code) { refusal.code.into() } else { REJECTED.into() };
-    let message = clip(&refusal.message, MESSAGE_BYTES_MAX).replace(['\r', '\n'], " ");
+    let code = if is_word(&code) { code.into() } else { REJECTED.into() };
+    let message = clip(message, MESSAGE_BYTES_MAX).replace(['\r', '\n'], " ");
     Refusal { code, message: message.into(), by: None }
-}
-
-fn add_lent(linker: &mut Linker<StoreState>) -> Result<(), wasmtime::Error> {
-    imports::types::add_to_linker::<StoreState, HasSelf<StoreState>>(linker, |state| state)?;
-    imports::log::add_to_linker::<StoreState, HasSelf<StoreState>>(linker, |state| state)?;
-    imports::attributes::add_to_linker::<StoreState, HasSelf<StoreState>>(linker, |state| state)?;
-    imports::counters::add_to_linker::<StoreState, HasSelf<StoreState>>(linker, |state| state)?;
-    Ok(())
-}
-
-impl imports::types::Host for StoreState {}
-
-impl imports::log::Host for StoreState {
-    fn log(&mut self, level: imports::log::Level, message: String) {
-        use imports::log::Level as Wit;
-        let level = match level {
-            Wit::Trace => Level::TRACE,
-            Wit::Debug => Level::DEBUG,
-            Wit::Info => Level::INFO,
-            Wit::Warn => Level::WARN,
-            Wit::Error => Level::ERROR,
-        };
-        self.log.line(level, &message);
-    }
-}
-
-impl imports::attributes::Host for StoreState {
-    fn get(&mut self, connection: ConnectionId, key: String) -> Option<String> {
-        self.lent::<HostImports>().connections.get(connection)?.attribute(&key)
-    }
-
-    fn set(
-        &mut self,
-        connection: ConnectionId,
-        key: String,
-        value: Option<String>,
-    ) -> Result<(), imports::attributes::AttributesError> {
-        match self.lent::<HostImports>().connections.get(connection) {
-            Some(connection) if !connection.set_attribute(&key, value) => {
-                Err(imports::attributes::AttributesError::Full)
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl imports::counters::Host for StoreState {
-    fn add(
-        &mut self,
-        key: String,
-        delta: i64,
-        ttl_ms: u64,
-    ) -> Result<imports::counters::Count, imports::counters::CountersError> {
-        let ttl = Duration::from_millis(ttl_ms);
-        let lent = self.lent::<HostImports>();
-        if lent.is_rechecking.get() {
-            let unchanged = lent.counters.get(&key).unwrap_or(Count { value: 0, ttl });
-            return Ok(wit_count(unchanged));
-        }
-        let count = lent.counters.add(key, delta, ttl);
-        count.map(wit_count).ok_or(imports::counters::CountersError::Full)
-    }
-
-    fn get(&mut self, key: String) -> Option<imports::counters::Count> {
-        self.lent::<HostImports>().counters.get(&key).map(wit_count)
-    }
-
-    fn take(
-        &mut self,
-        withdrawals: Vec<imports::counters::Withdrawal>,
-    ) -> Result<imports::counters::Taking, imports::counters::CountersError> {
-        use imports::counters as wit;
-        let lent = self.lent::<HostImports>();
-        if lent.is_rechecking.get() {
-            return Ok(wit::Taking::Taken);
-        }
-        let own = |wit::Withdrawal { bucket, tokens }| Withdrawal {
-            key: bucket.key,
-            capacity: bucket.capacity,
-            refill: bucket.refill,
-            refill_time: Duration::from_millis(bucket.refill_ms),
-            tokens,
-        };
-        let withdrawals = withdrawals.into_iter().map(own).collect();
-        match lent.counters.take(withdrawals) {
-            Some(Taking::Granted) => Ok(wit::Taking::Taken),
-            Some(Taking::Short { position, retry }) => Ok(wit::Taking::Short(wit::Shortage {
-                position: position as u32,
-                // Never too early: a fraction of a millisecond is rounded up.
-                retry_ms: retry.map(|retry| retry.as_nanos().div_ceil(1_000_000) as u64),
-            })),
-            None => Err(wit::CountersError::Full),
-        }
-    }
-}
-
-fn wit_count(count: Count) -> imports::counters::Count {
-    imports::counters::Count { value: count.value, ttl_ms: count.ttl.as_millis() as u64 }
 }

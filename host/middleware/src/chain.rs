@@ -168,7 +168,9 @@ impl<'t> BatchHook<&'t Publication<'t>> for Publish {
         verdict: Option<&'a PublishVerdict>,
     ) -> [Option<&'a [u8]>; 2] {
         let after = match verdict {
-            Some(PublishVerdict::Replace { channel, .. }) => Some(channel.as_bytes()),
+            Some(PublishVerdict::Replace { channel: Some(channel), .. }) => {
+                Some(channel.as_bytes())
+            }
             _ => None,
         };
         [Some(&item.channel), after.filter(|after| **after != *item.channel)]
@@ -178,7 +180,7 @@ impl<'t> BatchHook<&'t Publication<'t>> for Publish {
         let [channel, channel_after] = Self::channels(item, verdict);
         let before = item.payload.len();
         let (after, refusal) = match verdict {
-            Some(PublishVerdict::Replace { payload, .. }) => (payload.len(), None),
+            Some(PublishVerdict::Replace { payload: Some(payload), .. }) => (payload.len(), None),
             Some(PublishVerdict::Reject(refusal)) => (before, Some(refusal)),
             _ => (before, None),
         };
@@ -530,8 +532,12 @@ fn plugin_says(plugin: &Plugin, verdict: PublishVerdict, outcome: &mut PublishOu
     match verdict {
         PublishVerdict::Continue => {}
         PublishVerdict::Replace { channel, payload } => {
-            publication.channel = Cow::Owned(channel.into_bytes());
-            publication.payload = Cow::Owned(payload);
+            if let Some(channel) = channel {
+                publication.channel = Cow::Owned(channel.into_bytes());
+            }
+            if let Some(payload) = payload {
+                publication.payload = Cow::Owned(payload);
+            }
         }
         PublishVerdict::Reject(refusal) => {
             *outcome = PublishOutcome::Refused(plugin.signed(refusal))

@@ -16,23 +16,53 @@ pub struct Item<T> {
     pub about: T,
 }
 
-/// One command of a connection for one name.
+/// One command of a connection for one name. The contract documents the actions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the contract documents them")]
 pub enum Action<'a> {
-    /// Subscribe to a channel.
     Subscribe(&'a str),
-    /// Subscribe to all channels that match.
     Psubscribe(&'a str),
-    /// Publish.
-    #[allow(missing_docs, reason = "the contract documents them")]
     Publish { channel: &'a str, payload_bytes: usize },
+    Resume(&'a str),
+    History(&'a str),
+    Presence(&'a str),
+    Watch(&'a str),
+    Enter { channel: &'a str, data_bytes: usize },
+    Call { method: &'a str, argument_bytes: usize },
+    Inspect(Inspection<'a>),
 }
 
-impl Action<'_> {
-    pub(super) fn name(&self) -> &str {
+/// What a client looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the contract documents them")]
+pub enum Inspection<'a> {
+    Channel(&'a str),
+    Patterns,
+    Server,
+    Clients,
+    Configuration,
+}
+
+impl<'a> Action<'a> {
+    /// The channel, pattern or method; empty if it has none.
+    pub(super) fn name(&self) -> &'a str {
         match self {
-            Action::Subscribe(name) | Action::Psubscribe(name) => name,
-            Action::Publish { channel, .. } => channel,
+            Action::Subscribe(name)
+            | Action::Psubscribe(name)
+            | Action::Publish { channel: name, .. }
+            | Action::Resume(name)
+            | Action::History(name)
+            | Action::Presence(name)
+            | Action::Watch(name)
+            | Action::Enter { channel: name, .. }
+            | Action::Call { method: name, .. }
+            | Action::Inspect(Inspection::Channel(name)) => name,
+            Action::Inspect(
+                Inspection::Patterns
+                | Inspection::Server
+                | Inspection::Clients
+                | Inspection::Configuration,
+            ) => "",
         }
     }
 
@@ -41,6 +71,13 @@ impl Action<'_> {
             Action::Subscribe(_) => "subscribe",
             Action::Psubscribe(_) => "psubscribe",
             Action::Publish { .. } => "publish",
+            Action::Resume(_) => "resume",
+            Action::History(_) => "history",
+            Action::Presence(_) => "presence",
+            Action::Watch(_) => "watch",
+            Action::Enter { .. } => "enter",
+            Action::Call { .. } => "call",
+            Action::Inspect(_) => "inspect",
         }
     }
 
@@ -54,7 +91,11 @@ impl Action<'_> {
 #[allow(missing_docs, reason = "the contract documents them")]
 pub enum PublishVerdict {
     Continue,
-    Replace { channel: String, payload: Vec<u8> },
+    /// What is none stays as it is.
+    Replace {
+        channel: Option<String>,
+        payload: Option<Vec<u8>>,
+    },
     Reject(Refusal),
     Absorb(u64),
 }

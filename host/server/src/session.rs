@@ -32,6 +32,7 @@ use switchyard_hub::connections::attributes::USER;
 use switchyard_hub::connections::expiries::unix_ms;
 use switchyard_middleware::Middleware;
 use switchyard_middleware::chain::Chain;
+use switchyard_middleware::items::Inspection as Inspected;
 use switchyard_net::descriptors::Reserves;
 use switchyard_telemetry::log;
 use switchyard_telemetry::panics;
@@ -291,6 +292,12 @@ impl Session {
             self.close(CloseReason::Flood);
         }
         close
+    }
+
+    /// Whether the plugins let this client look at this.
+    pub fn may_inspect(&self, subject: Inspected<'_>) -> bool {
+        let chain = self.services.middleware.chain();
+        inspection::may_inspect(self.connection.id, &chain, subject).is_ok()
     }
 
     /// Counts a command that a door executes itself. A refusal: it was over the rate limit; in the

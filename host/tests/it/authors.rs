@@ -32,13 +32,14 @@ async fn a_plugin_is_checked_as_the_server_would() -> Result<()> {
     };
     has("accepted", json!(true))?;
     has("refused", Value::Null)?;
-    has("contract", json!("switchyard:pubsub@0.1.0"))?;
+    has("contract", json!("switchyard:pubsub@0.2.0"))?;
+    has("gains", json!([]))?;
     has("hooks", json!(["admission", "access", "messages", "deliveries", "snapshot"]))?;
     has("policy", json!("open"))?;
     has("initialised", json!(true))?;
     let names = |key: &str| report.get(key).map(Value::to_string).unwrap_or_default();
-    ensure!(names("imports").contains("switchyard:pubsub/counters@0.1.0"), "{report}");
-    ensure!(names("exports").contains("switchyard:pubsub/lifecycle@0.1.0"), "{report}");
+    ensure!(names("imports").contains("switchyard:pubsub/counters@0.2.0"), "{report}");
+    ensure!(names("exports").contains("switchyard:pubsub/lifecycle@0.2.0"), "{report}");
 
     // The output names the hosts that a plugin may send requests to, granted or not.
     let asker = components::built("test/asker")?;
@@ -57,6 +58,13 @@ async fn a_plugin_is_checked_as_the_server_would() -> Result<()> {
     let (status, report) = check(&components::built("redact")?, None).await?;
     ensure!(status == Some(0), "{report}");
     ensure!(report.get("hooks") == Some(&json!(["messages"])), "{report}");
+
+    // A plugin for an older contract is accepted, and the report says what it misses.
+    let (status, report) = check(&components::built("test/redact-v0-1")?, None).await?;
+    ensure!(status == Some(0), "{report}");
+    ensure!(report.get("contract") == Some(&json!("switchyard:pubsub@0.1.0")), "{report}");
+    let gains = report.get("gains").and_then(Value::as_array).context("a list")?;
+    ensure!(gains.iter().any(|gain| gain.to_string().contains("messages: ")), "{report}");
     Ok(())
 }
 
@@ -70,7 +78,7 @@ async fn what_the_server_would_refuse_is_refused_with_the_reason() -> Result<()>
         (b"nonsense".to_vec(), None, "compile", "not a WebAssembly file"),
         (half, None, "compile", ""),
         (components::built("test/snoop")?, None, "link", "wasi:sockets/"),
-        (foreign, None, "link", "@0.2.0"),
+        (foreign, None, "link", "@0.3.0"),
         (components::built("test/asker")?, None, "link", "wasi:http/outgoing-handler@"),
         (components::built("guest-core")?, None, "link", "lifecycle"),
         (probe.clone(), Some(refusing), "init", "configured to refuse"),

@@ -432,7 +432,19 @@ fn refused() -> Result<Vec<Refused>> {
             "contract",
             built("test/foreign")?,
             "link",
-            &["@0.2.0", "switchyard:pubsub@0.1.0"],
+            &["lifecycle@0.3.0", "switchyard:pubsub@0.2.0 and @0.1.0"],
+        ),
+        component(
+            "two versions",
+            built("test/mixed")?,
+            "link",
+            &["@0.1.0", "@0.2.0", "one version of the contract throughout"],
+        ),
+        component(
+            "an interface that is not called",
+            built("test/unserved")?,
+            "link",
+            &["exports switchyard:pubsub/timer@0.2.0", "does not call yet"],
         ),
         component("import", built("test/snoop")?, "link", &["wasi:sockets/", "not granted"]),
         init(
@@ -650,7 +662,7 @@ async fn an_engine_that_is_refused_leaves_the_one_in_place() -> Result<()> {
         (b"\0asm\x01\0\0\0".to_vec(), "compile", "core module"),
         (half, "compile", ""),
         (probe(0)?, "link", "not granted"),
-        (components::built("test/foreign")?, "link", "@0.2.0"),
+        (components::built("test/foreign")?, "link", "@0.3.0"),
         (components::built("test/snoop")?, "link", "not granted"),
     ];
     for (number, (bytes, step, words)) in cases.iter().enumerate() {

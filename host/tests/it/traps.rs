@@ -419,7 +419,7 @@ async fn a_closed_policy_refuses_what_fails_and_nothing_else() -> Result<()> {
         for (fault, line) in guarded.faults.iter().zip(logged.into_iter().step_by(calls)) {
             let words = match *fault {
                 "loop" => "more than its budget of 10 ms",
-                "wrong_count" => "answers to",
+                "wrong_count" => "answered about position",
                 // Whether time or memory runs out first depends on the machine.
                 "alloc" => "it",
                 _ => "it panicked",

@@ -9,12 +9,13 @@
 //! server together.
 
 pub mod cache;
-mod io;
 mod log;
 mod metadata;
 pub mod outside;
+mod wasi;
 
 use std::any::Any;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,8 +36,8 @@ pub use metadata::{custom_section, own_version};
 
 /// The contract that this host serves.
 pub const CONTRACT: &str = "switchyard:pubsub";
-/// The version of the contract that this host serves.
-pub const CONTRACT_VERSION: &str = "0.1.0";
+/// The versions of the contract that this host serves, the newest first.
+pub const CONTRACT_VERSIONS: [&str; 2] = ["0.2.0", "0.1.0"];
 
 /// How often deadlines are checked: the precision of a budget. A shorter tick costs wake-ups on an
 /// idle server.
@@ -184,34 +185,38 @@ impl Wasm {
                         `wasm-tools component new`"
                 .to_owned());
         }
-        Component::new(&self.engine, bytes).map_err(|error| describe(&error))
+        let component = Component::new(&self.engine, bytes).map_err(|error| describe(&error))?;
+        prepare_memory_images(&component).map_err(|error| describe(&error))?;
+        Ok(component)
     }
 
     /// Checks that the component imports only an empty WASI, the host imports of the contract and
-    /// those of `also`, and that it was built for the contract that this host serves.
+    /// those of `also`, and that it uses one version of the contract, which this host serves.
+    /// Returns that version; none: it uses nothing of the contract.
     ///
     /// # Errors
     ///
-    /// Names the first import or export that is not permitted, or both versions.
+    /// Names the first import or export that is not permitted, or the versions.
     pub fn check_imports(
         &self,
         component: &Component,
         lent: &[&str],
         also: &[&str],
-    ) -> Result<(), String> {
+    ) -> Result<Option<&'static str>, String> {
         let component_type = component.component_type();
         let exports = component_type.exports(&self.engine).map(|(name, _)| name);
         let imports = || component_type.imports(&self.engine).map(|(name, _)| name);
+        let mut used = None;
         for name in imports().chain(exports) {
-            let Some(rest) = name.strip_prefix(CONTRACT) else { continue };
-            let version = rest.split_once('@').map_or("(none)", |(_, version)| version);
-            // Before 1.0.0, versions with different minor numbers are incompatible.
-            if version.rsplit_once('.').map(|(minor, _)| minor)
-                != CONTRACT_VERSION.rsplit_once('.').map(|(minor, _)| minor)
-            {
-                return Err(format!(
-                    "built for {name}, but this server serves {CONTRACT}@{CONTRACT_VERSION}"
-                ));
+            let Some(version) = served_version(name)? else { continue };
+            match used {
+                Some(other) if other != version => {
+                    return Err(format!(
+                        "uses {CONTRACT}@{other} and {name}: a component must use one version of \
+                         the contract throughout"
+                    ));
+                }
+                _ => used = Some(version),
             }
         }
         for name in imports() {
@@ -234,7 +239,7 @@ impl Wasm {
                 ));
             }
         }
-        Ok(())
+        Ok(used)
     }
 
     /// The names of a component's imports and exports.
@@ -262,7 +267,7 @@ impl Wasm {
     /// Two interfaces have the same name: a bug in this function.
     pub fn linker(&self) -> Result<Linker<StoreState>, wasmtime::Error> {
         let mut linker = Linker::new(&self.engine);
-        io::add_to_linker(&mut linker)?;
+        wasi::add_to_linker(&mut linker)?;
         Ok(linker)
     }
 
@@ -307,6 +312,51 @@ impl Wasm {
             Err(wasmtime::Error::new(BudgetOverrun(budget.limit)))
         });
         store
+    }
+}
+
+/// Writes the initial memory of a component's instances to files in memory, which instances map.
+/// Without this, the first instantiation does it. The kernel refuses to seal such a file while it
+/// still uses pages of it for something else (EBUSY; `memfd_wait_for_pins` in its mm/memfd.c), so
+/// this is tried again with a new file.
+fn prepare_memory_images(component: &Component) -> Result<(), wasmtime::Error> {
+    const WAITS_MS: [u64; 4] = [10, 50, 250, 1_000];
+    for wait in WAITS_MS {
+        match component.initialize_copy_on_write_image() {
+            Err(error) if is_busy(&error) => std::thread::sleep(Duration::from_millis(wait)),
+            done => return done,
+        }
+    }
+    component.initialize_copy_on_write_image()
+}
+
+fn is_busy(error: &wasmtime::Error) -> bool {
+    let errors = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    errors.into_iter().any(|error| error.kind() == io::ErrorKind::ResourceBusy)
+}
+
+/// The served version of the contract that an interface belongs to; none: it belongs to another
+/// package.
+///
+/// # Errors
+///
+/// It belongs to a version that this host does not serve.
+fn served_version(interface: &str) -> Result<Option<&'static str>, String> {
+    let Some((_, version)) = interface
+        .strip_prefix(CONTRACT)
+        .and_then(|rest| rest.strip_prefix('/'))
+        .map(|rest| rest.split_once('@').unwrap_or((rest, "")))
+    else {
+        return Ok(None);
+    };
+    // Before 1.0.0, versions with different minor numbers are incompatible.
+    let minor = |version: &str| version.rsplit_once('.').map(|(minor, _)| minor.to_owned());
+    match CONTRACT_VERSIONS.iter().find(|served| minor(served) == minor(version)) {
+        Some(served) => Ok(Some(served)),
+        None => Err(format!(
+            "built for {interface}, but this server serves {CONTRACT}@{}",
+            CONTRACT_VERSIONS.join(" and @")
+        )),
     }
 }
 
@@ -414,4 +464,38 @@ pub fn describe(error: &wasmtime::Error) -> String {
 pub fn thread_cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.max(0) as u64, time.tv_nsec.max(0) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_file_is_told_from_other_failures() {
+        let failure = |code: i32| {
+            let cause = io::Error::from_raw_os_error(code);
+            wasmtime::Error::new(cause).context("cannot add seals to the memfd")
+        };
+        const EBUSY: i32 = 16;
+        const EMFILE: i32 = 24;
+        assert!(is_busy(&failure(EBUSY)));
+        assert!(!is_busy(&failure(EMFILE)));
+        assert!(!is_busy(&wasmtime::Error::msg("it is no component")));
+    }
+
+    #[test]
+    fn versions_with_the_same_minor_number_are_one() {
+        let version = |interface| served_version(interface);
+        assert_eq!(version("switchyard:pubsub/log@0.2.0"), Ok(Some("0.2.0")));
+        assert_eq!(version("switchyard:pubsub/log@0.2.7"), Ok(Some("0.2.0")));
+        assert_eq!(version("switchyard:pubsub/log@0.1.3"), Ok(Some("0.1.0")));
+        assert_eq!(version("wasi:io/streams@0.2.6"), Ok(None));
+        assert_eq!(version("switchyard:pubsub-more/log@9.0.0"), Ok(None));
+        for other in
+            ["switchyard:pubsub/log@0.3.0", "switchyard:pubsub/log", "switchyard:pubsub/log@1"]
+        {
+            let refused = version(other).err().unwrap_or_default();
+            assert!(refused.contains("switchyard:pubsub@0.2.0 and @0.1.0"), "{refused}");
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! What the hooks decide, without the hooks: which user a connection belongs to, and
 //! how a denial is worded.
 
+use std::fmt;
+
 use plugin_kit::budget::Budget;
 use plugin_kit::credentials;
 use plugin_kit::refused::Refused;
@@ -75,46 +77,80 @@ impl Acl {
     /// What a connection may do, for the length of one call.
     pub fn access_of<'a>(&'a self, subject: &'a Subject) -> Access<'a> {
         Access {
-            subject,
-            is_unknown: self.require_token && subject.user.is_none(),
+            origin: match subject.user.as_deref() {
+                Some(user) => Origin::User(user),
+                None if self.require_token => Origin::Unidentified,
+                None => Origin::Anonymous,
+            },
             rules: SubjectRules::new(&self.rules, subject),
+            budget: Budget::of(CALL_STEPS_MAX),
+        }
+    }
+
+    /// What an origin that is no connection may do, for the length of one call. It has no user,
+    /// and cannot authenticate: it may do what rules allow to everyone, and nothing where a
+    /// connection without a user may do nothing. `kind` and `name` are for the refusal.
+    pub fn access_of_other<'a>(&'a self, kind: &'a str, name: &'a str) -> Access<'a> {
+        let rules: &[Rule] = if self.require_token { &[] } else { &self.rules };
+        Access {
+            origin: Origin::Other { kind, name },
+            rules: SubjectRules::of_other(rules),
             budget: Budget::of(CALL_STEPS_MAX),
         }
     }
 }
 
-/// What one connection may do. Made for one call.
+/// What one origin may do. Made for one call.
 #[derive(Debug)]
 pub struct Access<'a> {
-    subject: &'a Subject,
-    /// Whether it must authenticate before it may do anything.
-    is_unknown: bool,
+    origin: Origin<'a>,
     rules: SubjectRules<'a>,
     budget: Budget,
+}
+
+/// Where an action comes from, as a refusal names it.
+#[derive(Clone, Copy, Debug)]
+enum Origin<'a> {
+    /// A connection of this user.
+    User(&'a str),
+    /// A connection without a user.
+    Anonymous,
+    /// A connection that must authenticate before it may do anything.
+    Unidentified,
+    /// An origin that is no connection.
+    Other { kind: &'a str, name: &'a str },
 }
 
 impl Access<'_> {
     /// Whether it may do this.
     pub fn decide(&mut self, operation: Operation<'_>) -> Result<(), Refused> {
-        if self.is_unknown {
+        if let Origin::Unidentified = self.origin {
             return Err(Refused::unknown("say who you are first: AUTH and your token"));
         }
         let decision = self.rules.decide(operation, &mut self.budget);
-        let user = self.subject.user.as_deref();
-        decision
-            .map_err(|denial| Refused { code: "NOPERM", message: reason(denial, user, operation) })
+        decision.map_err(|denial| Refused {
+            code: "NOPERM",
+            message: reason(denial, self.origin, operation),
+        })
     }
 }
 
-fn reason(denial: Denial, user: Option<&str>, operation: Operation<'_>) -> String {
-    let subject = match user {
-        Some(user) => format!("user {user}"),
-        None => "an anonymous connection".to_owned(),
-    };
+impl fmt::Display for Origin<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::User(user) => write!(f, "user {user}"),
+            Origin::Anonymous | Origin::Unidentified => f.write_str("an anonymous connection"),
+            Origin::Other { kind, name } => write!(f, "the {kind} {name}"),
+        }
+    }
+}
+
+fn reason(denial: Denial, subject: Origin<'_>, operation: Operation<'_>) -> String {
     let what = match operation {
         Operation::Subscribe(channel) => format!("subscribe to {channel}"),
         Operation::Psubscribe(pattern) => format!("psubscribe to {pattern}"),
         Operation::Publish(channel) => format!("publish on {channel}"),
+        Operation::Inspect => "look at the server".to_owned(),
     };
     match denial {
         Denial::NoRule => format!("no rule lets {subject} {what}"),
@@ -205,5 +241,39 @@ mod tests {
         let acl = acl(&closed);
         let access = acl.access_of(&Subject::user(alice)).decide(Operation::Publish("news.a"));
         assert_eq!(access, Ok(()));
+    }
+
+    #[test]
+    fn an_origin_that_is_no_connection_has_no_user() {
+        let check = |settings: &str, channel, expected: Result<(), &str>| {
+            let acl = acl(settings);
+            let found = acl.access_of_other("token", "shop").decide(Operation::Publish(channel));
+            let words = found.map_err(|refused| format!("{} {}", refused.code, refused.message));
+            assert_eq!(words, expected.map_err(str::to_owned), "{settings} {channel}");
+        };
+        let rules = r#""rules": [
+            {"users": ["@anonymous"], "publish": ["lobby"]},
+            {"users": ["*"], "publish": ["public"]}
+        ]"#;
+        let open = format!("{{{rules}}}");
+        let closed = format!(r#"{{"require_token": true, {rules}}}"#);
+        check(&open, "public", Ok(()));
+        check(&open, "lobby", Err("NOPERM no rule lets the token shop publish on lobby"));
+        // There is no AUTH for it, so the code is not NOAUTH.
+        check(&closed, "public", Err("NOPERM no rule lets the token shop publish on public"));
+    }
+
+    #[test]
+    fn no_rule_lets_anyone_look_at_the_server() {
+        let words = |settings: &str, user| {
+            let refused = acl(settings).access_of(&Subject::user(user)).decide(Operation::Inspect);
+            refused.map_err(|refused| format!("{} {}", refused.code, refused.message))
+        };
+        let all = r#""rules": [{"users": ["*"], "subscribe": ["*"], "publish": ["*"]}]"#;
+        let (open, closed) = (format!("{{{all}}}"), format!(r#"{{"require_token": true, {all}}}"#));
+        let refused = "NOPERM no rule lets user alice look at the server";
+        assert_eq!(words(&open, Some("alice")), Err(refused.to_owned()));
+        let refused = "NOAUTH say who you are first: AUTH and your token";
+        assert_eq!(words(&closed, None), Err(refused.to_owned()));
     }
 }

@@ -17,11 +17,14 @@ pub mod pattern;
 use std::sync::OnceLock;
 
 use acl::{Acl, Door};
-use bindings::exports::switchyard::pubsub::access::{self, Action, Request};
-use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials, Protocol};
+use bindings::exports::switchyard::pubsub::access::{self, Action, Denial, Inspection, Request};
+use bindings::exports::switchyard::pubsub::admission::{
+    self, Client, Credentials, Protocol, Welcome,
+};
 use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::attributes;
-use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
+use bindings::switchyard::pubsub::types::{ConnectionId, Origin, Refusal};
+use plugin_kit::items::named;
 use plugin_kit::notes::{AUTH_REQUIRED, OF_IDENTITY, ROLES, USER, roles_in};
 use plugin_kit::refused::Refused;
 use rules::Operation;
@@ -31,7 +34,11 @@ plugin_kit::declare!(on_failure: "closed");
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
-    wit_bindgen::generate!({ path: "../../wit", world: "gatekeeper" });
+    wit_bindgen::generate!({
+        path: "../../wit",
+        world: "gatekeeper",
+        additional_derives: [PartialEq],
+    });
 
     #[cfg(target_family = "wasm")]
     export!(Plugin with_types_in self);
@@ -96,51 +103,84 @@ impl lifecycle::Guest for Plugin {
 }
 
 impl admission::Guest for Plugin {
-    fn on_connect(connection: ConnectionId, client: Client) -> Result<(), Refusal> {
+    fn on_connect(connection: ConnectionId, client: Client) -> Result<Welcome, Refusal> {
         let door = match client.protocol {
-            Protocol::Websocket => Door::Url(&client.path),
-            Protocol::Resp => Door::Command,
+            Protocol::Websocket | Protocol::Sse | Protocol::Http | Protocol::Pusher => {
+                Door::Url(&client.path)
+            }
+            Protocol::Resp | Protocol::Internal => Door::Command,
         };
         let user = user_of(connection);
         match acl().admit(user.as_deref(), door)? {
-            Some(user) => note_user(connection, user),
+            Some(user) => note_user(connection, user)?,
             None if acl().require_token && user.is_none() => {
-                note(connection, AUTH_REQUIRED, Some("acl"))
+                note(connection, AUTH_REQUIRED, Some("acl"))?;
             }
-            None => Ok(()),
+            None => {}
         }
+        Ok(Welcome { subscriptions: vec![] })
     }
 
     fn on_authenticate(
         connection: ConnectionId,
         credentials: Credentials,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<Option<Welcome>, Refusal> {
         let name = credentials.user.as_deref();
-        match acl().authenticate(name, &credentials.secret) {
-            Some(user) => note_user(connection, user).map(|()| true),
-            None => Ok(false),
-        }
+        let Some(user) = acl().authenticate(name, &credentials.secret) else {
+            return Ok(None);
+        };
+        note_user(connection, user)?;
+        Ok(Some(Welcome { subscriptions: vec![] }))
     }
 
     fn on_disconnect(_connection: ConnectionId) {}
 }
 
 impl access::Guest for Plugin {
-    fn on_access(requests: Vec<Request>) -> Vec<Option<Refusal>> {
-        let mut refusals = Vec::with_capacity(requests.len());
-        for requests in requests.chunk_by(|one, other| one.connection == other.connection) {
-            let Some(Request { connection, .. }) = requests.first() else { continue };
-            let subject = subject_of(*connection);
-            let mut access = acl().access_of(&subject);
-            refusals.extend(requests.iter().map(|request| {
-                let decision = access.decide(match &request.action {
-                    Action::Subscribe(channel) => Operation::Subscribe(channel),
-                    Action::Psubscribe(pattern) => Operation::Psubscribe(pattern),
-                    Action::Publish(intent) => Operation::Publish(&intent.channel),
-                });
-                decision.err().map(Refusal::from)
-            }));
+    fn on_access(requests: Vec<Request>) -> Vec<Denial> {
+        let mut denials = vec![];
+        let mut items = named(&requests, |request| request.name.as_deref());
+        for requests in requests.chunk_by(|one, other| one.origin == other.origin) {
+            let Some(Request { origin, .. }) = requests.first() else { continue };
+            let subject = match origin {
+                Origin::Connection(connection) => subject_of(*connection),
+                Origin::Token(_) | Origin::App(_) | Origin::Plugin(_) => Subject::default(),
+            };
+            let mut access = match origin {
+                Origin::Connection(_) => acl().access_of(&subject),
+                // It has no user, and is not taken for an anonymous client either: what the
+                // operator allows to anonymous clients need not be meant for it.
+                Origin::Token(name) => acl().access_of_other("token", name),
+                Origin::App(id) => acl().access_of_other("app", id),
+                Origin::Plugin(name) => acl().access_of_other("plugin", name),
+            };
+            for item in items.by_ref().take(requests.len()) {
+                if let Err(refused) = access.decide(operation_of(&item.item.action, item.name)) {
+                    denials.push(Denial { position: item.position, refusal: refused.into() });
+                }
+            }
         }
-        refusals
+        denials
+    }
+}
+
+/// What the rules decide about: to receive something of a channel, in whatever way, is to subscribe
+/// to it, and to send something is to publish.
+fn operation_of<'a>(action: &Action, name: &'a str) -> Operation<'a> {
+    match action {
+        Action::Subscribe
+        | Action::Resume
+        | Action::History
+        | Action::Presence
+        | Action::Watch
+        | Action::Inspect(Inspection::Channel) => Operation::Subscribe(name),
+        Action::Psubscribe => Operation::Psubscribe(name),
+        Action::Publish(_) | Action::Enter(_) | Action::Call(_) => Operation::Publish(name),
+        Action::Inspect(
+            Inspection::Patterns
+            | Inspection::Server
+            | Inspection::Clients
+            | Inspection::Configuration,
+        ) => Operation::Inspect,
     }
 }

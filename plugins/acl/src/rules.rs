@@ -8,6 +8,7 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 
 use plugin_kit::budget::{Budget, TooCostly};
 use plugin_kit::cover::Cover;
@@ -52,6 +53,8 @@ pub enum Operation<'a> {
     Psubscribe(&'a str),
     /// Publish on a channel.
     Publish(&'a str),
+    /// Look at what does not belong to a channel, such as the server's state. No rule speaks of it.
+    Inspect,
 }
 
 /// Why it may not.
@@ -76,6 +79,17 @@ impl Rule {
         self.users.iter().any(|selector| selector.matches(subject.user.as_deref()))
             && (self.roles.is_empty() || self.roles.iter().any(|role| subject.roles.contains(role)))
     }
+
+    /// Whether it speaks of an origin that is no connection. Such an origin has neither a user nor
+    /// roles, and is not an anonymous client: only a rule for everyone allows it something. What a
+    /// rule denies to connections without a user, it denies to the origin too.
+    fn speaks_of_other(&self) -> bool {
+        let speaks = |selector: &UserSelector| match self.effect {
+            Effect::Allow => *selector == UserSelector::Any,
+            Effect::Deny => selector.matches(None),
+        };
+        self.roles.is_empty() && self.users.iter().any(speaks)
+    }
 }
 
 /// The rules as they stand for one subject, for as long as one call takes.
@@ -85,9 +99,13 @@ impl Rule {
 #[derive(Debug)]
 pub struct SubjectRules<'a> {
     rules: &'a [Rule],
-    subject: &'a Subject,
+    /// None: an origin that is no connection.
+    subject: Option<&'a Subject>,
     for_patterns: OnceCell<Result<Vec<PatternRule<'a>>, TooCostly>>,
 }
+
+/// Has nothing that a placeholder could stand for.
+static NOBODY: Subject = Subject { user: None, roles: Vec::new(), attributes: BTreeMap::new() };
 
 /// What a rule says to patterns.
 #[derive(Debug)]
@@ -100,7 +118,12 @@ struct PatternRule<'a> {
 impl<'a> SubjectRules<'a> {
     /// The rules for this subject.
     pub fn new(rules: &'a [Rule], subject: &'a Subject) -> Self {
-        Self { rules, subject, for_patterns: OnceCell::new() }
+        Self { rules, subject: Some(subject), for_patterns: OnceCell::new() }
+    }
+
+    /// The rules for an origin that is no connection.
+    pub fn of_other(rules: &'a [Rule]) -> Self {
+        Self { rules, subject: None, for_patterns: OnceCell::new() }
     }
 
     /// Decides by the first rule that applies. Only `Operation::Psubscribe` takes
@@ -112,6 +135,7 @@ impl<'a> SubjectRules<'a> {
                 self.decide_on_channel(channel, |rule| &rule.subscribe)
             }
             Operation::Psubscribe(pattern) => self.decide_on_pattern(pattern, budget),
+            Operation::Inspect => Err(Denial::NoRule),
         }
     }
 
@@ -122,7 +146,7 @@ impl<'a> SubjectRules<'a> {
     ) -> Result<(), Denial> {
         for (number, rule) in self.numbered() {
             let mut patterns = patterns_of(rule).iter();
-            if patterns.any(|pattern| pattern.matches(self.subject, channel)) {
+            if patterns.any(|pattern| pattern.matches(self.subject(), channel)) {
                 return rule.effect.of_rule(number);
             }
         }
@@ -153,7 +177,7 @@ impl<'a> SubjectRules<'a> {
         let rules = self.numbered().map(|(number, rule)| {
             let covers = rule.subscribe.iter();
             let covers =
-                covers.filter_map(|pattern| pattern.cover_for(self.subject, budget).transpose());
+                covers.filter_map(|pattern| pattern.cover_for(self.subject(), budget).transpose());
             Ok(PatternRule {
                 number,
                 effect: rule.effect,
@@ -166,7 +190,15 @@ impl<'a> SubjectRules<'a> {
     /// The rules that speak of the subject, counted from 1.
     fn numbered(&self) -> impl Iterator<Item = (usize, &'a Rule)> {
         let rules = (1..).zip(self.rules);
-        rules.filter(|(_, rule)| rule.speaks_of(self.subject))
+        rules.filter(|(_, rule)| match self.subject {
+            Some(subject) => rule.speaks_of(subject),
+            None => rule.speaks_of_other(),
+        })
+    }
+
+    /// What placeholders in patterns stand for.
+    fn subject(&self) -> &'a Subject {
+        self.subject.unwrap_or(&NOBODY)
     }
 }
 
@@ -273,6 +305,30 @@ mod tests {
         check(alice, &["admin"], Operation::Subscribe("audit.alice"), Ok(()));
         check(bob, &["admin"], Operation::Subscribe("audit.bob"), Err(Denial::NoRule));
         check(alice, &["editor"], Operation::Subscribe("audit.alice"), Err(Denial::NoRule));
+    }
+
+    #[test]
+    fn an_origin_that_is_no_connection_needs_a_rule_for_everyone() {
+        let only_admins =
+            Rule { roles: vec!["admin".to_owned()], ..rule(Effect::Allow, &["*"], &["*"], &["*"]) };
+        let rules = [
+            only_admins,
+            rule(Effect::Deny, &["@anonymous"], &[], &["open.shut"]),
+            rule(Effect::Deny, &["alice", "@authenticated"], &[], &["*"]),
+            rule(Effect::Allow, &["@anonymous"], &["lobby"], &["lobby"]),
+            rule(Effect::Allow, &["*"], &["open.*", "user.{user}"], &["open.*"]),
+        ];
+        let check = |operation, expected| {
+            let found = SubjectRules::of_other(&rules).decide(operation, &mut Budget::of(100_000));
+            assert_eq!(found, expected, "{operation:?}");
+        };
+        check(Operation::Publish("open.a"), Ok(()));
+        check(Operation::Subscribe("open.a"), Ok(()));
+        check(Operation::Psubscribe("open.a*"), Ok(()));
+        check(Operation::Publish("open.shut"), Err(Denial::Rule(2)));
+        check(Operation::Publish("lobby"), Err(Denial::NoRule));
+        check(Operation::Psubscribe("lobby"), Err(Denial::NoRule));
+        check(Operation::Subscribe("user."), Err(Denial::NoRule));
     }
 
     #[test]

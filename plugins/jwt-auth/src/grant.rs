@@ -34,6 +34,8 @@ pub enum Operation<'a> {
     Psubscribe(&'a str),
     /// Publish on a channel.
     Publish(&'a str),
+    /// Look at what does not belong to a channel, such as the server's state. No token allows it.
+    Inspect,
 }
 
 /// A grant for the length of one call.
@@ -78,17 +80,16 @@ impl Access<'_> {
             Operation::Subscribe(channel) => matches_any(self.grant.subscribe.as_deref(), channel),
             Operation::Publish(channel) => matches_any(self.grant.publish.as_deref(), channel),
             Operation::Psubscribe(pattern) => self.covers(pattern),
+            Operation::Inspect => false,
         };
-        let (what, name) = match operation {
+        let what = match operation {
             _ if is_allowed => return Ok(()),
-            Operation::Subscribe(channel) => ("subscribe to", channel),
-            Operation::Psubscribe(pattern) => ("psubscribe to", pattern),
-            Operation::Publish(channel) => ("publish on", channel),
+            Operation::Subscribe(channel) => format!("subscribe to {channel}"),
+            Operation::Psubscribe(pattern) => format!("psubscribe to {pattern}"),
+            Operation::Publish(channel) => format!("publish on {channel}"),
+            Operation::Inspect => "look at the server".to_owned(),
         };
-        Err(Refused {
-            code: "NOPERM",
-            message: format!("your token does not let you {what} {name}"),
-        })
+        Err(Refused { code: "NOPERM", message: format!("your token does not let you {what}") })
     }
 
     /// Whether one pattern of the token covers all that this one matches. What
@@ -129,7 +130,7 @@ mod tests {
 
     #[test]
     fn only_what_the_token_names_is_allowed() {
-        use Operation::{Psubscribe, Publish, Subscribe};
+        use Operation::{Inspect, Psubscribe, Publish, Subscribe};
         let check = |grant: &Grant, operation, expected: Result<(), &str>| {
             let found = grant.access().decide(operation);
             assert_eq!(found.map_err(|refused| refused.message), expected.map_err(str::to_owned));
@@ -148,6 +149,9 @@ mod tests {
         check(&none, Subscribe("a"), Err("your token does not let you subscribe to a"));
         check(&none, Psubscribe("a"), Err("your token does not let you psubscribe to a"));
         check(&none, Publish("a"), Ok(()));
+        let all = grant(None, None);
+        check(&all, Psubscribe("*"), Ok(()));
+        check(&all, Inspect, Err("your token does not let you look at the server"));
         // Too many to be compared in one call.
         let many = vec!["a*"; 5_000];
         let many = grant(Some(&many), None);

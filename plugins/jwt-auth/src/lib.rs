@@ -16,12 +16,15 @@ pub mod grant;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bindings::exports::switchyard::pubsub::access::{self, Action, Request};
-use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials, Protocol};
+use bindings::exports::switchyard::pubsub::access::{self, Action, Denial, Inspection, Request};
+use bindings::exports::switchyard::pubsub::admission::{
+    self, Client, Credentials, Protocol, Welcome,
+};
 use bindings::exports::switchyard::pubsub::lifecycle;
-use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
+use bindings::switchyard::pubsub::types::{ConnectionId, Origin, Refusal};
 use bindings::switchyard::pubsub::{attributes, log};
 use grant::{Grant, Operation};
+use plugin_kit::items::{Named, named};
 use plugin_kit::notes::{AUTH_REQUIRED, EXPIRES_AT, ROLES, USER, note_of_roles};
 use plugin_kit::refused::Refused;
 use settings::{Settings, WithoutToken};
@@ -31,7 +34,11 @@ plugin_kit::declare!(on_failure: "closed");
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
-    wit_bindgen::generate!({ path: "../../wit", world: "gatekeeper" });
+    wit_bindgen::generate!({
+        path: "../../wit",
+        world: "gatekeeper",
+        additional_derives: [PartialEq],
+    });
 
     #[cfg(target_family = "wasm")]
     export!(Plugin with_types_in self);
@@ -95,28 +102,28 @@ impl lifecycle::Guest for Plugin {
 }
 
 impl admission::Guest for Plugin {
-    fn on_connect(connection: ConnectionId, client: Client) -> Result<(), Refusal> {
+    fn on_connect(connection: ConnectionId, client: Client) -> Result<Welcome, Refusal> {
         let settings = settings();
         let token = settings.token_of(&client.path, &client.headers);
         match token.filter(|token| verify::is_token(token)) {
-            Some(token) => note_identity(connection, &settings.verifier.verify(&token)?),
-            None if settings.without_token == WithoutToken::Allow || is_known(connection) => Ok(()),
+            Some(token) => note_identity(connection, &settings.verifier.verify(&token)?)?,
+            None if settings.without_token == WithoutToken::Allow || is_known(connection) => {}
             None if settings.without_token == WithoutToken::Refuse
-                && client.protocol == Protocol::Websocket =>
+                && can_bring_token(client.protocol) =>
             {
-                Err(Refused::unknown("connect with a token").into())
+                return Err(Refused::unknown("connect with a token").into());
             }
-            // Over RESP a client can show no token before it is let in.
-            None => note(connection, AUTH_REQUIRED, Some("jwt-auth")),
+            None => note(connection, AUTH_REQUIRED, Some("jwt-auth"))?,
         }
+        Ok(Welcome { subscriptions: vec![] })
     }
 
     fn on_authenticate(
         connection: ConnectionId,
         Credentials { user, secret }: Credentials,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<Option<Welcome>, Refusal> {
         if !settings().takes_auth || !verify::is_token(&secret) {
-            return Ok(false);
+            return Ok(None);
         }
         let identity = settings().verifier.verify(&secret)?;
         match user {
@@ -124,50 +131,120 @@ impl admission::Guest for Plugin {
             Some(user) if user != "default" && user != identity.user => {
                 Err(Refused::unknown("the token belongs to another user").into())
             }
-            _ => note_identity(connection, &identity).map(|()| true),
+            _ => {
+                note_identity(connection, &identity)?;
+                Ok(Some(Welcome { subscriptions: vec![] }))
+            }
         }
     }
 
     fn on_disconnect(_connection: ConnectionId) {}
 }
 
-impl access::Guest for Plugin {
-    fn on_access(requests: Vec<Request>) -> Vec<Option<Refusal>> {
-        requests
-            .chunk_by(|one, other| one.connection == other.connection)
-            .flat_map(decide)
-            .collect()
+/// Whether a client can show a token before it is let in: in its HTTP request.
+fn can_bring_token(protocol: Protocol) -> bool {
+    match protocol {
+        Protocol::Websocket | Protocol::Sse | Protocol::Http | Protocol::Pusher => true,
+        Protocol::Resp | Protocol::Internal => false,
     }
 }
 
-/// One answer for each request; all are of one connection.
-fn decide(requests: &[Request]) -> Vec<Option<Refusal>> {
-    let Some(&Request { connection, .. }) = requests.first() else { return Vec::new() };
+impl access::Guest for Plugin {
+    fn on_access(requests: Vec<Request>) -> Vec<Denial> {
+        let mut denials = vec![];
+        let mut items = named(&requests, |request| request.name.as_deref());
+        for requests in requests.chunk_by(|one, other| one.origin == other.origin) {
+            let Some(Request { origin, .. }) = requests.first() else { continue };
+            let items = items.by_ref().take(requests.len());
+            denials.extend(match origin {
+                Origin::Connection(connection) => decide(*connection, items),
+                Origin::Token(_) | Origin::App(_) | Origin::Plugin(_) => decide_for_other(items),
+            });
+        }
+        denials
+    }
+}
+
+/// The requests that are refused; all are of this connection.
+fn decide<'a>(
+    connection: ConnectionId,
+    items: impl Iterator<Item = Named<'a, Request>>,
+) -> Vec<Denial> {
     let grant = attributes::get(connection, GRANT).map(|note| Grant::from_note(&note));
-    let refuse_all = |why: &str| {
-        let refusal = || Some(Refusal::from(Refused::unknown(why)));
-        requests.iter().map(|_| refusal()).collect()
-    };
     let grant = match grant {
         Some(Some(grant)) => grant,
-        Some(None) => return refuse_all("what was noted of your token cannot be read"),
-        None if settings().without_token != WithoutToken::Allow && !is_known(connection) => {
-            return refuse_all("say who you are first: AUTH and your token");
+        Some(None) => {
+            let refused = Refused::unknown("what was noted of your token cannot be read");
+            return refuse_all(items, &refused);
         }
-        None => return requests.iter().map(|_| None).collect(),
+        None if settings().without_token != WithoutToken::Allow && !is_known(connection) => {
+            let refused = Refused::unknown("say who you are first: AUTH and your token");
+            return refuse_all(items, &refused);
+        }
+        None => return decide_without_token(items),
     };
     if grant.has_ended(now(), settings().leeway_s) {
-        return refuse_all("your token expired; AUTH with a new one");
+        return refuse_all(items, &Refused::unknown("your token expired; AUTH with a new one"));
     }
     let mut access = grant.access();
-    let decisions = requests.iter().map(|request| {
-        access.decide(match &request.action {
-            Action::Subscribe(channel) => Operation::Subscribe(channel),
-            Action::Psubscribe(pattern) => Operation::Psubscribe(pattern),
-            Action::Publish(intent) => Operation::Publish(&intent.channel),
-        })
-    });
-    decisions.map(|decision| decision.err().map(Refusal::from)).collect()
+    let decide = |item: Named<'a, Request>| {
+        let refused = access.decide(operation_of(&item.item.action, item.name)).err()?;
+        Some(Denial { position: item.position, refusal: refused.into() })
+    };
+    items.filter_map(decide).collect()
+}
+
+/// The requests that are refused; none is of a connection. Their origin has no token and cannot
+/// show one, so it may do what a connection without a token may do for good.
+fn decide_for_other<'a>(items: impl Iterator<Item = Named<'a, Request>>) -> Vec<Denial> {
+    match settings().without_token {
+        WithoutToken::Allow => decide_without_token(items),
+        WithoutToken::Refuse | WithoutToken::Wait => {
+            let message = "only a connection with a token may do this".to_owned();
+            refuse_all(items, &Refused { code: "NOPERM", message })
+        }
+    }
+}
+
+/// The requests that are refused where no token is needed: other plugins decide about channels.
+fn decide_without_token<'a>(items: impl Iterator<Item = Named<'a, Request>>) -> Vec<Denial> {
+    let is_refused = |item: &Named<'a, Request>| {
+        operation_of(&item.item.action, item.name) == Operation::Inspect
+    };
+    let message = "no token lets you look at the server".to_owned();
+    refuse_all(items.filter(is_refused), &Refused { code: "NOPERM", message })
+}
+
+fn refuse_all<'a>(
+    items: impl Iterator<Item = Named<'a, Request>>,
+    refused: &Refused,
+) -> Vec<Denial> {
+    let deny = |item: Named<'a, Request>| Denial {
+        position: item.position,
+        refusal: refused.clone().into(),
+    };
+    items.map(deny).collect()
+}
+
+/// What a token decides about: to receive something of a channel, in whatever way, is to subscribe
+/// to it, and to send something is to publish.
+fn operation_of<'a>(action: &Action, name: &'a str) -> Operation<'a> {
+    match action {
+        Action::Subscribe
+        | Action::Resume
+        | Action::History
+        | Action::Presence
+        | Action::Watch
+        | Action::Inspect(Inspection::Channel) => Operation::Subscribe(name),
+        Action::Psubscribe => Operation::Psubscribe(name),
+        Action::Publish(_) | Action::Enter(_) | Action::Call(_) => Operation::Publish(name),
+        Action::Inspect(
+            Inspection::Patterns
+            | Inspection::Server
+            | Inspection::Clients
+            | Inspection::Configuration,
+        ) => Operation::Inspect,
+    }
 }
 
 /// In seconds since 1970, as tokens count.

@@ -1,5 +1,5 @@
 //! Code that several of the bundled plugins share: parsing globs, finding a client's token,
-//! the users that a rule applies to, reading settings.
+//! the users that a rule applies to, the names of the items of a call, reading settings.
 //!
 //! It does not depend on the WIT contract, so that it is tested natively and a plugin may be
 //! built for another version of it. A component that links it uses `guest-heap`.
@@ -11,6 +11,7 @@ pub mod settings;
 
 pub mod address;
 pub mod credentials;
+pub mod items;
 pub mod notes;
 pub mod refused;
 pub mod user_selector;

@@ -11,12 +11,13 @@ pub mod settings;
 
 use std::sync::OnceLock;
 
-use bindings::exports::switchyard::pubsub::access::{self, Action, Request};
-use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials};
+use bindings::exports::switchyard::pubsub::access::{self, Action, Denial, Request};
+use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials, Welcome};
 use bindings::exports::switchyard::pubsub::lifecycle;
-use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
+use bindings::switchyard::pubsub::types::{ConnectionId, Origin, Refusal};
 use bindings::switchyard::pubsub::{attributes, counters};
-use limits::{Draw, Full, Operation, Shortage, Subject};
+use limits::{Draw, Full, Operation, Shortage, Source, Subject};
+use plugin_kit::items::{Named, named};
 use plugin_kit::notes::{ROLES, USER, roles_in};
 use plugin_kit::refused::Refused;
 use settings::Settings;
@@ -25,7 +26,11 @@ plugin_kit::declare!(on_failure: "closed");
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
-    wit_bindgen::generate!({ path: "../../wit", world: "gatekeeper" });
+    wit_bindgen::generate!({
+        path: "../../wit",
+        world: "gatekeeper",
+        additional_derives: [PartialEq],
+    });
 
     #[cfg(target_family = "wasm")]
     export!(Plugin with_types_in self);
@@ -49,11 +54,17 @@ fn subject_of(connection: ConnectionId) -> Subject {
         |is_needed: bool, key| is_needed.then(|| attributes::get(connection, key)).flatten();
     let roles = noted(needs.roles, ROLES);
     Subject {
-        connection,
+        source: Source::Connection(connection),
         user: noted(needs.user, USER).filter(|user| !user.is_empty()),
         roles: roles.map(|note| roles_in(&note)).unwrap_or_default(),
         address: noted(needs.address, ADDRESS),
     }
+}
+
+/// An origin that is no connection has neither notes nor an address, so limits per user and per
+/// address do not concern it.
+fn subject_of_other(source: Source) -> Subject {
+    Subject { source, user: None, roles: vec![], address: None }
 }
 
 /// Takes tokens out of all buckets, or out of none. The outer error: there is no
@@ -77,19 +88,25 @@ fn take(draws: &[Draw<'_>]) -> Result<Result<(), Shortage>, Full> {
     }
 }
 
-fn operation_of(request: &Request) -> Operation<'_> {
-    match &request.action {
-        Action::Subscribe(_) | Action::Psubscribe(_) => Operation::Subscribe,
-        Action::Publish(intent) => {
-            Operation::Publish { channel: &intent.channel, bytes: intent.payload_bytes.into() }
-        }
+/// What is received of a channel, in whatever way, counts as a subscription, and what is sent as a
+/// message. For `inspect` the host takes no tokens.
+fn operation_of<'a>(item: &Named<'a, Request>) -> Operation<'a> {
+    let publish = |bytes: u32| Operation::Publish { channel: item.name, bytes: bytes.into() };
+    match item.item.action {
+        Action::Subscribe
+        | Action::Psubscribe
+        | Action::Resume
+        | Action::History
+        | Action::Presence
+        | Action::Watch
+        | Action::Inspect(_) => Operation::Subscribe,
+        Action::Publish(bytes) | Action::Enter(bytes) | Action::Call(bytes) => publish(bytes),
     }
 }
 
-fn decide(subject: &Subject, operations: &[Operation<'_>]) -> Vec<Option<Refusal>> {
+fn decide(subject: &Subject, operations: &[Operation<'_>]) -> Vec<Result<(), Refused>> {
     let Settings { limits, when_full, .. } = settings();
-    let decisions = limits::decide(limits, *when_full, subject, operations, take);
-    decisions.into_iter().map(|decision| decision.err().map(Refusal::from)).collect()
+    limits::decide(limits, *when_full, subject, operations, take)
 }
 
 impl From<Refused> for Refusal {
@@ -109,33 +126,50 @@ impl lifecycle::Guest for Plugin {
 }
 
 impl admission::Guest for Plugin {
-    fn on_connect(connection: ConnectionId, client: Client) -> Result<(), Refusal> {
+    fn on_connect(connection: ConnectionId, client: Client) -> Result<Welcome, Refusal> {
         let address = settings().address_of(&client.remote, &client.headers);
         let subject = Subject { address, ..subject_of(connection) };
-        if let Some(Some(refusal)) = decide(&subject, &[Operation::Connect]).pop() {
-            return Err(refusal);
+        if let Some(decision) = decide(&subject, &[Operation::Connect]).pop() {
+            decision?;
         }
         let address = subject.address.as_deref().filter(|_| settings().needs.address);
         attributes::set(connection, ADDRESS, address).map_err(|_full| Refusal {
             code: "LIMIT".to_owned(),
             message: "there is no room to note your address".to_owned(),
-        })
+        })?;
+        Ok(Welcome { subscriptions: vec![] })
     }
 
-    fn on_authenticate(_: ConnectionId, _: Credentials) -> Result<bool, Refusal> {
-        Ok(false)
+    fn on_authenticate(_: ConnectionId, _: Credentials) -> Result<Option<Welcome>, Refusal> {
+        Ok(None)
     }
 
     fn on_disconnect(_connection: ConnectionId) {}
 }
 
 impl access::Guest for Plugin {
-    fn on_access(requests: Vec<Request>) -> Vec<Option<Refusal>> {
-        let of_one = requests.chunk_by(|one, other| one.connection == other.connection);
-        let decisions = of_one.filter_map(|requests| {
-            let subject = subject_of(requests.first()?.connection);
-            Some(decide(&subject, &requests.iter().map(operation_of).collect::<Vec<_>>()))
-        });
-        decisions.flatten().collect()
+    fn on_access(requests: Vec<Request>) -> Vec<Denial> {
+        let mut denials = vec![];
+        let mut items = named(&requests, |request| request.name.as_deref());
+        let mut positions = 0..;
+        for requests in requests.chunk_by(|one, other| one.origin == other.origin) {
+            let Some(Request { origin, .. }) = requests.first() else { continue };
+            let subject = match origin {
+                Origin::Connection(connection) => subject_of(*connection),
+                Origin::Token(name) => subject_of_other(Source::Token(name.clone())),
+                Origin::App(id) => subject_of_other(Source::App(id.clone())),
+                Origin::Plugin(name) => subject_of_other(Source::Plugin(name.clone())),
+            };
+            let items = items.by_ref().take(requests.len());
+            let operations: Vec<_> = items.map(|item| operation_of(&item)).collect();
+            for (decision, position) in
+                decide(&subject, &operations).into_iter().zip(&mut positions)
+            {
+                if let Err(refused) = decision {
+                    denials.push(Denial { position, refusal: refused.into() });
+                }
+            }
+        }
+        denials
     }
 }

@@ -13,8 +13,8 @@ use plugin_kit::user_selector::UserSelector;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-/// How long a user's name may be that stands in a key as it is.
-const USER_BYTES_MAX: usize = 128;
+/// How long a name may be that stands in a key as it is.
+const NAME_BYTES_MAX: usize = 128;
 
 /// One limit: a token bucket for each connection, user or address (`per`).
 #[derive(Clone, Debug)]
@@ -80,17 +80,30 @@ pub enum WhenFull {
     Allow,
 }
 
-/// A connection that performs operations.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What performs operations.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
-    /// Which connection.
-    pub connection: u64,
+    /// Which connection, or what else.
+    pub source: Source,
     /// The user that it belongs to.
     pub user: Option<String>,
     /// The user's roles.
     pub roles: Vec<String>,
     /// What stands for the address that it came from.
     pub address: Option<String>,
+}
+
+/// What operations come from. Each has a bucket of its own where connections have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A connection.
+    Connection(u64),
+    /// Requests that are authorised by the token with this name.
+    Token(String),
+    /// The app with this id.
+    App(String),
+    /// The plugin with this name.
+    Plugin(String),
 }
 
 /// One operation that a connection requests.
@@ -193,11 +206,13 @@ impl Limit {
         }
         let name = &self.name;
         let key = match self.per {
-            Per::Connection => format!("{name}/connection/{}", subject.connection),
-            Per::User => match user? {
-                long if long.len() > USER_BYTES_MAX => format!("{name}/sha256/{}", hash(long)),
-                user => format!("{name}/user/{user}"),
+            Per::Connection => match &subject.source {
+                Source::Connection(connection) => format!("{name}/connection/{connection}"),
+                Source::Token(token) => key_of(name, "token", "token-sha256", token),
+                Source::App(app) => key_of(name, "app", "app-sha256", app),
+                Source::Plugin(plugin) => key_of(name, "plugin", "plugin-sha256", plugin),
             },
+            Per::User => key_of(name, "user", "sha256", user?),
             Per::Address => format!("{name}/address/{}", subject.address.as_deref()?),
         };
         Some(Bucket { limit: self, key })
@@ -251,6 +266,14 @@ fn short(draws: &[Draw<'_>], Shortage { position, retry_ms }: Shortage) -> Refus
                 "over limit {name}: {tokens} {what} at once, and {burst} are the most for {per}"
             ),
         },
+    }
+}
+
+/// The key of a bucket for something with a name, however long that is.
+fn key_of(limit: &str, kind: &str, kind_of_long: &str, name: &str) -> String {
+    match name.len() > NAME_BYTES_MAX {
+        true => format!("{limit}/{kind_of_long}/{}", hash(name)),
+        false => format!("{limit}/{kind}/{name}"),
     }
 }
 
@@ -312,7 +335,7 @@ mod tests {
 
     fn subject(connection: u64, user: Option<&str>, roles: &[&str]) -> Subject {
         Subject {
-            connection,
+            source: Source::Connection(connection),
             user: user.map(str::to_owned),
             roles: roles.iter().map(|role| role.to_string()).collect(),
             address: Some("192.0.2.1".to_owned()),
@@ -386,6 +409,15 @@ mod tests {
         check(r#""per": "connection", "roles": ["editor"]"#, &anonymous, None);
         check(r#""per": "connection", "channels": ["chat.*"]"#, &alice, of_2);
         check(r#""per": "connection", "channels": ["news"]"#, &alice, None);
+        // What is no connection has a bucket by its name, and neither a user nor an address.
+        let other = |source| Subject { source, address: None, ..anonymous.clone() };
+        let per_connection = r#""per": "connection""#;
+        let token = other(Source::Token("shop".to_owned()));
+        check(per_connection, &token, Some("n/token/shop"));
+        check(per_connection, &other(Source::App("7".to_owned())), Some("n/app/7"));
+        check(per_connection, &other(Source::Plugin("acl".to_owned())), Some("n/plugin/acl"));
+        check(r#""per": "user""#, &token, None);
+        check(r#""per": "address""#, &token, None);
         let unplaced = Subject { address: None, ..alice.clone() };
         check(r#""per": "address""#, &alice, Some("n/address/192.0.2.1"));
         check(r#""per": "address""#, &unplaced, None);
@@ -393,6 +425,8 @@ mod tests {
         let long = "é".repeat(100);
         let long = key(r#""per": "user""#, &subject(1, Some(&long), &[]));
         assert!(long.is_some_and(|key| key.starts_with("n/sha256/") && key.len() == 73));
+        let long = key(per_connection, &other(Source::App("é".repeat(100))));
+        assert!(long.is_some_and(|key| key.starts_with("n/app-sha256/") && key.len() == 77));
     }
 
     #[test]

@@ -18,8 +18,11 @@ pub mod text;
 use std::cell::OnceCell;
 
 use bindings::exports::switchyard::pubsub::lifecycle;
-use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict, Submission};
-use bindings::switchyard::pubsub::types::{Publication, Refusal};
+use bindings::exports::switchyard::pubsub::messages::{
+    self, Change, Decision, PublishVerdict, Submission,
+};
+use bindings::switchyard::pubsub::types::{Extras, Refusal};
+use plugin_kit::items::named;
 use rules::{Outcome, Rules};
 
 plugin_kit::declare!(on_failure: "closed");
@@ -51,28 +54,28 @@ impl lifecycle::Guest for Plugin {
 }
 
 impl messages::Guest for Plugin {
-    fn on_publish(submissions: Vec<Submission>) -> Vec<PublishVerdict> {
-        let payloads: Vec<_> = submissions
-            .iter()
-            .map(|Submission { publication, .. }| {
-                (publication.channel.as_str(), publication.payload.as_slice())
-            })
+    fn on_publish(submissions: Vec<Submission>, _extras: Vec<Extras>) -> Vec<Decision> {
+        let payloads: Vec<_> = named(&submissions, |submission| submission.channel.as_deref())
+            .map(|submission| (submission.name, submission.item.payload.as_slice()))
             .collect();
         let outcomes = RULES.with(|rules| {
             rules.get().expect("the host calls `init` before all else").apply_all(&payloads)
         });
-        let verdicts = submissions.into_iter().zip(outcomes);
-        let verdicts = verdicts.map(|(submission, outcome)| match outcome {
-            Outcome::Unchanged => PublishVerdict::Continue,
-            Outcome::Changed(payload) => PublishVerdict::Replace(Publication {
-                channel: submission.publication.channel,
-                payload,
-            }),
-            Outcome::Dropped => PublishVerdict::Absorb(0),
-            Outcome::Rejected { code, message } => {
-                PublishVerdict::Reject(Refusal { code: code.to_owned(), message })
-            }
+        let decisions = (0..).zip(outcomes).filter_map(|(position, outcome)| {
+            let verdict = match outcome {
+                Outcome::Unchanged => return None,
+                Outcome::Changed(payload) => PublishVerdict::Replace(Change {
+                    channel: None,
+                    payload: Some(payload),
+                    tags: None,
+                }),
+                Outcome::Dropped => PublishVerdict::Absorb(0),
+                Outcome::Rejected { code, message } => {
+                    PublishVerdict::Reject(Refusal { code: code.to_owned(), message })
+                }
+            };
+            Some(Decision { position, verdict })
         });
-        verdicts.collect()
+        decisions.collect()
     }
 }

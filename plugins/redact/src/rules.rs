@@ -597,4 +597,6 @@ fn with_edits(payload: &[u8], edits: Vec<Edit>, mask: &[u8], bytes_max: usize) -
 }
 
 #[cfg(test)]
+// So that it is found from another crate that includes this file too.
+#[path = "rules/tests.rs"]
 mod tests;

@@ -16,8 +16,9 @@ pub mod work;
 use std::sync::OnceLock;
 
 use bindings::exports::switchyard::pubsub::lifecycle;
-use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict, Submission};
-use bindings::switchyard::pubsub::types::Refusal;
+use bindings::exports::switchyard::pubsub::messages::{self, Decision, PublishVerdict, Submission};
+use bindings::switchyard::pubsub::types::{Extras, Refusal};
+use plugin_kit::items::named;
 use plugin_kit::refused::Refused;
 use rules::Rules;
 
@@ -46,20 +47,17 @@ impl lifecycle::Guest for Plugin {
 }
 
 impl messages::Guest for Plugin {
-    fn on_publish(submissions: Vec<Submission>) -> Vec<PublishVerdict> {
+    fn on_publish(submissions: Vec<Submission>, _extras: Vec<Extras>) -> Vec<Decision> {
         let rules = RULES.get().expect("the host calls `init` before all else");
-        let payloads: Vec<_> = submissions
-            .iter()
-            .map(|Submission { publication, .. }| {
-                (publication.channel.as_str(), publication.payload.as_slice())
-            })
+        let payloads: Vec<_> = named(&submissions, |submission| submission.channel.as_deref())
+            .map(|submission| (submission.name, submission.item.payload.as_slice()))
             .collect();
-        let verdict = |checked: Result<(), Refused>| match checked {
-            Ok(()) => PublishVerdict::Continue,
-            Err(Refused { code, message }) => {
-                PublishVerdict::Reject(Refusal { code: code.to_owned(), message })
-            }
-        };
-        rules.check_all(&payloads).into_iter().map(verdict).collect()
+        let checked = (0..).zip(rules.check_all(&payloads));
+        let decisions = checked.filter_map(|(position, checked)| {
+            let Refused { code, message } = checked.err()?;
+            let verdict = PublishVerdict::Reject(Refusal { code: code.to_owned(), message });
+            Some(Decision { position, verdict })
+        });
+        decisions.collect()
     }
 }

@@ -16,11 +16,13 @@ use std::cell::RefCell;
 use std::sync::OnceLock;
 
 use answer::Granted;
-use bindings::exports::switchyard::pubsub::access::{self, Request};
-use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials, Protocol};
+use bindings::exports::switchyard::pubsub::access::{self, Action, Denial, Inspection, Request};
+use bindings::exports::switchyard::pubsub::admission::{
+    self, Client, Credentials, Protocol, Welcome,
+};
 use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::attributes;
-use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
+use bindings::switchyard::pubsub::types::{ConnectionId, Origin, Refusal};
 use cache::Cache;
 use plugin_kit::notes::{AUTH_REQUIRED, OF_IDENTITY, ROLES, USER, note_of_roles};
 use plugin_kit::refused::Refused;
@@ -31,7 +33,11 @@ plugin_kit::declare!(on_failure: "closed");
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
-    wit_bindgen::generate!({ path: "../../wit", world: "gatekeeper" });
+    wit_bindgen::generate!({
+        path: "../../wit",
+        world: "gatekeeper",
+        additional_derives: [PartialEq],
+    });
 
     #[cfg(target_family = "wasm")]
     export!(Plugin with_types_in self);
@@ -143,36 +149,42 @@ impl lifecycle::Guest for Plugin {
 }
 
 impl admission::Guest for Plugin {
-    fn on_connect(connection: ConnectionId, client: Client) -> Result<(), Refusal> {
+    fn on_connect(connection: ConnectionId, client: Client) -> Result<Welcome, Refusal> {
         let settings = settings();
-        let protocol = match client.protocol {
-            Protocol::Websocket => "websocket",
-            Protocol::Resp => "resp",
+        let (protocol, has_request) = match client.protocol {
+            Protocol::Websocket => ("websocket", true),
+            Protocol::Resp => ("resp", false),
+            Protocol::Sse => ("sse", true),
+            Protocol::Http => ("http", true),
+            Protocol::Pusher => ("pusher", true),
+            Protocol::Internal => ("internal", false),
         };
         let own = Noted {
             protocol: protocol.to_owned(),
             address: client.remote.clone(),
             attributes: Vec::new(),
         };
-        if !settings.asks_at_connect(client.protocol == Protocol::Websocket) {
+        if settings.asks_at_connect(has_request) {
+            let granted = ask(&Question::Connect {
+                connection,
+                client: &own,
+                path: &client.path,
+                headers: &settings.passed(&client.headers),
+            })?;
+            pin(connection, &granted, own)?;
+        } else {
             note(connection, OWN, Some(&own.write()))?;
-            return require_user(connection);
+            require_user(connection)?;
         }
-        let granted = ask(&Question::Connect {
-            connection,
-            client: &own,
-            path: &client.path,
-            headers: &settings.passed(&client.headers),
-        })?;
-        pin(connection, &granted, own)
+        Ok(Welcome { subscriptions: vec![] })
     }
 
     fn on_authenticate(
         connection: ConnectionId,
         Credentials { user, secret }: Credentials,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<Option<Welcome>, Refusal> {
         if !settings().takes_auth {
-            return Ok(false);
+            return Ok(None);
         }
         let own = noted(connection);
         let granted = ask(&Question::Authenticate {
@@ -181,22 +193,53 @@ impl admission::Guest for Plugin {
             user: user.as_deref(),
             secret: &secret,
         })?;
-        pin(connection, &granted, own).map(|()| true)
+        pin(connection, &granted, own)?;
+        Ok(Some(Welcome { subscriptions: vec![] }))
     }
 
     fn on_disconnect(_connection: ConnectionId) {}
 }
 
 impl access::Guest for Plugin {
-    fn on_access(requests: Vec<Request>) -> Vec<Option<Refusal>> {
-        let refusal =
-            || Refusal { code: "NOAUTH".to_owned(), message: "say who you are first".to_owned() };
-        let of_one = requests.chunk_by(|one, other| one.connection == other.connection);
-        let decisions = of_one.flat_map(|requests| {
-            let connection = requests.first().map(|request| request.connection);
-            let is_refused = settings().requires_user && !connection.is_some_and(is_known);
-            requests.iter().map(move |_| is_refused.then(refusal))
-        });
-        decisions.collect()
+    fn on_access(requests: Vec<Request>) -> Vec<Denial> {
+        let mut denials = vec![];
+        let mut items = (0..).zip(&requests);
+        for requests in requests.chunk_by(|one, other| one.origin == other.origin) {
+            let Some(Request { origin, .. }) = requests.first() else { continue };
+            let refusal_of_all = match origin {
+                _ if !settings().requires_user => None,
+                Origin::Connection(connection) => {
+                    let is_refused = !is_known(*connection);
+                    is_refused.then(|| Refused::unknown("say who you are first"))
+                }
+                // It has no user, and cannot say who it is.
+                Origin::Token(_) | Origin::App(_) | Origin::Plugin(_) => {
+                    Some(refused("only a connection with a user may do this"))
+                }
+            };
+            for (position, request) in items.by_ref().take(requests.len()) {
+                let refused = refusal_of_all.clone().or_else(|| refusal_of(&request.action));
+                denials.extend(refused.map(|refused| Denial { position, refusal: refused.into() }));
+            }
+        }
+        denials
     }
+}
+
+/// Other plugins decide about channels. The server itself is nobody's to look at: the service is not
+/// queried about it.
+fn refusal_of(action: &Action) -> Option<Refused> {
+    match action {
+        Action::Inspect(
+            Inspection::Patterns
+            | Inspection::Server
+            | Inspection::Clients
+            | Inspection::Configuration,
+        ) => Some(refused("no user may look at the server")),
+        _ => None,
+    }
+}
+
+fn refused(message: &str) -> Refused {
+    Refused { code: "NOPERM", message: message.to_owned() }
 }

@@ -31,7 +31,7 @@ pub struct Settings {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 enum AtConnect {
-    /// WebSocket clients, whose upgrade request may have credentials.
+    /// WebSocket clients, and others with an HTTP request, which may have credentials.
     Websocket,
     Always,
     Never,
@@ -66,10 +66,10 @@ impl Default for RawSettings {
 }
 
 impl Settings {
-    /// Whether the service is queried for a client that connects.
-    pub fn asks_at_connect(&self, is_websocket: bool) -> bool {
+    /// Whether the service is queried for a client that connects, with an HTTP request or without.
+    pub fn asks_at_connect(&self, has_request: bool) -> bool {
         match self.at_connect {
-            AtConnect::Websocket => is_websocket,
+            AtConnect::Websocket => has_request,
             AtConnect::Always => true,
             AtConnect::Never => false,
         }
@@ -168,7 +168,7 @@ mod tests {
         let asks = |at: &str| {
             let settings = format!(r#"{{"url": "http://a/", "at_connect": "{at}"}}"#);
             let settings = read(&settings).expect("they are right");
-            [true, false].map(|is_websocket| settings.asks_at_connect(is_websocket))
+            [true, false].map(|has_request| settings.asks_at_connect(has_request))
         };
         assert_eq!(asks("websocket"), [true, false]);
         assert_eq!(asks("always"), [true, true]);

@@ -1,8 +1,10 @@
 //! Writes 👍 for `:+1:`, and so on, in what is published.
 
 use bindings::exports::switchyard::pubsub::lifecycle;
-use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict, Submission};
-use bindings::switchyard::pubsub::types::Publication;
+use bindings::exports::switchyard::pubsub::messages::{
+    self, Change, Decision, PublishVerdict, Submission,
+};
+use bindings::switchyard::pubsub::types::Extras;
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
@@ -26,16 +28,20 @@ impl lifecycle::Guest for Plugin {
 }
 
 impl messages::Guest for Plugin {
-    fn on_publish(submissions: Vec<Submission>) -> Vec<PublishVerdict> {
-        submissions.into_iter().map(|submission| verdict(submission.publication)).collect()
+    fn on_publish(submissions: Vec<Submission>, _extras: Vec<Extras>) -> Vec<Decision> {
+        let decide = |(position, submission): (u32, &Submission)| {
+            let verdict = verdict(&submission.payload)?;
+            Some(Decision { position, verdict })
+        };
+        (0..).zip(&submissions).filter_map(decide).collect()
     }
 }
 
-fn verdict(Publication { channel, payload }: Publication) -> PublishVerdict {
-    match std::str::from_utf8(&payload).ok().and_then(with_emoji) {
-        Some(text) => PublishVerdict::Replace(Publication { channel, payload: text.into_bytes() }),
-        None => PublishVerdict::Continue,
-    }
+/// None: it passes unchanged.
+fn verdict(payload: &[u8]) -> Option<PublishVerdict> {
+    let text = std::str::from_utf8(payload).ok().and_then(with_emoji)?;
+    let payload = Some(text.into_bytes());
+    Some(PublishVerdict::Replace(Change { channel: None, payload, tags: None }))
 }
 
 /// The text with emoji; none: there is none in it.

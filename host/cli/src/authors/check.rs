@@ -27,6 +27,9 @@ pub struct Report {
     pub version: String,
     /// The contract that it was built for, if it names one.
     pub contract: Option<String>,
+    /// What it would gain by being built for the newest contract that the server serves; empty if
+    /// it is, or could not be linked.
+    pub gains: Vec<&'static str>,
     /// Its imports.
     pub imports: Vec<String>,
     /// Its exports.
@@ -85,6 +88,9 @@ fn look(
         .next();
     let compiled = CompiledPlugin::link(&engine, &component)?;
     report.hooks = Some(compiled.hooks());
+    if report.contract.as_deref().is_some_and(is_older) {
+        report.gains = gains(compiled.hooks());
+    }
     report.policy = Some(declaration::policy(plugin.policy, &plugin.declared, compiled.hooks()));
     report.asks_with = compiled.outside().map(str::to_owned);
     report.may_ask = plugin.http_allow.iter().map(ToString::to_string).collect();
@@ -109,6 +115,79 @@ fn look(
     Ok(())
 }
 
+/// Whether this is an older contract than the newest that the server serves. Patch versions count
+/// as the same.
+fn is_older(contract: &str) -> bool {
+    let minor = |version: &str| version.rsplit_once('.').map(|(minor, _)| minor.to_owned());
+    let version = contract.split_once('@').map_or("", |(_, version)| version);
+    minor(version) != minor(newest())
+}
+
+/// The newest version of the contract that the server serves.
+fn newest() -> &'static str {
+    let [newest, ..] = switchyard_wasm::CONTRACT_VERSIONS;
+    newest
+}
+
+/// What a plugin with these hooks, built for 0.1.0, would gain by being built for 0.2.0.
+fn gains(hooks: Hooks) -> Vec<&'static str> {
+    let Hooks { admission, access, messages, deliveries, snapshot: _ } = hooks;
+    [
+        (
+            admission,
+            "admission: SSE, HTTP and Pusher are protocols of their own, once the server has them",
+        ),
+        (admission, "admission: may subscribe a client that it accepts, once the server does so"),
+        (
+            access,
+            "access: a request says whether an existing subscription is checked again (recheck)",
+        ),
+        (
+            access,
+            "access: decides what clients may look at (inspect); for 0.1.0 this is asked as \
+             subscribe, or refused",
+        ),
+        (
+            access,
+            "access: resume, history, presence, watch, enter and call are actions of their own, \
+             once the server has them",
+        ),
+        (
+            access,
+            "access: a name is passed once for all requests in a row that have it, and only \
+             refusals are returned, so calls cost less",
+        ),
+        (
+            messages,
+            "messages: a channel is passed once for all submissions in a row that have it, and only \
+             what does not pass unchanged is returned, so calls cost less",
+        ),
+        (
+            messages,
+            "messages: sees the key, version and tags of a publication, once the server carries \
+             them",
+        ),
+        (
+            access || messages,
+            "origin: publications by an API token, an app or a plugin name it, once the server has \
+             such publishers",
+        ),
+        (
+            deliveries,
+            "deliveries: a channel is passed once for all deliveries in a row that have it, and \
+             only what is changed is returned, so calls cost less",
+        ),
+        (
+            deliveries,
+            "deliveries: sees the position, key, version and tags of a publication, once the \
+             server carries them",
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(applies, gain)| applies.then_some(gain))
+    .collect()
+}
+
 impl Report {
     /// As text.
     pub fn text(&self) -> String {
@@ -122,7 +201,8 @@ impl Report {
             }
         };
         say("version", self.version.clone());
-        say("contract", self.contract.clone().unwrap_or_default());
+        say("contract", self.contract_words());
+        self.gains.iter().for_each(|gain| say("gains", (*gain).to_owned()));
         say("hooks", self.hook_names().join(", "));
         say("declares", self.declared_words());
         if let Some((policy, source)) = self.policy {
@@ -159,6 +239,7 @@ impl Report {
             }),
             "version": self.version,
             "contract": self.contract,
+            "gains": self.gains,
             "hooks": self.hook_names(),
             "declared": self.declared,
             "policy": self.policy.map(|(policy, _)| policy),
@@ -169,6 +250,14 @@ impl Report {
             "imports": self.imports,
             "exports": self.exports,
         })
+    }
+
+    fn contract_words(&self) -> String {
+        let contract = self.contract.clone().unwrap_or_default();
+        match self.gains.is_empty() {
+            true => contract,
+            false => format!("{contract}; what it would gain by moving to {}:", newest()),
+        }
     }
 
     fn declared_words(&self) -> String {
@@ -190,5 +279,66 @@ impl Report {
         .into_iter()
         .filter_map(|(name, has)| has.then_some(name))
         .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_plugin_would_gain_follows_from_its_hooks() {
+        assert_eq!(gains(Hooks::default()), [""; 0]);
+        assert_eq!(gains(Hooks { snapshot: true, ..Hooks::default() }), [""; 0]);
+        let admission = Hooks { admission: true, ..Hooks::default() };
+        let access = Hooks { access: true, ..Hooks::default() };
+        let messages = Hooks { messages: true, ..Hooks::default() };
+        let deliveries = Hooks { deliveries: true, ..Hooks::default() };
+        for (hooks, begin) in [
+            (admission, &["admission: "][..]),
+            (access, &["access: ", "origin: "]),
+            (messages, &["messages: ", "origin: "]),
+            (deliveries, &["deliveries: "]),
+        ] {
+            let gains = gains(hooks);
+            for begin in begin {
+                assert!(gains.iter().any(|gain| gain.starts_with(begin)), "{begin}: {gains:?}");
+            }
+            for gain in gains {
+                assert!(begin.iter().any(|begin| gain.starts_with(begin)), "{gain}");
+            }
+        }
+        let says = |hooks: Hooks, word: &str| gains(hooks).iter().any(|gain| gain.contains(word));
+        assert!(says(access, "recheck") && says(access, "inspect"));
+        assert!(says(admission, "Pusher") && says(admission, "subscribe"));
+        assert!(says(deliveries, "position"));
+        // What several hooks gain is said once.
+        let all = gains(Hooks { access: true, ..messages });
+        assert_eq!(all.iter().filter(|gain| gain.starts_with("origin: ")).count(), 1);
+    }
+
+    #[test]
+    fn only_an_older_contract_has_gains() {
+        assert!(is_older("switchyard:pubsub@0.1.0"));
+        assert!(is_older("switchyard:pubsub@0.1.1"));
+        assert!(!is_older("switchyard:pubsub@0.2.0"));
+        assert!(!is_older("switchyard:pubsub@0.2.1"));
+    }
+
+    #[test]
+    fn the_report_says_what_a_plugin_would_gain() {
+        let mut report = Report {
+            contract: Some("switchyard:pubsub@0.1.0".to_owned()),
+            gains: vec!["access: much"],
+            was_initialised: true,
+            ..Report::default()
+        };
+        let text = report.text();
+        assert!(text.contains("what it would gain by moving to 0.2.0"), "{text}");
+        assert!(text.contains("\ngains     access: much"), "{text}");
+        assert_eq!(report.json().get("gains"), Some(&json!(["access: much"])));
+        report.gains.clear();
+        assert!(report.text().ends_with("contract  switchyard:pubsub@0.1.0"), "{}", report.text());
+        assert_eq!(report.json().get("gains"), Some(&json!([])));
     }
 }

@@ -1,5 +1,7 @@
-//! What becomes of a plugin when the host itself panics.
+//! A plugin in whose call the host panics, and plugins that were built for either version of the
+//! contract.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -7,6 +9,7 @@ use anyhow::{Context, Result};
 use super::*;
 use crate::Middleware;
 use crate::changes::Offer;
+use crate::items::{Action, Inspection};
 use crate::stats::Initiator;
 use crate::trace::Tracer;
 use switchyard_config::Config;
@@ -14,10 +17,9 @@ use switchyard_config::limits::LiveLimits;
 use switchyard_hub::connections::Connections;
 use switchyard_wasm::Wasm;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_instance_in_whose_call_the_host_panics_is_rebuilt() -> Result<()> {
+fn middleware() -> Result<Middleware> {
     let config = Config::default();
-    let middleware = Middleware::new(
+    Ok(Middleware::new(
         Wasm::with_cache(None).map_err(|error| anyhow::anyhow!("{error:#}"))?,
         config.plugins.clone(),
         config.limits.counters_max,
@@ -25,12 +27,24 @@ async fn an_instance_in_whose_call_the_host_panics_is_rebuilt() -> Result<()> {
         Arc::new(LiveLimits::new(&config.limits)),
         tokio::runtime::Handle::current(),
         Arc::new(Tracer::new(1, 1)),
-    );
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/components/test/probe.wasm");
-    let wasm = std::fs::read(file).context("run `make components`")?;
-    let offer = Offer { wasm: wasm.into(), file: None, toml: None, is_fresh: false };
-    middleware.load("10-probe", offer, &Initiator::Local)?;
-    let plugin = middleware.chain().plugins().first().context("it is there")?.clone();
+    ))
+}
+
+/// Loads a component that `make components` leaves.
+fn load(middleware: &Middleware, name: &str, toml: Option<&str>) -> Result<Arc<Plugin>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/components");
+    let wasm =
+        std::fs::read(folder.join(format!("{name}.wasm"))).context("run `make components`")?;
+    let toml = toml.map(str::to_owned);
+    let offer = Offer { wasm: wasm.into(), file: None, toml, is_fresh: false };
+    middleware.load("10-plugin", offer, &Initiator::Local)?;
+    Ok(middleware.chain().plugins().first().context("it is there")?.clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_in_whose_call_the_host_panics_is_rebuilt() -> Result<()> {
+    let middleware = middleware()?;
+    let plugin = load(&middleware, "test/probe", None)?;
     let connection = 7;
 
     let answer = plugin
@@ -43,5 +57,54 @@ async fn an_instance_in_whose_call_the_host_panics_is_rebuilt() -> Result<()> {
     };
     tokio::time::timeout(Duration::from_secs(60), rebuilt).await?;
     assert_eq!(plugin.state(), State::Running);
+    Ok(())
+}
+
+/// What `acl` of each version decides about every action on a channel that its rules open, or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn both_versions_of_the_contract_are_asked_about_every_action() -> Result<()> {
+    const RULES: &str = r#"
+        [[settings.rules]]
+        users = ["*"]
+        subscribe = ["read.*"]
+        publish = ["write.*"]
+    "#;
+    let actions = |name| {
+        [
+            (Action::Subscribe(name), "read"),
+            (Action::Psubscribe(name), "read"),
+            (Action::Resume(name), "read"),
+            (Action::History(name), "read"),
+            (Action::Presence(name), "read"),
+            (Action::Watch(name), "read"),
+            (Action::Inspect(Inspection::Channel(name)), "read"),
+            (Action::Publish { channel: name, payload_bytes: 1 }, "write"),
+            (Action::Enter { channel: name, data_bytes: 1 }, "write"),
+            // Plugins for 0.1.0 cannot be asked about calls.
+            (Action::Call { method: name, argument_bytes: 1 }, "write by 0.2.0"),
+            (Action::Inspect(Inspection::Patterns), "never"),
+            (Action::Inspect(Inspection::Server), "never"),
+            (Action::Inspect(Inspection::Clients), "never"),
+            (Action::Inspect(Inspection::Configuration), "never"),
+        ]
+    };
+    for (component, version) in [("acl", "0.2.0"), ("test/acl-v0-1", "0.1.0")] {
+        let middleware = middleware()?;
+        load(&middleware, component, Some(RULES))?;
+        for (name, kind) in [("read.1", "read"), ("write.1", "write"), ("other", "")] {
+            let actions = actions(name);
+            let asked: Vec<_> = actions.iter().map(|(action, _)| (7, *action)).collect();
+            let together = middleware.chain().access(&asked);
+            for ((action, needed), together) in actions.iter().zip(&together) {
+                let is_open = !kind.is_empty()
+                    && needed
+                        .strip_suffix(" by 0.2.0")
+                        .map_or(*needed == kind, |needed| needed == kind && version == "0.2.0");
+                assert_eq!(together.is_none(), is_open, "{version}, {action:?}: {together:?}");
+                let alone = middleware.chain().access_again(&[(7, *action)]);
+                assert_eq!(alone.first(), Some(together), "{version}, {action:?}");
+            }
+        }
+    }
     Ok(())
 }

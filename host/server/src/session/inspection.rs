@@ -11,11 +11,9 @@ use crate::session::publish;
 use switchyard_hub::Hub;
 use switchyard_hub::listing::Listing;
 use switchyard_middleware::chain::Chain;
-use switchyard_middleware::items::Action;
+use switchyard_middleware::items::{Action, Inspection as Inspected};
 use switchyard_types::batch::Batch;
-use switchyard_types::command::{
-    Command, LIMIT, NOPERM, Refusal, Reply, Space, Tag, UNAVAILABLE, Verb,
-};
+use switchyard_types::command::{Command, LIMIT, Refusal, Reply, Space, Tag, UNAVAILABLE, Verb};
 use switchyard_types::ids::ConnectionId;
 
 /// How many names are processed between two checks of the time budget: as many as a plugin
@@ -88,11 +86,8 @@ impl Session {
                 }
             }
             Command::PatternCount => {
-                if chain.has_access() && self.connection.encoding().encoder().is_web() {
-                    return Err(Refusal::new(
-                        NOPERM,
-                        "not over a WebSocket, where plugins decide who may listen",
-                    ));
+                if self.connection.encoding().encoder().is_web() {
+                    may_inspect(self.connection.id, chain, Inspected::Patterns)?;
                 }
                 let count = hub.pattern_count()?;
                 write.write(tag, &Reply::Number(count), &mut self.replies);
@@ -178,7 +173,7 @@ impl Inspection {
                 Err(Refusal::new(
                     LIMIT,
                     format!(
-                        "more than {names_max} channels match that you may subscribe to \
+                        "more than {names_max} channels match that you may look at \
                          (limits.names_per_command_max): give a pattern that matches fewer"
                     ),
                 ))
@@ -225,20 +220,32 @@ impl Inspection {
     }
 }
 
-/// Which of these names the connection may subscribe to. An error: a plugin cannot decide.
+/// Whether the connection may look at this: plugins with `access` decide.
+pub(super) fn may_inspect(
+    connection: ConnectionId,
+    chain: &Chain,
+    subject: Inspected<'_>,
+) -> Result<(), Refusal> {
+    let action = [(connection, Action::Inspect(subject))];
+    chain.access_again(&action).into_iter().flatten().next().map_or(Ok(()), Err)
+}
+
+/// Which of these channels the connection may look at. An error: a plugin cannot decide.
 fn may_see(connection: ConnectionId, chain: &Chain, names: &[&[u8]]) -> Result<Vec<bool>, Refusal> {
     if !chain.has_access() {
         return Ok(vec![true; names.len()]);
     }
     let mut may_see = vec![false; names.len()];
-    // A name that is not UTF-8 cannot be subscribed to either.
+    // Plugins cannot be asked about a name that is not UTF-8.
     let texts: Batch<(usize, &str)> = names
         .iter()
         .enumerate()
         .filter_map(|(place, name)| Some((place, publish::as_text(name).ok()?)))
         .collect();
-    let actions: Vec<_> =
-        texts.iter().map(|(_, text)| (connection, Action::Subscribe(text))).collect();
+    let actions: Vec<_> = texts
+        .iter()
+        .map(|(_, text)| (connection, Action::Inspect(Inspected::Channel(text))))
+        .collect();
     for ((place, _), refusal) in texts.into_iter().zip(chain.access_again(&actions)) {
         match refusal {
             Some(refusal) if refusal.code == UNAVAILABLE => return Err(refusal),

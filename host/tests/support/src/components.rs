@@ -13,12 +13,16 @@ use serde_json::Value;
 /// What the probe's binary holds where its stamp goes.
 const STAMP: &[u8] = b"@@stamp:00000000";
 
-/// The bytes of a built component, such as `acl` or `test/probe`.
+/// The bytes of a built component, such as `acl` or `test/probe`. If `SWITCHYARD_TEST_CONTRACT`
+/// is `0.1.0`, they are those of the plugin as it was built for that version of the contract, if
+/// it is one of those that ship.
 pub fn built(name: &str) -> Result<Vec<u8>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../../target/components")
-        .join(name)
-        .with_extension("wasm");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../target/components");
+    let mut path = folder.join(name).with_extension("wasm");
+    if std::env::var_os("SWITCHYARD_TEST_CONTRACT").is_some_and(|version| version == "0.1.0") {
+        let older = folder.join(format!("test/{name}-v0-1.wasm"));
+        path = if older.exists() { older } else { path };
+    }
     std::fs::read(&path)
         .with_context(|| format!("cannot read {}; run `make components`", path.display()))
 }

@@ -21,6 +21,7 @@ use crate::decoder::{Decoder, Progress};
 use crate::session::Session;
 use switchyard_hub::connections::attributes::USER;
 use switchyard_hub::encoding::Encoding;
+use switchyard_middleware::items::Inspection;
 use switchyard_protocol::resp::commands::{self, CommandId, CommandSpec};
 use switchyard_protocol::resp::{
     Arguments, Authentication, Burst, Outcome, ProtocolError, ReplyWriter, RequestLimits,
@@ -412,11 +413,18 @@ impl Resp {
     }
 
     /// Whether it shows more than this client may see. Over a WebSocket the client may be a browser
-    /// page; there, plugins decide what it may do.
+    /// page; there, plugins decide what it may look at.
     fn is_hidden(&self, id: CommandId, session: &Session) -> bool {
-        self.transport == Transport::Frames
-            && matches!(id, CommandId::Info | CommandId::ClientList | CommandId::ConfigGet)
-            && session.services.middleware.chain().has_access()
+        if self.transport != Transport::Frames {
+            return false;
+        }
+        let subject = match id {
+            CommandId::Info => Inspection::Server,
+            CommandId::ClientList => Inspection::Clients,
+            CommandId::ConfigGet => Inspection::Configuration,
+            _ => return false,
+        };
+        !session.may_inspect(subject)
     }
 
     /// Counts a command that is not passed to the session.

@@ -9,15 +9,16 @@ use std::hint::black_box;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use bindings::exports::switchyard::pubsub::access::{self, Action, Request};
-use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials};
+use bindings::exports::switchyard::pubsub::access::{self, Action, Denial, Request};
+use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials, Welcome};
 use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::exports::switchyard::pubsub::messages::{
-    self, Publication, PublishVerdict, Submission,
+    self, Change, Decision, PublishVerdict, Submission,
 };
 use bindings::switchyard::pubsub::attributes;
-use bindings::switchyard::pubsub::types::{ConnectionId, Refusal};
+use bindings::switchyard::pubsub::types::{ConnectionId, Extras, Origin, Refusal};
 use plugin_ask::Url;
+use plugin_kit::items::{Named, named};
 use serde::Deserialize;
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
@@ -27,8 +28,8 @@ mod bindings {
         inline: "
             package switchyard:tests;
             world asker {
-                include switchyard:pubsub/gatekeeper@0.1.0;
-                include switchyard:pubsub/transformer@0.1.0;
+                include switchyard:pubsub/gatekeeper@0.2.0;
+                include switchyard:pubsub/transformer@0.2.0;
             }
         ",
         world: "switchyard:tests/asker",
@@ -111,49 +112,47 @@ impl lifecycle::Guest for Asker {
 }
 
 impl admission::Guest for Asker {
-    fn on_connect(connection: ConnectionId, client: Client) -> Result<(), Refusal> {
-        match client.path.split_once("ask=") {
-            Some((_, what)) => admit(connection, what).map(|_| ()),
-            None => Ok(()),
+    fn on_connect(connection: ConnectionId, client: Client) -> Result<Welcome, Refusal> {
+        if let Some((_, what)) = client.path.split_once("ask=") {
+            admit(connection, what)?;
         }
+        Ok(Welcome { subscriptions: vec![] })
     }
 
     fn on_authenticate(
         connection: ConnectionId,
         credentials: Credentials,
-    ) -> Result<bool, Refusal> {
-        admit(connection, &credentials.secret)
+    ) -> Result<Option<Welcome>, Refusal> {
+        let is_admitted = admit(connection, &credentials.secret)?;
+        Ok(is_admitted.then(|| Welcome { subscriptions: vec![] }))
     }
 
     fn on_disconnect(_connection: ConnectionId) {}
 }
 
 impl access::Guest for Asker {
-    fn on_access(requests: Vec<Request>) -> Vec<Option<Refusal>> {
-        let decide = |request: &Request| {
-            let Action::Publish(intent) = &request.action else { return None };
-            ask(&intent.channel).map(|(Ok(said) | Err(said))| unavailable(said))
+    fn on_access(requests: Vec<Request>) -> Vec<Denial> {
+        let decide = |item: Named<'_, Request>| {
+            let Action::Publish(_) = item.item.action else { return None };
+            let (Ok(said) | Err(said)) = ask(item.name)?;
+            Some(Denial { position: item.position, refusal: unavailable(said) })
         };
-        requests.iter().map(decide).collect()
+        named(&requests, |request| request.name.as_deref()).filter_map(decide).collect()
     }
 }
 
 impl messages::Guest for Asker {
     /// A payload `said` becomes what was noted of the connection.
-    fn on_publish(submissions: Vec<Submission>) -> Vec<PublishVerdict> {
-        let decide = |Submission { connection, publication }: Submission| {
-            let Publication { channel, payload } = publication;
-            let said = match payload.as_slice() {
-                b"said" => attributes::get(connection, "said"),
-                url => ask(&String::from_utf8_lossy(url)).map(|(Ok(said) | Err(said))| said),
+    fn on_publish(submissions: Vec<Submission>, _extras: Vec<Extras>) -> Vec<Decision> {
+        let decide = |(position, submission): (u32, &Submission)| {
+            let said = match (submission.payload.as_slice(), &submission.origin) {
+                (b"said", Origin::Connection(connection)) => attributes::get(*connection, "said"),
+                (url, _) => ask(&String::from_utf8_lossy(url)).map(|(Ok(said) | Err(said))| said),
             };
-            match said {
-                None => PublishVerdict::Continue,
-                Some(said) => {
-                    PublishVerdict::Replace(Publication { channel, payload: said.into_bytes() })
-                }
-            }
+            let payload = Some(said?.into_bytes());
+            let change = Change { channel: None, payload, tags: None };
+            Some(Decision { position, verdict: PublishVerdict::Replace(change) })
         };
-        submissions.into_iter().map(decide).collect()
+        (0..).zip(&submissions).filter_map(decide).collect()
     }
 }

@@ -9,7 +9,7 @@ use guest_core::{ConnectionId, FanOuts, Names, PatternId, Registry};
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
-    wit_bindgen::generate!({ path: "../../../../wit", world: "guest-core" });
+    wit_bindgen::generate!({ path: "../../../../wit/0.1.0", world: "guest-core" });
 
     #[cfg(target_family = "wasm")]
     export!(BadEngine with_types_in self);

@@ -1,4 +1,4 @@
-//! For tests: a plugin built for `switchyard:pubsub@0.2.0`, a contract that the
+//! For tests: a plugin built for `switchyard:pubsub@0.3.0`, a contract that the
 //! host does not serve.
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]

@@ -9,14 +9,15 @@ use std::cell::Cell;
 use std::hint::black_box;
 use std::sync::OnceLock;
 
-use bindings::exports::switchyard::pubsub::access::{self, Action as Requested, Request};
-use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials};
+use bindings::exports::switchyard::pubsub::access::{self, Denial, Request};
+use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials, Welcome};
 use bindings::exports::switchyard::pubsub::deliveries::{self, DeliverVerdict, Delivery};
 use bindings::exports::switchyard::pubsub::lifecycle;
-use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict, Submission};
+use bindings::exports::switchyard::pubsub::messages::{self, Change, PublishVerdict, Submission};
 use bindings::exports::switchyard::pubsub::snapshot::{self, RestoreError};
-use bindings::switchyard::pubsub::types::{ConnectionId, Publication, Refusal};
+use bindings::switchyard::pubsub::types::{ConnectionId, Extras, Origin, Refusal};
 use bindings::switchyard::pubsub::{attributes, counters, log};
+use plugin_kit::items::{Named, named};
 use settings::{Action, Init, Narrow, Restore, Save, Settings};
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
@@ -62,22 +63,26 @@ impl lifecycle::Guest for Probe {
 }
 
 impl admission::Guest for Probe {
-    fn on_connect(connection: ConnectionId, client: Client) -> Result<(), Refusal> {
+    fn on_connect(connection: ConnectionId, client: Client) -> Result<Welcome, Refusal> {
         let actions = settings().on_connect.triggered_by(&client.path);
-        admit(connection, actions).map(|_| ())
+        admit(connection, actions).map(|_| welcome())
     }
 
     fn on_authenticate(
         connection: ConnectionId,
         credentials: Credentials,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<Option<Welcome>, Refusal> {
         let actions = settings().on_authenticate.triggered_by(&credentials.secret);
-        admit(connection, actions)
+        admit(connection, actions).map(|allowed| allowed.then(welcome))
     }
 
     fn on_disconnect(_connection: ConnectionId) {
         settings().on_disconnect.triggered_by("").for_each(act);
     }
+}
+
+fn welcome() -> Welcome {
+    Welcome { subscriptions: vec![] }
 }
 
 /// Whether the settings say to allow it.
@@ -100,90 +105,109 @@ fn admit<'a>(
 }
 
 impl access::Guest for Probe {
-    fn on_access(requests: Vec<Request>) -> Vec<Option<Refusal>> {
-        let mut one_too_few = false;
-        let decide = |request: &Request| {
-            let name = match &request.action {
-                Requested::Subscribe(name) | Requested::Psubscribe(name) => name,
-                Requested::Publish(intent) => &intent.channel,
-            };
-            for action in settings().on_access.on(name, name.as_bytes()) {
+    fn on_access(requests: Vec<Request>) -> Vec<Denial> {
+        let mut one_too_many = false;
+        let decide = |item: Named<'_, Request>| {
+            for action in settings().on_access.on(item.name, item.name.as_bytes()) {
                 match action {
-                    Action::Refuse { code, message } => return Some(refusal(code, message)),
-                    Action::WrongCount => one_too_few = true,
+                    Action::Refuse { code, message } => {
+                        let refusal = refusal(code, message);
+                        return Some(Denial { position: item.position, refusal });
+                    }
+                    Action::WrongCount => one_too_many = true,
                     action => act(action),
                 }
             }
             None
         };
-        let mut decisions: Vec<_> = requests.iter().map(decide).collect();
-        if one_too_few {
-            decisions.pop();
+        let requested = named(&requests, |request| request.name.as_deref());
+        let mut denials: Vec<_> = requested.filter_map(decide).collect();
+        if one_too_many {
+            let refusal = refusal("NOPERM", "there is no such request");
+            denials.push(Denial { position: requests.len() as u32, refusal });
+        }
+        denials
+    }
+}
+
+impl messages::Guest for Probe {
+    fn on_publish(submissions: Vec<Submission>, _extras: Vec<Extras>) -> Vec<messages::Decision> {
+        let mut one_too_many = false;
+        let decide = |Named { position, name, item }: Named<'_, Submission>| {
+            let Submission { origin, payload: before, .. } = item;
+            let (mut channel, mut payload) = (name.to_owned(), before.clone());
+            let decision = |verdict| Some(messages::Decision { position, verdict });
+            for action in settings().on_publish.on(name, before) {
+                match action {
+                    Action::Refuse { code, message } => {
+                        return decision(PublishVerdict::Reject(refusal(code, message)));
+                    }
+                    Action::Absorb(receivers) => {
+                        return decision(PublishVerdict::Absorb(*receivers));
+                    }
+                    Action::Rename(to) => channel.clone_from(to),
+                    Action::Show(key) => {
+                        let value = match origin {
+                            Origin::Connection(connection) => attributes::get(*connection, key),
+                            Origin::Token(_) | Origin::App(_) | Origin::Plugin(_) => None,
+                        };
+                        let value = value.unwrap_or_default();
+                        payload.extend_from_slice(format!(":{value}").as_bytes());
+                    }
+                    Action::WrongCount => one_too_many = true,
+                    action => act_on(action, &mut payload),
+                }
+            }
+            let channel = (channel != name).then_some(channel);
+            let payload = (payload != *before).then_some(payload);
+            match (&channel, &payload) {
+                (None, None) => None,
+                _ => decision(PublishVerdict::Replace(Change { channel, payload, tags: None })),
+            }
+        };
+        let submitted = named(&submissions, |submission| submission.channel.as_deref());
+        let mut decisions: Vec<_> = submitted.filter_map(decide).collect();
+        if one_too_many {
+            let position = submissions.len() as u32;
+            decisions.push(messages::Decision { position, verdict: PublishVerdict::Absorb(0) });
         }
         decisions
     }
 }
 
-impl messages::Guest for Probe {
-    fn on_publish(submissions: Vec<Submission>) -> Vec<PublishVerdict> {
-        let mut one_too_few = false;
-        let decide = |Submission { connection, publication }: Submission| {
-            let Publication { mut channel, mut payload } = publication.clone();
-            for action in settings().on_publish.on(&publication.channel, &publication.payload) {
-                match action {
-                    Action::Refuse { code, message } => {
-                        return PublishVerdict::Reject(refusal(code, message));
-                    }
-                    Action::Absorb(receivers) => return PublishVerdict::Absorb(*receivers),
-                    Action::Rename(to) => channel.clone_from(to),
-                    Action::Show(key) => {
-                        let value = attributes::get(connection, key).unwrap_or_default();
-                        payload.extend_from_slice(format!(":{value}").as_bytes());
-                    }
-                    Action::WrongCount => one_too_few = true,
-                    action => act_on(action, &mut payload),
-                }
-            }
-            match channel == publication.channel && payload == publication.payload {
-                true => PublishVerdict::Continue,
-                false => PublishVerdict::Replace(Publication { channel, payload }),
-            }
-        };
-        let mut verdicts: Vec<_> = submissions.into_iter().map(decide).collect();
-        if one_too_few {
-            verdicts.pop();
-        }
-        verdicts
-    }
-}
-
 impl deliveries::Guest for Probe {
-    fn on_deliver(deliveries: Vec<Delivery>) -> Vec<DeliverVerdict> {
-        let mut one_too_few = false;
-        let decide = |delivery: Delivery| {
-            let Publication { channel, payload: before } = delivery.publication;
+    fn on_deliver(deliveries: Vec<Delivery>, _extras: Vec<Extras>) -> Vec<deliveries::Decision> {
+        let mut one_too_many = false;
+        let decide = |Named { position, name, item }: Named<'_, Delivery>| {
+            let Delivery { payload: before, recipients, .. } = item;
             let mut payload = before.clone();
-            for action in settings().on_deliver.on(&channel, &before) {
+            let decision = |verdict| Some(deliveries::Decision { position, verdict });
+            for action in settings().on_deliver.on(name, before) {
                 match action {
-                    Action::Narrow(Narrow::None) => return DeliverVerdict::Narrow(vec![]),
-                    Action::Narrow(Narrow::First) => {
-                        let first = delivery.recipients.into_iter().take(1);
-                        return DeliverVerdict::Narrow(first.collect());
+                    Action::Narrow(Narrow::None) => {
+                        return decision(DeliverVerdict::Narrow(vec![]));
                     }
-                    Action::WrongCount => one_too_few = true,
+                    Action::Narrow(Narrow::First) => {
+                        let first = recipients.iter().copied().take(1);
+                        return decision(DeliverVerdict::Narrow(first.collect()));
+                    }
+                    Action::WrongCount => one_too_many = true,
                     action => act_on(action, &mut payload),
                 }
             }
-            match payload == before {
-                true => DeliverVerdict::Continue,
-                false => DeliverVerdict::Replace(payload),
+            match payload == *before {
+                true => None,
+                false => decision(DeliverVerdict::Replace(payload)),
             }
         };
-        let mut verdicts: Vec<_> = deliveries.into_iter().map(decide).collect();
-        if one_too_few {
-            verdicts.pop();
+        let delivered = named(&deliveries, |delivery| delivery.channel.as_deref());
+        let mut decisions: Vec<_> = delivered.filter_map(decide).collect();
+        if one_too_many {
+            let position = deliveries.len() as u32;
+            let verdict = DeliverVerdict::Narrow(vec![]);
+            decisions.push(deliveries::Decision { position, verdict });
         }
-        verdicts
+        decisions
     }
 }
 

@@ -139,7 +139,7 @@ pub enum Action {
     Log(String),
     /// Writes to standard output and to standard error.
     Print(String),
-    /// Answers one verdict too few.
+    /// Decides about one item more than there are.
     WrongCount,
 }
 

@@ -4,6 +4,7 @@
 use std::net::TcpStream;
 
 use bindings::exports::switchyard::pubsub::{lifecycle, messages};
+use bindings::switchyard::pubsub::types::Extras;
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
@@ -25,8 +26,7 @@ impl lifecycle::Guest for Snoop {
 }
 
 impl messages::Guest for Snoop {
-    fn on_publish(submissions: Vec<messages::Submission>) -> Vec<messages::PublishVerdict> {
-        let verdicts = submissions.iter().map(|_| messages::PublishVerdict::Continue);
-        verdicts.collect()
+    fn on_publish(_: Vec<messages::Submission>, _: Vec<Extras>) -> Vec<messages::Decision> {
+        vec![]
     }
 }

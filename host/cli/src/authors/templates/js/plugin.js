@@ -1,6 +1,6 @@
 // {{name}}: a plugin of Switchyard.
 
-import { log } from "switchyard:pubsub/log@0.1.0";
+import { log } from "switchyard:pubsub/log@0.2.0";
 
 import { encode } from "./utf8.js";
 
@@ -20,19 +20,34 @@ export const lifecycle = {
 };
 
 export const messages = {
-  // Returns one verdict for each submission, in order: a publication, and the
-  // connection that it is from. Put your logic here. Besides "replace" and "reject"
-  // there are { tag: "continue" }, which lets it pass unchanged, and "absorb". A
-  // payload is a Uint8Array; utf8.js converts it to text.
-  onPublish(submissions) {
-    return submissions.map(({ publication: { channel, payload } }) => {
-      if (payload.length === 0) {
-        return { tag: "reject", val: { code: "EMPTY", message: "there is nothing in it" } };
+  // Returns the decisions about submissions that do not pass unchanged, in order. A
+  // submission is a publication and its origin; its channel is undefined where it is
+  // that of the submission before it. Put your logic here. Besides "replace" and
+  // "reject" there is "absorb". What a "replace" leaves out stays as it is. A payload
+  // is a Uint8Array; utf8.js converts it to text. The extras are the keys, versions
+  // and tags of the few submissions that have some.
+  onPublish(submissions, extras) {
+    const decisions = [];
+    submissions.forEach((submission, position) => {
+      const verdict = decide(submission);
+      if (verdict !== undefined) {
+        decisions.push({ position, verdict });
       }
-      const changed = new Uint8Array(payload.length + ending.length);
-      changed.set(payload);
-      changed.set(ending, payload.length);
-      return { tag: "replace", val: { channel, payload: changed } };
     });
+    return decisions;
   },
 };
+
+// Returns undefined for a submission that passes unchanged.
+function decide({ payload }) {
+  if (payload.length === 0) {
+    return { tag: "reject", val: { code: "EMPTY", message: "there is nothing in it" } };
+  }
+  if (ending.length === 0) {
+    return undefined;
+  }
+  const changed = new Uint8Array(payload.length + ending.length);
+  changed.set(payload);
+  changed.set(ending, payload.length);
+  return { tag: "replace", val: { payload: changed } };
+}

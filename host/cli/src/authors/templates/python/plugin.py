@@ -4,9 +4,14 @@ import json
 
 from componentize_py_types import Err
 from wit_world import exports
-from wit_world.exports.messages import PublishVerdict_Reject, PublishVerdict_Replace
+from wit_world.exports.messages import (
+    Change,
+    Decision,
+    PublishVerdict_Reject,
+    PublishVerdict_Replace,
+)
 from wit_world.imports.log import Level, log
-from wit_world.imports.types import Publication, Refusal
+from wit_world.imports.types import Refusal
 
 ending = b""
 
@@ -24,16 +29,26 @@ class Lifecycle(exports.Lifecycle):
 
 
 class Messages(exports.Messages):
-    def on_publish(self, submissions):
-        """Returns one verdict for each submission, in order: a publication, and the
-        connection that it is from. Put your logic here. Besides Replace and Reject there
-        are PublishVerdict_Continue(), which lets it pass unchanged, and
-        PublishVerdict_Absorb."""
-        return [verdict(submission.publication) for submission in submissions]
+    def on_publish(self, submissions, extras):
+        """Returns the decisions about submissions that do not pass unchanged, in order. A
+        submission is a publication and its origin; its channel is None where it is that of
+        the submission before it. Put your logic here. Besides Replace and Reject there is
+        PublishVerdict_Absorb. The extras are the keys, versions and tags of the few
+        submissions that have some."""
+        decisions = []
+        for position, submission in enumerate(submissions):
+            verdict = decide(submission)
+            if verdict is not None:
+                decisions.append(Decision(position, verdict))
+        return decisions
 
 
-def verdict(publication):
-    if not publication.payload:
+def decide(submission):
+    """Returns None for a submission that passes unchanged."""
+    if not submission.payload:
         return PublishVerdict_Reject(Refusal("EMPTY", "there is nothing in it"))
-    changed = publication.payload + ending
-    return PublishVerdict_Replace(Publication(publication.channel, changed))
+    if not ending:
+        return None
+    # What is None stays as it is.
+    changed = Change(channel=None, payload=submission.payload + ending, tags=None)
+    return PublishVerdict_Replace(changed)

@@ -5,9 +5,11 @@ use std::sync::OnceLock;
 use serde::Deserialize;
 
 use bindings::exports::switchyard::pubsub::lifecycle;
-use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict, Submission};
+use bindings::exports::switchyard::pubsub::messages::{
+    self, Change, Decision, PublishVerdict, Submission,
+};
 use bindings::switchyard::pubsub::log::{Level, log};
-use bindings::switchyard::pubsub::types::{Publication, Refusal};
+use bindings::switchyard::pubsub::types::{Extras, Refusal};
 
 mod bindings {
     wit_bindgen::generate!({ path: "wit", world: "hooks", generate_all });
@@ -48,22 +50,38 @@ impl lifecycle::Guest for Plugin {
 }
 
 impl messages::Guest for Plugin {
-    /// Returns one verdict for each submission, in order: a publication, and the connection
-    /// that it is from. Put your logic here. Besides `Replace` and `Reject` there are
-    /// `Continue`, which lets it pass unchanged, and `Absorb`.
-    fn on_publish(submissions: Vec<Submission>) -> Vec<PublishVerdict> {
-        let settings = SETTINGS.get().expect("`init` is called first");
-        let verdict = |submission: Submission| {
-            let Publication { channel, mut payload } = submission.publication;
-            if payload.is_empty() {
-                return PublishVerdict::Reject(Refusal {
-                    code: "EMPTY".to_owned(),
-                    message: "there is nothing in it".to_owned(),
-                });
-            }
-            payload.extend(settings.ending.as_bytes());
-            PublishVerdict::Replace(Publication { channel, payload })
-        };
-        submissions.into_iter().map(verdict).collect()
+    /// Returns the decisions about submissions that do not pass unchanged, in order. A
+    /// submission is a publication and its origin; its channel is `None` where it is that of the
+    /// submission before it. The extras are the keys, versions and tags of the few submissions
+    /// that have some.
+    fn on_publish(submissions: Vec<Submission>, _extras: Vec<Extras>) -> Vec<Decision> {
+        let decisions = (0..).zip(submissions).filter_map(|(position, submission)| {
+            let verdict = decide(submission)?;
+            Some(Decision { position, verdict })
+        });
+        decisions.collect()
     }
+}
+
+/// Returns `None` for a submission that passes unchanged. Put your logic here. Besides `Replace`
+/// and `Reject` there is `Absorb`.
+fn decide(submission: Submission) -> Option<PublishVerdict> {
+    let settings = SETTINGS.get().expect("`init` is called first");
+    let mut payload = submission.payload;
+    if payload.is_empty() {
+        return Some(PublishVerdict::Reject(Refusal {
+            code: "EMPTY".to_owned(),
+            message: "there is nothing in it".to_owned(),
+        }));
+    }
+    if settings.ending.is_empty() {
+        return None;
+    }
+    payload.extend(settings.ending.as_bytes());
+    // What is `None` stays as it is.
+    Some(PublishVerdict::Replace(Change {
+        channel: None,
+        payload: Some(payload),
+        tags: None,
+    }))
 }

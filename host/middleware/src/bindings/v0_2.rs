@@ -1,0 +1,268 @@
+//! Version 0.2.0 of the contract.
+
+use smallvec::smallvec;
+use wasmtime::Store;
+
+use super::exports::{Exports, Linked, exports, unchanged_calls};
+use super::host_imports::host_imports;
+use super::{Client, Door, Fault, fault, text};
+use crate::items::{Action, DeliverVerdict, Inspection, Item, PublishVerdict};
+use switchyard_hub::filter::Delivery;
+use switchyard_types::batch::Batch;
+use switchyard_types::command::{Credentials, Publication, Refusal};
+use switchyard_types::ids::ConnectionId;
+use switchyard_wasm::StoreState;
+
+#[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
+mod generated {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        world: "middleware",
+        ownership: Borrowing { duplicate_if_necessary: true },
+    });
+}
+
+exports!();
+host_imports!();
+
+fn action(action: Action<'_>) -> exports::access::Action {
+    use exports::access::{Action as Wit, Inspection as Subject};
+    let bytes = |bytes| u32::try_from(bytes).unwrap_or(u32::MAX);
+    match action {
+        Action::Subscribe(_) => Wit::Subscribe,
+        Action::Psubscribe(_) => Wit::Psubscribe,
+        Action::Publish { payload_bytes, .. } => Wit::Publish(bytes(payload_bytes)),
+        Action::Resume(_) => Wit::Resume,
+        Action::History(_) => Wit::History,
+        Action::Presence(_) => Wit::Presence,
+        Action::Watch(_) => Wit::Watch,
+        Action::Enter { data_bytes, .. } => Wit::Enter(bytes(data_bytes)),
+        Action::Call { argument_bytes, .. } => Wit::Call(bytes(argument_bytes)),
+        Action::Inspect(subject) => Wit::Inspect(match subject {
+            Inspection::Channel(_) => Subject::Channel,
+            Inspection::Patterns => Subject::Patterns,
+            Inspection::Server => Subject::Server,
+            Inspection::Clients => Subject::Clients,
+            Inspection::Configuration => Subject::Configuration,
+        }),
+    }
+}
+
+/// The names of items, each only where it differs from the one before.
+fn changes<N: Copy + PartialEq>(names: impl Iterator<Item = N>) -> impl Iterator<Item = Option<N>> {
+    let mut before = None;
+    names.map(move |name| (before.replace(name) != Some(name)).then_some(name))
+}
+
+impl Exports for Guests {
+    unchanged_calls!();
+
+    fn on_connect(
+        &self,
+        store: &mut Store<StoreState>,
+        connection: ConnectionId,
+        client: &Client,
+    ) -> Result<Result<(), Refusal>, Fault> {
+        use exports::admission as wit;
+        let Some(admission) = &self.admission else { return Ok(Ok(())) };
+        let headers = client.header_slices();
+        let client = wit::Client {
+            protocol: match client.door {
+                Door::WebSocket => wit::Protocol::Websocket,
+                Door::Resp => wit::Protocol::Resp,
+            },
+            remote: &client.remote,
+            path: &client.path,
+            headers: &headers,
+        };
+        let hook = "on-connect";
+        match admission.call_on_connect(store, connection, client).map_err(fault(hook))? {
+            Ok(welcome) => begin_with(hook, &welcome).map(Ok),
+            Err(why) => Ok(Err(refusal(why))),
+        }
+    }
+
+    fn on_authenticate(
+        &self,
+        store: &mut Store<StoreState>,
+        connection: ConnectionId,
+        credentials: &Credentials,
+    ) -> Result<Result<bool, Refusal>, Fault> {
+        let Some(admission) = &self.admission else { return Ok(Ok(false)) };
+        let credentials = exports::admission::Credentials {
+            user: credentials.user.as_deref(),
+            secret: &credentials.secret,
+        };
+        let hook = "on-authenticate";
+        match admission.call_on_authenticate(store, connection, credentials).map_err(fault(hook))? {
+            Ok(Some(welcome)) => begin_with(hook, &welcome).map(|()| Ok(true)),
+            Ok(None) => Ok(Ok(false)),
+            Err(why) => Ok(Err(refusal(why))),
+        }
+    }
+
+    fn on_access(
+        &self,
+        store: &mut Store<StoreState>,
+        items: &[Item<Action<'_>>],
+        is_recheck: bool,
+    ) -> Result<Batch<Option<Refusal>>, Fault> {
+        use exports::access as wit;
+        let mut refusals: Batch<Option<Refusal>> = smallvec![None; items.len()];
+        let Some(access) = &self.access else { return Ok(refusals) };
+        let requests: Batch<wit::Request<'_>> = items
+            .iter()
+            .zip(changes(items.iter().map(|item| item.about.name())))
+            .map(|(item, name)| wit::Request {
+                origin: imports::types::Origin::Connection(item.connection),
+                name,
+                action: action(item.about),
+                recheck: is_recheck && !matches!(item.about, Action::Inspect(_)),
+            })
+            .collect();
+        let denials = access.call_on_access(store, &requests).map_err(fault("on-access"))?;
+        let mut places = Places::new("on-access", items.len());
+        for wit::Denial { position, refusal: why } in denials {
+            let place = places.check(position)?;
+            if let Some(slot) = refusals.get_mut(place) {
+                *slot = Some(refusal(why));
+            }
+        }
+        Ok(refusals)
+    }
+
+    fn on_publish(
+        &self,
+        store: &mut Store<StoreState>,
+        items: &[Item<&Publication<'_>>],
+    ) -> Result<Batch<PublishVerdict>, Fault> {
+        use exports::messages as wit;
+        let Some(messages) = &self.messages else { return Ok(Batch::new()) };
+        let submissions: Batch<wit::Submission<'_>> = items
+            .iter()
+            .zip(changes(items.iter().map(|item| &*item.about.channel)))
+            .map(|(Item { connection, about: publication, .. }, channel)| wit::Submission {
+                origin: imports::types::Origin::Connection(*connection),
+                channel: channel.map(text),
+                payload: &publication.payload,
+            })
+            .collect();
+        let decisions =
+            messages.call_on_publish(store, &submissions, &[]).map_err(fault("on-publish"))?;
+        let mut verdicts: Batch<PublishVerdict> = Batch::with_capacity(items.len());
+        verdicts.extend(items.iter().map(|_| PublishVerdict::Continue));
+        let mut places = Places::new("on-publish", items.len());
+        for wit::Decision { position, verdict } in decisions {
+            let verdict = match verdict {
+                wit::PublishVerdict::Replace(wit::Change { channel, payload, tags: None }) => {
+                    PublishVerdict::Replace { channel, payload }
+                }
+                wit::PublishVerdict::Replace(wit::Change { tags: Some(_), .. }) => {
+                    let problem =
+                        "it set tags, which this version of the server does not carry yet";
+                    return Err(Fault { hook: "on-publish", problem: problem.to_owned() });
+                }
+                wit::PublishVerdict::Reject(why) => PublishVerdict::Reject(refusal(why)),
+                wit::PublishVerdict::Absorb(receivers) => PublishVerdict::Absorb(receivers),
+            };
+            let place = places.check(position)?;
+            if let Some(slot) = verdicts.get_mut(place) {
+                *slot = verdict;
+            }
+        }
+        Ok(verdicts)
+    }
+
+    fn on_deliver(
+        &self,
+        store: &mut Store<StoreState>,
+        items: &[Item<Delivery<'_>>],
+    ) -> Result<Batch<DeliverVerdict>, Fault> {
+        use exports::deliveries as wit;
+        let Some(hook) = &self.deliveries else { return Ok(Batch::new()) };
+        let deliveries: Vec<wit::Delivery<'_>> = items
+            .iter()
+            .zip(changes(items.iter().map(|item| item.about.channel)))
+            .map(|(Item { about: delivery, .. }, channel)| wit::Delivery {
+                channel: channel.map(text),
+                payload: &delivery.payload,
+                position: None,
+                recipients: &delivery.recipients,
+            })
+            .collect();
+        let decisions =
+            hook.call_on_deliver(store, &deliveries, &[]).map_err(fault("on-deliver"))?;
+        let mut verdicts: Batch<DeliverVerdict> = Batch::with_capacity(items.len());
+        verdicts.extend(items.iter().map(|_| DeliverVerdict::Continue));
+        let mut places = Places::new("on-deliver", items.len());
+        for wit::Decision { position, verdict } in decisions {
+            let place = places.check(position)?;
+            if let Some(slot) = verdicts.get_mut(place) {
+                *slot = match verdict {
+                    wit::DeliverVerdict::Replace(payload) => DeliverVerdict::Replace(payload),
+                    wit::DeliverVerdict::Narrow(only) => DeliverVerdict::Narrow(only),
+                };
+            }
+        }
+        Ok(verdicts)
+    }
+}
+
+/// The positions that a plugin answers with: ascending, and within the list.
+struct Places {
+    hook: &'static str,
+    items: usize,
+    next: usize,
+}
+
+impl Places {
+    fn new(hook: &'static str, items: usize) -> Places {
+        Places { hook, items, next: 0 }
+    }
+
+    fn check(&mut self, position: u32) -> Result<usize, Fault> {
+        let place = position as usize;
+        if place < self.next || place >= self.items {
+            let problem = format!(
+                "it answered about position {position} of {} items, where {} or more was expected",
+                self.items, self.next
+            );
+            return Err(Fault { hook: self.hook, problem });
+        }
+        self.next = place + 1;
+        Ok(place)
+    }
+}
+
+/// Begins with what an accepted client has from the start.
+fn begin_with(hook: &'static str, welcome: &exports::admission::Welcome) -> Result<(), Fault> {
+    if welcome.subscriptions.is_empty() {
+        return Ok(());
+    }
+    let problem = "it gave the client subscriptions, which this version of the server does not make \
+                   yet";
+    Err(Fault { hook, problem: problem.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_passed_once_for_the_items_that_follow_with_it() {
+        let names = ["a", "a", "b", "a", "a"];
+        let passed: Vec<_> = changes(names.into_iter()).collect();
+        assert_eq!(passed, [Some("a"), None, Some("b"), Some("a"), None]);
+        assert_eq!(changes([""].into_iter()).next(), Some(Some("")));
+    }
+
+    #[test]
+    fn positions_ascend_and_are_within_the_list() {
+        let mut places = Places::new("on-publish", 3);
+        assert_eq!(places.check(0), Ok(0));
+        assert_eq!(places.check(2), Ok(2));
+        for wrong in [0, 2, 3, u32::MAX] {
+            assert!(places.check(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -410,8 +410,8 @@ impl Chain {
 
     /// Has one plugin decide about these items, in as few calls as may be; counts and traces the
     /// verdicts. `decide` is called with the place of an item and the verdict on it, or with the
-    /// refusal if the plugin could not decide and its policy is closed. It is not called if the
-    /// policy is open: the item continues.
+    /// refusal if the plugin could not decide and its policy is closed. It is not called for an
+    /// item that just continues.
     fn call_plugin<T, H: BatchHook<T>>(
         &self,
         plugin: &Plugin,
@@ -438,6 +438,7 @@ impl Chain {
             }
             for (Item { place, .. }, answer) in items.iter().zip(answers.into_each()) {
                 match answer {
+                    Ok(verdict) if H::kind(&verdict) == Verdict::Pass => {}
                     Ok(verdict) => decide(*place, Ok(verdict)),
                     Err(absence) => {
                         if let Some(refusal) = refused(plugin, absence) {

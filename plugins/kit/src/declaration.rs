@@ -5,14 +5,19 @@
 //! not say otherwise: `closed` refuses what the plugin cannot decide, `open`
 //! lets it through. It cannot be said by a call, because `init` may be what fails.
 
-/// Declares the plugin that this crate is: its name and version are the crate's.
+/// Declares the plugin that this crate is: its version is the crate's, and so is its name if none
+/// is given.
 ///
 /// ```ignore
 /// plugin_kit::declare!(on_failure: "closed");
+/// plugin_kit::declare!(name: "acl", on_failure: "closed");
 /// ```
 #[macro_export]
 macro_rules! declare {
     (on_failure: $on_failure:literal) => {
+        $crate::declare!(name: env!("CARGO_PKG_NAME"), on_failure: $on_failure);
+    };
+    (name: $name:expr, on_failure: $on_failure:literal) => {
         // A link section counts as unsafe because the wrong one can make a program
         // do anything. A custom section of a WebAssembly module is only ever read.
         #[cfg(target_family = "wasm")]
@@ -20,7 +25,7 @@ macro_rules! declare {
         mod declaration {
             const TEXT: &str = concat!(
                 r#"{"name":""#,
-                env!("CARGO_PKG_NAME"),
+                $name,
                 r#"","version":""#,
                 env!("CARGO_PKG_VERSION"),
                 r#"","on_failure":""#,

@@ -31,7 +31,7 @@ use plugin_kit::refused::Refused;
 use rules::Operation;
 use subject::Subject;
 
-plugin_kit::declare!(on_failure: "closed");
+plugin_kit::declare!(name: "acl", on_failure: "closed");
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {

@@ -28,7 +28,7 @@ use plugin_kit::refused::Refused;
 use settings::{Settings, WithoutToken};
 use verify::Identity;
 
-plugin_kit::declare!(on_failure: "closed");
+plugin_kit::declare!(name: "jwt-auth", on_failure: "closed");
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {

@@ -20,7 +20,7 @@ use plugin_kit::notes::{ROLES, USER, roles_in};
 use plugin_kit::refused::Refused;
 use settings::Settings;
 
-plugin_kit::declare!(on_failure: "closed");
+plugin_kit::declare!(name: "rate-limit", on_failure: "closed");
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {

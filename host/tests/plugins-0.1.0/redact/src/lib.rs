@@ -27,7 +27,7 @@ use bindings::exports::switchyard::pubsub::messages::{self, PublishVerdict, Subm
 use bindings::switchyard::pubsub::types::{Publication, Refusal};
 use rules::{Outcome, Rules};
 
-plugin_kit::declare!(on_failure: "closed");
+plugin_kit::declare!(name: "redact", on_failure: "closed");
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {

@@ -25,7 +25,7 @@ use bindings::switchyard::pubsub::types::Refusal;
 use plugin_kit::refused::Refused;
 use rules::Rules;
 
-plugin_kit::declare!(on_failure: "closed");
+plugin_kit::declare!(name: "validate", on_failure: "closed");
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {

@@ -29,7 +29,7 @@ use plugin_kit::refused::Refused;
 use question::{Noted, Question};
 use settings::Settings;
 
-plugin_kit::declare!(on_failure: "closed");
+plugin_kit::declare!(name: "webhook-auth", on_failure: "closed");
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {

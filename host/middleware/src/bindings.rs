@@ -153,6 +153,12 @@ impl CompiledPlugin {
         self.linked.hooks()
     }
 
+    /// The refusal of an action that the version of the contract that it was built for cannot
+    /// express; none: the plugin decides.
+    pub fn refusal_of_unknown(&self, action: &Action<'_>) -> Option<Refusal> {
+        self.linked.refusal_of_unknown(action)
+    }
+
     /// A new instance, not initialised yet.
     pub fn instantiate(
         &self,
@@ -322,4 +328,25 @@ fn refusal(code: String, message: &str) -> Refusal {
     let code = if is_word(&code) { code.into() } else { REJECTED.into() };
     let message = clip(message, MESSAGE_BYTES_MAX).replace(['\r', '\n'], " ");
     Refusal { code, message: message.into(), by: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_that_is_not_served_is_named() {
+        let names = |name: &str| vec!["switchyard:pubsub/log@0.2.0".to_owned(), name.to_owned()];
+        assert_eq!(
+            check_served(&names("wasi:io/poll@0.2.6"), &names("wasi:cli/run@0.2.6")),
+            Ok(())
+        );
+        for interface in NOT_SERVED {
+            let name = format!("{CONTRACT}/{interface}@0.2.0");
+            let imported = check_served(&names(&name), &[]).err().unwrap_or_default();
+            assert!(imported.contains(&name) && imported.starts_with("imports"), "{imported}");
+            let exported = check_served(&[], &names(&name)).err().unwrap_or_default();
+            assert!(exported.contains(&name) && exported.starts_with("exports"), "{exported}");
+        }
+    }
 }

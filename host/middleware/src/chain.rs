@@ -350,6 +350,13 @@ impl Chain {
             return Batch::new();
         }
         let mut refusals: Batch<Option<Refusal>> = smallvec![None; actions.len()];
+        // Whatever the policies of the plugins: this is no matter of whether they can answer.
+        for (refusal, (_, action)) in refusals.iter_mut().zip(actions) {
+            if action.may_be_unknown() {
+                let mut plugins = self.with(|hooks| hooks.access);
+                *refusal = plugins.find_map(|plugin| plugin.compiled().refusal_of_unknown(action));
+            }
+        }
         for plugin in self.with(|hooks| hooks.access) {
             // Items that a plugin has refused are not passed to the plugins after it.
             let open = refusals.iter().zip(actions).enumerate();

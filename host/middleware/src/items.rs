@@ -66,6 +66,15 @@ impl<'a> Action<'a> {
         }
     }
 
+    /// Whether a version of the contract that is served cannot express it.
+    pub(super) fn may_be_unknown(&self) -> bool {
+        match self {
+            Action::Call { .. } => true,
+            Action::Inspect(subject) => !matches!(subject, Inspection::Channel(_)),
+            _ => false,
+        }
+    }
+
     pub(super) fn verb(&self) -> &'static str {
         match self {
             Action::Subscribe(_) => "subscribe",

@@ -295,9 +295,13 @@ impl Session {
     }
 
     /// Whether the plugins let this client look at this.
-    pub fn may_inspect(&self, subject: Inspected<'_>) -> bool {
+    ///
+    /// # Errors
+    ///
+    /// The refusal.
+    pub fn may_inspect(&self, subject: Inspected<'_>) -> Result<(), Refusal> {
         let chain = self.services.middleware.chain();
-        inspection::may_inspect(self.connection.id, &chain, subject).is_ok()
+        inspection::may_inspect(self.connection.id, &chain, subject)
     }
 
     /// Counts a command that a door executes itself. A refusal: it was over the rate limit; in the

@@ -39,6 +39,7 @@ mod containment;
 mod declared;
 mod descriptors;
 mod engine_faults;
+mod engine_swap;
 mod guard_files;
 mod handover;
 mod log_loss;

@@ -174,6 +174,21 @@ async fn resp3_has_the_notice_as_a_push() -> Result<()> {
     server.stop().await
 }
 
+/// A plugin learns what is a recheck: neither a new subscription nor a look at a channel is one.
+#[tokio::test]
+async fn a_plugin_distinguishes_what_is_checked_again() -> Result<()> {
+    let (server, plugins) = guarded("", "10-probe", "test/probe", &json!({})).await?;
+    let mut client = server.client().await?;
+    ensure!(client.call(json!(["SUBSCRIBE", "a"])).await? == json!(["OK", 1]));
+    configure(plugins.path(), "10-probe", &json!({"on_access": "refuse_recheck"}))?;
+    let push = client.next_json().await?;
+    ensure!(notice(&push) == unsubscribed(&["a"], &[], 0), "{push}");
+    ensure!(client.call(json!(["SUBSCRIBE", "a"])).await? == json!(["OK", 1]));
+    let counts = client.call(json!(["PUBSUB", "NUMSUB", "a"])).await?;
+    ensure!(counts == json!(["OK", {"a": 1}]), "{counts}");
+    server.stop().await
+}
+
 /// A new plugin is called for existing subscriptions, and so is one that a rollback restores.
 #[tokio::test]
 async fn a_plugin_that_is_added_or_rolled_back_is_called_too() -> Result<()> {

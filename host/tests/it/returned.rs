@@ -82,3 +82,33 @@ async fn what_a_plugin_says_of_its_failure_is_cut() -> Result<()> {
     ensure!(log.contains("configured to refuse") && log.len() < 10_000, "{} bytes", log.len());
     Ok(())
 }
+
+/// A part of the contract that the server does not serve yet is a failure of the plugin that uses it,
+/// and not ignored.
+#[tokio::test]
+async fn what_is_not_served_yet_is_a_failure() -> Result<()> {
+    for (settings, command, words) in [
+        (
+            json!({"on_authenticate": ["allow", {"subscribe": "a"}]}),
+            json!(["AUTH", "secret"]),
+            "it gave the client subscriptions",
+        ),
+        (json!({"on_publish": "tag"}), json!(["PUBLISH", "a", "x"]), "it set tags"),
+    ] {
+        let config = json!({"policy": "closed", "settings": settings});
+        let (server, _directory) = with_probe(&config).await?;
+        let mut client = server.client().await?;
+        let answer = client.call(command).await?;
+        ensure!(answer.pointer("/1/code") == Some(&json!("UNAVAILABLE")), "{answer}");
+        let line = server.wait_for_log("a plugin failed").await?;
+        ensure!(line.contains(words) && line.contains("this version of the server"), "{line}");
+        server.stop().await?;
+    }
+    let config = json!({"policy": "closed", "settings": {"on_connect": {"subscribe": "a"}}});
+    let (server, _directory) = with_probe(&config).await?;
+    let mut refused = server.client().await?;
+    ensure!(refused.call(json!(["PING"])).await.is_err(), "it was admitted");
+    let line = server.wait_for_log("a plugin failed").await?;
+    ensure!(line.contains("hook=\"on-connect\"") && line.contains("subscriptions"), "{line}");
+    server.stop().await
+}

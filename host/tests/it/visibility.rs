@@ -114,6 +114,26 @@ async fn over_a_websocket_the_server_does_not_show_itself() -> Result<()> {
     drop(client);
     server.stop().await?;
 
+    // A plugin with `access` that has no rules for it does not show it either.
+    let plugins = components::directory()?;
+    let limits = json!({"limits": [
+        {"name": "many", "of": "publishes", "per": "connection", "rate": 1000},
+    ]});
+    let rate_limit = components::built("rate-limit")?;
+    components::install(plugins.path(), "10-rate-limit", &rate_limit, &limits)?;
+    let launch = Launch { plugins: Some(plugins.path().to_owned()), ..Launch::default() };
+    let server = launch.start().await?;
+    let mut client = connect(&server, "/ws", "resp").await?;
+    for command in ["INFO", "CLIENT LIST", "CONFIG GET *", "PUBSUB NUMPAT"] {
+        client.send(Message::binary(format!("{command}\r\n").into_bytes())).await?;
+        match client.next().await? {
+            Message::Binary(bytes) => ensure!(bytes.starts_with(b"-NOPERM "), "{command}"),
+            other => anyhow::bail!("{other:?}"),
+        }
+    }
+    drop(client);
+    server.stop().await?;
+
     // Without a plugin that decides access, nothing is hidden.
     let server = Launch::default().start().await?;
     let mut client = connect(&server, "/ws", "resp").await?;

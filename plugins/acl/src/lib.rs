@@ -17,13 +17,14 @@ pub mod pattern;
 use std::sync::OnceLock;
 
 use acl::{Acl, Door};
-use bindings::exports::switchyard::pubsub::access::{self, Action, Denial, Inspection, Request};
+use bindings::exports::switchyard::pubsub::access::{self, Action, Denial, Request};
 use bindings::exports::switchyard::pubsub::admission::{
     self, Client, Credentials, Protocol, Welcome,
 };
 use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::attributes;
 use bindings::switchyard::pubsub::types::{ConnectionId, Origin, Refusal};
+use plugin_kit::actions::ActionKind;
 use plugin_kit::items::named;
 use plugin_kit::notes::{AUTH_REQUIRED, OF_IDENTITY, ROLES, USER, roles_in};
 use plugin_kit::refused::Refused;
@@ -164,23 +165,12 @@ impl access::Guest for Plugin {
     }
 }
 
-/// What the rules decide about: to receive something of a channel, in whatever way, is to subscribe
-/// to it, and to send something is to publish.
+/// What the rules decide about.
 fn operation_of<'a>(action: &Action, name: &'a str) -> Operation<'a> {
-    match action {
-        Action::Subscribe
-        | Action::Resume
-        | Action::History
-        | Action::Presence
-        | Action::Watch
-        | Action::Inspect(Inspection::Channel) => Operation::Subscribe(name),
-        Action::Psubscribe => Operation::Psubscribe(name),
-        Action::Publish(_) | Action::Enter(_) | Action::Call(_) => Operation::Publish(name),
-        Action::Inspect(
-            Inspection::Patterns
-            | Inspection::Server
-            | Inspection::Clients
-            | Inspection::Configuration,
-        ) => Operation::Inspect,
+    match plugin_kit::action_kind!(access, action) {
+        ActionKind::Receive => Operation::Subscribe(name),
+        ActionKind::ReceivePattern => Operation::Psubscribe(name),
+        ActionKind::Send(_) => Operation::Publish(name),
+        ActionKind::InspectServer => Operation::Inspect,
     }
 }

@@ -53,7 +53,7 @@ pub enum Operation<'a> {
     Psubscribe(&'a str),
     /// Publish on a channel.
     Publish(&'a str),
-    /// Look at what does not belong to a channel, such as the server's state. No rule speaks of it.
+    /// Look at what does not belong to a channel, such as the server's state. No rule allows it.
     Inspect,
 }
 
@@ -80,15 +80,15 @@ impl Rule {
             && (self.roles.is_empty() || self.roles.iter().any(|role| subject.roles.contains(role)))
     }
 
-    /// Whether it speaks of an origin that is no connection. Such an origin has neither a user nor
+    /// Whether it applies to an origin that is no connection. Such an origin has neither a user nor
     /// roles, and is not an anonymous client: only a rule for everyone allows it something. What a
     /// rule denies to connections without a user, it denies to the origin too.
-    fn speaks_of_other(&self) -> bool {
-        let speaks = |selector: &UserSelector| match self.effect {
+    fn applies_to_other(&self) -> bool {
+        let applies = |selector: &UserSelector| match self.effect {
             Effect::Allow => *selector == UserSelector::Any,
             Effect::Deny => selector.matches(None),
         };
-        self.roles.is_empty() && self.users.iter().any(speaks)
+        self.roles.is_empty() && self.users.iter().any(applies)
     }
 }
 
@@ -105,7 +105,8 @@ pub struct SubjectRules<'a> {
 }
 
 /// Has nothing that a placeholder could stand for.
-static NOBODY: Subject = Subject { user: None, roles: Vec::new(), attributes: BTreeMap::new() };
+static WITHOUT_USER: Subject =
+    Subject { user: None, roles: Vec::new(), attributes: BTreeMap::new() };
 
 /// What a rule says to patterns.
 #[derive(Debug)]
@@ -192,13 +193,13 @@ impl<'a> SubjectRules<'a> {
         let rules = (1..).zip(self.rules);
         rules.filter(|(_, rule)| match self.subject {
             Some(subject) => rule.speaks_of(subject),
-            None => rule.speaks_of_other(),
+            None => rule.applies_to_other(),
         })
     }
 
     /// What placeholders in patterns stand for.
     fn subject(&self) -> &'a Subject {
-        self.subject.unwrap_or(&NOBODY)
+        self.subject.unwrap_or(&WITHOUT_USER)
     }
 }
 

@@ -16,7 +16,7 @@ pub mod grant;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bindings::exports::switchyard::pubsub::access::{self, Action, Denial, Inspection, Request};
+use bindings::exports::switchyard::pubsub::access::{self, Action, Denial, Request};
 use bindings::exports::switchyard::pubsub::admission::{
     self, Client, Credentials, Protocol, Welcome,
 };
@@ -24,6 +24,7 @@ use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::types::{ConnectionId, Origin, Refusal};
 use bindings::switchyard::pubsub::{attributes, log};
 use grant::{Grant, Operation};
+use plugin_kit::actions::ActionKind;
 use plugin_kit::items::{Named, named};
 use plugin_kit::notes::{AUTH_REQUIRED, EXPIRES_AT, ROLES, USER, note_of_roles};
 use plugin_kit::refused::Refused;
@@ -226,24 +227,13 @@ fn refuse_all<'a>(
     items.map(deny).collect()
 }
 
-/// What a token decides about: to receive something of a channel, in whatever way, is to subscribe
-/// to it, and to send something is to publish.
+/// What a token decides about.
 fn operation_of<'a>(action: &Action, name: &'a str) -> Operation<'a> {
-    match action {
-        Action::Subscribe
-        | Action::Resume
-        | Action::History
-        | Action::Presence
-        | Action::Watch
-        | Action::Inspect(Inspection::Channel) => Operation::Subscribe(name),
-        Action::Psubscribe => Operation::Psubscribe(name),
-        Action::Publish(_) | Action::Enter(_) | Action::Call(_) => Operation::Publish(name),
-        Action::Inspect(
-            Inspection::Patterns
-            | Inspection::Server
-            | Inspection::Clients
-            | Inspection::Configuration,
-        ) => Operation::Inspect,
+    match plugin_kit::action_kind!(access, action) {
+        ActionKind::Receive => Operation::Subscribe(name),
+        ActionKind::ReceivePattern => Operation::Psubscribe(name),
+        ActionKind::Send(_) => Operation::Publish(name),
+        ActionKind::InspectServer => Operation::Inspect,
     }
 }
 

@@ -11,12 +11,13 @@ pub mod settings;
 
 use std::sync::OnceLock;
 
-use bindings::exports::switchyard::pubsub::access::{self, Action, Denial, Request};
+use bindings::exports::switchyard::pubsub::access::{self, Denial, Request};
 use bindings::exports::switchyard::pubsub::admission::{self, Client, Credentials, Welcome};
 use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::types::{ConnectionId, Origin, Refusal};
 use bindings::switchyard::pubsub::{attributes, counters};
 use limits::{Draw, Full, Operation, Shortage, Source, Subject};
+use plugin_kit::actions::ActionKind;
 use plugin_kit::items::{Named, named};
 use plugin_kit::notes::{ROLES, USER, roles_in};
 use plugin_kit::refused::Refused;
@@ -88,19 +89,13 @@ fn take(draws: &[Draw<'_>]) -> Result<Result<(), Shortage>, Full> {
     }
 }
 
-/// What is received of a channel, in whatever way, counts as a subscription, and what is sent as a
-/// message. For `inspect` the host takes no tokens.
+/// What is received of a channel counts as a subscription, and what is sent as a message. For
+/// `inspect` the host takes no tokens.
 fn operation_of<'a>(item: &Named<'a, Request>) -> Operation<'a> {
-    let publish = |bytes: u32| Operation::Publish { channel: item.name, bytes: bytes.into() };
-    match item.item.action {
-        Action::Subscribe
-        | Action::Psubscribe
-        | Action::Resume
-        | Action::History
-        | Action::Presence
-        | Action::Watch
-        | Action::Inspect(_) => Operation::Subscribe,
-        Action::Publish(bytes) | Action::Enter(bytes) | Action::Call(bytes) => publish(bytes),
+    match plugin_kit::action_kind!(access, &item.item.action) {
+        ActionKind::Receive | ActionKind::ReceivePattern => Operation::Subscribe,
+        ActionKind::Send(bytes) => Operation::Publish { channel: item.name, bytes: bytes.into() },
+        ActionKind::InspectServer => Operation::InspectServer,
     }
 }
 

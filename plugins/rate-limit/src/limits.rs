@@ -120,6 +120,8 @@ pub enum Operation<'a> {
         /// So many bytes.
         bytes: u64,
     },
+    /// Look at the server itself. No client may: there is no limit for it.
+    InspectServer,
 }
 
 /// The bucket of a limit for one subject.
@@ -175,11 +177,20 @@ pub fn decide(
             }),
         },
     };
-    let passes = |_: &Operation<'_>| Ok(());
+    let may_be_limited = |operation: &Operation<'_>| match operation {
+        Operation::InspectServer => {
+            Err(Refused { code: "NOPERM", message: "no client may look at the server".to_owned() })
+        }
+        _ => Ok(()),
+    };
     if operations.len() > 1 && take(&draws(&buckets, operations)).is_ok() {
-        return operations.iter().map(passes).collect();
+        return operations.iter().map(may_be_limited).collect();
     }
-    operations.iter().map(|one| take(&draws(&buckets, std::slice::from_ref(one)))).collect()
+    let decide = |one| {
+        may_be_limited(one)?;
+        take(&draws(&buckets, std::slice::from_ref(one)))
+    };
+    operations.iter().map(decide).collect()
 }
 
 /// What these want of the buckets together.
@@ -357,6 +368,9 @@ mod tests {
         assert_eq!((found, buckets.takes), (vec![Ok(()), Ok(())], 1));
         let found = buckets.decide(settings, &alice, &[Operation::Subscribe, MESSAGE, MESSAGE]);
         assert_eq!(found, [Ok(()), Ok(()), Err(refused.to_owned())]);
+        let found =
+            buckets.decide(settings, &alice, &[Operation::Subscribe, Operation::InspectServer]);
+        assert_eq!(found, [Ok(()), Err("NOPERM no client may look at the server".to_owned())]);
         let found = buckets.decide(settings, &subject(2, Some("alice"), &[]), &[MESSAGE]);
         assert_eq!(found, [Ok(())]);
     }

@@ -16,7 +16,7 @@ use std::cell::RefCell;
 use std::sync::OnceLock;
 
 use answer::Granted;
-use bindings::exports::switchyard::pubsub::access::{self, Action, Denial, Inspection, Request};
+use bindings::exports::switchyard::pubsub::access::{self, Action, Denial, Request};
 use bindings::exports::switchyard::pubsub::admission::{
     self, Client, Credentials, Protocol, Welcome,
 };
@@ -24,6 +24,7 @@ use bindings::exports::switchyard::pubsub::lifecycle;
 use bindings::switchyard::pubsub::attributes;
 use bindings::switchyard::pubsub::types::{ConnectionId, Origin, Refusal};
 use cache::Cache;
+use plugin_kit::actions::ActionKind;
 use plugin_kit::notes::{AUTH_REQUIRED, OF_IDENTITY, ROLES, USER, note_of_roles};
 use plugin_kit::refused::Refused;
 use question::{Noted, Question};
@@ -226,18 +227,11 @@ impl access::Guest for Plugin {
     }
 }
 
-/// Other plugins decide about channels. The server itself is nobody's to look at: the service is not
+/// Other plugins decide about channels. No user may look at the server itself: the service is not
 /// queried about it.
 fn refusal_of(action: &Action) -> Option<Refused> {
-    match action {
-        Action::Inspect(
-            Inspection::Patterns
-            | Inspection::Server
-            | Inspection::Clients
-            | Inspection::Configuration,
-        ) => Some(refused("no user may look at the server")),
-        _ => None,
-    }
+    let is_server = plugin_kit::action_kind!(access, action) == ActionKind::InspectServer;
+    is_server.then(|| refused("no user may look at the server"))
 }
 
 fn refused(message: &str) -> Refused {

@@ -144,8 +144,8 @@ fn gains(hooks: Hooks) -> Vec<&'static str> {
         ),
         (
             access,
-            "access: decides what clients may look at (inspect); for 0.1.0 this is asked as \
-             subscribe, or refused",
+            "access: decides what clients may look at (inspect); for 0.1.0 this is subscribe, or \
+             refused",
         ),
         (
             access,

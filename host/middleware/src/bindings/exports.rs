@@ -15,6 +15,10 @@ use switchyard_wasm::StoreState;
 pub trait Linked: Send + Sync {
     fn hooks(&self) -> Hooks;
 
+    /// The refusal of an action that this version of the contract cannot express; none: the plugin
+    /// decides.
+    fn refusal_of_unknown(&self, action: &Action<'_>) -> Option<Refusal>;
+
     /// The functions of an instance.
     fn load(
         &self,
@@ -158,6 +162,10 @@ macro_rules! exports {
                 }
             }
 
+            fn refusal_of_unknown(&self, action: &Action<'_>) -> Option<Refusal> {
+                refusal_of_unknown(*action)
+            }
+
             fn load(
                 &self,
                 store: &mut Store<StoreState>,
@@ -179,6 +187,29 @@ macro_rules! exports {
                     deliveries: load!(self.deliveries),
                     snapshot: load!(self.snapshot),
                 }))
+            }
+        }
+
+        fn wit_client<'a>(
+            client: &'a super::Client,
+            headers: &'a [(&'a str, &'a [u8])],
+        ) -> exports::admission::Client<'a> {
+            use exports::admission::Protocol;
+            exports::admission::Client {
+                protocol: match client.door {
+                    super::Door::WebSocket => Protocol::Websocket,
+                    super::Door::Resp => Protocol::Resp,
+                },
+                remote: &client.remote,
+                path: &client.path,
+                headers,
+            }
+        }
+
+        fn wit_credentials(credentials: &Credentials) -> exports::admission::Credentials<'_> {
+            exports::admission::Credentials {
+                user: credentials.user.as_deref(),
+                secret: &credentials.secret,
             }
         }
 

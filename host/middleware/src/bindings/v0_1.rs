@@ -1,11 +1,12 @@
-//! Version 0.1.0 of the contract. What it has no words for is asked with those that it has.
+//! Version 0.1.0 of the contract. An action that it does not have is passed as one that it has, or
+//! refused without a call.
 
 use smallvec::smallvec;
 use wasmtime::Store;
 
 use super::exports::{Exports, Linked, exports, unchanged_calls};
 use super::host_imports::host_imports;
-use super::{Client, Door, Fault, fault, text};
+use super::{Client, Fault, fault, text};
 use crate::items::{Action, DeliverVerdict, Inspection, Item, PublishVerdict};
 use switchyard_hub::filter::Delivery;
 use switchyard_types::batch::Batch;
@@ -28,9 +29,9 @@ mod generated {
 exports!();
 host_imports!();
 
-/// The question for an action; an error: the action is refused, because there is no question for
-/// it that a plugin's author could have thought of.
-fn question(action: Action<'_>) -> Result<exports::access::Action<'_>, Refusal> {
+/// The action that a plugin decides about; an error: the refusal of an action that no plugin for this
+/// version can decide about.
+fn wit_action(action: Action<'_>) -> Result<exports::access::Action<'_>, Refusal> {
     use exports::access as wit;
     let publish = |channel, bytes| {
         let payload_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -59,6 +60,10 @@ fn question(action: Action<'_>) -> Result<exports::access::Action<'_>, Refusal> 
     }
 }
 
+fn refusal_of_unknown(action: Action<'_>) -> Option<Refusal> {
+    wit_action(action).err()
+}
+
 impl Exports for Guests {
     unchanged_calls!();
 
@@ -68,18 +73,9 @@ impl Exports for Guests {
         connection: ConnectionId,
         client: &Client,
     ) -> Result<Result<(), Refusal>, Fault> {
-        use exports::admission as wit;
         let Some(admission) = &self.admission else { return Ok(Ok(())) };
         let headers = client.header_slices();
-        let client = wit::Client {
-            protocol: match client.door {
-                Door::WebSocket => wit::Protocol::Websocket,
-                Door::Resp => wit::Protocol::Resp,
-            },
-            remote: &client.remote,
-            path: &client.path,
-            headers: &headers,
-        };
+        let client = wit_client(client, &headers);
         let answer =
             admission.call_on_connect(store, connection, client).map_err(fault("on-connect"))?;
         Ok(answer.map_err(refusal))
@@ -92,12 +88,8 @@ impl Exports for Guests {
         credentials: &Credentials,
     ) -> Result<Result<bool, Refusal>, Fault> {
         let Some(admission) = &self.admission else { return Ok(Ok(false)) };
-        let credentials = exports::admission::Credentials {
-            user: credentials.user.as_deref(),
-            secret: &credentials.secret,
-        };
         let answer = admission
-            .call_on_authenticate(store, connection, credentials)
+            .call_on_authenticate(store, connection, wit_credentials(credentials))
             .map_err(fault("on-authenticate"))?;
         Ok(answer.map_err(refusal))
     }
@@ -111,28 +103,16 @@ impl Exports for Guests {
         use exports::access as wit;
         let Some(access) = &self.access else { return Ok(smallvec![None; items.len()]) };
         let mut requests: Batch<wit::Request<'_>> = Batch::with_capacity(items.len());
-        // Those that are refused without a question, by place.
-        let mut refused = Vec::new();
-        for (place, item) in items.iter().enumerate() {
-            match question(item.about) {
-                Ok(action) => requests.push(wit::Request { connection: item.connection, action }),
-                Err(refusal) => refused.push((place, Some(refusal))),
-            }
+        for Item { connection, about, .. } in items {
+            let action = wit_action(*about).map_err(|_| Fault {
+                hook: "on-access",
+                problem: format!("it cannot be called about {}", about.verb()),
+            })?;
+            requests.push(wit::Request { connection: *connection, action });
         }
-        let mut answers: Batch<Option<Refusal>> = match requests.is_empty() {
-            true => Batch::new(),
-            false => access
-                .call_on_access(store, &requests)
-                .map_err(fault("on-access"))?
-                .into_iter()
-                .map(|answer| answer.map(refusal))
-                .collect(),
-        };
+        let answers = access.call_on_access(store, &requests).map_err(fault("on-access"))?;
         expect_count("on-access", answers.len(), requests.len())?;
-        for (place, refusal) in refused {
-            answers.insert(place, refusal);
-        }
-        Ok(answers)
+        Ok(answers.into_iter().map(|answer| answer.map(refusal)).collect())
     }
 
     fn on_publish(

@@ -5,7 +5,7 @@ use wasmtime::Store;
 
 use super::exports::{Exports, Linked, exports, unchanged_calls};
 use super::host_imports::host_imports;
-use super::{Client, Door, Fault, fault, text};
+use super::{Client, Fault, fault, text};
 use crate::items::{Action, DeliverVerdict, Inspection, Item, PublishVerdict};
 use switchyard_hub::filter::Delivery;
 use switchyard_types::batch::Batch;
@@ -25,7 +25,12 @@ mod generated {
 exports!();
 host_imports!();
 
-fn action(action: Action<'_>) -> exports::access::Action {
+/// It has all actions.
+fn refusal_of_unknown(_action: Action<'_>) -> Option<Refusal> {
+    None
+}
+
+fn wit_action(action: Action<'_>) -> exports::access::Action {
     use exports::access::{Action as Wit, Inspection as Subject};
     let bytes = |bytes| u32::try_from(bytes).unwrap_or(u32::MAX);
     match action {
@@ -63,21 +68,12 @@ impl Exports for Guests {
         connection: ConnectionId,
         client: &Client,
     ) -> Result<Result<(), Refusal>, Fault> {
-        use exports::admission as wit;
         let Some(admission) = &self.admission else { return Ok(Ok(())) };
         let headers = client.header_slices();
-        let client = wit::Client {
-            protocol: match client.door {
-                Door::WebSocket => wit::Protocol::Websocket,
-                Door::Resp => wit::Protocol::Resp,
-            },
-            remote: &client.remote,
-            path: &client.path,
-            headers: &headers,
-        };
+        let client = wit_client(client, &headers);
         let hook = "on-connect";
         match admission.call_on_connect(store, connection, client).map_err(fault(hook))? {
-            Ok(welcome) => begin_with(hook, &welcome).map(Ok),
+            Ok(welcome) => check_welcome(hook, &welcome).map(Ok),
             Err(why) => Ok(Err(refusal(why))),
         }
     }
@@ -89,13 +85,10 @@ impl Exports for Guests {
         credentials: &Credentials,
     ) -> Result<Result<bool, Refusal>, Fault> {
         let Some(admission) = &self.admission else { return Ok(Ok(false)) };
-        let credentials = exports::admission::Credentials {
-            user: credentials.user.as_deref(),
-            secret: &credentials.secret,
-        };
+        let credentials = wit_credentials(credentials);
         let hook = "on-authenticate";
         match admission.call_on_authenticate(store, connection, credentials).map_err(fault(hook))? {
-            Ok(Some(welcome)) => begin_with(hook, &welcome).map(|()| Ok(true)),
+            Ok(Some(welcome)) => check_welcome(hook, &welcome).map(|()| Ok(true)),
             Ok(None) => Ok(Ok(false)),
             Err(why) => Ok(Err(refusal(why))),
         }
@@ -116,18 +109,15 @@ impl Exports for Guests {
             .map(|(item, name)| wit::Request {
                 origin: imports::types::Origin::Connection(item.connection),
                 name,
-                action: action(item.about),
+                action: wit_action(item.about),
                 recheck: is_recheck && !matches!(item.about, Action::Inspect(_)),
             })
             .collect();
         let denials = access.call_on_access(store, &requests).map_err(fault("on-access"))?;
-        let mut places = Places::new("on-access", items.len());
-        for wit::Denial { position, refusal: why } in denials {
-            let place = places.check(position)?;
-            if let Some(slot) = refusals.get_mut(place) {
-                *slot = Some(refusal(why));
-            }
-        }
+        let denials = denials
+            .into_iter()
+            .map(|wit::Denial { position, refusal: why }| Ok((position, Some(refusal(why)))));
+        set_all("on-access", &mut refusals, denials)?;
         Ok(refusals)
     }
 
@@ -151,8 +141,7 @@ impl Exports for Guests {
             messages.call_on_publish(store, &submissions, &[]).map_err(fault("on-publish"))?;
         let mut verdicts: Batch<PublishVerdict> = Batch::with_capacity(items.len());
         verdicts.extend(items.iter().map(|_| PublishVerdict::Continue));
-        let mut places = Places::new("on-publish", items.len());
-        for wit::Decision { position, verdict } in decisions {
+        let decisions = decisions.into_iter().map(|wit::Decision { position, verdict }| {
             let verdict = match verdict {
                 wit::PublishVerdict::Replace(wit::Change { channel, payload, tags: None }) => {
                     PublishVerdict::Replace { channel, payload }
@@ -165,11 +154,9 @@ impl Exports for Guests {
                 wit::PublishVerdict::Reject(why) => PublishVerdict::Reject(refusal(why)),
                 wit::PublishVerdict::Absorb(receivers) => PublishVerdict::Absorb(receivers),
             };
-            let place = places.check(position)?;
-            if let Some(slot) = verdicts.get_mut(place) {
-                *slot = verdict;
-            }
-        }
+            Ok((position, verdict))
+        });
+        set_all("on-publish", &mut verdicts, decisions)?;
         Ok(verdicts)
     }
 
@@ -194,48 +181,45 @@ impl Exports for Guests {
             hook.call_on_deliver(store, &deliveries, &[]).map_err(fault("on-deliver"))?;
         let mut verdicts: Batch<DeliverVerdict> = Batch::with_capacity(items.len());
         verdicts.extend(items.iter().map(|_| DeliverVerdict::Continue));
-        let mut places = Places::new("on-deliver", items.len());
-        for wit::Decision { position, verdict } in decisions {
-            let place = places.check(position)?;
-            if let Some(slot) = verdicts.get_mut(place) {
-                *slot = match verdict {
-                    wit::DeliverVerdict::Replace(payload) => DeliverVerdict::Replace(payload),
-                    wit::DeliverVerdict::Narrow(only) => DeliverVerdict::Narrow(only),
-                };
-            }
-        }
+        let decisions = decisions.into_iter().map(|wit::Decision { position, verdict }| {
+            let verdict = match verdict {
+                wit::DeliverVerdict::Replace(payload) => DeliverVerdict::Replace(payload),
+                wit::DeliverVerdict::Narrow(only) => DeliverVerdict::Narrow(only),
+            };
+            Ok((position, verdict))
+        });
+        set_all("on-deliver", &mut verdicts, decisions)?;
         Ok(verdicts)
     }
 }
 
-/// The positions that a plugin answers with: ascending, and within the list.
-struct Places {
+/// Sets the verdicts at the positions of a plugin's decisions, which ascend and are within the list.
+fn set_all<T>(
     hook: &'static str,
-    items: usize,
-    next: usize,
-}
-
-impl Places {
-    fn new(hook: &'static str, items: usize) -> Places {
-        Places { hook, items, next: 0 }
-    }
-
-    fn check(&mut self, position: u32) -> Result<usize, Fault> {
+    verdicts: &mut [T],
+    decisions: impl Iterator<Item = Result<(u32, T), Fault>>,
+) -> Result<(), Fault> {
+    let (items, mut next) = (verdicts.len(), 0);
+    for decision in decisions {
+        let (position, verdict) = decision?;
         let place = position as usize;
-        if place < self.next || place >= self.items {
-            let problem = format!(
-                "it answered about position {position} of {} items, where {} or more was expected",
-                self.items, self.next
-            );
-            return Err(Fault { hook: self.hook, problem });
+        match verdicts.get_mut(place) {
+            Some(slot) if place >= next => *slot = verdict,
+            _ => {
+                let problem = format!(
+                    "it answered about position {position} of {items} items, where {next} or more \
+                     was expected"
+                );
+                return Err(Fault { hook, problem });
+            }
         }
-        self.next = place + 1;
-        Ok(place)
+        next = place + 1;
     }
+    Ok(())
 }
 
-/// Begins with what an accepted client has from the start.
-fn begin_with(hook: &'static str, welcome: &exports::admission::Welcome) -> Result<(), Fault> {
+/// Fails if a plugin gave an accepted client subscriptions: the server does not make them yet.
+fn check_welcome(hook: &'static str, welcome: &exports::admission::Welcome) -> Result<(), Fault> {
     if welcome.subscriptions.is_empty() {
         return Ok(());
     }
@@ -258,11 +242,15 @@ mod tests {
 
     #[test]
     fn positions_ascend_and_are_within_the_list() {
-        let mut places = Places::new("on-publish", 3);
-        assert_eq!(places.check(0), Ok(0));
-        assert_eq!(places.check(2), Ok(2));
-        for wrong in [0, 2, 3, u32::MAX] {
-            assert!(places.check(wrong).is_err(), "{wrong}");
+        let set = |positions: &[u32]| {
+            let mut verdicts = [' '; 3];
+            let decisions = positions.iter().map(|position| Ok((*position, 'x')));
+            set_all("on-publish", &mut verdicts, decisions).map(|()| verdicts)
+        };
+        assert_eq!(set(&[]), Ok([' ', ' ', ' ']));
+        assert_eq!(set(&[0, 2]), Ok(['x', ' ', 'x']));
+        for wrong in [&[0, 2, 0][..], &[2, 2], &[3], &[u32::MAX]] {
+            assert!(set(wrong).is_err(), "{wrong:?}");
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::trace::Tracer;
 use switchyard_config::Config;
 use switchyard_config::limits::LiveLimits;
 use switchyard_hub::connections::Connections;
+use switchyard_types::command::NOPERM;
 use switchyard_wasm::Wasm;
 
 fn middleware() -> Result<Middleware> {
@@ -80,7 +81,7 @@ async fn both_versions_of_the_contract_are_asked_about_every_action() -> Result<
             (Action::Inspect(Inspection::Channel(name)), "read"),
             (Action::Publish { channel: name, payload_bytes: 1 }, "write"),
             (Action::Enter { channel: name, data_bytes: 1 }, "write"),
-            // Plugins for 0.1.0 cannot be asked about calls.
+            // Plugins for 0.1.0 cannot decide about calls.
             (Action::Call { method: name, argument_bytes: 1 }, "write by 0.2.0"),
             (Action::Inspect(Inspection::Patterns), "never"),
             (Action::Inspect(Inspection::Server), "never"),
@@ -106,5 +107,40 @@ async fn both_versions_of_the_contract_are_asked_about_every_action() -> Result<
             }
         }
     }
+    Ok(())
+}
+
+/// A plugin for 0.1.0 cannot decide about the server's state, so no client sees it, whether the plugin
+/// is available or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_older_contract_lacks_is_refused_whatever_the_policy() -> Result<()> {
+    const OPEN: &str = r#"
+        policy = "open"
+        spares = 0
+        [[settings.rules]]
+        users = ["*"]
+        subscribe = ["*"]
+    "#;
+    let middleware = middleware()?;
+    let plugin = load(&middleware, "test/acl-v0-1", Some(OPEN))?;
+    let server = Action::Inspect(Inspection::Server);
+    let call = Action::Call { method: "m", argument_bytes: 0 };
+    let check = |when: &str| {
+        for refusal in middleware.chain().access_again(&[(7, server), (7, call)]) {
+            let refused = refusal.map(|refusal| (refusal.code.to_string(), refusal.by));
+            assert_eq!(refused, Some((NOPERM.to_owned(), None)), "{when}");
+        }
+    };
+    check("available");
+    let fail = |_: &mut Instance| -> Result<(), Fault> { panic!("a defect") };
+    for _ in 0..plugin.config.limits.strikes_max {
+        plugin.call_instance(7, Cause::Plugin, fail);
+        check("rebuilt or missing");
+        while plugin.state() != State::Running && !plugin.is_parked() {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(plugin.is_parked());
+    check("parked");
     Ok(())
 }

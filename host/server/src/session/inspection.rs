@@ -236,7 +236,7 @@ fn may_see(connection: ConnectionId, chain: &Chain, names: &[&[u8]]) -> Result<V
         return Ok(vec![true; names.len()]);
     }
     let mut may_see = vec![false; names.len()];
-    // Plugins cannot be asked about a name that is not UTF-8.
+    // Plugins cannot decide about a name that is not UTF-8.
     let texts: Batch<(usize, &str)> = names
         .iter()
         .enumerate()

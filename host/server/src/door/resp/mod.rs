@@ -29,7 +29,7 @@ use switchyard_protocol::resp::{
 };
 use switchyard_types::close::{CloseReason, ProtocolViolation};
 use switchyard_types::command::{
-    Command, EXPIRED, Ending, Kind, Publication, Refusal, Request, Space, Tag, Verb,
+    Command, EXPIRED, Ending, Kind, NOPERM, Publication, Refusal, Request, Space, Tag, Verb,
 };
 
 pub use framed::FramedResp;
@@ -351,9 +351,13 @@ impl Resp {
         if let Err(refusal) = self.check_words(spec.id, arguments) {
             return self.error(session, &reply::error(&refusal));
         }
-        if self.is_hidden(spec.id, session) {
+        if let Err(refusal) = self.check_visible(spec.id, session) {
             let user = session.connection.attribute(USER);
-            return self.error(session, &errors::no_permission(user.as_deref(), spec.name));
+            let error = match &*refusal.code {
+                NOPERM => errors::no_permission(user.as_deref(), spec.name),
+                _ => reply::error(&refusal),
+            };
+            return self.error(session, &error);
         }
         match spec.id {
             CommandId::Ping => self.error(session, &errors::wrong_arity(spec.name)),
@@ -412,19 +416,19 @@ impl Resp {
         }
     }
 
-    /// Whether it shows more than this client may see. Over a WebSocket the client may be a browser
-    /// page; there, plugins decide what it may look at.
-    fn is_hidden(&self, id: CommandId, session: &Session) -> bool {
+    /// Whether it shows no more than this client may see. Over a WebSocket the client may be a
+    /// browser page; there, plugins decide what it may look at.
+    fn check_visible(&self, id: CommandId, session: &Session) -> Result<(), Refusal> {
         if self.transport != Transport::Frames {
-            return false;
+            return Ok(());
         }
         let subject = match id {
             CommandId::Info => Inspection::Server,
             CommandId::ClientList => Inspection::Clients,
             CommandId::ConfigGet => Inspection::Configuration,
-            _ => return false,
+            _ => return Ok(()),
         };
-        !session.may_inspect(subject)
+        session.may_inspect(subject)
     }
 
     /// Counts a command that is not passed to the session.

@@ -65,7 +65,7 @@ impl lifecycle::Guest for Probe {
 impl admission::Guest for Probe {
     fn on_connect(connection: ConnectionId, client: Client) -> Result<Welcome, Refusal> {
         let actions = settings().on_connect.triggered_by(&client.path);
-        admit(connection, actions).map(|_| welcome())
+        admit(connection, actions).map(|(_, welcome)| welcome)
     }
 
     fn on_authenticate(
@@ -73,7 +73,7 @@ impl admission::Guest for Probe {
         credentials: Credentials,
     ) -> Result<Option<Welcome>, Refusal> {
         let actions = settings().on_authenticate.triggered_by(&credentials.secret);
-        admit(connection, actions).map(|allowed| allowed.then(welcome))
+        admit(connection, actions).map(|(allowed, welcome)| allowed.then_some(welcome))
     }
 
     fn on_disconnect(_connection: ConnectionId) {
@@ -81,16 +81,13 @@ impl admission::Guest for Probe {
     }
 }
 
-fn welcome() -> Welcome {
-    Welcome { subscriptions: vec![] }
-}
-
-/// Whether the settings say to allow it.
+/// Whether the settings say to allow it, and what it begins with.
 fn admit<'a>(
     connection: ConnectionId,
     actions: impl Iterator<Item = &'a Action>,
-) -> Result<bool, Refusal> {
+) -> Result<(bool, Welcome), Refusal> {
     let mut allowed = false;
+    let mut subscriptions = vec![];
     for action in actions {
         match action {
             Action::Allow => allowed = true,
@@ -98,10 +95,11 @@ fn admit<'a>(
             Action::Note { key, value } => {
                 attributes::set(connection, key, Some(value)).expect("a test notes little");
             }
+            Action::Subscribe(channel) => subscriptions.push(channel.clone()),
             action => act(action),
         }
     }
-    Ok(allowed)
+    Ok((allowed, Welcome { subscriptions }))
 }
 
 impl access::Guest for Probe {
@@ -110,6 +108,11 @@ impl access::Guest for Probe {
         let decide = |item: Named<'_, Request>| {
             for action in settings().on_access.on(item.name, item.name.as_bytes()) {
                 match action {
+                    Action::RefuseRecheck if !item.item.recheck => {}
+                    Action::RefuseRecheck => {
+                        let refusal = refusal("NOPERM", "it is checked again");
+                        return Some(Denial { position: item.position, refusal });
+                    }
                     Action::Refuse { code, message } => {
                         let refusal = refusal(code, message);
                         return Some(Denial { position: item.position, refusal });
@@ -136,6 +139,7 @@ impl messages::Guest for Probe {
         let decide = |Named { position, name, item }: Named<'_, Submission>| {
             let Submission { origin, payload: before, .. } = item;
             let (mut channel, mut payload) = (name.to_owned(), before.clone());
+            let mut tags = None;
             let decision = |verdict| Some(messages::Decision { position, verdict });
             for action in settings().on_publish.on(name, before) {
                 match action {
@@ -146,6 +150,7 @@ impl messages::Guest for Probe {
                         return decision(PublishVerdict::Absorb(*receivers));
                     }
                     Action::Rename(to) => channel.clone_from(to),
+                    Action::Tag => tags = Some(vec![("by".to_owned(), "probe".to_owned())]),
                     Action::Show(key) => {
                         let value = match origin {
                             Origin::Connection(connection) => attributes::get(*connection, key),
@@ -160,9 +165,9 @@ impl messages::Guest for Probe {
             }
             let channel = (channel != name).then_some(channel);
             let payload = (payload != *before).then_some(payload);
-            match (&channel, &payload) {
-                (None, None) => None,
-                _ => decision(PublishVerdict::Replace(Change { channel, payload, tags: None })),
+            match (&channel, &payload, &tags) {
+                (None, None, None) => None,
+                _ => decision(PublishVerdict::Replace(Change { channel, payload, tags })),
             }
         };
         let submitted = named(&submissions, |submission| submission.channel.as_deref());

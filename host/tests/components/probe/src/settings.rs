@@ -141,6 +141,12 @@ pub enum Action {
     Print(String),
     /// Decides about one item more than there are.
     WrongCount,
+    /// Refuses what was allowed before and is only checked again.
+    RefuseRecheck,
+    /// Gives the client this subscription to begin with.
+    Subscribe(String),
+    /// Sets a tag.
+    Tag,
 }
 
 /// The recipients that a publication is narrowed to.
@@ -239,6 +245,9 @@ impl Behaviour {
             Action::CountFor { .. } => hook == Publish,
             Action::Show(_) | Action::Absorb(_) | Action::Rename(_) => hook == Publish,
             Action::Narrow(_) => hook == Deliver,
+            Action::RefuseRecheck => hook == Access,
+            Action::Subscribe(_) => [Connect, Authenticate].contains(&hook),
+            Action::Tag => hook == Publish,
         };
         conditions_do && action_does
     }

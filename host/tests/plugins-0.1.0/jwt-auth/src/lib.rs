@@ -1,7 +1,7 @@
 //! For tests: the plugin `jwt-auth` as it was built for `switchyard:pubsub@0.1.0`.
 //!
-//! Here stands the old glue. The modules below are those of the plugin, which know nothing of the
-//! contract.
+//! This file has the exports for 0.1.0. The modules below are those of the plugin, which do not
+//! depend on the contract.
 
 #[path = "../../../../../plugins/jwt-auth/src/settings.rs"]
 pub mod settings;

@@ -1,7 +1,7 @@
 //! For tests: the plugin `rate-limit` as it was built for `switchyard:pubsub@0.1.0`.
 //!
-//! Here stands the old glue. The modules below are those of the plugin, which know nothing of the
-//! contract.
+//! This file has the exports for 0.1.0. The modules below are those of the plugin, which do not
+//! depend on the contract.
 
 #[path = "../../../../../plugins/rate-limit/src/limits.rs"]
 pub mod limits;

@@ -29,6 +29,6 @@ USER nonroot
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=6s --start-period=5s --retries=3 \
-    CMD ["/usr/local/bin/switchyard", "health", "http://127.0.0.1:8080/healthz"]
+    CMD ["/usr/local/bin/switchyard", "health", "http://127.0.0.1:8080/livez"]
 ENTRYPOINT ["/usr/local/bin/switchyard"]
 CMD ["serve", "--config", "/etc/switchyard/switchyard.toml"]

@@ -10,6 +10,7 @@
 # make memcheck    the tests of the engine and its allocator in Valgrind
 # make measure     the short measurements: costs of plugins and nodes, and a short load
 # make fuzz        ten minutes of random inputs for each codec, or FUZZ_SECONDS=n
+# make simulate    simulations of sessions and hub from random numbers; SEED=n repeats one
 # make wit-reference  writes the contract's comments as a page: docs/plugins/reference.md
 # make node-host   the same engine component in a host written in JavaScript
 # make bench       what the sandbox costs: native and component engine side by side
@@ -19,6 +20,7 @@
 # make bench-shapes what a call of a hook costs with its arguments in several shapes
 # make bench-languages what a plugin costs in Rust, JavaScript and Python
 # make bench-profile where a server's time goes: SERVER='redis-server' SCENARIO='1→1000, one at a time'
+# make bench-storm what it costs when 9,000 clients reconnect at once and resume
 # make bench-swaps how long swaps hold up messages
 
 CARGO ?= cargo
@@ -34,7 +36,7 @@ BUILT := target/$(WASM)/component
 OUT := target/components
 RUN := target/run/plugins
 
-.PHONY: run build programs production release engine run-plugins components languages toolchain tools check test-quick test memcheck measure fuzz bench bench-cost bench-hostile bench-languages bench-peers bench-profile bench-shapes bench-swaps node-host wit-reference
+.PHONY: run build programs production release engine run-plugins components languages toolchain tools check test-quick test memcheck measure fuzz bench bench-cost bench-hostile bench-languages bench-peers bench-profile bench-shapes bench-storm bench-swaps node-host simulate wit-reference
 
 # The server leaves a core idle now and then, above all when it is linked: the plugins are compiled then.
 run: $(RUN)/10-acl.toml $(RUN)/20-redact.toml
@@ -126,6 +128,10 @@ check: components
 	@sh tools/deny.sh
 	$(CARGO) clippy --release --workspace --all-targets -- --deny warnings
 
+# make simulate SEED=1000 COUNT=5000
+simulate: engine
+	$(CARGO) run --release --workspace --bin simulate -- $(SEED) $(COUNT)
+
 FUZZ_SECONDS ?= 600
 fuzz:
 	SWITCHYARD_FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --release --package switchyard --test fuzz -- --nocapture
@@ -177,6 +183,10 @@ bench-cost: production tools
 bench-hostile: production
 	$(CARGO) build --release --package bench --bin hostile
 	ulimit -n 20000 && taskset -c 1 target/release/hostile $(HOSTILE_OPTIONS)
+
+bench-storm: production
+	$(CARGO) build --release --package bench --bin storm
+	ulimit -n 20000 && target/release/storm $(STORM_OPTIONS)
 
 bench-swaps: production
 	$(CARGO) build --release --package bench --bin load

@@ -70,7 +70,7 @@ impl Bench {
         files.config.policy = Some(TrapPolicy::Closed);
         // However slow the machine, all of a batch is shown in one call.
         files.config.limits.call_budget = Duration::from_secs(3_600);
-        let compiled = CompiledPlugin::new(&self.wasm, &files.wasm)
+        let compiled = CompiledPlugin::new(&self.wasm, &files.wasm, &|| true)
             .map_err(|(step, problem)| anyhow::anyhow!("{step}: {name}: {problem}"))?;
         let counters = Counters::new(1).space(name);
         let plugin = Plugin::new(

@@ -17,11 +17,11 @@ is_old() {
 
 if is_old "$out/emoji-js.wasm" js build.sh $tools/js; then
     $tools/npm/node_modules/.bin/componentize-qjs --wit ../../wit --world transformer \
-        --js js/emoji.js --sync --stub-wasi --output "$out/emoji-js.new" >&2
+        --js js/emoji.js --sync --output "$out/emoji-js.new" >&2
     mv "$out/emoji-js.new" "$out/emoji-js.wasm"
 fi
 if is_old "$out/emoji-python.wasm" python/emoji.py build.sh $tools/python; then
     $tools/venv/bin/componentize-py --quiet --wit-path ../../wit --world transformer \
-        componentize --stub-wasi --python-path python emoji --output "$out/emoji-python.new" >&2
+        componentize --python-path python emoji --output "$out/emoji-python.new" >&2
     mv "$out/emoji-python.new" "$out/emoji-python.wasm"
 fi

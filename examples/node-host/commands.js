@@ -17,6 +17,7 @@ import {
   limits,
   parseName,
   parsePayload,
+  parseText,
   spell,
   spellKey,
   spellName,
@@ -139,7 +140,7 @@ const commands = {
 
   PING(_connection, args, answer) {
     expectArity("PING", args, 0, 1);
-    answer(args.length ? spell(parsePayload(args[0])) : "PONG");
+    answer(args.length ? spell(parseText(args[0])) : "PONG");
   },
 
   AUTH(_connection, args) {

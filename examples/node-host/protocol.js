@@ -38,7 +38,7 @@ export class Refusal extends Error {
 export function parseFrame(text) {
   let frame;
   try {
-    frame = JSON.parse(text, refuseHalfCharacters);
+    frame = JSON.parse(text, replaceHalfCharacters);
   } catch (problem) {
     return [badFrame(`the frame is not JSON: ${problem.message}`)];
   }
@@ -56,12 +56,9 @@ export function parseFrame(text) {
 
 const ID = "a command begins with its verb, or with an id: an integer from 0 to 2^53 - 1";
 
-/** Half of a surrogate pair has no UTF-8, so it is no text that could be sent on. */
-function refuseHalfCharacters(_key, value) {
-  if (typeof value === "string" && !value.isWellFormed()) {
-    throw new SyntaxError("half of a surrogate pair");
-  }
-  return value;
+/** Half of a surrogate pair has no UTF-8: it is read as U+FFFD. */
+function replaceHalfCharacters(_key, value) {
+  return typeof value === "string" ? value.toWellFormed() : value;
 }
 
 function parseCommand(command) {
@@ -110,6 +107,9 @@ function bytesOf(value) {
   }
   return bytes;
 }
+
+/** The text that a JSON value stands for and that is only sent back. */
+export const parseText = bytesOf;
 
 /** The payload that a JSON value stands for. */
 export const parsePayload = (value) => checkPayload(bytesOf(value));

@@ -5,7 +5,8 @@
 //! or logging. Its state is derived from the host's, so it can be dropped and rebuilt.
 //!
 //! It has no dependencies. `guest-core/component` makes it the component of the world `guest-core`;
-//! plugins use its globs, and the host, its benchmarks and the parity test use it directly.
+//! plugins use its globs, the server's channel rules its globs and pattern index, and the host, its
+//! benchmarks and the parity test use it directly.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -26,6 +27,7 @@ pub mod model;
 
 pub use fan_outs::{FanOuts, Group};
 pub use names::{Names, Page};
+pub use pattern_index::PatternIndex;
 pub use registry::Registry;
 pub use snapshot::RestoreError;
 

@@ -17,8 +17,9 @@ use crate::PatternId;
 use crate::glob::literal_ends;
 use crate::trie::Trie;
 
+/// Patterns by their literal ends. It holds ids, not patterns: the caller matches the candidates.
 #[derive(Debug, Default)]
-pub(crate) struct PatternIndex {
+pub struct PatternIndex {
     by_prefix: Trie<SamePrefix>,
 }
 
@@ -55,6 +56,10 @@ impl PatternIndex {
     }
 
     /// Takes out a pattern that was added under this id.
+    ///
+    /// # Panics
+    ///
+    /// The pattern was not added.
     pub fn remove(&mut self, pattern: &[u8], id: PatternId) {
         let mut ends = literal_ends(pattern);
         let same_prefix =

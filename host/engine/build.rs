@@ -3,12 +3,17 @@
 //! `make components` puts it there. Building it from here would start a second
 //! cargo inside the first, on the same lock.
 
-use std::path::{Path, PathBuf};
+use std::env;
+use std::path::PathBuf;
 
 fn main() {
     println!("cargo::rerun-if-env-changed=SWITCHYARD_GUEST_CORE");
-    let path = std::env::var_os("SWITCHYARD_GUEST_CORE").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/components/guest-core.wasm"),
+    let path = env::var_os("SWITCHYARD_GUEST_CORE").map_or_else(
+        || {
+            // Read when this runs: the compiled script may have been copied with `target/`.
+            let here = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
+            here.join("../../target/components/guest-core.wasm")
+        },
         PathBuf::from,
     );
     println!("cargo::rerun-if-changed={}", path.display());

@@ -16,7 +16,8 @@ use tracing::{info, warn};
 
 use switchyard::reload::Reloading;
 use switchyard::run::{Order, Server};
-use switchyard_cli::cli::{Cli, Command, Plugins, ServeArgs};
+use switchyard_cli::channels;
+use switchyard_cli::cli::{ChannelsCommand, Cli, Command, HistoryLine, Plugins, ServeArgs};
 use switchyard_cli::operator::{self, OperatorError};
 use switchyard_cli::terminal;
 use switchyard_config::{Config, ConfigError};
@@ -52,17 +53,36 @@ fn main() -> ExitCode {
         Command::Plugin(Plugins::Operate(command)) => code(operator::plugin(command)),
         Command::Engine(command) => code(operator::engine(command)),
         Command::Connections(args) => code(operator::connections(&args)),
+        Command::Disconnect(args) => code(operator::disconnect(&args)),
         Command::Pubsub(command) => code(operator::pubsub(command)),
         Command::Log(args) => code(operator::log(&args)),
         Command::Sub(args) => terminal::run(terminal::subscribe::run(args)),
         Command::Pub(args) => terminal::run(terminal::publish::run(args)),
+        Command::History(HistoryLine { command: Some(command), .. }) => {
+            code(operator::history(command))
+        }
+        Command::History(HistoryLine { command: None, args }) => {
+            terminal::run(terminal::history::history(args))
+        }
+        Command::Presence(args) => terminal::run(terminal::history::presence(args)),
         Command::Top(args) => terminal::run(terminal::top::run(args)),
         Command::Bench(args) => terminal::run(terminal::bench::run(args)),
         Command::Health(args) => terminal::code(terminal::health::run(&args)),
+        Command::Config(args) => printed(terminal::generate::config(&args)),
+        Command::Channels(ChannelsCommand::Explain(args)) => printed(channels::explain(&args)),
+        Command::Channels(ChannelsCommand::Top(args)) => code(operator::channels_top(&args)),
         Command::Completions(args) => {
             terminal::code(terminal::generate::completions(&args, Cli::command()))
         }
         Command::Man(args) => terminal::code(terminal::generate::man(&args, Cli::command())),
+    }
+}
+
+/// The result of a command that prints something about the configuration.
+fn printed(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Err(error) if error.is::<ConfigError>() => complain(format_args!("{error:#}"), USAGE),
+        printed => terminal::code(printed),
     }
 }
 
@@ -89,7 +109,8 @@ const GLOBAL_QUEUE_INTERVAL: u32 = 6;
 const EVENT_INTERVAL: u32 = 512;
 
 fn serve(args: &ServeArgs) -> ExitCode {
-    let started = Config::load(&args.overrides()).map_err(anyhow::Error::from).and_then(|config| {
+    let loaded = Config::load(&args.settings.overrides());
+    let started = loaded.map_err(anyhow::Error::from).and_then(|config| {
         let log = Log::start(&config.log).map_err(anyhow::Error::msg)?;
         Ok((config, log))
     });
@@ -123,9 +144,18 @@ fn serve_with(args: &ServeArgs, config: Config, log: &'static Log) -> ExitCode {
         Err(error) => return fail(log, &anyhow::Error::from(error).context("no threads"), 1),
     };
     if args.check {
+        // What a start would log, such as that a plugin was added, is not true of a check.
+        if args.settings.log.is_none()
+            && let Err(problem) = log.set_filter("warn")
+        {
+            warn!(problem, "the log filter was not changed");
+        }
         // Plugin calls on a timer are not waited for.
         return match runtime.block_on(Server::check(&config)) {
             Ok(()) => {
+                for warning in config.channels.warnings() {
+                    log.write(&format!("switchyard: warning: {warning}"));
+                }
                 log.write(&format!("switchyard: memory: {}", config.memory.summary()));
                 log.write("switchyard: the configuration is good");
                 ExitCode::SUCCESS
@@ -133,7 +163,8 @@ fn serve_with(args: &ServeArgs, config: Config, log: &'static Log) -> ExitCode {
             Err(error) => fail(log, &error, USAGE),
         };
     }
-    let result = runtime.block_on(run(config, Reloading { overrides: args.overrides(), log }));
+    let reloading = Reloading { overrides: args.settings.overrides(), log };
+    let result = runtime.block_on(run(config, reloading));
     // The remaining tasks had their time, and end with the process. Dropping the runtime first
     // would cause panics in plugins that still send HTTP requests from blocking threads.
     std::mem::forget(runtime);
@@ -205,7 +236,7 @@ fn listen_to_signals(
             let mut signals = signals.map_err(|error| error.to_string())?;
             loop {
                 let order = signals.next().await;
-                let is_end = order == Order::End;
+                let is_end = matches!(order, Order::End { .. });
                 if is_end && was_end_requested.swap(true, Ordering::Relaxed) {
                     let _whether_or_not = log.flush(LAST_FLUSH_TIME);
                     std::process::exit(1);
@@ -243,8 +274,9 @@ impl Signals {
     /// The signal received last decides what happens next.
     async fn next(&mut self) -> Order {
         tokio::select! {
-            _ = self.interrupt.recv() => Order::End,
-            _ = self.terminate.recv() => Order::End,
+            // No balancer is notified of a person's ctrl-c.
+            _ = self.interrupt.recv() => Order::End { has_grace: false },
+            _ = self.terminate.recv() => Order::End { has_grace: true },
             _ = self.hangup.recv() => Order::Reload,
         }
     }

@@ -1,14 +1,16 @@
 //! The part of the configuration that can be changed while the server runs.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use serde_json::Value;
 use tracing::{error, info, warn};
 
 use switchyard_config::Overrides;
-use switchyard_config::file::EMPTY;
+use switchyard_config::file::{EMPTY, Stamp, is_passing};
 use switchyard_config::{Config, ConfigError, TlsConfig};
 use switchyard_net::tls::{Tls, TlsError};
 use switchyard_server::door::Door;
@@ -26,11 +28,19 @@ pub struct Reloading {
     pub log: &'static Log,
 }
 
+/// The store of histories is opened at the start.
+const OF_HISTORY_STORE: [&str; 2] = ["history.directory", "history.flush_bytes_max"];
+const TOKENS_FILE: &str = "admin.tokens_file";
+
 /// Keys with these prefixes apply as soon as the file is read.
 const AT_ONCE: &[&str] = &[
+    "security.trusted_proxies",
+    "security.proxy_header_bytes_max",
     "http.origins",
+    "http.client_address_header",
     "http.tls.",
     "resp.tls.",
+    TOKENS_FILE,
     "limits.connections_max",
     "limits.connections_per_address_max",
     "limits.handshakes_per_address_max",
@@ -38,6 +48,7 @@ const AT_ONCE: &[&str] = &[
     "limits.commands_per_second_max",
     "limits.subscriptions_max",
     "limits.names_per_command_max",
+    "limits.transaction_commands_max",
     "limits.name_bytes_max",
     "limits.payload_bytes_max",
     "limits.auth_attempts_per_minute_max",
@@ -56,6 +67,9 @@ const AT_ONCE: &[&str] = &[
     "limits.input_timeout_ms",
     "memory.bytes_max",
     "outbox.",
+    "channels",
+    "history.",
+    "presence.",
     "shutdown.",
     "log.filter",
     "log.connections",
@@ -67,19 +81,37 @@ const AT_ONCE: &[&str] = &[
 #[derive(Debug)]
 pub struct Unread(pub String);
 
-/// Whether reading failed for a temporary reason. A file that is created or whose permissions
-/// change is noticed as a change.
-fn is_passing(io: &io::Error) -> bool {
-    !matches!(
-        io.kind(),
-        ErrorKind::NotFound
-            | ErrorKind::PermissionDenied
-            | ErrorKind::IsADirectory
-            | ErrorKind::NotADirectory
-            | ErrorKind::InvalidData
-            | ErrorKind::InvalidInput
-            | ErrorKind::FileTooLarge
-    )
+/// What was refused last, by the name of its kind. The same files are read several times for one
+/// change: notifications of the system come for each step of it, and certificates are read again
+/// with the configuration that names them.
+#[derive(Default)]
+pub struct Refusals(Mutex<BTreeMap<&'static str, Refused>>);
+
+/// The files when they were refused, and why.
+type Refused = (Vec<Option<Stamp>>, String);
+
+impl Refusals {
+    /// Whether a refusal is to be logged: it is another one than the last, or of other versions of
+    /// the files, or an operator requested that they be read.
+    fn is_new(
+        &self,
+        what: &'static str,
+        files: &[&PathBuf],
+        problem: &str,
+        is_requested: bool,
+    ) -> bool {
+        let stamps = files.iter().map(|file| Stamp::of(file)).collect();
+        let refused = (stamps, problem.to_owned());
+        let mut last = self.0.lock();
+        let is_known = last.get(what) == Some(&refused);
+        last.insert(what, refused);
+        is_requested || !is_known
+    }
+
+    /// The files were accepted.
+    fn forget(&self, what: &'static str) {
+        self.0.lock().remove(what);
+    }
 }
 
 fn io_of(problem: &ConfigError) -> Option<&io::Error> {
@@ -96,19 +128,34 @@ fn io_of(problem: &ConfigError) -> Option<&io::Error> {
 /// # Errors
 ///
 /// It must be loaded again.
-pub fn reload(reloading: &Reloading, live: &LiveConfig, services: &Services) -> Result<(), Unread> {
+pub fn reload(
+    reloading: &Reloading,
+    live: &LiveConfig,
+    services: &Services,
+    refusals: &Refusals,
+    is_requested: bool,
+) -> Result<(), Unread> {
+    const KIND: &str = "config";
     let old = live.config();
+    let refuse = |problem: &str| {
+        let files: Vec<_> = reloading.overrides.file.iter().chain(&old.files).collect();
+        if refusals.is_new(KIND, &files, problem, is_requested) {
+            error!(problem, "the configuration was rejected: the current one stays in use");
+        }
+    };
     if let Some(problem) = reloading.overrides.file.as_deref().and_then(not_a_whole_file) {
-        error!(problem, "the configuration was rejected: the current one stays in use");
+        refuse(problem);
         return Ok(());
     }
-    let new = match Config::load(&reloading.overrides) {
+    let mut new = match Config::load(&reloading.overrides) {
         Ok(new) => new,
         Err(problem) => {
-            if let Some(io) = io_of(&problem).filter(|io| is_passing(io)) {
-                return Err(Unread(format!("{problem}: {io}")));
+            let io = io_of(&problem);
+            let text = io.map_or_else(|| problem.to_string(), |io| format!("{problem}: {io}"));
+            if io.is_some_and(is_passing) {
+                return Err(Unread(text));
             }
-            error!(%problem, "the configuration was rejected: the current one stays in use");
+            refuse(&text);
             return Ok(());
         }
     };
@@ -119,7 +166,9 @@ pub fn reload(reloading: &Reloading, live: &LiveConfig, services: &Services) -> 
         };
         let resp_tls = |config: &Config| config.resp.as_ref().and_then(|resp| resp.tls.clone());
         let needs_restart = is_switched(&old.http.tls, &new.http.tls, "http.tls.")
-            || is_switched(&resp_tls(&old), &resp_tls(&new), "resp.tls.");
+            || is_switched(&resp_tls(&old), &resp_tls(&new), "resp.tls.")
+            || OF_HISTORY_STORE.contains(&key.as_str())
+            || (key == TOKENS_FILE && old.admin.tokens.is_empty() != new.admin.tokens.is_empty());
         if !needs_restart && AT_ONCE.iter().any(|start| key.starts_with(start)) {
             changed.push(key);
         } else {
@@ -132,9 +181,10 @@ pub fn reload(reloading: &Reloading, live: &LiveConfig, services: &Services) -> 
         false => reloading.log.set_filter(&new.log.filter),
     };
     if let Err(problem) = filtered {
-        error!(problem, "the configuration was rejected: the current one stays in use");
+        refuse(&problem);
         return Ok(());
     }
+    refusals.forget(KIND);
     if new.log.connections != old.log.connections {
         log::follow(&new.log.connections);
     }
@@ -144,7 +194,35 @@ pub fn reload(reloading: &Reloading, live: &LiveConfig, services: &Services) -> 
     connections.set_limits(&new.limits, new.outbox);
     connections.memory().set_limits(&new.memory, new.limits.connections_max);
     services.hub.set_name_limits(new.limits.names);
+    if new.admin.tokens.is_empty() != old.admin.tokens.is_empty() {
+        // Whether tokens are required changes only with a restart.
+        new.admin.tokens = old.admin.tokens.clone();
+    }
+    let are_tokens_new = new.admin.tokens != old.admin.tokens;
+    if let (Some(backplane), Some(cluster)) = (&services.backplane, &new.cluster)
+        && backplane.set_secrets(cluster)
+    {
+        info!(
+            "the password or the certificates for the backplane were replaced: the next \
+               connection uses them"
+        );
+    }
+    services.hub.history().set(&new.history, &new.channels);
+    if let (Some(store), Some(of)) = (services.hub.history().store(), &new.history_store) {
+        store.set_flush_time(of.flush_time);
+    }
+    let each_max = new.limits.subscriptions_max;
+    services.hub.presence().set(&new.presence, &new.channels, each_max);
+    if new.channels != old.channels {
+        new.channels.log_warnings();
+        if let Some(backplane) = &services.backplane {
+            backplane.rules_changed();
+        }
+    }
     live.set_config(new);
+    if are_tokens_new {
+        info!("the tokens of the admin API were replaced");
+    }
     if !changed.is_empty() {
         info!(keys = changed.join(" "), "settings were changed");
     }
@@ -170,7 +248,11 @@ fn not_a_whole_file(file: &Path) -> Option<&'static str> {
 /// # Errors
 ///
 /// They must be loaded again.
-pub fn reload_certificates(live: &LiveConfig) -> Result<(), Unread> {
+pub fn reload_certificates(
+    live: &LiveConfig,
+    refusals: &Refusals,
+    is_requested: bool,
+) -> Result<(), Unread> {
     let mut read = Ok(());
     let config = live.config();
     let of_resp = config.resp.as_ref().and_then(|resp| resp.tls.as_ref());
@@ -178,13 +260,22 @@ pub fn reload_certificates(live: &LiveConfig) -> Result<(), Unread> {
         let (Some(state), Some(files)) = (live.door(door), files) else { continue };
         let Some(tls) = &state.tls else { continue };
         match Tls::reload(tls, files) {
-            Ok(true) => info!(door, "the certificate was replaced"),
-            Ok(false) => {}
+            Ok(is_new) => {
+                refusals.forget(door);
+                if is_new {
+                    info!(door, "the certificate was replaced");
+                }
+            }
             Err(TlsError::Unreadable { file, source }) if is_passing(&source) => {
                 read = Err(Unread(format!("{}: {source}", file.display())));
             }
             Err(problem) => {
-                error!(door, %problem, "the certificate was not replaced: the one in use stays");
+                let problem = problem.to_string();
+                let files = [Some(&files.certificate), Some(&files.key), files.client_ca.as_ref()];
+                let files: Vec<_> = files.into_iter().flatten().collect();
+                if refusals.is_new(door, &files, &problem, is_requested) {
+                    error!(door, problem, "the certificate was not replaced: the one in use stays");
+                }
             }
         }
     }

@@ -4,23 +4,28 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::FutureExt;
-use parking_lot::Mutex as PlainMutex;
-use tokio::net::TcpListener;
-use tokio::sync::{Mutex, mpsc, watch as watch_channel};
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, watch as watch_channel};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
-use crate::reload::{self, Reloading, Unread};
-use crate::watch::{self, Watched};
+use crate::free_memory;
+use crate::listening::Sockets;
+use crate::reader::Reader;
+use crate::reload::{Refusals, Reloading};
+use crate::watch::{Pending, watch};
 use switchyard_admin::admin::{Admin, AdminListener, Doors};
 use switchyard_config::Config;
 use switchyard_hub::connections::expiries::expire;
+use switchyard_hub::history::History;
+use switchyard_hub::presence::Presence;
 use switchyard_middleware::stats::Initiator;
+use switchyard_net::listening::ListeningSocket;
 use switchyard_server::connection_setup::{ConnectionSetup, is_local};
 use switchyard_server::door::Door;
 use switchyard_server::door::http::HttpDoor;
@@ -29,15 +34,12 @@ use switchyard_server::door::resp::RespDoor;
 use switchyard_server::drain::drain;
 use switchyard_server::engine_swap::EngineSwaps;
 use switchyard_server::health::Health;
-use switchyard_server::listener::{self, Listener};
+use switchyard_server::listener::Listener;
 use switchyard_server::live_config::{DoorState, LiveConfig};
-use switchyard_server::prepare::{check_protection, prepare};
+use switchyard_server::prepare::{prepare, prepare_by};
 use switchyard_server::session::Services;
 use switchyard_server::upkeep;
-use switchyard_telemetry::supervise::{Ended, Supervisor};
-
-/// How long after a failure to read a changed file it is read again.
-const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
+use switchyard_telemetry::supervise::Supervisor;
 
 /// A server that can be run.
 pub struct Server {
@@ -57,31 +59,48 @@ pub struct Server {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// The signal for a graceful shutdown.
-    End,
+    End {
+        /// Whether balancers need time to notice that the server is not ready.
+        has_grace: bool,
+    },
     /// To reload configuration, certificates, plugins and engine.
     Reload,
 }
 
 impl Server {
-    /// Loads engine and plugins, and binds the listener.
+    /// Binds the listeners, and loads engine and plugins.
     ///
     /// # Errors
     ///
     /// A certificate, the engine or a plugin is refused, other machines could connect and no
     /// plugin decides which clients may, or an address cannot be bound.
     pub async fn start(config: Config, supervisor: Arc<Supervisor>) -> anyhow::Result<Server> {
+        let sockets = Sockets::bind(&config)?;
+        let answering = sockets.answer_probes(&config);
+        let loaded = Server::load(config, supervisor, sockets).await;
+        stop(answering).await;
+        loaded
+    }
+
+    /// Loads engine and plugins, and connects to the backplane.
+    async fn load(
+        config: Config,
+        supervisor: Arc<Supervisor>,
+        sockets: Sockets,
+    ) -> anyhow::Result<Server> {
         let (live, services, engine) = prepare(&config)?;
         let services = Services { supervisor, ..services };
         let live = Arc::new(live);
         let health = Health::new(services.clone(), live.clone(), config.health);
-        let http = listen::<HttpDoor>(config.http.listen, &live)?;
-        let resp = match &config.resp {
-            Some(resp) => Some(listen::<RespDoor>(resp.listen, &live)?),
+        let http = Listening::new::<HttpDoor>(sockets.http, &live)?;
+        let resp = match config.resp {
+            Some(_) => Some(Listening::new::<RespDoor>(sockets.resp, &live)?),
             None => None,
         };
-        let admin = match config.admin.listen {
-            Some(address) => Some(AdminListener::new(
-                TcpListener::bind(address).await.with_context(|| cannot_listen(address))?,
+        let admin = match sockets.admin {
+            off if off.is_empty() => None,
+            sockets => Some(AdminListener::new(
+                sockets,
                 Admin::new(
                     config.admin.clone(),
                     services.clone(),
@@ -91,7 +110,6 @@ impl Server {
                     health.clone(),
                 ),
             )),
-            None => None,
         };
         let supervisor = &services.supervisor;
         let linking = services.backplane.clone().map(|backplane| {
@@ -103,7 +121,10 @@ impl Server {
         });
         if let (Some(backplane), Some(cluster)) = (&services.backplane, &config.cluster) {
             // It keeps trying, and the node serves its own clients meanwhile.
-            backplane.ready(cluster.connect_time).await;
+            backplane.ready(cluster.connect_time).await.map_err(anyhow::Error::msg)?;
+        }
+        if let Some(store) = &config.history_store {
+            services.hub.open_history(store)?;
         }
         Ok(Server { config, live, services, health, engine, http, resp, admin, linking })
     }
@@ -115,7 +136,7 @@ impl Server {
     /// As `start`, except for the addresses; also if a settings file in the plugin directory has no
     /// component.
     pub async fn check(config: &Config) -> anyhow::Result<()> {
-        let (_, services, _) = prepare(config)?;
+        let (_, services, _) = prepare_by(config, &Initiator::Check)?;
         match services.middleware.orphans().into_iter().next() {
             Some(orphan) => Err(anyhow::Error::msg(orphan)),
             None => Ok(()),
@@ -129,11 +150,9 @@ impl Server {
     /// The operating system does not report them.
     pub fn urls(&self) -> io::Result<Vec<String>> {
         let Doors { websocket, resp } = doors(&self.http, self.resp.as_ref())?;
-        let mut urls: Vec<String> = [websocket].into_iter().chain(resp).collect();
-        if let Some(admin) = &self.admin {
-            urls.push(format!("http://{}", admin.local_addr()?));
-        }
-        Ok(urls)
+        let admin = self.admin.iter().flat_map(AdminListener::sockets);
+        let admin = admin.map(|socket| socket.url("http"));
+        websocket.into_iter().chain(resp).map(Ok).chain(admin).collect()
     }
 
     /// Serves until it receives the order to end, and then shuts down gracefully: all clients
@@ -145,15 +164,16 @@ impl Server {
         let (served, mut all_served) = mpsc::channel::<()>(1);
         let (ending, is_ending) = watch_channel::channel(false);
         let supervisor = &services.supervisor;
-        let console = admin.as_ref().and_then(|admin| admin.local_addr().ok());
-        let resp_address = resp.as_ref().and_then(|resp| resp.socket.local_addr().ok());
+        let mut consoles = admin.iter().flat_map(AdminListener::sockets).filter_map(|it| tcp(it));
+        let console = consoles.find(|console| is_local(*console));
+        let resp_address = resp.iter().flat_map(|resp| &resp.sockets).find_map(|it| tcp(it));
         let resp_door =
             Arc::new(RespDoor::new(&config, resp_address.map_or(0, |address| address.port())));
         let http_door = Arc::new(HttpDoor::new(
             config.clone(),
             health,
             resp_door.clone(),
-            console.filter(|console| is_local(*console)).map(|console| console.port()),
+            console.map(|console| console.port()),
         ));
         let setup = |state: &Arc<DoorState>| ConnectionSetup {
             config: config.clone(),
@@ -161,259 +181,217 @@ impl Server {
             live: live.clone(),
             door: state.clone(),
             is_ending: is_ending.clone(),
-            served: served.clone(),
+            served: served.downgrade(),
         };
-        let mut accepting = vec![accept(http_door, http.socket, setup(&http.state))];
-        if let Some(Listening { socket, state }) = resp {
-            accepting.push(accept(resp_door, socket, setup(&state)));
-        }
-        drop(served);
-        let administering = admin.map(|admin| {
-            let (admin, is_ending) = (Arc::new(admin), ending.subscribe());
-            let serving = move || admin.clone().serve(is_ending.clone());
-            tokio::spawn(supervisor.clone().keep("admin-listener", serving))
-        });
-        let (of, hub) = (config.clone(), services.hub.clone());
-        let keeping = move || upkeep::keep_alive(of.clone(), hub.clone());
-        let keeping = tokio::spawn(supervisor.clone().keep("keep-alive", keeping));
-        let of = services.hub.connections().clone();
-        let expiring = move || {
-            let connections = of.clone();
-            async move {
-                expire(connections).await;
-                Err("it ended".to_owned())
-            }
-        };
-        let expiring = tokio::spawn(supervisor.clone().keep("expiries", expiring));
-        let (of, its) = (config.clone(), services.clone());
-        let rechecking = move || {
-            let checking = upkeep::recheck(&of, &its);
-            async move {
-                checking.await;
-                Err("it ended".to_owned())
-            }
-        };
-        let rechecking = tokio::spawn(supervisor.clone().keep("recheck", rechecking));
+        let http_accepting = accept(&http_door, http.sockets, setup(&http.state));
+        let resp_accepting =
+            resp.map(|Listening { sockets, state }| accept(&resp_door, sockets, setup(&state)));
+        let admin = admin.map(Arc::new);
+        let administering: Vec<_> = admin
+            .iter()
+            .flat_map(|admin| admin.sockets().iter().map(move |socket| (admin, socket)))
+            .map(|(admin, socket)| {
+                let (admin, socket) = (admin.clone(), socket.clone());
+                let is_ending = ending.subscribe();
+                let serving = move || admin.clone().serve(socket.clone(), is_ending.clone());
+                tokio::spawn(supervisor.clone().keep("admin-listener", serving))
+            })
+            .collect();
+        drop(admin);
         config.memory.log();
-        let of = services.hub.connections().memory().clone();
-        let bounding = move || {
-            let memory = of.clone();
-            async move {
-                memory.keep().await;
-                Err("it ended".to_owned())
-            }
-        };
-        let bounding = tokio::spawn(supervisor.clone().keep("memory", bounding));
-        let (changed, changes) = mpsc::unbounded_channel();
-        let watching = watch::watch(&config, config_file.as_deref(), &changed, supervisor);
-        let (of, time, to) =
-            (services.middleware.clone(), config.plugins.poll_time, changed.clone());
-        let polling = move || {
-            let looking = watch::poll_plugins(of.clone(), time, to.clone());
-            async move {
-                looking.await;
-                Err("it ended".to_owned())
-            }
-        };
-        let polling = tokio::spawn(supervisor.clone().keep("plugin-directory", polling));
+        config.channels.log_warnings();
+        let upkeep = keep_up(&config, &services);
+        let pending = Arc::<Pending>::default();
+        let middleware = &services.middleware;
+        let watching = watch(&live, middleware, config_file.as_deref(), &pending, supervisor);
         let reader = Reader {
             config,
             live: live.clone(),
             services: services.clone(),
             engine,
             reloading,
+            pending: pending.clone(),
+            refusals: Refusals::default(),
             was_protected: AtomicBool::new(true),
-            unread: PlainMutex::default(),
         };
-        let (reader, changes) = (Arc::new(reader), Arc::new(Mutex::new(changes)));
-        let reading = move || reader.clone().read(changes.clone());
-        let reading = tokio::spawn(supervisor.clone().keep("reload", reading));
-        while let Some(Order::Reload) = orders.recv().await {
+        let reading = reader.start(supervisor);
+        let reload = || {
             info!("configuration, certificates, plugins and engine are reloaded");
-            // The task that receives it ends only after this.
-            let _ = changed.send(Watched::Everything);
-        }
-        reading.abort();
-        polling.abort();
-        drop(watching);
-        // New HTTP connections are rejected with a reason, and /readyz is answered. Redis clients
-        // reconnect elsewhere only if the connection is refused, so the RESP listener is closed.
-        live.begin_draining();
-        for resp in accepting.drain(1..) {
-            resp.abort();
-            let _it_listens_no_more = resp.await;
-        }
-        let shutdown = live.config().shutdown;
+            pending.request_all();
+        };
+        let has_grace = loop {
+            match orders.recv().await {
+                Some(Order::Reload) => reload(),
+                Some(Order::End { has_grace }) => break has_grace,
+                None => break false,
+            }
+        };
         let connections = services.hub.connections();
+        live.begin_grace();
+        let grace = live.config().shutdown.grace;
+        if has_grace && !grace.is_zero() && connections.count() > 0 {
+            let (ms, connections) = (grace.as_millis() as u64, connections.count());
+            info!(connections, ms, "the server is not ready any more, and will end");
+            let is_over = tokio::time::sleep(grace);
+            let mut is_over = std::pin::pin!(is_over);
+            loop {
+                tokio::select! {
+                    () = &mut is_over => break,
+                    Some(Order::Reload) = orders.recv() => reload(),
+                }
+            }
+        }
+        drop((reading, watching));
+        // New WebSockets are answered 503, and /readyz is answered. Redis clients reconnect elsewhere
+        // only if the connection is refused, so the RESP listener is closed.
+        live.begin_draining();
+        stop(resp_accepting.unwrap_or_default()).await;
+        let shutdown = live.config().shutdown;
         info!(connections = connections.count(), "the server is ending");
         // If this fails, the shutdown continues.
         let draining = AssertUnwindSafe(drain(connections, &shutdown)).catch_unwind();
-        if let Ok((drained, took)) = draining.await {
-            let ms = took.as_millis() as u64;
-            info!(connections = drained, ms, "connections were notified of the shutdown");
-        }
-        accepting.iter().for_each(tokio::task::JoinHandle::abort);
-        // The listener closes connections that are admitted from here on.
+        let end = match draining.await {
+            Ok(drained) => {
+                let (connections, ms) = (drained.connections, drained.took.as_millis() as u64);
+                info!(connections, ms, "connections were notified of the shutdown");
+                drained.end
+            }
+            Err(_) => Instant::now() + shutdown.time,
+        };
+        // No client is admitted from here on. The HTTP listeners answer until the process ends.
         ending.send_replace(true);
-        if tokio::time::timeout(shutdown.time, all_served.recv()).await.is_err() {
-            let left = connections.count();
+        drop(served);
+        // What remains has until `end`, and each of the three parts has some time in any case.
+        let part = shutdown.time / 3;
+        let until = |parts_after: u32| (end - part * parts_after).max(Instant::now() + part);
+        if timeout_at(until(2), all_served.recv()).await.is_err() {
+            // Connections leave the registry when their close begins, so that has fewer.
+            let left = all_served.sender_strong_count();
             warn!(connections = left, "connections that did not close in time were aborted");
         }
-        if tokio::time::timeout(shutdown.time, services.middleware.all_disconnects_notified())
-            .await
-            .is_err()
-        {
+        if timeout_at(until(1), services.middleware.all_disconnects_notified()).await.is_err() {
             warn!("plugins were not notified in time of closed connections");
         }
         if let Some(backplane) = &services.backplane {
-            backplane.drain(shutdown.time).await;
+            backplane.drain(until(0) - Instant::now()).await;
         }
         linking.iter().for_each(JoinHandle::abort);
-        keeping.abort();
-        expiring.abort();
-        rechecking.abort();
-        bounding.abort();
-        if let Some(administering) = administering {
-            administering.abort();
-        }
+        drop(upkeep);
+        close_history(&services, until(0) - Instant::now()).await;
+        stop(http_accepting).await;
+        stop(administering).await;
     }
+}
+
+/// Writes the histories, if they are kept on disk. Publications are not retained any more.
+async fn close_history(services: &Services, time: Duration) {
+    let hub = services.hub.clone();
+    let close = move || hub.history().store().map(|store| store.close(time));
+    match tokio::task::spawn_blocking(close).await {
+        Ok(Some(Ok(()))) => info!("the history was written"),
+        Ok(Some(Err(problem))) => error!(
+            %problem,
+            "the history was not written completely: the next start is as after a crash"
+        ),
+        Ok(None) | Err(_) => {}
+    }
+}
+
+/// Starts the tasks for what is done periodically. They end when the set is dropped.
+fn keep_up(config: &Arc<Config>, services: &Services) -> JoinSet<()> {
+    let supervisor = &services.supervisor;
+    let mut tasks = JoinSet::new();
+    let (of, hub) = (config.clone(), services.hub.clone());
+    let keep_alive = move || upkeep::keep_alive(of.clone(), hub.clone());
+    tasks.spawn(supervisor.clone().keep("keep-alive", keep_alive));
+    let connections = services.hub.connections().clone();
+    let expire = move || expire(connections.clone());
+    tasks.spawn(supervisor.clone().keep("expiries", expire));
+    let (of, its) = (config.clone(), services.clone());
+    let recheck = move || upkeep::recheck(&of, &its);
+    tasks.spawn(supervisor.clone().keep("recheck", recheck));
+    let memory = services.hub.connections().memory().clone();
+    let bound = move || memory.clone().keep();
+    tasks.spawn(supervisor.clone().keep("memory", bound));
+    let hub = services.hub.clone();
+    let keep_history = move || History::keep(hub.clone());
+    tasks.spawn(supervisor.clone().keep("history", keep_history));
+    let hub = services.hub.clone();
+    let keep_presence = move || Presence::keep(hub.clone());
+    tasks.spawn(supervisor.clone().keep("presence", keep_presence));
+    tasks.spawn(supervisor.clone().keep("free-memory", free_memory::keep_returning));
+    tasks
 }
 
 /// A door that listens.
 struct Listening {
-    socket: TcpListener,
+    sockets: Vec<Arc<ListeningSocket>>,
     state: Arc<DoorState>,
 }
 
 impl Listening {
-    /// Its address, as a URL.
-    fn url(&self, plain: &str, tls: &str, path: &str) -> io::Result<String> {
-        let scheme = if self.state.tls.is_some() { tls } else { plain };
-        Ok(format!("{scheme}://{}{path}", self.socket.local_addr()?))
+    /// The door that accepts from these sockets.
+    fn new<D: Door>(
+        sockets: Vec<Arc<ListeningSocket>>,
+        live: &LiveConfig,
+    ) -> anyhow::Result<Listening> {
+        let state = live.door(D::NAME).with_context(|| format!("no door is called {}", D::NAME))?;
+        Ok(Listening { sockets, state })
+    }
+
+    /// Its addresses, as URLs. A Unix socket has no TLS. `path`: of the URL, or after the path of a
+    /// Unix socket, such as `ws+unix:///run/x.sock:/ws`.
+    fn urls(&self, plain: &str, tls: &str, path: &str) -> io::Result<Vec<String>> {
+        let url = |socket: &Arc<ListeningSocket>| match &**socket {
+            ListeningSocket::Unix(..) if path.is_empty() => socket.url(plain),
+            ListeningSocket::Unix(..) => Ok(format!("{}:{path}", socket.url(plain)?)),
+            ListeningSocket::Tcp(_) => {
+                let scheme = if self.state.tls.is_some() { tls } else { plain };
+                Ok(format!("{}{path}", socket.url(scheme)?))
+            }
+        };
+        self.sockets.iter().map(url).collect()
     }
 }
 
-fn cannot_listen(address: SocketAddr) -> String {
-    format!("cannot listen on {address}")
+/// The address of a socket, if it is TCP.
+fn tcp(socket: &ListeningSocket) -> Option<SocketAddr> {
+    match socket {
+        ListeningSocket::Tcp(listener) => listener.local_addr().ok(),
+        ListeningSocket::Unix(..) => None,
+    }
 }
 
-/// Opens the listening socket of a door.
-fn listen<D: Door>(address: SocketAddr, live: &LiveConfig) -> anyhow::Result<Listening> {
-    let state = live.door(D::NAME).with_context(|| format!("no door is called {}", D::NAME))?;
-    let socket = listener::listen::<D>(address).with_context(|| cannot_listen(address))?;
-    Ok(Listening { socket, state })
+/// Accepts the connections of a door in a task for each socket. The sockets are kept, so that they
+/// stay bound when a task is restarted.
+fn accept<D: Door>(
+    door: &Arc<D>,
+    sockets: Vec<Arc<ListeningSocket>>,
+    setup: ConnectionSetup,
+) -> Vec<JoinHandle<()>> {
+    let listener = Listener::new(door.clone(), setup);
+    let accept = |socket: Arc<ListeningSocket>| {
+        let listener = listener.clone();
+        let name = format!("{}-listener", D::NAME);
+        let supervisor = listener.supervisor();
+        tokio::spawn(supervisor.keep(name, move || listener.clone().accept(socket.clone())))
+    };
+    sockets.into_iter().map(accept).collect()
 }
 
-/// Accepts the connections of a door in a task. The socket is kept, so that the port stays bound
-/// when the task is restarted.
-fn accept<D: Door>(door: Arc<D>, socket: TcpListener, setup: ConnectionSetup) -> JoinHandle<()> {
-    let supervisor = setup.services.supervisor.clone();
-    let (listener, socket) = (Listener::new(door, setup), Arc::new(socket));
-    let name = format!("{}-listener", D::NAME);
-    tokio::spawn(supervisor.keep(name, move || listener.clone().accept(socket.clone())))
+/// Ends the tasks of a listener. Its sockets are closed, and files of Unix sockets removed, when
+/// this returns.
+async fn stop(accepting: Vec<JoinHandle<()>>) {
+    for task in accepting {
+        task.abort();
+        let _it_listens_no_more = task.await;
+    }
 }
 
 /// The addresses for clients, as URLs.
 fn doors(http: &Listening, resp: Option<&Listening>) -> io::Result<Doors> {
     Ok(Doors {
-        websocket: http.url("ws", "wss", WEBSOCKET_PATH)?,
-        resp: resp.map(|resp| resp.url("resp", "rediss", "")).transpose()?,
+        websocket: http.urls("ws", "wss", WEBSOCKET_PATH)?,
+        resp: resp.map_or(Ok(Vec::new()), |resp| resp.urls("resp", "rediss", ""))?,
     })
-}
-
-/// Reloads what changed.
-struct Reader {
-    /// The configuration at start.
-    config: Arc<Config>,
-    live: Arc<LiveConfig>,
-    services: Services,
-    engine: Arc<EngineSwaps>,
-    reloading: Reloading,
-    /// Whether a plugin decided which clients may connect, at the last check: plugins are also
-    /// changed by the admin API.
-    was_protected: AtomicBool,
-    /// What could not be read and must be reloaded.
-    unread: PlainMutex<Vec<Watched>>,
-}
-
-impl Reader {
-    /// One change at a time. Compiling takes long, so it runs on a blocking thread.
-    async fn read(
-        self: Arc<Reader>,
-        changes: Arc<Mutex<mpsc::UnboundedReceiver<Watched>>>,
-    ) -> Ended {
-        let mut changes = changes.lock().await;
-        loop {
-            let unread = self.unread.lock().last().copied();
-            let middleware = &self.services.middleware;
-            let what = tokio::select! {
-                Some(what) = changes.recv() => Some(what),
-                () = middleware.parked() => None,
-                () = tokio::time::sleep(READ_AGAIN_AFTER), if unread.is_some() => {
-                    self.unread.lock().pop();
-                    unread
-                }
-            };
-            let is_again = unread.is_some() && what == unread;
-            let reader = self.clone();
-            let reading = tokio::task::spawn_blocking(move || match what {
-                Some(what) => reader.read_again(what),
-                None => {
-                    reader.services.middleware.put_back();
-                    Ok(())
-                }
-            });
-            match reading.await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) if is_again => {}
-                Ok(Err(Unread(problem))) => {
-                    warn!(problem, "a changed file could not be read; reading it again");
-                }
-                Err(panic) => error!(%panic, "reading the changed files failed"),
-            }
-        }
-    }
-
-    /// # Errors
-    ///
-    /// Something must be reloaded, and is in `unread`.
-    fn read_again(&self, what: Watched) -> Result<(), Unread> {
-        let Reader { config, live, services, engine, reloading, was_protected, unread } = self;
-        let mut read = Ok(());
-        let mut must_be_read = |what: Watched, problem: Unread| {
-            let mut unread = unread.lock();
-            if !unread.contains(&what) {
-                unread.push(what);
-            }
-            read = Err(problem);
-        };
-        let is_requested = what == Watched::Everything;
-        let by = if is_requested { Initiator::Signal } else { Initiator::File };
-        if (is_requested || what == Watched::Config)
-            && let Err(problem) = reload::reload(reloading, live, services)
-        {
-            must_be_read(Watched::Config, problem);
-        }
-        if (is_requested || matches!(what, Watched::Config | Watched::Certificates))
-            && let Err(problem) = reload::reload_certificates(live)
-        {
-            must_be_read(Watched::Certificates, problem);
-        }
-        if is_requested || what == Watched::Engine {
-            engine.reload(&by, is_requested);
-        }
-        if is_requested || what == Watched::Plugins {
-            if is_requested {
-                services.middleware.look_again();
-            }
-            // A refusal has been logged already.
-            services.middleware.rescan(&by);
-            let checked = check_protection(config, &services.middleware);
-            let was_protected = was_protected.swap(checked.is_ok(), Ordering::Relaxed);
-            if let (true, Err(problem)) = (was_protected, checked) {
-                warn!(%problem, "connections from other machines are rejected");
-            }
-        }
-        read
-    }
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tracing::debug;
 
+use super::room_members::RoomMembers;
 use super::{Backplane, Link, LinkError, State, within};
 use switchyard_hub::Hub;
 use switchyard_types::command::{Bytestring, Space};
@@ -32,6 +33,12 @@ pub enum Question {
     SubscriberCounts { is_shard: bool, channels: Vec<Text> },
     /// PUBSUB NUMPAT.
     PatternCount,
+    /// With which number connection ids begin there. They begin with this one at the requesting
+    /// node.
+    NodeNumber(u64),
+    /// The members of a channel on the node, after this connection.
+    #[allow(missing_docs, reason = "one line above")]
+    Members { channel: Text, after: Option<u64> },
 }
 
 /// What a node responds.
@@ -45,6 +52,10 @@ pub enum Answer {
     Counts(Vec<u64>),
     /// Patterns.
     Count(u64),
+    /// The number with which connection ids begin.
+    NodeNumber(u64),
+    /// Members of a channel.
+    Members(RoomMembers),
     /// The engine of the responding node is not available.
     Unavailable,
 }
@@ -102,6 +113,8 @@ struct Message {
 enum Says {
     Asks(Question),
     Answers(Answer),
+    /// It is alive. The number rises when others may have missed what it said about rooms.
+    Alive(u64),
 }
 
 /// How many bytes of names a response may have, before base64.
@@ -120,10 +133,18 @@ const MESSAGE_BYTES_MAX: usize = 2 << 20;
 pub struct Asks {
     next: AtomicU64,
     open: Mutex<FxHashMap<u64, mpsc::UnboundedSender<Event>>>,
-    request_sender: mpsc::UnboundedSender<(u64, Vec<u8>)>,
-    requests: tokio::sync::Mutex<mpsc::UnboundedReceiver<(u64, Vec<u8>)>>,
+    request_sender: mpsc::UnboundedSender<Asked>,
+    requests: tokio::sync::Mutex<mpsc::UnboundedReceiver<Asked>>,
     message_sender: MessageSender,
     messages: tokio::sync::Mutex<mpsc::Receiver<Vec<u8>>>,
+}
+
+/// A request to be sent.
+struct Asked {
+    number: u64,
+    /// The node that is asked; none: all of them.
+    node: Option<Box<str>>,
+    message: Vec<u8>,
 }
 
 /// What happens to a pending request.
@@ -192,13 +213,7 @@ impl Backplane {
         if self.state() == State::Disconnected {
             return answers;
         }
-        let number = self.asks.next.fetch_add(1, Ordering::Relaxed);
-        let (sender, mut events) = mpsc::unbounded_channel();
-        self.asks.open.lock().insert(number, sender);
-        // Removed also when the caller is dropped before there is a response.
-        let _open = Open { asks: &self.asks, number };
-        let message = Message { node: self.node.clone(), number, says: Says::Asks(question) };
-        let _ = self.asks.request_sender.send((number, spell(&message)));
+        let (_open, mut events) = self.open_request(None, question);
         let collecting = async {
             let mut reached = None;
             while reached.is_none_or(|reached| answers.len() < reached) {
@@ -213,16 +228,55 @@ impl Backplane {
         answers
     }
 
+    /// Sends the request to one node. None: it did not respond within `cluster.ask_timeout_ms`.
+    pub(super) async fn ask_node(&self, node: &str, question: Question) -> Option<Answer> {
+        if self.state() == State::Disconnected {
+            return None;
+        }
+        let (_open, mut events) = self.open_request(Some(node.into()), question);
+        let answering = async {
+            loop {
+                match events.recv().await? {
+                    Event::Answered(answer) => return Some(answer.answer),
+                    Event::Reached(_) => {}
+                }
+            }
+        };
+        tokio::time::timeout(self.config.ask_time, answering).await.ok()?
+    }
+
+    fn open_request(
+        &self,
+        node: Option<Box<str>>,
+        question: Question,
+    ) -> (Open<'_>, mpsc::UnboundedReceiver<Event>) {
+        let number = self.asks.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, events) = mpsc::unbounded_channel();
+        self.asks.open.lock().insert(number, sender);
+        // Removed also when the caller is dropped before there is a response.
+        let open = Open { asks: &self.asks, number };
+        let message = Message { node: self.node.clone(), number, says: Says::Asks(question) };
+        let _ = self.asks.request_sender.send(Asked { number, node, message: spell(&message) });
+        (open, events)
+    }
+
+    /// The message that this node is alive.
+    pub(super) fn alive(&self) -> Vec<u8> {
+        let says = Says::Alive(self.incarnation.load(Ordering::Relaxed));
+        spell(&Message { node: self.node.clone(), number: 0, says })
+    }
+
     /// Sends and receives requests and responses.
     pub(super) async fn converse(&self, link: &Link, hub: &Arc<Hub>) -> LinkError {
         let mut requests = self.asks.requests.lock().await;
         let mut messages = self.asks.messages.lock().await;
         loop {
             let carried = tokio::select! {
-                Some((number, question)) = requests.recv() => {
-                    let sending = link.send_to(To::All, question);
-                    let reached = within(self.config.answer_time, sending).await;
+                Some(Asked { number, node, message }) = requests.recv() => {
+                    let to = node.as_deref().map_or(To::All, To::Node);
+                    let reached = within(self.config.answer_time, link.send_to(to, message)).await;
                     if let Ok(Some(nodes)) = reached
+                        && node.is_none()
                         && let Some(open) = self.asks.open.lock().get(&number)
                     {
                         let _ = open.send(Event::Reached(nodes));
@@ -255,7 +309,11 @@ impl Backplane {
             }
         };
         match says {
-            Says::Asks(_) if node == self.node => Ok(()),
+            Says::Asks(_) | Says::Alive(_) if node == self.node => Ok(()),
+            Says::Alive(incarnation) => {
+                hub.presence().record_contact(&node, Some(incarnation));
+                Ok(())
+            }
             Says::Asks(question) => {
                 let answer = answer(hub.clone(), question).await;
                 let says = Says::Answers(answer);
@@ -323,6 +381,10 @@ fn ask(hub: &Hub, question: Question) -> Answer {
             hub.subscriber_counts(space(is_shard), &channels).map(Answer::Counts)
         }
         Question::PatternCount => hub.pattern_count().map(Answer::Count),
+        Question::Members { channel, after } => {
+            Ok(Answer::Members(hub.presence().own_members(&channel.0, after).into()))
+        }
+        Question::NodeNumber(_) => Ok(Answer::NodeNumber(hub.connections().ids().node())),
     };
     answer.unwrap_or(Answer::Unavailable)
 }

@@ -14,7 +14,9 @@ use tokio::sync::Notify;
 use tracing::warn;
 
 use super::BackplaneStats;
+use super::rooms::receive_of_room;
 use switchyard_config::limits::LiveLimits;
+use switchyard_history::Message;
 use switchyard_hub::Hub;
 use switchyard_middleware::Middleware;
 use switchyard_telemetry::log::Throttle;
@@ -23,6 +25,7 @@ use switchyard_telemetry::stats::count;
 use switchyard_telemetry::supervise::Ended;
 use switchyard_types::close::clip;
 use switchyard_types::command::{Publication, Space};
+use switchyard_types::history::{PublishOptions, StreamPlace};
 use switchyard_types::ids::ConnectionId;
 
 /// The publisher of messages from other nodes: no connection of this node.
@@ -40,6 +43,10 @@ pub struct Incoming {
     pub space: Space,
     pub channel: Bytes,
     pub payload: Bytes,
+    /// Where the backplane put it in the stream of its channel; none: it is not retained.
+    pub place: Option<StreamPlace>,
+    /// Its tags: a JSON object of texts.
+    pub tags: Option<Box<[u8]>>,
 }
 
 /// The queue.
@@ -88,9 +95,10 @@ impl Inbox {
 
     /// Queues a message. Over the limit, the caller delivers what is queued first.
     pub fn push(&self, message: Incoming) {
-        if message.payload.len() > self.limits.payload_bytes_max()
-            || message.channel.len() > self.limits.name_bytes_max()
-        {
+        let is_oversized = message.payload.len() > self.limits.payload_bytes_max()
+            || message.channel.len() > self.limits.name_bytes_max();
+        // A retained message would be read again from the backplane, because it is missing here.
+        if is_oversized && message.place.is_none() {
             count(&self.stats.oversized);
             self.warn_of_oversized(&message);
             return;
@@ -154,10 +162,46 @@ impl Inbox {
         true
     }
 
+    /// Delivers messages that were read from the history of a channel, because they had not arrived.
+    pub fn deliver_read(
+        &self,
+        channel: &[u8],
+        messages: &[Message],
+        hub: &Hub,
+        middleware: &Middleware,
+    ) {
+        let mut previous = 0;
+        let batch: Vec<Incoming> = messages
+            .iter()
+            .map(|Message { position, entry }| {
+                let place = StreamPlace {
+                    position: *position,
+                    previous: std::mem::replace(&mut previous, position.offset),
+                    unix_ms: entry.unix_ms(),
+                    is_read: true,
+                };
+                Incoming {
+                    space: Space::Channels,
+                    channel: Bytes::copy_from_slice(channel),
+                    payload: Bytes::copy_from_slice(entry.payload()),
+                    place: Some(place),
+                    tags: entry.tags().map(Box::from),
+                }
+            })
+            .collect();
+        for batch in batch.chunks(BATCH_MAX) {
+            let _in_order = self.delivering.lock();
+            if panics::contain(|| self.deliver_batch(batch, hub, middleware)).is_none() {
+                self.stats.undelivered.fetch_add(batch.len() as u64, Ordering::Relaxed);
+            }
+        }
+    }
+
     fn deliver_batch(&self, batch: &[Incoming], hub: &Hub, middleware: &Middleware) {
         let chain = middleware.chain();
         let publications: Vec<(ConnectionId, Publication<'_>)> = batch
             .iter()
+            .filter(|message| !receive_of_room(hub, &message.channel, &message.payload))
             .filter(|message| {
                 // Plugins take names as text.
                 let fits = !chain.sees_names() || std::str::from_utf8(&message.channel).is_ok();
@@ -166,9 +210,14 @@ impl Inbox {
                 }
                 fits
             })
-            .map(|Incoming { space, channel, payload }| {
+            .map(|Incoming { space, channel, payload, place, tags }| {
                 let (channel, payload) = (channel.as_ref().into(), payload.as_ref().into());
-                (NO_CONNECTION, Publication { space: *space, channel, payload })
+                let options = place.map(|place| {
+                    let tags = tags.clone();
+                    Box::new(PublishOptions { place: Some(place), tags, ..Default::default() })
+                });
+                let publication = Publication { space: *space, channel, payload, options };
+                (NO_CONNECTION, publication)
             })
             .collect();
         for outcome in hub.publish(&*chain, &publications) {
@@ -180,5 +229,6 @@ impl Inbox {
 }
 
 fn bytes(message: &Incoming) -> usize {
-    message.channel.len() + message.payload.len() + size_of::<Incoming>()
+    let tags = message.tags.as_ref().map_or(0, |tags| tags.len());
+    message.channel.len() + message.payload.len() + tags + size_of::<Incoming>()
 }

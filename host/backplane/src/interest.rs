@@ -142,6 +142,12 @@ impl Interest {
         round
     }
 
+    /// The next round subscribes to all names again.
+    pub fn again(&self) {
+        self.table.lock().again();
+        self.changed.notify_one();
+    }
+
     /// The backplane is disconnected: all waits for it end.
     pub fn disconnected(&self) {
         self.table.lock().disconnected();
@@ -235,6 +241,15 @@ impl Table {
             }
         }
         self.round
+    }
+
+    fn again(&mut self) {
+        if self.is_connected {
+            let names = KINDS.into_iter().zip(&self.entries).flat_map(|(kind, entries)| {
+                entries.keys().map(move |name| Name { kind, bytes: name.clone() })
+            });
+            self.joining = names.collect();
+        }
     }
 
     fn disconnected(&mut self) {

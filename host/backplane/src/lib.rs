@@ -9,42 +9,52 @@
 //! to all names again. This crate does not know sessions or engines, and none of it runs without a
 //! backplane. Read this file first, then `interest`, `inbox`, and one of `redis` and `nats`.
 
+mod append;
 mod ask;
+mod catch_up;
 mod inbox;
 mod interest;
 mod nats;
+mod node_number;
 mod outgoing;
+mod records;
 mod redis;
 mod refusals;
+mod room_members;
+mod rooms;
 mod shared;
 mod stats;
+mod store;
 pub mod subjects;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::RwLock;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, error, info, warn};
 
 use switchyard_config::limits::LiveLimits;
-use switchyard_config::{BackplaneKind, ClusterConfig, WhenDisconnected};
+use switchyard_config::{BackplaneKind, ClusterConfig, ClusterTls, Secret, WhenDisconnected};
 use switchyard_hub::Hub;
 use switchyard_middleware::Middleware;
 use switchyard_telemetry::stats::count;
 use switchyard_telemetry::supervise::{Ended, Supervisor};
-use switchyard_types::command::{Publication, Refusal, Space, TOOLARGE, UNAVAILABLE};
+use switchyard_types::command::{Kind, Publication, Refusal, Space, TOOLARGE, UNAVAILABLE};
 
+pub use append::{Append, Ruled};
 pub use ask::{Answer, NodeAnswer, Question, Text, answer};
 use inbox::Inbox;
 pub use interest::{Hold, Interest, Name};
 use outgoing::{Outgoing, Queue};
 use refusals::Refusals;
 pub use stats::BackplaneStats;
+use store::Store;
 
 /// Names with this prefix are reserved for the nodes: they stay on the node that uses them.
 const RESERVED: &[u8] = b"__switchyard:";
@@ -57,7 +67,9 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 /// The connection to the backplane, while there is one, and the state around it.
 pub struct Backplane {
     config: ClusterConfig,
-    /// The name of this node in the cluster, for as long as it runs.
+    /// The password and the certificates for the next connection.
+    secrets: RwLock<(Option<Secret>, ClusterTls)>,
+    /// The name of this node in the cluster, at random, for as long as it runs.
     node: String,
     interest: Arc<Interest>,
     outgoing: Queue,
@@ -70,6 +82,16 @@ pub struct Backplane {
     is_sharded: AtomicBool,
     refusals: Arc<Refusals>,
     stats: Arc<BackplaneStats>,
+    /// What keeps histories and keys; none: the backplane is disconnected.
+    store: RwLock<Option<Store>>,
+    /// Rises when updates of rooms may not have reached the other nodes.
+    incarnation: AtomicU64,
+    /// Whether the other nodes have answered since the link was made.
+    knows_nodes: watch::Sender<bool>,
+    /// The last messages of JetStream streams that arrived here.
+    seen: Arc<nats::Seen>,
+    /// What a node with histories needs and the backplane does not have.
+    unfit: watch::Sender<Option<String>>,
 }
 
 /// The state of the connection to the backplane.
@@ -111,6 +133,9 @@ pub enum LinkError {
     /// The error of the client crate; it never contains credentials.
     #[error("{0}")]
     Failed(String),
+    /// Only this was refused; the link is usable.
+    #[error("{0}")]
+    Refused(String),
     /// No response arrived in time.
     #[error("no answer within {} ms", .0.as_millis())]
     NoAnswer(Duration),
@@ -122,6 +147,12 @@ pub enum LinkError {
         /// The message of the backplane.
         said: String,
     },
+    /// The account or the server of NATS has no JetStream.
+    #[error("NATS has no JetStream for this account, which histories and keys need: {0}")]
+    NoJetStream(String),
+    /// The backplane does not take such a publication.
+    #[error("{0}")]
+    TooLarge(String),
 }
 
 impl LinkError {
@@ -129,7 +160,11 @@ impl LinkError {
     fn missing_right(&self) -> Option<&str> {
         match self {
             LinkError::NoRight { right, .. } => Some(right),
-            LinkError::Failed(_) | LinkError::NoAnswer(_) => None,
+            LinkError::NoJetStream(_) => Some("use JetStream"),
+            LinkError::Failed(_)
+            | LinkError::Refused(_)
+            | LinkError::NoAnswer(_)
+            | LinkError::TooLarge(_) => None,
         }
     }
 }
@@ -141,15 +176,22 @@ enum Link {
 }
 
 impl Link {
-    async fn connect(backplane: &Backplane) -> Result<Link, LinkError> {
+    async fn connect(backplane: &Backplane, hub: &Arc<Hub>) -> Result<Link, LinkError> {
         Ok(match backplane.config.kind {
             BackplaneKind::Redis { .. } => {
-                Link::Redis(Box::new(redis::RedisLink::connect(backplane).await?))
+                Link::Redis(Box::new(redis::RedisLink::connect(backplane, hub).await?))
             }
             BackplaneKind::Nats { .. } => {
-                Link::Nats(Box::new(nats::NatsLink::connect(backplane).await?))
+                Link::Nats(Box::new(nats::NatsLink::connect(backplane, hub).await?))
             }
         })
+    }
+
+    fn store(&self) -> Option<Store> {
+        match self {
+            Link::Redis(link) => Some(Store::Redis(link.store())),
+            Link::Nats(link) => Some(Store::Nats(link.store())),
+        }
     }
 
     /// Sends publications in order; completes when the backplane has them. Returns how many it
@@ -192,6 +234,15 @@ impl Link {
         }
     }
 
+    /// Whether messages were dropped since the last call, because they were not read in time.
+    fn has_dropped(&self) -> bool {
+        match self {
+            // It closes the connection.
+            Link::Redis(_) => false,
+            Link::Nats(link) => link.has_dropped(),
+        }
+    }
+
     /// Waits until the connection fails, and returns why.
     async fn broken(&self) -> LinkError {
         match self {
@@ -220,8 +271,31 @@ impl Backplane {
             is_sharded: false.into(),
             refusals: Arc::default(),
             stats,
+            store: RwLock::default(),
+            incarnation: AtomicU64::new(0),
+            knows_nodes: watch::Sender::new(false),
+            seen: Arc::default(),
+            unfit: watch::Sender::new(None),
+            secrets: RwLock::new((config.password.clone(), config.tls.clone())),
             config,
         })
+    }
+
+    /// Uses another password and other certificates from the next connection on. Returns whether
+    /// they are different; they are ignored if they are for another user or another backplane.
+    pub fn set_secrets(&self, config: &ClusterConfig) -> bool {
+        if (&config.user, &config.kind) != (&self.config.user, &self.config.kind) {
+            return false;
+        }
+        let new = (config.password.clone(), config.tls.clone());
+        let mut secrets = self.secrets.write();
+        std::mem::replace(&mut *secrets, new.clone()) != new
+    }
+
+    /// The configuration for a new connection.
+    fn config_now(&self) -> ClusterConfig {
+        let (password, tls) = self.secrets.read().clone();
+        ClusterConfig { password, tls, ..self.config.clone() }
     }
 
     /// What this node subscribes to.
@@ -253,6 +327,11 @@ impl Backplane {
     /// The required right that the user of the backplane lacks; none: no right is missing.
     pub fn missing_right(&self) -> Option<String> {
         self.refusals.missing_right()
+    }
+
+    /// Whether publications are refused while the backplane is disconnected.
+    pub fn refuses_while_disconnected(&self) -> bool {
+        self.config.when_disconnected == WhenDisconnected::Refuse
     }
 
     /// What is wrong while the backplane is connected; none: nothing.
@@ -351,8 +430,7 @@ impl Backplane {
         supervisor: Arc<Supervisor>,
     ) -> Ended {
         // After a panic there is no link, but the state still says otherwise.
-        self.state.send_replace(State::Disconnected);
-        self.interest.disconnected();
+        self.disconnected(&hub);
         let mut tasks = JoinSet::new();
         let (inbox, receivers) = (self.inbox.clone(), (hub.clone(), middleware.clone()));
         tasks.spawn(supervisor.keep("backplane-inbox", move || {
@@ -364,18 +442,26 @@ impl Backplane {
         loop {
             self.inbox.deliver_to(&hub, &middleware);
             self.refusals.begin();
-            let problem = match within(self.config.connect_time, Link::connect(&self)).await {
-                Ok(link) => self.serve(&link, &hub, &mut wait, &mut disconnected_since).await,
+            let problem = match within(self.config.connect_time, Link::connect(&self, &hub)).await {
+                Ok(link) => {
+                    let on = On { link: &link, hub: &hub, middleware: &middleware };
+                    self.serve(on, &mut wait, &mut disconnected_since).await
+                }
                 Err(problem) => problem,
             };
-            self.state.send_replace(State::Disconnected);
-            self.interest.disconnected();
+            self.disconnected(&hub);
+            if let LinkError::NoJetStream(_) = problem {
+                self.unfit.send_replace(Some(problem.to_string()));
+            }
             let missing = problem.missing_right();
             let is_news = missing.is_some() && missing != self.missing_right().as_deref();
             self.refusals.set_missing_right(missing);
             if is_news {
                 disconnected_since.get_or_insert_with(Instant::now);
-                error!(%problem, "the backplane is disconnected: its user lacks a right");
+                match problem {
+                    LinkError::NoJetStream(_) => error!(%problem, "the backplane is disconnected"),
+                    _ => error!(%problem, "the backplane is disconnected: its user lacks a right"),
+                }
             } else if disconnected_since.is_none() {
                 disconnected_since = Some(Instant::now());
                 warn!(%problem, "the backplane is disconnected");
@@ -390,20 +476,32 @@ impl Backplane {
         }
     }
 
+    /// There is no link now.
+    fn disconnected(&self, hub: &Hub) {
+        self.state.send_replace(State::Disconnected);
+        *self.store.write() = None;
+        self.knows_nodes.send_replace(false);
+        hub.history().lose_link();
+        self.interest.disconnected();
+    }
+
     /// Uses a link until it fails; returns why it did.
     async fn serve(
         &self,
-        link: &Link,
-        hub: &Arc<Hub>,
+        on: On<'_>,
         wait: &mut Duration,
         disconnected_since: &mut Option<Instant>,
     ) -> LinkError {
         let began = Instant::now();
+        let On { link, hub, .. } = on;
         let round = self.interest.connected();
+        self.incarnation.fetch_add(1, Ordering::Relaxed);
+        *self.store.write() = link.store();
         self.state.send_replace(State::Restoring);
         let restoring = async {
             let names = self.interest.count();
             self.interest.wait_for(round).await;
+            hub.history().doubt_all();
             self.refusals.set_missing_right(None);
             self.state.send_replace(State::Ready);
             *wait = self.config.reconnect_wait;
@@ -417,14 +515,21 @@ impl Backplane {
             } else {
                 info!(names, restore_ms, node = self.node, "connected to the backplane");
             }
+            self.claim_node_number(hub).await;
+            hub.presence().relinked();
+            self.knows_nodes.send_replace(true);
             std::future::pending().await
         };
         tokio::select! {
             problem = link.broken() => problem,
             problem = self.send(link) => problem,
-            problem = self.follow_interest(link) => problem,
-            problem = self.watch_over(link) => problem,
+            problem = self.follow_interest(on) => problem,
+            problem = self.catch_up(on) => problem,
+            problem = self.keep_streams(hub) => problem,
+            problem = self.watch_over(link, hub) => problem,
             problem = self.converse(link, hub) => problem,
+            never = self.ask_for_members(hub) => never,
+            problem = self.keep_alive(link, hub) => problem,
             never = restoring => never,
         }
     }
@@ -448,8 +553,10 @@ impl Backplane {
     }
 
     /// Subscribes to what this node's connections subscribe to.
-    async fn follow_interest(&self, link: &Link) -> LinkError {
+    async fn follow_interest(&self, on: On<'_>) -> LinkError {
+        let On { link, hub, .. } = on;
         let mut retried = Instant::now();
+        let mut is_first = true;
         loop {
             let next = tokio::time::timeout(RETRY_TIME, self.interest.next_round()).await;
             if retried.elapsed() >= RETRY_TIME {
@@ -460,7 +567,8 @@ impl Backplane {
             }
             let Ok(round) = next else { continue };
             let [joins, leaves] = [round.joins, round.leaves].map(|mut names| {
-                names.retain(|name| !is_reserved(&name.bytes));
+                let is_of_room = |name: &Name| name.bytes.starts_with(rooms::ROOMS);
+                names.retain(|name| !is_reserved(&name.bytes) || is_of_room(name));
                 names
             });
             let (joined, left) = (joins.len() as u64, leaves.len() as u64);
@@ -468,15 +576,18 @@ impl Backplane {
                 // In pieces, so that each is confirmed in time.
                 for names in leaves.chunks(NAMES_MAX) {
                     within(self.config.answer_time, link.stop_listening(names)).await?;
+                    hub.history().forget(channels(names));
                 }
                 for names in joins.chunks(NAMES_MAX) {
                     within(self.config.answer_time, link.listen(names)).await?;
+                    self.look_at_heads(hub, names, is_first).await?;
                 }
                 Ok(())
             };
             if let Err(problem) = subscribed.await {
                 return problem;
             }
+            is_first = false;
             self.interest.settled(round.number);
             self.stats.joined.fetch_add(joined, Ordering::Relaxed);
             self.stats.left.fetch_add(left, Ordering::Relaxed);
@@ -493,11 +604,16 @@ impl Backplane {
     }
 
     /// Checks that the link is alive and has the rights that it needs.
-    async fn watch_over(&self, link: &Link) -> LinkError {
+    async fn watch_over(&self, link: &Link, hub: &Hub) -> LinkError {
         loop {
             tokio::time::sleep(self.config.ping_interval).await;
             if let Err(problem) = within(self.config.answer_time, link.ping()).await {
                 return problem;
+            }
+            if link.has_dropped() {
+                // On which channels is not known.
+                hub.history().lose_link();
+                hub.history().doubt_all();
             }
         }
     }
@@ -514,11 +630,33 @@ impl Backplane {
     }
 
     /// Waits until the backplane is ready, or the time is over.
-    pub async fn ready(&self, limit: Duration) -> bool {
-        let mut state = self.state.subscribe();
-        let ready = state.wait_for(|state| *state == State::Ready);
-        tokio::time::timeout(limit, ready).await.is_ok_and(|state| state.is_ok())
+    ///
+    /// # Errors
+    ///
+    /// The backplane cannot keep histories, and this node has some.
+    pub async fn ready(&self, limit: Duration) -> Result<(), String> {
+        let (mut state, mut unfit) = (self.state.subscribe(), self.unfit.subscribe());
+        tokio::select! {
+            _ = state.wait_for(|state| *state == State::Ready) => Ok(()),
+            unfit = unfit.wait_for(Option::is_some) => {
+                unfit.ok().and_then(|unfit| unfit.clone()).map_or(Ok(()), Err)
+            }
+            () = tokio::time::sleep(limit) => Ok(()),
+        }
     }
+}
+
+/// What the tasks of a link use.
+#[derive(Clone, Copy)]
+struct On<'a> {
+    link: &'a Link,
+    hub: &'a Arc<Hub>,
+    middleware: &'a Arc<Middleware>,
+}
+
+/// The channels among names.
+fn channels(names: &[Name]) -> impl Iterator<Item = &[u8]> {
+    names.iter().filter(|name| name.kind == Kind::Channel).map(|name| &*name.bytes)
 }
 
 /// Publications that may or may not have reached the backplane. They are not sent again,

@@ -1,4 +1,4 @@
-//! NATS core, version 2.2 or later.
+//! NATS: core 2.2 or later, or JetStream 2.9 or later for histories and keys (`store`).
 //!
 //! One connection publishes and subscribes, with echo disabled. Publications have a header with the
 //! name of this node and a number, so that this node's own messages are also recognized when they
@@ -10,25 +10,25 @@
 //! order. So its attempts to reconnect are rejected.
 //!
 //! NATS sends one copy for each subscription that matches, and does not say which copies belong
-//! together. Where several of this node's names match, the copies of the oldest subscription are
-//! delivered, because it has missed nothing that the others received. The other copies are
-//! recognized by the header or, where another program published, by the payload. A copy that
-//! arrives early on another subscription is held until the oldest subscription receives it. When
-//! that subscription ends, the next one delivers what is outstanding.
+//! together (`copies`).
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+mod anchors;
+mod copies;
+mod fetch;
+mod reader;
+mod reading;
+mod store;
+mod streams;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use async_nats::{
-    Auth, AuthError, Client, ConnectOptions, Event, HeaderMap, Message, ServerError, Subscriber,
+    Auth, AuthError, Client, ConnectOptions, Event, HeaderMap, ServerError, Subscriber,
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
-use guest_core::{ConnectionId, FanOuts, Names, Registry, glob};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -36,14 +36,17 @@ use tracing::{debug, warn};
 
 use super::ask::MessageSender;
 use super::ask::To;
-use super::inbox::{Inbox, Incoming};
 use super::interest::Name;
 use super::outgoing::Outgoing;
 use super::refusals::Refusals;
 use super::shared::SharedSubscriptions;
 use super::{Backplane, BackplaneStats, LinkError, subjects};
+use reader::{Reader, read};
+pub use store::NatsStore;
+pub(crate) use streams::Seen;
+use streams::Streams;
 use switchyard_config::{BackplaneKind, ClusterConfig};
-use switchyard_telemetry::panics;
+use switchyard_hub::Hub;
 use switchyard_telemetry::stats::count;
 use switchyard_types::command::{Kind, Space};
 
@@ -54,13 +57,6 @@ const SUBJECT_BYTES_MAX: usize = 3_500;
 const HEADER: &str = "Switchyard";
 /// The size of the header, which reduces the largest message.
 const HEADER_BYTES: usize = 80;
-
-/// How long a further copy may arrive after the first.
-const COPY_TIME: Duration = Duration::from_secs(10);
-/// How many messages with outstanding copies are remembered, and how many bytes of early copies.
-/// Above that, the oldest are dropped.
-const COPIES_MAX: usize = 100_000;
-const HELD_BYTES_MAX: usize = 64 << 20;
 
 /// A connection to NATS.
 pub struct NatsLink {
@@ -77,6 +73,9 @@ pub struct NatsLink {
     refusals: Arc<Refusals>,
     prefix: String,
     node: String,
+    store: Arc<NatsStore>,
+    /// Messages were dropped because they were not read in time.
+    has_dropped: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -95,8 +94,8 @@ pub fn takes(prefix: &str, space: Space, channel: &[u8]) -> bool {
 }
 
 impl NatsLink {
-    pub async fn connect(backplane: &Backplane) -> Result<NatsLink, LinkError> {
-        let config = &backplane.config;
+    pub async fn connect(backplane: &Backplane, hub: &Hub) -> Result<NatsLink, LinkError> {
+        let config = &backplane.config_now();
         let BackplaneKind::Nats { hosts, is_tls } = &config.kind else {
             return Err(LinkError::Failed("the config names no NATS".to_owned()));
         };
@@ -105,12 +104,16 @@ impl NatsLink {
             hosts.iter().map(|(host, port)| format!("{scheme}://{host}:{port}")).collect();
         let (breaking, broken) = watch::channel(None);
         let is_connected = Arc::new(AtomicBool::new(false));
+        let has_dropped = Arc::new(AtomicBool::new(false));
+        let rules = hub.history().history_rules();
         let connect = || {
             let violations = Violations {
                 prefix: config.prefix.clone(),
                 stats: backplane.stats.clone(),
                 refusals: backplane.refusals.clone(),
                 breaking: breaking.clone(),
+                needs_jetstream: !rules.is_empty(),
+                has_dropped: has_dropped.clone(),
             };
             options(config, *is_tls, is_connected.clone(), violations)
         };
@@ -129,6 +132,20 @@ impl NatsLink {
         let witnessing = tokio::spawn(receive_pings(listening, received_sender));
         witness.publish(own_ping, "1".into()).await.map_err(failed)?;
         let own = vec![witnessing.abort_handle()];
+        let key_time = hub.history().key_time();
+        let store = NatsStore::new(
+            Streams::new(
+                client.clone(),
+                &config.prefix,
+                config.nats_replicas,
+                config.answer_time,
+                backplane.seen.clone(),
+            ),
+            &backplane.node,
+            key_time,
+            max_payload,
+            config.nats_pending_max,
+        );
         let link = NatsLink {
             client,
             _witness: witness,
@@ -139,6 +156,7 @@ impl NatsLink {
                 stats: backplane.stats.clone(),
                 prefix: config.prefix.clone(),
                 node: backplane.node.clone(),
+                seen: backplane.seen.clone(),
                 matching: Mutex::default(),
             }),
             subscriptions: Subscriptions { own, ..Subscriptions::default() }.into(),
@@ -146,6 +164,8 @@ impl NatsLink {
             refusals: backplane.refusals.clone(),
             prefix: config.prefix.clone(),
             node: backplane.node.clone(),
+            store: Arc::new(store),
+            has_dropped,
         };
         link.wait_for_ping(1).await?;
         let message_sender = backplane.asks.message_sender();
@@ -156,7 +176,23 @@ impl NatsLink {
         }
         link.look_for_restrictions().await?;
         link.ping().await?;
+        if !rules.is_empty() {
+            tokio::select! {
+                ready = link.store.prepare(&rules) => ready?,
+                problem = link.broken() => return Err(problem),
+            }
+        }
         Ok(link)
+    }
+
+    /// What keeps histories and keys.
+    pub fn store(&self) -> Arc<NatsStore> {
+        self.store.clone()
+    }
+
+    /// Whether messages were dropped since the last call, because they were not read in time.
+    pub fn has_dropped(&self) -> bool {
+        self.has_dropped.swap(false, Ordering::Relaxed)
     }
 
     /// Publishes and subscribes on subjects that no channel has, which checks the rights for both.
@@ -343,6 +379,8 @@ fn options(
     };
     let mut options = ConnectOptions::with_auth_callback(authenticate)
         .name("switchyard")
+        // Answers of JetStream need no further right.
+        .custom_inbox_prefix(own_subject(&config.prefix, "inbox"))
         .max_reconnects(1)
         .connection_timeout(config.connect_time)
         .subscription_capacity(config.nats_pending_max)
@@ -354,6 +392,7 @@ fn options(
                 }
                 Event::SlowConsumer(_) | Event::ServerError(ServerError::SlowConsumer(_)) => {
                     count(&violations.stats.overrun);
+                    violations.has_dropped.store(true, Ordering::Relaxed);
                 }
                 Event::ServerError(error) => violations.take(&error.to_string()),
                 _ => {}
@@ -376,6 +415,10 @@ struct Violations {
     stats: Arc<BackplaneStats>,
     refusals: Arc<Refusals>,
     breaking: watch::Sender<Option<LinkError>>,
+    /// Whether there are histories. Without JetStream, publications with a key are refused, and
+    /// nothing else is.
+    needs_jetstream: bool,
+    has_dropped: Arc<AtomicBool>,
 }
 
 impl Violations {
@@ -400,6 +443,13 @@ impl Violations {
             let verb = if is_publish { "publish on" } else { "subscribe to" };
             let right = format!("{verb} {}", own_subject(&self.prefix, ">"));
             return self.breaks(LinkError::NoRight { right, said: said.to_owned() });
+        }
+        if subject.starts_with("$JS.API.") {
+            if self.needs_jetstream {
+                let right = "publish on $JS.API.>".to_owned();
+                self.breaks(LinkError::NoRight { right, said: said.to_owned() });
+            }
+            return;
         }
         if subject.contains(PROBE) {
             let what = match is_publish {
@@ -440,322 +490,5 @@ async fn receive_pings(mut subscriber: Subscriber, last_received: watch::Sender<
 async fn receive(mut subscriber: Subscriber, message_sender: MessageSender) {
     while let Some(message) = subscriber.next().await {
         message_sender.send(&message.payload);
-    }
-}
-
-async fn read(reader: Arc<Reader>, id: ConnectionId, mut subscriber: Subscriber) {
-    while let Some(message) = subscriber.next().await {
-        // If one ended, its names would get no messages until the link fails.
-        if panics::contain(|| reader.take(id, message)).is_none() {
-            count(&reader.stats.undelivered);
-        }
-    }
-}
-
-/// Reads the messages of the subscriptions.
-struct Reader {
-    inbox: Arc<Inbox>,
-    stats: Arc<BackplaneStats>,
-    prefix: String,
-    node: String,
-    matching: Mutex<Matching>,
-}
-
-/// The subscriptions that match a channel, and the copies that arrived.
-#[derive(Default)]
-struct Matching {
-    /// The subscriptions, in the place of connections.
-    channels: Registry,
-    shard_channels: Registry,
-    copies: Copies,
-    fan_outs: FanOuts,
-}
-
-impl Matching {
-    fn add(&mut self, name: &Name, id: ConnectionId) {
-        let names: Names = [&name.bytes].into_iter().collect();
-        match name.kind {
-            Kind::Channel => self.channels.subscribe(id, &names),
-            Kind::Pattern => drop(self.channels.psubscribe(id, &names)),
-            Kind::Shard => self.shard_channels.subscribe(id, &names),
-        }
-    }
-
-    fn remove(&mut self, name: &Name, id: ConnectionId) {
-        let names: Names = [&name.bytes].into_iter().collect();
-        match name.kind {
-            Kind::Channel => self.channels.unsubscribe(id, &names),
-            Kind::Pattern => self.channels.punsubscribe(id, &names),
-            Kind::Shard => self.shard_channels.unsubscribe(id, &names),
-        }
-    }
-
-    /// The subscriptions that receive this channel, in rising order.
-    fn of(&mut self, space: Space, channel: &[u8]) -> Vec<ConnectionId> {
-        let registry = match space {
-            Space::Channels => &self.channels,
-            Space::ShardChannels => &self.shard_channels,
-        };
-        registry.route(&[channel].into_iter().collect(), &mut self.fan_outs);
-        let mut ids = self.fan_outs.connections.clone();
-        ids.sort_unstable();
-        ids.dedup();
-        ids
-    }
-}
-
-/// What distinguishes messages on the same channel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Identity {
-    /// The number from the publishing node.
-    Numbered(String),
-    /// The hash and length of its payload. Equal messages need not be distinguished.
-    Alike(u64, usize),
-}
-
-/// A channel and its space.
-type Place = (Space, Vec<u8>);
-
-/// Messages with outstanding copies.
-#[derive(Default)]
-struct Copies {
-    /// Clients choose the names, so the hash has a key of this process.
-    by_place: HashMap<Place, VecDeque<Known>>,
-    /// In the order in which the first copies arrived.
-    order: VecDeque<(Instant, Place)>,
-    held_bytes: usize,
-    hashing: RandomState,
-}
-
-/// A message of which a copy arrived.
-struct Known {
-    identity: Identity,
-    at: Instant,
-    /// The subscriptions that have received it.
-    by: Vec<ConnectionId>,
-    /// Its payload, while it waits for the copy of the oldest subscription.
-    held: Option<Bytes>,
-}
-
-impl Copies {
-    /// Records a copy; returns the payload if it is to be delivered now. `all` are the
-    /// subscriptions that receive a copy each, in rising order, so that the first is the oldest.
-    fn take(
-        &mut self,
-        place: &Place,
-        identity: Identity,
-        by: ConnectionId,
-        all: &[ConnectionId],
-        payload: Bytes,
-    ) -> Option<Bytes> {
-        let leads = all.first() == Some(&by);
-        let now = Instant::now();
-        if let Some(known) = self.by_place.get_mut(place)
-            && let Some(index) =
-                known.iter().position(|it| it.identity == identity && !it.by.contains(&by))
-            && let Some(it) = known.get_mut(index)
-        {
-            it.by.push(by);
-            let held = it.held.take_if(|_| leads);
-            self.held_bytes -= held.as_ref().map_or(0, Bytes::len);
-            if it.held.is_none() && all.iter().all(|one| it.by.contains(one)) {
-                known.remove(index);
-            }
-            if known.is_empty() {
-                self.by_place.remove(place);
-            }
-            return held;
-        }
-        if leads && all.len() == 1 {
-            return Some(payload);
-        }
-        let held = (!leads).then(|| payload.clone());
-        self.held_bytes += held.as_ref().map_or(0, Bytes::len);
-        let it = Known { identity, at: now, by: vec![by], held };
-        self.by_place.entry(place.clone()).or_default().push_back(it);
-        self.order.push_back((now, place.clone()));
-        leads.then_some(payload)
-    }
-
-    /// Called when another subscription becomes the oldest of this place: returns the held messages
-    /// that it has received, in order.
-    fn hand_over(&mut self, place: &Place, all: &[ConnectionId]) -> Vec<Bytes> {
-        let mut owed = Vec::new();
-        let Some(known) = self.by_place.get_mut(place) else { return owed };
-        known.retain_mut(|it| {
-            if all.first().is_none_or(|oldest| it.by.contains(oldest)) {
-                let held = it.held.take();
-                self.held_bytes -= held.as_ref().map_or(0, Bytes::len);
-                if !all.is_empty() {
-                    owed.extend(held);
-                }
-            }
-            it.held.is_some() || !all.iter().all(|one| it.by.contains(one))
-        });
-        if known.is_empty() {
-            self.by_place.remove(place);
-        }
-        owed
-    }
-
-    /// Drops entries that are too old or too many; returns the held payloads among them.
-    fn forget(&mut self, now: Instant) -> Vec<(Place, Bytes)> {
-        let mut held = Vec::new();
-        while let Some((at, _)) = self.order.front()
-            && (now.duration_since(*at) > COPY_TIME
-                || self.order.len() > COPIES_MAX
-                || self.held_bytes > HELD_BYTES_MAX)
-        {
-            let Some((at, place)) = self.order.pop_front() else { break };
-            let Some(known) = self.by_place.get_mut(&place) else { continue };
-            while let Some(it) = known.pop_front_if(|it| it.at <= at) {
-                self.held_bytes -= it.held.as_ref().map_or(0, Bytes::len);
-                held.extend(it.held.map(|payload| (place.clone(), payload)));
-            }
-            if known.is_empty() {
-                self.by_place.remove(&place);
-            }
-        }
-        held
-    }
-}
-
-impl Reader {
-    fn take(&self, id: ConnectionId, message: Message) {
-        let header = message.headers.as_ref().and_then(|headers| headers.get(HEADER));
-        let header = header.map(|header| header.as_str());
-        if header.is_some_and(|header| header.starts_with(&self.node)) {
-            count(&self.stats.echoes);
-            return;
-        }
-        let Some((space, channel)) = subjects::channel(&self.prefix, &message.subject) else {
-            // A wildcard may cover the nodes' own messages.
-            if !message.subject.contains(OWN_TREE) {
-                count(&self.stats.unmapped);
-            }
-            return;
-        };
-        let mut matching = self.matching.lock();
-        let all = matching.of(space, &channel);
-        if !all.contains(&id) {
-            // A wildcard covers more than its patterns match.
-            return;
-        }
-        let place = (space, channel);
-        if all.len() == 1 && !matching.copies.by_place.contains_key(&place) {
-            return self.deliver(place, message.payload);
-        }
-        let payload = message.payload;
-        let identity = match header {
-            Some(header) => Identity::Numbered(header.to_owned()),
-            None => Identity::Alike(matching.copies.hashing.hash_one(&payload), payload.len()),
-        };
-        for (place, payload) in matching.copies.forget(Instant::now()) {
-            self.deliver(place, payload);
-        }
-        match matching.copies.take(&place, identity, id, &all, payload) {
-            Some(payload) => self.deliver(place, payload),
-            None => count(&self.stats.echoes),
-        }
-    }
-
-    /// Removes a name from its subscription.
-    fn give_up(&self, name: &Name, id: ConnectionId) {
-        let mut matching = self.matching.lock();
-        matching.remove(name, id);
-        let space = match name.kind {
-            Kind::Channel | Kind::Pattern => Space::Channels,
-            Kind::Shard => Space::ShardChannels,
-        };
-        let is_matched = |place: &&Place| place.0 == space && glob::matches(&name.bytes, &place.1);
-        let places: Vec<Place> = match name.kind {
-            Kind::Pattern => {
-                let places = matching.copies.by_place.keys();
-                places.filter(is_matched).cloned().collect()
-            }
-            Kind::Channel | Kind::Shard => {
-                let place = (space, name.bytes.to_vec());
-                matching.copies.by_place.contains_key(&place).then_some(place).into_iter().collect()
-            }
-        };
-        for place in places {
-            let all = matching.of(place.0, &place.1);
-            for payload in matching.copies.hand_over(&place, &all) {
-                self.deliver(place.clone(), payload);
-            }
-        }
-    }
-
-    /// The copies stay locked, so that messages stay in order.
-    fn deliver(&self, (space, channel): Place, payload: Bytes) {
-        self.inbox.push(Incoming { space, channel: channel.into(), payload });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Each step: the number of a payload, the subscription that receives it, all subscriptions
-    /// that receive a copy, and whether it is delivered.
-    fn check(copies: &mut Copies, steps: &[(u8, ConnectionId, &[ConnectionId], bool)]) {
-        for (number, by, all, expected) in steps {
-            let payload = Bytes::from(vec![*number]);
-            let identity = Identity::Alike(u64::from(*number), 1);
-            let delivered = copies.take(&place(), identity, *by, all, payload.clone());
-            assert_eq!(delivered, expected.then_some(payload), "{number} by {by}");
-        }
-    }
-
-    fn place() -> Place {
-        (Space::Channels, b"c".to_vec())
-    }
-
-    #[test]
-    fn the_copy_of_the_oldest_counts() {
-        let mut copies = Copies::default();
-        let both = &[10, 20][..];
-        check(
-            &mut copies,
-            &[
-                (1, 10, both, true),
-                (1, 20, both, false),
-                // An early copy waits, so that it does not overtake earlier messages.
-                (3, 20, both, false),
-                (2, 10, both, true),
-                (3, 10, both, true),
-                (2, 20, both, false),
-                // Equal payloads are as many messages as arrived.
-                (4, 10, both, true),
-                (4, 10, both, true),
-                (4, 20, both, false),
-                (4, 20, both, false),
-            ],
-        );
-        assert!(copies.by_place.is_empty());
-        assert_eq!(copies.held_bytes, 0);
-    }
-
-    #[test]
-    fn the_next_has_what_the_oldest_owed() {
-        let mut copies = Copies::default();
-        let both = &[10, 20][..];
-        check(&mut copies, &[(1, 10, both, true), (2, 20, both, false), (3, 20, both, false)]);
-        assert_eq!(copies.hand_over(&place(), &[20]), [vec![2], vec![3]]);
-        // The first was delivered already; its other copy may arrive at any time.
-        check(&mut copies, &[(1, 20, &[20], false), (4, 20, &[20], true)]);
-        assert!(copies.by_place.is_empty());
-        assert_eq!(copies.held_bytes, 0);
-    }
-
-    #[test]
-    fn copies_that_never_come_are_forgotten() {
-        let mut copies = Copies::default();
-        let both = &[10, 20][..];
-        check(&mut copies, &[(1, 10, both, true), (2, 20, both, false)]);
-        let later = Instant::now() + COPY_TIME + Duration::from_secs(1);
-        assert_eq!(copies.forget(later), [(place(), Bytes::from_static(&[2]))]);
-        assert!(copies.by_place.is_empty() && copies.order.is_empty());
-        check(&mut copies, &[(1, 20, &[20], true)]);
     }
 }

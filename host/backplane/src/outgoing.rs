@@ -79,7 +79,7 @@ impl Queue {
 
     /// Fills reserved room.
     pub fn push(&self, publication: Publication<'_>) {
-        let Publication { space, channel, payload } = publication;
+        let Publication { space, channel, payload, options: _ } = publication;
         let [channel, payload] = [channel, payload].map(|bytes| Bytes::from(bytes.into_owned()));
         self.waiting.lock().queue.push_back(Outgoing { space, channel, payload });
         self.changed.notify_one();
@@ -141,11 +141,7 @@ mod tests {
     use super::*;
 
     fn publication(payload: &'static [u8]) -> Publication<'static> {
-        Publication {
-            space: Space::Channels,
-            channel: b"c".as_slice().into(),
-            payload: payload.into(),
-        }
+        Publication::new(Space::Channels, b"c".as_slice().into(), payload.into())
     }
 
     #[tokio::test]

@@ -15,32 +15,35 @@
 //! connection to the whole cluster that the crate maintains. There are no marks there: own messages
 //! are delivered when they come back.
 
+mod reader;
+mod store;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{Sentinel, SentinelNodeConnectionInfo};
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo,
-    IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo,
-    RedisError, TlsCertificates, TlsMode, Value, cmd,
+    IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError,
+    TlsCertificates, TlsMode, Value, cmd,
 };
 use tokio::sync::watch;
 
-use super::ask::MessageSender;
 use super::ask::To;
-use super::inbox::{Inbox, Incoming};
 use super::interest::Name;
 use super::outgoing::Outgoing;
 use super::refusals::Refusals;
 use super::{Backplane, BackplaneStats, LinkError, RESERVED, random};
+use reader::Reader;
+pub use store::RedisStore;
 use switchyard_config::{BackplaneKind, ClusterConfig};
+use switchyard_hub::Hub;
 use switchyard_telemetry::panics;
 use switchyard_telemetry::stats::count;
 use switchyard_types::command::{Kind, Space};
+use switchyard_types::position::Position;
 
 /// The first version with shard channels.
 const VERSION_MIN: u64 = 7;
@@ -80,8 +83,19 @@ fn is_refused_name(error: &RedisError) -> bool {
     is_missing_right(error) && !error.to_string().contains("run the '")
 }
 
+/// The channel on which the positions of the messages of a channel are published, before each of
+/// them.
+fn positions(prefix: &[u8], channel: &[u8]) -> Vec<u8> {
+    [prefix, RESERVED, POSITIONS, channel].concat()
+}
+
+/// What the channels of positions begin with, behind `RESERVED`.
+const POSITIONS: &[u8] = b"positions:";
+
 /// A pair of connections to one Redis.
 pub struct RedisLink {
+    hub: Arc<Hub>,
+    store: RedisStore,
     publisher: MultiplexedConnection,
     listener: MultiplexedConnection,
     /// Shard channels of a cluster.
@@ -99,20 +113,20 @@ pub struct RedisLink {
 }
 
 impl RedisLink {
-    pub async fn connect(backplane: &Backplane) -> Result<RedisLink, LinkError> {
-        let config = &backplane.config;
+    pub async fn connect(backplane: &Backplane, hub: &Arc<Hub>) -> Result<RedisLink, LinkError> {
+        let config = &backplane.config_now();
         let BackplaneKind::Redis { hosts, is_tls, sentinel } = &config.kind else {
             return Err(LinkError::Failed("the config names no Redis".to_owned()));
         };
         if let Some(master) = sentinel {
-            return RedisLink::connect_to(backplane, found_by_sentinel(config, master).await?)
-                .await;
+            let master = found_by_sentinel(config, master).await?;
+            return RedisLink::connect_to(backplane, hub, master).await;
         }
         // Nodes of a cluster are equal: nodes here spread over them.
         let start = random() as usize % hosts.len().max(1);
         let mut problem = LinkError::Failed("the config names no host".to_owned());
         for (host, port) in hosts.iter().cycle().skip(start).take(hosts.len()) {
-            match RedisLink::connect_to(backplane, address(host, *port, *is_tls)?).await {
+            match RedisLink::connect_to(backplane, hub, address(host, *port, *is_tls)?).await {
                 Ok(link) => return Ok(link),
                 Err(failure) => problem = failure,
             }
@@ -122,16 +136,17 @@ impl RedisLink {
 
     async fn connect_to(
         backplane: &Backplane,
+        hub: &Arc<Hub>,
         address: ConnectionInfo,
     ) -> Result<RedisLink, LinkError> {
-        let config = &backplane.config;
+        let config = &backplane.config_now();
         let client = client(config, address)?;
         let timeouts = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(config.connect_time))
             // Callers that wait for a response set the timeout.
             .set_response_timeout(None);
         let mut publisher = client.get_multiplexed_async_connection_with_config(&timeouts).await?;
-        let is_cluster = check_server(&mut publisher, config).await?;
+        let Server { run_id, is_cluster } = check_server(&mut publisher, config).await?;
 
         let prefix = config.prefix.clone().into_bytes();
         let (breaking, broken) = watch::channel(false);
@@ -145,7 +160,7 @@ impl RedisLink {
                 message_sender: backplane.asks.message_sender(),
                 own: own.clone(),
                 received_sender: received_sender.clone(),
-                state: Mutex::default(),
+                state: Default::default(),
                 breaking: breaking.clone(),
             })
         };
@@ -159,7 +174,7 @@ impl RedisLink {
             }
         };
         let listening_reader = reader();
-        let listening = timeouts.set_push_sender(read(listening_reader.clone()));
+        let listening = timeouts.clone().set_push_sender(read(listening_reader.clone()));
         let mut listener = client.get_multiplexed_async_connection_with_config(&listening).await?;
 
         // First of all, so that no own message arrives without a mark.
@@ -175,7 +190,19 @@ impl RedisLink {
             false => None,
         };
         backplane.is_sharded.store(is_cluster, Ordering::Relaxed);
+        let store = match &sharded {
+            Some(sharded) => RedisStore::cluster(sharded.clone(), &prefix),
+            None => {
+                let connection = client.get_multiplexed_async_connection_with_config(&timeouts);
+                RedisStore::single(connection.await?, &prefix, run_id)
+            }
+        };
+        if hub.history().is_on() {
+            store.probe().await?;
+        }
         let link = RedisLink {
+            hub: hub.clone(),
+            store,
             publisher,
             listener,
             sharded,
@@ -190,6 +217,11 @@ impl RedisLink {
         };
         link.probe().await?;
         Ok(link)
+    }
+
+    /// The histories and keys over this link.
+    pub fn store(&self) -> RedisStore {
+        self.store.clone()
     }
 
     pub async fn publish(&self, batch: &[Outgoing]) -> Result<usize, LinkError> {
@@ -322,13 +354,28 @@ impl RedisLink {
         let mut pipeline = Pipeline::with_capacity(names.len());
         let mut sharded = Vec::new();
         for Name { kind, bytes } in names {
+            // The position of a message comes before it.
+            let positions = match kind {
+                Kind::Pattern if self.hub.history().is_on() => {
+                    Some(positions(&escape(&self.prefix), bytes))
+                }
+                Kind::Channel if self.hub.history().rule(bytes).is_some() => {
+                    Some(positions(&self.prefix, bytes))
+                }
+                _ => None,
+            };
             let name = match kind {
                 Kind::Pattern => [&*escape(&self.prefix), bytes].concat(),
                 Kind::Channel | Kind::Shard => [&*self.prefix, bytes].concat(),
             };
             match kind {
                 Kind::Shard if self.sharded.is_some() => sharded.push(name),
-                _ => drop(pipeline.cmd(listening.verb(*kind)).arg(name)),
+                _ => {
+                    if let Some(positions) = positions {
+                        pipeline.cmd(listening.verb(*kind)).arg(positions);
+                    }
+                    pipeline.cmd(listening.verb(*kind)).arg(name);
+                }
             }
         }
         if !pipeline.is_empty() {
@@ -478,11 +525,18 @@ async fn check_rights_to_listen(
     Ok(())
 }
 
-/// Checks that the version is supported. Returns whether the server is a cluster.
+/// What a server says of itself.
+struct Server {
+    /// Differs after each start.
+    run_id: String,
+    is_cluster: bool,
+}
+
+/// Checks that the version is supported.
 async fn check_server(
     connection: &mut MultiplexedConnection,
     config: &ClusterConfig,
-) -> Result<bool, LinkError> {
+) -> Result<Server, LinkError> {
     let text: String = cmd("INFO").arg("server").query_async(connection).await?;
     let field = |name: &str| {
         text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or("")
@@ -501,7 +555,7 @@ async fn check_server(
         let why = "several hosts are for a Redis Cluster, and this is none".to_owned();
         return Err(LinkError::Failed(why));
     }
-    Ok(is_cluster)
+    Ok(Server { run_id: field("run_id").to_owned(), is_cluster })
 }
 
 /// Subscribes to a shard channel for the marks. In a cluster its slot must belong to the node.
@@ -627,153 +681,9 @@ fn escape(prefix: &[u8]) -> Vec<u8> {
         .collect()
 }
 
-/// Reads the messages of the subscribing connection.
-struct Reader {
-    inbox: Arc<Inbox>,
-    stats: Arc<BackplaneStats>,
-    prefix: Vec<u8>,
-    /// The sender for the nodes' own messages.
-    message_sender: MessageSender,
-    /// The channel for messages of the node to itself, and the sender for their numbers.
-    own: Vec<u8>,
-    received_sender: watch::Sender<u64>,
-    state: Mutex<Reading>,
-    breaking: watch::Sender<bool>,
-}
-
-#[derive(Default)]
-struct Reading {
-    mark: Vec<u8>,
-    /// Whether own messages arrive now.
-    is_own: bool,
-    /// The publication whose copies arrive now.
-    copies: Option<Copies>,
-}
-
-/// The copies of one publication.
-struct Copies {
-    channel: Bytes,
-    /// For the channel itself: the copy that begins each of its publications.
-    is_of_channel: bool,
-    /// The patterns for which it arrived; each occurs once for one publication.
-    patterns: Vec<Bytes>,
-}
-
-impl Reading {
-    /// Whether a copy is the first of its publication. No pattern: it arrived for the channel
-    /// itself.
-    fn is_first(&mut self, channel: &Bytes, pattern: Option<Bytes>) -> bool {
-        let Some(pattern) = pattern else {
-            let channel = channel.clone();
-            self.copies = Some(Copies { channel, is_of_channel: true, patterns: Vec::new() });
-            return true;
-        };
-        if let Some(copies) = &mut self.copies
-            && copies.channel == channel
-        {
-            if copies.is_of_channel {
-                return false;
-            }
-            if !copies.patterns.contains(&pattern) {
-                copies.patterns.push(pattern);
-                return false;
-            }
-        }
-        let channel = channel.clone();
-        self.copies = Some(Copies { channel, is_of_channel: false, patterns: vec![pattern] });
-        true
-    }
-}
-
-impl Reader {
-    fn take(&self, push: PushInfo) {
-        let PushInfo { kind, data } = push;
-        let mut parts = data.into_iter().map(|value| match value {
-            Value::BulkString(bytes) => Bytes::from(bytes),
-            Value::SimpleString(text) => Bytes::from(text),
-            _ => Bytes::new(),
-        });
-        let mut state = self.state.lock();
-        let (space, pattern) = match kind {
-            PushKind::Disconnection => {
-                self.breaking.send_replace(true);
-                return;
-            }
-            PushKind::Message => (Space::Channels, None),
-            PushKind::SMessage => (Space::ShardChannels, None),
-            PushKind::PMessage => (Space::Channels, parts.next()),
-            _ => {
-                // Subscriptions change between two publications only.
-                state.copies = None;
-                return;
-            }
-        };
-        let (Some(channel), Some(payload)) = (parts.next(), parts.next()) else { return };
-        if space == Space::ShardChannels && *channel == *state.mark {
-            state.is_own = payload == BEGIN;
-            state.copies = None;
-            return;
-        }
-        if state.is_own {
-            if *channel == *self.own
-                && pattern.is_none()
-                && let Some(number) = payload.strip_prefix(PROBE.as_bytes())
-            {
-                let number = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok());
-                number.into_iter().for_each(|number| {
-                    self.received_sender.send_replace(number);
-                });
-                return;
-            }
-            count(&self.stats.echoes);
-            return;
-        }
-        if space == Space::Channels && !state.is_first(&channel, pattern.clone()) {
-            return;
-        }
-        drop(state);
-        let Some(name) = channel.strip_prefix(&*self.prefix) else { return };
-        if name.starts_with(RESERVED) {
-            // Received through a pattern, it is not a message for this node.
-            if space == Space::Channels && pattern.is_none() {
-                self.message_sender.send(&payload);
-            }
-            return;
-        }
-        let channel = channel.slice(self.prefix.len()..);
-        self.inbox.push(Incoming { space, channel, payload });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn copies_of_one_publication_are_distinguished_from_the_next_publication() {
-        let mut reading = Reading::default();
-        let mut check = |channel: &'static str, pattern: Option<&'static str>, expected: bool| {
-            let (channel, pattern) = (Bytes::from(channel), pattern.map(Bytes::from));
-            assert_eq!(reading.is_first(&channel, pattern.clone()), expected, "{pattern:?}");
-        };
-        // Two publications that match two patterns.
-        check("a", Some("*"), true);
-        check("a", Some("a*"), false);
-        check("a", Some("*"), true);
-        check("a", Some("a*"), false);
-        // The order of patterns may change between them.
-        check("a", Some("a*"), true);
-        check("a", Some("*"), false);
-        // Another channel.
-        check("b", Some("*"), true);
-        // A channel with a subscription of its own.
-        check("c", None, true);
-        check("c", Some("*"), false);
-        check("c", Some("c*"), false);
-        check("c", None, true);
-        check("c", None, true);
-        check("c", Some("*"), false);
-    }
 
     fn refused(text: &'static str) -> RedisError {
         let line = format!("-{text}\r\n");

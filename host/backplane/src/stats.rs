@@ -42,6 +42,10 @@ pub struct BackplaneStats {
     /// How often the backplane reconnected. What other nodes published in the meantime was not
     /// received here.
     pub reconnects: AtomicU64,
+    /// Messages that were missed, and then read from the histories and delivered.
+    pub caught_up: AtomicU64,
+    /// How often messages of a channel were missed that are gone: its subscribers were closed.
+    pub lost_streams: AtomicU64,
 }
 
 impl BackplaneStats {
@@ -54,7 +58,7 @@ impl BackplaneStats {
     }
 
     /// All counters with their names, for INFO.
-    pub fn all(&self) -> [(&'static str, u64); 17] {
+    pub fn all(&self) -> [(&'static str, u64); 19] {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             ("backplane_sent", load(&self.sent)),
@@ -74,6 +78,8 @@ impl BackplaneStats {
             ("backplane_unlistenable", load(&self.unlistenable)),
             ("backplane_late_joins", load(&self.late_joins)),
             ("backplane_reconnects", load(&self.reconnects)),
+            ("backplane_caught_up", load(&self.caught_up)),
+            ("backplane_lost_streams", load(&self.lost_streams)),
         ]
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod operate;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -10,12 +11,16 @@ use switchyard_config::Overrides;
 
 use crate::authors::{AuthorCommand, CacheArgs};
 use crate::terminal::bench::BenchArgs;
-use crate::terminal::generate::{CompletionsArgs, ManArgs};
+use crate::terminal::generate::{CompletionsArgs, ConfigArgs, ManArgs};
 use crate::terminal::health::HealthArgs;
+use crate::terminal::history::{HistoryArgs, PresenceArgs};
 use crate::terminal::publish::PubArgs;
 use crate::terminal::subscribe::SubArgs;
 use crate::terminal::top::TopArgs;
-use operate::{ConnectionsArgs, EngineCommand, LogArgs, PluginCommand, PubsubCommand};
+use operate::{
+    ConnectionsArgs, DisconnectArgs, EngineCommand, HistoryCommand, LogArgs, PluginCommand,
+    PubsubCommand, TopChannelsArgs,
+};
 
 /// A Pub/Sub server for WebSocket and Redis clients, with hot-swappable WebAssembly plugins.
 #[derive(Debug, Parser)]
@@ -43,6 +48,8 @@ pub enum Command {
     Engine(EngineCommand),
     /// Lists the connections of a running server.
     Connections(ConnectionsArgs),
+    /// Closes connections, with code 4105: one, or all of a user, address or client name.
+    Disconnect(DisconnectArgs),
     /// Lists subscriptions of a running server, or of all its nodes.
     #[command(subcommand)]
     Pubsub(PubsubCommand),
@@ -61,6 +68,12 @@ pub enum Command {
     /// Publishes on a channel of a running server, and prints the number of deliveries.
     Pub(PubArgs),
 
+    /// Prints the messages that a channel with history retains.
+    History(HistoryLine),
+
+    /// Prints the members of a channel with presence.
+    Presence(PresenceArgs),
+
     /// Shows the activity of a running server: rates, connections, plugins, swaps.
     ///
     /// Uses the admin API. If standard output is not a terminal, it prints one JSON object for each
@@ -76,6 +89,14 @@ pub enum Command {
 
     /// Checks the health of a running server. Exits with 0 if it is healthy, else with 1.
     Health(HealthArgs),
+
+    /// Prints the settings of the server as a commented config file: the defaults, or those in effect
+    /// with a config file. Secrets are redacted.
+    Config(ConfigArgs),
+
+    /// Shows the channels of a running server, and explains the channel rules of a config file.
+    #[command(subcommand)]
+    Channels(ChannelsCommand),
 
     /// Prints completions for a shell.
     Completions(CompletionsArgs),
@@ -96,28 +117,84 @@ pub enum Plugins {
     Operate(PluginCommand),
 }
 
+/// Commands for channels.
+#[derive(Debug, Subcommand)]
+#[command(disable_help_subcommand = true)]
+pub enum ChannelsCommand {
+    /// Prints the rule that applies to a channel, and which history and presence the channel has.
+    ///
+    /// Reads the configuration as `switchyard serve --check` does, with the same flags, and exits
+    /// with 64 if it is invalid. Connects to no server.
+    Explain(ExplainArgs),
+
+    /// Lists the channels with the most subscribers, and what channels retain: their histories, what
+    /// was dropped to stay within the bounds, and their members.
+    Top(TopChannelsArgs),
+}
+
+/// `switchyard history`: for clients, or one of the commands for operators.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct HistoryLine {
+    /// A command for operators.
+    #[command(subcommand)]
+    pub command: Option<HistoryCommand>,
+
+    /// What is printed, if there is no command.
+    #[command(flatten)]
+    pub args: HistoryArgs,
+}
+
+/// The flags of `switchyard channels explain`.
+#[derive(Debug, Clone, Args)]
+pub struct ExplainArgs {
+    /// The name of the channel: any bytes. Write `--` before a name that begins with `-`.
+    #[arg(value_name = "NAME")]
+    pub name: OsString,
+
+    /// Prints a JSON object, with null for what the channel does not have.
+    #[arg(long)]
+    pub json: bool,
+
+    /// The configuration.
+    #[command(flatten, next_help_heading = "Flags of the server")]
+    pub settings: SettingsArgs,
+}
+
 /// The flags of `switchyard serve`.
 #[derive(Debug, Default, Clone, Args)]
 pub struct ServeArgs {
-    /// The config file, in TOML. `switchyard.example.toml` explains every setting. Without it, the
-    /// defaults apply.
+    /// The configuration.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+
+    /// Checks the configuration, with the certificates, the engine and the plugins that it names,
+    /// and exits: with 0 if they are valid, else with 64. Warns of channel rules that never apply.
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// The config file, and the flags that override it.
+#[derive(Debug, Default, Clone, Args)]
+pub struct SettingsArgs {
+    /// The config file, in TOML. `switchyard config` prints and explains every setting. Without it,
+    /// the defaults apply.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Where to listen for HTTP and WebSocket, as ADDRESS:PORT; port 0 selects a free one [default:
-    /// 127.0.0.1:8080].
+    /// Where to listen for HTTP and WebSocket, as ADDRESS:PORT or unix:PATH; port 0 selects a free
+    /// one. Repeat it for several addresses [default: 127.0.0.1:8080].
     #[arg(long, value_name = "ADDR")]
-    pub http: Option<String>,
+    pub http: Vec<String>,
 
-    /// Where to listen for Redis clients, as ADDRESS:PORT; port 0 selects a free one, `off`
-    /// disables it [default: 127.0.0.1:6380].
+    /// Where to listen for Redis clients, likewise; `off` disables it [default: 127.0.0.1:6380].
     #[arg(long, value_name = "ADDR")]
-    pub resp: Option<String>,
+    pub resp: Vec<String>,
 
-    /// Where to listen for the admin API, as ADDRESS:PORT; port 0 selects a free one, `off`
-    /// disables it. Addresses other than loopback require tokens [default: 127.0.0.1:8081].
+    /// Where to listen for the admin API, likewise; `off` disables it. Addresses other than
+    /// loopback require tokens [default: 127.0.0.1:8081].
     #[arg(long, value_name = "ADDR")]
-    pub admin: Option<String>,
+    pub admin: Vec<String>,
 
     /// The directory to load plugins from, and to watch for changes [default:
     /// none].
@@ -153,17 +230,12 @@ pub struct ServeArgs {
     /// connects. Otherwise, addresses other than loopback require such a plugin.
     #[arg(long)]
     pub open_to_all: bool,
-
-    /// Checks the configuration, with the certificates, the engine and the plugins that it names,
-    /// and exits: with 0 if they are valid, else with 64.
-    #[arg(long)]
-    pub check: bool,
 }
 
-impl ServeArgs {
+impl SettingsArgs {
     /// What the flags override.
     pub fn overrides(&self) -> Overrides {
-        let ServeArgs {
+        let SettingsArgs {
             config,
             http,
             resp,
@@ -175,7 +247,6 @@ impl ServeArgs {
             cluster,
             log,
             open_to_all,
-            check: _,
         } = self.clone();
         Overrides {
             file: config,

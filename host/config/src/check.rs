@@ -1,27 +1,31 @@
 //! The settings in use, and how they are made from the file.
 
-use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::channels;
+use super::consistency;
 use super::file;
+use super::listen::{ListenAddress, RawListen, first_open, socket_mode};
 use super::names;
-use super::raw::{NumberOrOff, RawAdmin, RawConfig, RawLog, RawTls};
-use super::values::OFF;
+use super::raw::{RawAdmin, RawConfig, RawLog, RawTls};
 use super::values::{
     COMPONENT_BYTES, CORE_INSTANCES, HTTP_CALLS, HTTP_REQUESTS, HTTP_RESPONSE_BYTES, RESOURCES,
     RETURNED_BYTES, SPARES, STRIKES, TABLE_ELEMENTS,
 };
-use super::values::{address, bytes, count, handover_time, http_time, millis};
+use super::values::{bytes, count, handover_time, http_time, millis, millis_or_none, networks};
 use super::{
-    AdminConfig, ConfigError, EngineConfig, EngineSource, HealthConfig, HttpConfig, Limits,
-    PluginLimits, PluginsConfig, ShutdownConfig, TlsConfig, WebSocketConfig,
+    AdminConfig, ClientCertificates, ConfigError, EngineConfig, EngineSource, HealthConfig,
+    HttpConfig, Limits, PluginLimits, PluginsConfig, ShutdownConfig, TlsConfig, WebSocketConfig,
 };
 use crate::cluster::ClusterConfig;
+use crate::history::{HistoryConfig, HistoryStoreConfig, PresenceConfig};
 use crate::memory as memory_settings;
 use crate::memory::MemoryConfig;
+use crate::proxies::{ProxyProtocol, TrustedProxies};
 use crate::{
-    CompileCache, Origins, OutboxLimits, OutsideLimits, Overrides, TOKENS_VARIABLE, Tokens,
+    ChannelRules, CompileCache, Origins, OutboxLimits, OutsideLimits, Overrides, TOKENS_VARIABLE,
+    Tokens,
 };
 use switchyard_telemetry::log::{LogConfig, QueueLimits};
 
@@ -38,6 +42,14 @@ pub struct Config {
     pub limits: Limits,
     /// The limits of one connection's outbox.
     pub outbox: OutboxLimits,
+    /// Which channels have history or presence.
+    pub channels: ChannelRules,
+    /// The bounds of the history of all channels.
+    pub history: HistoryConfig,
+    /// Where histories are kept on disk; none: in memory only.
+    pub history_store: Option<HistoryStoreConfig>,
+    /// The bounds of the presence of all channels.
+    pub presence: PresenceConfig,
     /// How much memory there is, and the budget of each purpose.
     pub memory: MemoryConfig,
     /// The Pub/Sub engine.
@@ -53,10 +65,17 @@ pub struct Config {
     /// Whether addresses other than loopback may be listened on while no plugin decides about
     /// connects.
     pub is_open_to_all: bool,
+    /// The permissions of the files of Unix sockets.
+    pub unix_socket_mode: u32,
+    /// The proxies whose information about clients is used.
+    pub proxies: TrustedProxies,
     /// The backplane between this node and the others; none: the node is alone.
     pub cluster: Option<ClusterConfig>,
     /// The log filter and format.
     pub log: LogConfig,
+    /// The files whose content is part of the configuration: tokens, a password, and certificates
+    /// of the backplane.
+    pub files: Vec<PathBuf>,
     /// Every key with its value, to find what changed.
     pub written: serde_json::Value,
 }
@@ -64,12 +83,14 @@ pub struct Config {
 /// The door for Redis clients.
 #[derive(Debug, Clone)]
 pub struct RespConfig {
-    /// The listening address.
-    pub listen: SocketAddr,
+    /// The listening addresses.
+    pub listen: Vec<ListenAddress>,
     /// The maximum size of a request, names and arguments together.
     pub request_bytes_max: usize,
     /// How long a connection without subscriptions may send nothing; none: forever.
     pub idle_time: Option<Duration>,
+    /// Whether each connection begins with a PROXY protocol header.
+    pub proxy_protocol: ProxyProtocol,
     /// Its certificate; none: it does not use TLS.
     pub tls: Option<TlsConfig>,
 }
@@ -82,6 +103,7 @@ impl RawConfig {
             &mut self.plugins.directory,
             &mut self.plugins.cache_directory,
             &mut self.engine.file,
+            &mut self.history.directory,
             &mut self.admin.tokens_file,
             &mut cluster.password_file,
             &mut cluster.ca_file,
@@ -93,11 +115,29 @@ impl RawConfig {
                 *path = base.join(&*path);
             }
         }
+        for listen in [&mut self.http.listen, &mut self.resp.listen, &mut self.admin.listen] {
+            listen.resolve_against(base);
+        }
         for RawTls { certificate, key, client_ca, .. } in [&mut self.http.tls, &mut self.resp.tls] {
             for path in [certificate, key, client_ca].into_iter().flatten() {
                 *path = base.join(&*path);
             }
         }
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let cluster = &self.cluster;
+        [
+            &self.admin.tokens_file,
+            &cluster.password_file,
+            &cluster.ca_file,
+            &cluster.client_cert_file,
+            &cluster.client_key_file,
+        ]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect()
     }
 
     pub(super) fn override_with(&mut self, overrides: &Overrides) {
@@ -115,14 +155,15 @@ impl RawConfig {
             cache,
         } = overrides;
         self.security.open_to_all |= open_to_all;
-        if let Some(admin) = admin {
-            self.admin.listen.clone_from(admin);
-        }
-        if let Some(http) = http {
-            self.http.listen.clone_from(http);
-        }
-        if let Some(resp) = resp {
-            self.resp.listen.clone_from(resp);
+        let listeners = [
+            (&mut self.http.listen, http),
+            (&mut self.resp.listen, resp),
+            (&mut self.admin.listen, admin),
+        ];
+        for (listen, flags) in listeners {
+            if !flags.is_empty() {
+                *listen = RawListen::from_flags(flags);
+            }
         }
         if plugins.is_some() {
             self.plugins.directory.clone_from(plugins);
@@ -146,6 +187,7 @@ impl RawConfig {
 
     pub(super) fn check(self) -> Result<Config, ConfigError> {
         let written = serde_json::to_value(&self).expect("it is made of JSON's types");
+        let files = self.files();
         let RawConfig {
             security,
             http,
@@ -154,6 +196,9 @@ impl RawConfig {
             limits,
             memory,
             outbox,
+            channels,
+            history,
+            presence,
             engine,
             plugins,
             admin,
@@ -169,15 +214,16 @@ impl RawConfig {
             Some(shards) => count("engine.shards", shards, 1..=SHARDS_MAX as u64)?,
         };
         let memory = memory_settings::check(memory_settings::Written {
-            bytes_max: memory.bytes_max,
-            outbox_total: limits.outbox_bytes_total_max,
-            outbox_per_address: limits.outbox_bytes_per_address_max,
-            input_total: limits.input_bytes_total_max,
-            input_per_address: limits.input_bytes_per_address_max,
-            names_total: limits.name_bytes_total_max,
-            input_timeout_ms: limits.input_timeout_ms,
-            engine_instance: engine.memory_bytes_max,
-            plugin_instance: plugins.memory_bytes_max,
+            bytes_max: memory.bytes_max.map(u64::from),
+            outbox_total: limits.outbox_bytes_total_max.map(u64::from),
+            outbox_per_address: limits.outbox_bytes_per_address_max.map(u64::from),
+            input_total: limits.input_bytes_total_max.map(u64::from),
+            input_per_address: limits.input_bytes_per_address_max.map(u64::from),
+            history_total: history.bytes_max.map(u64::from),
+            names_total: limits.name_bytes_total_max.map(u64::from),
+            input_timeout_ms: limits.input_timeout_ms.into(),
+            engine_instance: engine.memory_bytes_max.map(u64::from),
+            plugin_instance: plugins.memory_bytes_max.map(u64::from),
             // Those for channels and patterns, and those for shard channels.
             engine_instances: 2 * shards,
         })?;
@@ -188,9 +234,23 @@ impl RawConfig {
                 host: memory.budget.names,
             },
         )?;
-        Ok(Config {
+        let proxies = TrustedProxies {
+            networks: networks("security.trusted_proxies", &security.trusted_proxies)?,
+            header_bytes_max: bytes(
+                "security.proxy_header_bytes_max",
+                security.proxy_header_bytes_max,
+                232..=64 << 10,
+            )?,
+        };
+        let outbox = OutboxLimits {
+            bytes_max: outbox_bytes_max,
+            soft_bytes: bytes("outbox.soft_bytes", outbox.soft_bytes, 1..=outbox_bytes_max as u64)?,
+            soft_time: millis("outbox.soft_ms", outbox.soft_ms)?,
+        };
+        let presence = presence.check()?;
+        let config = Config {
             http: HttpConfig {
-                listen: address("http.listen", &http.listen)?,
+                listen: http.listen.check("http.listen", false)?,
                 handshake_time: millis("http.handshake_timeout_ms", http.handshake_timeout_ms)?,
                 request_bytes_max: bytes(
                     "http.request_bytes_max",
@@ -207,19 +267,26 @@ impl RawConfig {
                             .to_owned(),
                     }
                 })?,
-                tls: http.tls.check(["http.tls.certificate", "http.tls.key"])?,
+                address_header: proxies.header(http.client_address_header.as_deref())?,
+                proxy_protocol: http.proxy_protocol,
+                tls: http.tls.check(&HTTP_TLS)?,
             },
-            resp: match resp.listen.as_str() {
-                OFF => None,
+            resp: match resp.listen.check("resp.listen", true)? {
+                off if off.is_empty() => None,
                 listen => Some(RespConfig {
-                    listen: address("resp.listen", listen)?,
+                    listen,
                     request_bytes_max: bytes(
                         "resp.request_bytes_max",
                         resp.request_bytes_max,
                         1 << 10..=1 << 30,
                     )?,
-                    idle_time: resp.idle_timeout_ms.check("resp.idle_timeout_ms")?,
-                    tls: resp.tls.check(["resp.tls.certificate", "resp.tls.key"])?,
+                    idle_time: resp
+                        .idle_timeout_ms
+                        .0
+                        .map(|time| millis("resp.idle_timeout_ms", time))
+                        .transpose()?,
+                    proxy_protocol: resp.proxy_protocol,
+                    tls: resp.tls.check(&RESP_TLS)?,
                 }),
             },
             websocket: WebSocketConfig {
@@ -253,17 +320,11 @@ impl RawConfig {
                     limits.handshakes_per_address_max,
                     1..=1 << 20,
                 )?,
-                uncounted_networks: limits
-                    .uncounted_networks
-                    .iter()
-                    .map(|value| {
-                        value.parse().map_err(|()| ConfigError::OutOfRange {
-                            key: "limits.uncounted_networks",
-                            value: format!("\"{value}\""),
-                            expected: "networks such as 10.0.0.0/8 or fd00::/8".to_owned(),
-                        })
-                    })
-                    .collect::<Result<_, _>>()?,
+                uncounted_networks: [
+                    networks("limits.uncounted_networks", &limits.uncounted_networks)?,
+                    proxies.networks.clone(),
+                ]
+                .concat(),
                 commands_per_second_max: count(
                     "limits.commands_per_second_max",
                     limits.commands_per_second_max,
@@ -279,6 +340,11 @@ impl RawConfig {
                 names_per_command_max: count(
                     "limits.names_per_command_max",
                     limits.names_per_command_max,
+                    1..=1 << 20,
+                )?,
+                transaction_commands_max: count(
+                    "limits.transaction_commands_max",
+                    limits.transaction_commands_max,
                     1..=1 << 20,
                 )?,
                 name_bytes_max: bytes("limits.name_bytes_max", limits.name_bytes_max, 1..=1 << 20)?,
@@ -299,15 +365,11 @@ impl RawConfig {
                 )?,
                 counters_max: count("limits.counters_max", limits.counters_max, 1..=1 << 30)?,
             },
-            outbox: OutboxLimits {
-                bytes_max: outbox_bytes_max,
-                soft_bytes: bytes(
-                    "outbox.soft_bytes",
-                    outbox.soft_bytes,
-                    1..=outbox_bytes_max as u64,
-                )?,
-                soft_time: millis("outbox.soft_ms", outbox.soft_ms)?,
-            },
+            outbox,
+            channels: channels::check(channels, presence.members_max)?,
+            history_store: history.check_store()?,
+            history: history.check(memory.budget.history, outbox)?,
+            presence,
             engine: EngineConfig {
                 source: match engine.file {
                     None => EngineSource::Embedded,
@@ -332,6 +394,12 @@ impl RawConfig {
                     )? as u64,
                 },
                 plugins_max: count("plugins.plugins_max", plugins.plugins_max, 1..=1_000)?,
+                compilations_max: count(
+                    "plugins.compilations_max",
+                    plugins.compilations_max,
+                    1..=64,
+                )?,
+                compile_time: millis("plugins.compile_timeout_ms", plugins.compile_timeout_ms)?,
                 debounce: millis("plugins.debounce_ms", plugins.debounce_ms)?,
                 poll_time: millis("plugins.poll_ms", plugins.poll_ms)?,
                 defaults: PluginLimits {
@@ -419,8 +487,10 @@ impl RawConfig {
             health: HealthConfig {
                 reuse_time: millis("health.reuse_ms", health.reuse_ms)?,
                 time: millis("health.timeout_ms", health.timeout_ms)?,
+                ready_needs_backplane: health.ready_needs_backplane,
             },
             shutdown: ShutdownConfig {
+                grace: millis_or_none("shutdown.grace_ms", shutdown.grace_ms)?,
                 time: millis("shutdown.timeout_ms", shutdown.timeout_ms)?,
                 drain_time_max: millis("shutdown.drain_ms", shutdown.drain_ms)?,
                 closes_per_second: count(
@@ -432,46 +502,50 @@ impl RawConfig {
                     "shutdown.reconnect_spread_ms",
                     shutdown.reconnect_spread_ms,
                 )?,
+                close_delay: millis_or_none("shutdown.close_delay_ms", shutdown.close_delay_ms)?,
             },
             memory,
             is_open_to_all: security.open_to_all,
+            unix_socket_mode: socket_mode(&security.unix_socket_mode)?,
+            proxies,
             cluster: cluster.check()?,
             log: log.check()?,
+            files,
             written,
-        })
+        };
+        config.check_listeners()?;
+        config.check_proxy_protocol()?;
+        consistency::check(&config)?;
+        Ok(config)
     }
 }
 
 impl RawAdmin {
     fn check(self) -> Result<AdminConfig, ConfigError> {
-        let listen = match self.listen.as_str() {
-            OFF => None,
-            listen => Some(address("admin.listen", listen)?),
-        };
-        let tokens = match (listen, &self.tokens_file) {
-            (None, _) => Tokens::default(),
-            (Some(_), Some(path)) => {
-                let text = file::read_text(path, file::SETTINGS_BYTES_MAX)
-                    .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+        let listen = self.listen.check("admin.listen", true)?;
+        let tokens = match (listen.is_empty(), &self.tokens_file) {
+            (true, _) => Tokens::default(),
+            (false, Some(path)) => {
+                let key = "admin.tokens_file";
+                let text = file::read_text(path, file::SETTINGS_BYTES_MAX).map_err(|source| {
+                    ConfigError::UnreadableFile { key, path: path.clone(), source }
+                })?;
                 let tokens = Tokens::parse(&text).and_then(|tokens| match tokens.is_empty() {
                     // A file without tokens must not disable authentication.
                     true => Err("there are no tokens in it".to_owned()),
                     false => Ok(tokens),
                 });
-                tokens.map_err(|problem| ConfigError::Malformed { path: path.clone(), problem })?
+                tokens.map_err(|problem| {
+                    let path = path.clone();
+                    ConfigError::BadFile { key, path, problem }
+                })?
             }
-            (Some(_), None) => match std::env::var(TOKENS_VARIABLE) {
-                Ok(text) => Tokens::parse(&text).map_err(|problem| ConfigError::Malformed {
-                    path: TOKENS_VARIABLE.into(),
-                    problem,
-                })?,
+            (false, None) => match std::env::var(TOKENS_VARIABLE) {
+                Ok(text) => Tokens::parse(&text).map_err(ConfigError::BadVariable)?,
                 Err(_) => Tokens::default(),
             },
         };
-        if let Some(listen) = listen
-            && !listen.ip().is_loopback()
-            && tokens.is_empty()
-        {
+        if let Some(listen) = first_open(&listen).filter(|_| tokens.is_empty()) {
             return Err(ConfigError::Open { listen });
         }
         Ok(AdminConfig {
@@ -487,6 +561,7 @@ impl RawAdmin {
             request_time: millis("admin.request_timeout_ms", self.request_timeout_ms)?,
             head_time: millis("admin.head_timeout_ms", self.head_timeout_ms)?,
             connections_max: count("admin.connections_max", self.connections_max, 1..=1 << 20)?,
+            proxy_protocol: self.proxy_protocol,
             connections_per_address_max: count(
                 "admin.connections_per_address_max",
                 self.connections_per_address_max,
@@ -498,36 +573,33 @@ impl RawAdmin {
     }
 }
 
+/// The keys of a certificate, its key and the CA of client certificates.
+const HTTP_TLS: [&str; 3] = ["http.tls.certificate", "http.tls.key", "http.tls.client_ca"];
+const RESP_TLS: [&str; 3] = ["resp.tls.certificate", "resp.tls.key", "resp.tls.client_ca"];
+
 impl RawTls {
-    /// A certificate and its key, or neither.
-    fn check(self, keys: [&'static str; 2]) -> Result<Option<TlsConfig>, ConfigError> {
+    /// A certificate and its key, or neither. What else is set needs them.
+    fn check(self, keys: &[&'static str; 3]) -> Result<Option<TlsConfig>, ConfigError> {
         let RawTls { certificate, key, client_ca, client_certificates } = self;
-        let missing = |key: &'static str| ConfigError::OutOfRange {
+        let [certificate_key, key_key, client_ca_key] = *keys;
+        let missing = |key: &'static str, why: &str| ConfigError::OutOfRange {
             key,
             value: "missing".to_owned(),
-            expected: "a PEM file, as the other settings of TLS are given".to_owned(),
+            expected: format!("a PEM file, as {why} set"),
         };
+        if client_certificates.is_some() && client_ca.is_none() {
+            let setting = client_ca_key.replace("client_ca", "client_certificates");
+            return Err(missing(client_ca_key, &format!("{setting} is")));
+        }
+        // If a CA is set, certificates are required.
+        let client_certificates = client_certificates.unwrap_or(ClientCertificates::Required);
         match (certificate, key) {
             (Some(certificate), Some(key)) => {
                 Ok(Some(TlsConfig { certificate, key, client_ca, client_certificates }))
             }
             (None, None) if client_ca.is_none() => Ok(None),
-            (None, _) => Err(missing(keys[0])),
-            (Some(_), None) => Err(missing(keys[1])),
-        }
-    }
-}
-
-impl NumberOrOff {
-    fn check(self, key: &'static str) -> Result<Option<Duration>, ConfigError> {
-        match self {
-            NumberOrOff::Number(number) => millis(key, number).map(Some),
-            NumberOrOff::Word(word) if word == OFF => Ok(None),
-            NumberOrOff::Word(word) => Err(ConfigError::OutOfRange {
-                key,
-                value: format!("\"{word}\""),
-                expected: "a number of milliseconds, or \"off\"".to_owned(),
-            }),
+            (None, _) => Err(missing(certificate_key, "other settings of TLS are")),
+            (Some(_), None) => Err(missing(key_key, &format!("{certificate_key} is"))),
         }
     }
 }

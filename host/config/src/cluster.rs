@@ -47,6 +47,8 @@ pub struct ClusterConfig {
     pub incoming_bytes_max: usize,
     /// The same in messages, for each NATS subscription.
     pub nats_pending_max: usize,
+    /// On how many servers of a NATS the streams of histories and keys are, when they are created.
+    pub nats_replicas: usize,
     /// The timeout of requests to all nodes.
     pub ask_time: Duration,
 }
@@ -83,7 +85,7 @@ pub enum WhenDisconnected {
 }
 
 /// Certificates for the backplane.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClusterTls {
     /// The root certificates to trust instead of the system's.
     pub authority: Option<PemFile>,
@@ -92,7 +94,7 @@ pub struct ClusterTls {
 }
 
 /// A file of certificates or a key.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PemFile {
     /// Its path.
     pub path: PathBuf,
@@ -138,10 +140,10 @@ impl ClusterConfig {
             self.password = Some(Secret(password));
         } else if let Some(path) = password_file {
             let bytes = read("cluster.password_file", path)?;
-            let text = String::from_utf8(bytes).map_err(|_| ConfigError::OutOfRange {
+            let text = String::from_utf8(bytes).map_err(|_| ConfigError::BadFile {
                 key: "cluster.password_file",
-                value: format!("\"{}\"", path.display()),
-                expected: "a file of text".to_owned(),
+                path: path.to_owned(),
+                problem: "it is not UTF-8".to_owned(),
             })?;
             self.password = Some(Secret(text.trim_end_matches(['\r', '\n']).to_owned()));
         }
@@ -160,6 +162,20 @@ impl RawCluster {
     /// All values are validated, even without a backplane.
     pub(super) fn check(self) -> Result<Option<ClusterConfig>, ConfigError> {
         let kind = self.url.as_deref().map(backplane).transpose()?;
+        let only_with_url = [
+            ("cluster.user", self.user.is_some()),
+            ("cluster.password_file", self.password_file.is_some()),
+            ("cluster.ca_file", self.ca_file.is_some()),
+            ("cluster.client_cert_file", self.client_cert_file.is_some()),
+            ("cluster.client_key_file", self.client_key_file.is_some()),
+        ];
+        if let (None, Some((set, _))) = (&kind, only_with_url.iter().find(|(_, is_set)| *is_set)) {
+            return Err(ConfigError::OutOfRange {
+                key: "cluster.url",
+                value: "missing".to_owned(),
+                expected: format!("the URL of a backplane, as {set} is set"),
+            });
+        }
         let pem = |path: PathBuf| PemFile { path, pem: Vec::new() };
         let client = match (self.client_cert_file, self.client_key_file) {
             (None, None) => None,
@@ -219,6 +235,7 @@ impl RawCluster {
                 self.nats_pending_max,
                 16..=1 << 24,
             )?,
+            nats_replicas: count("cluster.nats_replicas", self.nats_replicas, 1..=5)?,
             ask_time: millis("cluster.ask_timeout_ms", self.ask_timeout_ms)?,
         };
         Ok(kind.map(|_| config))

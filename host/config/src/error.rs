@@ -28,12 +28,25 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
+    /// A file that the config names does not contain what it should.
+    #[error("{key}: {path}: {problem}")]
+    BadFile {
+        /// The key of the setting.
+        key: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// The tokens in the environment are invalid.
+    #[error("{TOKENS_VARIABLE} in the environment: {0}")]
+    BadVariable(String),
     /// The file is not TOML, or has an unknown key.
     #[error("{path}: {problem}")]
     Malformed {
         /// Which file.
         path: PathBuf,
-        /// Line, column and problem, as the TOML crate reports them.
+        /// Line, column and problem, in one line.
         problem: String,
     },
     /// Anybody could operate the server.
@@ -49,6 +62,18 @@ pub enum ConfigError {
     /// A value is invalid.
     #[error("{key} is {value}, but must be {expected}")]
     OutOfRange {
+        /// The key of the setting.
+        key: &'static str,
+        /// The value.
+        value: String,
+        /// The valid values.
+        expected: String,
+    },
+    /// A channel rule is invalid.
+    #[error("rule {number} of [[channels]]: {key} is {value}, but must be {expected}")]
+    BadRule {
+        /// The number of the rule, from 1.
+        number: usize,
         /// The key of the setting.
         key: &'static str,
         /// The value.

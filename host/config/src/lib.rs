@@ -4,35 +4,47 @@
 //! is in the conversion; an error names the key and the valid values. `switchyard.example.toml` is
 //! the manual; a test compares it with the defaults here.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod channels;
 mod check;
 mod cluster;
+mod consistency;
 mod error;
 pub mod file;
+mod history;
 pub mod limits;
+pub mod listen;
 pub mod memory;
 mod names;
 pub mod networks;
 mod origins;
 mod overrides;
+pub mod proxies;
 mod raw;
+mod show;
 mod tokens;
+mod units;
 mod values;
 
+pub use channels::{ChannelRule, ChannelRules, PresenceRule};
 pub use check::{Config, RespConfig};
 pub use cluster::{BackplaneKind, ClusterConfig, ClusterTls, PemFile, Secret, WhenDisconnected};
 pub use error::ConfigError;
+pub use history::{HistoryConfig, HistoryStoreConfig, PresenceConfig};
+use listen::ListenAddress;
 pub use names::NameLimits;
 use networks::Network;
-pub use origins::{Origins, is_loopback};
+pub use origins::{Origins, OwnHosts, is_loopback};
 pub use overrides::Overrides;
+use proxies::{AddressHeader, ProxyProtocol};
 use raw::RawConfig;
+pub use switchyard_types::history::HistoryRule;
 pub use tokens::{TOKENS_VARIABLE, Tokens};
+pub use units::{Bytes, Millis};
 pub use values::*;
 
 /// The settings of health checks.
@@ -42,11 +54,15 @@ pub struct HealthConfig {
     pub reuse_time: Duration,
     /// The timeout of a check.
     pub time: Duration,
+    /// Whether a node without a connection to the backplane is not ready.
+    pub ready_needs_backplane: bool,
 }
 
 /// The settings of the shutdown.
 #[derive(Debug, Clone, Copy)]
 pub struct ShutdownConfig {
+    /// How long the server is not ready and still accepts connections, before it drains.
+    pub grace: Duration,
     /// How long the remaining work may take after the drain.
     pub time: Duration,
     /// The longest time over which connections are closed, ...
@@ -55,6 +71,16 @@ pub struct ShutdownConfig {
     pub closes_per_second: usize,
     /// The shortest time over which clients spread their reconnects.
     pub reconnect_spread: Duration,
+    /// How long a client may take to connect elsewhere, after the time within which it should
+    /// reconnect, before its connection is closed.
+    pub close_delay: Duration,
+}
+
+impl ShutdownConfig {
+    /// How long a shutdown takes at most after its grace period.
+    pub fn time_max(&self) -> Duration {
+        self.drain_time_max.max(self.reconnect_spread) + self.close_delay + self.time
+    }
 }
 
 /// The certificate of a listener.
@@ -83,8 +109,8 @@ pub enum ClientCertificates {
 /// The HTTP and WebSocket door.
 #[derive(Debug, Clone)]
 pub struct HttpConfig {
-    /// The listening address.
-    pub listen: SocketAddr,
+    /// The listening addresses.
+    pub listen: Vec<ListenAddress>,
     /// How long a client may take from the first byte to the end of its request.
     pub handshake_time: Duration,
     /// The maximum size of a request's line and headers.
@@ -94,6 +120,10 @@ pub struct HttpConfig {
     pub handshakes_max: usize,
     /// The origins whose pages may open a WebSocket.
     pub origins: Origins,
+    /// The header in which trusted proxies send the address of the client; none: they send none.
+    pub address_header: Option<AddressHeader>,
+    /// Whether each connection begins with a PROXY protocol header.
+    pub proxy_protocol: ProxyProtocol,
     /// Its certificate; none: it does not use TLS.
     pub tls: Option<TlsConfig>,
 }
@@ -134,6 +164,8 @@ pub struct Limits {
     pub names: NameLimits,
     /// Names in one command.
     pub names_per_command_max: usize,
+    /// Commands between MULTI and EXEC.
+    pub transaction_commands_max: usize,
     /// The length of a channel's or pattern's name.
     pub name_bytes_max: usize,
     /// The size of a payload.
@@ -186,6 +218,10 @@ pub struct PluginsConfig {
     pub cache: CompileCache,
     /// The maximum number of plugins.
     pub plugins_max: usize,
+    /// How many components may be compiled at the same time.
+    pub compilations_max: usize,
+    /// How long compiling one may take.
+    pub compile_time: Duration,
     /// How long the directory must be unchanged before a change is applied.
     pub debounce: Duration,
     /// How often the directory is polled, besides the file system events.
@@ -254,8 +290,8 @@ pub struct PluginLimits {
 /// The admin API: its listener, its tokens and its limits.
 #[derive(Debug, Clone)]
 pub struct AdminConfig {
-    /// The listening address; none: the API is off.
-    pub listen: Option<SocketAddr>,
+    /// The listening addresses; none: the API is off.
+    pub listen: Vec<ListenAddress>,
     /// The tokens that it accepts. Without tokens it needs no authentication and must listen on
     /// loopback.
     pub tokens: Tokens,
@@ -274,6 +310,8 @@ pub struct AdminConfig {
     pub connections_max: usize,
     /// The same for one address.
     pub connections_per_address_max: usize,
+    /// Whether each connection begins with a PROXY protocol header.
+    pub proxy_protocol: ProxyProtocol,
     /// How many trace subscribers there may be.
     pub traces_max: usize,
     /// How many events may wait for one trace subscriber.
@@ -322,8 +360,8 @@ impl Config {
     pub fn load(overrides: &Overrides) -> Result<Config, ConfigError> {
         let mut raw = match &overrides.file {
             Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+                let text = file::read_text(path, file::SETTINGS_BYTES_MAX)
+                    .map_err(|source| unreadable(path, source))?;
                 parse(&text).map_err(|problem| ConfigError::Malformed {
                     path: path.clone(),
                     problem: file::toml_problem(&text, &problem),
@@ -345,6 +383,11 @@ impl Config {
 }
 
 impl Config {
+    /// The settings as a commented config file. Secrets are redacted.
+    pub fn show(&self) -> String {
+        show::show(&self.written)
+    }
+
     /// Parses the text of a config file. Files that it names are not read.
     ///
     /// # Errors
@@ -353,7 +396,7 @@ impl Config {
     pub fn from_text(text: &str, path: &Path) -> Result<Config, ConfigError> {
         let raw = parse(text).map_err(|problem| ConfigError::Malformed {
             path: path.to_owned(),
-            problem: problem.to_string().trim_end().to_owned(),
+            problem: file::toml_problem(text, &problem),
         })?;
         raw.check()
     }
@@ -365,12 +408,26 @@ impl Default for Config {
     }
 }
 
+fn unreadable(path: &Path, source: std::io::Error) -> ConfigError {
+    let source = match source.kind() {
+        // A pipe gives its bytes once, and might never end.
+        std::io::ErrorKind::InvalidInput => std::io::Error::new(
+            source.kind(),
+            format!("{source}: the server reads it again when it changes, so it must be one"),
+        ),
+        _ => source,
+    };
+    ConfigError::Unreadable { path: path.to_owned(), source }
+}
+
 fn parse(text: &str) -> Result<RawConfig, toml::de::Error> {
     toml::from_str(text)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
@@ -381,28 +438,91 @@ mod tests {
             "{problem}"
         );
         assert!(check("[admin]\nlisten = '[::1]:1'").is_ok());
-        assert!(check("[admin]\nlisten = 'off'").is_ok_and(|config| config.admin.listen.is_none()));
+        assert!(
+            check("[admin]\nlisten = 'off'").is_ok_and(|config| config.admin.listen.is_empty())
+        );
     }
 
     pub(super) fn check(text: &str) -> Result<Config, String> {
         parse(text).map_err(|e| e.to_string())?.check().map_err(|e| e.to_string())
     }
 
-    #[test]
-    fn the_example_file_says_the_defaults() {
-        let example = include_str!("../../../switchyard.example.toml");
-        let commented_in: String = example
+    const EXAMPLE: &str = include_str!("../../../switchyard.example.toml");
+
+    /// The example file with a value for every setting, and the only file that is read during
+    /// validation.
+    pub(super) fn every_setting() -> (String, tempfile::NamedTempFile) {
+        // A cluster refuses the directory of histories.
+        let is_refused = |line: &&str| *line == "directory = \"history\"";
+        let text: String = EXAMPLE
             .lines()
-            .map(|line| line.strip_prefix("#= ").unwrap_or(line).to_owned() + "\n")
+            .map(|line| line.strip_prefix("#= ").unwrap_or(line))
+            .filter(|line| !is_refused(line))
+            .map(|line| line.to_owned() + "\n")
             .collect();
-        // The only file that is read during validation.
         let tokens = tempfile::NamedTempFile::new().expect("there is room");
         std::fs::write(&tokens, "ops:0123456789abcdef").expect("it can be written");
-        let commented_in = commented_in
-            .replace("\"tokens\"", &format!("{:?}", tokens.path().display().to_string()));
-        let written = check(example).expect("the example file holds");
+        let path = format!("{:?}", tokens.path().display().to_string());
+        // Files of TLS are for a backplane with TLS.
+        let text = text.replace("\"tokens\"", &path).replace("redis://127", "rediss://127");
+        (text, tokens)
+    }
+
+    #[test]
+    fn the_example_file_says_the_defaults() {
+        let (every_setting, _tokens) = every_setting();
+        let written = check(EXAMPLE).expect("the example file holds");
         assert_eq!(format!("{written:?}"), format!("{:?}", Config::default()));
-        check(&commented_in).expect("what the example file leaves out would hold too");
+        check(&every_setting).expect("what the example file leaves out would hold too");
+    }
+
+    #[test]
+    fn the_example_file_has_the_rule_of_the_protocol() {
+        let lines = EXAMPLE.lines().skip_while(|line| *line != "#= [[channels]]");
+        let lines = lines.map_while(|line| line.strip_prefix("#= ")).collect::<Vec<_>>();
+        let config = check(&lines.join("\n")).expect("the rule is valid");
+        let rule = ChannelRule {
+            match_: vec!["chat.*".to_owned()],
+            history: Some(HistoryRule { messages: 100, age_ms: 300_000, idle_ms: 86_400_000 }),
+            presence: Some(PresenceRule { members_max: 1_000 }),
+        };
+        assert_eq!(config.channels.rules(), [rule]);
+    }
+
+    #[test]
+    fn every_time_and_size_may_have_a_unit() {
+        let written = serde_json::to_value(RawConfig::default()).expect("JSON's types");
+        let rule = serde_json::to_value(raw::RawChannelRule::default()).expect("JSON's types");
+        let mut seen = 0;
+        for (table, keys) in written.as_object().expect("tables") {
+            // The rules are a list of tables.
+            let (table, keys) = match keys {
+                Value::Array(_) => (format!("[{table}]"), &rule),
+                keys => (table.clone(), keys),
+            };
+            for key in keys.as_object().expect("keys").keys() {
+                let (good, bad) = match key {
+                    key if key.ends_with("_ms") => ("'25s'", "'1MB'"),
+                    key if key.contains("bytes") => ("'1MiB'", "'25s'"),
+                    _ => continue,
+                };
+                let with = |value: &str| parse(&format!("[{table}]\n{key} = {value}"));
+                assert!(with(good).is_ok(), "{table}.{key} = {good}");
+                let problem = with(bad).expect_err(key);
+                assert!(problem.message().contains("such as \""), "{table}.{key}: {problem}");
+                assert!(with("7").is_ok(), "{table}.{key} = 7");
+                seen += 1;
+            }
+        }
+        assert!(seen > 50, "{seen}");
+        let config = check("[websocket]\nping_interval_ms = '25s'\nmessage_bytes_max = '2MB'");
+        let websocket = config.expect("valid").websocket;
+        assert_eq!(websocket.ping_interval, Duration::from_secs(25));
+        assert_eq!(websocket.message_bytes_max, 2_000_000);
+        assert_eq!(
+            check("[websocket]\nping_interval_ms = '2days'").unwrap_err(),
+            "websocket.ping_interval_ms is 172800000, but must be from 1 to 86400000"
+        );
     }
 
     #[test]
@@ -426,12 +546,12 @@ mod tests {
     fn flags_override_the_file() {
         let mut raw = parse("[http]\nlisten = '127.0.0.1:1'").expect("valid");
         raw.override_with(&Overrides {
-            http: Some("localhost:2".to_owned()),
+            http: vec!["localhost:2".to_owned()],
             engine: Some("native".into()),
             ..Overrides::default()
         });
         let config = raw.check().expect("valid");
-        assert_eq!(config.http.listen.port(), 2);
+        assert_eq!(config.http.listen, [ListenAddress::Tcp(([127, 0, 0, 1], 2).into())]);
         assert_eq!(config.engine.source, EngineSource::Native);
     }
 }

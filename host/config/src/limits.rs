@@ -12,6 +12,7 @@ pub struct LiveLimits {
     subscriptions_max: AtomicUsize,
     patterns_max: AtomicUsize,
     names_per_command_max: AtomicUsize,
+    transaction_commands_max: AtomicUsize,
     name_bytes_max: AtomicUsize,
     payload_bytes_max: AtomicUsize,
     auth_attempts_per_minute_max: AtomicUsize,
@@ -44,6 +45,8 @@ limits! {
     patterns_max,
     /// Names in one command.
     names_per_command_max,
+    /// Commands between MULTI and EXEC.
+    transaction_commands_max,
     /// The length of a channel's or pattern's name.
     name_bytes_max,
     /// The size of a payload.
@@ -60,6 +63,7 @@ impl LiveLimits {
             subscriptions_max: limits.subscriptions_max.into(),
             patterns_max: limits.patterns_max.into(),
             names_per_command_max: limits.names_per_command_max.into(),
+            transaction_commands_max: limits.transaction_commands_max.into(),
             name_bytes_max: limits.name_bytes_max.into(),
             payload_bytes_max: limits.payload_bytes_max.into(),
             auth_attempts_per_minute_max: limits.auth_attempts_per_minute_max.into(),

@@ -82,7 +82,7 @@ pub(super) fn check(limits: &RawLimits, room: Room) -> Result<NameLimits, Config
         name_bytes_total_max: total,
         name_bytes_per_address_max: match limits.name_bytes_per_address_max {
             None => (total / ADDRESS_SHARE).max(1),
-            Some(max) => bytes(key, max, 1..=most)?,
+            Some(max) => bytes(key, max, 1..=total as u64)?,
         },
         listing_bytes_max: bytes(
             "limits.listing_bytes_max",
@@ -108,6 +108,7 @@ fn steps(key: &'static str, value: u64) -> Result<u64, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Bytes;
 
     const ROOM: Room = Room { engine: 16 << 20, host: 1 << 30 };
 
@@ -123,7 +124,8 @@ mod tests {
 
     #[test]
     fn what_is_set_and_does_not_fit_into_the_engine_is_refused() {
-        let set = |total| RawLimits { name_bytes_total_max: Some(total), ..RawLimits::default() };
+        let set =
+            |total| RawLimits { name_bytes_total_max: Some(Bytes(total)), ..RawLimits::default() };
         assert!(check(&set(7 << 20), ROOM).is_ok());
         let problem = check(&set((7 << 20) + 1), ROOM).unwrap_err().to_string();
         assert!(

@@ -26,7 +26,14 @@ impl FromStr for Network {
         let base: IpAddr = base.parse().map_err(|_| ())?;
         let all = if base.is_ipv4() { 32 } else { 128 };
         let bits = bits.unwrap_or(all);
-        if bits > all { Err(()) } else { Ok(Network { base, bits }) }
+        match base.to_canonical() {
+            _ if bits > all => Err(()),
+            // Addresses are compared in their canonical form, so a network must have it, too.
+            IpAddr::V4(v4) if base.is_ipv6() && bits >= 96 => {
+                Ok(Network { base: v4.into(), bits: bits - 96 })
+            }
+            _ => Ok(Network { base, bits }),
+        }
     }
 }
 
@@ -115,6 +122,9 @@ mod tests {
         check("fd00::/8", "fd12::1", true);
         check("::1", "::1", true);
         check("::1", "::2", false);
+        check("::ffff:10.0.0.0/104", "10.9.9.9", true);
+        check("::ffff:10.0.0.0/104", "::ffff:10.9.9.9", true);
+        check("::ffff:10.0.0.0/104", "11.0.0.0", false);
         for wrong in ["", "10.0.0.0/33", "::/129", "10.0.0/8", "10.0.0.0/", "host"] {
             assert!(wrong.parse::<Network>().is_err(), "{wrong}");
         }

@@ -11,6 +11,16 @@ use std::net::IpAddr;
 use http::HeaderMap;
 use http::header::{HOST, ORIGIN};
 
+/// Which names in a request's `Host` are the server's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnHosts {
+    /// All: the name leads to this server, or to a proxy before it.
+    Any,
+    /// Those of loopback, because only this machine can connect. The owner of any other name can
+    /// point it at loopback (DNS rebinding).
+    Loopback,
+}
+
 /// The origins that are allowed besides the server's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origins {
@@ -60,19 +70,25 @@ impl Origins {
         Ok(origins)
     }
 
-    /// The origin in these headers, if it is not allowed. `console_port` is that of the admin
+    /// The origin in these headers, if it is not allowed. `own`: which names are the server's own.
+    /// `console_port` is that of the admin
     /// listener, if both it and the client are on loopback.
-    pub fn refused(&self, headers: &HeaderMap, console_port: Option<u16>) -> Option<String> {
+    pub fn refused(
+        &self,
+        headers: &HeaderMap,
+        own: OwnHosts,
+        console_port: Option<u16>,
+    ) -> Option<String> {
         let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         headers
             .get_all(ORIGIN)
             .iter()
             .map(|origin| String::from_utf8_lossy(origin.as_bytes()))
-            .find(|origin| !self.allows(origin, host, console_port))
+            .find(|origin| !self.allows(origin, host, own, console_port))
             .map(|origin| origin.into_owned())
     }
 
-    fn allows(&self, origin: &str, host: &str, console_port: Option<u16>) -> bool {
+    fn allows(&self, origin: &str, host: &str, own: OwnHosts, console_port: Option<u16>) -> bool {
         if self.is_any {
             return true;
         }
@@ -81,7 +97,7 @@ impl Origins {
             return self.patterns.contains(&Pattern::Null);
         }
         let Some(site) = Site::parse(&origin) else { return false };
-        site.is_at(host)
+        (site.is_at(host) && (own == OwnHosts::Any || is_loopback(site.host)))
             || console_port.is_some_and(|port| site.is_console(host, port))
             || self.patterns.iter().any(|pattern| pattern.matches(&site))
     }
@@ -215,16 +231,20 @@ mod tests {
     fn check(patterns: &[&str], origin: &str, host: &str, is_allowed: bool) {
         let patterns: Vec<String> = patterns.iter().map(|text| (*text).to_owned()).collect();
         let origins = Origins::parse(&patterns).expect("these are patterns");
-        assert_eq!(origins.allows(origin, host, None), is_allowed, "{patterns:?} {origin} {host}");
+        assert_eq!(
+            origins.allows(origin, host, OwnHosts::Any, None),
+            is_allowed,
+            "{patterns:?} {origin} {host}"
+        );
     }
 
     #[test]
     fn the_console_is_a_page_of_the_admin_listener_on_loopback() {
         let check = |origin: &str, host: &str, is_allowed: bool| {
             let origins = Origins::default();
-            let allowed = origins.allows(origin, host, Some(8081));
+            let allowed = origins.allows(origin, host, OwnHosts::Any, Some(8081));
             assert_eq!(allowed, is_allowed, "{origin} {host}");
-            let elsewhere = origins.allows(origin, host, None);
+            let elsewhere = origins.allows(origin, host, OwnHosts::Any, None);
             assert!(!elsewhere, "{origin} {host}");
         };
         check("http://127.0.0.1:8081", "127.0.0.1:8080", true);
@@ -255,6 +275,24 @@ mod tests {
         check(&[], "null", "example.com", false);
         check(&[], "", "", false);
         check(&[], "example.com", "example.com", false);
+    }
+
+    #[test]
+    fn on_loopback_only_names_of_loopback_are_the_servers_own() {
+        let check = |origin: &str, host: &str, is_allowed: bool| {
+            let origins = Origins::parse(&["https://app.example".to_owned()]).expect("a pattern");
+            let allowed = origins.allows(origin, host, OwnHosts::Loopback, None);
+            assert_eq!(allowed, is_allowed, "{origin} {host}");
+        };
+        for own in ["127.0.0.1:8080", "localhost:8080", "LOCALHOST", "[::1]:8080", "127.8.8.8"] {
+            check(&format!("http://{own}"), own, true);
+        }
+        for other in ["evil.example:8080", "127.0.0.1.evil.example", "10.0.0.1:8080", "localhost.x"]
+        {
+            check(&format!("http://{other}"), other, false);
+        }
+        check("https://app.example", "app.example", true);
+        check("https://app.example", "localhost:8080", true);
     }
 
     #[test]

@@ -8,12 +8,12 @@ use std::path::PathBuf;
 pub struct Overrides {
     /// The config file; none: all values are the defaults.
     pub file: Option<PathBuf>,
-    /// `http.listen`
-    pub http: Option<String>,
-    /// `resp.listen`
-    pub resp: Option<String>,
-    /// `admin.listen`
-    pub admin: Option<String>,
+    /// `http.listen`; empty: the value of the file, or the default.
+    pub http: Vec<String>,
+    /// `resp.listen`, likewise.
+    pub resp: Vec<String>,
+    /// `admin.listen`, likewise.
+    pub admin: Vec<String>,
     /// `plugins.directory`
     pub plugins: Option<PathBuf>,
     /// `plugins.cache_directory`

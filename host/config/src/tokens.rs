@@ -23,7 +23,7 @@ const TOKENS_MAX: usize = 100;
 pub const RESERVED_NAMES: [&str; 5] = ["start", "file", "signal", "parked", "local"];
 
 /// Named tokens.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Tokens(Vec<(Arc<str>, [u8; 32])>);
 
 impl Tokens {

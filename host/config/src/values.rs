@@ -1,10 +1,10 @@
-//! Values with their ranges: numbers, times, sizes, addresses.
+//! Values with their ranges: numbers, times, sizes, networks.
 
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::ConfigError;
+use super::networks::Network;
 
 /// The value of `--resp` and `--admin` for no door.
 pub(crate) const OFF: &str = "off";
@@ -36,15 +36,15 @@ pub const HTTP_REQUESTS: RangeInclusive<u64> = 1..=100;
 /// `http_calls_max`
 pub const HTTP_CALLS: RangeInclusive<u64> = 1..=512;
 
-pub(super) fn address(key: &'static str, value: &str) -> Result<SocketAddr, ConfigError> {
-    let value = value
-        .strip_prefix("localhost:")
-        .map_or_else(|| value.to_owned(), |port| format!("127.0.0.1:{port}"));
-    value.parse().map_err(|_| ConfigError::OutOfRange {
-        key,
-        value: format!("\"{value}\""),
-        expected: "an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080".to_owned(),
-    })
+pub(super) fn networks(key: &'static str, values: &[String]) -> Result<Vec<Network>, ConfigError> {
+    let network = |value: &String| {
+        value.parse().map_err(|()| ConfigError::OutOfRange {
+            key,
+            value: format!("\"{value}\""),
+            expected: "networks such as 10.0.0.0/8 or fd00::/8, or addresses".to_owned(),
+        })
+    };
+    values.iter().map(network).collect()
 }
 
 /// A time from one millisecond to one day. Zero never means "unlimited".
@@ -52,8 +52,17 @@ pub(super) fn address(key: &'static str, value: &str) -> Result<SocketAddr, Conf
 /// # Errors
 ///
 /// It is out of range.
-pub fn millis(key: &'static str, value: u64) -> Result<Duration, ConfigError> {
-    count(key, value, 1..=86_400_000).map(|_| Duration::from_millis(value))
+pub fn millis(key: &'static str, value: impl Into<u64>) -> Result<Duration, ConfigError> {
+    time(key, value, 1..=86_400_000)
+}
+
+/// A time of at most one day, where zero is useful.
+///
+/// # Errors
+///
+/// It is out of range.
+pub fn millis_or_none(key: &'static str, value: impl Into<u64>) -> Result<Duration, ConfigError> {
+    time(key, value, 0..=86_400_000)
 }
 
 /// The time that a client may wait for a plugin's HTTP requests: shorter than the time within which
@@ -62,8 +71,8 @@ pub fn millis(key: &'static str, value: u64) -> Result<Duration, ConfigError> {
 /// # Errors
 ///
 /// It is out of range.
-pub fn http_time(key: &'static str, value: u64) -> Result<Duration, ConfigError> {
-    count(key, value, 1..=30_000).map(|_| Duration::from_millis(value))
+pub fn http_time(key: &'static str, value: impl Into<u64>) -> Result<Duration, ConfigError> {
+    time(key, value, 1..=30_000)
 }
 
 /// A time for which all messages may wait when a plugin is replaced.
@@ -71,8 +80,17 @@ pub fn http_time(key: &'static str, value: u64) -> Result<Duration, ConfigError>
 /// # Errors
 ///
 /// It is out of range.
-pub fn handover_time(key: &'static str, value: u64) -> Result<Duration, ConfigError> {
-    count(key, value, 1..=10_000).map(|_| Duration::from_millis(value))
+pub fn handover_time(key: &'static str, value: impl Into<u64>) -> Result<Duration, ConfigError> {
+    time(key, value, 1..=10_000)
+}
+
+fn time(
+    key: &'static str,
+    value: impl Into<u64>,
+    range: RangeInclusive<u64>,
+) -> Result<Duration, ConfigError> {
+    let value = value.into();
+    count(key, value, range).map(|_| Duration::from_millis(value))
 }
 
 /// A size in bytes.
@@ -82,10 +100,10 @@ pub fn handover_time(key: &'static str, value: u64) -> Result<Duration, ConfigEr
 /// It is out of range; the error names the key and the range.
 pub fn bytes(
     key: &'static str,
-    value: u64,
+    value: impl Into<u64>,
     range: RangeInclusive<u64>,
 ) -> Result<usize, ConfigError> {
-    count(key, value, range)
+    count(key, value.into(), range)
 }
 
 /// A number.

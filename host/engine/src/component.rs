@@ -1,15 +1,16 @@
 //! The engine as a component. One of the two files that contain generated types, which they do not
 //! expose.
 
+use std::sync::Arc;
+
 use guest_core::{ConnectionId, FanOuts, Group, Names, Page, PatternId};
 use wasmtime::Store;
 
-use super::fault;
 use bindings::exports::switchyard::pubsub::engine as wit;
 use bindings::exports::switchyard::pubsub::{listing, snapshot};
 use switchyard_config::EngineConfig;
-use switchyard_hub::engine::{Engine, Outcome};
-use switchyard_wasm::{ComponentLog, Limits, StoreState, Wasm};
+use switchyard_hub::engine::{Engine, EngineFault, Outcome};
+use switchyard_wasm::{CONTRACT, ComponentLog, Interfaces, Limits, StoreState, Wasm};
 
 #[allow(missing_docs, unsafe_code, clippy::all, clippy::restriction, reason = "generated")]
 mod bindings {
@@ -35,18 +36,18 @@ impl CompiledEngine {
     /// Compiles and links a component. The error names the step and the problem.
     pub fn new(
         wasm: &Wasm,
-        bytes: &[u8],
+        bytes: &Arc<[u8]>,
         config: &EngineConfig,
     ) -> Result<CompiledEngine, (&'static str, String)> {
-        let component = wasm.compile(bytes).map_err(|problem| ("compile", problem))?;
-        wasm.check_imports(&component, &[], &[]).map_err(|problem| ("link", problem))?;
+        let interfaces = Interfaces::of(bytes).map_err(|problem| ("compile", problem))?;
+        check_interfaces(&interfaces).map_err(|problem| ("link", problem))?;
+        let compiled = wasm.compile_aside(bytes, &|| true);
+        let component = compiled.map_err(|problem| ("compile", problem))?;
         let linker = wasm.linker().map_err(|error| ("link", switchyard_wasm::describe(&error)))?;
         let instance_pre = linker
             .instantiate_pre(&component)
             .map_err(|error| ("link", switchyard_wasm::describe(&error)))?;
-        let engine = wit::GuestIndices::new(&instance_pre).map_err(|_| {
-            ("link", format!("does not export {}/engine@0.1.0", switchyard_wasm::CONTRACT))
-        })?;
+        let engine = wit::GuestIndices::new(&instance_pre).map_err(|_| ("link", no_engine()))?;
         Ok(CompiledEngine {
             wasm: wasm.clone(),
             engine,
@@ -84,8 +85,9 @@ impl CompiledEngine {
             };
             Ok((engine, listing, snapshot))
         };
+        let loaded = load().map_err(|error| switchyard_wasm::describe(&error));
         let (engine, listing, snapshot) =
-            load().map_err(|error| switchyard_wasm::describe(&error))?;
+            loaded.map_err(|problem| store.data().explain(&problem))?;
         Ok(ComponentEngine { store, engine, listing, snapshot, limits: self.limits })
     }
 
@@ -93,6 +95,20 @@ impl CompiledEngine {
     pub fn version(&self) -> &str {
         &self.version
     }
+}
+
+/// Checks the names of what it imports and exports, before it is compiled, which takes long.
+fn check_interfaces(interfaces: &Interfaces) -> Result<(), String> {
+    switchyard_wasm::check_imports(interfaces, &[], &[])?;
+    let exported = format!("{CONTRACT}/engine@");
+    match interfaces.exports.iter().any(|name| name.starts_with(&exported)) {
+        true => Ok(()),
+        false => Err(no_engine()),
+    }
+}
+
+fn no_engine() -> String {
+    format!("does not export {CONTRACT}/engine@0.1.0")
 }
 
 /// `guest-core` only logs when it panics.
@@ -117,9 +133,18 @@ pub struct ComponentEngine {
 }
 
 impl ComponentEngine {
-    fn call(&mut self) -> (&mut Store<StoreState>, &wit::Guest) {
+    /// Calls the engine. A fault says what the instance wrote to standard error about it.
+    fn call<T>(
+        &mut self,
+        name: &'static str,
+        question: impl FnOnce(&mut Store<StoreState>, &wit::Guest) -> wasmtime::Result<T>,
+    ) -> Outcome<T> {
         switchyard_wasm::arm(&mut self.store, self.limits.call_budget);
-        (&mut self.store, &self.engine)
+        let answer = question(&mut self.store, &self.engine);
+        if answer.is_ok() {
+            self.store.data().succeeded();
+        }
+        answer.map_err(|error| fault(&self.store, name, &error))
     }
 }
 
@@ -127,15 +152,26 @@ fn borrow(names: &Names) -> wit::NamesParam<'_> {
     wit::NamesParam { bytes: &names.bytes, ends: &names.ends }
 }
 
+/// The fault of a call, with what the instance in this store wrote to standard error about it.
+fn fault(store: &Store<StoreState>, call: &'static str, error: &wasmtime::Error) -> EngineFault {
+    EngineFault {
+        call,
+        problem: store.data().explain(&switchyard_wasm::describe(error)),
+        is_overrun: error.downcast_ref::<switchyard_wasm::BudgetOverrun>().is_some(),
+    }
+}
+
 impl Engine for ComponentEngine {
     fn subscribe(&mut self, connection: ConnectionId, channels: &Names) -> Outcome<()> {
-        let (store, engine) = self.call();
-        engine.call_subscribe(store, connection, borrow(channels)).map_err(fault("subscribe"))
+        self.call("subscribe", |store, engine| {
+            engine.call_subscribe(store, connection, borrow(channels))
+        })
     }
 
     fn unsubscribe(&mut self, connection: ConnectionId, channels: &Names) -> Outcome<()> {
-        let (store, engine) = self.call();
-        engine.call_unsubscribe(store, connection, borrow(channels)).map_err(fault("unsubscribe"))
+        self.call("unsubscribe", |store, engine| {
+            engine.call_unsubscribe(store, connection, borrow(channels))
+        })
     }
 
     fn psubscribe(
@@ -143,18 +179,20 @@ impl Engine for ComponentEngine {
         connection: ConnectionId,
         patterns: &Names,
     ) -> Outcome<Vec<PatternId>> {
-        let (store, engine) = self.call();
-        engine.call_psubscribe(store, connection, borrow(patterns)).map_err(fault("psubscribe"))
+        self.call("psubscribe", |store, engine| {
+            engine.call_psubscribe(store, connection, borrow(patterns))
+        })
     }
 
     fn punsubscribe(&mut self, connection: ConnectionId, patterns: &Names) -> Outcome<()> {
-        let (store, engine) = self.call();
-        engine.call_punsubscribe(store, connection, borrow(patterns)).map_err(fault("punsubscribe"))
+        self.call("punsubscribe", |store, engine| {
+            engine.call_punsubscribe(store, connection, borrow(patterns))
+        })
     }
 
     fn route(&mut self, channels: &Names, fan_outs: &mut FanOuts) -> Outcome<()> {
-        let (store, engine) = self.call();
-        let routed = engine.call_route(store, borrow(channels)).map_err(fault("route"))?;
+        let routed =
+            self.call("route", |store, engine| engine.call_route(store, borrow(channels)))?;
         fan_outs.connections = routed.connections;
         fan_outs.groups.clear();
         fan_outs.groups.extend(routed.groups.iter().map(|group| Group {
@@ -166,8 +204,7 @@ impl Engine for ComponentEngine {
     }
 
     fn channels(&mut self, matching: Option<&[u8]>) -> Outcome<Names> {
-        let (store, engine) = self.call();
-        let names = engine.call_channels(store, matching).map_err(fault("channels"))?;
+        let names = self.call("channels", |store, engine| engine.call_channels(store, matching))?;
         Ok(Names { bytes: names.bytes, ends: names.ends })
     }
 
@@ -183,24 +220,23 @@ impl Engine for ComponentEngine {
         };
         let page = listing
             .call_channels_from(&mut self.store, matching, from, visits_max)
-            .map_err(fault("channels"))?;
+            .map_err(|error| fault(&self.store, "channels", &error))?;
         let names = Names { bytes: page.names.bytes, ends: page.names.ends };
         Ok(Page { names, next: page.next })
     }
 
     fn subscriber_counts(&mut self, channels: &Names) -> Outcome<Vec<u64>> {
-        let (store, engine) = self.call();
-        engine.call_subscriber_counts(store, borrow(channels)).map_err(fault("subscriber-counts"))
+        self.call("subscriber-counts", |store, engine| {
+            engine.call_subscriber_counts(store, borrow(channels))
+        })
     }
 
     fn channel_count(&mut self) -> Outcome<u64> {
-        let (store, engine) = self.call();
-        engine.call_channel_count(store).map_err(fault("channel-count"))
+        self.call("channel-count", |store, engine| engine.call_channel_count(store))
     }
 
     fn pattern_count(&mut self) -> Outcome<u64> {
-        let (store, engine) = self.call();
-        engine.call_pattern_count(store).map_err(fault("pattern-count"))
+        self.call("pattern-count", |store, engine| engine.call_pattern_count(store))
     }
 
     fn memory_bytes(&self) -> usize {
@@ -210,13 +246,15 @@ impl Engine for ComponentEngine {
     fn save(&mut self) -> Outcome<Option<Vec<u8>>> {
         switchyard_wasm::arm(&mut self.store, HANDOVER_BUDGETS * self.limits.call_budget);
         let Some(snapshot) = &self.snapshot else { return Ok(None) };
-        snapshot.call_save(&mut self.store).map(Some).map_err(fault("save"))
+        let saved = snapshot.call_save(&mut self.store);
+        saved.map(Some).map_err(|error| fault(&self.store, "save", &error))
     }
 
     fn restore(&mut self, state: &[u8]) -> Outcome<bool> {
         switchyard_wasm::arm(&mut self.store, HANDOVER_BUDGETS * self.limits.call_budget);
         let Some(snapshot) = &self.snapshot else { return Ok(false) };
-        let restored = snapshot.call_restore(&mut self.store, state).map_err(fault("restore"))?;
+        let restored = snapshot.call_restore(&mut self.store, state);
+        let restored = restored.map_err(|error| fault(&self.store, "restore", &error))?;
         Ok(restored.is_ok())
     }
 }

@@ -14,7 +14,7 @@ use thiserror::Error;
 use component::CompiledEngine;
 use switchyard_config::file::{self, ENGINE_BYTES_MAX};
 use switchyard_config::{EngineConfig, EngineSource};
-use switchyard_hub::engine::{Engine, EngineFactory, EngineFault};
+use switchyard_hub::engine::{Engine, EngineFactory};
 use switchyard_hub::native::Native;
 use switchyard_wasm::Wasm;
 
@@ -60,11 +60,11 @@ impl EngineCode {
     pub fn load(wasm: &Wasm, config: &EngineConfig) -> Result<EngineCode, EngineError> {
         let (path, bytes) = match &config.source {
             EngineSource::Native => return Ok(EngineCode::Native),
-            EngineSource::Embedded => (PathBuf::from("(embedded)"), EMBEDDED.to_vec()),
+            EngineSource::Embedded => (PathBuf::from("(embedded)"), Arc::from(EMBEDDED)),
             EngineSource::File(path) => {
                 let bytes = file::read(path, ENGINE_BYTES_MAX)
                     .map_err(|source| EngineError::Unreadable { path: path.clone(), source })?;
-                (path.clone(), bytes)
+                (path.clone(), Arc::from(bytes))
             }
         };
         EngineCode::compile(wasm, &path, &bytes, config)
@@ -78,7 +78,7 @@ impl EngineCode {
     pub fn compile(
         wasm: &Wasm,
         path: &Path,
-        bytes: &[u8],
+        bytes: &Arc<[u8]>,
         config: &EngineConfig,
     ) -> Result<EngineCode, EngineError> {
         let refused = |(step, problem): (&'static str, String)| EngineError::Refused {
@@ -110,11 +110,3 @@ impl EngineFactory for EngineCode {
 
 /// The engine that the server ships. `build.rs` embeds it.
 pub const EMBEDDED: &[u8] = include_bytes!(env!("SWITCHYARD_GUEST_CORE"));
-
-fn fault(call: &'static str) -> impl FnOnce(wasmtime::Error) -> EngineFault {
-    move |error| EngineFault {
-        call,
-        problem: switchyard_wasm::describe(&error),
-        is_overrun: error.downcast_ref::<switchyard_wasm::BudgetOverrun>().is_some(),
-    }
-}

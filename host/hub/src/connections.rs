@@ -11,22 +11,25 @@
 pub mod attributes;
 pub mod expiries;
 pub mod holdings;
+pub mod ids;
 pub mod input;
 pub mod memory;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
+use tokio::time::Instant;
 
 use super::encoding::Encoding;
 use attributes::Attributes;
 use expiries::Expiries;
 use holdings::Holds;
+use ids::{Ids, ReservedId};
 use input::InputHeld;
 use memory::Memory;
 use switchyard_config::Limits;
@@ -53,8 +56,12 @@ pub struct Connection {
     /// How much it holds of messages that were received in part.
     pub input: InputHeld,
     encoding: AtomicU8,
+    /// The database that its client selected (Redis' SELECT).
+    database: AtomicU8,
     subscriptions: Mutex<Subscriptions>,
     pub(super) attributes: Attributes,
+    /// The name that its client gave itself, by CLIENT SETNAME.
+    client_name: Mutex<Option<Box<str>>>,
     pub(super) expiries: Arc<Expiries>,
     /// Rises when a subscription is acknowledged, and when an attribute changes.
     pub(super) revision: AtomicU64,
@@ -65,6 +72,8 @@ pub struct Connection {
     pub holds: Holds,
     /// Whether its publications wait in a batch.
     batch_mark: BatchMark,
+    /// Whether its client waits for a publication, as long as it likes.
+    is_blocked: AtomicBool,
     auth_bucket: Mutex<Bucket>,
 }
 
@@ -163,9 +172,40 @@ impl Connection {
         self.encoding.store(encoding.index(), Ordering::Relaxed);
     }
 
+    /// The database that its client selected: shown, and nothing else.
+    pub fn database(&self) -> u8 {
+        self.database.load(Ordering::Relaxed)
+    }
+
+    /// Sets the database that its client selected.
+    pub fn set_database(&self, database: u8) {
+        self.database.store(database, Ordering::Relaxed);
+    }
+
     /// The attribute under this key.
     pub fn attribute(&self, key: &str) -> Option<String> {
         self.attributes.get(key)
+    }
+
+    /// Its attributes, in the order of their keys.
+    pub fn attributes(&self) -> BTreeMap<String, String> {
+        self.attributes.all()
+    }
+
+    /// Whether the attribute under this key has this value.
+    pub fn has_attribute(&self, key: &str, value: &str) -> bool {
+        self.attributes.has(key, value)
+    }
+
+    /// The name that its client gave itself; none: it gave none.
+    pub fn client_name(&self) -> Option<Box<str>> {
+        self.client_name.lock().clone()
+    }
+
+    /// Sets the name that its client gave itself; empty: none. What is not UTF-8 in it is replaced.
+    pub fn set_client_name(&self, name: &[u8]) {
+        let name = (!name.is_empty()).then(|| String::from_utf8_lossy(name).into());
+        *self.client_name.lock() = name;
     }
 
     /// Sets an attribute; none removes it. False: there is no room for it.
@@ -244,6 +284,16 @@ impl Connection {
         self.batch_mark.clear(&self.outbox);
     }
 
+    /// Whether its client waits for a publication, as XREAD BLOCK does: then it need not say
+    /// anything, and what it says is not executed.
+    pub fn is_blocked(&self) -> bool {
+        self.is_blocked.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_blocked(&self, is_blocked: bool) {
+        self.is_blocked.store(is_blocked, Ordering::Relaxed);
+    }
+
     fn set_last_active(&self, now_ms: u64) {
         self.liveness.last_active_ms.store(now_ms, Ordering::Relaxed);
         self.liveness.pinged_ms.store(0, Ordering::Relaxed);
@@ -260,7 +310,7 @@ pub struct Connections {
     leaving: Mutex<Table>,
     memory: Arc<Memory>,
     started: Instant,
-    next_id: AtomicU64,
+    ids: Arc<Ids>,
     open: AtomicUsize,
     addresses: AddressCounts,
     limits: RwLock<ConnectionLimits>,
@@ -288,7 +338,7 @@ impl Connections {
             leaving: Mutex::default(),
             memory: Arc::new(Memory::new(connections.clone())),
             started: Instant::now(),
-            next_id: AtomicU64::new(1),
+            ids: Arc::default(),
             open: AtomicUsize::new(0),
             addresses: AddressCounts::default(),
             limits: RwLock::new(ConnectionLimits {
@@ -312,14 +362,28 @@ impl Connections {
         };
     }
 
+    /// A new connection, as `add_accepted`, that no listener accepted.
+    ///
+    /// # Errors
+    ///
+    /// As for `add_accepted`.
+    pub fn add(
+        &self,
+        encoding: Encoding,
+        remote: SocketAddr,
+    ) -> Result<Arc<Connection>, CloseReason> {
+        self.add_accepted(&self.ids.reserve(), encoding, remote)
+    }
+
     /// A new connection. It is in the table before any plugin is called for it, so that plugins can
     /// set its attributes while they decide.
     ///
     /// # Errors
     ///
     /// The total limit or the limit of its address is reached.
-    pub fn add(
+    pub fn add_accepted(
         &self,
+        id: &ReservedId,
         encoding: Encoding,
         remote: SocketAddr,
     ) -> Result<Arc<Connection>, CloseReason> {
@@ -335,7 +399,7 @@ impl Connections {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(CloseReason::OverAddressCapacity);
         }
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = id.claim();
         let connection =
             Arc::new(self.make(id, encoding, remote, limits.outbox, is_address_counted));
         connection.set_last_active(self.now_ms());
@@ -374,14 +438,17 @@ impl Connections {
             outbox: Outbox::accounted(outbox, self.memory.clone()),
             input: InputHeld::default(),
             encoding: AtomicU8::new(encoding.index()),
+            database: AtomicU8::new(0),
             subscriptions: Mutex::default(),
             attributes: Attributes::new(self.attributes_bytes_max),
+            client_name: Mutex::default(),
             expiries: self.expiries.clone(),
             revision: AtomicU64::new(0),
             liveness: Liveness::default(),
             is_address_counted,
             holds: Holds::default(),
             batch_mark: BatchMark::default(),
+            is_blocked: AtomicBool::new(false),
             auth_bucket: Mutex::default(),
         }
     }
@@ -438,9 +505,9 @@ impl Connections {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// The id that the next connection gets.
-    pub fn next_id(&self) -> ConnectionId {
-        self.next_id.load(Ordering::Relaxed)
+    /// The ids of new connections.
+    pub fn ids(&self) -> &Arc<Ids> {
+        &self.ids
     }
 
     /// Records that the connection was admitted.
@@ -468,12 +535,12 @@ impl Connections {
         now_ms
     }
 
-    /// Whether one message has been arriving for longer than this. While the connection is not
-    /// read from because of its outbox, the time does not run.
+    /// Whether one message has been arriving for longer than this. The time does not run while the
+    /// connection is not read from because of its outbox, nor while its client waits.
     pub fn is_input_late(&self, connection: &Connection, time: Duration) -> bool {
         let now = self.now_ms();
         let is_late = connection.input.unfinished_ms(now) > time.as_millis() as u64;
-        if is_late && connection.outbox.is_congested() {
+        if is_late && (connection.outbox.is_congested() || connection.is_blocked()) {
             connection.input.begin_message(now);
             return false;
         }
@@ -507,10 +574,12 @@ impl Connections {
         Pulse::PingDue
     }
 
-    /// Whether it has no subscriptions and nothing was received from it for this long.
+    /// Whether it has no subscriptions, does not wait, and nothing was received from it for this
+    /// long.
     pub fn is_idle(&self, connection: &Connection, time: Duration) -> bool {
         let last_active = connection.liveness.last_active_ms.load(Ordering::Relaxed);
         self.now_ms().saturating_sub(last_active) > time.as_millis() as u64
+            && !connection.is_blocked()
             && connection.subscriptions().is_empty()
     }
 

@@ -9,16 +9,20 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use smallvec::smallvec;
 
+use super::clock::unix_us;
 use super::connections::{Connection, Table};
 use super::encoding::{Encoding, Message, PerEncoding, Push};
-use super::filter::{Delivery, DeliveryEdit, DeliveryFilter};
+use super::filter::{Delivery, DeliveryEdit, DeliveryFilter, Extras};
+use super::history::Arrival;
 use super::shard::FanOutRange;
 use super::{Guards, Hub, Unavailable};
+use switchyard_history::{Entry, Published as Retained};
 use switchyard_net::flush::PendingFlush;
 use switchyard_net::scheduling;
 use switchyard_types::batch::Batch;
-use switchyard_types::command::{Publication, Refusal};
+use switchyard_types::command::{Publication, Published, Refusal, Space};
 use switchyard_types::ids::ConnectionId;
+use switchyard_types::position::Position;
 
 /// What becomes of a publication.
 #[derive(Debug)]
@@ -27,11 +31,36 @@ pub struct Outcome {
     pub deliveries: Result<u64, Box<Refusal>>,
     /// Whether its publisher is among the receivers.
     pub is_own: bool,
+    /// Where it is in the history of its channel; none: it is not retained.
+    pub position: Option<Position>,
+    /// Whether it was dropped because the history has an equal or higher version.
+    pub is_stale: bool,
+}
+
+impl Outcome {
+    fn new(deliveries: Result<u64, Box<Refusal>>, is_own: bool) -> Outcome {
+        Outcome { deliveries, is_own, position: None, is_stale: false }
+    }
+
+    /// What its publisher is answered.
+    ///
+    /// # Errors
+    ///
+    /// Why it was not delivered.
+    pub fn published(&self) -> Result<Published, &Refusal> {
+        let Outcome { deliveries, position, is_stale, .. } = self;
+        let published = |deliveries: &u64| Published {
+            deliveries: *deliveries,
+            position: *position,
+            is_stale: *is_stale,
+        };
+        deliveries.as_ref().map(published).map_err(Box::as_ref)
+    }
 }
 
 impl From<Refusal> for Outcome {
     fn from(refusal: Refusal) -> Outcome {
-        Outcome { deliveries: Err(Box::new(refusal)), is_own: false }
+        Outcome::new(Err(Box::new(refusal)), false)
     }
 }
 
@@ -39,14 +68,16 @@ impl From<Refusal> for Outcome {
 type Edits = Vec<Option<Result<DeliveryEdit, Refusal>>>;
 
 /// Publications whose receivers are known, and which are not queued yet. The shards of their channels
-/// are locked while this exists, so whatever must happen in the order of a channel's messages happens
-/// here: a log of the channel, once there is one, is appended to by `deliver`, before the outboxes.
+/// are locked while this exists, and the histories of the channels have the publications already.
 #[must_use = "it is delivered by `deliver`"]
 pub struct Routed<'a> {
     hub: &'a Hub,
     publications: &'a [(ConnectionId, Publication<'a>)],
     guards: Guards<'a>,
     ranges: Batch<Result<(usize, FanOutRange), Unavailable>>,
+    /// What happens to those that the backplane put into streams; empty: there is no backplane, or
+    /// no channel has a history.
+    arrivals: Batch<Option<Arrival>>,
     /// None: there is no filter.
     edits: Option<Edits>,
     outcomes: Batch<Outcome>,
@@ -99,14 +130,28 @@ impl Hub {
                 }
             }
         }
-        let edits = edits(filter, publications, &guards, &ranges);
-        let mut routed =
-            Routed { hub: self, publications, guards, ranges, edits, outcomes: Batch::new() };
+        let arrivals = self.history.arrivals(publications);
+        let mut routed = Routed {
+            hub: self,
+            publications,
+            guards,
+            ranges,
+            arrivals,
+            edits: None,
+            outcomes: Batch::new(),
+        };
+        if filter.has_deliveries() {
+            let planned = routed.plan();
+            routed.edits = Some(routed.filter(filter, &planned));
+        }
         let mut outcomes = Batch::with_capacity(publications.len());
         for index in 0..publications.len() {
             outcomes.push(routed.outcome(index));
         }
         routed.outcomes = outcomes;
+        if self.history.is_on() {
+            routed.retain();
+        }
         routed
     }
 }
@@ -123,6 +168,9 @@ impl Routed<'_> {
     /// Returns the outcomes, and whether there was any receiver.
     pub fn deliver(mut self, replies: Batch<(usize, Bytes)>) -> (Batch<Outcome>, bool) {
         let outcomes = std::mem::take(&mut self.outcomes);
+        let appended = self.publications.iter().zip(&outcomes);
+        let appended = appended.filter(|(_, outcome)| outcome.position.is_some());
+        self.hub.stream_readers().wake(appended.map(|((_, it), _)| &*it.channel));
         let (mut delivered, mut deliveries_made) = (0, 0);
         for deliveries in outcomes.iter().filter_map(|outcome| outcome.deliveries.as_ref().ok()) {
             delivered += 1;
@@ -164,8 +212,13 @@ impl Routed<'_> {
                 }
                 let is_own = outcome.is_own && ids.binary_search(publisher).is_ok();
                 let own = is_own.then_some(*publisher);
-                let Publication { space, channel, .. } = publication;
-                let push = Push::new(Message { space: *space, pattern, channel, payload });
+                let Publication { space, channel, options, .. } = publication;
+                let position = outcome.position;
+                // Tags are for what is retained.
+                let options = options.as_ref().filter(|_| position.is_some());
+                let tags = options.and_then(|options| options.tags.as_deref());
+                let message = Message { space: *space, pattern, channel, payload, position, tags };
+                let push = Push::new(message);
                 match &mut run {
                     Some(run) if run.has_room_for(&push, &ids, own) => run.append(push),
                     _ => {
@@ -188,6 +241,66 @@ impl Routed<'_> {
         (outcomes, true)
     }
 
+    /// Appends the publications to the histories of their channels.
+    fn retain(&mut self) {
+        let history = self.hub.history();
+        if history.is_shared() {
+            // The backplane has appended them already.
+            for ((_, publication), outcome) in self.publications.iter().zip(&mut self.outcomes) {
+                let options = publication.options.as_ref();
+                outcome.position = options.and_then(|options| options.place).map(|it| it.position);
+            }
+            return;
+        }
+        // The entries are made before the lock is taken.
+        let entries: Batch<(usize, Entry)> = self
+            .publications
+            .iter()
+            .zip(&self.outcomes)
+            .enumerate()
+            .filter(|(_, ((_, publication), outcome))| {
+                outcome.deliveries.is_ok()
+                    && publication.space == Space::Channels
+                    && history.rule(&publication.channel).is_some()
+            })
+            .map(|(index, ((publisher, publication), _))| {
+                let options = publication.options.as_deref();
+                let version = options.and_then(|options| options.version);
+                let tags = options.and_then(|options| options.tags.as_deref());
+                (index, Entry::new(&publication.payload, *publisher, version, tags))
+            })
+            .collect();
+        if entries.is_empty() {
+            return;
+        }
+        let now_us = unix_us();
+        let mut streams = history.streams.lock();
+        for (index, entry) in entries {
+            let Some((_, publication)) = self.publications.get(index) else { continue };
+            let listeners = || self.listeners(index);
+            let published = streams.publish(&publication.channel, entry, listeners, now_us);
+            let Some(outcome) = self.outcomes.get_mut(index) else { continue };
+            match published {
+                Retained::Kept(position) => outcome.position = Some(position),
+                Retained::Stale => {
+                    *outcome = Outcome { is_stale: true, ..Outcome::new(Ok(0), false) }
+                }
+                // The rules have changed.
+                Retained::NoHistory => {}
+            }
+        }
+    }
+
+    /// How many connections are subscribed to the channel of a publication by its name.
+    fn listeners(&self, index: usize) -> u32 {
+        let found = self.ranges.get(index).and_then(|range| range.as_ref().ok());
+        let groups = found.and_then(|(position, range)| {
+            let (_, shard) = self.guards.get(*position)?;
+            shard.groups(range).find(|(pattern, _)| pattern.is_none())
+        });
+        groups.map_or(0, |(_, ids)| u32::try_from(ids.len()).unwrap_or(u32::MAX))
+    }
+
     fn outcome(&self, index: usize) -> Outcome {
         if let Some(Some(Err(refusal))) = self.edits.as_ref().and_then(|edits| edits.get(index)) {
             return refusal.clone().into();
@@ -201,7 +314,7 @@ impl Routed<'_> {
             deliveries += ids.len() as u64;
             is_own |= publisher.is_some_and(|publisher| ids.binary_search(publisher).is_ok());
         }
-        Outcome { deliveries: Ok(deliveries), is_own }
+        Outcome::new(Ok(deliveries), is_own)
     }
 
     fn edit(&self, index: usize) -> Option<&DeliveryEdit> {
@@ -214,14 +327,9 @@ impl Routed<'_> {
         index: usize,
     ) -> impl Iterator<Item = (Option<&[u8]>, Cow<'_, [ConnectionId]>)> {
         let only = self.edit(index).and_then(|edit| edit.recipients.as_ref());
-        let found = self.ranges.get(index).and_then(|range| range.as_ref().ok());
-        let of_shard = found.and_then(|(position, range)| {
-            let (_, shard) = self.guards.get(*position)?;
-            Some(shard.groups(range))
-        });
-        of_shard.into_iter().flatten().map(move |(pattern, ids)| {
+        self.routed(index).map(move |(pattern, ids)| {
             let ids = match only {
-                None => Cow::Borrowed(ids),
+                None => ids,
                 Some(only) => {
                     let is_wanted = |id: &ConnectionId| only.binary_search(id).is_ok();
                     ids.iter().copied().filter(is_wanted).collect()
@@ -230,42 +338,143 @@ impl Routed<'_> {
             (pattern, ids)
         })
     }
+
+    /// The same, before the filter.
+    fn routed(
+        &self,
+        index: usize,
+    ) -> impl Iterator<Item = (Option<&[u8]>, Cow<'_, [ConnectionId]>)> {
+        let arrival = self.arrivals.get(index).and_then(Option::as_ref);
+        let is_dropped = matches!(arrival, Some(Arrival::Dropped));
+        let found = self.ranges.get(index).and_then(|range| range.as_ref().ok());
+        let of_shard = found.filter(|_| !is_dropped).and_then(|(position, range)| {
+            let (_, shard) = self.guards.get(*position)?;
+            Some(shard.groups(range))
+        });
+        of_shard.into_iter().flatten().map(move |(pattern, ids)| match (pattern, arrival) {
+            (None, Some(Arrival::Delivered { except })) if !except.is_empty() => {
+                let is_meant = |id: &ConnectionId| !except.contains(id);
+                (None, ids.iter().copied().filter(is_meant).collect())
+            }
+            _ => (pattern, Cow::Borrowed(ids)),
+        })
+    }
+
+    /// What the histories will make of the publications, for the filter. The shards are locked, so
+    /// that nothing else is appended to the histories of their channels.
+    fn plan(&self) -> Batch<Planned> {
+        let history = self.hub.history();
+        if !history.is_on() {
+            return Batch::new();
+        }
+        if history.is_shared() {
+            let place = |publication: &Publication<'_>| {
+                let place = publication.options.as_ref()?.place?;
+                Some(place.position)
+            };
+            let planned = |(_, publication): &(_, Publication<'_>)| Planned::At(place(publication));
+            return self.publications.iter().map(planned).collect();
+        }
+        let now_us = unix_us();
+        let mut streams = history.streams.lock();
+        let mut heads: Batch<(&[u8], Position, Option<u64>)> = Batch::new();
+        let mut planned = Batch::new();
+        for (index, (_, publication)) in self.publications.iter().enumerate() {
+            let channel = &*publication.channel;
+            let is_routed = matches!(self.ranges.get(index), Some(Ok(_)));
+            if !is_routed || publication.space != Space::Channels {
+                planned.push(Planned::At(None));
+                continue;
+            }
+            let known = heads.iter().position(|(of, ..)| *of == channel);
+            let place = known.or_else(|| {
+                let (position, version) =
+                    streams.head(channel, || self.listeners(index), now_us)?;
+                heads.push((channel, position, version));
+                heads.len().checked_sub(1)
+            });
+            let Some((_, head, held)) = place.and_then(|place| heads.get_mut(place)) else {
+                planned.push(Planned::At(None));
+                continue;
+            };
+            let version = publication.options.as_ref().and_then(|options| options.version);
+            if version.is_some() && version <= *held {
+                planned.push(Planned::Stale);
+                continue;
+            }
+            *held = version.max(*held);
+            head.offset += 1;
+            planned.push(Planned::At(Some(*head)));
+        }
+        planned
+    }
+
+    /// Has the filter edit what has receivers.
+    fn filter(&self, filter: &dyn DeliveryFilter, planned: &[Planned]) -> Edits {
+        let mut indices = Vec::new();
+        let mut deliveries = Vec::new();
+        for (index, (publisher, publication)) in self.publications.iter().enumerate() {
+            let mut recipients: Vec<ConnectionId> = Vec::new();
+            let position = match planned.get(index) {
+                Some(Planned::Stale) => continue,
+                Some(Planned::At(position)) => *position,
+                None => None,
+            };
+            self.routed(index).for_each(|(_, ids)| recipients.extend_from_slice(&ids));
+            if recipients.is_empty() {
+                continue;
+            }
+            recipients.sort_unstable();
+            recipients.dedup();
+            indices.push(index);
+            let payload = publication.payload.as_ref().into();
+            let extras = Extras::of(publication.options.as_deref());
+            let channel = &*publication.channel;
+            deliveries
+                .push((*publisher, Delivery { channel, payload, position, extras, recipients }));
+        }
+        let mut edits: Edits = self.publications.iter().map(|_| None).collect();
+        for (index, edit) in indices.into_iter().zip(filter.deliver(deliveries)) {
+            if let Some(slot) = edits.get_mut(index) {
+                *slot = Some(edit);
+            }
+        }
+        self.refuse_behind(&mut edits, planned);
+        edits
+    }
+
+    /// Refuses what follows a refused publication on a channel with history: it would have another
+    /// position than the filter was told.
+    fn refuse_behind(&self, edits: &mut Edits, planned: &[Planned]) {
+        let is_refused =
+            |edit: &Option<Result<DeliveryEdit, Refusal>>| matches!(edit, Some(Err(_)));
+        if !edits.iter().any(is_refused) {
+            return;
+        }
+        let mut refused: Batch<(&[u8], Refusal)> = Batch::new();
+        for (index, (_, publication)) in self.publications.iter().enumerate() {
+            let (Some(edit), Some(Planned::At(Some(_)))) =
+                (edits.get_mut(index), planned.get(index))
+            else {
+                continue;
+            };
+            let channel = &*publication.channel;
+            if let Some(Err(refusal)) = edit {
+                refused.push((channel, refusal.clone()));
+            } else if let Some((_, refusal)) = refused.iter().find(|(of, _)| *of == channel) {
+                *edit = Some(Err(refusal.clone()));
+            }
+        }
+    }
 }
 
-/// Has the filter edit what has receivers, if there is one.
-fn edits(
-    filter: &dyn DeliveryFilter,
-    publications: &[(ConnectionId, Publication<'_>)],
-    guards: &Guards<'_>,
-    ranges: &[Result<(usize, FanOutRange), Unavailable>],
-) -> Option<Edits> {
-    if !filter.has_deliveries() {
-        return None;
-    }
-    let mut indices = Vec::new();
-    let mut deliveries = Vec::new();
-    for (index, ((publisher, publication), range)) in publications.iter().zip(ranges).enumerate() {
-        let Ok((position, range)) = range else { continue };
-        let Some((_, shard)) = guards.get(*position) else { continue };
-        let mut recipients: Vec<ConnectionId> =
-            shard.groups(range).flat_map(|(_, ids)| ids).copied().collect();
-        if recipients.is_empty() {
-            continue;
-        }
-        recipients.sort_unstable();
-        recipients.dedup();
-        indices.push(index);
-        let payload = publication.payload.as_ref().into();
-        let delivery = Delivery { channel: &publication.channel, payload, recipients };
-        deliveries.push((*publisher, delivery));
-    }
-    let mut edits: Edits = publications.iter().map(|_| None).collect();
-    for (index, edit) in indices.into_iter().zip(filter.deliver(deliveries)) {
-        if let Some(slot) = edits.get_mut(index) {
-            *slot = Some(edit);
-        }
-    }
-    Some(edits)
+/// What a history will make of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Planned {
+    /// It will be there; none: it will not be retained.
+    At(Option<Position>),
+    /// It will be dropped, because an equal or higher version is retained.
+    Stale,
 }
 
 /// The maximum bytes of names and payloads in one run. A slow consumer that received the beginning
@@ -357,14 +566,13 @@ impl<'a> CoalescedDelivery<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use switchyard_types::command::Space;
 
     #[test]
     fn a_run_is_of_one_channel_and_the_same_receivers_and_no_longer_than_it_may_be() {
         let payload = vec![b'x'; BYTES_MAX / 3];
         let push = |channel| {
             let space = Space::Channels;
-            Push::new(Message { space, pattern: None, channel, payload: &payload })
+            Push::new(Message::new(space, None, channel, &payload))
         };
         let mut run = CoalescedDelivery::new(push(b"news"), Cow::Borrowed(&[1, 2]), None);
         assert!(!run.has_room_for(&push(b"olds"), &[1, 2], None));

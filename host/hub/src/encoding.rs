@@ -12,6 +12,7 @@ use switchyard_protocol::json;
 use switchyard_protocol::resp::{self, Ack, ReplyWriter, RespVersion};
 use switchyard_protocol::websocket::{self, MessageKind, write_message};
 use switchyard_types::command::{Kind, Refusal, Space};
+use switchyard_types::position::Position;
 
 /// Writes messages and notices for one kind of client.
 pub trait Encoder: Send + Sync {
@@ -35,9 +36,10 @@ pub trait Encoder: Send + Sync {
         None
     }
 
-    /// The notice that the connection will be closed for this reason, and within which time the
-    /// client should reconnect, in milliseconds; none: the protocol has no such notice.
-    fn goaway(&self, _reason: &str, _within_ms: [u64; 2]) -> Option<Vec<u8>> {
+    /// The notice that the connection will be closed for this reason, within which time the client
+    /// should reconnect, and after which time at the earliest the connection is closed, in
+    /// milliseconds; none: the protocol has no such notice.
+    fn goaway(&self, _reason: &str, _within_ms: [u64; 2], _closes_in_ms: u64) -> Option<Vec<u8>> {
         None
     }
 
@@ -59,6 +61,22 @@ pub struct Message<'a> {
     pub channel: &'a [u8],
     /// What was published.
     pub payload: &'a [u8],
+    /// Where it is in the history of its channel; none: it is not retained there.
+    pub position: Option<Position>,
+    /// Its tags: a JSON object of texts.
+    pub tags: Option<&'a [u8]>,
+}
+
+impl<'a> Message<'a> {
+    /// A message that is not retained.
+    pub fn new(
+        space: Space,
+        pattern: Option<&'a [u8]>,
+        channel: &'a [u8],
+        payload: &'a [u8],
+    ) -> Message<'a> {
+        Message { space, pattern, channel, payload, position: None, tags: None }
+    }
 }
 
 /// A subscription that the server has ended.
@@ -170,7 +188,9 @@ impl<'a> Push<'a> {
 
     /// Whether both go to the same receivers of the same channel.
     pub fn is_like(&self, other: &Push<'_>) -> bool {
-        Message { payload: other.message.payload, ..self.message } == other.message
+        let Message { space, pattern, channel, .. } = self.message;
+        (space, pattern, channel)
+            == (other.message.space, other.message.pattern, other.message.channel)
     }
 
     /// The length of its names and its payload.
@@ -216,7 +236,8 @@ impl Encoder for Json {
     }
 
     fn message(&self, message: &Message<'_>, bytes: &mut Vec<u8>) {
-        json::write_push(message.pattern, message.channel, message.payload, bytes);
+        let Message { space: _, pattern, channel, payload, position, tags } = *message;
+        json::write_push(pattern, channel, payload, position, tags, bytes);
     }
 
     /// One frame for all that ended for the same reason.
@@ -234,9 +255,9 @@ impl Encoder for Json {
         Some(bytes)
     }
 
-    fn goaway(&self, reason: &str, within_ms: [u64; 2]) -> Option<Vec<u8>> {
+    fn goaway(&self, reason: &str, within_ms: [u64; 2], closes_in_ms: u64) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
-        json::write_goaway(reason, within_ms, &mut bytes);
+        json::write_goaway(reason, within_ms, closes_in_ms, &mut bytes);
         Some(bytes)
     }
 
@@ -257,7 +278,7 @@ impl Encoder for Resp {
     }
 
     fn message(&self, message: &Message<'_>, bytes: &mut Vec<u8>) {
-        let Message { space, pattern, channel, payload } = *message;
+        let Message { space, pattern, channel, payload, .. } = *message;
         let mut writer = ReplyWriter::new(bytes, self.0);
         match (space, pattern) {
             (_, Some(pattern)) => writer.pmessage(pattern, channel, payload),
@@ -369,8 +390,7 @@ mod tests {
         let distinct: std::collections::HashSet<_> = names.iter().collect();
         assert_eq!(names.len(), distinct.len(), "{names:?}");
         assert_eq!(Encoding::FRAMED_RESP3.encoder().name(), "websocket/resp3");
-        let message =
-            Message { space: Space::Channels, pattern: None, channel: b"a", payload: b"hello" };
+        let message = Message::new(Space::Channels, None, b"a", b"hello");
         let mut push = Push::new(message);
         assert_eq!(push.encoded(raw), b"hello"[..]);
         assert_eq!(

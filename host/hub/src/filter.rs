@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 
 use switchyard_types::command::Refusal;
+use switchyard_types::history::PublishOptions;
 use switchyard_types::ids::ConnectionId;
+use switchyard_types::position::Position;
 
 /// Edits or refuses deliveries. The chain of plugins is one.
 pub trait DeliveryFilter {
@@ -25,8 +27,32 @@ pub struct Delivery<'a> {
     pub channel: &'a [u8],
     /// The message, as the previous plugins left it.
     pub payload: Cow<'a, [u8]>,
+    /// Its position in the history of its channel; none: it is not retained.
+    pub position: Option<Position>,
+    /// What it carries besides; none for most.
+    pub extras: Option<Extras<'a>>,
     /// The receivers, in rising order.
     pub recipients: Vec<ConnectionId>,
+}
+
+/// What a publication carries besides its payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extras<'a> {
+    /// The key by which the server recognizes it when it is repeated.
+    pub key: Option<&'a str>,
+    /// The version of its value.
+    pub version: Option<u64>,
+    /// Its tags: a JSON object of texts.
+    pub tags: Option<&'a [u8]>,
+}
+
+impl<'a> Extras<'a> {
+    /// What a publication carries; none: nothing.
+    pub fn of(options: Option<&'a PublishOptions>) -> Option<Extras<'a>> {
+        let PublishOptions { key, version, tags, .. } = options?;
+        let extras = Extras { key: key.as_deref(), version: *version, tags: tags.as_deref() };
+        (extras != Extras { key: None, version: None, tags: None }).then_some(extras)
+    }
 }
 
 impl Delivery<'_> {

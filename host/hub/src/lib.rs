@@ -11,35 +11,45 @@
 //! Shard channels (SSUBSCRIBE) are a separate name space with a second set of shards, so that the
 //! engine does not need to know them.
 
+pub mod clock;
 pub mod connections;
 pub mod delivery;
 pub mod encoding;
 pub mod ending;
 pub mod engine;
 pub mod filter;
+pub mod history;
 pub mod listing;
 pub mod native;
 pub mod observer;
 mod pattern_costs;
+pub mod presence;
 pub mod probe;
 mod shard;
 pub mod stats;
+pub mod stored_history;
+pub mod stream_readers;
+pub mod stream_reading;
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use guest_core::Names;
 use parking_lot::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
 use connections::holdings::{self, Holdings, WaitingNames};
 use connections::{Connection, Connections, Subscriptions};
 use engine::EngineFactory;
+use history::History;
 use listing::Listing;
 use observer::SubscriptionObserver;
+use presence::{Presence, RoomPublisher};
 use shard::{ReplayCursor, Shard};
 use stats::{EngineCall, HubStats};
+use stream_readers::StreamReaders;
 use switchyard_config::{EngineConfig, NameLimits};
 use switchyard_telemetry::panics;
 use switchyard_types::batch::Batch;
@@ -65,6 +75,9 @@ pub struct Hub {
     swapping: Mutex<()>,
     /// Follows which names have subscribers; none: there are no other nodes.
     observer: Option<Arc<dyn SubscriptionObserver>>,
+    history: History,
+    stream_readers: Arc<StreamReaders>,
+    presence: Presence,
 }
 
 /// The engine is not available now.
@@ -125,12 +138,23 @@ impl Hub {
             code: Mutex::new(code),
             swapping: Mutex::default(),
             observer: None,
+            history: History::new(),
+            stream_readers: Arc::default(),
+            presence: Presence::new(),
         })
     }
 
     /// The same, with an observer of its subscriptions.
     pub fn with_observer(self, observer: Arc<dyn SubscriptionObserver>) -> Hub {
-        Hub { observer: Some(observer), ..self }
+        let mut hub = Hub { observer: Some(observer), ..self };
+        hub.history.share();
+        hub
+    }
+
+    /// The same, with the way to other nodes for the members of channels.
+    pub fn with_room_publisher(mut self, publisher: Arc<dyn RoomPublisher>) -> Hub {
+        self.presence.share(publisher);
+        self
     }
 
     /// Subscribes a connection to names. Calls `acknowledge` for each name, with the number of
@@ -145,6 +169,20 @@ impl Hub {
         kind: Kind,
         names: &[Bytestring<'a>],
         acknowledge: impl FnOnce(&[Ack<'a>], u64),
+    ) -> Result<(), Refusal> {
+        let acknowledge = |acks: &[Ack<'a>], held, _| acknowledge(acks, held);
+        self.subscribe_with(connection, kind, names, |_| Ok(()), acknowledge)
+    }
+
+    /// The same. When the engine knows the names, `prepare` is called with the first shard, and may
+    /// refuse the command. `acknowledge` gets what it returned.
+    fn subscribe_with<'a, T>(
+        &self,
+        connection: &Connection,
+        kind: Kind,
+        names: &[Bytestring<'a>],
+        prepare: impl FnOnce(&mut Shard) -> Result<T, Refusal>,
+        acknowledge: impl FnOnce(&[Ack<'a>], u64, Option<T>),
     ) -> Result<(), Refusal> {
         let by_shard = self.by_shard(kind, names);
         let mut guards = self.lock(by_shard.iter().map(|(shard, _)| *shard));
@@ -171,6 +209,16 @@ impl Hub {
                 return Err(Unavailable.into());
             }
         }
+        new.iter().for_each(|name| self.history.listening(kind, name, 1));
+        let prepared = match guards.first_mut().map(|(_, shard)| prepare(shard)).transpose() {
+            Ok(prepared) => prepared,
+            Err(refusal) => {
+                self.undo(connection, kind, guards.iter_mut().zip(&by_shard));
+                new.iter().for_each(|name| self.history.listening(kind, name, -1));
+                self.holdings.release(connection, kind, new.into_iter());
+                return Err(refusal);
+            }
+        };
         let mut subscriptions = connection.subscriptions();
         if subscriptions.is_empty() && !new.is_empty() {
             self.holdings.begin();
@@ -191,7 +239,7 @@ impl Hub {
         connection.revise();
         // While the subscriptions are locked: acknowledgements are queued in the order of their
         // counts.
-        acknowledge(&acks, subscriptions.counted_with(Kind::Channel));
+        acknowledge(&acks, subscriptions.counted_with(Kind::Channel), prepared);
         Ok(())
     }
 
@@ -270,6 +318,7 @@ impl Hub {
         let was_held = subscriptions.of_mut(kind).remove(name);
         if was_held {
             self.holdings.release(connection, kind, std::iter::once(name));
+            self.history.listening(kind, name, -1);
             if subscriptions.is_empty() {
                 self.holdings.end();
             }
@@ -280,8 +329,9 @@ impl Hub {
         was_held
     }
 
-    /// Ends all subscriptions of a connection.
+    /// Ends all subscriptions of a connection, and what it has in rooms.
     pub fn disconnect(&self, connection: &Connection) {
+        self.presence.connection_ended(connection.id);
         for kind in [Kind::Channel, Kind::Pattern, Kind::Shard] {
             if !connection.subscriptions().of(kind).is_empty() {
                 self.unsubscribe(connection, kind, &[], |_, _| {});
@@ -457,6 +507,25 @@ impl Hub {
         })
     }
 
+    /// Counts names that a connection waits for, until the result is dropped: as much as if it were
+    /// subscribed to them.
+    ///
+    /// # Errors
+    ///
+    /// They do not fit.
+    pub fn count_awaited(
+        &self,
+        connection: &Connection,
+        names: &[Bytestring<'_>],
+    ) -> Result<WaitingNames, Refusal> {
+        let leaving = self.observer.as_ref().map_or(0, |observer| observer.leaving_bytes());
+        let names = names.iter().map(|name| &**name);
+        self.holdings.wait(connection, names, leaving).map_err(|excess| {
+            self.holdings.refuse(excess, connection, &self.connections);
+            excess.into()
+        })
+    }
+
     /// The totals of all connections.
     pub fn holdings(&self) -> &Holdings {
         &self.holdings
@@ -465,6 +534,21 @@ impl Hub {
     /// The size of all engines' memories. Blocks until each shard is free.
     pub fn engine_memory_bytes(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().memory_bytes()).sum()
+    }
+
+    /// The members of channels.
+    pub fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
+    /// The features that the channel rules give clients, as words.
+    pub fn features(&self) -> &'static [&'static str] {
+        match (self.history.is_on(), self.presence.has_rule()) {
+            (false, false) => &[],
+            (true, false) => &["history"],
+            (false, true) => &["presence"],
+            (true, true) => &["history", "presence"],
+        }
     }
 
     /// The counters.
@@ -493,6 +577,12 @@ impl Hub {
             Space::ShardChannels => self.spread,
         };
         self.shards.iter().skip(skip).take(self.spread)
+    }
+
+    /// The shard of a channel.
+    fn shard(&self, space: Space, name: &[u8]) -> &Mutex<Shard> {
+        let number = self.shard_of(space, name);
+        self.shards.get(number).expect("names are spread over the shards that there are")
     }
 
     fn shard_of(&self, space: Space, name: &[u8]) -> usize {

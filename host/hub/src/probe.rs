@@ -85,7 +85,7 @@ impl Hub {
         let mut shard = shard.try_lock_until(until).ok_or(ProbeFault::Busy)?;
         shard.subscribe(self, probe.id, kind, &names)?;
         let routed = shard.route(self, std::iter::once(channel));
-        let mut push = Push::new(Message { space, pattern: None, channel, payload: PAYLOAD });
+        let mut push = Push::new(Message::new(space, None, channel, PAYLOAD));
         let expected = push.encoded(probe.encoding());
         for range in routed.iter().flatten() {
             let own = |(pattern, ids): &(Option<&[u8]>, &[u64])| {

@@ -10,9 +10,10 @@
 use std::collections::VecDeque;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use guest_core::{FanOuts, Names};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::connections::Connection;

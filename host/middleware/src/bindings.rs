@@ -6,6 +6,7 @@
 //! and translate them. What both have alike is in `exports` and `host_imports`.
 
 mod exports;
+mod extras;
 mod host_imports;
 mod v0_1;
 mod v0_2;
@@ -27,7 +28,7 @@ use switchyard_types::close::clip;
 use switchyard_types::command::{Credentials, Publication, REJECTED, Refusal};
 use switchyard_types::ids::ConnectionId;
 use switchyard_wasm::outside::{self, HttpPermit};
-use switchyard_wasm::{CONTRACT, ComponentLog, Limits, StoreState, Wasm};
+use switchyard_wasm::{CONTRACT, ComponentLog, Interfaces, Limits, StoreState, WASI_EMPTY, Wasm};
 
 /// The host imports of a plugin.
 pub struct HostImports {
@@ -110,9 +111,17 @@ pub enum Door {
 }
 
 impl CompiledPlugin {
-    /// Compiles and links a component. The error names the step and the problem.
-    pub fn new(wasm: &Wasm, bytes: &[u8]) -> Result<CompiledPlugin, (&'static str, String)> {
-        let component = wasm.compile(bytes).map_err(|problem| ("compile", problem))?;
+    /// Compiles and links a component, while `is_wanted`. What it imports and exports is checked
+    /// before, because compiling takes long. The error names the step and the problem.
+    pub fn new(
+        wasm: &Wasm,
+        bytes: &Arc<[u8]>,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<CompiledPlugin, (&'static str, String)> {
+        let interfaces = Interfaces::of(bytes).map_err(|problem| ("compile", problem))?;
+        check_interfaces(&interfaces).map_err(|problem| ("link", problem))?;
+        let compiled = wasm.compile_aside(bytes, is_wanted);
+        let component = compiled.map_err(|problem| ("compile", problem))?;
         CompiledPlugin::link(wasm, &component)
     }
 
@@ -125,10 +134,9 @@ impl CompiledPlugin {
     }
 
     fn link_checked(wasm: &Wasm, component: &Component) -> Result<CompiledPlugin, String> {
-        let (imported, exported) = wasm.interfaces(component);
-        check_served(&imported, &exported)?;
-        let version = wasm.check_imports(component, LENT, outside::INTERFACES)?;
-        let outside = outside_import(&imported);
+        let interfaces = wasm.interfaces(component);
+        let version = check_interfaces(&interfaces)?;
+        let outside = outside_import(&interfaces.imports);
         let describe = |error| switchyard_wasm::describe(&error);
         let mut linker = wasm.linker().map_err(describe)?;
         let is_first = version == Some(v0_1::VERSION);
@@ -139,7 +147,7 @@ impl CompiledPlugin {
         }
         let pre = linker.instantiate_pre(component).map_err(describe)?;
         let link = if is_first { v0_1::link } else { v0_2::link };
-        let linked = link(&pre, &exported)?;
+        let linked = link(&pre, &interfaces.exports)?;
         Ok(CompiledPlugin { wasm: wasm.clone(), instance_pre: pre, outside, linked })
     }
 
@@ -169,8 +177,12 @@ impl CompiledPlugin {
     ) -> Result<Instance, Fault> {
         let mut store = self.wasm.store(log, limits, Box::new(lent));
         switchyard_wasm::arm(&mut store, init_budget);
-        let instance = self.instance_pre.instantiate(&mut store).map_err(fault("instantiate"))?;
-        let exports = self.linked.load(&mut store, &instance).map_err(fault("instantiate"))?;
+        let loaded = self
+            .instance_pre
+            .instantiate(&mut store)
+            .and_then(|instance| self.linked.load(&mut store, &instance))
+            .map_err(fault("instantiate"));
+        let exports = explained(&store, loaded)?;
         Ok(Instance { exports, call_budget: limits.call_budget, init_budget, store })
     }
 }
@@ -187,16 +199,23 @@ impl Instance {
         self.store.data().memory_bytes()
     }
 
+    /// The processor time of a call.
+    pub fn budget(&self) -> Duration {
+        self.call_budget
+    }
+
     /// `lifecycle.init`. The inner error refuses the plugin.
     pub fn init(&mut self, settings: &str) -> Result<Result<(), String>, Fault> {
         switchyard_wasm::arm(&mut self.store, self.init_budget);
-        self.exports.init(&mut self.store, settings)
+        let answer = self.exports.init(&mut self.store, settings);
+        explained(&self.store, answer)
     }
 
     /// `snapshot.save`; none: the plugin does not export it.
     pub fn save(&mut self, budget: Duration) -> Result<Option<Vec<u8>>, Fault> {
         switchyard_wasm::arm(&mut self.store, budget);
-        self.exports.save(&mut self.store)
+        let answer = self.exports.save(&mut self.store);
+        explained(&self.store, answer)
     }
 
     /// `snapshot.restore`. The inner error says why the state was not restored.
@@ -206,7 +225,8 @@ impl Instance {
         budget: Duration,
     ) -> Result<Result<(), &'static str>, Fault> {
         switchyard_wasm::arm(&mut self.store, budget);
-        self.exports.restore(&mut self.store, state)
+        let answer = self.exports.restore(&mut self.store, state);
+        explained(&self.store, answer)
     }
 
     /// `admission.on-connect`.
@@ -216,7 +236,8 @@ impl Instance {
         client: &Client,
     ) -> Result<Result<(), Refusal>, Fault> {
         switchyard_wasm::arm(&mut self.store, self.call_budget);
-        self.exports.on_connect(&mut self.store, connection, client)
+        let answer = self.exports.on_connect(&mut self.store, connection, client);
+        explained(&self.store, answer)
     }
 
     /// `admission.on-authenticate`.
@@ -226,13 +247,15 @@ impl Instance {
         credentials: &Credentials,
     ) -> Result<Result<bool, Refusal>, Fault> {
         switchyard_wasm::arm(&mut self.store, self.call_budget);
-        self.exports.on_authenticate(&mut self.store, connection, credentials)
+        let answer = self.exports.on_authenticate(&mut self.store, connection, credentials);
+        explained(&self.store, answer)
     }
 
     /// `admission.on-disconnect`.
     pub fn on_disconnect(&mut self, connection: ConnectionId) -> Result<(), Fault> {
         switchyard_wasm::arm(&mut self.store, self.call_budget);
-        self.exports.on_disconnect(&mut self.store, connection)
+        let answer = self.exports.on_disconnect(&mut self.store, connection);
+        explained(&self.store, answer)
     }
 
     /// `access.on-access`: one answer for each request; none: allowed.
@@ -241,7 +264,8 @@ impl Instance {
         items: &[Item<Action<'_>>],
     ) -> Result<Batch<Option<Refusal>>, Fault> {
         switchyard_wasm::arm(&mut self.store, self.call_budget);
-        self.exports.on_access(&mut self.store, items, false)
+        let answer = self.exports.on_access(&mut self.store, items, false);
+        explained(&self.store, answer)
     }
 
     /// The same for subscriptions that already exist, and for what clients look at. During the
@@ -252,7 +276,7 @@ impl Instance {
         self.store.data().lent::<HostImports>().is_rechecking.set(true);
         let answers = self.exports.on_access(&mut self.store, items, true);
         self.store.data().lent::<HostImports>().is_rechecking.set(false);
-        answers
+        explained(&self.store, answers)
     }
 
     /// `messages.on-publish`: one verdict for each submission.
@@ -261,7 +285,8 @@ impl Instance {
         items: &[Item<&Publication<'_>>],
     ) -> Result<Batch<PublishVerdict>, Fault> {
         switchyard_wasm::arm(&mut self.store, self.call_budget);
-        self.exports.on_publish(&mut self.store, items)
+        let answer = self.exports.on_publish(&mut self.store, items);
+        explained(&self.store, answer)
     }
 
     /// `deliveries.on-deliver`: one verdict for each delivery.
@@ -270,7 +295,8 @@ impl Instance {
         items: &[Item<Delivery<'_>>],
     ) -> Result<Batch<DeliverVerdict>, Fault> {
         switchyard_wasm::arm(&mut self.store, self.call_budget);
-        self.exports.on_deliver(&mut self.store, items)
+        let answer = self.exports.on_deliver(&mut self.store, items);
+        explained(&self.store, answer)
     }
 }
 
@@ -279,6 +305,18 @@ impl Instance {
 /// # Errors
 ///
 /// Names one that it does not: the plugin may rely on being called, or on what it calls.
+/// Checks the names of imports and exports. Returns the version of the contract that they belong to.
+fn check_interfaces(interfaces: &Interfaces) -> Result<Option<&'static str>, String> {
+    check_served(&interfaces.imports, &interfaces.exports)?;
+    let also = [outside::INTERFACES, WASI_EMPTY].concat();
+    let version = switchyard_wasm::check_imports(interfaces, LENT, &also)?;
+    let lifecycle = format!("{CONTRACT}/lifecycle@");
+    match interfaces.exports.iter().any(|name| name.starts_with(&lifecycle)) {
+        true => Ok(version),
+        false => Err(format!("does not export {CONTRACT}/lifecycle, which every plugin must")),
+    }
+}
+
 fn check_served(imported: &[String], exported: &[String]) -> Result<(), String> {
     let is_not_served = |name: &&String| {
         let interface = name.strip_prefix(CONTRACT).and_then(|rest| rest.strip_prefix('/'));
@@ -311,6 +349,17 @@ fn fault(hook: &'static str) -> impl FnOnce(wasmtime::Error) -> Fault {
         hook,
         problem: clip(&switchyard_wasm::describe(&error), PROBLEM_BYTES_MAX).to_owned(),
     }
+}
+
+/// Adds to a fault what the instance wrote to standard error about it.
+fn explained<T>(store: &Store<StoreState>, answer: Result<T, Fault>) -> Result<T, Fault> {
+    if answer.is_ok() {
+        store.data().succeeded();
+    }
+    answer.map_err(|Fault { hook, problem }| {
+        let problem = store.data().explain(&problem);
+        Fault { hook, problem: clip(&problem, PROBLEM_BYTES_MAX).to_owned() }
+    })
 }
 
 /// The maximum length of a failure's description.

@@ -325,6 +325,11 @@ impl Chain {
         self.any.access
     }
 
+    /// Whether a plugin may change or move publications.
+    pub fn has_messages(&self) -> bool {
+        self.any.messages
+    }
+
     /// Whether a plugin receives names, as strings.
     pub fn sees_names(&self) -> bool {
         self.any.access || self.any.messages || self.any.deliveries
@@ -539,7 +544,11 @@ fn plugin_says(plugin: &Plugin, verdict: PublishVerdict, outcome: &mut PublishOu
     let PublishOutcome::Forward(publication) = outcome else { return };
     match verdict {
         PublishVerdict::Continue => {}
-        PublishVerdict::Replace { channel, payload } => {
+        PublishVerdict::Replace { channel, payload, tags } => {
+            if let Some(tags) = tags {
+                let options = publication.options.get_or_insert_default();
+                options.tags = (!tags.is_empty()).then_some(tags);
+            }
             if let Some(channel) = channel {
                 publication.channel = Cow::Owned(channel.into_bytes());
             }

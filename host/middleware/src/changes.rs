@@ -4,22 +4,21 @@
 //! and a restart finds the same chain. The directory watch then finds what is in use already, and
 //! changes nothing. Without a directory, changes last as long as the server.
 
-use std::fs::{self, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tempfile::NamedTempFile;
 use thiserror::Error;
 
 use super::bindings::CompiledPlugin;
 use super::directory::{self, PluginConfig, PluginFiles};
 use super::files::MissingFile;
+use super::order::Begun;
 use super::plugin::Plugin;
 use super::recheck::Against;
 use super::stats::{ChangeKind, Initiator, PluginStats, Swap};
+use super::write::{Source, remove_if_there, rename, set_aside};
 use super::{InstallOptions, Middleware, PluginError};
 use switchyard_config::file::{self, SETTINGS_BYTES_MAX};
 
@@ -31,13 +30,6 @@ pub(super) struct Record {
     pub since: SystemTime,
     pub by: Initiator,
     pub stats: Arc<PluginStats>,
-}
-
-/// The source of a plugin.
-#[derive(Clone)]
-pub(super) struct Source {
-    pub wasm: Arc<[u8]>,
-    pub toml: Option<String>,
 }
 
 /// A replaced version, ready for a rollback.
@@ -58,6 +50,15 @@ pub struct Offer {
     pub toml: Option<String>,
     /// Whether it starts without its predecessor's state.
     pub is_fresh: bool,
+}
+
+/// An offered plugin that was checked and compiled.
+struct Offered {
+    files: PluginFiles,
+    compiled: Arc<CompiledPlugin>,
+    /// Where the component came from.
+    origin: PathBuf,
+    is_fresh: bool,
 }
 
 /// Another place in the chain.
@@ -105,6 +106,10 @@ pub enum ChangeError {
         "\"{0}\" cannot name a slot: up to 128 letters, digits, '-', '_' and '.', and no '.' in front"
     )]
     BadSlot(String),
+    #[error("a later change of the slot {0} was made while this one was compiled")]
+    Superseded(String),
+    #[error("no plugin is in the slot {0}; the one that was being compiled for it is dropped")]
+    Cancelled(String),
     #[error("no version was in the slot {0} before this one")]
     NothingBefore(String),
     #[error("no number puts {0} there; say under which name it should stand")]
@@ -179,11 +184,17 @@ impl Middleware {
         if !directory::is_slot(slot) {
             return Err(ChangeError::BadSlot(slot.to_owned()));
         }
+        let begun = self.order.begin(slot);
+        let check_free = || match self.records.lock().contains_key(slot) {
+            true => Err(ChangeError::SlotOccupied(slot.to_owned())),
+            false => Ok(()),
+        };
+        check_free()?;
+        let offered = self.prepare(&begun, slot, offer, by)?;
         let mut changes = self.changes.lock();
-        if self.records.lock().contains_key(slot) {
-            return Err(ChangeError::SlotOccupied(slot.to_owned()));
-        }
-        self.offer(&mut changes, slot, offer, by)
+        check_in_order(&begun, slot)?;
+        check_free()?;
+        self.place_offered(&mut changes, &begun, offered, by)
     }
 
     /// Replaces a plugin.
@@ -192,9 +203,14 @@ impl Middleware {
     ///
     /// There is no such slot, or the plugin is refused; the one in place stays.
     pub fn swap(&self, name: &str, offer: Offer, by: &Initiator) -> Result<Swap, ChangeError> {
-        let mut changes = self.changes.lock();
         let slot = self.slot_of(name)?;
-        self.offer(&mut changes, &slot, offer, by)
+        let begun = self.order.begin(&slot);
+        let offered = self.prepare(&begun, &slot, offer, by)?;
+        let mut changes = self.changes.lock();
+        check_in_order(&begun, &slot)?;
+        // It may have been moved or removed during the compilation.
+        self.slot_of(&slot)?;
+        self.place_offered(&mut changes, &begun, offered, by)
     }
 
     /// Makes new instances of a plugin as a swap does, with other settings: those given, or else
@@ -215,7 +231,11 @@ impl Middleware {
         let Some((wasm, file)) = self.in_use(&slot) else {
             return Err(ChangeError::NoSuchPlugin(slot));
         };
-        self.offer(&mut changes, &slot, Offer { wasm, file: Some(file), toml, is_fresh }, by)
+        let begun = self.order.begin(&slot);
+        // It compiles nothing: the component is in use.
+        let offer = Offer { wasm, file: Some(file), toml, is_fresh };
+        let offered = self.prepare(&begun, &slot, offer, by)?;
+        self.place_offered(&mut changes, &begun, offered, by)
     }
 
     /// Restores the version that was replaced last.
@@ -229,15 +249,15 @@ impl Middleware {
         let Some((files, compiled)) = self.before(&slot) else {
             return Err(ChangeError::NothingBefore(slot));
         };
+        let begun = self.order.begin(&slot);
         let placing = InstallOptions {
             by,
             is_rollback: true,
             is_forced: true,
-            compiled: Some(compiled),
             write_to: self.directory(),
-            ..InstallOptions::as_found(by)
+            ..InstallOptions::as_found(by, &begun)
         };
-        self.placed(&mut changes, files, placing)
+        self.placed(&mut changes, files, compiled, placing)
     }
 
     /// Removes a plugin from the chain. Its settings file is renamed, for a later load.
@@ -247,7 +267,12 @@ impl Middleware {
     /// There is no such plugin, or its file cannot be removed.
     pub fn remove(&self, name: &str, by: &Initiator) -> Result<Swap, ChangeError> {
         let _one_at_a_time = self.changes.lock();
-        let slot = self.slot_of(name)?;
+        let slot = match self.slot_of(name) {
+            Err(ChangeError::NoSuchPlugin(_)) if self.order.cancel(name) => {
+                return Err(ChangeError::Cancelled(name.to_owned()));
+            }
+            slot => slot?,
+        };
         if let Some(directory) = self.directory() {
             let file = directory::wasm_file(directory, &slot);
             remove_if_there(&file)
@@ -290,6 +315,9 @@ impl Middleware {
             records.insert(to.clone(), record);
         }
         drop(records);
+        for slot in [&slot, &to] {
+            self.order.begin(slot).takes_effect();
+        }
         self.missing_moved(&slot, &to);
         Ok(self.done(Swap {
             at: SystemTime::now(),
@@ -302,51 +330,94 @@ impl Middleware {
         }))
     }
 
-    fn offer(
+    /// Checks and compiles an offered plugin.
+    fn prepare(
         &self,
-        changes: &mut super::Changes,
+        begun: &Begun<'_>,
         slot: &str,
         offer: Offer,
         by: &Initiator,
-    ) -> Result<Swap, ChangeError> {
-        let Offer { wasm, file, toml, is_fresh } = offer;
+    ) -> Result<Offered, ChangeError> {
+        let Offer { wasm, file: origin, toml, is_fresh } = offer;
+        let origin = origin.unwrap_or_else(|| PathBuf::from("(uploaded)"));
+        let is_toml_offered = toml.is_some();
         let in_force = || self.records.lock().get(slot).and_then(|at| at.source.toml.clone());
         let (file, beside) = match self.directory() {
             Some(directory) => {
                 // A missing component file does not discard the settings.
-                let beside = match directory::read_config(directory, slot)? {
-                    Some(text) => Some(text),
-                    None => in_force().or_else(|| {
-                        let aside = directory::set_aside_file(directory, slot);
-                        file::read_text(&aside, SETTINGS_BYTES_MAX).ok()
-                    }),
+                let beside = match toml {
+                    Some(_) => None,
+                    None => {
+                        directory::read_config(directory, slot)?.or_else(in_force).or_else(|| {
+                            let aside = directory::set_aside_file(directory, slot);
+                            file::read_text(&aside, SETTINGS_BYTES_MAX).ok()
+                        })
+                    }
                 };
                 (directory::wasm_file(directory, slot), beside)
             }
-            None => (file.unwrap_or_else(|| PathBuf::from("(uploaded)")), in_force()),
+            None => (origin.clone(), in_force()),
         };
         // An empty file need not exist.
         let toml = toml.or(beside).filter(|text| !text.trim().is_empty());
-        let files = directory::check(slot, &file, wasm, toml, self.config.defaults)
-            .inspect_err(|error| self.was_refused(slot, error, by))?;
+        let refuse = |mut error: PluginError| {
+            match error.step {
+                "config" if is_toml_offered => error.file = "(uploaded settings)".into(),
+                "config" => {}
+                _ => error.file.clone_from(&origin),
+            }
+            if !begun.is_superseded() {
+                self.was_refused(slot, &error, by);
+            }
+            error
+        };
+        let files =
+            directory::check(slot, &file, wasm, toml, self.config.defaults).map_err(refuse)?;
+        let is_wanted = || !begun.is_superseded();
+        let compiled = self.compile(&files.config.version, &files.wasm, &is_wanted);
+        let compiled = compiled.map_err(|(step, problem)| {
+            check_in_order(begun, slot).err().unwrap_or_else(|| {
+                let plugin = files.config.name.clone();
+                refuse(PluginError { plugin, file: file.clone(), step, problem }).into()
+            })
+        })?;
+        Ok(Offered { files, compiled, origin, is_fresh })
+    }
+
+    fn place_offered(
+        &self,
+        changes: &mut super::Changes,
+        begun: &Begun<'_>,
+        offered: Offered,
+        by: &Initiator,
+    ) -> Result<Swap, ChangeError> {
+        let Offered { files, compiled, origin, is_fresh } = offered;
         let placing = InstallOptions {
             is_forced: true,
             write_to: self.directory(),
             is_fresh,
-            ..InstallOptions::as_found(by)
+            ..InstallOptions::as_found(by, begun)
         };
-        self.placed(changes, files, placing)
+        self.placed(changes, files, compiled, placing).map_err(|error| match error {
+            ChangeError::Refused(mut refused) if refused.step != "write" => {
+                // The file in the directory is another version.
+                refused.file = origin;
+                ChangeError::Refused(refused)
+            }
+            error => error,
+        })
     }
 
     fn placed(
         &self,
         changes: &mut super::Changes,
         files: PluginFiles,
+        compiled: Arc<CompiledPlugin>,
         placing: InstallOptions<'_>,
     ) -> Result<Swap, ChangeError> {
         let (slot, by) = (files.config.slot.clone(), placing.by);
         let placed = self
-            .place(changes, files, placing)
+            .place(changes, files, compiled, placing)
             .inspect_err(|error| self.was_refused(&slot, error, by))?;
         Ok(placed.expect("a forced change is made"))
     }
@@ -394,114 +465,11 @@ impl Middleware {
     }
 }
 
-impl Source {
-    /// Writes this slot to the directory. The files next to the component are written first,
-    /// because the directory is searched for components.
-    pub fn write(&self, directory: &Path, slot: &str) -> io::Result<()> {
-        let (beside, component) =
-            (directory::toml_file(directory, slot), directory::wasm_file(directory, slot));
-        // Both are on the disk before one has its name: new settings must not meet the old
-        // component because there was no room for the new one.
-        let wasm = stage(&component, &self.wasm)?;
-        let toml = self.toml.as_ref().map(|text| stage(&beside, text.as_bytes())).transpose()?;
-        let before = match fs::read(&beside) {
-            Err(io) if io.kind() == io::ErrorKind::NotFound => None,
-            before => Some(before?),
-        };
-        match toml {
-            Some(staged) => put_in_place(staged, &beside)?,
-            None => remove_if_there(&beside)?,
-        }
-        if let Err(error) = put_in_place(wasm, &component) {
-            let _ = match before {
-                Some(before) => write_atomically(&beside, &before),
-                None => remove_if_there(&beside),
-            };
-            return Err(error);
-        }
-        remove_if_there(&directory::set_aside_file(directory, slot))
+fn check_in_order(begun: &Begun<'_>, slot: &str) -> Result<(), ChangeError> {
+    match begun.is_superseded() {
+        true => Err(ChangeError::Superseded(slot.to_owned())),
+        false => Ok(()),
     }
-}
-
-/// Renames the settings file of a plugin that is removed, so that it does not look like settings
-/// without a component.
-fn set_aside(directory: &Path, slot: &str) -> io::Result<()> {
-    match fs::rename(
-        directory::toml_file(directory, slot),
-        directory::set_aside_file(directory, slot),
-    ) {
-        Err(io) if io.kind() != io::ErrorKind::NotFound => Err(io),
-        _ => Ok(()),
-    }
-}
-
-/// Restores the old content of the slot in the directory.
-pub(super) fn write_back(directory: &Path, slot: &str, in_use: Option<&Source>) -> io::Result<()> {
-    match in_use {
-        Some(source) => source.write(directory, slot),
-        None => remove_if_there(&directory::wasm_file(directory, slot)),
-    }
-}
-
-/// Writes a file atomically; a file with the same content is not written.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    put_in_place(stage(path, bytes)?, path)
-}
-
-/// Gives a staged file its name.
-fn put_in_place(staged: Option<NamedTempFile>, path: &Path) -> io::Result<()> {
-    if let Some(staged) = staged {
-        staged.persist(path)?;
-    }
-    Ok(())
-}
-
-/// Writes a file under another name in the same directory. None: the content is there already.
-fn stage(path: &Path, bytes: &[u8]) -> io::Result<Option<NamedTempFile>> {
-    let is_the_same = |there: Vec<u8>| there == bytes;
-    if file::read(path, bytes.len()).is_ok_and(is_the_same) {
-        return Ok(None);
-    }
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    // The permissions that a copied file has.
-    let permissions = match std::fs::metadata(path) {
-        Ok(metadata) => metadata.permissions(),
-        Err(_) => Permissions::from_mode(0o644),
-    };
-    let mut file = tempfile::Builder::new()
-        .prefix(".switchyard-")
-        .permissions(permissions)
-        .tempfile_in(directory.unwrap_or(Path::new(".")))?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    Ok(Some(file))
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(io) if io.kind() != io::ErrorKind::NotFound => Err(io),
-        _ => Ok(()),
-    }
-}
-
-/// Renames a plugin's files. The settings file has both names for a moment, so that the component
-/// never lacks its settings.
-fn rename(directory: &Path, slot: &str, to: &str) -> io::Result<()> {
-    let (beside, new) =
-        (directory::toml_file(directory, slot), directory::toml_file(directory, to));
-    let is_configured = beside.exists();
-    if new.exists() {
-        let problem = format!("{} is there already: move or remove it first", new.display());
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, problem));
-    }
-    if is_configured {
-        std::fs::hard_link(&beside, &new)?;
-    }
-    std::fs::rename(directory::wasm_file(directory, slot), directory::wasm_file(directory, to))?;
-    if is_configured {
-        remove_if_there(&beside)?;
-    }
-    Ok(())
 }
 
 fn unwritable(slot: &str, file: &Path, io: &io::Error) -> PluginError {
@@ -510,29 +478,5 @@ fn unwritable(slot: &str, file: &Path, io: &io::Error) -> PluginError {
         file: file.to_owned(),
         step: "write",
         problem: io.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn new_settings_are_not_left_beside_the_old_component() -> io::Result<()> {
-        let directory = tempfile::tempdir()?;
-        let source =
-            |wasm: &[u8], toml: &str| Source { wasm: wasm.into(), toml: Some(toml.to_owned()) };
-        source(b"old", "# old").write(directory.path(), "10-a")?;
-        let toml = || fs::read_to_string(directory.path().join("10-a.toml"));
-        // A directory that is not empty cannot be replaced by a file.
-        let component = directory.path().join("10-a.wasm");
-        fs::remove_file(&component)?;
-        fs::create_dir_all(component.join("in-the-way"))?;
-        assert!(source(b"new", "# new").write(directory.path(), "10-a").is_err());
-        assert_eq!(toml()?, "# old");
-        fs::remove_dir_all(&component)?;
-        source(b"new", "# new").write(directory.path(), "10-a")?;
-        assert_eq!((toml()?.as_str(), fs::read(&component)?), ("# new", b"new".to_vec()));
-        Ok(())
     }
 }

@@ -8,15 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use serde::Deserialize;
 
 use super::PluginError;
 use super::declaration::{Declaration, TrapPolicy};
-use switchyard_config::file::{self, SETTINGS_BYTES_MAX};
-use switchyard_config::{self, ConfigError, OnPark, PluginLimits};
+use switchyard_config::file::{self, SETTINGS_BYTES_MAX, Stamp};
 use switchyard_config::{self as config, OutsideLimits};
+use switchyard_config::{Bytes, ConfigError, Millis, OnPark, PluginLimits};
 use switchyard_wasm::outside::Destination;
 
 /// The configuration of a plugin.
@@ -61,10 +60,7 @@ pub struct PluginFiles {
 
 /// Identifies a version of a plugin's files without reading them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fingerprint([Option<FileStamp>; 2]);
-
-/// The modification time, the status change time, the length and the inode of a file.
-type FileStamp = (SystemTime, (i64, i64), u64, u64);
+pub struct Fingerprint([Option<Stamp>; 2]);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -72,25 +68,25 @@ struct RawPlugin {
     policy: Option<TrapPolicy>,
     instances: Option<u64>,
     admission_instances: Option<u64>,
-    admission_timeout_ms: Option<u64>,
+    admission_timeout_ms: Option<Millis>,
     counters: Option<String>,
-    call_budget_ms: Option<u64>,
-    init_budget_ms: Option<u64>,
-    memory_bytes_max: Option<u64>,
+    call_budget_ms: Option<Millis>,
+    init_budget_ms: Option<Millis>,
+    memory_bytes_max: Option<Bytes>,
     log_lines_per_second_max: Option<u64>,
     table_elements_max: Option<u64>,
     core_instances_max: Option<u64>,
     resources_max: Option<u64>,
-    returned_bytes_max: Option<u64>,
+    returned_bytes_max: Option<Bytes>,
     strikes_max: Option<u64>,
-    strikes_window_ms: Option<u64>,
+    strikes_window_ms: Option<Millis>,
     strikes_per_connection_max: Option<u64>,
     spares: Option<u64>,
-    handover_budget_ms: Option<u64>,
+    handover_budget_ms: Option<Millis>,
     on_park: Option<OnPark>,
     http_allow: Vec<String>,
-    http_timeout_ms: Option<u64>,
-    http_response_bytes_max: Option<u64>,
+    http_timeout_ms: Option<Millis>,
+    http_response_bytes_max: Option<Bytes>,
     http_requests_max: Option<u64>,
     http_calls_max: Option<u64>,
     settings: toml::Table,
@@ -130,6 +126,11 @@ pub fn list(directory: &Path) -> io::Result<Listing> {
     Ok(listing)
 }
 
+/// The fingerprint of a slot's files as they are now.
+pub fn fingerprint(directory: &Path, slot: &str) -> Fingerprint {
+    Fingerprint::of(&wasm_file(directory, slot))
+}
+
 /// Whether a TOML file belongs to a plugin: by its name or by its keys, also if it has a syntax
 /// error. A server's configuration may be in the same directory.
 pub fn is_for_a_plugin(directory: &Path, stem: &str) -> bool {
@@ -141,6 +142,13 @@ pub fn is_for_a_plugin(directory: &Path, stem: &str) -> bool {
     is_numbered || file::read_text(&toml_file(directory, stem), SETTINGS_BYTES_MAX).is_ok_and(reads)
 }
 
+/// Whether a settings file says that its plugin refuses what it cannot decide about.
+pub fn is_closed(directory: &Path, stem: &str) -> bool {
+    let text = file::read_text(&toml_file(directory, stem), SETTINGS_BYTES_MAX);
+    let table = text.ok().and_then(|text| toml::from_str::<toml::Table>(&text).ok());
+    table.is_some_and(|table| table.get("policy").is_some_and(|it| it.as_str() == Some("closed")))
+}
+
 impl Fingerprint {
     /// Makes it differ from that of any file.
     pub fn forget(&mut self) {
@@ -148,12 +156,7 @@ impl Fingerprint {
     }
 
     fn of(wasm: &Path) -> Fingerprint {
-        use std::os::unix::fs::MetadataExt;
-        Fingerprint([wasm.to_owned(), wasm.with_extension("toml")].map(|path| {
-            let metadata = std::fs::metadata(path).ok()?;
-            let changed = (metadata.ctime(), metadata.ctime_nsec());
-            Some((metadata.modified().ok()?, changed, metadata.len(), metadata.ino()))
-        }))
+        Fingerprint([Stamp::of(wasm), Stamp::of(&wasm.with_extension("toml"))])
     }
 }
 
@@ -284,8 +287,12 @@ impl RawPlugin {
         defaults: PluginLimits,
     ) -> Result<PluginConfig, ConfigError> {
         let name = name_of(slot);
-        let millis = |key, value: Option<u64>, default| match value {
+        let millis = |key, value: Option<Millis>, default| match value {
             Some(value) => config::millis(key, value),
+            None => Ok(default),
+        };
+        let bytes = |key, value: Option<Bytes>, range, default| match value {
+            Some(value) => config::bytes(key, value, range),
             None => Ok(default),
         };
         let count = |key, value: Option<u64>, range, default| match value {
@@ -308,12 +315,12 @@ impl RawPlugin {
             limits: PluginLimits {
                 call_budget: millis("call_budget_ms", self.call_budget_ms, defaults.call_budget)?,
                 init_budget: millis("init_budget_ms", self.init_budget_ms, defaults.init_budget)?,
-                memory_bytes_max: match self.memory_bytes_max {
-                    None => defaults.memory_bytes_max,
-                    Some(value) => {
-                        config::bytes("memory_bytes_max", value, config::WASM_MEMORY_BYTES)?
-                    }
-                },
+                memory_bytes_max: bytes(
+                    "memory_bytes_max",
+                    self.memory_bytes_max,
+                    config::WASM_MEMORY_BYTES,
+                    defaults.memory_bytes_max,
+                )?,
                 log_lines_per_second_max: match self.log_lines_per_second_max {
                     None => defaults.log_lines_per_second_max,
                     Some(value) => {
@@ -339,7 +346,7 @@ impl RawPlugin {
                     config::RESOURCES,
                     defaults.resources_max,
                 )?,
-                returned_bytes_max: count(
+                returned_bytes_max: bytes(
                     "returned_bytes_max",
                     self.returned_bytes_max,
                     config::RETURNED_BYTES,
@@ -378,7 +385,7 @@ impl RawPlugin {
                         None => defaults.outside.time,
                         Some(value) => config::http_time("http_timeout_ms", value)?,
                     },
-                    response_bytes_max: count(
+                    response_bytes_max: bytes(
                         "http_response_bytes_max",
                         self.http_response_bytes_max,
                         config::HTTP_RESPONSE_BYTES,
@@ -494,12 +501,15 @@ mod tests {
     #[test]
     fn settings_become_json() {
         let raw: RawPlugin = toml::from_str(
-            "policy = 'open'\ninstances = 2\n[settings]\nrules = [{ a = 1 }]\nsince = 2026-01-02\n",
+            "policy = 'open'\ninstances = 2\ncall_budget_ms = '2s'\nmemory_bytes_max = '2MiB'\n\
+             [settings]\nrules = [{ a = 1 }]\nsince = 2026-01-02\n",
         )
         .expect("valid");
         let defaults = Config::default().plugins.defaults;
         let config = raw.check("10-x", Path::new("x"), "v".to_owned(), defaults).expect("valid");
         assert_eq!(config.settings, r#"{"rules":[{"a":1}],"since":"2026-01-02"}"#);
         assert_eq!((config.policy, config.instances), (Some(TrapPolicy::Open), 2));
+        let limits = config.limits;
+        assert_eq!((limits.call_budget.as_millis(), limits.memory_bytes_max), (2_000, 2 << 20));
     }
 }

@@ -8,11 +8,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
-use super::directory::{self, Listing, PluginFiles, name_of};
+use super::bindings::CompiledPlugin;
+use super::directory::{self, Fingerprint, Listing, PluginFiles, name_of};
+use super::order::Begun;
 use super::plugin::Plugin;
 use super::stats::Initiator;
 use super::{Changes, InstallOptions, Middleware, PluginError};
@@ -34,9 +38,24 @@ pub(super) struct Gaps {
     missing: BTreeMap<String, MissingFile>,
     /// Settings files without a component, as messages.
     orphans: Vec<String>,
+    /// Those of them whose plugin would have a closed policy.
+    absent_guards: Vec<String>,
     /// Why the directory was not read the last time.
     unreadable: Option<String>,
 }
+
+/// A slot whose files changed.
+struct FoundChange<'a> {
+    slot: String,
+    fingerprint: Fingerprint,
+    begun: Begun<'a>,
+}
+
+/// The files of a plugin, and its code.
+type Prepared = (PluginFiles, Arc<CompiledPlugin>);
+
+/// How many plugins that were read wait to be put into the chain.
+const READ_AT_ONCE_MAX: usize = 16;
 
 /// How much two names may differ to be considered a misspelling.
 const MISSPELT_MAX: usize = 2;
@@ -56,15 +75,46 @@ impl Middleware {
     }
 
     /// Updates the chain to match the directory: adds new plugins and swaps changed ones. A refused
-    /// change leaves its slot as it was; a plugin whose file is missing stays in force. Blocks: do
-    /// not call it on a thread that serves connections.
+    /// change leaves its slot as it was; a plugin whose file is missing stays in force. Several are
+    /// compiled at the same time, and other changes need not wait. Blocks: do not call it on a
+    /// thread that serves connections.
     pub fn rescan(&self, by: &Initiator) -> Vec<PluginError> {
-        let mut changes = self.changes.lock();
-        let listing = match self.list() {
-            Ok(Some(listing)) => listing,
-            Ok(None) => return Vec::new(),
+        let mut found = match self.find_changes() {
+            Ok(found) => found.into_iter(),
             Err(error) => return vec![error],
         };
+        let mut errors = Vec::new();
+        loop {
+            // Not all at once: each is held in memory until it is in the chain.
+            let some: Vec<FoundChange> = found.by_ref().take(READ_AT_ONCE_MAX).collect();
+            if some.is_empty() {
+                return errors;
+            }
+            let prepared = self.prepare_found(&some);
+            for (found, prepared) in some.iter().zip(prepared) {
+                let mut changes = self.changes.lock();
+                if self.is_outdated(&changes, found, by) {
+                    debug!(
+                        slot = found.slot,
+                        "a change of a plugin's files was followed by another"
+                    );
+                    continue;
+                }
+                let placed = prepared.and_then(|(files, compiled)| {
+                    self.place_found(&mut changes, &found.begun, files, compiled, by)
+                });
+                if let Err(error) = placed {
+                    self.was_not_placed(&mut changes, &found.slot, &error, by);
+                    errors.push(error);
+                }
+            }
+        }
+    }
+
+    /// Finds the slots whose files changed, and records that they were seen.
+    fn find_changes(&self) -> Result<Vec<FoundChange<'_>>, PluginError> {
+        let mut changes = self.changes.lock();
+        let Some(listing) = self.list()? else { return Ok(Vec::new()) };
         self.say_orphans(&listing);
         let gone: Vec<String> = changes
             .seen
@@ -81,33 +131,85 @@ impl Middleware {
                 self.is_missing(&slot, MissingFile::Component);
             }
         }
-        let mut errors = Vec::new();
+        let mut found = Vec::new();
         for (slot, fingerprint) in listing.slots {
             if changes.seen.get(&slot) == Some(&fingerprint) {
                 continue;
             }
             // Recorded even if it is refused: it is logged once.
-            changes.seen.insert(slot.clone(), fingerprint);
-            let directory = self.directory().unwrap_or(Path::new(""));
-            let placed = directory::read(directory, &slot, self.config.defaults)
-                .and_then(|files| self.place_found(&mut changes, files, by));
-            if let Err(error) = placed {
-                let mut is_known = false;
-                if error.step == "read" {
-                    // Retried at the next poll, and logged once: the process may be out of
-                    // descriptors.
-                    changes.seen.remove(&slot);
-                    let refused = self.refused.lock();
-                    is_known = *by != Initiator::Signal
-                        && refused.get(&slot).is_some_and(|(_, known)| *known == error);
-                }
-                if !is_known {
-                    self.was_refused(&slot, &error, by);
-                }
-                errors.push(error);
-            }
+            changes.seen.insert(slot.clone(), fingerprint.clone());
+            found.push(FoundChange { begun: self.order.begin(&slot), slot, fingerprint });
         }
-        errors
+        Ok(found)
+    }
+
+    /// Reads and compiles the plugins of these slots, several at the same time.
+    fn prepare_found(&self, found: &[FoundChange<'_>]) -> Vec<Result<Prepared, PluginError>> {
+        let next = AtomicUsize::new(0);
+        let done = Mutex::new(Vec::new());
+        let work = || {
+            loop {
+                let position = next.fetch_add(1, Ordering::Relaxed);
+                let Some(found) = found.get(position) else { return };
+                let prepared = self.prepare_files(found);
+                done.lock().push((position, prepared));
+            }
+        };
+        let workers = self.wasm.compilations_max().min(found.len());
+        std::thread::scope(|scope| {
+            for _ in 1..workers {
+                scope.spawn(work);
+            }
+            work();
+        });
+        let mut done = done.into_inner();
+        done.sort_by_key(|(position, _)| *position);
+        done.into_iter().map(|(_, prepared)| prepared).collect()
+    }
+
+    fn prepare_files(&self, found: &FoundChange<'_>) -> Result<Prepared, PluginError> {
+        let directory = self.directory().unwrap_or(Path::new(""));
+        let files = directory::read(directory, &found.slot, self.config.defaults)?;
+        let is_wanted = || !found.begun.is_superseded();
+        let compiled = self.compile(&files.config.version, &files.wasm, &is_wanted).map_err(
+            |(step, problem)| PluginError {
+                plugin: files.config.name.clone(),
+                file: files.config.file.clone(),
+                step,
+                problem,
+            },
+        )?;
+        Ok((files, compiled))
+    }
+
+    /// Whether another change of this slot, or of its files, came after this one was found.
+    fn is_outdated(&self, changes: &Changes, found: &FoundChange<'_>, by: &Initiator) -> bool {
+        let FoundChange { slot, fingerprint, begun } = found;
+        let directory = self.directory().unwrap_or(Path::new(""));
+        // At the start there is no later poll that finds the other files.
+        let has_changed = !matches!(by, Initiator::Start | Initiator::Check)
+            && directory::fingerprint(directory, slot) != *fingerprint;
+        has_changed || begun.is_superseded() || changes.seen.get(slot) != Some(fingerprint)
+    }
+
+    fn was_not_placed(
+        &self,
+        changes: &mut Changes,
+        slot: &str,
+        error: &PluginError,
+        by: &Initiator,
+    ) {
+        let mut is_known = false;
+        if error.step == "read" {
+            // Retried at the next poll, and logged once: the process may be out of descriptors.
+            changes.seen.remove(slot);
+            let refused = self.refused.lock();
+            is_known = *by != Initiator::Signal
+                && refused.get(slot).is_some_and(|(_, known)| known == error);
+        }
+        if !is_known {
+            self.was_refused(slot, error, by);
+        }
     }
 
     /// Slots in force with a file that is missing from the directory.
@@ -118,6 +220,11 @@ impl Middleware {
     /// Settings files in the directory without a plugin, each as a message.
     pub fn orphans(&self) -> Vec<String> {
         self.gaps.lock().orphans.clone()
+    }
+
+    /// Those of them that say `policy = "closed"`.
+    pub fn absent_guards(&self) -> Vec<String> {
+        self.gaps.lock().absent_guards.clone()
     }
 
     /// Why the directory cannot be read, if it cannot.
@@ -170,7 +277,9 @@ impl Middleware {
     fn place_found(
         &self,
         changes: &mut Changes,
+        begun: &Begun<'_>,
         files: PluginFiles,
+        compiled: Arc<CompiledPlugin>,
         by: &Initiator,
     ) -> Result<(), PluginError> {
         let slot = files.config.slot.clone();
@@ -184,8 +293,9 @@ impl Middleware {
         if is_new && files.toml.is_none() {
             self.check_set_aside(&files)?;
         }
-        let placing = InstallOptions { renamed_from: renamed, ..InstallOptions::as_found(by) };
-        self.place(changes, files, placing)?;
+        let placing =
+            InstallOptions { renamed_from: renamed, ..InstallOptions::as_found(by, begun) };
+        self.place(changes, files, compiled, placing)?;
         if self.gaps.lock().missing.remove(&slot).is_some() {
             info!(%slot, "the files of a plugin are back");
         }
@@ -286,6 +396,7 @@ impl Middleware {
                 && !in_force.contains(*slot)
                 && directory::is_for_a_plugin(directory, slot)
         };
+        let mut absent_guards = Vec::new();
         let orphans: Vec<String> = listing
             .settings
             .iter()
@@ -302,10 +413,16 @@ impl Middleware {
                 {
                     words += &format!("; {meant}.wasm has no settings: was {meant}.toml meant?");
                 }
+                if directory::is_closed(directory, slot) {
+                    absent_guards.push(words.clone());
+                }
                 words
             })
             .collect();
-        let before = std::mem::replace(&mut self.gaps.lock().orphans, orphans.clone());
+        let mut gaps = self.gaps.lock();
+        gaps.absent_guards = absent_guards;
+        let before = std::mem::replace(&mut gaps.orphans, orphans.clone());
+        drop(gaps);
         for orphan in orphans.iter().filter(|orphan| !before.contains(orphan)) {
             warn!("{orphan}");
         }

@@ -104,6 +104,8 @@ pub enum PublishVerdict {
     Replace {
         channel: Option<String>,
         payload: Option<Vec<u8>>,
+        /// A JSON object of texts; empty: none.
+        tags: Option<Box<[u8]>>,
     },
     Reject(Refusal),
     Absorb(u64),

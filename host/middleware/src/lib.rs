@@ -1,8 +1,8 @@
 //! Plugins, their chain, and how plugins are replaced while it is in use. Knows no socket, no
 //! protocol and no engine. Read `items` first, then `chain`, `plugin` and `changes`.
 //!
-//! A swap reads, compiles, instantiates and initialises the new plugin before it touches the chain.
-//! Only then it takes the chain's write lock, which waits for the running bursts, hands the state
+//! A swap reads and compiles the new plugin without a lock, and instantiates and initialises it before
+//! it touches the chain. Only then it takes the chain's write lock, which waits for the running bursts, hands the state
 //! over, and replaces the old plugin. If any earlier step fails, the old plugin stays. The replaced
 //! version stays compiled, and comes back if its successor is parked and its settings say so.
 
@@ -17,38 +17,44 @@ pub mod directory;
 pub mod files;
 mod isolation;
 pub mod items;
+mod order;
 pub mod plugin;
 pub mod recheck;
 pub mod stats;
 pub mod trace;
+pub mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use bindings::CompiledPlugin;
 use chain::Chain;
-use changes::{Record, Source, Version};
+use changes::{Record, Version};
 use counters::Counters;
 use declaration::PolicySource;
 use declaration::TrapPolicy;
 use directory::{Fingerprint, PluginConfig, PluginFiles};
 use files::Gaps;
+use order::{Begun, Order};
 use plugin::{Handover, Plugin, PluginContext};
 use recheck::Rechecks;
 use stats::{ChangeKind, Failure, Initiator, PluginStats, Swap, Swaps};
 use switchyard_config::limits::LiveLimits;
 use switchyard_config::{OnPark, PluginsConfig};
 use switchyard_hub::connections::Connections;
+use switchyard_telemetry::panics;
 use switchyard_wasm::Wasm;
 use trace::Tracer;
+use write::Source;
 
 /// Why a plugin was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -72,8 +78,12 @@ pub struct Middleware {
     counters: Counters,
     context: PluginContext,
     config: PluginsConfig,
-    /// Held during a change: one at a time.
+    /// Held while a change is made: one at a time. Components are compiled before.
     changes: Mutex<Changes>,
+    order: Order,
+    compiled: Mutex<Compiled>,
+    /// Notified when a compilation ended.
+    has_compiled: Condvar,
     /// What is known of each occupied slot. Held briefly, and no other lock is acquired while
     /// it is held.
     records: Mutex<BTreeMap<String, Record>>,
@@ -93,22 +103,32 @@ pub struct Middleware {
 struct Changes {
     /// The files last seen in each slot, accepted or refused.
     seen: BTreeMap<String, Fingerprint>,
+}
+
+/// Versions that are compiled.
+#[derive(Default)]
+struct Compiled {
     /// The latest first: a version that is restored need not be compiled again.
-    compiled: Vec<(String, Arc<CompiledPlugin>)>,
+    latest: Vec<(String, Arc<CompiledPlugin>)>,
+    /// Those that are being compiled.
+    pending: BTreeSet<String>,
 }
 
 /// How many versions stay compiled, in addition to those in use.
 const COMPILED_MAX: usize = 16;
+/// How often a change that waits for another compilation of the same version checks whether it is
+/// still wanted.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How a plugin is put into its slot.
 struct InstallOptions<'a> {
     by: &'a Initiator,
+    /// Its place in the order of changes.
+    begun: &'a Begun<'a>,
     /// Whether it is a rollback.
     is_rollback: bool,
     /// Whether a new instance is wanted even if nothing has changed.
     is_forced: bool,
-    /// Its code, if it is compiled already.
-    compiled: Option<Arc<CompiledPlugin>>,
     /// The files to write for a restart.
     write_to: Option<&'a Path>,
     /// The slot that it was in, if its files were renamed.
@@ -119,12 +139,12 @@ struct InstallOptions<'a> {
 
 impl<'a> InstallOptions<'a> {
     /// As its files say, which are in place already.
-    fn as_found(by: &'a Initiator) -> InstallOptions<'a> {
+    fn as_found(by: &'a Initiator, begun: &'a Begun<'a>) -> InstallOptions<'a> {
         InstallOptions {
             by,
+            begun,
             is_rollback: false,
             is_forced: false,
-            compiled: None,
             write_to: None,
             renamed_from: None,
             is_fresh: false,
@@ -157,6 +177,9 @@ impl Middleware {
             },
             config,
             changes: Mutex::default(),
+            order: Order::default(),
+            compiled: Mutex::default(),
+            has_compiled: Condvar::new(),
             records: Mutex::default(),
             refused: Mutex::default(),
             rechecks: Rechecks::default(),
@@ -198,6 +221,7 @@ impl Middleware {
         &self,
         changes: &mut Changes,
         files: PluginFiles,
+        compiled: Arc<CompiledPlugin>,
         options: InstallOptions<'_>,
     ) -> Result<Option<Swap>, PluginError> {
         let PluginFiles { config, wasm, toml } = files;
@@ -221,12 +245,6 @@ impl Middleware {
             let problem = format!("there may be {} (plugins.plugins_max)", self.config.plugins_max);
             return Err(error("config", problem));
         }
-        let compiled = match options.compiled {
-            Some(compiled) => compiled,
-            None => self
-                .compile(changes, &config.version, &wasm)
-                .map_err(|(step, problem)| error(step, problem))?,
-        };
         let counters = self.counters.space(&config.counters);
         let stats = match self.records.lock().get(slot_before) {
             Some(record) => record.stats.clone(),
@@ -274,7 +292,7 @@ impl Middleware {
                 if let Some(directory) = options.write_to {
                     let in_use = records.get(&slot).map(|record| record.source.clone());
                     drop(records);
-                    if let Err(io) = changes::write_back(directory, &slot, in_use.as_ref()) {
+                    if let Err(io) = write::write_back(directory, &slot, in_use.as_ref()) {
                         let file = directory::wasm_file(directory, &slot);
                         error!(%io, file = %file.display(), "the file in use was not written back");
                     }
@@ -288,6 +306,7 @@ impl Middleware {
                 return Err(failure);
             }
         };
+        options.begun.takes_effect();
         in_force.is_in_force();
         warn_if_open_by_default(&in_force);
         let kind = match &current {
@@ -348,14 +367,14 @@ impl Middleware {
                 continue;
             };
             let by = Initiator::Parked;
+            let begun = self.order.begin(&slot);
             let options = InstallOptions {
                 is_rollback: true,
                 is_forced: true,
-                compiled: Some(compiled),
-                ..InstallOptions::as_found(&by)
+                ..InstallOptions::as_found(&by, &begun)
             };
             let file = files.config.file.clone();
-            match self.place(&mut changes, files, options) {
+            match self.place(&mut changes, files, compiled, options) {
                 Ok(placed) => {
                     let swap = placed.expect("a forced change is made");
                     error!(plugin = %swap.to.as_deref().unwrap_or_default(), %from,
@@ -389,6 +408,7 @@ impl Middleware {
             plugins.retain(|other| !Arc::ptr_eq(other, &plugin));
             Ok(())
         });
+        self.order.begin(slot).takes_effect();
         self.records.lock().remove(slot);
         self.is_whole(slot);
         Some(self.done(Swap {
@@ -410,6 +430,9 @@ impl Middleware {
         let plugin = swap.to.as_deref().unwrap_or(from);
         let slot = swap.slot.as_deref().unwrap_or_default();
         match swap.kind {
+            ChangeKind::Added if swap.by == Initiator::Check => {
+                info!(%plugin, "a plugin was checked");
+            }
             ChangeKind::Added => info!(%plugin, %by, pause_us, "a plugin was added"),
             ChangeKind::Removed => info!(%plugin, %by, pause_us, "a plugin was removed"),
             ChangeKind::Moved => info!(%plugin, %slot, %by, pause_us, "a plugin was moved"),
@@ -461,20 +484,56 @@ impl Middleware {
         Ok(pause)
     }
 
+    /// The compiled code of this version. Compiles it, while `is_wanted`, unless it is known; holds
+    /// no lock while it compiles. The error names the step and the problem.
     fn compile(
         &self,
-        changes: &mut Changes,
         version: &str,
-        wasm: &[u8],
+        wasm: &Arc<[u8]>,
+        is_wanted: &dyn Fn() -> bool,
     ) -> Result<Arc<CompiledPlugin>, (&'static str, String)> {
-        let known = changes.compiled.iter().position(|(known, _)| known == version);
-        let compiled = match known {
-            Some(position) => changes.compiled.remove(position).1,
-            None => Arc::new(CompiledPlugin::new(&self.wasm, wasm)?),
+        let in_use = |version: &str| {
+            let chain = self.chain.read();
+            let plugin = chain.plugins().iter().find(|plugin| plugin.config.version == version);
+            plugin.map(|plugin| plugin.compiled().clone())
         };
-        changes.compiled.insert(0, (version.to_owned(), compiled.clone()));
-        changes.compiled.truncate(COMPILED_MAX);
-        Ok(compiled)
+        if let Some(known) = in_use(version) {
+            return Ok(known);
+        }
+        let mut compiled = self.compiled.lock();
+        loop {
+            if let Some(known) = compiled.find(version) {
+                return Ok(known);
+            }
+            if compiled.pending.insert(version.to_owned()) {
+                break;
+            }
+            self.has_compiled.wait_for(&mut compiled, CHECK_INTERVAL);
+            if !is_wanted() {
+                return Err(("compile", "it is not wanted any more".to_owned()));
+            }
+        }
+        drop(compiled);
+        // A panic in it is contained in its thread, or in `link`, which then fails for this change.
+        let done = panics::contain(|| CompiledPlugin::new(&self.wasm, wasm, is_wanted));
+        let mut compiled = self.compiled.lock();
+        compiled.pending.remove(version);
+        self.has_compiled.notify_all();
+        let done = done.unwrap_or_else(|| Err(("link", "it panicked".to_owned())))?;
+        let done = Arc::new(done);
+        compiled.latest.insert(0, (version.to_owned(), done.clone()));
+        compiled.latest.truncate(COMPILED_MAX);
+        Ok(done)
+    }
+}
+
+impl Compiled {
+    fn find(&mut self, version: &str) -> Option<Arc<CompiledPlugin>> {
+        let position = self.latest.iter().position(|(known, _)| known == version)?;
+        let found = self.latest.remove(position);
+        let compiled = found.1.clone();
+        self.latest.insert(0, found);
+        Some(compiled)
     }
 }
 

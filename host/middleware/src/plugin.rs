@@ -7,19 +7,22 @@
 //! often within a time window, for more than one client, is parked: none of its instances is
 //! called or rebuilt any more, and its policy decides for all.
 
+mod admitted;
 pub(crate) mod call;
+pub mod missing;
 pub(crate) mod outside;
 mod spares;
 
 use std::cell::Cell;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::PluginError;
@@ -30,6 +33,7 @@ use super::declaration::{self, PolicySource, TrapPolicy};
 use super::directory::PluginConfig;
 use super::isolation::{Cause, Isolation, Origin, Strikes};
 use super::stats::{Failure, Hook, PluginStats};
+use admitted::Admitted;
 use outside::BlockingPool;
 use spares::{Replacement, Spares};
 use switchyard_config::limits::LiveLimits;
@@ -121,9 +125,8 @@ pub struct Plugin {
     pub(super) spares: Spares,
     /// The call sizes of each hook.
     call_sizes: [CallSize; Hook::ALL.len()],
-    /// The first connection that its slot was called for; set while the chain is locked to
-    /// insert it.
-    first_connection: AtomicU64,
+    /// The connections that its slot is called for.
+    admitted: Admitted,
     compiled: Arc<CompiledPlugin>,
     instances: Box<[Mutex<InstanceState>]>,
     /// Its instances for clients off the data path, if it has any.
@@ -197,7 +200,7 @@ impl Plugin {
                 isolation: Isolation::default(),
                 spares: Spares::new(spares),
                 call_sizes: Hook::ALL.map(|_| CallSize::new(config.limits.call_budget)),
-                first_connection: AtomicU64::new(ConnectionId::MAX),
+                admitted: Admitted::default(),
                 compiled,
                 instances: Box::default(),
                 pool,
@@ -339,8 +342,7 @@ impl Plugin {
 
     /// Records that it is in the chain from now on, in a new slot.
     pub fn enters(&self) {
-        let next = self.context.connections.next_id();
-        self.first_connection.store(next, Ordering::Relaxed);
+        self.admitted.start(&self.context.connections);
     }
 
     /// Called when the plugin is in the chain and will be called from now on.
@@ -350,7 +352,7 @@ impl Plugin {
 
     /// Whether `on-connect` of this slot was called for the connection.
     pub fn admitted(&self, connection: ConnectionId) -> bool {
-        self.first_connection.load(Ordering::Relaxed) <= connection
+        self.admitted.has(connection)
     }
 
     /// Hands the state of the predecessor's instances over to this one's. No call is running in
@@ -361,8 +363,7 @@ impl Plugin {
     /// The step that failed and why; the predecessor stays in use.
     pub fn take_over(&self, predecessor: &Plugin, handover: Handover) -> Result<(), PluginError> {
         if predecessor.hooks().admission {
-            let first = predecessor.first_connection.load(Ordering::Relaxed);
-            self.first_connection.store(first, Ordering::Relaxed);
+            self.admitted.copy(&predecessor.admitted);
         } else {
             self.enters();
         }

@@ -306,6 +306,8 @@ impl PluginStats {
 pub enum Initiator {
     /// The server, as it started.
     Start,
+    /// `serve --check`.
+    Check,
     /// A file that changed.
     File,
     /// SIGHUP.
@@ -323,6 +325,7 @@ impl Initiator {
     pub fn name(&self) -> &str {
         match self {
             Initiator::Start => "start",
+            Initiator::Check => "check",
             Initiator::File => "file",
             Initiator::Signal => "signal",
             Initiator::Parked => "parked",

@@ -86,6 +86,16 @@ impl Chunks {
         self.waiting.push_back(chunk);
     }
 
+    /// Removes the chunk that was pushed last, unless it is partly written.
+    pub fn take_last(&mut self) -> Option<Bytes> {
+        if self.waiting.len() == 1 && self.begun > 0 {
+            return None;
+        }
+        let last = self.waiting.pop_back()?;
+        self.bytes -= last.len();
+        Some(last)
+    }
+
     /// Appends other chunks. If there are chunks already, none of the others is partly written.
     pub fn append(&mut self, others: &mut Chunks) {
         if self.waiting.is_empty() {

@@ -15,10 +15,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use crate::listening::{Connection, ListeningSocket};
 use switchyard_config::Config;
 use switchyard_telemetry::log::Throttle;
 
@@ -133,7 +133,7 @@ impl Drop for Reserve {
 
 /// Accepts the connections of a listener, whether or not there are descriptors.
 pub struct Acceptor {
-    listener: Arc<TcpListener>,
+    listener: Arc<ListeningSocket>,
     door: &'static str,
     reserve: Reserve,
     throttle: Throttle,
@@ -142,7 +142,7 @@ pub struct Acceptor {
 /// A connection that was accepted.
 pub struct Accepted {
     /// The connection.
-    pub stream: TcpStream,
+    pub stream: Connection,
     /// The peer's address.
     pub remote: SocketAddr,
     /// There is no other descriptor: answer it briefly, and close it before the next connection is
@@ -153,7 +153,7 @@ pub struct Accepted {
 impl Acceptor {
     /// Accepts from this listener, which the log calls by the name of its door.
     pub fn new(
-        listener: Arc<TcpListener>,
+        listener: Arc<ListeningSocket>,
         door: &'static str,
         reserves: &Arc<Reserves>,
     ) -> Acceptor {

@@ -8,9 +8,10 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::account::{Account, Due};
 use crate::chunks::{Buffer, Chunks, Written};
@@ -57,6 +58,8 @@ struct Queue {
     owner: WriteOwner,
     /// Only while the outbox is large enough to be accounted for.
     backlog: Option<Box<Backlog>>,
+    /// What was pushed since `hold`; none: nothing is held back.
+    held: Option<Box<Chunks>>,
 }
 
 /// The state of a large outbox.
@@ -171,12 +174,16 @@ impl Outbox {
 
     fn with(limits: OutboxLimits, memory: Option<Arc<dyn OutboxMemory>>) -> Outbox {
         let outbox = Outbox { queue: Mutex::default(), limits, memory };
-        outbox.queue.lock().look_at = outbox.look_at(0);
+        let look_at = outbox.look_at(&Queue::default(), 0);
+        outbox.queue.lock().look_at = look_at;
         outbox
     }
 
     /// At how many bytes a push must check further, if so many are accounted for.
-    fn look_at(&self, accounted: usize) -> usize {
+    fn look_at(&self, queue: &Queue, accounted: usize) -> usize {
+        if queue.held.is_some() {
+            return 0;
+        }
         let step = self.memory.as_ref().map_or(usize::MAX, |memory| memory.account().step());
         self.limits.soft_bytes.min(accounted.saturating_add(step))
     }
@@ -211,6 +218,37 @@ impl Outbox {
         drop(queue);
         self.see_to(memory);
         is_flushed
+    }
+
+    /// Begins a reply that is sent as a whole: what is pushed from now on is held back until
+    /// `release`, and comes after the reply.
+    pub fn hold(&self) {
+        let mut queue = self.queue.lock();
+        queue.held.get_or_insert_default();
+        // Each push checks further, which costs other outboxes nothing.
+        queue.look_at = 0;
+    }
+
+    /// Queues the reply, and what was held back after it. Only for the writer's own task, as
+    /// `push_without_wake`.
+    pub fn release(&self, reply: Option<Bytes>) {
+        let mut queue = self.queue.lock();
+        let held = queue.held.take();
+        queue.look_at = self.look_at(&queue, queue.accounted());
+        let memory = match reply {
+            Some(reply) => self.queue_up(&mut queue, reply).memory,
+            None => Due::Not,
+        };
+        if let Some(mut held) = held.filter(|_| queue.closing.is_none()) {
+            queue.chunks.append(&mut held);
+        }
+        drop(queue);
+        self.see_to(memory);
+    }
+
+    /// The hard limit, in bytes.
+    pub fn bytes_max(&self) -> usize {
+        self.limits.bytes_max
     }
 
     /// Lets flushers write to this socket.
@@ -273,6 +311,7 @@ impl Outbox {
         let mut queue = self.queue.lock();
         queue.owner = WriteOwner::Connection;
         queue.chunks = Chunks::default();
+        queue.held = None;
         queue.bytes = 0;
         queue.closing.get_or_insert(CloseReason::Internal);
         queue.backlog.iter_mut().for_each(|backlog| backlog.in_hand.clear());
@@ -305,6 +344,12 @@ impl Outbox {
     /// The part of a push for a large queue: so rare that it may cost more.
     #[cold]
     fn look_further(&self, queue: &mut Queue, is_due: bool) -> Pushed {
+        let is_due = is_due && queue.held.is_none();
+        if let Some(held) = &mut queue.held
+            && let Some(chunk) = queue.chunks.take_last()
+        {
+            held.push(chunk);
+        }
         if queue.bytes >= self.limits.soft_bytes && self.is_too_full(queue) {
             self.overflow(queue);
             return Pushed { is_due: false, memory: Due::Not };
@@ -318,7 +363,7 @@ impl Outbox {
             let backlog = queue.backlog.get_or_insert_with(|| Box::new(Backlog::new()));
             backlog.accounted = accounted;
         }
-        queue.look_at = self.look_at(accounted.max(before));
+        queue.look_at = self.look_at(queue, accounted.max(before));
         Pushed { is_due, memory: due }
     }
 
@@ -367,7 +412,9 @@ impl Outbox {
             Some(reason) => QueueState::Closing(reason.clone()),
             None => {
                 queue.set_writer(context);
-                QueueState::Open { is_congested: queue.bytes >= self.limits.soft_bytes }
+                // The reply that the rest waits for needs the connection's task.
+                let is_congested = queue.bytes >= self.limits.soft_bytes && queue.held.is_none();
+                QueueState::Open { is_congested }
             }
         }
     }
@@ -422,7 +469,7 @@ impl Outbox {
             Shed::Nothing => (Shed::Waiting, usize::from(is_begun)),
             Shed::Waiting | Shed::All => (Shed::All, 0),
         };
-        let mut buffers = in_hand.iter().copied().chain(queue.chunks.buffers());
+        let mut buffers = in_hand.iter().copied().chain(queue.buffers());
         let kept_bytes = buffers.by_ref().take(kept).map(|buffer| buffer.bytes).sum();
         dropped.extend(buffers);
         if let Some(backlog) = &mut queue.backlog {
@@ -442,7 +489,7 @@ impl Outbox {
         let queue = self.queue.lock();
         let backlog = queue.backlog.as_ref();
         let in_hand = backlog.map(|backlog| backlog.in_hand.as_slice()).unwrap_or_default();
-        buffers.extend(in_hand.iter().copied().chain(queue.chunks.buffers()));
+        buffers.extend(in_hand.iter().copied().chain(queue.buffers()));
         Holding {
             bytes: queue.bytes,
             stalled: backlog.map(|backlog| backlog.progressed_at.elapsed()),
@@ -496,7 +543,7 @@ impl Outbox {
             queue.backlog = None;
         }
         queue.chunks.give_back();
-        queue.look_at = self.look_at(left);
+        queue.look_at = self.look_at(queue, left);
     }
 
     /// Closes the outbox if it has been over its soft limit for too long. Must be called
@@ -555,6 +602,11 @@ impl Backlog {
 }
 
 impl Queue {
+    /// The buffers of what is queued.
+    fn buffers(&self) -> impl Iterator<Item = Buffer> {
+        self.chunks.buffers().chain(self.held.iter().flat_map(|held| held.buffers()))
+    }
+
     fn accounted(&self) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| backlog.accounted)
     }
@@ -571,6 +623,9 @@ impl Queue {
     /// Drops this much of what is queued, from now on.
     fn drop_waiting(&mut self, shed: Shed) {
         self.shed = shed;
+        if shed != Shed::Nothing {
+            self.held = None;
+        }
         match shed {
             Shed::Nothing => {}
             Shed::Waiting => self.chunks.keep_begun(),
@@ -600,111 +655,5 @@ impl Queue {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Wake;
-
-    use super::*;
-
-    const LIMITS: OutboxLimits = OutboxLimits {
-        bytes_max: 10 + 2 * CHUNK_BYTES,
-        soft_bytes: 5 + 2 * CHUNK_BYTES,
-        soft_time: Duration::ZERO,
-    };
-
-    fn take(outbox: &Outbox) -> (Vec<Bytes>, QueueState) {
-        let mut chunks = Chunks::default();
-        let context = Context::from_waker(Waker::noop());
-        let state = outbox.take(Written::default(), &mut chunks, &context);
-        (chunks.iter().cloned().collect(), state)
-    }
-
-    #[test]
-    fn gives_what_was_pushed_in_order_then_the_reason() {
-        let outbox = Outbox::new(LIMITS);
-        outbox.push(Bytes::from_static(b"ab"));
-        outbox.push(Bytes::from_static(b"c"));
-        outbox.close(CloseReason::Quit);
-        outbox.close(CloseReason::ShuttingDown);
-        outbox.push(Bytes::from_static(b"late"));
-        let (chunks, state) = take(&outbox);
-        assert_eq!(chunks, ["ab", "c"]);
-        assert_eq!(state, QueueState::Closing(CloseReason::Quit));
-    }
-
-    #[test]
-    fn only_others_wake_the_writer_and_only_where_nothing_waited() {
-        struct Count(AtomicUsize);
-        impl Wake for Count {
-            fn wake(self: Arc<Self>) {
-                self.0.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        let wakes = Arc::new(Count(AtomicUsize::new(0)));
-        let waker = Waker::from(wakes.clone());
-        let context = Context::from_waker(&waker);
-        let woken_by = |pushes: &[fn(&Outbox, Bytes)], chunk: &'static [u8]| {
-            let outbox = Outbox::new(LIMITS);
-            for push in pushes {
-                // Flushed without a write: the writer waits for its socket.
-                outbox.take(Written::default(), &mut Chunks::default(), &context);
-                push(&outbox, Bytes::from_static(chunk));
-            }
-            wakes.0.swap(0, Ordering::Relaxed)
-        };
-        assert_eq!(woken_by(&[Outbox::push], b"a"), 1);
-        assert_eq!(woken_by(&[Outbox::push, Outbox::push], b"a"), 1);
-        assert_eq!(woken_by(&[Outbox::push_without_wake], b"a"), 0);
-        assert_eq!(woken_by(&[Outbox::push_without_wake, Outbox::push], b"a"), 0);
-        assert_eq!(
-            woken_by(&[Outbox::push_without_wake], &[0; LIMITS.bytes_max]),
-            1,
-            "it overflows"
-        );
-    }
-
-    #[test]
-    fn the_hard_limit_closes_at_once_and_counts_what_the_writer_holds() {
-        let outbox = Outbox::new(OutboxLimits { soft_bytes: LIMITS.bytes_max, ..LIMITS });
-        outbox.push(Bytes::from_static(b"12345678"));
-        assert_eq!(take(&outbox).0.len(), 1);
-        outbox.push(Bytes::from_static(b"9a"));
-        let (chunks, state) = take(&outbox);
-        assert!(chunks.is_empty());
-        assert_eq!(
-            state,
-            QueueState::Closing(CloseReason::SlowConsumer { outbox_bytes: LIMITS.bytes_max })
-        );
-    }
-
-    #[test]
-    fn the_soft_limit_closes_after_its_time_only() {
-        let patient = Outbox::new(OutboxLimits { soft_time: Duration::from_secs(3600), ..LIMITS });
-        patient.push(Bytes::from_static(b"123"));
-        patient.push(Bytes::from_static(b"456"));
-        patient.check();
-        assert!(patient.is_congested() && !patient.is_closing());
-
-        let hasty = Outbox::new(LIMITS);
-        hasty.push(Bytes::from_static(b"123"));
-        hasty.push(Bytes::from_static(b"456"));
-        std::thread::yield_now();
-        hasty.check();
-        assert!(hasty.is_closing());
-    }
-
-    #[test]
-    fn falling_below_the_soft_limit_resets_its_clock() {
-        let outbox = Outbox::new(OutboxLimits { soft_time: Duration::from_secs(3600), ..LIMITS });
-        outbox.push(Bytes::from_static(b"123"));
-        outbox.push(Bytes::from_static(b"456"));
-        assert!(outbox.is_congested());
-        let written = Written { bytes: 3, chunks: 1 };
-        let context = Context::from_waker(Waker::noop());
-        let state = outbox.take(written, &mut Chunks::default(), &context);
-        assert_eq!(state, QueueState::Open { is_congested: false });
-        assert!(outbox.queue.lock().soft_since.is_none());
-        assert!(!outbox.is_closing() && !outbox.is_congested());
-    }
-}
+#[path = "outbox/tests.rs"]
+mod tests;

@@ -13,11 +13,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use switchyard_config::networks::counted_as;
 
@@ -252,15 +253,47 @@ impl Table {
         true
     }
 
+    /// Counts the slot for another address.
+    fn reassign(
+        &mut self,
+        id: u64,
+        address: IpAddr,
+        share: Option<usize>,
+    ) -> Result<(), OverShare> {
+        let Some(old) = self.entries.get(&id).map(|entry| entry.address) else { return Ok(()) };
+        if old == address {
+            return Ok(());
+        }
+        let held = self.addresses.get(&address).map_or(0, |held| held.all);
+        if share.is_some_and(|share| held >= share) {
+            return Err(OverShare);
+        }
+        let was_counted = self.uncount(id);
+        self.release_share(old);
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.address = address;
+        }
+        self.addresses.entry(address).or_default().all += 1;
+        if was_counted {
+            self.count(id);
+        }
+        Ok(())
+    }
+
+    /// One slot of this address less.
+    fn release_share(&mut self, address: IpAddr) {
+        if let Some(held) = self.addresses.get_mut(&address) {
+            held.all -= 1;
+            if held.all == 0 {
+                self.addresses.remove(&address);
+            }
+        }
+    }
+
     fn remove(&mut self, id: u64) {
         self.uncount(id);
         let Some(entry) = self.entries.remove(&id) else { return };
-        if let Some(held) = self.addresses.get_mut(&entry.address) {
-            held.all -= 1;
-            if held.all == 0 {
-                self.addresses.remove(&entry.address);
-            }
-        }
+        self.release_share(entry.address);
     }
 }
 
@@ -273,6 +306,15 @@ impl Slot {
     /// When it was occupied.
     pub fn began(&self) -> Instant {
         self.began
+    }
+
+    /// Counts the slot for this address from now on: a proxy has said for which client it is.
+    ///
+    /// # Errors
+    ///
+    /// The address has used its share of slots.
+    pub fn belongs_to(&self, address: IpAddr, share: Option<usize>) -> Result<(), OverShare> {
+        self.slots.table.lock().reassign(self.id, counted_as(address), share)
     }
 
     /// Polls a future that waits for the peer: once the slot has been in use for the listener's
@@ -382,6 +424,26 @@ mod tests {
         // A slot that was dropped already is not freed twice.
         drop(held);
         assert_eq!(slots.occupied(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_slot_of_a_proxy_counts_for_its_client() {
+        let slots = Slots::new(10, Duration::ZERO);
+        let held: Vec<_> = (0..3)
+            .filter_map(|_| slots.take(address(1), None).ok())
+            .map(|(slot, _)| slot)
+            .collect();
+        held[0].counts_for_address();
+        assert_eq!(held[0].belongs_to(address(2), Some(2)), Ok(()));
+        assert_eq!(held[1].belongs_to(address(2), Some(2)), Ok(()));
+        assert_eq!(held[1].belongs_to(address(2), Some(0)), Ok(()), "it has it already");
+        assert_eq!(held[2].belongs_to(address(2), Some(2)), Err(OverShare));
+        assert_eq!(slots.largest(9), [(address(2), 2), (address(1), 1)]);
+        assert_eq!(slots.occupied(), 2);
+        held[0].counts_again();
+        assert_eq!(slots.occupied(), 3);
+        drop(held);
+        assert_eq!((slots.occupied(), slots.largest(9)), (0, Vec::new()));
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! A TCP connection that only its own task reads, and that flushers also write to.
+//! A connection that only its own task reads, and that flushers also write to.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -9,8 +9,8 @@ use std::task::{Context, Poll, ready};
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
 use switchyard_telemetry::stats::Stats;
@@ -72,11 +72,27 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     }
 }
 
-/// The write half of a TCP connection.
+/// Writes what is accepted without waiting. Pending: nothing, and no waker is registered.
+pub trait TryWrite: Send + Sync {
+    /// Writes from the beginning of these bytes. Returns how many were written.
+    ///
+    /// # Errors
+    ///
+    /// The connection failed.
+    fn try_write(&self, bytes: &[u8]) -> Poll<io::Result<usize>>;
+}
+
+/// The write half of a connection.
 pub struct Socket {
-    /// None only while it is dropped.
-    half: Option<OwnedWriteHalf>,
+    half: Half,
     stats: Arc<Stats>,
+}
+
+enum Half {
+    /// None only while it is dropped.
+    Tcp(Option<OwnedWriteHalf>),
+    /// A connection without a socket of the operating system.
+    InMemory(Box<dyn TryWrite>),
 }
 
 /// A TCP connection without TLS.
@@ -89,17 +105,29 @@ impl Plain {
     /// Splits a connection. Writes of flushers are counted in `stats`.
     pub fn new(stream: TcpStream, stats: Arc<Stats>) -> Plain {
         let (half, out) = stream.into_split();
-        Plain { half, socket: Arc::new(Socket { half: Some(out), stats }) }
+        Plain { half, socket: Arc::new(Socket { half: Half::Tcp(Some(out)), stats }) }
     }
 }
 
 impl Socket {
+    /// The write half of a connection in memory. Writes of flushers are counted in `stats`.
+    pub fn in_memory(half: Box<dyn TryWrite>, stats: Arc<Stats>) -> Socket {
+        Socket { half: Half::InMemory(half), stats }
+    }
+
     /// Writes what the socket accepts now. Pending: it accepts nothing, and no waker is registered.
+    ///
+    /// # Errors
+    ///
+    /// The connection failed.
     pub fn try_write(&self, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Some(half) = &self.half else { return Poll::Ready(Ok(0)) };
-        match half.try_write(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
-            written => Poll::Ready(written),
+        match &self.half {
+            Half::Tcp(Some(half)) => match half.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+                written => Poll::Ready(written),
+            },
+            Half::Tcp(None) => Poll::Ready(Ok(0)),
+            Half::InMemory(half) => half.try_write(bytes),
         }
     }
 
@@ -109,14 +137,19 @@ impl Socket {
     }
 
     fn stream(&self) -> Option<&TcpStream> {
-        self.half.as_ref().map(AsRef::as_ref)
+        match &self.half {
+            Half::Tcp(half) => half.as_ref().map(AsRef::as_ref),
+            Half::InMemory(_) => None,
+        }
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
         // The socket is closed with its other half, and not shut down before.
-        self.half.take().into_iter().for_each(OwnedWriteHalf::forget);
+        if let Half::Tcp(half) = &mut self.half {
+            half.take().into_iter().for_each(OwnedWriteHalf::forget);
+        }
     }
 }
 
@@ -127,6 +160,8 @@ impl Stream for Plain {
 }
 
 impl Stream for TlsStream<TcpStream> {}
+/// Only the task of the connection writes to it.
+impl Stream for UnixStream {}
 impl Stream for DuplexStream {}
 
 impl AsyncRead for Plain {

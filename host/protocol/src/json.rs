@@ -11,17 +11,23 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use guest_core::Names;
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::websocket::{MessageKind, write_message};
 use switchyard_types::command::{
-    ARITY, BADFRAME, BADVALUE, Bytestring, Command, Credentials, Kind, Publication, Refusal, Reply,
-    Request, Space, Tag, UNKNOWN,
+    ARITY, BADFRAME, BADVALUE, Bytestring, Command, Credentials, Kind, LIMIT, Publication, Refusal,
+    Reply, Request, Space, Tag, UNKNOWN,
 };
+use switchyard_types::position::Position;
 
 pub mod fuzzing;
+mod history;
+mod lenient;
+mod presence;
+
+pub use presence::{write_member_event, write_more_members, write_presence_event, write_unwatched};
 
 /// The sub-protocol's name in `Sec-WebSocket-Protocol`.
 pub const SUBPROTOCOL: &str = "switchyard.v1.json";
@@ -29,32 +35,57 @@ pub const SUBPROTOCOL: &str = "switchyard.v1.json";
 /// The largest id: what JavaScript's numbers hold exactly.
 const ID_MAX: u64 = (1 << 53) - 1;
 
+/// How many commands a frame may have. Each takes many times the memory of its text: a frame of
+/// 1 MiB has room for 350,000.
+const COMMANDS_MAX: usize = 10_000;
+
 /// Parses one frame, appending a request for each command in it, good or bad.
 pub fn parse<'a>(frame: &'a str, requests: &mut Vec<Request<'a>>) {
+    let before = requests.len();
+    parse_items(frame, requests);
+    presence::fill_data(frame, requests.get_mut(before..).unwrap_or_default());
+}
+
+fn parse_items<'a>(frame: &'a str, requests: &mut Vec<Request<'a>>) {
     match serde_json::from_str::<Item<'a>>(frame) {
         Ok(Item::Array(items)) if matches!(items.first(), Some(Item::Array(_))) => {
-            requests.extend(items.into_iter().map(request));
+            match items.len() {
+                0..=COMMANDS_MAX => requests.extend(items.into_iter().map(request)),
+                count => requests.push(too_many(count)),
+            }
         }
         Ok(item) => requests.push(request(item)),
         Err(error) => parse_members(frame, &error, requests),
     }
 }
 
-/// Splits a frame that is not valid JSON as a whole: an error in one command, such as half of a
-/// surrogate pair, must not affect the others.
+/// Reads a frame that could not be read as a whole, item by item: half of a surrogate pair, a number
+/// that is too large or deep nesting must not affect other commands, nor lose the id of its own.
 fn parse_members<'a>(frame: &'a str, error: &serde_json::Error, requests: &mut Vec<Request<'a>>) {
-    let bad_frame = |error: &serde_json::Error| Request {
-        tag: Tag::None,
-        command: Err(Refusal::new(BADFRAME, format!("not JSON: {error}"))),
-    };
     match serde_json::from_str::<Vec<&'a RawValue>>(frame) {
         Ok(members) if members.first().is_some_and(|first| first.get().starts_with('[')) => {
-            requests.extend(members.into_iter().map(|member| {
-                serde_json::from_str(member.get()).map_or_else(|error| bad_frame(&error), request)
-            }));
+            match members.len() {
+                0..=COMMANDS_MAX => {
+                    let items = members.into_iter().map(|member| lenient::item(member.get()));
+                    requests.extend(items.map(request));
+                }
+                count => requests.push(too_many(count)),
+            }
         }
-        _ => requests.push(bad_frame(error)),
+        Ok(members) => {
+            let items = members.into_iter().map(|member| lenient::argument(member.get()));
+            requests.push(request(Item::Array(items.collect())));
+        }
+        Err(_) => requests.push(Request {
+            tag: Tag::None,
+            command: Err(Refusal::new(BADFRAME, format!("not JSON: {error}"))),
+        }),
     }
+}
+
+fn too_many(count: usize) -> Request<'static> {
+    let message = format!("{count} commands in one frame; there may be {COMMANDS_MAX}");
+    Request { tag: Tag::None, command: Err(Refusal::new(LIMIT, message)) }
 }
 
 /// The error for a kind of frame that this sub-protocol does not use.
@@ -70,9 +101,12 @@ pub fn binary_frame() -> Request<'static> {
 
 /// A JSON value, as far as commands need it.
 enum Item<'a> {
+    Null,
+    Bool(bool),
     String(Cow<'a, str>),
     Integer(u64),
     Array(Vec<Item<'a>>),
+    Object(Vec<(Cow<'a, str>, Item<'a>)>),
     /// `{"base64": "…"}` and nothing else in it.
     Base64(Cow<'a, str>),
     /// All other values.
@@ -114,12 +148,12 @@ impl<'de> Visitor<'de> for ItemVisitor {
         Ok(Item::Other)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Item<'de>, E> {
-        Ok(Item::Other)
+    fn visit_bool<E>(self, value: bool) -> Result<Item<'de>, E> {
+        Ok(Item::Bool(value))
     }
 
     fn visit_unit<E>(self) -> Result<Item<'de>, E> {
-        Ok(Item::Other)
+        Ok(Item::Null)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Item<'de>, A::Error> {
@@ -131,19 +165,13 @@ impl<'de> Visitor<'de> for ItemVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Item<'de>, A::Error> {
-        let mut members = 0;
-        let mut base64 = None;
-        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            members += 1;
-            if key == "base64" {
-                base64 = Some(map.next_value::<Item<'de>>()?);
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry::<Cow<'de, str>, Item<'de>>()? {
+            members.push(member);
         }
-        Ok(match (members, base64) {
-            (1, Some(Item::String(text))) => Item::Base64(text),
-            _ => Item::Other,
+        Ok(match &mut members[..] {
+            [(key, Item::String(text))] if key == "base64" => Item::Base64(std::mem::take(text)),
+            _ => Item::Object(members),
         })
     }
 }
@@ -188,14 +216,20 @@ fn command<'a>(verb: &str, arguments: Arguments<'a>) -> Result<Command<'a>, Refu
         None => &[],
     };
     Ok(match upper {
-        b"PUBLISH" => {
-            let [channel, payload] = exactly(verb, arguments)?;
-            Command::Publish(Publication {
-                space: Space::Channels,
-                channel: bytestring("the channel", channel)?,
-                payload: bytestring("the payload", payload)?,
-            })
+        b"PUBLISH" => publish(verb, arguments)?,
+        b"RESUME" => history::resume(verb, arguments)?,
+        b"HISTORY" => history::history(verb, arguments)?,
+        b"ENTER" => presence::enter(verb, arguments)?,
+        b"LEAVE" => Command::Leave(presence::channel(verb, arguments)?),
+        b"PRESENCE" => {
+            let (channel, options) = presence::look(verb, arguments)?;
+            Command::Presence(channel, options)
         }
+        b"WATCH" => {
+            let (channel, options) = presence::look(verb, arguments)?;
+            Command::WatchRoom(channel, options)
+        }
+        b"UNWATCH" => Command::UnwatchRoom(presence::channel(verb, arguments)?),
         b"SUBSCRIBE" => Command::Subscribe(Kind::Channel, at_least_one(verb, arguments)?),
         b"PSUBSCRIBE" => Command::Subscribe(Kind::Pattern, at_least_one(verb, arguments)?),
         b"UNSUBSCRIBE" => Command::Unsubscribe(Kind::Channel, names(arguments)?),
@@ -220,11 +254,29 @@ fn command<'a>(verb: &str, arguments: Arguments<'a>) -> Result<Command<'a>, Refu
                 UNKNOWN,
                 format!(
                     "unknown verb {verb:?}; there are SUBSCRIBE, UNSUBSCRIBE, PSUBSCRIBE, \
-                     PUNSUBSCRIBE, PUBLISH, PUBSUB, PING, AUTH, HELLO and QUIT"
+                     PUNSUBSCRIBE, PUBLISH, RESUME, HISTORY, ENTER, LEAVE, PRESENCE, WATCH, UNWATCH, \
+                     PUBSUB, PING, AUTH, HELLO and QUIT"
                 ),
             ));
         }
     })
+}
+
+fn publish<'a>(verb: &str, mut arguments: Arguments<'a>) -> Result<Command<'a>, Refusal> {
+    const TAKES: &str = "a channel, a payload and, optionally, an object of options";
+    let (Some(channel), Some(payload), options, None) =
+        (arguments.next(), arguments.next(), arguments.next(), arguments.next())
+    else {
+        return Err(arity(verb, TAKES));
+    };
+    let channel = bytestring("the channel", channel)?;
+    let payload = bytestring("the payload", payload)?;
+    let options = match options {
+        Some(options @ (Item::Object(_) | Item::Base64(_))) => history::publish_options(options)?,
+        Some(_) => return Err(arity(verb, TAKES)),
+        None => None,
+    };
+    Ok(Command::Publish(Publication { space: Space::Channels, channel, payload, options }))
 }
 
 fn pubsub(mut arguments: Arguments<'_>) -> Result<Command<'_>, Refusal> {
@@ -339,6 +391,12 @@ fn write_value(reply: &Reply<'_>, output: &mut Vec<u8>) {
         | Reply::Number(number) => {
             output.extend_from_slice(number.to_string().as_bytes());
         }
+        Reply::PublishedWith(published) => history::write_published(published, output),
+        Reply::Resumed(resumed) => history::write_resumed(resumed, output),
+        Reply::History(page) => history::write_page(page, output),
+        Reply::Presence(page) => presence::write_page(page, output),
+        Reply::Stream(_) => unreachable!("no command in JSON has this reply"),
+        Reply::True => output.extend_from_slice(b"true"),
         Reply::Names(names) => {
             output.push(b'[');
             for (position, name) in names.iter().enumerate() {
@@ -400,8 +458,16 @@ fn write_counts(names: &Names, counts: &[u64], output: &mut Vec<u8>) {
     output.push(b'}');
 }
 
-/// Appends the frame of a message, for subscribers of its channel or of a pattern.
-pub fn write_push(pattern: Option<&[u8]>, channel: &[u8], payload: &[u8], output: &mut Vec<u8>) {
+/// Appends the frame of a message, for subscribers of its channel or of a pattern. One that is
+/// retained has a fourth element with its position, and its tags, which are JSON.
+pub fn write_push(
+    pattern: Option<&[u8]>,
+    channel: &[u8],
+    payload: &[u8],
+    position: Option<Position>,
+    tags: Option<&[u8]>,
+    output: &mut Vec<u8>,
+) {
     write_message(MessageKind::Text, output, |output| {
         match pattern {
             None => output.extend_from_slice(b"[\"message\","),
@@ -414,14 +480,34 @@ pub fn write_push(pattern: Option<&[u8]>, channel: &[u8], payload: &[u8], output
         write_bytes(channel, output);
         output.push(b',');
         write_bytes(payload, output);
+        if let Some(position) = position {
+            output.extend_from_slice(b",{\"position\":\"");
+            position.write(output);
+            output.push(b'"');
+            if let Some(tags) = tags {
+                output.extend_from_slice(b",\"tags\":");
+                output.extend_from_slice(tags);
+            }
+            output.push(b'}');
+        }
         output.push(b']');
     });
 }
 
 /// Appends the frame that says the server will soon close the connection.
-pub fn write_goaway(reason: &str, reconnect_within_ms: [u64; 2], output: &mut Vec<u8>) {
+/// `closes_in_ms`: not before this many milliseconds.
+pub fn write_goaway(
+    reason: &str,
+    reconnect_within_ms: [u64; 2],
+    closes_in_ms: u64,
+    output: &mut Vec<u8>,
+) {
     write_message(MessageKind::Text, output, |output| {
-        let why = json!({ "reason": reason, "reconnect_within_ms": reconnect_within_ms });
+        let why = json!({
+            "reason": reason,
+            "reconnect_within_ms": reconnect_within_ms,
+            "closes_in_ms": closes_in_ms,
+        });
         write_json(&json!(["goaway", why]), output);
     });
 }
@@ -574,11 +660,58 @@ mod tests {
     }
 
     #[test]
-    fn half_a_surrogate_pair_spoils_its_own_command_only() {
-        let requests = parse_all(r#"[[1,"PING"],["PUBLISH","c","\ud800"],[2,"PING"]]"#);
-        let tags: Vec<_> = requests.iter().map(|request| request.tag).collect();
-        assert_eq!(tags, [Tag::Id(1), Tag::None, Tag::Id(2)]);
-        assert!(requests[1].command.is_err());
+    fn half_a_surrogate_pair_is_a_replacement_character() {
+        for (text, expected) in [
+            (r"\ud83d", "\u{fffd}"),
+            (r"a\ud83d", "a\u{fffd}"),
+            (r"\ude00b", "\u{fffd}b"),
+            (r"\ud83d\ud83d\ude00", "\u{fffd}\u{1f600}"),
+            (r"\ud83d\u0041ü\n", "\u{fffd}Aü\n"),
+            (r"\uD800\uDFFF\uDFFF", "\u{103ff}\u{fffd}"),
+        ] {
+            for frame in [
+                format!(r#"[12,"PUBLISH","chat","{text}"]"#),
+                format!(r#"[[12,"PUBLISH","chat","{text}"],[13,"PING"]]"#),
+            ] {
+                let requests = parse_all(&frame);
+                assert_eq!(requests[0].tag, Tag::Id(12), "{frame}");
+                let Ok(Command::Publish(publication)) = &requests[0].command else { panic!() };
+                assert_eq!(&*publication.payload, expected.as_bytes(), "{frame}");
+                assert!(requests.get(1).is_none_or(|next| next.tag == Tag::Id(13)), "{frame}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_argument_that_cannot_be_read_is_refused_with_the_id() {
+        let deep = format!("{}{}", "[".repeat(1_000), "]".repeat(1_000));
+        let deep_object = format!("{}1{}", r#"{"a":"#.repeat(1_000), "}".repeat(1_000));
+        for bad in
+            ["1e999", "-1e999", &deep, &deep_object, r#"{"base64":"\ud83d"}"#, r#"["\ud83d"]"#]
+        {
+            for frame in [
+                format!(r#"[12,"PUBLISH","chat",{bad}]"#),
+                format!(r#"[12,"PUBLISH",{bad},"x"]"#),
+                format!(r#"[12,"SUBSCRIBE","a",{bad}]"#),
+                format!(r#"[12,"AUTH",{bad}]"#),
+            ] {
+                assert_eq!(code(&frame), (Tag::Id(12), BADVALUE.to_owned()), "{frame}");
+                let several = format!(r#"[{frame},[13,"PING"]]"#);
+                let requests = parse_all(&several);
+                let tags: Vec<_> = requests.iter().map(|request| request.tag).collect();
+                assert_eq!(tags, [Tag::Id(12), Tag::Id(13)], "{several}");
+                let code = requests[0].command.as_ref().err().map(|refusal| &*refusal.code);
+                assert_eq!(code, Some(BADVALUE), "{several}");
+            }
+        }
+        assert_eq!(code(r#"[1,"DANCE",1e999]"#), (Tag::Id(1), UNKNOWN.to_owned()));
+        assert_eq!(code(r#"[1,"PING",1e999,1]"#), (Tag::Id(1), ARITY.to_owned()));
+        assert_eq!(code(r#"[1,"P\ud83d"]"#), (Tag::Id(1), UNKNOWN.to_owned()));
+        let several = format!("[{deep},1]");
+        for request in parse_all(&several) {
+            let code = request.command.as_ref().err().map(|refusal| &*refusal.code);
+            assert_eq!((request.tag, code), (Tag::None, Some(BADFRAME)));
+        }
     }
 
     #[test]

@@ -10,13 +10,18 @@ mod inline;
 mod integer;
 mod limits;
 mod protocol_error;
+mod queue;
 mod request;
+mod script;
 
 pub mod command_info;
 mod command_table;
 pub mod commands;
 pub mod errors;
 pub mod help;
+mod keyless_table;
+mod stream_table;
+pub mod streams;
 
 mod frames;
 mod reply;
@@ -28,5 +33,7 @@ pub use frames::{Ack, FRAME_BYTES_MAX};
 pub use integer::parse_integer;
 pub use limits::{Authentication, RequestLimits};
 pub use protocol_error::ProtocolError;
+pub use queue::RequestQueue;
 pub use reply::{ReplyWriter, RespVersion};
 pub use request::{Outcome, RequestParser};
+pub use script::Script;

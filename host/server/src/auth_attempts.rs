@@ -6,7 +6,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 use switchyard_config::limits::LiveLimits;
 use switchyard_hub::connections::Connection;

@@ -3,10 +3,9 @@
 use anyhow::Context;
 use tracing::warn;
 
-use switchyard_config::CompileCache;
-
-use switchyard_wasm::Wasm;
+use switchyard_config::PluginsConfig;
 use switchyard_wasm::cache::{self, CacheError};
+use switchyard_wasm::{CompileLimits, Wasm};
 
 /// Sets up Wasmtime with this cache. If the directory cannot be written to, this logs a warning
 /// and uses no cache.
@@ -15,7 +14,9 @@ use switchyard_wasm::cache::{self, CacheError};
 ///
 /// Other users may be able to write to the directory, or Wasmtime does not compile for this
 /// machine.
-pub fn open(settings: &CompileCache) -> anyhow::Result<Wasm> {
+pub fn open(settings: &PluginsConfig) -> anyhow::Result<Wasm> {
+    let PluginsConfig { cache: settings, compile_time, compilations_max, .. } = settings;
+    let limits = CompileLimits { at_once_max: *compilations_max, time: *compile_time };
     let opened = match &settings.directory {
         None => None,
         Some(directory) => match cache::open(directory, settings.bytes_max) {
@@ -31,5 +32,6 @@ pub fn open(settings: &CompileCache) -> anyhow::Result<Wasm> {
             }
         },
     };
-    Wasm::with_cache(opened).map_err(|error| anyhow::anyhow!("cannot set up Wasmtime: {error:#}"))
+    Wasm::with_cache(opened, limits)
+        .map_err(|error| anyhow::anyhow!("cannot set up Wasmtime: {error:#}"))
 }

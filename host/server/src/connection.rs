@@ -11,11 +11,12 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::Instant;
 
 use crate::decoder::Decoder;
 use crate::session::{Session, TIME_BUDGET};
@@ -32,6 +33,8 @@ use switchyard_types::close::CloseReason;
 const KEPT_BYTES_MAX: usize = 4 << 10;
 /// How much capacity may be kept for an unfinished command that needs little of it.
 const KEPT_FOR_LITTLE_MAX: usize = 256 << 10;
+/// How many bytes are received of a client whose commands wait for as long as it likes.
+const AHEAD_BYTES_MAX: usize = 64 << 10;
 /// How often a busy connection is read in a row before it yields to all other tasks and to the
 /// I/O driver.
 const READS_IN_A_ROW_MAX: u8 = 8;
@@ -226,11 +229,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Decoder> OpenConnection<S, D> {
                     let outbox = &self.session.connection.outbox;
                     poll_fn(|context| outbox.poll_detach(context)).await;
                     self.session.end();
-                    let _kept = ended(End::Closed(&reason), &stats);
+                    let kept = ended(End::Closed(&reason), &stats);
                     // On the heap: it is larger than everything before it.
                     let close_time = self.close_time;
-                    let sending = AssertUnwindSafe(self.send_last_bytes(&reason)).catch_unwind();
-                    let sending = Box::pin(sending);
+                    let sending = self.close(&reason, kept);
+                    let sending = Box::pin(AssertUnwindSafe(sending).catch_unwind());
                     // A client that does not read its last bytes in time does not get them.
                     let _ = tokio::time::timeout(close_time, sending).await;
                 }
@@ -284,6 +287,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Decoder> OpenConnection<S, D> {
                 if self.session.poll_progress(context).is_pending() {
                     // Others were served: the time of the row starts again.
                     self.row_began_ms = None;
+                    if self.session.is_blocked() {
+                        return self.poll_ahead(connections, stats, context);
+                    }
                     return Poll::Pending;
                 }
                 let mut unfinished = std::mem::take(&mut self.unfinished);
@@ -338,7 +344,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Decoder> OpenConnection<S, D> {
         let connection = &self.session.connection;
         let input = &connection.input;
         let in_decoder = self.decoder.unfinished_bytes();
-        let held = self.unfinished.capacity() + in_decoder + self.session.held_bytes();
+        let kept = self.decoder.kept_bytes() + self.session.held_bytes();
+        let held = self.unfinished.capacity() + in_decoder + kept;
         if held == 0 && !input.has_begun() && input.accounted() == 0 {
             return;
         }
@@ -402,6 +409,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Decoder> OpenConnection<S, D> {
         })
     }
 
+    /// Receives while the session waits for as long as its client likes, so that the end of the
+    /// connection is noticed. What is received is kept, up to a bound.
+    fn poll_ahead(
+        &mut self,
+        connections: &Connections,
+        stats: &Stats,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<CloseReason>> {
+        while self.unfinished.len() < AHEAD_BYTES_MAX {
+            let (stream, unfinished) = (Pin::new(&mut self.stream), &mut self.unfinished);
+            let bytes = READ_BUFFER.with_borrow_mut(|buffer| {
+                let mut read = ReadBuf::new(buffer);
+                ready!(stream.poll_read(context, &mut read))?;
+                unfinished.extend_from_slice(read.filled());
+                Poll::Ready(io::Result::Ok(read.filled().len()))
+            });
+            let bytes = ready!(bytes)?;
+            if bytes == 0 {
+                self.input_ended = true;
+                return Poll::Ready(self.at_end_of_input());
+            }
+            stats.read(bytes);
+            let now = Instant::now();
+            connections.received_at(&self.session.connection, now);
+            self.session.start_budget(now);
+            let handled = self.decoder.decode_ahead(&mut self.unfinished, &mut self.session);
+            self.unfinished.drain(..handled);
+            self.note_input(connections, || connections.now_ms(), true);
+        }
+        Poll::Pending
+    }
+
     /// Has the decoder process these bytes within a new time budget. Returns how many it has
     /// processed.
     fn decode(&mut self, bytes: &mut [u8], now: Instant) -> usize {
@@ -412,7 +451,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Decoder> OpenConnection<S, D> {
         progress.bytes
     }
 
-    async fn send_last_bytes(&mut self, reason: &CloseReason) -> io::Result<()> {
+    /// Sends the last bytes, and waits until the client closes, too. `kept` is dropped when the
+    /// server has nothing to wait for: without a close handshake, when all is sent.
+    async fn close<R>(&mut self, reason: &CloseReason, kept: R) -> io::Result<()> {
         let last_bytes = self.decoder.last_bytes(reason);
         let outbox = &self.session.connection.outbox;
         self.writer.finish(&mut self.stream, outbox, last_bytes).await?;
@@ -420,6 +461,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Decoder> OpenConnection<S, D> {
         if self.input_ended {
             return Ok(());
         }
+        let _kept = D::HAS_CLOSE_HANDSHAKE.then_some(kept);
         socket::discard_input(&mut self.stream).await
     }
 }
@@ -485,11 +527,11 @@ mod tests {
     fn publishes(bytes: &mut [u8], session: &mut Session) -> Progress {
         let request = |_| Request {
             tag: Tag::InOrder,
-            command: Ok(Command::Publish(Publication {
-                space: Space::Channels,
-                channel: b"news".into(),
-                payload: b"m".into(),
-            })),
+            command: Ok(Command::Publish(Publication::new(
+                Space::Channels,
+                b"news".into(),
+                b"m".into(),
+            ))),
         };
         let count = if bytes.is_empty() { 0 } else { BURST };
         session.execute((0..count).map(request), Dots, false);

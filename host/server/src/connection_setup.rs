@@ -1,6 +1,6 @@
 //! Admits a client and serves its connection: the same for all doors.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,26 +15,52 @@ use crate::session::{Framing, Services, Session};
 use switchyard_config::Config;
 use switchyard_hub::connections::Connection;
 use switchyard_hub::connections::expiries;
+use switchyard_hub::connections::ids::ReservedId;
 use switchyard_hub::encoding::Encoding;
 use switchyard_middleware::admission::{AdmissionProgress, Step};
 use switchyard_middleware::bindings::Client;
-use switchyard_net::slots::Slot;
+use switchyard_net::slots::{OverShare, Slot};
 use switchyard_net::socket::{self, Stream};
 use switchyard_net::tls;
 use switchyard_telemetry::log;
 use switchyard_telemetry::panics;
-use switchyard_telemetry::stats::{Stats, count};
+use switchyard_telemetry::stats::{Refused, Stats, count};
 use switchyard_types::close::CloseReason;
 use switchyard_types::command::{EXPIRED, LIMIT, NOAUTH, Refusal, UNAVAILABLE};
+
+/// Divides the handshake share of an address that is at its connection limit: its clients still
+/// receive the reason, a few at a time.
+const FULL_ADDRESS_PART: usize = 8;
 
 /// The client at the other end, as far as the connection itself shows it.
 #[derive(Debug)]
 pub struct Peer {
-    /// Its address.
+    /// Its address, as far as it is known: that of the proxy until the proxy has said it.
     pub remote: SocketAddr,
+    /// The proxy at the other end of the socket; none: the client itself, or a proxy that has not
+    /// said the client's address.
+    pub proxy: Option<SocketAddr>,
     /// The subject of its client certificate.
     pub subject: Option<String>,
+    /// The id that its connection gets.
+    pub id: ReservedId,
 }
+
+impl Peer {
+    /// A client that is not known to be behind a proxy.
+    pub fn new(remote: SocketAddr, id: ReservedId) -> Peer {
+        Peer { remote, proxy: None, subject: None, id }
+    }
+
+    /// Whether the other end of the socket, the client or a proxy, is on this machine.
+    fn is_local(&self) -> bool {
+        is_local(self.proxy.unwrap_or(self.remote))
+    }
+}
+
+/// The key under which plugins find the address of the proxy that a client is behind, such as
+/// `10.0.0.1:4711`. It is set only if the client's own address is known.
+const PROXY: &str = "proxy.address";
 
 /// What a door needs to admit clients and to serve their connections.
 #[derive(Clone)]
@@ -47,26 +73,60 @@ pub struct ConnectionSetup {
     pub live: Arc<LiveConfig>,
     /// The door.
     pub door: Arc<DoorState>,
-    /// Whether handshakes are aborted, and connections closed that are admitted from now on.
+    /// Whether no client is admitted any more, and connections are closed that were admitted and are
+    /// not served yet.
     pub is_ending: watch::Receiver<bool>,
-    /// Held by each connection while it is served.
-    pub served: mpsc::Sender<()>,
+    /// Each connection holds one while it is served. None is left: the server has shut down.
+    pub served: mpsc::WeakSender<()>,
 }
 
 impl ConnectionSetup {
     /// The deadline of a handshake starts when the connection was accepted, and covers TLS and the
     /// handshake of the protocol.
     pub fn end_of_handshake(&self, handshaking: &Slot) -> tokio::time::Instant {
-        (handshaking.began() + self.config.http.handshake_time).into()
+        handshaking.began() + self.config.http.handshake_time
     }
 
-    /// The result of a step of a handshake; none: the server is shutting down.
+    /// The result of admitting a client; none: the server is shutting down.
     pub async fn unless_ending<T>(&self, step: impl Future<Output = T>) -> Option<T> {
         let mut is_ending = self.is_ending.clone();
         tokio::select! {
             result = step => Some(result),
             _ = is_ending.wait_for(|is_ending| *is_ending) => None,
         }
+    }
+
+    /// How many handshakes may be pending from this address; none: it is not counted.
+    pub fn handshake_share(&self, address: IpAddr) -> Option<usize> {
+        let left = self.services.hub.connections().left_for(address)?;
+        let share = self.live.config().limits.handshakes_per_address_max;
+        Some(if left > 0 { share } else { (share / FULL_ADDRESS_PART).max(1) })
+    }
+
+    /// Notes the address of the client, which a proxy has said. The handshake counts for it.
+    ///
+    /// # Errors
+    ///
+    /// It has used its share of handshakes. That was counted and logged.
+    pub fn is_from(
+        &self,
+        peer: &mut Peer,
+        client: SocketAddr,
+        handshaking: &Slot,
+    ) -> Result<(), OverShare> {
+        if client == peer.remote {
+            return Ok(());
+        }
+        let proxy = std::mem::replace(&mut peer.remote, client);
+        peer.proxy.get_or_insert(proxy);
+        let share = self.handshake_share(client.ip());
+        handshaking.belongs_to(client.ip(), share).inspect_err(|_| self.over_share(client))
+    }
+
+    /// Counts and logs a connection of an address that has used its share of handshakes.
+    pub fn over_share(&self, remote: SocketAddr) {
+        self.door.stats.record_refused(Refused::HandshakeShare);
+        debug!(%remote, "closed: limits.handshakes_per_address_max");
     }
 
     /// Calls the chain to admit this client. If the future is dropped, the client is not admitted.
@@ -120,20 +180,22 @@ impl ConnectionSetup {
         if self.live.is_draining() {
             return Err(CloseReason::Draining);
         }
-        // Ids are assigned while the chain is locked, so that it is known for which connections
-        // a plugin that is added has been called.
+        // Connections are added while the chain is locked, so that it is known for which of them a
+        // plugin that is added has been called.
         let chain = self.services.middleware.chain();
-        if !self.config.is_open_to_all && !is_local(peer.remote) && !chain.has_admission() {
+        if !self.config.is_open_to_all && !peer.is_local() && !chain.has_admission() {
             return Err(CloseReason::Unavailable(UNPROTECTED.to_owned()));
         }
         let connections = self.services.hub.connections();
-        let connection = connections.add(encoding, peer.remote)?;
-        if let Some(subject) = &peer.subject
-            && !connection.set_attribute(tls::SUBJECT, Some(subject.clone()))
-        {
-            connections.remove(connection.id);
-            let why = "the certificate's subject is over limits.attributes_bytes_max";
-            return Err(CloseReason::Forbidden(why.to_owned()));
+        let connection = connections.add_accepted(&peer.id, encoding, peer.remote)?;
+        let proxy = peer.proxy.map(|proxy| proxy.to_string());
+        for (key, value) in [(tls::SUBJECT, &peer.subject), (PROXY, &proxy)] {
+            let Some(value) = value else { continue };
+            if !connection.set_attribute(key, Some(value.clone())) {
+                connections.remove(connection.id);
+                let why = format!("{key} is over limits.attributes_bytes_max");
+                return Err(CloseReason::Forbidden(why));
+            }
         }
         if chain.has_admission() && !self.services.auth_attempts.may_connect(&connection) {
             connections.remove(connection.id);
@@ -161,7 +223,8 @@ impl ConnectionSetup {
         received: Vec<u8>,
         framing: Framing,
     ) {
-        let ConnectionSetup { config, live, services, door, is_ending, served } = self;
+        let Some(served) = self.served.upgrade() else { return self.forget(connection) };
+        let ConnectionSetup { config, services, door, is_ending, .. } = self;
         let (connections, stats) = (services.hub.connections().clone(), services.stats.clone());
         let id = connection.id;
         // From now on, the connection ends with its session, whatever happens.
@@ -169,8 +232,8 @@ impl ConnectionSetup {
         debug!(connection = id, remote = %connection.remote, "connection opened");
         connections.opened(&connection);
         connection.outbox.attach(stream.socket());
-        // A drain that began before `opened` did not see this connection, so close it here.
-        if live.is_draining() || *is_ending.borrow() {
+        // A drain that has ended did not see this connection, so close it here.
+        if *is_ending.borrow() {
             close_gracefully(&connection, CloseReason::ShuttingDown);
         }
         door.stats.record_accepted();

@@ -1,10 +1,11 @@
 //! Replaces the engine, on request of the file watch, a signal or the admin API.
 //!
-//! One swap runs at a time, and the replaced engine stays compiled for a rollback. If the engine is
+//! One swap runs at a time, after the new engine was compiled without a lock, and the replaced engine stays compiled for a rollback. If the engine is
 //! loaded from a file, a swap is also written there, so that a restart finds it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
@@ -17,8 +18,8 @@ use switchyard_engine::{EMBEDDED, EngineCode, EngineError};
 use switchyard_hub::Hub;
 use switchyard_hub::engine::EngineFactory;
 use switchyard_middleware::Middleware;
-use switchyard_middleware::changes::write_atomically;
 use switchyard_middleware::stats::{ChangeKind, Initiator, Swap};
+use switchyard_middleware::write::write_atomically;
 use switchyard_wasm::Wasm;
 
 /// The engine in use, and what can take its place.
@@ -29,11 +30,21 @@ pub struct EngineSwaps {
     /// Records all swaps.
     middleware: Arc<Middleware>,
     versions: Mutex<Versions>,
+    /// How many changes began.
+    begun: AtomicU64,
 }
 
 struct Versions {
     now: Version,
     before: Option<Version>,
+    /// The number of the change that put `now` there.
+    number: u64,
+}
+
+impl Versions {
+    fn check_order(&self, number: u64) -> Result<(), EngineSwapError> {
+        if self.number > number { Err(EngineSwapError::Superseded) } else { Ok(()) }
+    }
 }
 
 #[derive(Clone)]
@@ -82,6 +93,9 @@ pub enum EngineSwapError {
         /// Why.
         source: std::io::Error,
     },
+    /// A later change was made while it was compiled.
+    #[error("a later change of the engine was made while this one was compiled")]
+    Superseded,
     /// There is no version to roll back to.
     #[error("no engine was in use before this one")]
     NothingBefore,
@@ -111,8 +125,8 @@ impl EngineSwaps {
             since: SystemTime::now(),
             by: Initiator::Start,
         };
-        let versions = Mutex::new(Versions { now, before: None });
-        EngineSwaps { config, wasm, hub, middleware, versions }
+        let versions = Mutex::new(Versions { now, before: None, number: 0 });
+        EngineSwaps { config, wasm, hub, middleware, versions, begun: AtomicU64::new(0) }
     }
 
     /// The engine in use.
@@ -129,21 +143,35 @@ impl EngineSwaps {
         }
     }
 
-    /// Reloads the engine that the configuration names. `is_wanted`: an operator requested it, so
-    /// that it is swapped even if it is the same.
-    pub fn reload(&self, by: &Initiator, is_wanted: bool) {
-        let mut versions = self.versions.lock();
-        let done = self.read().map_err(EngineSwapError::from).and_then(|(code, bytes, origin)| {
-            // A file that was only touched does not justify a pause; a request of an operator does.
-            if !is_wanted && code.version() == self.hub.engine_version() {
+    /// Reloads the engine that the configuration names, and swaps it if it is another one. If it is
+    /// refused, this is logged.
+    ///
+    /// # Errors
+    ///
+    /// Its file must be read again: why it could not be read.
+    pub fn reload(&self, by: &Initiator) -> Result<(), String> {
+        let number = self.begin();
+        let done = self.read().map_err(EngineSwapError::from).and_then(|found| {
+            let mut versions = self.versions.lock();
+            // A pause would change nothing.
+            if found.0.version() == self.hub.engine_version() {
                 return Ok(());
             }
-            self.take(&mut versions, (code, bytes, origin), by, ChangeKind::EngineSwapped)
-                .map(|_| ())
+            versions.check_order(number)?;
+            self.take(&mut versions, number, found, by, ChangeKind::EngineSwapped).map(|_| ())
         });
-        if let Err(problem) = done {
-            let by = by.name();
-            error!(%problem, %by, "the engine was not swapped: the one in use stays");
+        match done {
+            Err(EngineSwapError::Refused(EngineError::Unreadable { path, source }))
+                if file::is_passing(&source) =>
+            {
+                Err(format!("{}: {source}", path.display()))
+            }
+            Err(problem) => {
+                let by = by.name();
+                error!(%problem, %by, "the engine was not swapped: the one in use stays");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
     }
 
@@ -159,11 +187,13 @@ impl EngineSwaps {
         file: Option<&Path>,
         by: &Initiator,
     ) -> Result<Swap, EngineSwapError> {
-        let mut versions = self.versions.lock();
+        let number = self.begin();
         let origin = file.unwrap_or(Path::new("(uploaded)"));
-        let code = EngineCode::compile(&self.wasm, origin, &bytes, &self.config)?;
+        let code = self.compiled(origin, &bytes)?;
         let new = (code, Some(bytes), origin.display().to_string());
-        self.take(&mut versions, new, by, ChangeKind::EngineSwapped)
+        let mut versions = self.versions.lock();
+        versions.check_order(number)?;
+        self.take(&mut versions, number, new, by, ChangeKind::EngineSwapped)
     }
 
     /// Restores the engine that was replaced last.
@@ -173,27 +203,46 @@ impl EngineSwaps {
     /// There is none, or it cannot take over; the one in use stays.
     pub fn roll_back(&self, by: &Initiator) -> Result<Swap, EngineSwapError> {
         let mut versions = self.versions.lock();
+        let number = self.begin();
         let before = versions.before.clone().ok_or(EngineSwapError::NothingBefore)?;
         let new = (before.code, before.bytes, before.origin);
-        self.take(&mut versions, new, by, ChangeKind::EngineRolledBack)
+        self.take(&mut versions, number, new, by, ChangeKind::EngineRolledBack)
+    }
+
+    /// The number of a change that begins. Compiling takes long and holds no lock; where a change
+    /// that began later is in force by then, the earlier one is dropped.
+    fn begin(&self) -> u64 {
+        self.begun.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn read(&self) -> Result<Found, EngineError> {
         let EngineSource::File(path) = &self.config.source else {
-            let code = EngineCode::load(&self.wasm, &self.config)?;
+            let code = match embedded(&self.config) {
+                None => EngineCode::load(&self.wasm, &self.config)?,
+                Some(bytes) => self.compiled(Path::new("(embedded)"), &bytes)?,
+            };
             return Ok((code, embedded(&self.config), origin(&self.config)));
         };
         // Read once, so that the bytes are those of the code.
         let bytes: Arc<[u8]> = file::read(path, ENGINE_BYTES_MAX)
             .map_err(|source| EngineError::Unreadable { path: path.clone(), source })?
             .into();
-        let code = EngineCode::compile(&self.wasm, path, &bytes, &self.config)?;
-        Ok((code, Some(bytes), origin(&self.config)))
+        Ok((self.compiled(path, &bytes)?, Some(bytes), origin(&self.config)))
+    }
+
+    /// Compiles an engine, unless it is the one in use.
+    fn compiled(&self, origin: &Path, bytes: &Arc<[u8]>) -> Result<EngineCode, EngineError> {
+        let now = self.versions.lock().now.code.clone();
+        match now.version() == switchyard_wasm::version_of(bytes) {
+            true => Ok(now),
+            false => EngineCode::compile(&self.wasm, origin, bytes, &self.config),
+        }
     }
 
     fn take(
         &self,
         versions: &mut Versions,
+        number: u64,
         (code, bytes, origin): Found,
         by: &Initiator,
         kind: ChangeKind,
@@ -236,6 +285,7 @@ impl EngineSwaps {
         let at = SystemTime::now();
         let now = Version { code, bytes, origin, since: at, by: by.clone() };
         versions.before = Some(std::mem::replace(&mut versions.now, now));
+        versions.number = number;
         let swap = Swap {
             at,
             by: by.clone(),

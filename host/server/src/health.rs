@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 
 use crate::live_config::LiveConfig;
 use crate::session::Services;
-use switchyard_backplane::State as BackplaneState;
+use switchyard_backplane::{Backplane, State as BackplaneState};
 use switchyard_config::HealthConfig;
 use switchyard_middleware::declaration::TrapPolicy;
 use switchyard_middleware::plugin;
@@ -30,8 +30,47 @@ pub enum Status {
     /// It does not work, and the server serves without it.
     Degraded,
     /// It does not work, and clients are refused because of it.
-    #[serde(rename = "ill")]
     Unhealthy,
+}
+
+/// What a probe asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    /// `/livez`: whether the process works at all. A supervisor restarts one that does not.
+    Alive,
+    /// `/readyz`: whether the server is ready for new connections. A balancer sends none to one
+    /// that is not.
+    Ready,
+    /// `/healthz`: whether something is wrong that a person should look at.
+    Healthy,
+}
+
+impl Probe {
+    /// The probe with this path, without a slash at the end.
+    pub fn of_path(path: &str) -> Option<Probe> {
+        Some(match path {
+            "/livez" => Probe::Alive,
+            "/readyz" => Probe::Ready,
+            "/healthz" => Probe::Healthy,
+            _ => return None,
+        })
+    }
+}
+
+/// The answer to a probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether the status is 200, and not 503.
+    pub is_good: bool,
+    /// A line of text.
+    pub text: String,
+}
+
+impl Verdict {
+    /// The answer to `/livez`: that there is one says it all.
+    pub fn alive() -> Verdict {
+        Verdict { is_good: true, text: "ok\n".to_owned() }
+    }
 }
 
 /// The state of the server at a moment.
@@ -45,15 +84,21 @@ pub struct Report {
     pub took: Duration,
     /// The plugins, by slot, in the order of the chain.
     pub plugins: Vec<(String, Finding)>,
+    /// Plugins with a closed policy that have settings and no component.
+    pub guards: Vec<Finding>,
     /// None: the node has no backplane.
     pub backplane: Option<Finding>,
+    /// Whether the server is not ready because it is not connected to the backplane.
+    pub lacks_backplane: bool,
     /// Whether log lines are written.
     pub log: Finding,
-    /// The server's own tasks that do not run.
+    /// The server's own tasks that do not run, or fail.
     pub tasks: Vec<Finding>,
     /// Whether a bound on the memory of all connections is near.
     pub memory: Finding,
-    /// Whether the server is ending.
+    /// Whether the server is ending: it is not ready, and may still accept connections.
+    pub is_ending: bool,
+    /// Whether the server rejects new connections, because it is ending.
     pub is_draining: bool,
 }
 
@@ -84,9 +129,36 @@ impl Report {
         self.findings().map(|finding| finding.status).max().unwrap_or(Status::Ok)
     }
 
-    /// Whether the server is ready for new connections.
+    /// Whether the server is ready for new connections. Without a backplane a node serves its own
+    /// clients, so that does not count, unless `health.ready_needs_backplane` says so.
     pub fn is_ready(&self) -> bool {
+        let plugins = self.plugins.iter().map(|(_, finding)| finding);
+        let mut needed = self.shards.iter().chain(plugins).chain(&self.guards);
+        !self.is_ending
+            && !self.lacks_backplane
+            && needed.all(|finding| finding.status != Status::Unhealthy)
+    }
+
+    /// Whether no part is unhealthy, and the server accepts connections.
+    pub fn is_healthy(&self) -> bool {
         !self.is_draining && self.status() != Status::Unhealthy
+    }
+
+    /// The answer to a probe.
+    pub fn verdict(&self, probe: Probe) -> Verdict {
+        let (is_good, is_ending) = match probe {
+            Probe::Alive => return Verdict::alive(),
+            Probe::Ready => (self.is_ready(), self.is_ending),
+            Probe::Healthy => (self.is_healthy(), self.is_draining),
+        };
+        let problems = self.problems().join("; ");
+        let text = match (is_good, problems.is_empty()) {
+            (false, _) if is_ending => "draining\n".to_owned(),
+            (false, _) => format!("unhealthy: {problems}\n"),
+            (true, true) => "ok\n".to_owned(),
+            (true, false) => format!("degraded: {problems}\n"),
+        };
+        Verdict { is_good, text }
     }
 
     /// What is wrong, the worst first.
@@ -100,25 +172,12 @@ impl Report {
         problems
     }
 
-    /// The report as a few lines of text.
-    pub fn text(&self) -> String {
-        let problems = self.problems();
-        let words = match self.status() {
-            Status::Ok => "ok",
-            Status::Degraded => "ok, but",
-            Status::Unhealthy => "ill",
-        };
-        if problems.is_empty() {
-            return format!("{words}\n");
-        }
-        format!("{words}: {}\n", problems.join("; "))
-    }
-
     fn findings(&self) -> impl Iterator<Item = &Finding> {
         let plugins = self.plugins.iter().map(|(_, finding)| finding);
         self.shards
             .iter()
             .chain(plugins)
+            .chain(&self.guards)
             .chain(&self.backplane)
             .chain([&self.log, &self.memory])
             .chain(&self.tasks)
@@ -161,6 +220,14 @@ impl Health {
         &self.live
     }
 
+    /// Answers a probe.
+    pub async fn verdict(&self, probe: Probe) -> Verdict {
+        match probe {
+            Probe::Alive => Verdict::alive(),
+            Probe::Ready | Probe::Healthy => self.report().await.verdict(probe),
+        }
+    }
+
     /// Checks all parts.
     pub async fn report(&self) -> Report {
         let Probed { at, took, shards } = self.probed().await;
@@ -169,33 +236,38 @@ impl Health {
             age: at.elapsed(),
             took,
             plugins: self.plugins(),
-            backplane: self.services.backplane.as_ref().map(|backplane| match backplane.state() {
-                BackplaneState::Ready => match backplane.problem() {
-                    None => Finding::OK,
-                    Some(problem) => Finding::degraded(problem),
-                },
-                BackplaneState::Restoring => {
-                    Finding::unhealthy("the subscriptions are being sent to the backplane")
-                }
-                BackplaneState::Disconnected => {
-                    Finding::unhealthy(match backplane.missing_right() {
-                        None => "the backplane is disconnected".to_owned(),
-                        Some(right) => {
-                            format!(
-                                "the backplane is disconnected: its user lacks the right to {right}"
-                            )
-                        }
-                    })
-                }
-            }),
+            guards: self
+                .services
+                .middleware
+                .absent_guards()
+                .into_iter()
+                .map(Finding::unhealthy)
+                .collect(),
+            backplane: self.services.backplane.as_deref().map(backplane),
+            lacks_backplane: self.config.ready_needs_backplane
+                && self
+                    .services
+                    .backplane
+                    .as_ref()
+                    .is_some_and(|backplane| backplane.state() != BackplaneState::Ready),
             log: log::problem().map_or(Finding::OK, Finding::degraded),
-            tasks: self.services.supervisor.problems().into_iter().map(Finding::degraded).collect(),
+            tasks: self.tasks(),
             memory: match self.services.hub.connections().memory().problems() {
                 problems if problems.is_empty() => Finding::OK,
                 problems => Finding::degraded(problems.join("; ")),
             },
+            is_ending: self.live.is_ending(),
             is_draining: self.live.is_draining(),
         }
+    }
+
+    /// Tasks that do not run, and histories that are not written: clients are served in any case.
+    fn tasks(&self) -> Vec<Finding> {
+        let tasks = self.services.supervisor.problems().into_iter();
+        let store = self.services.hub.history().store();
+        let unwritten = store.and_then(|store| store.status().problem);
+        let unwritten = unwritten.map(|it| format!("the history is not written to disk: {it}"));
+        tasks.chain(unwritten).map(Finding::degraded).collect()
     }
 
     fn plugins(&self) -> Vec<(String, Finding)> {
@@ -286,6 +358,29 @@ impl Health {
     }
 }
 
+/// The state of the connection to the backplane. Without it a node serves its own clients, if it is
+/// configured to accept publications then.
+fn backplane(backplane: &Backplane) -> Finding {
+    match backplane.state() {
+        BackplaneState::Ready => match backplane.problem() {
+            None => Finding::OK,
+            Some(problem) => Finding::degraded(problem),
+        },
+        BackplaneState::Restoring => {
+            Finding::degraded("the subscriptions are being sent to the backplane")
+        }
+        BackplaneState::Disconnected => match backplane.missing_right() {
+            Some(right) => Finding::unhealthy(format!(
+                "the backplane is disconnected: its user lacks the right to {right}"
+            )),
+            None if backplane.refuses_while_disconnected() => {
+                Finding::unhealthy("the backplane is disconnected, and publications are refused")
+            }
+            None => Finding::degraded("the backplane is disconnected"),
+        },
+    }
+}
+
 /// Records that the probe has ended, in whichever way.
 struct Done(Arc<AtomicBool>);
 
@@ -305,31 +400,63 @@ mod tests {
             age: Duration::ZERO,
             took: Duration::ZERO,
             plugins: vec![("10-acl".to_owned(), Finding::OK)],
+            guards: Vec::new(),
             backplane: None,
+            lacks_backplane: false,
             log: Finding::OK,
             tasks: Vec::new(),
             memory: Finding::OK,
+            is_ending: false,
             is_draining: false,
         }
+    }
+
+    /// Checks the answers of `/readyz` and `/healthz`.
+    fn check(report: &Report, ready: (bool, &str), healthy: (bool, &str)) {
+        for (probe, (is_good, text)) in [(Probe::Ready, ready), (Probe::Healthy, healthy)] {
+            let expected = Verdict { is_good, text: text.to_owned() };
+            assert_eq!(report.verdict(probe), expected, "{probe:?}");
+        }
+        assert_eq!(report.verdict(Probe::Alive), Verdict::alive());
     }
 
     #[test]
     fn the_whole_is_as_its_worst_part_and_says_so() {
         let mut report = report();
-        assert_eq!((report.status(), report.is_ready()), (Status::Ok, true));
-        assert_eq!(report.text(), "ok\n");
+        check(&report, (true, "ok\n"), (true, "ok\n"));
         report.log = Finding::degraded("no log");
         report.tasks = vec![Finding::degraded("no task")];
-        assert_eq!((report.status(), report.is_ready()), (Status::Degraded, true));
-        assert_eq!(report.text(), "ok, but: no log; no task\n");
+        let text = "degraded: no log; no task\n";
+        check(&report, (true, text), (true, text));
         report.shards = [Finding::unhealthy("engine"), Finding::unhealthy("engine")].into();
-        assert_eq!((report.status(), report.is_ready()), (Status::Unhealthy, false));
-        assert_eq!(report.text(), "ill: engine; no log; no task\n");
+        let text = "unhealthy: engine; no log; no task\n";
+        check(&report, (false, text), (false, text));
     }
 
     #[test]
-    fn a_draining_server_is_healthy_but_not_ready() {
-        let report = Report { is_draining: true, ..report() };
-        assert_eq!((report.status(), report.is_ready()), (Status::Ok, false));
+    fn a_guard_that_is_absent_or_parked_makes_the_server_unready() {
+        let text = "unhealthy: guard\n";
+        let absent = Report { guards: vec![Finding::unhealthy("guard")], ..report() };
+        check(&absent, (false, text), (false, text));
+        let plugins = vec![("10-acl".to_owned(), Finding::unhealthy("guard"))];
+        check(&Report { plugins, ..report() }, (false, text), (false, text));
+    }
+
+    #[test]
+    fn the_backplane_makes_the_server_unready_only_if_it_is_needed() {
+        let away = Report { backplane: Some(Finding::degraded("away")), ..report() };
+        check(&away, (true, "degraded: away\n"), (true, "degraded: away\n"));
+        let refused = Report { backplane: Some(Finding::unhealthy("away")), ..report() };
+        check(&refused, (true, "degraded: away\n"), (false, "unhealthy: away\n"));
+        let needed = Report { lacks_backplane: true, ..away };
+        check(&needed, (false, "unhealthy: away\n"), (true, "degraded: away\n"));
+    }
+
+    #[test]
+    fn a_server_that_ends_is_first_unready_and_then_unhealthy() {
+        let grace = Report { is_ending: true, ..report() };
+        check(&grace, (false, "draining\n"), (true, "ok\n"));
+        let draining = Report { is_draining: true, ..grace };
+        check(&draining, (false, "draining\n"), (false, "draining\n"));
     }
 }

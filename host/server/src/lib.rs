@@ -17,6 +17,7 @@ pub mod drain;
 pub mod engine_swap;
 pub mod goaway;
 pub mod health;
+pub mod in_memory;
 pub mod listener;
 pub mod live_config;
 pub mod memory_usage;

@@ -1,7 +1,7 @@
 //! The configuration that can change while the server runs.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -28,8 +28,15 @@ pub struct LiveConfig {
     /// How many handshakes may be pending at each door.
     pub handshakes_max: usize,
     doors: RwLock<Vec<Arc<DoorState>>>,
-    is_draining: AtomicBool,
+    phase: AtomicU8,
 }
+
+/// The server is ready for new connections.
+const SERVING: u8 = 0;
+/// It is not, and still accepts them.
+const IN_GRACE: u8 = 1;
+/// It rejects them.
+const DRAINING: u8 = 2;
 
 /// A door that is open.
 pub struct DoorState {
@@ -54,7 +61,7 @@ impl LiveConfig {
             handshakes_max: config.http.handshakes_max,
             config: RwLock::new(Arc::new(config)),
             doors: RwLock::default(),
-            is_draining: AtomicBool::new(false),
+            phase: AtomicU8::new(SERVING),
         };
         live.open_door(HTTP, http.as_ref(), stats)?;
         if let Some(resp) = resp {
@@ -94,9 +101,14 @@ impl LiveConfig {
         *self.config.write() = Arc::new(config);
     }
 
+    /// The server is not ready from now on, and changes nothing else: balancers notice it.
+    pub fn begin_grace(&self) {
+        self.phase.store(IN_GRACE, Ordering::SeqCst);
+    }
+
     /// Rejects new connections from now on.
     pub fn begin_draining(&self) {
-        self.is_draining.store(true, Ordering::SeqCst);
+        self.phase.store(DRAINING, Ordering::SeqCst);
     }
 
     /// The doors that are open.
@@ -109,8 +121,13 @@ impl LiveConfig {
         self.doors.read().iter().find(|door| door.stats.name() == name).cloned()
     }
 
+    /// Whether the server is ending: it is not ready, and may still accept connections.
+    pub fn is_ending(&self) -> bool {
+        self.phase.load(Ordering::SeqCst) != SERVING
+    }
+
     /// Whether new connections are rejected.
     pub fn is_draining(&self) -> bool {
-        self.is_draining.load(Ordering::SeqCst)
+        self.phase.load(Ordering::SeqCst) == DRAINING
     }
 }

@@ -12,10 +12,11 @@
 use std::collections::{HashSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::session::publish::as_text;
@@ -27,6 +28,7 @@ use switchyard_middleware::chain::Chain;
 use switchyard_middleware::plugin::Plugin;
 use switchyard_middleware::recheck::{Against, Answers, Question, Recheck, Room, connections_of};
 use switchyard_middleware::stats::PluginStats;
+use switchyard_telemetry::supervise::Ended;
 use switchyard_types::command::{Kind, LIMIT, Refusal, UNAVAILABLE};
 use switchyard_types::ids::ConnectionId;
 
@@ -62,7 +64,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Makes the checks that are due, until it is aborted. All checks together visit no more than
 /// `names_per_second_max` names per second.
-pub async fn run(middleware: Arc<Middleware>, hub: Arc<Hub>, names_per_second_max: usize) {
+pub async fn run(middleware: Arc<Middleware>, hub: Arc<Hub>, names_per_second_max: usize) -> Ended {
     let pace = Arc::new(Mutex::new(Pace { names_per_second_max, next: Instant::now() }));
     let mut running = JoinSet::new();
     loop {
@@ -103,7 +105,7 @@ async fn check_all(check: Check, pace: Arc<Mutex<Pace>>) {
     let mut check = Some(Box::new(check));
     while let Some(mut slicing) = check.take() {
         let mut pace = pace.lock().await;
-        tokio::time::sleep_until(pace.next.into()).await;
+        tokio::time::sleep_until(pace.next).await;
         let sliced = spawn_blocking(move || {
             let began = Instant::now();
             let step = slicing.slice();

@@ -4,21 +4,31 @@
 //! the engine together, and their replies are sent together. A session knows commands and replies,
 //! but neither sockets nor encodings.
 
+pub mod at_backplane;
 mod authentication;
+mod history;
 mod inspection;
+mod presence;
 pub mod publish;
 pub mod publish_batcher;
+mod streams;
+mod streams_at_backplane;
 mod subscribing;
 
+use std::collections::VecDeque;
 use std::iter::Peekable;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use smallvec::smallvec;
+use tokio::time::Instant;
 
+use at_backplane::AtBackplane;
 use authentication::Authenticating;
 use inspection::Inspection;
+use presence::Watching;
+use streams::Reading;
 use subscribing::Joining;
 
 use crate::auth_attempts::AuthAttempts;
@@ -87,13 +97,15 @@ pub struct Session {
     /// The services that all sessions share.
     pub services: Services,
     framing: Framing,
+    /// The framing after a reply that is sent as a whole; none: there is no such reply.
+    framing_after: Option<Framing>,
     replies: Vec<u8>,
     budget_began: Instant,
     rate: Rate,
     /// Whether a publication had receivers since the last call of `had_receivers`.
     had_receivers: bool,
     /// Commands that are left because the time budget was exhausted.
-    pending: Vec<Request<'static>>,
+    pending: VecDeque<Request<'static>>,
     /// What the reply to the last command waits for. Commands after it are pending.
     waiting: Option<Waiting>,
     /// Why the connection is closed after the replies to the executed commands.
@@ -107,10 +119,16 @@ enum Waiting {
     Batch(Place),
     /// The backplane, which must subscribe to the names of a SUBSCRIBE.
     Backplane(Box<Joining>),
+    /// The backplane, which publishes, or reads the history of a channel.
+    Shared(Box<AtBackplane>),
     /// The plugins that verify credentials off the data path.
     Credentials(Box<Authenticating>),
     /// The next time budget, for the rest of a PUBSUB.
     Budget(Box<Inspection>),
+    /// Room for further members of a channel that is watched.
+    Members(Watching),
+    /// A publication on one of the channels of an XREAD.
+    Stream(Box<Reading>),
 }
 
 /// The framing of replies.
@@ -120,6 +138,8 @@ pub enum Framing {
     None,
     /// One binary WebSocket frame for all replies that are sent together.
     BinaryFrame,
+    /// They are not sent yet, because they are parts of one reply ([`Session::hold_replies`]).
+    Held,
 }
 
 /// Encodes replies.
@@ -147,11 +167,12 @@ impl Session {
             connection,
             services,
             framing,
+            framing_after: None,
             replies: Vec::new(),
             budget_began: Instant::now(),
             rate: Rate::default(),
             had_receivers: false,
-            pending: Vec::new(),
+            pending: VecDeque::new(),
             waiting: None,
             ending: None,
             is_over: false,
@@ -163,6 +184,27 @@ impl Session {
         write(&mut self.replies);
         if self.replies.len() > REPLIES_BYTES_MAX {
             self.flush();
+        }
+    }
+
+    /// Begins a reply that is sent as a whole: replies are collected until `release_replies`, and
+    /// messages for this connection come after them. False: such a reply has begun already.
+    pub fn hold_replies(&mut self) -> bool {
+        let is_first = self.framing_after.is_none();
+        if is_first {
+            self.flush();
+            self.framing_after = Some(std::mem::replace(&mut self.framing, Framing::Held));
+            self.connection.outbox.hold();
+        }
+        is_first
+    }
+
+    /// Queues the reply that `hold_replies` began, and then what was held back.
+    pub fn release_replies(&mut self) {
+        if let Some(framing) = self.framing_after.take() {
+            self.framing = framing;
+            let reply = publish::framed(framing, &mut self.replies);
+            self.connection.outbox.release(reply);
         }
     }
 
@@ -200,8 +242,10 @@ impl Session {
     pub fn held_bytes(&self) -> usize {
         let in_parts = match &self.waiting {
             Some(Waiting::Budget(inspection)) => inspection.heap_bytes(),
+            Some(Waiting::Stream(reading)) => reading.heap_bytes(),
             _ => 0,
         };
+        let in_parts = in_parts + self.framing_after.map_or(0, |_| self.replies.capacity());
         if self.pending.is_empty() {
             return in_parts;
         }
@@ -209,10 +253,17 @@ impl Session {
         in_parts + places + self.pending.iter().map(Request::heap_bytes).sum::<usize>()
     }
 
-    /// Drops the commands that wait: the connection is closing.
+    /// Drops the commands that wait, and a held reply: the connection is closing.
     pub fn forget_pending(&mut self) {
-        self.pending = Vec::new();
-        self.waiting.take_if(|waiting| matches!(waiting, Waiting::Budget(_)));
+        if self.framing == Framing::Held {
+            self.replies = Vec::new();
+        }
+        self.pending = VecDeque::new();
+        self.waiting.take_if(|waiting| match waiting {
+            Waiting::Budget(_) | Waiting::Members(_) | Waiting::Stream(_) => true,
+            Waiting::Shared(command) => command.is_blocked(),
+            _ => false,
+        });
     }
 
     /// Whether the reply to a command is pending: later commands wait for it.
@@ -224,7 +275,18 @@ impl Session {
     /// Whether the reply to a command is pending until another task has done something.
     #[inline]
     pub fn waits_for_another_task(&self) -> bool {
-        !matches!(self.waiting, None | Some(Waiting::Budget(_)))
+        !matches!(self.waiting, None | Some(Waiting::Budget(_) | Waiting::Members(_)))
+    }
+
+    /// Whether it waits for as long as its client likes: what the client sends in the meantime is
+    /// received, so that its end is noticed, and executed later.
+    #[inline]
+    pub fn is_blocked(&self) -> bool {
+        match &self.waiting {
+            Some(Waiting::Stream(_)) => true,
+            Some(Waiting::Shared(command)) => command.is_blocked(),
+            _ => false,
+        }
     }
 
     /// Ready when the session can make progress. The connection's outbox must have this task's
@@ -234,8 +296,10 @@ impl Session {
             Some(Waiting::Batch(_)) if self.connection.is_publishing() => return Poll::Pending,
             Some(Waiting::Batch(_)) => self.waiting = None,
             Some(Waiting::Backplane(joining)) => return joining.poll(context),
+            Some(Waiting::Shared(command)) => return command.poll(context),
             Some(Waiting::Credentials(authenticating)) => return authenticating.poll(context),
-            Some(Waiting::Budget(_)) | None => {}
+            Some(Waiting::Stream(reading)) => return reading.poll(context),
+            Some(Waiting::Budget(_) | Waiting::Members(_)) | None => {}
         }
         Poll::Ready(())
     }
@@ -246,7 +310,10 @@ impl Session {
         write: impl WriteReply + Copy + Send + 'static,
     ) -> Option<CloseReason> {
         self.finish_joining(&write);
+        self.finish_at_backplane(&write);
         self.finish_inspecting();
+        self.finish_watching();
+        self.finish_reading();
         self.finish_authenticating(&write);
         if let Some(reason) = self.ending.take() {
             self.flush();
@@ -255,8 +322,15 @@ impl Session {
         if self.is_waiting() {
             return None;
         }
-        let pending = std::mem::take(&mut self.pending);
-        self.execute_paced(pending.into_iter(), write, false)
+        let mut pending = std::mem::take(&mut self.pending);
+        let mut requests = std::iter::from_fn(|| pending.pop_front()).peekable();
+        let (close, stopped_at) = self.execute_until_stopped(&mut requests, write, false);
+        // Those behind stay where they are: there may be very many, and few are executed each time.
+        if let Some(next) = stopped_at {
+            next.into_iter().rev().for_each(|request| pending.push_front(request));
+            self.pending = pending;
+        }
+        close
     }
 
     /// Executes commands and queues their replies. When the time budget is exhausted, the rest
@@ -270,7 +344,7 @@ impl Session {
         write: impl WriteReply + Copy + Send + 'static,
         more: bool,
     ) -> Option<CloseReason> {
-        let meter = self.services.limits.meter(self.budget_began);
+        let meter = self.services.limits.meter(self.budget_began.into_std());
         let mut rate = self.rate;
         let mut is_flood = false;
         let followed = log::is_followed(self.connection.id).then_some(self.connection.id);
@@ -307,7 +381,7 @@ impl Session {
     /// Counts a command that a door executes itself. A refusal: it was over the rate limit; in the
     /// end the outbox is closed.
     pub fn pace(&mut self, verb: &'static str) -> Result<(), Refusal> {
-        let meter = self.services.limits.meter(self.budget_began);
+        let meter = self.services.limits.meter(self.budget_began.into_std());
         let pace = self.rate.spend(meter);
         if log::is_followed(self.connection.id) {
             follow(self.connection.id, verb, pace);
@@ -323,18 +397,35 @@ impl Session {
         Err(too_fast(meter.per_second()))
     }
 
-    fn execute_paced<'a>(
+    /// Executes commands as `execute` does. They were counted before, or are refused here.
+    pub fn execute_paced<'a>(
         &mut self,
         requests: impl Iterator<Item = Request<'a>>,
         write: impl WriteReply + Copy + Send + 'static,
         more: bool,
     ) -> Option<CloseReason> {
         let mut requests = requests.peekable();
+        let (close, stopped_at) = self.execute_until_stopped(&mut requests, write, more);
+        if let Some(next) = stopped_at {
+            self.pending = next.into_iter().chain(requests).map(Request::into_owned).collect();
+        }
+        close
+    }
+
+    /// As `execute_paced`. If it stops before the end, the second value has the requests that were
+    /// removed from `requests` and come before the rest.
+    fn execute_until_stopped<'a>(
+        &mut self,
+        requests: &mut Peekable<impl Iterator<Item = Request<'a>>>,
+        write: impl WriteReply + Copy + Send + 'static,
+        more: bool,
+    ) -> (Option<CloseReason>, Option<Vec<Request<'a>>>) {
+        let mut stopped_at = None;
         let mut is_first = true;
         while requests.peek().is_some() {
             // At least one command is executed in every time budget.
             if !std::mem::take(&mut is_first) && self.is_budget_exhausted() {
-                self.pending = requests.map(Request::into_owned).collect();
+                stopped_at = Some(requests.next().into_iter().collect());
                 break;
             }
             let middleware = self.services.middleware.clone();
@@ -352,7 +443,7 @@ impl Session {
                     Ok(Command::Publish(first)) => {
                         let publication = (request.tag, first);
                         let is_cut = self.publish(&chain, publication, &mut burst, &write, more);
-                        if is_cut && self.is_budget_exhausted() {
+                        if self.is_waiting() || is_cut && self.is_budget_exhausted() {
                             break;
                         }
                     }
@@ -360,14 +451,14 @@ impl Session {
                         self.services.stats.record_command(Verb::Quit, Ending::Ok, 1);
                         write.write(request.tag, &Reply::Ok, &mut self.replies);
                         self.flush();
-                        return Some(CloseReason::Quit);
+                        return (Some(CloseReason::Quit), None);
                     }
                     Ok(command) => {
                         let is_listing = command.is_listing();
                         self.execute_command(&chain, request.tag, command, &write);
                         if let Some(reason) = self.ending.take() {
                             self.flush();
-                            return Some(reason);
+                            return (Some(reason), None);
                         }
                         if self.is_waiting() || is_listing && self.is_budget_exhausted() {
                             break;
@@ -388,20 +479,19 @@ impl Session {
                 if self.replies.len() > REPLIES_BYTES_MAX {
                     self.flush();
                     if self.connection.outbox.is_closing() {
-                        return None;
+                        return (None, None);
                     }
                 }
             }
             // A peeked request is not lost: it is queued before the rest.
             let peeked: Vec<Request<'a>> = burst.collect();
             if !peeked.is_empty() || self.is_waiting() {
-                let rest = peeked.into_iter().chain(requests);
-                self.pending = rest.map(Request::into_owned).collect();
+                stopped_at = Some(peeked);
                 break;
             }
         }
         self.flush();
-        None
+        (None, stopped_at)
     }
 
     /// Unsubscribes from all names of a kind without replying.
@@ -442,8 +532,14 @@ impl Session {
         }
     }
 
-    /// Queues the replies.
+    /// Queues the replies, unless they are held. A held reply that no outbox may hold is queued
+    /// nevertheless, which closes the outbox.
     pub fn flush(&mut self) {
+        if self.framing == Framing::Held && self.replies.len() >= self.connection.outbox.bytes_max()
+        {
+            let replies = std::mem::take(&mut self.replies);
+            self.connection.outbox.push_without_wake(replies.into());
+        }
         publish::queue(&self.connection, self.framing, &mut self.replies);
     }
 
@@ -467,6 +563,18 @@ impl Session {
                 });
                 Ok(())
             }
+            Command::Resume(channel, options) => {
+                self.resume_channel(chain, tag, &channel, options, write)
+            }
+            Command::History(channel, options) => {
+                self.look_back(chain, tag, &channel, options, write)
+            }
+            Command::Stream(command) => self.stream_command(chain, tag, command, write),
+            command @ (Command::Enter(..)
+            | Command::Leave(_)
+            | Command::Presence(..)
+            | Command::WatchRoom(..)
+            | Command::UnwatchRoom(_)) => self.presence(chain, tag, command, write),
             command @ (Command::Channels(..)
             | Command::SubscriberCounts(..)
             | Command::PatternCount) => self.inspect(chain, tag, command, write),
@@ -538,18 +646,19 @@ impl Session {
         {
             publications.push((tag, publication));
         }
-        if more || burst.peek().is_some() || !publish_batcher::is_batchable(&publications) {
+        let mut all = publications.iter().map(|(_, publication)| publication);
+        if publish::shared::is_needed(&self.services, chain, &mut all) {
+            self.publish_at_backplane(chain, publications, *write);
+            return false;
+        }
+        let is_alone = more || self.framing == Framing::Held || burst.peek().is_some();
+        if is_alone || !publish_batcher::is_batchable(&publications) {
             let publish_request = self.publish_request(write, publications);
             self.publish_alone(chain, publish_request);
             return is_cut;
         }
         self.flush();
-        let publications = publications
-            .into_iter()
-            .map(|(tag, publication)| (tag, publication.into_owned()))
-            .collect();
-        let write: Box<dyn WriteReply + Send> = Box::new(*write);
-        let publish_request = self.publish_request(write, publications);
+        let publish_request = self.owned_request(*write, publications);
         match self.services.publish_batcher.add(&self.services, publish_request) {
             Ok(place) => self.waiting = Some(Waiting::Batch(place)),
             Err(publish_request) => self.publish_alone(chain, publish_request),
@@ -565,6 +674,20 @@ impl Session {
         let publish_requests = std::slice::from_mut(&mut publish_request);
         self.had_receivers |= publish::publish(&self.services, chain, publish_requests);
         self.replies = publish_request.replies;
+    }
+
+    /// The same, for another task.
+    fn owned_request(
+        &mut self,
+        write: impl WriteReply + Send + 'static,
+        publications: Batch<(Tag, Publication<'_>)>,
+    ) -> PublishRequest<'static, Box<dyn WriteReply + Send>> {
+        let publications = publications
+            .into_iter()
+            .map(|(tag, publication)| (tag, publication.into_owned()))
+            .collect();
+        let write: Box<dyn WriteReply + Send> = Box::new(write);
+        self.publish_request(write, publications)
     }
 
     /// The pending publications of this connection, with their replies.
@@ -589,6 +712,14 @@ impl Session {
             | Command::Unsubscribe(_, names)
             | Command::SubscriberCounts(_, names) => names.as_slice(),
             Command::Channels(_, matching) => matching.as_slice(),
+            Command::Stream(command) => command.channels(),
+            Command::Resume(channel, _)
+            | Command::History(channel, _)
+            | Command::Enter(channel, _)
+            | Command::Leave(channel)
+            | Command::Presence(channel, _)
+            | Command::WatchRoom(channel, _)
+            | Command::UnwatchRoom(channel) => std::slice::from_ref(channel),
             _ => &[],
         };
         let names_max = self.services.limits.names_per_command_max();
@@ -611,7 +742,7 @@ impl Session {
                 ("subscriptions_max", limits.subscriptions_max()),
                 ("connections_max", limits.connections_max()),
             ],
-            features: &[],
+            features: self.services.hub.features(),
             user: self.connection.attribute(USER).filter(|user| !user.is_empty()),
             expires_in_ms: self.connection.expires_in_ms(),
             now_ms: unix_ms(),

@@ -15,7 +15,7 @@ use switchyard_telemetry::supervise::Ended;
 use switchyard_types::close::CloseReason;
 
 /// Checks existing subscriptions again when plugins change.
-pub fn recheck(config: &Config, services: &Services) -> impl Future<Output = ()> + use<> {
+pub fn recheck(config: &Config, services: &Services) -> impl Future<Output = Ended> + use<> {
     recheck::run(
         services.middleware.clone(),
         services.hub.clone(),

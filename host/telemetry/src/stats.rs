@@ -49,6 +49,7 @@ pub struct DoorStats {
     accepted: AtomicU64,
     handshake_waits: AtomicU64,
     not_accepted: AtomicU64,
+    unused: AtomicU64,
     refused: [AtomicU64; Refused::ALL.len()],
 }
 
@@ -59,6 +60,7 @@ impl DoorStats {
             accepted: AtomicU64::new(0),
             handshake_waits: AtomicU64::new(0),
             not_accepted: AtomicU64::new(0),
+            unused: AtomicU64::new(0),
             refused: [const { AtomicU64::new(0) }; Refused::ALL.len()],
         }
     }
@@ -76,6 +78,11 @@ impl DoorStats {
     /// Counts a connection that could not be accepted.
     pub fn record_not_accepted(&self) {
         count(&self.not_accepted);
+    }
+
+    /// Counts a connection whose client sent nothing.
+    pub fn record_unused(&self) {
+        count(&self.unused);
     }
 
     /// Counts that the handshake limit was reached and accepting is paused.
@@ -98,6 +105,12 @@ impl DoorStats {
     /// Connections that could not be accepted.
     pub fn not_accepted(&self) -> u64 {
         load(&self.not_accepted)
+    }
+
+    /// Connections whose client sent nothing before it closed them, or within the time of a
+    /// handshake.
+    pub fn unused(&self) -> u64 {
+        load(&self.unused)
     }
 
     /// How often accepting was paused because the handshake limit was reached.
@@ -134,6 +147,8 @@ pub enum Refused {
     /// The TLS handshake failed.
     Tls,
     TlsTimeout,
+    /// There was no PROXY protocol header, or its sender is not trusted.
+    ProxyProtocol,
     /// Its address was at its share of pending handshakes.
     HandshakeShare,
     /// Its handshake was dropped for a new one.
@@ -142,7 +157,7 @@ pub enum Refused {
 
 impl Refused {
     /// All, in the order in which they are counted.
-    pub const ALL: [Refused; 15] = [
+    pub const ALL: [Refused; 16] = [
         Refused::OverCapacity,
         Refused::OverAddressCapacity,
         Refused::Draining,
@@ -156,6 +171,7 @@ impl Refused {
         Refused::HandshakeTimeout,
         Refused::Tls,
         Refused::TlsTimeout,
+        Refused::ProxyProtocol,
         Refused::HandshakeShare,
         Refused::HandshakeDropped,
     ];
@@ -176,6 +192,7 @@ impl Refused {
             Refused::HandshakeTimeout => "handshake_timeout",
             Refused::Tls => "tls",
             Refused::TlsTimeout => "tls_timeout",
+            Refused::ProxyProtocol => "proxy_protocol",
             Refused::HandshakeShare => "handshake_share",
             Refused::HandshakeDropped => "handshake_dropped",
         }

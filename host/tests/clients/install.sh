@@ -8,27 +8,35 @@
 # This does not install programs: node and python3 must be there.
 set -eu
 
-ws=8.23.0
-websockets=17.4
-
 cd "$(dirname "$0")/../../.."
 mkdir -p .tools
 
-if [ "$(cat .tools/node/installed 2>/dev/null)" != "ws $ws" ]; then
-    command -v node >/dev/null || { echo "install.sh: there is no node (18 or later)" >&2; exit 1; }
-    npm install --prefix .tools/node --no-save --no-audit --no-fund --loglevel=error "ws@$ws" ||
-        { echo "install.sh: npm cannot install ws@$ws" >&2; exit 1; }
-    echo "ws $ws" >.tools/node/installed
-fi
+# npm_packages FOLDER PACKAGE@VERSION...: packages of Node.js in .tools/FOLDER/node_modules.
+npm_packages() {
+    folder=.tools/$1
+    shift
+    [ "$(cat "$folder/installed" 2>/dev/null)" = "$*" ] && return
+    command -v node >/dev/null || { echo "install.sh: there is no node (20 or later)" >&2; exit 1; }
+    npm install --prefix "$folder" --no-save --no-audit --no-fund --loglevel=error "$@" ||
+        { echo "install.sh: npm cannot install $*" >&2; exit 1; }
+    echo "$*" >"$folder/installed"
+}
 
-if [ "$(cat .tools/python/installed 2>/dev/null)" != "websockets $websockets" ]; then
+# pip_packages FOLDER PACKAGE==VERSION...: packages of Python in the environment .tools/FOLDER.
+pip_packages() {
+    folder=.tools/$1
+    shift
+    [ "$(cat "$folder/installed" 2>/dev/null)" = "$*" ] && return
     command -v python3 >/dev/null || { echo "install.sh: there is no python3" >&2; exit 1; }
-    { python3 -m venv .tools/python &&
-        .tools/python/bin/python -m pip install --quiet --disable-pip-version-check \
-            "websockets==$websockets"; } ||
-        { echo "install.sh: pip cannot install websockets==$websockets" >&2; exit 1; }
-    echo "websockets $websockets" >.tools/python/installed
-fi
+    { python3 -m venv "$folder" &&
+        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; } ||
+        { echo "install.sh: pip cannot install $*" >&2; exit 1; }
+    echo "$*" >"$folder/installed"
+}
+
+# WebSocket clients.
+npm_packages node ws@8.23.0
+pip_packages python websockets==17.4
 
 # As its lock file says, which is kept beside them to know them by.
 example=examples/node-host
@@ -39,38 +47,21 @@ if ! cmp -s $example/package-lock.json $example/node_modules/installed; then
     cp $example/package-lock.json $example/node_modules/installed
 fi
 
-# The Redis clients that host/tests/redis/clients.rs runs. Under a name with a
-# number is an older one that many still use.
-redis_node="redis@6.3.1 redis-4@npm:redis@4.7.1 ioredis@6.0.0 ioredis-5@npm:ioredis@5.4.2"
-redis_python=8.1.0
+# The Redis clients that host/tests/redis/clients.rs runs. A name with a number is an older version
+# that many still use.
+npm_packages redis-node redis@6.3.1 redis-4@npm:redis@4.7.1 ioredis@6.0.0 ioredis-5@npm:ioredis@5.4.2
+pip_packages redis-python redis==8.1.0
 
-if [ "$(cat .tools/redis-node/installed 2>/dev/null)" != "$redis_node" ]; then
-    command -v node >/dev/null || { echo "install.sh: there is no node (20 or later)" >&2; exit 1; }
-    # shellcheck disable=SC2086 # they are several words
-    npm install --prefix .tools/redis-node --no-save --no-audit --no-fund --loglevel=error $redis_node ||
-        { echo "install.sh: npm cannot install $redis_node" >&2; exit 1; }
-    echo "$redis_node" >.tools/redis-node/installed
-fi
-
-if [ "$(cat .tools/redis-python/installed 2>/dev/null)" != "redis $redis_python" ]; then
-    command -v python3 >/dev/null || { echo "install.sh: there is no python3" >&2; exit 1; }
-    { python3 -m venv .tools/redis-python &&
-        .tools/redis-python/bin/python -m pip install --quiet --disable-pip-version-check \
-            "redis==$redis_python"; } ||
-        { echo "install.sh: pip cannot install redis==$redis_python" >&2; exit 1; }
-    echo "redis $redis_python" >.tools/redis-python/installed
-fi
+# The libraries of host/tests/redis/applications.rs. broadcaster does not work with redis-py 8.
+npm_packages applications-node socket.io@4.8.4 socket.io-client@4.8.4 \
+    @socket.io/redis-adapter@8.3.0 redis@6.3.1 ioredis@5.4.2 graphql@16.15.0 \
+    graphql-subscriptions@3.0.0 graphql-redis-subscriptions@2.7.0 @nestjs/common@12.5.1 \
+    @nestjs/core@12.5.1 @nestjs/microservices@12.1.1 reflect-metadata@0.2.2 rxjs@7.8.2
+pip_packages applications-python redis==7.1.0 python-socketio==5.18.1 aiohttp==3.14.5 \
+    channels-redis==4.3.0 broadcaster==0.3.1
 
 # What drives the browser in host/tests/console. It brings none of its own.
-playwright=1.65.1
-
-if [ "$(cat .tools/browser/installed 2>/dev/null)" != "playwright-core $playwright" ]; then
-    command -v node >/dev/null || { echo "install.sh: there is no node (20 or later)" >&2; exit 1; }
-    npm install --prefix .tools/browser --no-save --no-audit --no-fund --loglevel=error \
-        "playwright-core@$playwright" ||
-        { echo "install.sh: npm cannot install playwright-core@$playwright" >&2; exit 1; }
-    echo "playwright-core $playwright" >.tools/browser/installed
-fi
+npm_packages browser playwright-core@1.65.1
 
 # What plugins in JavaScript and Python are built with, at the versions that
 # `switchyard plugin new` writes, kept so that the projects of the tests get them from
@@ -113,13 +104,19 @@ if ! cargo nextest --version >/dev/null 2>&1 && [ ! -x .tools/cargo/bin/cargo-ne
         { echo "install.sh: cargo cannot install cargo-nextest@$nextest" >&2; exit 1; }
 fi
 
-# Has the packages of a program that is not there installed.
+# need PROGRAM PACKAGE...: has Debian's packages of a program installed if there is no such program.
 need() {
     program=$1
     shift
-    command -v "$program" >/dev/null && return
+    command -v "$program" >/dev/null || debian_packages "$program" "$@"
+}
+
+# debian_packages MISSING PACKAGE...: installs packages, because something is missing.
+debian_packages() {
+    missing=$1
+    shift
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        echo "install.sh: there is no $program; install $*" >&2
+        echo "install.sh: there is no $missing; install $*" >&2
         exit 1
     fi
     { apt-get update --quiet=2 &&
@@ -141,8 +138,18 @@ need openssl openssl
 # A browser for the console, with letters to draw.
 need chromium chromium fonts-dejavu-core
 
+# What stands before nodes in host/tests/proxies.
+need nginx nginx
+need haproxy haproxy
+
 # What counts instructions.
 need valgrind valgrind
 
 # What reads metrics, alert rules and their tests.
 need promtool prometheus
+
+# Applications in PHP and Ruby.
+php -r 'exit(extension_loaded("redis") && (include "Predis/autoload.php") ? 0 : 1);' >/dev/null 2>&1 ||
+    debian_packages "PHP with phpredis and Predis" php-cli php-redis php-predis
+ruby -e 'require "active_support/all"; require "action_cable"; require "redis"' 2>/dev/null ||
+    debian_packages "Ruby with redis-rb and Action Cable" ruby ruby-redis ruby-actioncable

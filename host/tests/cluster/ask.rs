@@ -1,11 +1,13 @@
 //! Asking all nodes at once, by the admin API of one.
 
-use anyhow::{Result, ensure};
-use serde_json::json;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value as Json, json};
 
 use crate::backplane::{Backplane, Kind};
+use crate::client::RespClient;
 use crate::nodes::{Node, Options};
 use crate::support::admin::Operator;
+use crate::value::Value;
 
 async fn query_all_nodes(kind: Kind) -> Result<()> {
     let backplane = Backplane::start(kind).await?;
@@ -53,6 +55,47 @@ async fn all_nodes_are_queried_over_redis() -> Result<()> {
 #[tokio::test]
 async fn all_nodes_are_queried_over_nats() -> Result<()> {
     query_all_nodes(Kind::Nats).await
+}
+
+/// The number with which the ids of new connections begin.
+async fn node_number(node: &Node) -> Result<u64> {
+    let Value::Integer(id) = node.client().await?.call(&["CLIENT", "ID"]).await? else {
+        bail!("no id")
+    };
+    Ok(u64::try_from(id)? >> 32)
+}
+
+#[tokio::test]
+async fn a_node_takes_another_number_if_another_node_has_the_same() -> Result<()> {
+    let redis = Backplane::start(Kind::Redis).await?;
+    // This test is the other node.
+    let mut other = RespClient::connect(redis.address).await?;
+    other.call(&["SUBSCRIBE", "__switchyard:all"]).await?;
+    let node = Node::start(&redis, &Options::default()).await?;
+    let mut numbers = Vec::new();
+    while numbers.len() < 2 {
+        let said: Json = serde_json::from_slice(other.next().await?.payload()?)?;
+        let Some(number) = said.pointer("/asks/node-number").and_then(Json::as_u64) else {
+            continue;
+        };
+        let taken = numbers.first().copied().unwrap_or(number);
+        let (from, question) = (said["node"].as_str().context("a name")?, &said["number"]);
+        let answer = json!({
+            "node": "other", "number": question, "answers": {"node-number": taken},
+        });
+        let channel = format!("__switchyard:node:{from}");
+        redis.ask(&["PUBLISH", &channel, &answer.to_string()]).await?;
+        numbers.push(number);
+    }
+    let [first, second] = numbers[..] else { bail!("{numbers:?}") };
+    ensure!(first < second && second < 1 << 20, "{numbers:?}");
+    assert_eq!(node_number(&node).await?, second);
+    node.server.wait_for_log("another node has the same number").await?;
+
+    let third = Node::start(&redis, &Options::default()).await?;
+    assert_ne!(node_number(&third).await?, second);
+    node.stop().await?;
+    third.stop().await
 }
 
 /// Alone, a node is all of them; names may be any bytes.

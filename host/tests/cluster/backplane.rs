@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -74,6 +75,26 @@ impl Backplane {
     /// Kills it; no client is notified.
     pub fn kill(&mut self) {
         self.process = None;
+    }
+
+    /// Starts it on the port it had, with other arguments than before.
+    pub async fn come_back_with(&mut self, extra: &[&str]) -> Result<()> {
+        self.extra = extra.iter().map(ToString::to_string).collect();
+        self.come_back().await
+    }
+
+    /// Where it stores what it stores.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// Deletes what a killed one has stored.
+    pub fn empty(&self) -> Result<()> {
+        ensure!(self.process.is_none(), "it is running");
+        for stored in fs::read_dir(self.home.path())? {
+            fs::remove_dir_all(stored?.path())?;
+        }
+        Ok(())
     }
 
     /// Starts it on the port it had.

@@ -5,7 +5,7 @@
 //! its own backplane on free ports and may run beside any other. No test sleeps,
 //! but where an outage lasts as long as it is said to last.
 
-use switchyard_test_support::{self as support, client, value};
+use switchyard_test_support::{self as support, answers, client, value};
 
 mod backplane;
 mod listener;
@@ -14,9 +14,12 @@ mod nodes;
 mod ask;
 mod cost;
 mod flooding;
+mod history;
 mod interest;
+mod jetstream;
 mod outage;
 mod plugins;
+mod presence;
 mod rights;
 mod secrets;
 mod topologies;

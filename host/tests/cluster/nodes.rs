@@ -76,13 +76,21 @@ impl Node {
         get(self.http, "/healthz").await
     }
 
-    /// Waits until `/healthz` answers so.
-    pub async fn until_health(&self, status: u16) -> Result<()> {
-        within(PATIENCE, format!("{status} of /healthz"), async {
-            while self.health().await?.0 != status {
+    /// Whether it is connected to the backplane and has all its subscriptions there, as `/healthz`
+    /// says.
+    pub async fn is_connected(&self) -> Result<bool> {
+        let (status, text) = self.health().await?;
+        let is_away = ["disconnected", "being sent"].iter().any(|words| text.contains(words));
+        Ok(status == 200 && !is_away)
+    }
+
+    /// Waits until it is, or is not.
+    pub async fn until_connected(&self, expected: bool) -> Result<()> {
+        within(PATIENCE, format!("connected to the backplane: {expected}"), async {
+            while self.is_connected().await? != expected {
                 tokio::task::yield_now().await;
             }
-            Ok(())
+            anyhow::Ok(())
         })
         .await?
     }

@@ -37,8 +37,8 @@ async fn outage(kind: Kind) -> Result<()> {
     backplane.kill();
     // Publish before any node has detected the failure, and again when all have.
     publish(50).await?;
-    a.until_health(503).await?;
-    b.until_health(503).await?;
+    a.until_connected(false).await?;
+    b.until_connected(false).await?;
     let undelivered = publish(50).await?;
     ensure!(a.info("backplane_state").await? == "away", "it does not say so");
     ensure!(a.info("backplane_unsent_away").await?.parse::<u64>()? >= 50, "not all are counted");
@@ -48,8 +48,8 @@ async fn outage(kind: Kind) -> Result<()> {
     let mut late = Listener::start(b.client().await?, &["news"], &[]).await?;
     tokio::time::sleep(OUTAGE.saturating_sub(began.elapsed())).await;
     backplane.come_back().await?;
-    a.until_health(200).await?;
-    b.until_health(200).await?;
+    a.until_connected(true).await?;
+    b.until_connected(true).await?;
 
     let last = publish(100).await?;
     let last = payload("a", last);
@@ -101,7 +101,7 @@ async fn refusals(kind: Kind) -> Result<()> {
     let node = Node::start(&backplane, &options).await?;
     let mut listener = Listener::start(node.client().await?, &["news"], &[]).await?;
     backplane.kill();
-    node.until_health(503).await?;
+    node.until_connected(false).await?;
     let refused = node.publish("news", &payload("a", 1)).await?;
     ensure!(
         matches!(&refused, Value::Error(text) if text.starts_with(b"UNAVAILABLE")),
@@ -112,7 +112,7 @@ async fn refusals(kind: Kind) -> Result<()> {
     ensure!(refused.pointer("/1/code") == Some(&"UNAVAILABLE".into()), "{refused}");
     listener.nothing_more().await?;
     backplane.come_back().await?;
-    node.until_health(200).await?;
+    node.until_connected(true).await?;
     ensure!(node.publish("news", &payload("a", 1)).await? == Value::Integer(1));
     listener.expect(1).await
 }
@@ -144,7 +144,7 @@ async fn slowness(kind: Kind) -> Result<()> {
     here.expect(300).await?;
     there.nothing_more().await?;
     tokio::time::sleep(Duration::from_secs(1).saturating_sub(began.elapsed())).await;
-    ensure!(a.health().await?.0 == 200, "a second is no outage");
+    ensure!(a.is_connected().await?, "a second is no outage");
     backplane.go_on()?;
     there.expect(300).await?;
     there.nothing_more().await
@@ -182,9 +182,9 @@ async fn standstill(kind: Kind) -> Result<()> {
     listener.expect(10).await?;
     listener.nothing_more().await?;
     // A backplane that sends nothing for too long counts as disconnected.
-    node.until_health(503).await?;
+    node.until_connected(false).await?;
     backplane.go_on()?;
-    node.until_health(200).await?;
+    node.until_connected(true).await?;
     // What it did take was delivered here already, and is not again.
     listener.nothing_more().await
 }
@@ -213,12 +213,12 @@ async fn ten_thousand_names(kind: Kind) -> Result<()> {
     listener.next_many(NAMES).await?;
     let subscribed = began.elapsed();
     backplane.kill();
-    a.until_health(503).await?;
+    a.until_connected(false).await?;
     backplane.come_back().await?;
     let began = Instant::now();
-    a.until_health(200).await?;
+    a.until_connected(true).await?;
     let ready = began.elapsed();
-    b.until_health(200).await?;
+    b.until_connected(true).await?;
     let log = a.server.wait_for_log("the backplane is back").await?;
     let restored = number_in(&log, "restore_ms=")?;
     println!(

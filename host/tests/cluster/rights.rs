@@ -71,7 +71,7 @@ async fn each_right_that_redis_withholds_is_named_and_nothing_counts_as_sent() -
         ensure!(is_unavailable(&answer), "{rule}: {answer}");
         // Granted, it is found by itself.
         user(&redis, &[]).await?;
-        node.until_health(200).await?;
+        node.until_connected(true).await?;
         ensure!(node.publish("news", "x").await? == Value::Integer(0), "{rule}");
         ensure!(!node.server.log().contains(PASSWORD), "the log has the password");
         node.stop().await?;
@@ -111,8 +111,8 @@ async fn a_right_that_redis_withdraws_is_found_and_nothing_is_doubled() -> Resul
         let (_, after) = publish(100).await?;
         ensure!(before == after, "{rule}: accepted without the right");
         user(&redis, &[]).await?;
-        a.until_health(200).await?;
-        b.until_health(200).await?;
+        a.until_connected(true).await?;
+        b.until_connected(true).await?;
         let (last, _) = publish(1).await?;
         for listener in [&mut here, &mut there] {
             listener.until("news", &payload("a", last)).await?;

@@ -12,7 +12,7 @@ use crate::support::{PATIENCE, within};
 use crate::value::{Value, ack, message};
 
 /// Three masters that share the slots.
-async fn cluster() -> Result<[Backplane; 3]> {
+pub async fn cluster() -> Result<[Backplane; 3]> {
     let start = async || {
         // The bus has a port of its own; by default it could be beyond the last.
         let bus = free_port()?.to_string();
@@ -96,13 +96,13 @@ async fn a_redis_cluster_is_one_backplane() -> Result<()> {
     // A node of the cluster goes, and its slots with it, until it comes back.
     cluster[0].kill();
     for node in &nodes {
-        node.until_health(503).await?;
+        node.until_connected(false).await?;
     }
     cluster[0].come_back().await?;
     // Until it has found the others, what is published does not get from one to another.
     until_whole(&cluster).await?;
     for node in &nodes {
-        node.until_health(200).await?;
+        node.until_connected(true).await?;
     }
     for (listener, sharded) in &mut listeners {
         listener.nothing_more().await?;
@@ -162,10 +162,10 @@ async fn nodes_follow_the_master_that_sentinels_know() -> Result<()> {
     two.publish("news", "before").await?;
     ensure!(client.next().await? == message("message", &[b"news", b"before"]));
     first.kill();
-    one.until_health(503).await?;
+    one.until_connected(false).await?;
     watching.line_with(Pipe::Stdout, "+switch-master").await?;
     for node in [&one, &two] {
-        node.until_health(200).await.context("after the failover")?;
+        node.until_connected(true).await.context("after the failover")?;
     }
     two.publish("news", "after").await?;
     ensure!(client.next().await? == message("message", &[b"news", b"after"]));

@@ -1,12 +1,14 @@
 //! While all is up, no message is lost and none comes twice.
 
-use anyhow::{Result, ensure};
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail, ensure};
 
 use crate::backplane::{Backplane, Kind};
 use crate::client::RespClient;
 use crate::listener::{Listener, payload};
 use crate::nodes::Node;
-use crate::value::{Value, ack, message};
+use crate::value::{Shape, Value, ack, message};
 
 /// How many each publisher publishes on each channel.
 const MESSAGES: u64 = 500;
@@ -261,4 +263,81 @@ async fn a_message_over_a_limit_is_dropped_and_logged() -> Result<()> {
         node.stop().await?;
     }
     Ok(())
+}
+
+/// Ids of connections are unique in a cluster, and rise on each node.
+async fn ids_are_unique(kind: Kind) -> Result<()> {
+    let backplane = Backplane::start(kind).await?;
+    let nodes = Node::three(&backplane).await?;
+    let mut ids = BTreeSet::new();
+    for node in &nodes {
+        let (mut first, mut second) = (node.client().await?, node.client().await?);
+        let (first, second) =
+            (first.call(&["CLIENT", "ID"]).await?, second.call(&["CLIENT", "ID"]).await?);
+        let (Value::Integer(first), Value::Integer(second)) = (&first, &second) else {
+            bail!("{first} and {second} are no ids")
+        };
+        ensure!(first < second && *second < 1 << 53, "{first} and {second}");
+        ids.extend([*first, *second]);
+    }
+    ensure!(ids.len() == 2 * nodes.len(), "{ids:?}");
+    for node in nodes {
+        node.server.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn ids_are_unique_over_redis() -> Result<()> {
+    ids_are_unique(Kind::Redis).await
+}
+
+#[tokio::test]
+async fn ids_are_unique_over_nats() -> Result<()> {
+    ids_are_unique(Kind::Nats).await
+}
+
+/// A SUBSCRIBE between MULTI and EXEC waits for the backplane, and the rest waits for it.
+async fn a_transaction_waits(kind: Kind) -> Result<()> {
+    let backplane = Backplane::start(kind).await?;
+    let nodes = Node::three(&backplane).await?;
+    let [a, b, _] = &nodes;
+    let (mut subscriber, mut publisher) = (a.client().await?, b.client().await?);
+    for round in 0..20 {
+        let channel = format!("round.{round}");
+        let mut sent = Vec::new();
+        for words in [
+            ["MULTI"].as_slice(),
+            &["SUBSCRIBE", &channel],
+            &["PING"],
+            &["EXEC"],
+            &["UNSUBSCRIBE", "nothing"],
+        ] {
+            sent.extend(crate::value::command(words));
+        }
+        subscriber.send(&sent).await?;
+        let replies = subscriber.next_many(5).await?;
+        let pong = Value::Aggregate(Shape::Array, vec![Value::bulk("pong"), Value::bulk("")]);
+        let expected = Value::Aggregate(Shape::Array, vec![ack("subscribe", &channel, 1), pong]);
+        ensure!(replies.get(3) == Some(&expected), "{replies:?}");
+        publisher.call(&["PUBLISH", &channel, "x"]).await?;
+        let came = subscriber.next().await?;
+        ensure!(came == message("message", &[channel.as_bytes(), b"x"]), "{came}");
+        subscriber.call(&["UNSUBSCRIBE"]).await?;
+    }
+    drop((subscriber, publisher));
+    for node in nodes {
+        node.server.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_transaction_waits_for_redis() -> Result<()> {
+    a_transaction_waits(Kind::Redis).await
+}
+
+#[tokio::test]
+async fn a_transaction_waits_for_nats() -> Result<()> {
+    a_transaction_waits(Kind::Nats).await
 }

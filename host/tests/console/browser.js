@@ -83,6 +83,103 @@ const scenarios = {
     await says(page.locator("#channels tr", { hasText: "busy" }), "1");
   },
 
+  /** Users are found, and all connections of one are closed. */
+  async users(page) {
+    await view(page, "Connections");
+    await says(page.locator("#connections tr", { hasText: "worker-7" }), "ann");
+    await page.getByLabel("Search").fill("ANN");
+    await says(page.locator("#connections-count"), "2 of 3 shown");
+    await page.getByRole("button", { name: "Details of connection" }).first().click();
+    const dialog = page.getByRole("dialog");
+    await says(dialog.locator("dl").last(), "ann");
+    await dialog.getByRole("button", { name: "Close all of this user" }).click();
+    const question = page.getByRole("dialog").last();
+    await says(question, "Close all connections of ann?");
+    await question.getByRole("button", { name: "Cancel" }).click();
+    await says(page.locator("#connections-count"), "2 of 3 shown");
+    await dialog.getByRole("button", { name: "Close all of this user" }).click();
+    await page.getByRole("dialog").last().getByRole("button", { name: "Close them" }).click();
+    await says(page.locator("#connections-count"), "0 of 1 shown");
+  },
+
+  /** A dialog ends with its view; figures are dimmed and dated when the server is gone; words say what is meant. */
+  async details(page) {
+    await says(page.locator("#state"), "live");
+    await view(page, "Connections");
+    await page.getByRole("button", { name: "Details of connection" }).first().click();
+    await page.getByRole("dialog").waitFor();
+    await page.evaluate(() => (location.hash = "channels"));
+    await page.getByRole("dialog").waitFor({ state: "detached" });
+    await view(page, "Trace");
+    await says(page.locator("#trace-state"), "Nothing is followed");
+    assert.strictEqual(await page.locator("#trace-lines thead").isVisible(), false, "an empty table has a head");
+    await view(page, "Overview");
+    // The highest value of the curve of connections is 1: the label of its half would be 1, too.
+    const labels = await page.evaluate(async () => {
+      const said = [];
+      const context = CanvasRenderingContext2D.prototype;
+      const fill = context.fillText;
+      context.fillText = function (text, ...rest) {
+        if (this.canvas.getAttribute("aria-label").startsWith("Connections:")) said.push(text);
+        return fill.call(this, text, ...rest);
+      };
+      await new Promise((done) => {
+        const look = () => (said.filter((text) => text === "now").length > 1 ? done() : requestAnimationFrame(look));
+        look();
+      });
+      context.fillText = fill;
+      return said.slice(said.indexOf("now") + 1, said.lastIndexOf("now") + 1);
+    });
+    const figures = labels.filter((text) => /^[\d.]+$/.test(text));
+    assert.deepStrictEqual(figures, ["1"], `the labels are ${labels}`);
+    await page.route("**/v1/**", (route) => route.abort());
+    await says(page.locator("#state"), /the server does not answer; figures of \d\d:\d\d:\d\d/);
+    const opacity = () => page.locator("#facts").evaluate((facts) => Number(getComputedStyle(facts).opacity));
+    assert((await opacity()) < 0.6, "the figures are not dimmed");
+    await page.unroute("**/v1/**");
+    await says(page.locator("#state"), "live");
+    assert.strictEqual(await opacity(), 1);
+  },
+
+  /** The page for trying the server out: a token, and nothing is shown as sent that was not. */
+  async try_page(page, [token]) {
+    const state = page.locator("#state");
+    await says(state, "closed (4001)");
+    await page.getByRole("button", { name: "Publish" }).click();
+    await says(state, "PUBLISH was not sent");
+    assert.strictEqual(await page.locator("#log li").count(), 0, "it shows what it did not send");
+    await page.getByLabel("Token").fill(token);
+    await page.getByRole("button", { name: "Connect" }).click();
+    await says(state, "connected to ws://");
+    assert(!(await page.locator("body").innerText()).includes(token), "the token is shown");
+    await page.getByRole("button", { name: "Subscribe" }).click();
+    await says(page.locator("#log li"), '"OK",1]');
+    await page.getByRole("button", { name: "Publish" }).click();
+    await says(page.locator("#log li"), '["pmessage","news.*","news.world","hello"]');
+    const icon = await page.locator("link[rel=icon]").getAttribute("href");
+    await page.evaluate((icon) => new Promise((loaded, failed) => Object.assign(new Image(), { src: icon, onload: loaded, onerror: failed })), icon);
+    for (const width of [1280, 390]) {
+      await page.setViewportSize({ width, height: 844 });
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+      assert(wide <= 0, `at ${width} it is ${wide} pixels too wide`);
+    }
+  },
+
+  /** Screenshots for a person to look at: the views at two widths, light and dark. */
+  async pictures(page, [folder]) {
+    const isConsole = (await page.locator("nav").count()) > 0;
+    const views = isConsole ? ["Overview", "Plugins", "Connections", "Channels", "Trace", "Client"] : ["Try"];
+    for (const [width, scheme] of [[1280, "light"], [1280, "dark"], [390, "light"], [390, "dark"]]) {
+      await page.setViewportSize({ width, height: 844 });
+      await page.emulateMedia({ colorScheme: scheme });
+      for (const name of views) {
+        if (isConsole) await view(page, name);
+        await page.waitForTimeout(1_500);
+        await page.screenshot({ path: path.join(folder, `${name}-${width}-${scheme}.png`), fullPage: true });
+      }
+    }
+  },
+
   /** The page sends no requests while it is hidden. */
   async hidden(page) {
     // From here on the test controls the page's clock.
@@ -205,9 +302,10 @@ const scenarios = {
   async token(page, [token]) {
     const dialog = page.getByRole("dialog");
     await says(dialog, "A token is required");
+    assert(!(await dialog.innerText()).includes("Authorization"), "the words of the API are shown");
     await dialog.getByLabel("Token").fill("not the right one at all");
     await dialog.getByRole("button", { name: "Sign in" }).click();
-    await says(page.getByRole("dialog"), "the token is not known");
+    await says(page.getByRole("dialog"), "The server does not know this token");
     await page.getByRole("dialog").getByLabel("Token").fill(token);
     await page.getByRole("dialog").getByRole("button", { name: "Sign in" }).click();
     await says(page.locator("#state"), "live");
@@ -258,7 +356,7 @@ async function main() {
     page.setDefaultTimeout(PATIENCE_MS);
     const complaints = [];
     // A refusal is shown in the page, and the browser notes it besides.
-    const isRefusal = (text) => /^Failed to load resource: .* (401|409|422) /.test(text);
+    const isRefusal = (text) => /^Failed to load resource: (.* (401|409|422) |net::ERR_FAILED)/.test(text);
     page.on("console", (said) => {
       if (["error", "warning"].includes(said.type()) && !isRefusal(said.text())) complaints.push(said.text());
     });

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use switchyard_test_support::admin::Operator;
 use switchyard_test_support::components;
+use switchyard_test_support::resp::Resp;
 use switchyard_test_support::server::{Launch, Server};
 use switchyard_test_support::websocket::{Client, Upgrade};
 use tempfile::TempDir;
@@ -33,11 +34,16 @@ fn probe(stamp: u32) -> Result<Vec<u8>> {
 
 /// Has the browser do something with the console of a server.
 async fn drive(server: &Server, scenario: &str, words: &[&str]) -> Result<()> {
+    drive_at(&server.admin_url().await?, scenario, words).await
+}
+
+/// The same at another page.
+async fn drive_at(url: &str, scenario: &str, words: &[&str]) -> Result<()> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new("node");
     command
         .arg(here.join("tests/console/browser.js"))
-        .args([scenario, &server.admin_url().await?])
+        .args([scenario, url])
         .args(words)
         .env("NODE_PATH", here.join("../.tools/browser/node_modules"));
     // It ends by itself, whatever comes.
@@ -46,6 +52,23 @@ async fn drive(server: &Server, scenario: &str, words: &[&str]) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "the browser ended with {}: {said}", output.status);
     Ok(())
+}
+
+const TOKEN: &str = "s3cret-of-ann";
+
+/// A server where ann has a token.
+async fn guarded(is_required: bool) -> Result<(Server, TempDir)> {
+    let plugins = components::directory()?;
+    let settings = json!({
+        "require_token": is_required,
+        "tokens": {TOKEN: "ann"},
+        "rules": [{"users": ["*"], "subscribe": ["*"], "publish": ["*"]}],
+    });
+    components::install(plugins.path(), "10-acl", &components::built("acl")?, &settings)?;
+    let directory = Some(plugins.path().to_owned());
+    let config = "shutdown.timeout_ms = 100";
+    let server = Launch { plugins: directory, ..Launch::with_config(config) }.start().await?;
+    Ok((server, plugins))
 }
 
 /// A file that is no plugin of the server.
@@ -72,6 +95,42 @@ async fn what_the_server_does_is_seen() -> Result<()> {
     assert_eq!(first.next_json().await?[0], "goaway");
     assert_eq!(first.next_close().await?.0, Some(4105), "the page closed it");
     assert_eq!(second.call(json!(["PING"])).await?, json!(["OK", "PONG"]));
+    server.stop().await
+}
+
+#[tokio::test]
+async fn the_users_of_connections_are_found_and_closed() -> Result<()> {
+    let (server, _plugins) = guarded(false).await?;
+    let mut bob = server.client().await?;
+    ensure!(bob.call(json!(["PING"])).await? == json!(["OK", "PONG"]));
+    let upgrade = Upgrade { path: format!("/ws?token={TOKEN}"), ..Upgrade::default() };
+    let ann = Client::connect(server.address().await?, &upgrade).await?;
+    let mut ann = ann.map_err(|refused| anyhow::anyhow!("{}", refused.status))?;
+    ensure!(ann.call(json!(["PING"])).await? == json!(["OK", "PONG"]));
+    let mut redis = Resp::connect(server.resp_address().await?).await?;
+    assert_eq!(redis.call(&["AUTH", TOKEN]).await?, "+OK");
+    assert_eq!(redis.call(&["CLIENT", "SETNAME", "worker-7"]).await?, "+OK");
+    drive(&server, "users", &[]).await?;
+    assert_eq!(ann.next_json().await?[0], "goaway");
+    assert_eq!(ann.next_close().await?.0, Some(4105));
+    assert_eq!(bob.call(json!(["PING"])).await?, json!(["OK", "PONG"]));
+    server.stop().await
+}
+
+#[tokio::test]
+async fn the_page_of_the_websocket_says_what_happens() -> Result<()> {
+    let (server, _plugins) = guarded(true).await?;
+    let url = format!("http://{}/", server.address().await?);
+    drive_at(&url, "try_page", &[TOKEN]).await?;
+    server.stop().await
+}
+
+#[tokio::test]
+async fn views_do_not_mislead() -> Result<()> {
+    let (server, _plugins) = house("").await?;
+    let mut client = server.client().await?;
+    ensure!(client.call(json!(["SUBSCRIBE", "a"])).await? == json!(["OK", 1]));
+    drive(&server, "details", &[]).await?;
     server.stop().await
 }
 

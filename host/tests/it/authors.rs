@@ -77,7 +77,7 @@ async fn what_the_server_would_refuse_is_refused_with_the_reason() -> Result<()>
     for (component, beside, step, says) in [
         (b"nonsense".to_vec(), None, "compile", "not a WebAssembly file"),
         (half, None, "compile", ""),
-        (components::built("test/snoop")?, None, "link", "wasi:sockets/"),
+        (components::built("test/snoop")?, Some(json!({"policy": "open"})), "init", "no socket: "),
         (foreign, None, "link", "@0.3.0"),
         (components::built("test/asker")?, None, "link", "wasi:http/outgoing-handler@"),
         (components::built("guest-core")?, None, "link", "lifecycle"),

@@ -90,8 +90,8 @@ async fn a_directory_that_others_may_enter_is_refused() -> Result<()> {
     let cache = components::directory()?;
     fs::set_permissions(cache.path(), fs::Permissions::from_mode(0o755))?;
     let directory = cache.path().display().to_string();
-    let words = ["serve", "--http", "127.0.0.1:0", "--cache", &directory];
-    let mut server = Server::run_with(&words)?;
+    let words = ["--cache", &directory];
+    let mut server = Server::run_alone(&words)?;
     let (status, _) = server.exit().await?;
     let log = server.log();
     ensure!(status.code() == Some(1), "{status}: {log}");

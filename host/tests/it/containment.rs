@@ -76,7 +76,7 @@ async fn a_component_that_is_too_large_is_refused() -> Result<()> {
     ] {
         let directory = directory_with(&json!({ key: least }))?;
         let path = directory.path().to_str().context("a temporary path is text")?;
-        let mut server = Server::run_with(&["serve", "--http", "127.0.0.1:0", "--plugins", path])?;
+        let mut server = Server::run_alone(&["--plugins", path])?;
         let (status, _) = server.exit().await?;
         let log = server.log();
         assert_eq!(status.code(), Some(1), "{key}: {log}");
@@ -135,7 +135,7 @@ async fn a_limit_out_of_range_is_refused_with_its_range() -> Result<()> {
     ] {
         let directory = directory_with(&json!({ key: value }))?;
         let path = directory.path().to_str().context("a temporary path is text")?;
-        let mut server = Server::run_with(&["serve", "--http", "127.0.0.1:0", "--plugins", path])?;
+        let mut server = Server::run_alone(&["--plugins", path])?;
         let (status, _) = server.exit().await?;
         let log = server.log();
         ensure!(status.code() == Some(1) && log.contains(key) && log.contains(range), "{log}");

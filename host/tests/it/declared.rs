@@ -62,7 +62,7 @@ async fn a_malformed_declaration_is_refused_with_a_message() -> Result<()> {
     let component = components::declaring(components::built(PLUGIN)?, r#"{"on_failure": "shut"}"#);
     components::install(directory.path(), PLUGIN, &component, &settings())?;
     let path = directory.path().to_string_lossy().into_owned();
-    let mut server = Server::run_with(&["serve", "--http", "127.0.0.1:0", "--plugins", &path])?;
+    let mut server = Server::run_alone(&["--plugins", &path])?;
     let (status, _) = server.exit().await?;
     let log = server.log();
     for word in ["declaration", "redact.wasm", "switchyard:plugin", "shut"] {

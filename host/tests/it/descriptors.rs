@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use crate::support::admin::Operator;
 use crate::support::components::write_atomically;
 use crate::support::raw::{exchange, get};
-use crate::support::server::{Launch, Server};
+use crate::support::server::{Launch, Server, with_quick_end};
 use crate::support::{PATIENCE, within};
 
 /// So many connections that send nothing.
@@ -93,6 +93,7 @@ async fn settings_that_change_while_there_are_no_descriptors_are_read_later() ->
     let mut read = 0;
     while !server.log().contains("could not be read; reading it again") {
         let changed = format!("{config}limits.names_per_command_max = {}\n", read + 7);
+        let changed = with_quick_end(&changed);
         write_atomically(&server.home().join("switchyard.toml"), changed.as_bytes())?;
         let mut looks = tokio::time::interval(Duration::from_millis(10));
         within(PATIENCE, "the file to be read, or not", async {

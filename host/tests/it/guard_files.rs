@@ -293,7 +293,8 @@ async fn a_plugin_that_comes_back_by_name_has_its_settings() -> Result<()> {
     // Not without its settings, as a file.
     let component = house.home.path().join("guard.wasm");
     std::fs::write(&component, probe(1)?)?;
-    std::fs::copy(&component, house.file("10-guard.wasm"))?;
+    // At once: a part of a file is refused for another reason.
+    components::write_atomically(&house.file("10-guard.wasm"), &probe(1)?)?;
     let line = house.server.wait_for_log("a plugin was refused").await?;
     ensure!(line.contains("10-guard.toml.removed"), "{line}");
     let component = component.to_str().context("a path in UTF-8")?;

@@ -420,6 +420,36 @@ fn request_with(name: &str, value: Option<&str>) -> String {
     lines.join("\r\n") + "\r\n\r\n"
 }
 
+/// Otherwise a request that a proxy passes on with its body could contain commands.
+#[tokio::test]
+async fn the_body_of_an_upgrade_is_not_executed() -> Result<()> {
+    let server = Launch::default().start().await?;
+    let mut witness = Witness::on(&server).await?;
+    let body = Frame::new(TEXT, r#"["PUBLISH","witness","from a body"]"#).bytes();
+    let chunk = [format!("{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
+    for (name, value, body) in [
+        ("Content-Length", body.len().to_string(), &body),
+        ("Transfer-Encoding", "chunked".to_owned(), &chunk),
+    ] {
+        for is_at_once in [true, false] {
+            let head = request_with(name, Some(&value)).into_bytes();
+            let mut client = RawClient::dial(server.address().await?).await?;
+            if is_at_once {
+                client.send([&head[..], body].concat()).await?;
+                ensure!(client.response_head().await?.0 == 400, "{name}");
+            } else {
+                client.send(head).await?;
+                ensure!(client.response_head().await?.0 == 400, "{name}");
+                client.send(body).await?;
+            }
+            let rest = client.rest().await?;
+            ensure!(!rest.contains(&0x81), "{name}: {}", rest.escape_ascii());
+            witness.is_undisturbed().await?;
+        }
+    }
+    witness.end(server).await
+}
+
 fn own_page() -> String {
     let host = UPGRADE
         .lines()
@@ -464,6 +494,9 @@ async fn a_handshake_is_accepted_or_refused() -> Result<()> {
         ("no WebSocket version", request_with("Sec-WebSocket-Version", None), &[400, 426]),
         ("an old WebSocket version", request_with("Sec-WebSocket-Version", Some("8")), &[400, 426]),
         ("unknown sub-protocols", request_with("Sec-WebSocket-Protocol", Some("a, b")), &[400]),
+        ("no body, as its length says", request_with("Content-Length", Some("0")), &[101]),
+        ("a body", request_with("Content-Length", Some("5")), &[400]),
+        ("a body in chunks", request_with("Transfer-Encoding", Some("chunked")), &[400]),
         ("not HTTP", "EHLO example.org\r\n\r\n".to_owned(), &[400]),
         ("Redis", "*1\r\n$4\r\nPING\r\n\r\n\r\n".to_owned(), &[400]),
         ("TLS", "\u{16}\u{3}\u{1}\0\u{5}\u{1}\0\0\u{1}\u{3}\u{3}\r\n\r\n".to_owned(), &[400]),

@@ -110,7 +110,11 @@ async fn a_client_that_does_not_read_cannot_hold_up_the_end() -> Result<()> {
     let (mut server, _stuck) = stuck(300).await?;
     server.signal("TERM")?;
     server.exit().await?;
-    assert!(!server.log().contains("panicked"));
+    let log = server.log();
+    let aborted = log.lines().find(|line| line.contains("did not close in time"));
+    // The publisher may be one of them: its close may not have been noticed yet.
+    assert!(aborted.is_some_and(|line| !line.contains("connections=0")), "{log}");
+    assert!(!log.contains("panicked"));
     Ok(())
 }
 
@@ -139,6 +143,10 @@ async fn nonsense_ends_with_64_and_says_what_is_wrong() -> Result<()> {
     let out_of_range = written("range.toml", "[limits]\nname_bytes_max = 0\n")?;
     let wrong_type = written("type.toml", "[limits]\nname_bytes_max = \"many\"\n")?;
     let not_toml = written("broken.toml", "[http\n")?;
+    let one_port = written("port.toml", "http.listen = '127.0.0.1:8081'\n")?;
+    let payload = written("payload.toml", "limits.payload_bytes_max = '2MiB'\n")?;
+    let no_unit = written("unit.toml", "[websocket]\nping_interval_ms = '25x'\n")?;
+    let no_ca = written("ca.toml", "http.tls.client_certificates = 'required'\n")?;
     let missing = home.path().join("missing.toml").to_string_lossy().into_owned();
     for (words, says) in [
         (&["serve", "--config", &unknown_key][..], &["port", "line 3"][..]),
@@ -148,6 +156,10 @@ async fn nonsense_ends_with_64_and_says_what_is_wrong() -> Result<()> {
         (&["serve", "--config", &not_toml], &["line 1"]),
         (&["serve", "--config", &missing], &["missing.toml"]),
         (&["serve", "--check", "--config", &out_of_range], &["limits.name_bytes_max"]),
+        (&["serve", "--check", "--config", &one_port], &["admin.listen", "http.listen", ":8081"]),
+        (&["serve", "--check", "--config", &payload], &["message_bytes_max", "payload_bytes_max"]),
+        (&["serve", "--check", "--config", &no_unit], &["line 2", "\"25s\""]),
+        (&["serve", "--check", "--config", &no_ca], &["http.tls.client_ca", "missing"]),
         (&["serve", "--no-such-flag"], &["--no-such-flag"]),
         (&["serve", "--shards", "many"], &["many", "--shards"]),
         (&["serve", "--http", "127.0.0.1:0", "--shards", "0"], &["shards", "from 1 to 32"]),
@@ -171,6 +183,36 @@ async fn nonsense_ends_with_64_and_says_what_is_wrong() -> Result<()> {
     Ok(())
 }
 
+/// Before anything is compiled: the plugin is none, and is not reported.
+#[tokio::test]
+async fn a_port_in_use_is_reported_first_with_its_listener() -> Result<()> {
+    let plugins = components::directory()?;
+    std::fs::write(plugins.path().join("10-none.wasm"), "no component")?;
+    let plugins = plugins.path().to_str().context("a temporary path is text")?;
+    let occupied = TcpListener::bind("127.0.0.1:0")?;
+    let used = occupied.local_addr()?.to_string();
+    let free = "127.0.0.1:0".to_owned();
+    for (flag, setting) in
+        [("--http", "http.listen"), ("--resp", "resp.listen"), ("--admin", "admin.listen")]
+    {
+        let address = |of: &str| if of == flag { &*used } else { &*free };
+        let mut words = vec!["serve", "--plugins", plugins];
+        for of in ["--http", "--resp", "--admin"] {
+            words.extend([of, address(of)]);
+        }
+        let mut server = Server::run_with(&words)?;
+        let (status, stdout) = server.exit().await?;
+        let log = server.log();
+        assert_eq!(status.code(), Some(1), "{flag}: {log}");
+        assert!(stdout.is_empty(), "{flag}: {stdout:?}");
+        for word in [&*used, flag, setting, "in use", "another process"] {
+            assert!(log.contains(word), "{flag} does not say {word:?}: {log}");
+        }
+        assert!(!log.contains("10-none"), "{flag}: {log}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn questions_end_with_0() -> Result<()> {
     for (words, says) in [
@@ -184,24 +226,15 @@ async fn questions_end_with_0() -> Result<()> {
         assert!(stdout.iter().any(|line| line.contains(says)), "{words:?}: {stdout:?}");
     }
     // A check binds no port and prints no address.
-    let mut server = Server::run_with(&["serve", "--check"])?;
-    let (status, stdout) = server.exit().await?;
-    assert_eq!((status.code(), stdout), (Some(0), Vec::new()));
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_port_in_use_ends_with_1() -> Result<()> {
-    let occupied = TcpListener::bind("127.0.0.1:0")?;
-    let address = occupied.local_addr()?.to_string();
-    let free = "127.0.0.1:0";
-    for doors in [["--http", &address, "--resp", free], ["--http", free, "--resp", &address]] {
-        let mut server = Server::run_with(&[&["serve"], &doors[..]].concat())?;
+    let plugins = components::directory()?;
+    components::install(plugins.path(), "10-probe", &components::built("test/probe")?, &json!({}))?;
+    let path = plugins.path().to_str().context("a temporary path is text")?;
+    for words in [&["serve", "--check"][..], &["serve", "--check", "--plugins", path]] {
+        let mut server = Server::run_with(words)?;
         let (status, stdout) = server.exit().await?;
         let log = server.log();
-        assert_eq!(status.code(), Some(1), "{log}");
-        assert!(log.contains(&address) && log.contains("in use"), "{log}");
-        assert!(stdout.is_empty(), "{stdout:?}");
+        assert_eq!((status.code(), stdout), (Some(0), Vec::new()), "{log}");
+        assert!(!log.contains("was added"), "{log}");
     }
     Ok(())
 }

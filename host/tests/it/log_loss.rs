@@ -66,7 +66,8 @@ async fn ends_in_good_order(mut server: Server) -> Result<()> {
     Ok(())
 }
 
-const QUICK_END: &str = "shutdown.timeout_ms = 100\nlog.flush_ms = 200\n";
+const QUICK_END: &str = "shutdown.grace_ms = 0\nshutdown.reconnect_spread_ms = 1\n\
+    shutdown.close_delay_ms = 0\nshutdown.timeout_ms = 100\nlog.flush_ms = 200\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_is_not_read_delays_nothing() -> Result<()> {
@@ -79,7 +80,7 @@ async fn a_log_that_is_not_read_delays_nothing() -> Result<()> {
         let said = exchange(resp, &format!("ECHO {number}\r\n")).await?;
         ensure!(said.contains(&number.to_string()), "{said:?}");
     }
-    until_healthz_says(&server, "ok, but: the log is not read as fast as it is written").await?;
+    until_healthz_says(&server, "degraded: the log is not read as fast as it is written").await?;
     ensure!(lines_lost(&server).await? > 100.0, "hardly any line was lost");
     let operator = Operator::of(&server).await?;
     let log = operator.get("/v1/log")?;
@@ -230,7 +231,7 @@ async fn serves_with(log: Log) -> Result<()> {
     }
     .start()
     .await?;
-    until_healthz_says(&server, "ok, but: the log cannot be written").await?;
+    until_healthz_says(&server, "degraded: the log cannot be written").await?;
 
     // More connections than the server has descriptors for.
     let resp = server.resp_address().await?;

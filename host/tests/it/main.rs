@@ -4,13 +4,14 @@
 //! port and may run beside any other. No test sleeps: it waits for what must happen, with a
 //! deadline that only a broken server misses.
 
-use switchyard_test_support as support;
+use switchyard_test_support::{self as support, answers};
 
 mod tokens;
 mod transcript;
 
 mod cookbook;
 mod plugin_costs;
+mod start_time;
 
 mod auth_flood;
 mod authors;
@@ -22,17 +23,24 @@ mod guide;
 mod handshakes;
 mod hostile;
 mod languages;
+mod last_words;
 mod lifecycle;
+mod listeners;
 mod node_host;
 mod order;
 mod plugin_test;
 mod projects;
+mod proxies;
 mod security;
+mod shared_scripts;
 mod shipped_guards;
 mod tls;
+mod users;
 mod visibility;
 
-mod drain;
+mod changed_files;
+mod channel_rules;
+mod compiling;
 mod reload;
 
 mod containment;
@@ -42,6 +50,8 @@ mod engine_faults;
 mod engine_swap;
 mod guard_files;
 mod handover;
+mod history;
+mod history_store;
 mod log_loss;
 mod memory_bound;
 mod names_total;
@@ -49,6 +59,7 @@ mod one_client;
 mod one_command;
 mod outside;
 mod pattern_bombs;
+mod presence;
 mod recheck;
 mod returned;
 mod slow_consumer;

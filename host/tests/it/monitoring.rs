@@ -101,7 +101,7 @@ async fn metrics_say_what_was_done() -> Result<()> {
     // It may take a moment until its slot is free.
     let said = within(PATIENCE, "room for one more", async {
         loop {
-            let commands = "ECHO x\r\nNONSENSE\r\nSELECT 7\r\nCLIENT ID\r\n";
+            let commands = "ECHO x\r\nNONSENSE\r\nSELECT 16\r\nCLIENT ID\r\n";
             let said = exchange(server.resp_address().await?, commands).await?;
             if !said.contains("max number of clients") {
                 break anyhow::Ok(said);
@@ -331,10 +331,10 @@ async fn an_engine_that_fails_is_named() -> Result<()> {
     .await??;
     for path in ["/healthz", "/readyz"] {
         let (status, text) = ask(&server, path).await?;
-        assert_eq!((status, text.as_str()), (503, "ill: the engine is not available\n"));
+        assert_eq!((status, text.as_str()), (503, "unhealthy: the engine is not available\n"));
         let (status, said) = health(&server, path).await?;
         assert_eq!(status, 503, "{said}");
-        let unhealthy = json!({"status": "ill", "problem": "the engine is not available"});
+        let unhealthy = json!({"status": "unhealthy", "problem": "the engine is not available"});
         // The other is that of shard channels.
         assert_eq!(said["shards"], json!([unhealthy, {"status": "ok", "problem": null}]));
         assert_eq!(said["problems"], json!(["the engine is not available"]));
@@ -394,8 +394,12 @@ fn processor_time(server: &Server) -> Result<Duration> {
 #[tokio::test]
 async fn a_parked_plugin_is_unhealthy_if_it_guards_and_a_warning_if_not() -> Result<()> {
     for (policy, status, words) in [
-        ("closed", 503, "ill: the plugin 10-probe failed too often, is parked, and what it guards"),
-        ("open", 200, "ok, but: the plugin 10-probe failed too often, is parked, and is skipped"),
+        (
+            "closed",
+            503,
+            "unhealthy: the plugin 10-probe failed too often, is parked, and what it guards",
+        ),
+        ("open", 200, "degraded: the plugin 10-probe failed too often, is parked, and is skipped"),
     ] {
         let plugins = components::directory()?;
         let wasm = components::path(plugins.path(), "10-probe");
@@ -434,7 +438,7 @@ async fn a_parked_plugin_is_unhealthy_if_it_guards_and_a_warning_if_not() -> Res
 }
 
 #[tokio::test]
-async fn a_server_that_shuts_down_is_healthy_and_not_ready() -> Result<()> {
+async fn a_server_that_shuts_down_is_neither_healthy_nor_ready() -> Result<()> {
     let config = "shutdown.drain_ms = 86400000\nshutdown.closes_per_second = 1";
     let mut server = Launch::with_config(config).start().await?;
     let mut clients = Vec::new();
@@ -443,10 +447,12 @@ async fn a_server_that_shuts_down_is_healthy_and_not_ready() -> Result<()> {
     }
     server.signal("TERM")?;
     server.wait_for_log("the server is ending").await?;
-    assert_eq!(ask(&server, "/healthz").await?, (200, "ok\n".to_owned()));
-    assert_eq!(ask(&server, "/readyz").await?, (503, "draining\n".to_owned()));
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(ask(&server, path).await?, (503, "draining\n".to_owned()));
+    }
+    assert_eq!(ask(&server, "/livez").await?, (200, "ok\n".to_owned()));
     let (status, said) = health(&server, "/healthz").await?;
-    assert_eq!((status, &said["draining"]), (200, &json!(true)), "{said}");
+    assert_eq!((status, &said["draining"]), (503, &json!(true)), "{said}");
     let (status, said) = health(&server, "/readyz").await?;
     assert_eq!((status, &said["ready"]), (503, &json!(false)), "{said}");
     Scrape::of(&server).await?.check(&[("switchyard_draining", 1.0)])?;
@@ -506,9 +512,9 @@ async fn rules_and_dashboard_query_existing_metrics() -> Result<()> {
     let said = promtool(&["check", "metrics"], &scrape.text)?;
     ensure!(said.is_empty(), "promtool has something to say:\n{said}");
     let (status, text) = ask(&server, "/healthz").await?;
-    assert_eq!((status, text.as_str()), (503, "ill: the backplane is disconnected\n"));
+    assert_eq!((status, text.as_str()), (200, "degraded: the backplane is disconnected\n"));
     let (_, said) = health(&server, "/healthz").await?;
-    assert_eq!(said["backplane"]["status"], json!("ill"), "{said}");
+    assert_eq!(said["backplane"]["status"], json!("degraded"), "{said}");
 
     let there = exposed(&scrape.text);
     let check = |what: &str, query: &str| {

@@ -164,3 +164,156 @@ async fn commands_that_answer_for_each_word_take_few() -> Result<()> {
     ensure!(client.call(&["COMMAND", "INFO", "ping"]).await? == "*1");
     server.stop().await
 }
+
+/// Requests of a few MiB whose work grows with the number of their arguments.
+fn large_requests() -> Vec<(&'static str, Vec<u8>)> {
+    const ARGUMENTS: usize = 300_000;
+    const LOOP: &str = "for i = 2, #ARGV do redis.call('publish', ARGV[i], ARGV[1]) end";
+    let with = |start: &str, further: &[&str], count: usize| {
+        let words = start.split(' ').map(str::to_owned);
+        let further = further.iter().map(|word| (*word).to_owned()).cycle().take(count);
+        words.chain(further).collect::<Vec<_>>()
+    };
+    let prefixes = (0..20_000).flat_map(|number| ["PREFIX".to_owned(), format!("{number:06}")]);
+    let prefixes: Vec<_> =
+        with("CLIENT TRACKING ON BCAST", &[], 0).into_iter().chain(prefixes).collect();
+    let digest = "a".repeat(40);
+    let single = [
+        ("CLIENT TRACKING BCAST", prefixes),
+        ("CLIENT TRACKING", with("CLIENT TRACKING ON", &["PREFIX", ""], ARGUMENTS)),
+        ("CLIENT KILL", with("CLIENT KILL", &["ADDR", "192.0.2.7:1"], ARGUMENTS)),
+        ("CLIENT LIST", with("CLIENT LIST ID", &["1"], ARGUMENTS)),
+        ("COMMAND DOCS", with("COMMAND DOCS", &["client"], ARGUMENTS)),
+        ("COMMAND GETKEYS", with("COMMAND GETKEYS WATCH", &["a"], ARGUMENTS)),
+        ("CONFIG SET", with("CONFIG SET", &["a"], ARGUMENTS)),
+        (
+            "EVAL",
+            ["EVAL", LOOP, "0"]
+                .iter()
+                .map(|word| (*word).to_owned())
+                .chain(with("x", &["a"], ARGUMENTS))
+                .collect(),
+        ),
+        ("HELLO", with("HELLO 2", &["SETNAME", "a"], ARGUMENTS)),
+        ("LATENCY RESET", with("LATENCY RESET", &["a"], ARGUMENTS)),
+        ("MEMORY USAGE", with("MEMORY USAGE a", &["SAMPLES", "1"], ARGUMENTS)),
+        ("PUBSUB NUMSUB", with("PUBSUB NUMSUB", &["a"], ARGUMENTS)),
+        ("SCRIPT EXISTS", with("SCRIPT EXISTS", &[&digest], ARGUMENTS)),
+        ("SUBSCRIBE", with("SUBSCRIBE", &["a"], ARGUMENTS)),
+        ("UNSUBSCRIBE", with("UNSUBSCRIBE", &["a"], ARGUMENTS)),
+        ("WATCH", with("WATCH", &["a"], ARGUMENTS)),
+    ];
+    single.into_iter().map(|(name, words)| (name, resp::command(&words))).collect()
+}
+
+/// Each is refused, as a command and between MULTI and EXEC, and others do not wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_are_served_while_commands_with_many_arguments_are_refused() -> Result<()> {
+    let server = Launch::default().start().await?;
+    let address = server.resp_address().await?;
+    // Made before, because the bystander runs in the same task.
+    let requests = large_requests();
+    let asking = async {
+        for (name, request) in requests {
+            let mut client = Resp::connect(address).await?;
+            client.send(&request).await?;
+            let line = client.line().await?;
+            ensure!(
+                line.starts_with("-LIMIT ") && line.contains(" in one command; "),
+                "{name}: {line}"
+            );
+            ensure!(client.call(&["MULTI"]).await? == "+OK");
+            client.send(&request).await?;
+            let line = client.line().await?;
+            ensure!(line.starts_with("-LIMIT "), "{name} after MULTI: {line}");
+            let line = client.call(&["EXEC"]).await?;
+            ensure!(line.starts_with("-EXECABORT "), "{name} after MULTI: {line}");
+        }
+        Ok(())
+    };
+    let mut bystander = Resp::connect(address).await?;
+    let mut longest = Duration::ZERO;
+    let calling = async {
+        loop {
+            let began = Instant::now();
+            ensure!(bystander.call(&["PING"]).await? == "+PONG");
+            longest = longest.max(began.elapsed());
+        }
+    };
+    tokio::select! {
+        done = asking => done?,
+        failed = calling => { let failed: Result<()> = failed; failed?; }
+    }
+    println!("a bystander waited {longest:?}");
+    ensure!(longest < Duration::from_secs(1), "a bystander waited {longest:?}");
+    server.stop().await
+}
+
+/// A request of 40 KB for the digests of 1,000 scripts costs as much as one for names.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_digests_are_looked_up_at_once() -> Result<()> {
+    const REQUESTS: usize = 300;
+    let server = Launch::default().start().await?;
+    let mut client = Resp::connect(server.resp_address().await?).await?;
+    for number in 0..100 {
+        let space = " ".repeat(number);
+        let script =
+            format!("for i = 2, #ARGV do{space} redis.call('publish', ARGV[i], ARGV[1]) end");
+        ensure!(client.call(&["SCRIPT", "LOAD", &script]).await? == "$40");
+        client.line().await?;
+    }
+    let mut words = vec!["SCRIPT".to_owned(), "EXISTS".to_owned()];
+    words.extend(std::iter::repeat_n("a".repeat(40), 999));
+    let request = resp::command(&words);
+    let began = Instant::now();
+    for _ in 0..REQUESTS {
+        client.send(&request).await?;
+        ensure!(client.array().await?.iter().all(|found| found == ":0"));
+    }
+    let took = began.elapsed();
+    println!("{REQUESTS} requests took {took:?}");
+    ensure!(took < Duration::from_secs(3), "{REQUESTS} requests took {took:?}");
+    server.stop().await
+}
+
+/// A frame of a MiB has room for 350,000 commands. Those of an accepted one are answered in order,
+/// while others are served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frame_of_many_commands_is_executed_in_parts_or_refused() -> Result<()> {
+    let server = Launch::default().start().await?;
+    let frame = |count: usize| format!("[{}]", vec!["[]"; count].join(","));
+    let mut bystander = Resp::connect(server.resp_address().await?).await?;
+    let mut client = server.client().await?;
+    let asking = async {
+        for count in [10_001, 350_000] {
+            client.send(Message::text(frame(count))).await?;
+            let answer = client.next_json().await?;
+            let said = format!("{count} commands in one frame; there may be 10000");
+            ensure!(answer.pointer("/2/message") == Some(&json!(said)), "{answer}");
+        }
+        client.send(Message::text(frame(9_999).replace("[[],", r#"[[1,"PING"],"#))).await?;
+        client.send(Message::text(r#"[2,"PING"]"#)).await?;
+        ensure!(client.next_json().await? == json!([1, "OK", "PONG"]));
+        for _ in 1..9_999 {
+            let answer = client.next_json().await?;
+            ensure!(answer.pointer("/2/code") == Some(&json!("BADFRAME")), "{answer}");
+        }
+        ensure!(client.next_json().await? == json!([2, "OK", "PONG"]));
+        Ok(())
+    };
+    let mut longest = Duration::ZERO;
+    let calling = async {
+        loop {
+            let began = Instant::now();
+            ensure!(bystander.call(&["PING"]).await? == "+PONG");
+            longest = longest.max(began.elapsed());
+        }
+    };
+    tokio::select! {
+        done = asking => done?,
+        failed = calling => { let failed: Result<()> = failed; failed?; }
+    }
+    println!("a bystander waited {longest:?}");
+    ensure!(longest < Duration::from_secs(1), "a bystander waited {longest:?}");
+    server.stop().await
+}

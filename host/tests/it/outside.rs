@@ -174,7 +174,7 @@ async fn only_hooks_on_connect_and_authenticate_may_send_requests() -> Result<()
 async fn refused_at_start(beside: &Value, says: &[&str]) -> Result<()> {
     let directory = directory_with(beside)?;
     let path = directory.path().to_str().context("a temporary path is text")?;
-    let mut server = Server::run_with(&["serve", "--http", "127.0.0.1:0", "--plugins", path])?;
+    let mut server = Server::run_alone(&["--plugins", path])?;
     let (status, _) = server.exit().await?;
     let log = server.log();
     ensure!(status.code() == Some(1), "{status}: {log}");

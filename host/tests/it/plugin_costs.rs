@@ -5,8 +5,9 @@
 //! cargo test --release -p switchyard --test it -- plugin_costs --nocapture --test-threads 1
 //! ```
 //!
-//! The only assertion is that no call fails: the server's default budget is enough for each plugin,
-//! or the budget that the plugin's README recommends.
+//! No call may fail, and the mean time must be within the server's default budget, or within the one
+//! that the plugin's README recommends. The budget while this is measured is larger: on a machine
+//! that runs other programs as well, a single call can take long for their sake.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -18,6 +19,12 @@ use crate::tokens;
 
 /// How many calls are measured.
 const CALLS: u64 = 200;
+
+/// The server's default budget of a call, in milliseconds.
+const BUDGET_MS: u64 = 10;
+
+/// The budget while the time is measured, in milliseconds.
+const MEASURED_BUDGET_MS: u64 = 2_000;
 
 /// How many publications a burst has.
 const BURST: usize = 64;
@@ -31,7 +38,12 @@ async fn cost(
     requests: &[Value],
 ) -> Result<()> {
     let directory = components::directory()?;
-    components::configure(directory.path(), plugin, config)?;
+    let budget_ms = config.get("call_budget_ms").and_then(Value::as_u64).unwrap_or(BUDGET_MS);
+    let mut config = config.clone();
+    if let Some(config) = config.as_object_mut() {
+        config.insert("call_budget_ms".to_owned(), MEASURED_BUDGET_MS.into());
+    }
+    components::configure(directory.path(), plugin, &config)?;
     let component = components::built(plugin)?;
     components::write_atomically(&components::path(directory.path(), plugin), &component)?;
     let plugins = Some(directory.path().to_owned());
@@ -61,6 +73,8 @@ async fn cost(
     let calls = number("/time/count")?;
     ensure!(calls >= CALLS as f64, "there were {calls} calls: {shown}");
     let mean_us = number("/time/sum_us")? / calls;
+    let budget_us = budget_ms as f64 * 1e3;
+    ensure!(mean_us <= budget_us, "{mean_us} us a call, and the budget is {budget_ms} ms: {shown}");
     let items = number("/items")? / calls;
     let p99 = stats.pointer("/time/p99_us").and_then(Value::as_f64);
     let p99 = p99.map_or("above the largest bucket".to_owned(), |p99| format!("{p99:.0} us"));

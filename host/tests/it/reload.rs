@@ -5,10 +5,11 @@ use serde_json::json;
 
 use crate::support::admin::Operator;
 use crate::support::components::{self, write_atomically};
-use crate::support::server::{Launch, Server};
+use crate::support::server::{Launch, Server, with_quick_end};
 use crate::support::{PATIENCE, within};
 
 fn write(server: &Server, config: &str) -> Result<()> {
+    let config = with_quick_end(config);
     write_atomically(&server.home().join("switchyard.toml"), config.as_bytes())
 }
 

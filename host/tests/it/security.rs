@@ -36,7 +36,8 @@ async fn an_open_address_needs_a_plugin_that_admits() -> Result<()> {
     }
 
     // With the explicit flag it starts.
-    let words = ["serve", "--http", everywhere, "--resp", everywhere, "--open-to-all"];
+    let words =
+        ["serve", "--http", everywhere, "--resp", everywhere, "--admin", "off", "--open-to-all"];
     let server = Server::run_with(&words)?;
     server.url().await?;
     server.stop().await?;

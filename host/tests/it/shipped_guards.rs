@@ -45,8 +45,8 @@ async fn none_starts_without_rules() -> Result<()> {
         let file = components::path(directory.path(), name);
         components::write_atomically(&file, &components::built(name)?)?;
         let path = directory.path().to_string_lossy().into_owned();
-        let words = ["serve", "--http", "127.0.0.1:0", "--resp", "off", "--plugins", &path];
-        let mut server = Server::run_with(&words)?;
+        let words = ["--plugins", &path];
+        let mut server = Server::run_alone(&words)?;
         let (status, _) = server.exit().await?;
         let log = server.log();
         ensure!(status.code() == Some(1) && log.contains(says), "{name}: {status} {log}");
@@ -169,7 +169,7 @@ async fn a_schema_that_takes_everything_is_refused_with_its_place() -> Result<()
     let rules = json!({"rules": [{"name": "it", "channels": ["*"], "schema": schema}]});
     components::install(directory.path(), "validate", &components::built("validate")?, &rules)?;
     let path = directory.path().to_string_lossy().into_owned();
-    let mut server = Server::run_with(&["serve", "--http", "127.0.0.1:0", "--plugins", &path])?;
+    let mut server = Server::run_alone(&["--plugins", &path])?;
     let (status, _) = server.exit().await?;
     let log = server.log();
     ensure!(status.code() == Some(1), "{status}: {log}");
@@ -185,7 +185,7 @@ async fn a_malformed_pattern_is_refused_before_anything_is_decided_by_it() -> Re
     let rules = json!({"rules": [{"users": ["*"], "subscribe": ["public.*", "[a-"]}]});
     components::install(directory.path(), "acl", &components::built("acl")?, &rules)?;
     let path = directory.path().to_string_lossy().into_owned();
-    let mut server = Server::run_with(&["serve", "--http", "127.0.0.1:0", "--plugins", &path])?;
+    let mut server = Server::run_alone(&["--plugins", &path])?;
     let (status, _) = server.exit().await?;
     let log = server.log();
     ensure!(

@@ -60,7 +60,8 @@ const BOTH_DOORS: &str = "
     resp.tls.key = 'server.key'
 ";
 
-async fn start(authority: &Authority, config: &str, plugins: Option<&Path>) -> Result<Server> {
+/// A server with a certificate of this authority at both doors, and the authority's own in `ca.pem`.
+pub async fn start(authority: &Authority, config: &str, plugins: Option<&Path>) -> Result<Server> {
     let (certificate, key) = authority.sign("server")?;
     let files =
         [("server.pem", certificate), ("server.key", key), ("ca.pem", authority.pem.clone())];
@@ -162,7 +163,8 @@ async fn plugins_see_the_subject_of_a_clients_certificate() -> Result<()> {
 
 type TlsClient = WebSocketStream<tokio_rustls::client::TlsStream<TcpStream>>;
 
-async fn connect(server: &Server, authority: &Authority) -> Result<TlsClient> {
+/// Connects as a client that trusts this authority.
+pub fn connector(authority: &Authority) -> Result<tokio_rustls::TlsConnector> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes())?)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -170,11 +172,20 @@ async fn connect(server: &Server, authority: &Authority) -> Result<TlsClient> {
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    Ok(Arc::new(config).into())
+}
+
+/// The name in the servers' certificates.
+pub fn server_name() -> Result<ServerName<'static>> {
+    Ok(ServerName::try_from("127.0.0.1")?)
+}
+
+async fn connect(server: &Server, authority: &Authority) -> Result<TlsClient> {
+    let connector = connector(authority)?;
     let address = server.address().await?;
     within(PATIENCE, "a TLS handshake", async {
         let stream = TcpStream::connect(address).await?;
-        let stream = connector.connect(ServerName::try_from("127.0.0.1")?, stream).await?;
+        let stream = connector.connect(server_name()?, stream).await?;
         Ok(tokio_tungstenite::client_async(server.url().await?, stream).await?.0)
     })
     .await?

@@ -53,6 +53,8 @@ macro_rules! transcripts {
                 whole_or_not_at_all,
             ],
             server_only: [
+                history,
+                history_errors,
                 plugin_acl,
                 plugin_jwt_auth,
                 plugin_jwt_auth_claims,
@@ -62,6 +64,9 @@ macro_rules! transcripts {
                 plugin_rate_limit_swap,
                 plugin_redact,
                 plugin_validate,
+                presence,
+                presence_errors,
+                publish_options,
                 resp_over_websocket,
                 subprotocols,
             ],

@@ -646,3 +646,29 @@ async fn what_only_changes_messages_and_declares_nothing_is_open_by_default() ->
     ensure!(line.contains("policy=Open"), "{line}");
     server.stop().await
 }
+
+/// Lines that look like a panic, of a call that does not fail, are logged like others.
+#[tokio::test]
+async fn what_looks_like_a_panic_and_is_none_is_logged() -> Result<()> {
+    let directory = components::directory()?;
+    let text = "thread 'main' panicked at here.rs:1:1:\nfirst\nsecond";
+    let settings = json!({"on_publish": {"print": text}});
+    components::install(
+        directory.path(),
+        "10-probe",
+        &components::built("test/probe")?,
+        &settings,
+    )?;
+    let plugins = Some(directory.path().to_owned());
+    let server = Launch { plugins, ..Launch::default() }.start().await?;
+    let mut client = server.client().await?;
+    for calls in 1..=2 {
+        ensure!(client.call(json!(["PUBLISH", "a", "x"])).await? == json!(["OK", 0]));
+        for line in text.lines() {
+            // Standard output and standard error.
+            let lines = server.wait_for_logs(line, 2 * calls).await?;
+            ensure!(lines.iter().all(|line| line.contains(" INFO plugin")), "{lines:?}");
+        }
+    }
+    server.stop().await
+}

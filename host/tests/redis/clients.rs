@@ -49,7 +49,8 @@ pub async fn restart(address: &str) -> Result<Server> {
     Ok(server)
 }
 
-fn tools() -> PathBuf {
+/// Where `install.sh` puts them.
+pub fn tools() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools")
 }
 

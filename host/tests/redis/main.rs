@@ -12,7 +12,10 @@ mod redis_server;
 mod conversation;
 mod differences;
 mod differential;
+mod documented;
+mod killing;
 
+mod applications;
 mod clients;
 mod redis_rs;
 mod tools;
@@ -24,3 +27,5 @@ mod scenario;
 mod cross_door;
 mod memory;
 mod order;
+mod streams;
+mod transactions;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -311,5 +311,25 @@ async fn only_the_slow_subscriber_is_closed() -> Result<()> {
     .await??;
     quick.nothing(0).await?;
     drop((slow, quick, publisher));
+    server.stop().await
+}
+
+/// The connections are accepted in this order, by workers of several threads.
+#[tokio::test]
+async fn ids_rise_in_the_order_in_which_connections_are_accepted() -> Result<()> {
+    const CONNECTIONS: usize = 500;
+    let (server, address) = server().await?;
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS {
+        clients.push(RespClient::connect(address).await?);
+    }
+    let mut last = 0;
+    for client in &mut clients {
+        let id = client.call(&["CLIENT", "ID"]).await?;
+        let Value::Integer(id) = id else { bail!("{id} is no id") };
+        ensure!(id > last, "{id} after {last}");
+        last = id;
+    }
+    drop(clients);
     server.stop().await
 }

@@ -58,6 +58,8 @@ pub enum CloseReason {
     OverMemory(Bound),
     /// A message was not completed in time.
     SlowInput,
+    /// Messages on the way from another node to it were lost, and cannot be read again.
+    MissedMessages,
     /// The server failed to serve the connection. Whether its last commands took effect is
     /// unknown.
     Internal,
@@ -107,6 +109,7 @@ impl CloseReason {
             CloseReason::Limited(_) => 4106,
             CloseReason::OverMemory(_) => 4107,
             CloseReason::Idle => 4203,
+            CloseReason::MissedMessages => 4204,
             CloseReason::PingTimeout => 4201,
             CloseReason::SlowConsumer { .. } | CloseReason::SlowInput => 4202,
         })
@@ -153,6 +156,9 @@ impl CloseReason {
             CloseReason::SlowInput => {
                 "a message was not complete within limits.input_timeout_ms".into()
             }
+            CloseReason::MissedMessages => {
+                "messages of a channel were missed and cannot be recovered: RESUME".into()
+            }
             CloseReason::Internal => "the server failed to serve the connection".into(),
             CloseReason::Idle => "nothing said within resp.idle_timeout_ms".into(),
             CloseReason::Unavailable(why) | CloseReason::Limited(why) => why.into(),
@@ -177,7 +183,7 @@ impl CloseReason {
     }
 
     /// The labels of all reasons.
-    pub const LABELS: [&str; 22] = [
+    pub const LABELS: [&str; 23] = [
         "quit",
         "peer",
         "shutting_down",
@@ -200,6 +206,7 @@ impl CloseReason {
         "over_memory",
         "internal",
         "slow_input",
+        "missed_messages",
     ];
 
     /// The index of its label.
@@ -227,6 +234,7 @@ impl CloseReason {
             CloseReason::OverMemory(_) => 19,
             CloseReason::Internal => 20,
             CloseReason::SlowInput => 21,
+            CloseReason::MissedMessages => 22,
         }
     }
 }

@@ -5,6 +5,11 @@ use std::sync::Arc;
 
 use guest_core::Names;
 
+use crate::history::{HistoryOptions, HistoryPage, PublishOptions, ResumeOptions, Resumed};
+use crate::position::Position;
+use crate::presence::{PresenceOptions, PresencePage};
+use crate::stream::{StreamCommand, StreamReply};
+
 /// A name of a channel or pattern, or a payload: any bytes. Borrowed from the read buffer if it is
 /// there unescaped.
 pub type Bytestring<'a> = Cow<'a, [u8]>;
@@ -38,14 +43,40 @@ pub struct Publication<'a> {
     pub channel: Bytestring<'a>,
     /// The message itself.
     pub payload: Bytestring<'a>,
+    /// What it carries besides; none for most.
+    pub options: Option<Box<PublishOptions>>,
 }
 
-impl Publication<'_> {
+impl<'a> Publication<'a> {
+    /// A publication that carries nothing but its payload.
+    pub fn new(space: Space, channel: Bytestring<'a>, payload: Bytestring<'a>) -> Publication<'a> {
+        Publication { space, channel, payload, options: None }
+    }
+
+    /// The name of its command.
+    pub fn verb(&self) -> Verb {
+        match self.space {
+            Space::ShardChannels => Verb::Spublish,
+            Space::Channels if self.options.as_ref().is_some_and(|it| it.is_append) => Verb::Xadd,
+            Space::Channels => Verb::Publish,
+        }
+    }
+
     /// The same, with owned bytes.
     pub fn into_owned(self) -> Publication<'static> {
-        let Publication { space, channel, payload } = self;
+        let Publication { space, channel, payload, options } = self;
         let own = |bytes: Bytestring<'_>| Cow::Owned(bytes.into_owned());
-        Publication { space, channel: own(channel), payload: own(payload) }
+        Publication { space, channel: own(channel), payload: own(payload), options }
+    }
+
+    /// Its approximate heap size.
+    fn heap_bytes(&self) -> usize {
+        let options = self.options.as_ref().map_or(0, |options| {
+            size_of::<PublishOptions>()
+                + options.key.as_ref().map_or(0, |key| key.len())
+                + options.tags.as_ref().map_or(0, |tags| tags.len())
+        });
+        self.bytes() + options
     }
 
     /// The length of name and payload.
@@ -63,6 +94,22 @@ pub enum Command<'a> {
     Unsubscribe(Kind, Vec<Bytestring<'a>>),
     /// PUBLISH, SPUBLISH.
     Publish(Publication<'a>),
+    /// RESUME.
+    Resume(Bytestring<'a>, ResumeOptions),
+    /// HISTORY.
+    History(Bytestring<'a>, HistoryOptions),
+    /// XRANGE, XREVRANGE, XLEN, XREAD, XINFO STREAM.
+    Stream(StreamCommand<'a>),
+    /// ENTER, with a text in JSON.
+    Enter(Bytestring<'a>, Cow<'a, str>),
+    /// LEAVE.
+    Leave(Bytestring<'a>),
+    /// PRESENCE.
+    Presence(Bytestring<'a>, PresenceOptions),
+    /// WATCH on a room.
+    WatchRoom(Bytestring<'a>, PresenceOptions),
+    /// UNWATCH on a room.
+    UnwatchRoom(Bytestring<'a>),
     /// PUBSUB CHANNELS, SHARDCHANNELS: those that match, or all.
     Channels(Space, Option<Bytestring<'a>>),
     /// PUBSUB NUMSUB, SHARDNUMSUB.
@@ -95,8 +142,21 @@ impl Command<'_> {
         match self {
             Command::Subscribe(kind, _) => ListenVerb::Subscribe(*kind).into(),
             Command::Unsubscribe(kind, _) => ListenVerb::Unsubscribe(*kind).into(),
-            Command::Publish(Publication { space: Space::Channels, .. }) => Verb::Publish,
-            Command::Publish(Publication { space: Space::ShardChannels, .. }) => Verb::Spublish,
+            Command::Publish(publication) => publication.verb(),
+            Command::Resume(..) => Verb::Resume,
+            Command::History(..) => Verb::History,
+            Command::Stream(StreamCommand::Range(_, options)) if options.is_reverse => {
+                Verb::Xrevrange
+            }
+            Command::Stream(StreamCommand::Range(..)) => Verb::Xrange,
+            Command::Stream(StreamCommand::Length(_)) => Verb::Xlen,
+            Command::Stream(StreamCommand::Read(_)) => Verb::Xread,
+            Command::Stream(StreamCommand::Info(..)) => Verb::Xinfo,
+            Command::Enter(..) => Verb::Enter,
+            Command::Leave(_) => Verb::Leave,
+            Command::Presence(..) => Verb::Presence,
+            Command::WatchRoom(..) => Verb::Watch,
+            Command::UnwatchRoom(_) => Verb::Unwatch,
             Command::Channels(..) | Command::SubscriberCounts(..) | Command::PatternCount => {
                 Verb::Pubsub
             }
@@ -115,6 +175,16 @@ impl Command<'_> {
             Command::Subscribe(kind, names) => Command::Subscribe(kind, own_all(names)),
             Command::Unsubscribe(kind, names) => Command::Unsubscribe(kind, own_all(names)),
             Command::Publish(publication) => Command::Publish(publication.into_owned()),
+            Command::Resume(channel, options) => Command::Resume(own(channel), options),
+            Command::History(channel, options) => Command::History(own(channel), options),
+            Command::Stream(command) => Command::Stream(command.into_owned()),
+            Command::Enter(channel, data) => {
+                Command::Enter(own(channel), Cow::Owned(data.into_owned()))
+            }
+            Command::Leave(channel) => Command::Leave(own(channel)),
+            Command::Presence(channel, options) => Command::Presence(own(channel), options),
+            Command::WatchRoom(channel, options) => Command::WatchRoom(own(channel), options),
+            Command::UnwatchRoom(channel) => Command::UnwatchRoom(own(channel)),
             Command::Channels(space, matching) => Command::Channels(space, matching.map(own)),
             Command::SubscriberCounts(space, names) => {
                 Command::SubscriberCounts(space, own_all(names))
@@ -141,6 +211,11 @@ pub enum Verb {
     Sunsubscribe,
     Publish,
     Spublish,
+    Resume,
+    History,
+    Enter,
+    Leave,
+    Presence,
     Pubsub,
     Ping,
     Echo,
@@ -153,13 +228,29 @@ pub enum Verb {
     Config,
     Info,
     Quit,
+    Multi,
+    Exec,
+    Discard,
+    Watch,
+    Unwatch,
+    Eval,
+    Evalsha,
+    Script,
+    Xadd,
+    Xrange,
+    Xrevrange,
+    Xlen,
+    Xread,
+    Xinfo,
+    /// The other commands of Redis.
+    Other,
     /// A frame that was no command, or was over the rate limit before it was parsed.
     None,
 }
 
 impl Verb {
     /// All, in the order in which they are counted.
-    pub const ALL: [Verb; 21] = [
+    pub const ALL: [Verb; 41] = [
         Verb::Subscribe,
         Verb::Psubscribe,
         Verb::Ssubscribe,
@@ -168,6 +259,11 @@ impl Verb {
         Verb::Sunsubscribe,
         Verb::Publish,
         Verb::Spublish,
+        Verb::Resume,
+        Verb::History,
+        Verb::Enter,
+        Verb::Leave,
+        Verb::Presence,
         Verb::Pubsub,
         Verb::Ping,
         Verb::Echo,
@@ -180,8 +276,29 @@ impl Verb {
         Verb::Config,
         Verb::Info,
         Verb::Quit,
+        Verb::Multi,
+        Verb::Exec,
+        Verb::Discard,
+        Verb::Watch,
+        Verb::Unwatch,
+        Verb::Eval,
+        Verb::Evalsha,
+        Verb::Script,
+        Verb::Xadd,
+        Verb::Xrange,
+        Verb::Xrevrange,
+        Verb::Xlen,
+        Verb::Xread,
+        Verb::Xinfo,
+        Verb::Other,
         Verb::None,
     ];
+
+    /// The verb that is written so, in any case.
+    pub fn by_name(name: &str) -> Verb {
+        let is_named = |verb: &Verb| verb.name().eq_ignore_ascii_case(name);
+        Verb::ALL.into_iter().find(is_named).unwrap_or(Verb::Other)
+    }
 
     /// As it is written.
     pub fn name(self) -> &'static str {
@@ -194,6 +311,11 @@ impl Verb {
             Verb::Sunsubscribe => "SUNSUBSCRIBE",
             Verb::Publish => "PUBLISH",
             Verb::Spublish => "SPUBLISH",
+            Verb::Resume => "RESUME",
+            Verb::History => "HISTORY",
+            Verb::Enter => "ENTER",
+            Verb::Leave => "LEAVE",
+            Verb::Presence => "PRESENCE",
             Verb::Pubsub => "PUBSUB",
             Verb::Ping => "PING",
             Verb::Echo => "ECHO",
@@ -206,6 +328,21 @@ impl Verb {
             Verb::Config => "CONFIG",
             Verb::Info => "INFO",
             Verb::Quit => "QUIT",
+            Verb::Multi => "MULTI",
+            Verb::Exec => "EXEC",
+            Verb::Discard => "DISCARD",
+            Verb::Watch => "WATCH",
+            Verb::Unwatch => "UNWATCH",
+            Verb::Eval => "EVAL",
+            Verb::Evalsha => "EVALSHA",
+            Verb::Script => "SCRIPT",
+            Verb::Xadd => "XADD",
+            Verb::Xrange => "XRANGE",
+            Verb::Xrevrange => "XREVRANGE",
+            Verb::Xlen => "XLEN",
+            Verb::Xread => "XREAD",
+            Verb::Xinfo => "XINFO",
+            Verb::Other => "(other)",
             Verb::None => "(none)",
         }
     }
@@ -225,6 +362,8 @@ pub enum Ending {
     NoAuth,
     NoPerm,
     Rejected,
+    NoHistory,
+    NoPresence,
     Unavailable,
     /// Redis' code for errors without another one.
     Err,
@@ -233,7 +372,7 @@ pub enum Ending {
 
 impl Ending {
     /// All, in the order in which they are counted.
-    pub const ALL: [Ending; 13] = [
+    pub const ALL: [Ending; 15] = [
         Ending::Ok,
         Ending::BadFrame,
         Ending::Unknown,
@@ -244,6 +383,8 @@ impl Ending {
         Ending::NoAuth,
         Ending::NoPerm,
         Ending::Rejected,
+        Ending::NoHistory,
+        Ending::NoPresence,
         Ending::Unavailable,
         Ending::Err,
         Ending::Other,
@@ -262,6 +403,8 @@ impl Ending {
             NOAUTH | EXPIRED | "WRONGPASS" => Ending::NoAuth,
             NOPERM => Ending::NoPerm,
             REJECTED => Ending::Rejected,
+            NOHISTORY => Ending::NoHistory,
+            NOPRESENCE => Ending::NoPresence,
             UNAVAILABLE => Ending::Unavailable,
             "ERR" => Ending::Err,
             _ => Ending::Other,
@@ -281,6 +424,8 @@ impl Ending {
             Ending::NoAuth => "noauth",
             Ending::NoPerm => "noperm",
             Ending::Rejected => "rejected",
+            Ending::NoHistory => "nohistory",
+            Ending::NoPresence => "nopresence",
             Ending::Unavailable => "unavailable",
             Ending::Err => "err",
             Ending::Other => "other",
@@ -326,14 +471,22 @@ impl Request<'_> {
             names.iter().map(|name| size_of::<Bytestring<'_>>() + name.len()).sum::<usize>()
         };
         match &self.command {
-            Ok(Command::Publish(Publication { channel, payload, .. })) => {
-                channel.len() + payload.len()
-            }
+            Ok(Command::Publish(publication)) => publication.heap_bytes(),
             Ok(
                 Command::Subscribe(_, all)
                 | Command::Unsubscribe(_, all)
                 | Command::SubscriberCounts(_, all),
             ) => names(all),
+            Ok(Command::Stream(command)) => names(command.channels()),
+            Ok(Command::Enter(channel, data)) => channel.len() + data.len(),
+            Ok(
+                Command::Resume(channel, _)
+                | Command::History(channel, _)
+                | Command::Leave(channel)
+                | Command::Presence(channel, _)
+                | Command::WatchRoom(channel, _)
+                | Command::UnwatchRoom(channel),
+            ) => channel.len(),
             Ok(Command::Channels(_, text) | Command::Ping(text)) => {
                 text.as_ref().map_or(0, |text| text.len())
             }
@@ -375,6 +528,18 @@ pub enum Reply<'a> {
     },
     /// The number of receivers.
     Published(u64),
+    /// The number of receivers of a publication that wanted more than that in its reply.
+    PublishedWith(Published),
+    /// The answer to RESUME; the messages follow.
+    Resumed(Resumed),
+    /// The answer to HISTORY.
+    History(&'a HistoryPage<'a>),
+    /// The answer to a command that reads streams.
+    Stream(StreamReply<'a>),
+    /// The answer to PRESENCE, or to WATCH; further members follow.
+    Presence(&'a PresencePage<'a>),
+    /// The answer to UNWATCH.
+    True,
     /// Names of channels.
     Names(&'a Names),
     /// Channels, and as many numbers of subscribers.
@@ -389,6 +554,17 @@ pub enum Reply<'a> {
     Hello(&'a Greeting),
     /// Refused.
     Refused(&'a Refusal),
+}
+
+/// What became of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Published {
+    /// The number of receivers.
+    pub deliveries: u64,
+    /// Where it is in the history of its channel; none: it is not retained there.
+    pub position: Option<Position>,
+    /// Whether it was dropped because of its version.
+    pub is_stale: bool,
 }
 
 /// The verb of a `Reply::Listening`.
@@ -468,5 +644,9 @@ pub const EXPIRED: &str = "EXPIRED";
 pub const NOPERM: &str = "NOPERM";
 /// A plugin rejects it.
 pub const REJECTED: &str = "REJECTED";
+/// The channel has no history.
+pub const NOHISTORY: &str = "NOHISTORY";
+/// The channel has no presence.
+pub const NOPRESENCE: &str = "NOPRESENCE";
 /// Temporary; a retry may succeed.
 pub const UNAVAILABLE: &str = "UNAVAILABLE";

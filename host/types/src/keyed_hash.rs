@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use foldhash::SharedSeed;
 use foldhash::quality::FoldHasher;
@@ -27,9 +27,17 @@ struct Key {
 
 /// Random, from the same source of the operating system that the standard library uses.
 static KEY: LazyLock<Key> = LazyLock::new(|| {
-    let random = || RandomState::new().hash_one(0_u8);
-    Key { seed: random(), shared_seed: SharedSeed::from_u64(random()) }
+    let number = || FIXED.get().copied().unwrap_or_else(|| RandomState::new().hash_one(0_u8));
+    Key { seed: number(), shared_seed: SharedSeed::from_u64(number()) }
 });
+
+static FIXED: OnceLock<u64> = OnceLock::new();
+
+/// Makes the key of this process known, so that a simulation depends on its seed alone. Without
+/// effect after the first use of the key, or a second time.
+pub fn fix_key(seed: u64) {
+    let _was_fixed = FIXED.set(seed);
+}
 
 impl Default for KeyedHash {
     fn default() -> KeyedHash {

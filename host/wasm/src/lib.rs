@@ -9,6 +9,8 @@
 //! server together.
 
 pub mod cache;
+mod compile;
+mod last_words;
 mod log;
 mod metadata;
 pub mod outside;
@@ -23,16 +25,20 @@ use rustix::time::{ClockId, clock_gettime};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::runtime::Handle;
+use tracing::Level;
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{
     Cache, Config, Engine, ResourceLimiter, Store, Trap, UpdateDeadline, WasmBacktrace,
 };
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use compile::Gate;
+use last_words::LastWords;
 use outside::{HttpPermit, HttpState};
 
+pub use compile::CompileLimits;
 pub use log::ComponentLog;
-pub use metadata::{custom_section, own_version};
+pub use metadata::{Interfaces, custom_section, own_version};
 
 /// The contract that this host serves.
 pub const CONTRACT: &str = "switchyard:pubsub";
@@ -72,6 +78,7 @@ pub struct BudgetOverrun(pub Duration);
 pub struct Wasm {
     engine: Engine,
     cache: Option<Cache>,
+    gate: Arc<Gate>,
 }
 
 /// The host's state for a component.
@@ -83,6 +90,7 @@ pub struct StoreState {
     outside: HttpState,
     /// The target of its log lines.
     pub log: Arc<ComponentLog>,
+    last_words: Arc<LastWords>,
     lent: Box<dyn Any + Send>,
 }
 
@@ -102,6 +110,24 @@ impl StoreState {
     /// The store was created with another type.
     pub fn lent<T: 'static>(&self) -> &T {
         self.lent.downcast_ref().expect("a store is made with what its linker lends")
+    }
+
+    /// The problem of a call that failed, as `describe` returned it, with what the instance wrote to
+    /// standard error about it: a panic's message, or an exception. One line of bounded length,
+    /// without control characters.
+    pub fn explain(&self, problem: &str) -> String {
+        self.log_held(Level::DEBUG);
+        self.last_words.explain(problem, problem == PANICKED)
+    }
+
+    /// Must be called after each call that did not fail: logs what looked like the report of a
+    /// failure, and was not.
+    pub fn succeeded(&self) {
+        self.log_held(Level::INFO);
+    }
+
+    fn log_held(&self, level: Level) {
+        self.last_words.take_held().iter().for_each(|line| self.log.line(level, line));
     }
 
     /// The size of its memories.
@@ -130,16 +156,20 @@ impl Wasm {
     ///
     /// Wasmtime does not compile for this machine.
     pub fn new() -> Result<Wasm, wasmtime::Error> {
-        Wasm::with_cache(None)
+        Wasm::with_cache(None, CompileLimits::default())
     }
 
-    /// As `new`, with a cache of compiled components, if there is one.
+    /// As `new`, with a cache of compiled components, if there is one, and limits for compiling
+    /// aside.
     ///
     /// # Errors
     ///
     /// As `new`.
-    pub fn with_cache(cache: Option<Cache>) -> Result<Wasm, wasmtime::Error> {
-        let wasm = Wasm::set_up(cache)?;
+    pub fn with_cache(
+        cache: Option<Cache>,
+        limits: CompileLimits,
+    ) -> Result<Wasm, wasmtime::Error> {
+        let wasm = Wasm::set_up(cache, limits)?;
         let weak = wasm.engine.weak();
         std::thread::Builder::new().name("deadlines".to_owned()).spawn(move || {
             while let Some(engine) = weak.upgrade() {
@@ -158,16 +188,16 @@ impl Wasm {
     ///
     /// As `new`.
     pub fn without_deadlines() -> Result<Wasm, wasmtime::Error> {
-        Wasm::set_up(None)
+        Wasm::set_up(None, CompileLimits::default())
     }
 
-    fn set_up(cache: Option<Cache>) -> Result<Wasm, wasmtime::Error> {
+    fn set_up(cache: Option<Cache>, limits: CompileLimits) -> Result<Wasm, wasmtime::Error> {
         let mut config = Config::new();
         config.cache(cache.clone());
         // Three times cheaper calls than with it (DESIGN: what a call costs).
         config.concurrency_support(false);
         config.epoch_interruption(true);
-        Ok(Wasm { engine: Engine::new(&config)?, cache })
+        Ok(Wasm { engine: Engine::new(&config)?, cache, gate: Gate::new(limits) })
     }
 
     /// Compiles a component. This takes long: do not call it on the data path.
@@ -176,78 +206,18 @@ impl Wasm {
     ///
     /// The bytes are not a component; the error is a message.
     pub fn compile(&self, bytes: &[u8]) -> Result<Component, String> {
-        if !bytes.starts_with(b"\0asm") {
-            return Err("not a WebAssembly file".to_owned());
-        }
-        // A core module differs from a component in the bytes of the layer field.
-        if bytes.get(6..8) == Some(&[0, 0]) {
-            return Err("a core module, not a component: build it for wasm32-wasip2, or use \
-                        `wasm-tools component new`"
-                .to_owned());
-        }
+        check_kind(bytes)?;
         let component = Component::new(&self.engine, bytes).map_err(|error| describe(&error))?;
         prepare_memory_images(&component).map_err(|error| describe(&error))?;
         Ok(component)
     }
 
-    /// Checks that the component imports only an empty WASI, the host imports of the contract and
-    /// those of `also`, and that it uses one version of the contract, which this host serves.
-    /// Returns that version; none: it uses nothing of the contract.
-    ///
-    /// # Errors
-    ///
-    /// Names the first import or export that is not permitted, or the versions.
-    pub fn check_imports(
-        &self,
-        component: &Component,
-        lent: &[&str],
-        also: &[&str],
-    ) -> Result<Option<&'static str>, String> {
-        let component_type = component.component_type();
-        let exports = component_type.exports(&self.engine).map(|(name, _)| name);
-        let imports = || component_type.imports(&self.engine).map(|(name, _)| name);
-        let mut used = None;
-        for name in imports().chain(exports) {
-            let Some(version) = served_version(name)? else { continue };
-            match used {
-                Some(other) if other != version => {
-                    return Err(format!(
-                        "uses {CONTRACT}@{other} and {name}: a component must use one version of \
-                         the contract throughout"
-                    ));
-                }
-                _ => used = Some(version),
-            }
-        }
-        for name in imports() {
-            let interface = name.split_once('@').map_or(name, |(interface, _)| interface);
-            let granted = match interface.strip_prefix(CONTRACT) {
-                Some(of_ours) => {
-                    of_ours == "/types"
-                        || lent.iter().any(|lent| of_ours.strip_prefix('/') == Some(lent))
-                }
-                None => {
-                    also.contains(&interface)
-                        || WASI_GRANTED.iter().any(|package| interface.starts_with(package))
-                }
-            };
-            if !granted {
-                return Err(format!(
-                    "imports {name}, which is not granted; granted are {} and {CONTRACT}/{{{}}}",
-                    WASI_GRANTED.join("*, ") + "*",
-                    lent.join(", ")
-                ));
-            }
-        }
-        Ok(used)
-    }
-
     /// The names of a component's imports and exports.
-    pub fn interfaces(&self, component: &Component) -> (Vec<String>, Vec<String>) {
+    pub fn interfaces(&self, component: &Component) -> Interfaces {
         let component_type = component.component_type();
         let imports = component_type.imports(&self.engine).map(|(name, _)| name.to_owned());
         let exports = component_type.exports(&self.engine).map(|(name, _)| name.to_owned());
-        (imports.collect(), exports.collect())
+        Interfaces { imports: imports.collect(), exports: exports.collect() }
     }
 
     /// The hits and misses of the cache; none: there is no cache.
@@ -279,8 +249,10 @@ impl Wasm {
         lent: Box<dyn Any + Send>,
     ) -> Store<StoreState> {
         let mut wasi = WasiCtx::builder();
-        wasi.stdout(log::OutputToLog::new(log.clone()));
-        wasi.stderr(log::OutputToLog::new(log.clone()));
+        wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+        let last_words = Arc::new(LastWords::default());
+        wasi.stdout(log::OutputToLog::stdout(log.clone()));
+        wasi.stderr(log::OutputToLog::stderr(log.clone(), last_words.clone()));
         let limiter = Limiter { limits, memory_bytes: 0, table_elements: 0 };
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.resources_max);
@@ -293,6 +265,7 @@ impl Wasm {
                 budget: Budget { limit: limits.call_budget, seen_at: None },
                 outside: HttpState::default(),
                 log,
+                last_words,
                 lent,
             },
         );
@@ -313,6 +286,72 @@ impl Wasm {
         });
         store
     }
+}
+
+/// Checks that the component imports only an empty WASI, the host imports of the contract and
+/// those of `also`, and that it uses one version of the contract, which this host serves.
+/// Returns that version; none: it uses nothing of the contract.
+///
+/// # Errors
+///
+/// Names the first import or export that is not permitted, or the versions.
+pub fn check_imports(
+    Interfaces { imports, exports }: &Interfaces,
+    lent: &[&str],
+    also: &[&str],
+) -> Result<Option<&'static str>, String> {
+    let mut used = None;
+    for name in imports.iter().chain(exports) {
+        let Some(version) = served_version(name)? else { continue };
+        match used {
+            Some(other) if other != version => {
+                return Err(format!(
+                    "uses {CONTRACT}@{other} and {name}: a component must use one version of \
+                     the contract throughout"
+                ));
+            }
+            _ => used = Some(version),
+        }
+    }
+    for name in imports {
+        let interface = name.split_once('@').map_or(name.as_str(), |(interface, _)| interface);
+        let granted = match interface.strip_prefix(CONTRACT) {
+            Some(of_ours) => {
+                of_ours == "/types"
+                    || lent.iter().any(|lent| of_ours.strip_prefix('/') == Some(lent))
+            }
+            None => {
+                also.contains(&interface)
+                    || WASI_GRANTED.iter().any(|package| interface.starts_with(package))
+            }
+        };
+        if !granted {
+            return Err(format!(
+                "imports {name}, which is not granted; granted are {} and {CONTRACT}/{{{}}}",
+                WASI_GRANTED.join("*, ") + "*",
+                lent.join(", ")
+            ));
+        }
+    }
+    Ok(used)
+}
+
+/// Checks that these bytes are a component.
+///
+/// # Errors
+///
+/// They are something else; the error is a message.
+fn check_kind(bytes: &[u8]) -> Result<(), String> {
+    if !bytes.starts_with(b"\0asm") {
+        return Err("not a WebAssembly file".to_owned());
+    }
+    // A core module differs from a component in the bytes of the layer field.
+    if bytes.get(6..8) == Some(&[0, 0]) {
+        return Err("a core module, not a component: build it for wasm32-wasip2, or use \
+                    `wasm-tools component new`"
+            .to_owned());
+    }
+    Ok(())
 }
 
 /// Writes the initial memory of a component's instances to files in memory, which instances map.
@@ -417,6 +456,20 @@ const TABLES_MAX: usize = 64;
 /// that lead to the log.
 const WASI_GRANTED: &[&str] = &["wasi:cli/", "wasi:clocks/", "wasi:io/", "wasi:random/"];
 
+/// A file system without files, and sockets that cannot be created. The interpreters of other
+/// languages import them, whether or not a plugin uses them.
+pub const WASI_EMPTY: &[&str] = &[
+    "wasi:filesystem/preopens",
+    "wasi:filesystem/types",
+    "wasi:sockets/instance-network",
+    "wasi:sockets/ip-name-lookup",
+    "wasi:sockets/network",
+    "wasi:sockets/tcp",
+    "wasi:sockets/tcp-create-socket",
+    "wasi:sockets/udp",
+    "wasi:sockets/udp-create-socket",
+];
+
 /// Must be called before each call into a component: sets a new budget.
 pub fn arm(store: &mut Store<StoreState>, budget: Duration) {
     store.data_mut().budget = Budget { limit: budget, seen_at: None };
@@ -439,6 +492,9 @@ pub fn version_of(bytes: &[u8]) -> String {
     digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// What `describe` returns for the trap of a panic, which says nothing itself.
+const PANICKED: &str = "it panicked or ran out of memory";
+
 /// The error in one line, without the backtrace, which names functions that mean nothing to an
 /// operator.
 pub fn describe(error: &wasmtime::Error) -> String {
@@ -447,7 +503,7 @@ pub fn describe(error: &wasmtime::Error) -> String {
     }
     if let Some(trap) = error.downcast_ref::<Trap>() {
         return match trap {
-            Trap::UnreachableCodeReached => "it panicked or ran out of memory".to_owned(),
+            Trap::UnreachableCodeReached => PANICKED.to_owned(),
             other => format!("it trapped: {other}"),
         };
     }

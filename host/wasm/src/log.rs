@@ -16,6 +16,8 @@ use tracing::{Level, debug, error, info, trace, warn};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
+use crate::last_words::{LastWords, Output};
+
 /// The longest line; the rest is cut off.
 const LINE_BYTES_MAX: usize = 4 << 10;
 
@@ -75,18 +77,33 @@ impl ComponentLog {
     }
 }
 
-/// The standard output of a component.
+/// The standard output or standard error of an instance.
 #[derive(Clone)]
 pub struct OutputToLog {
     log: Arc<ComponentLog>,
     /// The part of a line that has not ended yet.
     line: Arc<Mutex<Vec<u8>>>,
+    /// Where the end is kept, if it is standard error.
+    last_words: Option<Arc<LastWords>>,
 }
 
 impl OutputToLog {
     /// Standard output that goes to this log, line by line.
-    pub fn new(log: Arc<ComponentLog>) -> OutputToLog {
-        OutputToLog { log, line: Arc::default() }
+    pub fn stdout(log: Arc<ComponentLog>) -> OutputToLog {
+        OutputToLog { log, line: Arc::default(), last_words: None }
+    }
+
+    /// The same for standard error. What may be a panic is logged when the call ends.
+    pub fn stderr(log: Arc<ComponentLog>, last_words: Arc<LastWords>) -> OutputToLog {
+        OutputToLog { log, line: Arc::default(), last_words: Some(last_words) }
+    }
+
+    fn write_line(&self, line: &str) {
+        match self.last_words.as_ref().map(|words| words.line(line)) {
+            None => self.log.line(Level::INFO, line),
+            Some(Output::Line(text)) => self.log.line(Level::INFO, &text),
+            Some(Output::Later) => {}
+        }
     }
 }
 
@@ -115,7 +132,7 @@ impl OutputStream for OutputToLog {
             let room = (LINE_BYTES_MAX + 1).saturating_sub(line.len());
             line.extend(piece.iter().take(room).filter(|byte| **byte != b'\n'));
             if piece.ends_with(b"\n") {
-                self.log.line(Level::INFO, &String::from_utf8_lossy(&line));
+                self.write_line(&String::from_utf8_lossy(&line));
                 line.clear();
             }
         }

@@ -1,9 +1,56 @@
 //! The declaration in a component's custom section.
 
-use wasmparser::{Parser, Payload};
+use wasmparser::{ComponentTypeRef, Parser, Payload};
 
 /// Longer versions are ignored.
 const VERSION_BYTES_MAX: usize = 64;
+
+/// The names of a component's imports and exports.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Interfaces {
+    /// What it imports, except for types.
+    pub imports: Vec<String>,
+    /// What it exports.
+    pub exports: Vec<String>,
+}
+
+impl Interfaces {
+    /// Those of the component with these bytes, without compiling it.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are not a component; the error is a message.
+    pub fn of(bytes: &[u8]) -> Result<Interfaces, String> {
+        super::check_kind(bytes)?;
+        let mut found = Interfaces::default();
+        let mut depth = 0_u32;
+        for payload in Parser::new(0).parse_all(bytes) {
+            match payload.map_err(described)? {
+                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+                Payload::End(_) => depth = depth.saturating_sub(1),
+                Payload::ComponentImportSection(imports) if depth == 0 => {
+                    for import in imports {
+                        let import = import.map_err(described)?;
+                        if !matches!(import.ty, ComponentTypeRef::Type(_)) {
+                            found.imports.push(import.name.name.to_owned());
+                        }
+                    }
+                }
+                Payload::ComponentExportSection(exports) if depth == 0 => {
+                    for export in exports {
+                        found.exports.push(export.map_err(described)?.name.name.to_owned());
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn described(error: wasmparser::BinaryReaderError) -> String {
+    error.to_string().replace('\n', " ")
+}
 
 /// The version of a component: its custom section `version`, as `wasm-tools metadata add --version`
 /// writes it, or else that of a module in it.

@@ -12,16 +12,20 @@ use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::WasiView;
 use wasmtime_wasi::cli::{WasiCli, WasiCliView};
 use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView};
+use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings::io::{poll as async_poll, streams as async_streams};
+use wasmtime_wasi::p2::bindings::sync::filesystem::types as files;
 use wasmtime_wasi::p2::bindings::sync::io::{poll, streams};
-use wasmtime_wasi::p2::bindings::{cli, clocks, io, random};
+use wasmtime_wasi::p2::bindings::sync::sockets::{tcp, udp, udp_create_socket};
+use wasmtime_wasi::p2::bindings::{cli, clocks, filesystem, io, random, sockets};
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, DynPollable, StreamError, StreamResult};
 use wasmtime_wasi::random::WasiRandom;
+use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView};
 
 use super::StoreState;
 use super::outside::HttpPermit;
 
-/// Links the interfaces of `WASI_GRANTED`.
+/// Links the interfaces of `WASI_GRANTED` and `WASI_EMPTY`.
 pub fn add_to_linker(linker: &mut Linker<StoreState>) -> Result<(), wasmtime::Error> {
     type S = StoreState;
     let inline: fn(&mut S) -> Inline<'_> =
@@ -46,7 +50,22 @@ pub fn add_to_linker(linker: &mut Linker<StoreState>) -> Result<(), wasmtime::Er
     cli::terminal_stdin::add_to_linker::<S, WasiCli>(linker, S::cli)?;
     cli::terminal_stdout::add_to_linker::<S, WasiCli>(linker, S::cli)?;
     cli::terminal_stderr::add_to_linker::<S, WasiCli>(linker, S::cli)?;
-    Ok(())
+    add_empty(linker)
+}
+
+/// Links the interfaces of `WASI_EMPTY`. No call can block: there is nothing to open.
+fn add_empty(linker: &mut Linker<StoreState>) -> Result<(), wasmtime::Error> {
+    type S = StoreState;
+    filesystem::preopens::add_to_linker::<S, WasiFilesystem>(linker, S::filesystem)?;
+    files::add_to_linker::<S, WasiFilesystem>(linker, S::filesystem)?;
+    tcp::add_to_linker::<S, WasiSockets>(linker, S::sockets)?;
+    udp::add_to_linker::<S, WasiSockets>(linker, S::sockets)?;
+    udp_create_socket::add_to_linker::<S, WasiSockets>(linker, S::sockets)?;
+    sockets::tcp_create_socket::add_to_linker::<S, WasiSockets>(linker, S::sockets)?;
+    sockets::instance_network::add_to_linker::<S, WasiSockets>(linker, S::sockets)?;
+    sockets::ip_name_lookup::add_to_linker::<S, WasiSockets>(linker, S::sockets)?;
+    let options = sockets::network::LinkOptions::default();
+    sockets::network::add_to_linker::<S, WasiSockets>(linker, &options, S::sockets)
 }
 
 struct HasErrors;

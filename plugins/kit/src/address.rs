@@ -12,9 +12,16 @@ pub fn network_of_peer(remote: &str) -> Option<String> {
 /// The same for the last address in a list such as `X-Forwarded-For`: the one
 /// that was put there by the proxy nearest to the server.
 pub fn network_of_forwarded(list: &[u8]) -> Option<String> {
-    let last = std::str::from_utf8(list).ok()?.rsplit(',').next()?.trim();
-    let address = last.parse::<IpAddr>().or_else(|_| last.parse::<SocketAddr>().map(|a| a.ip()));
-    address.ok().map(network)
+    let last = std::str::from_utf8(list.rsplit(|byte| *byte == b',').next()?).ok()?.trim();
+    if let Ok(address) = last.parse::<SocketAddr>() {
+        return Some(network(address.ip()));
+    }
+    let bare = last.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let address = match bare {
+        Some(bare) => bare.parse::<Ipv6Addr>().ok()?.into(),
+        None => last.parse::<IpAddr>().ok()?,
+    };
+    Some(network(address))
 }
 
 fn network(address: IpAddr) -> String {
@@ -52,6 +59,10 @@ mod tests {
         check("10.0.0.1, 192.0.2.7", Some("192.0.2.7"));
         check("10.0.0.1,192.0.2.7:4711", Some("192.0.2.7"));
         check("2001:db8::1", Some("2001:db8::/64"));
+        check("[2001:db8::1]", Some("2001:db8::/64"));
+        check("[2001:db8::1]:4711", Some("2001:db8::/64"));
+        check("[::ffff:192.0.2.7]", Some("192.0.2.7"));
+        check("[192.0.2.7]", None);
         check("192.0.2.7,", None);
         check("unknown", None);
     }

@@ -83,15 +83,21 @@ fn a_second() -> u64 {
 }
 
 impl Settings {
-    /// What stands for the address that a client came from: the peer's, or what
-    /// the proxy before the server says.
-    pub fn address_of(&self, remote: &str, headers: &[(String, Vec<u8>)]) -> Option<String> {
-        let header = self.address_header.as_ref();
-        // The last one is the nearest proxy's.
-        let forwarded = headers.iter().rev().find(|(name, _)| Some(name) == header);
-        forwarded
-            .and_then(|(_, list)| network_of_forwarded(list))
-            .or_else(|| network_of_peer(remote))
+    /// What stands for the address that a client came from: the one that the server knows, or, if
+    /// that is the address of a proxy, the one in `address_header`. `is_known`: whether the server
+    /// has the client's address from a proxy.
+    pub fn address_of(
+        &self,
+        remote: &str,
+        headers: &[(String, Vec<u8>)],
+        is_known: impl FnOnce() -> bool,
+    ) -> Option<String> {
+        let forwarded = self.address_header.as_ref().filter(|_| !is_known()).and_then(|header| {
+            // The last one is the nearest proxy's.
+            let (_, list) = headers.iter().rev().find(|(name, _)| name == header)?;
+            network_of_forwarded(list)
+        });
+        forwarded.or_else(|| network_of_peer(remote))
     }
 }
 
@@ -283,20 +289,23 @@ mod tests {
             ("x-forwarded-for".to_owned(), b"192.0.2.1".to_vec()),
             ("x-forwarded-for".to_owned(), b"192.0.2.2, 192.0.2.3".to_vec()),
         ];
-        let check = |settings: &str, headers: &[(String, Vec<u8>)], expected: &str| {
+        let check = |settings: &str, headers: &[(String, Vec<u8>)], is_known, expected: &str| {
             let settings = match read(settings) {
                 Ok(settings) => settings,
                 Err(error) => panic!("{settings}: {error}"),
             };
-            assert_eq!(settings.address_of("10.0.0.1:80", headers).as_deref(), Some(expected));
+            let found = settings.address_of("10.0.0.1:80", headers, || is_known);
+            assert_eq!(found.as_deref(), Some(expected));
         };
         let limit = r#""limits": [{"name": "a", "of": "connects", "per": "address", "rate": 1}]"#;
-        let check = |more: &str, headers: &[(String, Vec<u8>)], expected: &str| {
-            check(&format!("{{{limit}{more}}}"), headers, expected);
+        let check = |more: &str, headers: &[(String, Vec<u8>)], is_known, expected: &str| {
+            check(&format!("{{{limit}{more}}}"), headers, is_known, expected);
         };
-        check("", &headers, "10.0.0.1");
+        check("", &headers, false, "10.0.0.1");
         let behind = r#", "address_header": "X-Forwarded-For""#;
-        check(behind, &headers, "192.0.2.3");
-        check(behind, &[], "10.0.0.1");
+        check(behind, &headers, false, "192.0.2.3");
+        check(behind, &[], false, "10.0.0.1");
+        // The server knows the address of the client itself.
+        check(behind, &headers, true, "10.0.0.1");
     }
 }

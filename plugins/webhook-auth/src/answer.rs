@@ -55,6 +55,7 @@ fn read_granted(body: &[u8]) -> Result<Granted, String> {
         // What others say of the connection is not the service's.
         if matches!(key.as_str(), "" | USER | ROLES | AUTH_REQUIRED | "webhook-auth")
             || key.starts_with("tls.")
+            || key == "proxy.address"
         {
             return Err(format!("its answer has an attribute {key:?}, which is not its to set"));
         }
@@ -151,7 +152,9 @@ mod tests {
         check(200, r#"{"attributes": []}"#, "UNAVAILABLE", "not what it should be");
         check(200, r#"{"user": 7}"#, "UNAVAILABLE", "not what it should be");
         check(200, r#"{"roles": "admin"}"#, "UNAVAILABLE", "not what it should be");
-        for key in ["user", "roles", "tls.subject", "auth-required", "webhook-auth", ""] {
+        for key in
+            ["user", "roles", "tls.subject", "proxy.address", "auth-required", "webhook-auth", ""]
+        {
             let body = format!(r#"{{"attributes": {{"{key}": "x"}}}}"#);
             check(200, &body, "UNAVAILABLE", "not its to set");
         }

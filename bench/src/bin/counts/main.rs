@@ -64,11 +64,11 @@ fn main() -> Result<()> {
     (0..UNTIL_TRUSTED).for_each(|_| drop(chain.access(&actions)));
     measured_hook_access(&chain, &actions)?;
     measured_hook_access_alone(&chain, action)?;
-    let publication = Publication {
-        space: Space::Channels,
-        channel: Cow::Borrowed(name.as_bytes()),
-        payload: Cow::Borrowed(payload.as_bytes()),
-    };
+    let publication = Publication::new(
+        Space::Channels,
+        Cow::Borrowed(name.as_bytes()),
+        Cow::Borrowed(payload.as_bytes()),
+    );
     let publication = (id, publication);
     let publications = vec![publication.clone(); BATCH];
     (0..UNTIL_TRUSTED).for_each(|_| drop(chain.publish(publications.as_slice().into())));
@@ -199,7 +199,7 @@ fn measured_decode_resp(request: &[u8]) -> Result<()> {
 }
 
 fn push<'a>(channel: &'a [u8], payload: &'a [u8]) -> Push<'a> {
-    Push::new(Message { space: Space::Channels, pattern: None, channel, payload })
+    Push::new(Message::new(Space::Channels, None, channel, payload))
 }
 
 #[inline(never)]

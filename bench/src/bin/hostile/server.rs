@@ -1,7 +1,7 @@
 //! What is attacked: the server in a control group, or the control.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -50,6 +50,16 @@ MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEEVs/o5+uQbTjL3chynL4wXgUg2R9
 q9UU8I5mEovUf86QZ7kOBIjJwqnzD1omageEHWwHdBO6B+dFabmdT9POxg==
 -----END PUBLIC KEY-----
 ";
+
+/// Whether commands of Redis clients are executed: the server listens before it does so.
+fn is_served(port: u16) -> bool {
+    let ping = || -> std::io::Result<()> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        stream.write_all(b"PING\r\n")?;
+        stream.read_exact(&mut [0; 6])
+    };
+    ping().is_ok()
+}
 
 impl Under {
     /// Starts it on the first core. A free port may be occupied before the process listens on it,
@@ -105,7 +115,7 @@ impl Under {
         });
         let mut under = Under { child, ports, group, _home: home };
         let started = Instant::now();
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, ports.resp)).is_err() {
+        while !is_served(ports.resp) {
             if let Some(end) = under.has_ended()? {
                 bail!("the server did not start: {end}; SHOW_LOG=1 shows its log");
             }

@@ -120,11 +120,11 @@ fn memory(chain: &Chain) -> String {
 
 /// Rust on one side, another language on the other.
 fn measure(bench: &Bench, rust: &Chain, other: &Chain, case: &Case) -> Result<Comparison> {
-    let publication = Publication {
-        space: Space::Channels,
-        channel: Cow::Borrowed(CHANNEL.as_bytes()),
-        payload: Cow::Borrowed(case.payload.as_bytes()),
-    };
+    let publication = Publication::new(
+        Space::Channels,
+        Cow::Borrowed(CHANNEL.as_bytes()),
+        Cow::Borrowed(case.payload.as_bytes()),
+    );
     let publications = vec![(bench.connection.id, publication); case.messages_a_call];
     let ask = |chain: &Chain| {
         let fates = chain.publish(publications.as_slice().into());

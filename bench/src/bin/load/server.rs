@@ -188,7 +188,11 @@ impl Server {
         });
         let mut server = Server { port, child, log: Mutex::new(log), counter, home };
         let started = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        let is_ready = || match kind.program {
+            Program::Switchyard { .. } => kind.wire.is_served(port),
+            _ => TcpStream::connect(("127.0.0.1", port)).is_ok(),
+        };
+        while !is_ready() {
             let ended = server.child.try_wait()?;
             ensure!(ended.is_none(), "{program} ended: {:?}", server.last_words());
             ensure!(started.elapsed() < START_TIME_MAX, "{program} does not listen");

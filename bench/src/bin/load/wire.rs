@@ -174,6 +174,14 @@ impl Wire {
         }
         Ok(stream)
     }
+
+    /// Whether a server executes commands. It may listen before it does, and then reject a
+    /// WebSocket; a Redis client waits until then.
+    pub fn is_served(self, port: u16) -> bool {
+        let ping = (b"PING\r\n".to_vec(), b"+PONG\r\n".to_vec());
+        let connected = self.connect(port);
+        connected.is_ok_and(|mut stream| self != Wire::Resp || ask(&mut stream, &ping).is_ok())
+    }
 }
 
 /// Reads until what was read ends so.

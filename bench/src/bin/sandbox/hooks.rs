@@ -106,11 +106,11 @@ impl Hooks {
     }
 
     fn measure_publish(&self, native: &Rules, names_a_call: usize) -> Result<Comparison> {
-        let publication = Publication {
-            space: Space::Channels,
-            channel: Cow::Borrowed(CHANNEL.as_bytes()),
-            payload: Cow::Borrowed(PAYLOAD.as_bytes()),
-        };
+        let publication = Publication::new(
+            Space::Channels,
+            Cow::Borrowed(CHANNEL.as_bytes()),
+            Cow::Borrowed(PAYLOAD.as_bytes()),
+        );
         let publications = vec![(self.bench.connection.id, publication); names_a_call];
         let natively = || {
             let publications = publications.clone();

@@ -73,6 +73,8 @@ impl From<ChangeError> for ApiError {
             ChangeError::NoSuchPlugin(_) => (StatusCode::NOT_FOUND, "no-such-plugin"),
             ChangeError::Ambiguous(_) => (StatusCode::CONFLICT, "ambiguous"),
             ChangeError::SlotOccupied(_) => (StatusCode::CONFLICT, "slot-taken"),
+            ChangeError::Superseded(_) => (StatusCode::CONFLICT, "superseded"),
+            ChangeError::Cancelled(_) => (StatusCode::NOT_FOUND, "no-such-plugin"),
             ChangeError::NothingBefore(_) => (StatusCode::CONFLICT, "nothing-before"),
             ChangeError::BadSlot(_) | ChangeError::OtherName { .. } => {
                 (StatusCode::BAD_REQUEST, "bad-request")
@@ -87,6 +89,7 @@ impl From<EngineSwapError> for ApiError {
     fn from(error: EngineSwapError) -> ApiError {
         let (status, code) = match &error {
             EngineSwapError::NothingBefore => (StatusCode::CONFLICT, "nothing-before"),
+            EngineSwapError::Superseded => (StatusCode::CONFLICT, "superseded"),
             EngineSwapError::Unwritable { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "refused"),
             EngineSwapError::Refused(_) | EngineSwapError::Failed(_) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "refused")
@@ -103,7 +106,9 @@ impl From<EngineSwapError> for ApiError {
             EngineSwapError::Unwritable { path, source } => {
                 (source.to_string(), Some("write"), Some(path))
             }
-            EngineSwapError::NothingBefore => (error.to_string(), None, None),
+            EngineSwapError::NothingBefore | EngineSwapError::Superseded => {
+                (error.to_string(), None, None)
+            }
         };
         let view = ErrorView {
             code: code.to_owned(),

@@ -27,7 +27,23 @@ pub async fn keep_out_other_origins(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    check_origin(request.headers(), admin.config.tokens.is_empty())?;
+    check_origin(request.headers(), admin.live.config().admin.tokens.is_empty())?;
+    Ok(next.run(request).await)
+}
+
+/// The same for probes. A probe by HTTP/1.0 may have no `Host`; a browser always sends one.
+///
+/// # Errors
+///
+/// The origin is another one, or the host name is not this server's.
+pub async fn keep_pages_from_probes(
+    State(admin): State<Admin>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    if request.headers().contains_key(HOST) {
+        check_origin(request.headers(), admin.config.tokens.is_empty())?;
+    }
     Ok(next.run(request).await)
 }
 
@@ -42,11 +58,13 @@ pub async fn ask_for_token(
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let by = if admin.config.tokens.is_empty() {
+    let config = admin.live.config();
+    let tokens = &config.admin.tokens;
+    let by = if tokens.is_empty() {
         Initiator::Local
     } else {
         let token = bearer(request.headers());
-        let name = token.and_then(|token| admin.config.tokens.name_of(token));
+        let name = token.and_then(|token| tokens.name_of(token));
         Initiator::Token(name.ok_or_else(|| {
             let words = match token {
                 None => "a token is required: Authorization: Bearer TOKEN",

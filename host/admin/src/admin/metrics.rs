@@ -21,7 +21,7 @@ pub async fn scrape(State(admin): State<Admin>, headers: HeaderMap) -> Result<Re
         admin: admin.places.counted(),
         doors: admin.live.doors(),
         handshakes_max: admin.live.handshakes_max,
-        is_draining: admin.live.is_draining(),
+        is_draining: admin.live.is_ending(),
     };
     // This locks shards and plugin instances, which may be busy.
     let written = blocking(move || Ok(metrics.scrape(format))).await?;

@@ -17,6 +17,7 @@ mod metrics;
 mod places;
 mod plugins;
 mod pubsub;
+mod retained;
 mod router;
 mod server;
 mod stats;
@@ -25,26 +26,30 @@ mod trace;
 pub mod view;
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
+use axum::http::header::{CONNECTION, HeaderValue};
 use axum::response::IntoResponse;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
+use tokio_util::either::Either;
 use tracing::debug;
 
 use error::ApiError;
 use places::{Places, RequestBody, ResponseBody};
 use switchyard_config::AdminConfig;
+use switchyard_config::proxies::ProxyProtocol;
 use switchyard_net::descriptors::{ANSWER_TIME, Accepted, Acceptor};
+use switchyard_net::listening::{Connection, ListeningSocket};
+use switchyard_net::proxy_protocol;
 use switchyard_net::slots::Slot;
+use switchyard_server::door::http::head::{self, HEADERS_MAX};
 use switchyard_server::engine_swap::EngineSwaps;
 use switchyard_server::health::Health;
 use switchyard_server::live_config::LiveConfig;
@@ -60,6 +65,7 @@ pub struct Admin {
     engine: Arc<EngineSwaps>,
     doors: Arc<Doors>,
     top_channels: top::TopChannelsCache,
+    close_pace: Arc<connections::ClosePace>,
     live: Arc<LiveConfig>,
     health: Arc<Health>,
     places: Arc<Places>,
@@ -89,6 +95,7 @@ impl Admin {
             engine,
             doors: Arc::new(doors),
             top_channels: top::TopChannelsCache::default(),
+            close_pace: Arc::default(),
             live,
             health,
             ending,
@@ -99,15 +106,15 @@ impl Admin {
 /// The addresses for clients, as URLs.
 #[derive(Debug, Clone)]
 pub struct Doors {
-    /// The WebSocket.
-    pub websocket: String,
-    /// The door for Redis clients; none: it is closed.
-    pub resp: Option<String>,
+    /// Those of the WebSocket: at least one.
+    pub websocket: Vec<String>,
+    /// Those of the door for Redis clients; none: it is closed.
+    pub resp: Vec<String>,
 }
 
 /// The listener of the admin API.
 pub struct AdminListener {
-    listener: Arc<TcpListener>,
+    sockets: Vec<Arc<ListeningSocket>>,
     admin: Admin,
 }
 
@@ -116,43 +123,65 @@ pub struct AdminListener {
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
 impl AdminListener {
-    /// Wraps a bound listener. It does not accept connections yet.
-    pub fn new(listener: TcpListener, admin: Admin) -> AdminListener {
-        AdminListener { listener: Arc::new(listener), admin }
+    /// Wraps bound sockets. It does not accept connections yet.
+    pub fn new(sockets: Vec<Arc<ListeningSocket>>, admin: Admin) -> AdminListener {
+        AdminListener { sockets, admin }
     }
 
-    /// Its address.
-    ///
-    /// # Errors
-    ///
-    /// The operating system does not report it.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    /// Its sockets.
+    pub fn sockets(&self) -> &[Arc<ListeningSocket>] {
+        &self.sockets
     }
 
-    /// Serves until it is dropped, or `ending` becomes true.
-    pub async fn serve(self: Arc<AdminListener>, ending: watch::Receiver<bool>) -> Ended {
+    /// Serves the connections of one of its sockets until it is dropped. When `ending` becomes true,
+    /// streams end, and each connection is closed after the next response.
+    pub async fn serve(
+        self: Arc<AdminListener>,
+        listener: Arc<ListeningSocket>,
+        ending: watch::Receiver<bool>,
+    ) -> Ended {
         let admin = Admin { ending: ending.clone(), ..self.admin.clone() };
         let (config, places) = (admin.config.clone(), admin.places.clone());
         let stats = admin.services.stats.clone();
         let router = router::router(admin);
-        let listener = self.listener.clone();
         let mut acceptor = Acceptor::new(listener, "admin", &self.admin.services.reserves);
         loop {
             let Accepted { stream, remote, is_on_reserve } =
                 acceptor.accept(|| count(&stats.admin_not_accepted)).await;
-            let Some(slot) = places.take(remote.ip()) else {
+            let proxies = &self.admin.live.config().proxies;
+            let header_bytes_max = match config.proxy_protocol {
+                ProxyProtocol::Off => None,
+                ProxyProtocol::Required if proxies.may_send_header(remote.ip()) => {
+                    Some(proxies.header_bytes_max)
+                }
+                ProxyProtocol::Required => {
+                    places.count_unproxied();
+                    debug!(%remote, "closed: it is not in security.trusted_proxies");
+                    continue;
+                }
+            };
+            let is_limited = header_bytes_max.is_none() && !proxies.contains(remote.ip());
+            let Some(slot) = places.take(remote.ip(), is_limited) else {
                 debug!(%remote, "closed: admin.connections_per_address_max");
                 continue;
             };
             let id = slot.id();
-            let serving = serve(
-                stream,
-                router.clone(),
-                config.clone(),
-                (places.clone(), slot),
-                ending.clone(),
-            );
+            let (router, config) = (router.clone(), config.clone());
+            let (places_of_it, ending) = (places.clone(), ending.clone());
+            let serving = async move {
+                let mut stream = stream;
+                if let Some(bytes_max) = header_bytes_max {
+                    let reading = read_proxy_header(&mut stream, bytes_max, &places_of_it, &slot);
+                    let read = tokio::time::timeout(config.head_time, reading).await;
+                    let read = read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+                    if let Err(error) = read {
+                        places_of_it.count_unproxied();
+                        debug!(%remote, %error, "closed: no PROXY protocol header");
+                        return Ok(());
+                    }
+                }
+                serve(stream, router, config, (places_of_it, slot), ending).await
+            };
             if is_on_reserve {
                 let _it_took_too_long = tokio::time::timeout(ANSWER_TIME, serving).await;
                 continue;
@@ -180,14 +209,29 @@ fn too_many_requests() -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-requests", words)
 }
 
+/// Reads the PROXY protocol header. The connection counts for the address in it from then on.
+async fn read_proxy_header(
+    stream: &mut Connection,
+    bytes_max: usize,
+    places: &Places,
+    slot: &Slot,
+) -> io::Result<()> {
+    if let Some(client) = slot.waits(proxy_protocol::read(stream, bytes_max)).await? {
+        places.assign(slot, client.ip());
+    }
+    Ok(())
+}
+
 async fn serve(
-    stream: TcpStream,
+    stream: Connection,
     router: axum::Router,
     config: Arc<AdminConfig>,
     (places, slot): (Arc<Places>, Slot),
-    mut ending: watch::Receiver<bool>,
+    ending: watch::Receiver<bool>,
 ) -> hyper::Result<()> {
-    let _not_worth_a_word = stream.set_nodelay(true);
+    if let Either::Left(stream) = &stream {
+        let _it_is_slower_then = stream.set_nodelay(true);
+    }
     // A client that does not read its response would keep its slot forever.
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(config.request_time));
@@ -195,16 +239,23 @@ async fn serve(
     let router = TowerToHyperService::new(router);
     let serving = slot.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let (slot, places) = (serving.clone(), places.clone());
+        let (slot, places, ending) = (serving.clone(), places.clone(), ending.clone());
         slot.works();
-        let request = request.map(|body| RequestBody { body, slot: slot.clone() });
-        let answering = router.call(request);
+        let (mut head, body) = request.into_parts();
+        let checked = head::check(&mut head);
+        let body = RequestBody { body, slot: slot.clone() };
+        let answering = router.call(hyper::Request::from_parts(head, body));
         async move {
             let permit = places.request().await;
-            let response = match &permit {
-                Some(_) => answering.await?,
-                None => too_many_requests().into_response(),
+            let mut response = match (checked, &permit) {
+                (Err(why), _) => ApiError::bad_request(why).into_response(),
+                (Ok(()), Some(_)) => answering.await?,
+                (Ok(()), None) => too_many_requests().into_response(),
             };
+            if *ending.borrow() {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
             slot.works();
             Ok::<_, std::convert::Infallible>(response.map(|body| ResponseBody {
                 body,
@@ -218,12 +269,7 @@ async fn serve(
         // Also the time for which an idle connection is kept.
         .header_read_timeout(config.head_time)
         .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(Box::pin(stream)), service);
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        served = slot.waits(connection.as_mut()) => return served,
-        _ = ending.wait_for(|ending| *ending) => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    connection.await
+    slot.waits(connection).await
 }

@@ -39,6 +39,7 @@ pub struct Places {
     requests: Arc<Semaphore>,
     over_share: AtomicU64,
     dropped: AtomicU64,
+    unproxied: AtomicU64,
 }
 
 impl Places {
@@ -51,6 +52,7 @@ impl Places {
             requests: Arc::new(Semaphore::new(max)),
             over_share: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            unproxied: AtomicU64::new(0),
         }
     }
 
@@ -59,13 +61,11 @@ impl Places {
         &self.slots
     }
 
-    /// A place for a connection from this address; an idle connection may be dropped for it. None:
-    /// too many are busy.
-    pub fn take(&self, address: IpAddr) -> Option<Slot> {
-        while self.slots.held_by(address) >= self.per_address_max
-            && self.slots.drop_one(Some(address))
-        {
-            count(&self.dropped);
+    /// A place for a connection from this address; an idle connection may be dropped for it.
+    /// `is_limited`: the limit for one address applies. None: too many are busy.
+    pub fn take(&self, address: IpAddr, is_limited: bool) -> Option<Slot> {
+        if is_limited {
+            self.make_room_for(address);
         }
         while self.slots.occupied() >= self.max && self.slots.drop_one(None) {
             count(&self.dropped);
@@ -77,8 +77,29 @@ impl Places {
             }
             count(&self.dropped);
         }
-        // The loops above have enforced the share of the address.
+        // The share of the address was enforced above.
         self.slots.take(address, None).ok().map(|(slot, _)| slot)
+    }
+
+    /// Counts a place for this address from now on: a proxy has said for which client it is.
+    pub fn assign(&self, slot: &Slot, address: IpAddr) {
+        self.make_room_for(address);
+        // Its share was enforced above.
+        let _ = slot.belongs_to(address, None);
+    }
+
+    /// Drops idle connections of an address that is at its limit.
+    fn make_room_for(&self, address: IpAddr) {
+        while self.slots.held_by(address) >= self.per_address_max
+            && self.slots.drop_one(Some(address))
+        {
+            count(&self.dropped);
+        }
+    }
+
+    /// Counts a connection that was closed because it has no PROXY protocol header.
+    pub fn count_unproxied(&self) {
+        count(&self.unproxied);
     }
 
     /// A permit to answer a request; none: as many are being answered as there may be, and none of
@@ -106,6 +127,7 @@ impl Places {
             open: self.slots.occupied(),
             over_share: load(&self.over_share),
             dropped: load(&self.dropped),
+            unproxied: load(&self.unproxied),
         }
     }
 }

@@ -109,10 +109,7 @@ async fn ask(admin: &Admin, question: Question, of_all_nodes: bool) -> Result<An
 /// Parses a query whose names may be any bytes, percent-encoded.
 fn read(query: Option<String>, keys: &[&str]) -> Result<Wanted, ApiError> {
     let mut wanted = Wanted::default();
-    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = value.replace('+', " ");
-        let value: Vec<u8> = percent_decode_str(&value).collect();
+    for (key, value) in pairs(&query.unwrap_or_default()) {
         match key {
             "all" => wanted.of_all_nodes = flag(key, &value)?,
             "shard" if keys.contains(&key) => wanted.is_shard = flag(key, &value)?,
@@ -125,6 +122,14 @@ fn read(query: Option<String>, keys: &[&str]) -> Result<Wanted, ApiError> {
         }
     }
     Ok(wanted)
+}
+
+/// The parameters of a query. Values may be any bytes.
+pub(super) fn pairs(query: &str) -> impl Iterator<Item = (&str, Vec<u8>)> {
+    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (key, percent_decode_str(&value.replace('+', " ")).collect())
+    })
 }
 
 fn flag(key: &str, value: &[u8]) -> Result<bool, ApiError> {

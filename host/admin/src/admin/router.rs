@@ -8,13 +8,13 @@ use axum::extract::Request;
 use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, delete, get, post, put};
+use axum::routing::{MethodRouter, delete, get, options, post, put};
 use futures_util::FutureExt;
 
 use super::error::ApiError;
 use super::{
     Admin, connections, console, engine, guard, health, log, memory, metrics, plugins, pubsub,
-    server, stats, top, trace,
+    retained, server, stats, top, trace,
 };
 
 /// A route. Routes that need no token are in a separate table.
@@ -43,12 +43,17 @@ pub fn routes() -> Vec<Route> {
         route(Method::POST, "/v1/engine/swap", post(engine::swap)),
         route(Method::POST, "/v1/engine/rollback", post(engine::roll_back)),
         route(Method::GET, "/v1/connections", get(connections::list)),
+        route(Method::DELETE, "/v1/connections", delete(connections::close_all)),
         route(Method::GET, "/v1/connections/{connection}", get(connections::show)),
         route(Method::DELETE, "/v1/connections/{connection}", delete(connections::close)),
         route(Method::GET, "/v1/pubsub/channels", get(pubsub::channels)),
         route(Method::GET, "/v1/pubsub/numsub", get(pubsub::subscribers)),
         route(Method::GET, "/v1/pubsub/numpat", get(pubsub::patterns)),
         route(Method::GET, "/v1/pubsub/top", get(top::show)),
+        route(Method::GET, "/v1/history", get(retained::histories)),
+        route(Method::DELETE, "/v1/history", delete(retained::purge)),
+        route(Method::GET, "/v1/presence", get(retained::rooms)),
+        route(Method::GET, "/v1/presence/members", get(retained::members)),
         route(Method::GET, "/v1/server", get(server::show)),
         route(Method::GET, "/v1/stats", get(stats::show)),
         route(Method::GET, "/v1/memory", get(memory::show)),
@@ -63,9 +68,11 @@ pub fn routes() -> Vec<Route> {
 /// The routes that need none: supervisors and load balancers use them.
 fn open_routes() -> Vec<Route> {
     let route = |method, path, handler| Route { method, path, handler };
+    let probe = |handler: MethodRouter<Admin>| handler.options(health::options);
     vec![
-        route(Method::GET, "/healthz", get(health::healthy)),
-        route(Method::GET, "/readyz", get(health::ready)),
+        route(Method::GET, "/livez", probe(get(health::alive))),
+        route(Method::GET, "/readyz", probe(get(health::ready))),
+        route(Method::GET, "/healthz", probe(get(health::healthy))),
     ]
 }
 
@@ -75,10 +82,17 @@ pub fn router(admin: Admin) -> Router {
         .into_iter()
         .fold(Router::new(), |router, route| router.route(route.path, route.handler))
         .route_layer(from_fn_with_state(admin.clone(), guard::ask_for_token));
-    open_routes()
+    // A slash at the end makes no difference to a probe. HAProxy's has the path `/` by default.
+    let probes = open_routes()
         .into_iter()
-        .fold(Router::new(), |router, route| router.route(route.path, route.handler))
-        .merge(guarded)
+        .fold(Router::new(), |router, route| {
+            let with_slash = format!("{}/", route.path);
+            router.route(route.path, route.handler.clone()).route(&with_slash, route.handler)
+        })
+        .route("/", options(health::options))
+        .layer(from_fn_with_state(admin.clone(), guard::keep_pages_from_probes))
+        .layer(from_fn(answer_panics));
+    guarded
         .fallback(|| async {
             ApiError::new(
                 StatusCode::NOT_FOUND,
@@ -95,6 +109,7 @@ pub fn router(admin: Admin) -> Router {
         // Static pages that contain nothing about this server, so they need no token and no
         // origin check.
         .merge(console::routes())
+        .merge(probes)
         .with_state(admin)
 }
 

@@ -10,7 +10,8 @@ use super::view::ServerView;
 pub async fn show(State(admin): State<Admin>) -> Json<ServerView> {
     Json(ServerView {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        websocket: admin.doors.websocket.clone(),
-        resp: admin.doors.resp.clone(),
+        websocket: admin.doors.websocket.first().cloned().unwrap_or_default(),
+        resp: admin.doors.resp.first().cloned(),
+        addresses: [&*admin.doors.websocket, &*admin.doors.resp].concat(),
     })
 }

@@ -1,6 +1,7 @@
 //! The JSON types of the admin API. The command line uses the same types; `openapi.json` documents
 //! them, and a test compares the two.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
@@ -214,15 +215,32 @@ pub struct ConnectionView {
     pub id: u64,
     pub door: String,
     pub address: String,
+    /// The attribute `user`.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// By CLIENT SETNAME.
+    #[serde(default)]
+    pub name: Option<String>,
     pub opened_ms: u64,
     pub channels: usize,
     pub patterns: usize,
     pub shard_channels: usize,
     pub outbox_bytes: usize,
     pub input_bytes: usize,
+    /// Only in the view of a single connection.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub attributes: Option<BTreeMap<String, String>>,
     /// Its subscriptions; only in the view of a single connection.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub names: Option<NamesView>,
+}
+
+/// How many connections a request closed.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct ClosedView {
+    pub closed: usize,
+    pub has_more: bool,
 }
 
 /// The subscriptions of a connection, the first thousand of each kind.
@@ -258,6 +276,87 @@ pub struct TopView {
     pub counted_ms: u64,
 }
 
+/// The histories of channels.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct HistoriesView {
+    pub in_backplane: bool,
+    pub channels: usize,
+    pub messages: usize,
+    pub bytes: usize,
+    pub evicted: EvictedView,
+    pub page: Vec<StreamView>,
+    pub next: Option<Name>,
+}
+
+/// What ended because of a bound.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct EvictedView {
+    pub idle: u64,
+    pub streams: u64,
+    pub messages: u64,
+}
+
+/// The history of one channel.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct StreamView {
+    pub channel: Name,
+    pub messages: usize,
+    pub bytes: usize,
+    pub listeners: u32,
+    pub position: String,
+}
+
+/// The messages of a history that was ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct PurgedView {
+    pub purged: u64,
+}
+
+/// The channels with members or watchers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct RoomsView {
+    pub channels: usize,
+    pub members: usize,
+    pub watchers: usize,
+    pub bytes: usize,
+    pub page: Vec<RoomView>,
+    pub next: Option<Name>,
+}
+
+/// The members of one channel, in numbers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct RoomView {
+    pub channel: Name,
+    pub members: usize,
+    pub users: usize,
+    pub watchers: usize,
+}
+
+/// The members of one channel.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct MembersView {
+    pub count: usize,
+    pub users: usize,
+    pub members: Vec<MemberView>,
+    pub next: Option<u64>,
+}
+
+/// A member.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct MemberView {
+    pub connection: u64,
+    pub user: Option<String>,
+    pub data: serde_json::Value,
+}
+
 /// The server as a whole.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
@@ -265,6 +364,7 @@ pub struct ServerView {
     pub version: String,
     pub websocket: String,
     pub resp: Option<String>,
+    pub addresses: Vec<String>,
 }
 
 /// The counters of the server.
@@ -362,6 +462,13 @@ pub struct LogBody {
     pub unfollow: Vec<u64>,
 }
 
+/// That the server answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "openapi.json documents them")]
+pub struct AliveView {
+    pub status: Status,
+}
+
 /// The health of the server, part by part.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "openapi.json documents them")]
@@ -374,6 +481,7 @@ pub struct HealthView {
     pub took_us: u64,
     pub shards: Vec<PartView>,
     pub plugins: Vec<PartView>,
+    pub guards: Vec<PartView>,
     pub backplane: Option<PartView>,
     pub log: PartView,
     pub tasks: Vec<PartView>,

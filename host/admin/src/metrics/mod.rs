@@ -4,6 +4,8 @@
 //! connection once. Names and units follow Prometheus' conventions; docs/monitoring.md explains
 //! them. This module does not know HTTP.
 
+mod history;
+mod history_store;
 mod page;
 mod process;
 
@@ -107,6 +109,8 @@ impl Collector for Metrics {
             limits.connections_max() as f64,
         )?;
         connections(&mut page, hub.connections())?;
+        history::history(&mut page, hub)?;
+        history_store::history_store(&mut page, hub)?;
         memory(&mut page, &self.services)?;
         commands(&mut page, stats)?;
         self.hub(&mut page)?;
@@ -142,6 +146,8 @@ pub struct AdminConnections {
     pub over_share: u64,
     /// Idle connections that were closed for new ones.
     pub dropped: u64,
+    /// Connections closed because they have no PROXY protocol header.
+    pub unproxied: u64,
 }
 
 impl Metrics {
@@ -160,6 +166,11 @@ impl Metrics {
                 let refused = door.stats.refused();
                 refused.map(|(why, count)| ([name(door), ("reason", why.name())], count))
             }),
+        )?;
+        page.counters(
+            "switchyard_connections_unused",
+            "Connections that ended before their client sent a byte, by door.",
+            self.doors.iter().map(|door| ([name(door)], door.stats.unused())),
         )?;
         page.gauges(
             "switchyard_handshakes",
@@ -183,9 +194,13 @@ impl Metrics {
         )?;
         page.counters(
             "switchyard_admin_connections_refused",
-            "Connections that the admin listener closed to keep its limits, by reason.",
-            [("share", self.admin.over_share), ("dropped", self.admin.dropped)]
-                .map(|(reason, count)| ([("reason", reason)], count)),
+            "Connections that the admin listener closed without serving them, by reason.",
+            [
+                ("share", self.admin.over_share),
+                ("dropped", self.admin.dropped),
+                ("proxy_protocol", self.admin.unproxied),
+            ]
+            .map(|(reason, count)| ([("reason", reason)], count)),
         )?;
         let [failed, refused] = self.services.auth_attempts.counts();
         page.counters(
@@ -633,6 +648,12 @@ fn backplane_help(name: &str) -> &'static str {
             "Subscriptions acknowledged before the backplane had confirmed them."
         }
         "backplane_reconnects" => "How often the backplane came back.",
+        "backplane_caught_up" => {
+            "Messages that were missed, and then read from the histories and delivered."
+        }
+        "backplane_lost_streams" => {
+            "How often messages of a channel were missed that are gone: its subscribers were closed."
+        }
         _ => "A count of the backplane.",
     }
 }

@@ -12,11 +12,12 @@ use tokio::runtime::Handle;
 use switchyard_config::Config;
 use switchyard_config::limits::LiveLimits;
 use switchyard_hub::connections::Connections;
-use switchyard_middleware::bindings::{CompiledPlugin, Hooks};
+use switchyard_middleware::bindings::{CompiledPlugin, Fault, Hooks};
 use switchyard_middleware::counters::Counters;
 use switchyard_middleware::declaration::TrapPolicy;
 use switchyard_middleware::declaration::{self, Declaration, PolicySource};
 use switchyard_middleware::directory::{self, PluginFiles};
+use switchyard_middleware::plugin::missing::is_missing;
 use switchyard_middleware::plugin::{Plugin, PluginContext};
 use switchyard_server::compile_cache;
 
@@ -46,6 +47,8 @@ pub struct Report {
     pub may_ask: Vec<String>,
     /// Whether `init` was called, with its settings.
     pub was_initialised: bool,
+    /// Its hooks whose function does not exist, and what a call of each ends with.
+    pub missing: Vec<Fault>,
     /// The step that failed and why; none: the server would accept it.
     pub refused: Option<(&'static str, String)>,
 }
@@ -75,10 +78,11 @@ fn look(
             .map_err(|error| (error.step, error.problem))?;
     report.version.clone_from(&plugin.version);
     report.declared.clone_from(&plugin.declared);
-    let engine = compile_cache::open(&config.plugins.cache)
-        .map_err(|error| ("set up", format!("{error:#}")))?;
+    let engine =
+        compile_cache::open(&config.plugins).map_err(|error| ("set up", format!("{error:#}")))?;
     let component = engine.compile(&bytes).map_err(|problem| ("compile", problem))?;
-    (report.imports, report.exports) = engine.interfaces(&component);
+    switchyard_wasm::Interfaces { imports: report.imports, exports: report.exports } =
+        engine.interfaces(&component);
     report.contract = report
         .exports
         .iter()
@@ -106,9 +110,13 @@ fn look(
     let counters = Counters::new(config.limits.counters_max).space(&plugin.counters);
     let has_settings = file.with_extension("toml").exists();
     match Plugin::new(plugin, Arc::new(compiled), counters, Arc::default(), context) {
-        Ok(_) => {}
+        Ok(plugin) => {
+            report.missing = plugin.missing_hooks().map_err(|error| (error.step, error.problem))?;
+        }
         // Without the right settings it may refuse.
-        Err(error) if error.step == "init" && !has_settings => return Ok(()),
+        Err(error) if error.step == "init" && !has_settings && !is_missing(&error.problem) => {
+            return Ok(());
+        }
         Err(error) => return Err((error.step, error.problem)),
     }
     report.was_initialised = true;
@@ -189,11 +197,20 @@ fn gains(hooks: Hooks) -> Vec<&'static str> {
 }
 
 impl Report {
+    /// Whether the server would accept it, and all its hooks exist.
+    pub fn is_good(&self) -> bool {
+        self.refused.is_none() && self.missing.is_empty()
+    }
+
     /// As text.
     pub fn text(&self) -> String {
-        let mut lines = vec![match &self.refused {
-            None => "the server would take it".to_owned(),
-            Some((step, problem)) => format!("the server would refuse it: {step}: {problem}"),
+        let mut lines = vec![match (&self.refused, self.missing.first()) {
+            (None, None) => "the server would take it".to_owned(),
+            (None, Some(Fault { hook, .. })) => format!(
+                "the server would take it, but {hook} fails whenever it is called: its source \
+                 exports no such function"
+            ),
+            (Some((step, problem)), _) => format!("the server would refuse it: {step}: {problem}"),
         }];
         let mut say = |what: &str, words: String| {
             if !words.is_empty() {
@@ -202,6 +219,9 @@ impl Report {
         };
         say("version", self.version.clone());
         say("contract", self.contract_words());
+        for Fault { hook, problem } in &self.missing {
+            say("missing", format!("{hook}: {problem}"));
+        }
         self.gains.iter().for_each(|gain| say("gains", (*gain).to_owned()));
         say("hooks", self.hook_names().join(", "));
         say("declares", self.declared_words());
@@ -245,6 +265,9 @@ impl Report {
             "policy": self.policy.map(|(policy, _)| policy),
             "policy_source": self.policy.map(|(_, source)| source),
             "initialised": self.was_initialised,
+            "missing": self.missing.iter().map(|Fault { hook, problem }| {
+                json!({"hook": hook, "problem": problem})
+            }).collect::<Vec<_>>(),
             "asks_with": self.asks_with,
             "may_ask": self.may_ask,
             "imports": self.imports,

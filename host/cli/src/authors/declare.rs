@@ -13,6 +13,8 @@ use clap::ValueEnum;
 use serde_json::json;
 use thiserror::Error;
 
+use switchyard_config::file::{self, COMPONENT_BYTES_MAX};
+
 /// The name of the section.
 const SECTION: &str = "switchyard:plugin";
 
@@ -70,7 +72,7 @@ pub fn declare(
         }
     }
     let io = |source| DeclareError::Io { path: file.to_owned(), source };
-    let component = fs::read(file).map_err(io)?;
+    let component = file::read(file, COMPONENT_BYTES_MAX).map_err(io)?;
     let mut declaration = serde_json::Map::new();
     let words = [("name", name), ("version", version)];
     let words = words.into_iter().filter_map(|(key, word)| Some((key.to_owned(), json!(word?))));

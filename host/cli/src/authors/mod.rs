@@ -6,7 +6,6 @@ pub mod check;
 pub mod declare;
 
 pub mod conversation;
-mod in_memory;
 pub mod play;
 
 use std::io::{self, Write};
@@ -211,7 +210,7 @@ fn check(CheckArgs { file, json, cache }: &CheckArgs) -> Result<bool, AuthorErro
         true => say(&report.json().to_string()),
         false => say(&report.text()),
     }
-    Ok(report.refused.is_none())
+    Ok(report.is_good())
 }
 
 fn declare(args: &DeclareArgs) -> Result<bool, AuthorError> {

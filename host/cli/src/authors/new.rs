@@ -63,7 +63,7 @@ const JS_BUILD: &str = "    npm install
     switchyard plugin declare {{name}}.wasm --on-failure open";
 const PYTHON_BUILD: &str = "    python3 -m venv .venv
     .venv/bin/pip install -r requirements.txt
-    .venv/bin/componentize-py --wit-path wit --world hooks componentize --stub-wasi plugin -o {{name}}.wasm
+    .venv/bin/componentize-py --wit-path wit --world hooks componentize plugin -o {{name}}.wasm
     switchyard plugin declare {{name}}.wasm --on-failure open";
 
 /// The maximum length of a plugin's name.

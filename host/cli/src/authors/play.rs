@@ -12,10 +12,11 @@ use thiserror::Error;
 
 use super::conversation::notation::{Action, Conversation, Step, SyntaxError};
 use super::conversation::stage::Stage;
-use super::in_memory::InMemoryServer;
+use switchyard_config::file::{self, COMPONENT_BYTES_MAX, SETTINGS_BYTES_MAX};
 use switchyard_config::{Config, ConfigError};
 use switchyard_middleware::changes::ChangeError;
 use switchyard_middleware::stats::Failure;
+use switchyard_server::in_memory::InMemoryServer;
 
 /// The conversation to play, with its plugins.
 #[derive(Debug)]
@@ -175,10 +176,10 @@ impl Play<'_> {
                 continue;
             }
             let acted = match &action {
-                Action::Swap { slot, settings } => in_memory
-                    .swap(slot, settings)
-                    .map(|swapped| vec![swapped])
-                    .map_err(|problem| problem.to_string()),
+                Action::Swap { slot, settings } => beside(settings)
+                    .map_err(|problem| problem.to_string())
+                    .and_then(|toml| in_memory.swap(slot, toml).map_err(|e| e.to_string()))
+                    .map(|swapped| vec![swapped]),
                 action => stage.act(action).await.map_err(|problem| format!("{problem:#}")),
             };
             let outcome = match (acted, failure(&in_memory.failures())) {
@@ -228,11 +229,12 @@ fn files_of(file: &Path, config: Option<&Path>) -> Result<Cast, PlayError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, PlayError> {
-    std::fs::read(path).map_err(|source| PlayError::Unreadable { path: path.to_owned(), source })
+    file::read_input(path, COMPONENT_BYTES_MAX)
+        .map_err(|source| PlayError::Unreadable { path: path.to_owned(), source })
 }
 
 fn read_text(path: &Path) -> Result<String, PlayError> {
-    std::fs::read_to_string(path)
+    file::read_text_input(path, SETTINGS_BYTES_MAX)
         .map_err(|source| PlayError::Unreadable { path: path.to_owned(), source })
 }
 

@@ -6,12 +6,22 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::tls::TrustArgs;
+
 /// The server to use, and the output format.
 #[derive(Debug, Args)]
 pub struct AdminArgs {
     /// The admin API of the server. If it requires a token, set SWITCHYARD_ADMIN_TOKEN.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8081")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SWITCHYARD_ADMIN",
+        default_value = "http://127.0.0.1:8081"
+    )]
     pub admin: String,
+
+    #[command(flatten)]
+    pub trust: TrustArgs,
 
     /// Prints the server's response as JSON.
     #[arg(long)]
@@ -210,6 +220,32 @@ pub enum PubsubCommand {
     },
 }
 
+/// The flags of `switchyard channels top`.
+#[derive(Debug, Args)]
+pub struct TopChannelsArgs {
+    /// How many channels are shown of each kind.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub limit: u64,
+
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// Commands for the histories of a running server.
+#[derive(Debug, Subcommand)]
+#[command(disable_help_subcommand = true)]
+pub enum HistoryCommand {
+    /// Ends the history of a channel: its messages are gone. For operators.
+    Purge {
+        /// The channel.
+        #[arg(value_name = "CHANNEL")]
+        channel: String,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+}
+
 /// Which nodes are included.
 #[derive(Debug, Args)]
 pub struct NodesArgs {
@@ -239,6 +275,42 @@ pub struct ConnectionsArgs {
     /// How many are shown, 1 to 1000 [default: 100].
     #[arg(long, value_name = "N", conflicts_with = "connection")]
     pub limit: Option<usize>,
+
+    #[command(flatten)]
+    pub which: WhichArgs,
+
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// Conditions for connections; those that meet all of them are meant.
+#[derive(Debug, Args)]
+pub struct WhichArgs {
+    /// Only connections of this user: the attribute `user`, which the plugin sets that
+    /// authenticates.
+    #[arg(long, value_name = "USER", conflicts_with = "connection")]
+    pub user: Option<String>,
+
+    /// Only connections from this IP address or network, such as 192.0.2.1 or 192.0.2.0/24.
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "connection")]
+    pub address: Option<String>,
+
+    /// Only connections whose client gave itself this name (CLIENT SETNAME).
+    #[arg(long, value_name = "NAME", conflicts_with = "connection")]
+    pub name: Option<String>,
+}
+
+/// Which connections are closed.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("which").required(true).multiple(true)
+    .args(["connection", "user", "address", "name"])))]
+pub struct DisconnectArgs {
+    /// The id of one connection.
+    #[arg(value_name = "ID")]
+    pub connection: Option<u64>,
+
+    #[command(flatten)]
+    pub which: WhichArgs,
 
     #[command(flatten)]
     pub admin: AdminArgs,

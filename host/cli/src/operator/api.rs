@@ -8,6 +8,8 @@ use thiserror::Error;
 use ureq::http::{Request, Response, header};
 use ureq::{Agent, Body};
 
+use crate::cli::operate::AdminArgs;
+use crate::tls;
 use switchyard_admin::admin::view::ErrorView;
 
 /// The source of the token.
@@ -24,8 +26,12 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "the messages say what they are")]
 pub enum OperatorError {
-    #[error("--admin is \"{0}\", but must be a URL such as http://127.0.0.1:8081")]
+    #[error(
+        "--admin is \"{0}\", but must be a URL such as http://127.0.0.1:8081 or https://HOST:PORT"
+    )]
     BadUrl(String),
+    #[error("{0}")]
+    Trust(String),
     #[error("{TOKEN_VARIABLE} is no token: it has what cannot stand in a header")]
     BadToken,
     #[error("cannot read {}: {source}", path.display())]
@@ -57,7 +63,10 @@ impl OperatorError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            OperatorError::BadUrl(_) | OperatorError::BadToken | OperatorError::File { .. }
+            OperatorError::BadUrl(_)
+                | OperatorError::Trust(_)
+                | OperatorError::BadToken
+                | OperatorError::File { .. }
         )
     }
 }
@@ -96,11 +105,15 @@ pub struct Api {
 }
 
 impl Api {
-    /// The API at this URL. No request is sent yet.
-    pub fn new(url: &str) -> Result<Api, OperatorError> {
+    /// The API that the flags name. No request is sent yet.
+    pub fn new(args: &AdminArgs) -> Result<Api, OperatorError> {
+        let AdminArgs { admin: url, trust, json: _ } = args;
         let bad = || OperatorError::BadUrl(url.to_owned());
         let trimmed = url.trim_end_matches('/');
-        let authority = trimmed.strip_prefix("http://").ok_or_else(bad)?;
+        let authority = trimmed
+            .strip_prefix("http://")
+            .or_else(|| trimmed.strip_prefix("https://"))
+            .ok_or_else(bad)?;
         if authority.is_empty() || authority.contains(['/', '?', '#', '@']) {
             return Err(bad());
         }
@@ -110,6 +123,7 @@ impl Api {
         }
         let agent = Agent::config_builder()
             .http_status_as_error(false)
+            .tls_config(trust.for_http(trimmed).map_err(OperatorError::Trust)?)
             // The token must reach only the server, so no proxy is used.
             .proxy(None)
             .max_redirects(0)
@@ -181,9 +195,10 @@ impl Api {
             }
             (Method::Get | Method::Delete, _) => self.agent.run(request.body(()).map_err(bad)?),
         };
-        sent.map_err(|error| OperatorError::Unreachable {
-            url: self.url.clone(),
-            problem: error.to_string(),
+        sent.map_err(|error| {
+            let mut problem = error.to_string();
+            problem.push_str(tls::advice(&problem).unwrap_or_default());
+            OperatorError::Unreachable { url: self.url.clone(), problem }
         })
     }
 }

@@ -12,15 +12,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cli::operate::{
-    AdminArgs, ComponentArgs, ConnectionsArgs, EngineCommand, LogArgs, NodesArgs, PlaceArgs,
-    PluginCommand, PubsubCommand, WantedArgs,
+    AdminArgs, ComponentArgs, ConnectionsArgs, DisconnectArgs, EngineCommand, HistoryCommand,
+    LogArgs, NodesArgs, PlaceArgs, PluginCommand, PubsubCommand, TopChannelsArgs, WantedArgs,
+    WhichArgs,
 };
 pub use api::OperatorError;
 use api::{Api, Method};
 use switchyard_admin::admin::view::{
-    ChannelsView, ConnectionView, ConnectionsView, CountsView, EngineView, LogBody, LogView,
-    MoveBody, OfferBody, PatternsView, PluginView, PluginsView, ReloadBody, SwapView, TraceLine,
+    ChannelsView, ClosedView, ConnectionView, ConnectionsView, CountsView, EngineView, LogBody,
+    LogView, MoveBody, OfferBody, PatternsView, PluginView, PluginsView, PurgedView, ReloadBody,
+    SwapView, TraceLine,
 };
+use switchyard_config::file::{self, COMPONENT_BYTES_MAX, SETTINGS_BYTES_MAX};
 
 /// Runs a command for plugins.
 ///
@@ -86,29 +89,105 @@ pub fn engine(command: EngineCommand) -> Result<(), OperatorError> {
     }
 }
 
+/// Lists the channels with the most subscribers, and what channels retain.
+///
+/// # Errors
+///
+/// The server is not reachable, or it refused.
+pub fn channels_top(args: &TopChannelsArgs) -> Result<(), OperatorError> {
+    let TopChannelsArgs { limit, admin } = args;
+    let api = Api::new(admin)?;
+    let mut answers = serde_json::Map::new();
+    for (key, path) in
+        [("top", "/v1/pubsub/top"), ("history", "/v1/history"), ("presence", "/v1/presence")]
+    {
+        let answer = api.ask(Method::Get, &format!("{path}?limit={limit}"), None)?;
+        let answer = serde_json::from_slice(&answer).map_err(OperatorError::Unreadable)?;
+        answers.insert(key.to_owned(), answer);
+    }
+    let answer = serde_json::to_vec(&answers).map_err(OperatorError::Unreadable)?;
+    print(admin, &answer, |view: &show::ChannelsTop| show::channels_top(view))
+}
+
+/// Runs a command for histories.
+///
+/// # Errors
+///
+/// The server is not reachable, or it refused.
+pub fn history(command: HistoryCommand) -> Result<(), OperatorError> {
+    let HistoryCommand::Purge { channel, admin } = command;
+    let path = format!("/v1/history{}", query([("channel", channel)].into_iter()));
+    let answer = Api::new(&admin)?.ask(Method::Delete, &path, None)?;
+    print(&admin, &answer, |purged: &PurgedView| match purged.purged {
+        1 => "1 message was dropped\n".to_owned(),
+        messages => format!("{messages} messages were dropped\n"),
+    })
+}
+
 /// Lists connections, shows one, or closes it.
 ///
 /// # Errors
 ///
 /// The server is not reachable, or it refused.
 pub fn connections(args: &ConnectionsArgs) -> Result<(), OperatorError> {
-    let ConnectionsArgs { connection, close, after, limit, admin } = args;
+    let ConnectionsArgs { connection, close, after, limit, which, admin } = args;
     let Some(id) = connection else {
-        let parameters = [("after", *after), ("limit", limit.map(|limit| limit as u64))];
-        let parameters =
-            parameters.into_iter().filter_map(|(key, value)| Some((key, value?.to_string())));
-        let path = format!("/v1/connections{}", query(parameters));
+        let numbers = [("after", *after), ("limit", limit.map(|limit| limit as u64))];
+        let numbers =
+            numbers.into_iter().filter_map(|(key, value)| Some((key, value?.to_string())));
+        let path = format!("/v1/connections{}", query(conditions(which).chain(numbers)));
         return get(admin, &path, |connections: &ConnectionsView| show::connections(connections));
     };
     let path = format!("/v1/connections/{id}");
     if !close {
         return get(admin, &path, |connection: &ConnectionView| show::connection(connection));
     }
-    let api = Api::new(&admin.admin)?;
-    let closed = api.ask(Method::Delete, &path, None)?;
+    close_one(admin, *id)
+}
+
+/// Closes connections: one, or all that meet the conditions, in several requests if there are
+/// many.
+///
+/// # Errors
+///
+/// The server is not reachable, or it refused.
+pub fn disconnect(args: &DisconnectArgs) -> Result<(), OperatorError> {
+    let DisconnectArgs { connection, which, admin } = args;
+    if let Some(id) = connection {
+        return close_one(admin, *id);
+    }
+    let api = Api::new(admin)?;
+    let path = format!("/v1/connections{}", query(conditions(which)));
+    let mut closed = 0;
+    loop {
+        let answer = api.ask(Method::Delete, &path, None)?;
+        let view: ClosedView =
+            serde_json::from_slice(&answer).map_err(OperatorError::Unreadable)?;
+        closed += view.closed;
+        if !view.has_more || view.closed == 0 {
+            let whole = ClosedView { closed, has_more: view.has_more };
+            let answer = serde_json::to_vec(&whole).unwrap_or(answer);
+            return print(admin, &answer, |whole: &ClosedView| match whole.closed {
+                1 => "1 connection was closed\n".to_owned(),
+                closed => format!("{closed} connections were closed\n"),
+            });
+        }
+    }
+}
+
+fn close_one(admin: &AdminArgs, id: u64) -> Result<(), OperatorError> {
+    let api = Api::new(admin)?;
+    let closed = api.ask(Method::Delete, &format!("/v1/connections/{id}"), None)?;
     print(admin, &closed, |closed: &ConnectionView| {
         format!("connection {} was closed\n", closed.id)
     })
+}
+
+/// The conditions as parameters of a request.
+fn conditions(which: &WhichArgs) -> impl Iterator<Item = (&'static str, String)> {
+    let WhichArgs { user, address, name } = which;
+    let conditions = [("user", user), ("address", address), ("name", name)];
+    conditions.map(|(key, value)| Some((key, value.clone()?))).into_iter().flatten()
 }
 
 /// Prints subscriptions.
@@ -152,7 +231,7 @@ pub fn log(args: &LogArgs) -> Result<(), OperatorError> {
     let body =
         LogBody { filter: filter.clone(), follow: follow.clone(), unfollow: unfollow.clone() };
     let body = serde_json::to_vec(&body).expect("it is JSON");
-    let answer = Api::new(&admin.admin)?.ask(Method::Put, "/v1/log", Some(body))?;
+    let answer = Api::new(admin)?.ask(Method::Put, "/v1/log", Some(body))?;
     print(admin, &answer, |log: &LogView| show::log(log))
 }
 
@@ -161,7 +240,7 @@ fn get<T: DeserializeOwned>(
     path: &str,
     table: impl FnOnce(&T) -> String,
 ) -> Result<(), OperatorError> {
-    let answer = Api::new(&admin.admin)?.ask(Method::Get, path, None)?;
+    let answer = Api::new(admin)?.ask(Method::Get, path, None)?;
     print(admin, &answer, table)
 }
 
@@ -172,7 +251,7 @@ fn change(
     body: Option<&impl Serialize>,
 ) -> Result<(), OperatorError> {
     let body = body.map(|body| serde_json::to_vec(body).expect("it is JSON"));
-    let answer = Api::new(&admin.admin)?.ask(method, path, body)?;
+    let answer = Api::new(admin)?.ask(method, path, body)?;
     print(admin, &answer, |swap: &SwapView| show::swap(swap))
 }
 
@@ -207,7 +286,7 @@ fn trace(wanted: &WantedArgs, count: Option<u64>, admin: &AdminArgs) -> Result<(
         ("count", count.map(|count| count.to_string())),
     ];
     let parameters = parameters.into_iter().filter_map(|(key, value)| Some((key, value?)));
-    let lines = Api::new(&admin.admin)?.stream(&format!("/v1/trace{}", query(parameters)))?;
+    let lines = Api::new(admin)?.stream(&format!("/v1/trace{}", query(parameters)))?;
     for line in lines.lines() {
         let line = line.map_err(OperatorError::BrokeOff)?;
         // Written to detect a closed pipe.
@@ -236,7 +315,7 @@ fn offer(component: ComponentArgs, config: Option<&Path>) -> Result<OfferBody, O
     let (path, wasm) = match component {
         ComponentArgs { path: Some(path), .. } => (Some(path.display().to_string()), None),
         ComponentArgs { file: Some(file), .. } => {
-            let bytes = std::fs::read(&file)
+            let bytes = file::read_input(&file, COMPONENT_BYTES_MAX)
                 .map_err(|source| OperatorError::File { path: file, source })?;
             (None, Some(BASE64_STANDARD.encode(bytes)))
         }
@@ -246,7 +325,7 @@ fn offer(component: ComponentArgs, config: Option<&Path>) -> Result<OfferBody, O
 }
 
 fn read_text(path: &Path) -> Result<String, OperatorError> {
-    std::fs::read_to_string(path)
+    file::read_text_input(path, SETTINGS_BYTES_MAX)
         .map_err(|source| OperatorError::File { path: path.to_owned(), source })
 }
 

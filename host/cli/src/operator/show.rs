@@ -3,10 +3,14 @@
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
+use serde::Deserialize;
+
+use crate::terminal::output::harmless;
 use switchyard_admin::admin::view::{
-    ChannelsView, ConnectionView, ConnectionsView, CountsView, EngineView, FailureView,
-    HistogramView, HookView, LogView, Name, NamesView, NodesView, PatternsView, PluginView,
-    PluginsView, RechecksView, State, SwapView, TraceEventView, unix_ms,
+    ChannelsView, ConnectionView, ConnectionsView, CountsView, EngineView, EvictedView,
+    FailureView, HistogramView, HistoriesView, HookView, LogView, Name, NamesView, NodesView,
+    PatternsView, PluginView, PluginsView, RechecksView, RoomView, RoomsView, State, StreamView,
+    SwapView, TopView, TraceEventView, unix_ms,
 };
 use switchyard_middleware::declaration::PolicySource;
 use switchyard_middleware::files::MissingFile;
@@ -69,6 +73,63 @@ pub fn plugins(view: &PluginsView) -> String {
             refused.step,
             refused.file
         );
+    }
+    text
+}
+
+/// What `channels top` shows.
+#[derive(Debug, Deserialize)]
+pub struct ChannelsTop {
+    top: TopView,
+    history: HistoriesView,
+    presence: RoomsView,
+}
+
+/// The channels with the most subscribers, and what channels retain.
+pub fn channels_top(view: &ChannelsTop) -> String {
+    let ChannelsTop { top, history, presence } = view;
+    let rows: Vec<_> = top
+        .channels
+        .iter()
+        .map(|channel| [name(&channel.channel), channel.subscribers.to_string()])
+        .collect();
+    let mut text = match rows.is_empty() {
+        true => "no channel has subscribers\n".to_owned(),
+        false => table(["CHANNEL", "SUBSCRIBERS"], &rows),
+    };
+    if history.in_backplane {
+        text += "\nhistories: in the backplane\n";
+    } else if history.channels > 0 {
+        let HistoriesView { channels, messages, bytes, evicted, .. } = history;
+        let EvictedView { idle, streams, messages: oldest } = evicted;
+        let _never_fails = writeln!(
+            text,
+            "\nhistories: {channels} channels, {messages} messages, {bytes} bytes; dropped by a \
+             bound: {idle} empty ones, {streams} others, {oldest} messages"
+        );
+        let row = |stream: &StreamView| {
+            let StreamView { channel, messages, bytes, listeners, position } = stream;
+            [
+                name(channel),
+                messages.to_string(),
+                bytes.to_string(),
+                listeners.to_string(),
+                position.clone(),
+            ]
+        };
+        let rows: Vec<_> = history.page.iter().map(row).collect();
+        text += &table(["CHANNEL", "MESSAGES", "BYTES", "LISTENERS", "POSITION"], &rows);
+    }
+    if presence.channels > 0 {
+        let RoomsView { channels, members, watchers, .. } = presence;
+        let _never_fails =
+            writeln!(text, "\nmembers: {members} in {channels} channels, with {watchers} watchers");
+        let row = |room: &RoomView| {
+            let RoomView { channel, members, users, watchers } = room;
+            [name(channel), members.to_string(), users.to_string(), watchers.to_string()]
+        };
+        let rows: Vec<_> = presence.page.iter().map(row).collect();
+        text += &table(["CHANNEL", "MEMBERS", "USERS", "WATCHERS"], &rows);
     }
     text
 }
@@ -192,6 +253,8 @@ pub fn connections(view: &ConnectionsView) -> String {
             connection.id.to_string(),
             connection.door.clone(),
             connection.address.clone(),
+            connection.user.as_deref().map(printable).unwrap_or_default(),
+            connection.name.as_deref().map(printable).unwrap_or_default(),
             ago(connection.opened_ms),
             connection.channels.to_string(),
             connection.patterns.to_string(),
@@ -199,8 +262,18 @@ pub fn connections(view: &ConnectionsView) -> String {
             bytes(connection.outbox_bytes),
         ]
     };
-    let heads =
-        ["ID", "DOOR", "ADDRESS", "OPENED", "CHANNELS", "PATTERNS", "SHARD CHANNELS", "OUTBOX"];
+    let heads = [
+        "ID",
+        "DOOR",
+        "ADDRESS",
+        "USER",
+        "NAME",
+        "OPENED",
+        "CHANNELS",
+        "PATTERNS",
+        "SHARD CHANNELS",
+        "OUTBOX",
+    ];
     let rows: Vec<_> = view.connections.iter().map(row).collect();
     let mut text = table(heads, &rows);
     let _never_fails = match view.next_after {
@@ -249,9 +322,15 @@ pub fn connection(view: &ConnectionView) -> String {
         ("connection", view.id.to_string()),
         ("door", view.door.clone()),
         ("address", view.address.clone()),
+        ("user", view.user.as_deref().map(printable).unwrap_or_default()),
+        ("name", view.name.as_deref().map(printable).unwrap_or_default()),
         ("opened", ago(view.opened_ms)),
         ("outbox", bytes(view.outbox_bytes)),
     ]);
+    for (key, value) in view.attributes.iter().flatten() {
+        let (key, value) = (printable(key), printable(value));
+        let _never_fails = writeln!(text, "attribute        {key} = {value}");
+    }
     let NamesView { channels, patterns, shard_channels } = view.names.clone().unwrap_or_default();
     for (kind, names, count) in [
         ("channels", channels, view.channels),
@@ -351,6 +430,11 @@ fn up_to(us: Option<f64>) -> String {
 
 fn or_none(text: Option<&str>) -> String {
     text.unwrap_or("none").to_owned()
+}
+
+/// A text that a client or a plugin chose, without control characters.
+fn printable(text: &str) -> String {
+    harmless(text).to_string()
 }
 
 fn name(name: &Name) -> String {

@@ -6,8 +6,10 @@ use futures_util::{FutureExt, SinkExt, StreamExt};
 use serde::Serialize;
 use serde_json::Value;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -16,6 +18,7 @@ use tokio_tungstenite::tungstenite::{self, Bytes};
 
 use super::endpoint::{EndpointArgs, resolve};
 use super::wire::{self, Goaway, Refusal, Said};
+use crate::tls;
 
 /// How long the server may send nothing at all before it is pinged. It pings every 25 seconds
 /// unless its config says otherwise.
@@ -33,12 +36,18 @@ const MESSAGE_BYTES_MAX: usize = 1 << 30;
 
 /// A connection to a server.
 pub struct Client {
-    stream: WebSocketStream<TcpStream>,
+    stream: WebSocketStream<Box<dyn Socket>>,
     last_id: u64,
     last_received: Instant,
     is_pinged: bool,
-    goaway: Option<Goaway>,
+    /// The notice, and when it was received.
+    goaway: Option<(Goaway, Instant)>,
 }
+
+/// A TCP connection, encrypted or not.
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
 
 /// Why there is no connection, or no longer.
 #[derive(Debug, Error)]
@@ -50,7 +59,7 @@ pub enum Ended {
         code: Option<u16>,
         /// The reason as text.
         reason: String,
-        /// The notice that it sent before.
+        /// The notice that it sent before, with times from the close on.
         goaway: Option<Goaway>,
     },
     /// The response to the upgrade was another one.
@@ -64,6 +73,9 @@ pub enum Ended {
     /// It could not be made, failed, or timed out.
     #[error("{0}")]
     Lost(String),
+    /// There is no TLS connection because of certificates.
+    #[error("{0}")]
+    Untrusted(String),
     /// The server violated the protocol.
     #[error("the server does not speak switchyard.v1.json: {0}")]
     Foreign(String),
@@ -117,6 +129,20 @@ impl Client {
         let addresses = resolve(&endpoint.url.authority).await.map_err(cannot)?;
         let stream = TcpStream::connect(&*addresses).await.map_err(cannot)?;
         stream.set_nodelay(true).map_err(cannot)?;
+        let stream: Box<dyn Socket> = match &endpoint.url.tls_name {
+            None => Box::new(stream),
+            Some(name) => {
+                let config = endpoint.trust.for_websocket().map_err(Ended::Untrusted)?;
+                let encrypting = TlsConnector::from(config).connect(name.clone(), stream);
+                Box::new(encrypting.await.map_err(|error| {
+                    let problem = format!("no TLS with {}: {error}", endpoint.url);
+                    match tls::advice(&problem) {
+                        Some(advice) => Ended::Untrusted(problem + advice),
+                        None => Ended::Lost(problem),
+                    }
+                })?)
+            }
+        };
         let config = WebSocketConfig::default()
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX))
@@ -220,7 +246,7 @@ impl Client {
         match frame? {
             Message::Text(text) => match wire::parse(&text) {
                 Ok(Some(Said::Goaway(goaway))) => {
-                    self.goaway = Some(goaway.clone());
+                    self.goaway = Some((goaway.clone(), self.last_received));
                     Ok(Some(Said::Goaway(goaway)))
                 }
                 Ok(said) => Ok(said),
@@ -230,7 +256,7 @@ impl Client {
             Message::Close(frame) => Err(Ended::Closed {
                 code: frame.as_ref().map(|frame| frame.code.into()),
                 reason: frame.map(|frame| frame.reason.to_string()).unwrap_or_default(),
-                goaway: self.goaway.take(),
+                goaway: self.goaway.take().map(|(goaway, at)| goaway.after(at.elapsed())),
             }),
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(None),
         }

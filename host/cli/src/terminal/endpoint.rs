@@ -5,11 +5,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use rustls::pki_types::ServerName;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Uri};
 
+use crate::tls::TrustArgs;
+use switchyard_config::file::{self, SETTINGS_BYTES_MAX};
 use switchyard_protocol::json::SUBPROTOCOL;
 use switchyard_server::door::http::handshake::WEBSOCKET_PATH;
 
@@ -17,9 +20,19 @@ use switchyard_server::door::http::handshake::WEBSOCKET_PATH;
 #[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("secret").args(["token", "token_file"]).multiple(true))]
 pub struct EndpointArgs {
-    /// The server's WebSocket, as ws://HOST:PORT/PATH; without a path, /ws.
-    #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:8080/ws")]
+    /// The server's WebSocket, as ws://HOST:PORT/PATH, or wss://… for TLS; without a path, /ws.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SWITCHYARD_URL",
+        hide_env_values = true,
+        default_value = "ws://127.0.0.1:8080/ws"
+    )]
     pub url: Url,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub trust: TrustArgs,
 
     /// The token, or the password of `--user`. Prefer the environment variable: other users of this
     /// machine can read flags.
@@ -56,6 +69,8 @@ pub enum TokenBy {
 pub struct Url {
     /// `HOST:PORT`, for name resolution.
     pub authority: String,
+    /// The name or address in the server's certificate; none: it is connected to without TLS.
+    pub tls_name: Option<ServerName<'static>>,
     path_and_query: String,
 }
 
@@ -63,10 +78,11 @@ impl FromStr for Url {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Url, String> {
-        let wanted = |why: &str| format!("{why}; give ws://HOST:PORT/PATH");
+        let wanted = |why: &str| format!("{why}; give ws://HOST:PORT/PATH, or wss:// for TLS");
         let uri: Uri = text.parse().map_err(|error| wanted(&format!("not a URL: {error}")))?;
-        let port = match uri.scheme_str() {
-            Some("ws") => 80,
+        let (port, is_tls) = match uri.scheme_str() {
+            Some("ws") => (80, false),
+            Some("wss") => (443, true),
             Some(scheme) => return Err(wanted(&format!("{scheme}:// is not spoken here"))),
             None => return Err(wanted("it has no scheme")),
         };
@@ -82,8 +98,17 @@ impl FromStr for Url {
             }
             path_and_query => path_and_query.to_owned(),
         };
+        let tls_name = is_tls.then(|| host.trim_matches(['[', ']']).to_owned());
+        let tls_name = tls_name.map(ServerName::try_from).transpose();
+        let tls_name = tls_name.map_err(|_| wanted("no certificate can have this host"))?;
         let authority = format!("{host}:{}", uri.port_u16().unwrap_or(port));
-        Ok(Url { authority, path_and_query })
+        Ok(Url { authority, tls_name, path_and_query })
+    }
+}
+
+impl Url {
+    fn scheme(&self) -> &'static str {
+        if self.tls_name.is_some() { "wss" } else { "ws" }
     }
 }
 
@@ -91,7 +116,7 @@ impl std::fmt::Display for Url {
     /// Without the query, which may contain secrets.
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let path = self.path_and_query.split('?').next().unwrap_or_default();
-        write!(formatter, "ws://{}{path}", self.authority)
+        write!(formatter, "{}://{}{path}", self.scheme(), self.authority)
     }
 }
 
@@ -103,7 +128,8 @@ impl EndpointArgs {
     /// The token cannot be read, or is not valid in a header.
     pub fn request(&self) -> Result<Request, String> {
         let token = self.token()?;
-        let mut url = format!("ws://{}{}", self.url.authority, self.url.path_and_query);
+        let Url { authority, path_and_query, .. } = &self.url;
+        let mut url = format!("{}://{authority}{path_and_query}", self.url.scheme());
         let token = token.as_deref().filter(|_| self.user.is_none());
         if let (Some(token), TokenBy::Url) = (token, self.token_by) {
             let query = form_urlencoded::Serializer::new(String::new())
@@ -140,7 +166,7 @@ impl EndpointArgs {
 
     fn token(&self) -> Result<Option<String>, String> {
         let Some(file) = &self.token_file else { return Ok(self.token.clone()) };
-        match std::fs::read_to_string(file) {
+        match file::read_text_input(file, SETTINGS_BYTES_MAX) {
             Ok(token) => Ok(Some(token.trim().to_owned())),
             Err(error) => Err(format!("cannot read the token in {}: {error}", file.display())),
         }
@@ -162,7 +188,9 @@ mod tests {
 
     fn endpoint(url: &str, token_by: TokenBy) -> EndpointArgs {
         let url = url.parse().unwrap();
-        EndpointArgs { url, token: Some("a&b".to_owned()), token_file: None, token_by, user: None }
+        let trust = TrustArgs::default();
+        let token = Some("a&b".to_owned());
+        EndpointArgs { url, trust, token, token_file: None, token_by, user: None }
     }
 
     #[test]
@@ -175,7 +203,17 @@ mod tests {
         check("ws://127.0.0.1:8080/", "ws://127.0.0.1:8080/ws");
         check("ws://here/there?token=s3cret", "ws://here:80/there");
         check("ws://[::1]:1/?a=b", "ws://[::1]:1/ws");
-        for nonsense in ["", "here", "http://here/ws", "ws://", "ws:///ws", "ws://me:pass@here/"] {
+        check("wss://here", "wss://here:443/ws");
+        check("wss://[::1]:8443/x?token=s3cret", "wss://[::1]:8443/x");
+        for nonsense in [
+            "",
+            "here",
+            "http://here/ws",
+            "ws://",
+            "ws:///ws",
+            "ws://me:pass@here/",
+            "rediss://here",
+        ] {
             assert!(nonsense.parse::<Url>().is_err(), "{nonsense}");
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use ureq::Agent;
+use ureq::tls::TlsConfig;
 
 /// A response.
 pub struct Answer {
@@ -16,19 +17,21 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// Sends one request. An error status is returned as a response.
+/// Sends one request, with the configuration of TLS for `https://`. An error status is returned as a response.
 ///
 /// # Errors
 ///
 /// There is no response within `time`, or it has more than `bytes_max`.
 pub fn get(
     url: &str,
+    tls: TlsConfig,
     token: Option<&str>,
     time: Duration,
     bytes_max: u64,
 ) -> anyhow::Result<Answer> {
     let agent: Agent = Agent::config_builder()
         .http_status_as_error(false)
+        .tls_config(tls)
         .timeout_global(Some(time))
         // The request is for this server only, and a proxy must not see the token.
         .proxy(None)

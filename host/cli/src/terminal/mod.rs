@@ -10,8 +10,9 @@ mod client;
 mod reconnect;
 
 mod http;
-mod output;
+pub mod output;
 
+pub mod history;
 pub mod publish;
 pub mod subscribe;
 

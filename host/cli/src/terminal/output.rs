@@ -99,13 +99,14 @@ pub fn styled(style: Style, text: impl Display) -> impl Display {
 
 /// A colour for a name: the same one for the same name.
 pub fn colour_of(name: &str) -> Style {
+    // Without red, which means an error, and without yellow, a warning.
     const COLOURS: [AnsiColor; 6] = [
         AnsiColor::Cyan,
         AnsiColor::Green,
-        AnsiColor::Yellow,
         AnsiColor::Magenta,
         AnsiColor::Blue,
-        AnsiColor::BrightRed,
+        AnsiColor::BrightCyan,
+        AnsiColor::BrightMagenta,
     ];
     let sum = name.bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31) + usize::from(byte));
     let colour = COLOURS.get(sum % COLOURS.len()).copied();

@@ -99,7 +99,7 @@ fn advice(ended: &Ended) -> Advice {
             }
         }
         Ended::Unupgraded { status: 408 | 429 | 500.., .. } => Advice::AfterAPause,
-        Ended::Unupgraded { .. } | Ended::Foreign(_) => Advice::Never,
+        Ended::Unupgraded { .. } | Ended::Foreign(_) | Ended::Untrusted(_) => Advice::Never,
         Ended::Refused(Refusal { code, .. }) => match &**code {
             "UNAVAILABLE" => Advice::AfterAPause,
             "EXPIRED" => Advice::WithNew,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use jiff::{Timestamp, ZonedDateTime};
 use serde::Serialize;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::client::{Client, Ended};
@@ -47,8 +48,13 @@ pub struct SubArgs {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<Duration>,
 
-    /// Fails when the connection is lost, instead of reconnecting.
+    /// Receives after a reconnect what was missed, on channels with history. It says so where that
+    /// is not possible.
     #[arg(long)]
+    pub resume: bool,
+
+    /// Fails when the connection is lost, instead of reconnecting.
+    #[arg(long, conflicts_with = "resume")]
     pub once: bool,
 
     #[command(flatten)]
@@ -88,6 +94,7 @@ pub async fn run(args: SubArgs) -> anyhow::Result<()> {
     let names = args.listened_to();
     let mut screen = Screen {
         output: Output::new(args.output.audience()),
+        positions: Positions::new(),
         shows_patterns: names.channels.len() + names.patterns.len() > 1,
         left: args.count,
     };
@@ -128,7 +135,8 @@ async fn listen(
     let mut was_there = false;
     loop {
         let began = Instant::now();
-        let ended = match subscribe(&args.endpoint, names).await {
+        let resuming = args.resume.then_some(&screen.positions);
+        let ended = match subscribe(&args.endpoint, names, resuming).await {
             Ok((connected, early)) => {
                 note(if was_there { "listening again" } else { "listening" });
                 was_there = true;
@@ -152,23 +160,39 @@ async fn listen(
 }
 
 /// A subscribed connection, and the messages that arrived before the acknowledgement.
+///
+/// `resuming`: the positions of the last messages, by channel; none: channels are not resumed.
 async fn subscribe(
     endpoint: &EndpointArgs,
     names: &Names,
+    resuming: Option<&Positions>,
 ) -> Result<(Client, Vec<Message>), Ended> {
     let deadline = Instant::now() + OPEN_TIME;
     let mut client = Client::open(endpoint, OPEN_TIME).await?;
     let mut early = Vec::new();
-    for (verb, names) in [("SUBSCRIBE", &names.channels), ("PSUBSCRIBE", &names.patterns)] {
-        if names.is_empty() {
+    let mut commands: Vec<(&str, Vec<Value>)> = Vec::new();
+    let all = |names: &[Spelled]| names.iter().map(|name| json!(name)).collect::<Vec<_>>();
+    match resuming {
+        Some(positions) => {
+            commands.extend(names.channels.iter().map(|channel| {
+                let position = positions.iter().find(|(of, _)| of == channel);
+                let position = position.map(|(_, position)| position);
+                ("RESUME", vec![json!(channel), json!(position)])
+            }));
+        }
+        None => commands.push(("SUBSCRIBE", all(&names.channels))),
+    }
+    commands.push(("PSUBSCRIBE", all(&names.patterns)));
+    for (verb, arguments) in commands {
+        if arguments.is_empty() {
             continue;
         }
-        let id = client.say(verb, names).await?;
+        let id = client.say(verb, &arguments).await?;
         loop {
             let said = timeout_at(deadline, client.next()).await;
             match said.map_err(|_| Ended::Lost(format!("no answer to {verb} in time")))?? {
                 Said::Answer(Some(answered), result) if answered == id => {
-                    result?;
+                    note_lost(&arguments, &result?);
                     break;
                 }
                 Said::Message(message) => early.push(message),
@@ -178,6 +202,13 @@ async fn subscribe(
         }
     }
     Ok((client, early))
+}
+
+/// A RESUME that did not recover what was missed.
+fn note_lost(arguments: &[Value], resumed: &Value) {
+    if let (Some(channel), Some(reason)) = (arguments.first(), resumed.get("reason")) {
+        note(&format!("messages on {channel} may be missing: {reason}"));
+    }
 }
 
 /// A notice for people, which a program need not read.
@@ -202,9 +233,13 @@ enum Outcome {
     Ended(Ended),
 }
 
+/// The positions of the last messages, by channel. There are as few as names on a command line.
+type Positions = Vec<(Spelled, String)>;
+
 /// The output for messages.
 struct Screen {
     output: Output,
+    positions: Positions,
     shows_patterns: bool,
     /// How many messages are missing; none: there is no limit.
     left: Option<u64>,
@@ -283,6 +318,12 @@ impl Screen {
                     styled(DIM, time),
                     harmless(&payload)
                 ))?;
+            }
+        }
+        if let (None, Some(position)) = (&message.pattern, &message.position) {
+            match self.positions.iter_mut().find(|(channel, _)| *channel == message.channel) {
+                Some((_, last)) => last.clone_from(position),
+                None => self.positions.push((message.channel.clone(), position.clone())),
             }
         }
         self.left = self.left.map(|left| left - 1);

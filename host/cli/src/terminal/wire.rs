@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -76,6 +77,37 @@ pub struct Message {
     pub channel: Spelled,
     /// The payload.
     pub payload: Spelled,
+    /// Where it is in the history of its channel; none: it is not retained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+    /// Its tags.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tags: Option<Value>,
+}
+
+/// What a message has besides its payload.
+#[derive(Default, Deserialize)]
+struct More {
+    position: Option<String>,
+    tags: Option<Value>,
+}
+
+impl Message {
+    fn read(
+        pattern: Option<&str>,
+        [channel, payload]: [&str; 2],
+        more: &[&str],
+    ) -> Result<Message, serde_json::Error> {
+        let more = more.first().map(|more| serde_json::from_str::<More>(more)).transpose()?;
+        let More { position, tags } = more.unwrap_or_default();
+        Ok(Message {
+            pattern: pattern.map(serde_json::from_str).transpose()?,
+            channel: serde_json::from_str(channel)?,
+            payload: serde_json::from_str(payload)?,
+            position,
+            tags,
+        })
+    }
 }
 
 /// Why the server will close the connection, and when to reconnect.
@@ -85,6 +117,16 @@ pub struct Goaway {
     pub reason: String,
     /// The earliest and the latest time.
     pub reconnect_within_ms: (u64, u64),
+}
+
+impl Goaway {
+    /// The same notice, with times that count from this time after its receipt.
+    pub fn after(self, time: Duration) -> Goaway {
+        let passed = time.as_millis() as u64;
+        let (from, to) = self.reconnect_within_ms;
+        let reconnect_within_ms = (from.saturating_sub(passed), to.saturating_sub(passed));
+        Goaway { reconnect_within_ms, ..self }
+    }
 }
 
 /// The subscriptions that the server has ended, and why.
@@ -142,16 +184,12 @@ pub fn parse(frame: &str) -> Result<Option<Said>, serde_json::Error> {
     let parts: Vec<&RawValue> = serde_json::from_str(frame)?;
     let texts: Vec<&str> = parts.into_iter().map(RawValue::get).collect();
     Ok(Some(match texts[..] {
-        [r#""message""#, channel, payload] => Said::Message(Message {
-            pattern: None,
-            channel: serde_json::from_str(channel)?,
-            payload: serde_json::from_str(payload)?,
-        }),
-        [r#""pmessage""#, pattern, channel, payload] => Said::Message(Message {
-            pattern: Some(serde_json::from_str(pattern)?),
-            channel: serde_json::from_str(channel)?,
-            payload: serde_json::from_str(payload)?,
-        }),
+        [r#""message""#, channel, payload, ref more @ ..] => {
+            Said::Message(Message::read(None, [channel, payload], more)?)
+        }
+        [r#""pmessage""#, pattern, channel, payload, ref more @ ..] => {
+            Said::Message(Message::read(Some(pattern), [channel, payload], more)?)
+        }
         [r#""goaway""#, goaway, ..] => Said::Goaway(serde_json::from_str(goaway)?),
         [r#""unsubscribed""#, unsubscribed] => {
             Said::Unsubscribed(serde_json::from_str(unsubscribed)?)
@@ -168,6 +206,8 @@ pub fn parse(frame: &str) -> Result<Option<Said>, serde_json::Error> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -183,6 +223,18 @@ mod tests {
                 pattern: None,
                 channel: text("a\n"),
                 payload: not_utf8(),
+                position: None,
+                tags: None,
+            })),
+        );
+        check(
+            r#"["message","a","x",{"position":"7-1","tags":{"k":"v"},"new":1}]"#,
+            Some(Said::Message(Message {
+                pattern: None,
+                channel: text("a"),
+                payload: text("x"),
+                position: Some("7-1".to_owned()),
+                tags: Some(json!({"k": "v"})),
             })),
         );
         check(
@@ -191,6 +243,8 @@ mod tests {
                 pattern: Some(text("a*")),
                 channel: text("ab"),
                 payload: text("x"),
+                position: None,
+                tags: None,
             })),
         );
         check(

@@ -21,7 +21,7 @@ pub struct Budget {
     pub outboxes: usize,
     /// Messages that were received in part.
     pub input: usize,
-    /// Reserved for the history of channels.
+    /// The history of channels.
     pub history: usize,
     /// The names that connections subscribe to.
     pub names: usize,
@@ -36,6 +36,8 @@ pub struct FixedBudgets {
     pub outboxes: Option<usize>,
     /// `limits.input_bytes_total_max`
     pub input: Option<usize>,
+    /// `history.bytes_max`
+    pub history: Option<usize>,
     /// `limits.name_bytes_total_max`
     pub names: Option<usize>,
     /// The memory of all engine instances, by the settings of the engine.
@@ -62,7 +64,8 @@ const NAMES_PERCENT: usize = 10;
 const ENGINE_AND_PLUGINS_PERCENT: usize = 20;
 const REST_PERCENT: usize = 10;
 
-/// More history is of little use to a client that was disconnected.
+/// The largest budget of history that is derived: more is of little use to a client that was
+/// disconnected.
 const HISTORY_MAX: usize = 256 << 20;
 
 /// The smallest size of a derived budget if others are set: this fraction of its share. Below it
@@ -89,16 +92,17 @@ impl Budget {
     ///
     /// What is set leaves too little for the others, or more than there is.
     pub fn divide(bytes_max: usize, fixed: FixedBudgets) -> Result<Budget, Excess> {
-        let FixedBudgets { outboxes, input, names, engine_and_plugins } = fixed;
+        let FixedBudgets { outboxes, input, history, names, engine_and_plugins } = fixed;
         let all = [
             (outboxes, OUTBOXES_PERCENT),
             (input, INPUT_PERCENT),
+            (history, HISTORY_PERCENT),
             (names, NAMES_PERCENT),
             (engine_and_plugins, ENGINE_AND_PLUGINS_PERCENT),
         ];
         let fixed = all.iter().filter_map(|(fixed, _)| *fixed).fold(0, usize::saturating_add);
         let shares: usize = all.iter().filter(|(fixed, _)| fixed.is_none()).map(|(_, n)| n).sum();
-        let shares = shares + HISTORY_PERCENT + REST_PERCENT;
+        let shares = shares + REST_PERCENT;
         let left = bytes_max.saturating_sub(fixed);
         if left < percent(bytes_max, shares) / SHRINK_MAX || fixed > bytes_max {
             // left = bytes_max - fixed >= bytes_max * shares / 100 / SHRINK_MAX
@@ -111,7 +115,7 @@ impl Budget {
             bytes_max,
             outboxes: outboxes.unwrap_or_else(|| share(OUTBOXES_PERCENT)),
             input: input.unwrap_or_else(|| share(INPUT_PERCENT)),
-            history: share(HISTORY_PERCENT).min(HISTORY_MAX),
+            history: history.unwrap_or_else(|| share(HISTORY_PERCENT).min(HISTORY_MAX)),
             names: names.unwrap_or_else(|| share(NAMES_PERCENT)),
             engine_and_plugins: engine_and_plugins
                 .unwrap_or_else(|| share(ENGINE_AND_PLUGINS_PERCENT)),

@@ -41,6 +41,8 @@ pub struct Written {
     pub input_total: Option<u64>,
     /// `limits.input_bytes_per_address_max`
     pub input_per_address: Option<u64>,
+    /// `history.bytes_max`
+    pub history_total: Option<u64>,
     /// `limits.name_bytes_total_max`
     pub names_total: Option<u64>,
     /// `limits.input_timeout_ms`
@@ -57,6 +59,8 @@ pub struct Written {
 const BYTES_MAX: std::ops::RangeInclusive<u64> = 32 << 20..=1 << 50;
 /// The minimum of a total: one message of the usual size, with overhead.
 const TOTAL_MIN: u64 = 1 << 20;
+/// The minimum of history: some hundred short messages.
+const HISTORY_MIN: u64 = 64 << 10;
 /// The minimum for one address.
 const PER_ADDRESS_MIN: u64 = 64 << 10;
 /// The share of one address in a total, in percent.
@@ -113,6 +117,10 @@ fn check_with(written: Written, available: Available) -> Result<MemoryConfig, Co
     let fixed = FixedBudgets {
         outboxes: total("limits.outbox_bytes_total_max", written.outbox_total)?,
         input: total("limits.input_bytes_total_max", written.input_total)?,
+        history: written
+            .history_total
+            .map(|value| bytes("history.bytes_max", value, HISTORY_MIN..=*BYTES_MAX.end()))
+            .transpose()?,
         names: written.names_total.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
         engine_and_plugins: engine_in_all,
     };
@@ -169,6 +177,7 @@ fn does_not_fit(
     let set: Vec<String> = [
         fixed.outboxes.map(|bytes| format!("limits.outbox_bytes_total_max = {bytes}")),
         fixed.input.map(|bytes| format!("limits.input_bytes_total_max = {bytes}")),
+        fixed.history.map(|bytes| format!("history.bytes_max = {bytes}")),
         fixed.names.map(|bytes| format!("limits.name_bytes_total_max = {bytes}")),
         fixed.engine_and_plugins.map(|_| {
             format!("engine.memory_bytes_max = {engine} for each of {instances} instances")

@@ -59,6 +59,16 @@ impl Attributes {
         self.notes.lock().now.get(key).cloned()
     }
 
+    /// All attributes, in the order of their keys.
+    pub fn all(&self) -> BTreeMap<String, String> {
+        self.notes.lock().now.clone()
+    }
+
+    /// Whether the attribute under this key has this value.
+    pub fn has(&self, key: &str, value: &str) -> bool {
+        self.notes.lock().now.get(key).is_some_and(|current| current == value)
+    }
+
     /// Sets an attribute; none removes it. False: there is no room for it. `reschedule` is called
     /// with the expiry when it may have changed.
     pub fn set(

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::connections::{Connection, Connections};
+use switchyard_telemetry::supervise::Ended;
 use switchyard_types::close::CloseReason;
 use switchyard_types::ids::ConnectionId;
 
@@ -146,7 +147,7 @@ impl Connection {
 
 /// Notifies clients whose credentials expire soon, and closes the connections of those whose
 /// credentials have expired.
-pub async fn expire(connections: Arc<Connections>) {
+pub async fn expire(connections: Arc<Connections>) -> Ended {
     let expiries = connections.expiries();
     loop {
         match expiries.first() {

@@ -137,9 +137,11 @@ impl Exports for Guests {
         expect_count("on-publish", verdicts.len(), submissions.len())?;
         let own = |verdict| match verdict {
             wit::PublishVerdict::Continue => PublishVerdict::Continue,
-            wit::PublishVerdict::Replace(new) => {
-                PublishVerdict::Replace { channel: Some(new.channel), payload: Some(new.payload) }
-            }
+            wit::PublishVerdict::Replace(new) => PublishVerdict::Replace {
+                channel: Some(new.channel),
+                payload: Some(new.payload),
+                tags: None,
+            },
             wit::PublishVerdict::Reject(why) => PublishVerdict::Reject(refusal(why)),
             wit::PublishVerdict::Absorb(receivers) => PublishVerdict::Absorb(receivers),
         };

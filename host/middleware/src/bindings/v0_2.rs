@@ -4,10 +4,11 @@ use smallvec::smallvec;
 use wasmtime::Store;
 
 use super::exports::{Exports, Linked, exports, unchanged_calls};
+use super::extras::{self, Texts};
 use super::host_imports::host_imports;
 use super::{Client, Fault, fault, text};
 use crate::items::{Action, DeliverVerdict, Inspection, Item, PublishVerdict};
-use switchyard_hub::filter::Delivery;
+use switchyard_hub::filter::{Delivery, Extras};
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{Credentials, Publication, Refusal};
 use switchyard_types::ids::ConnectionId;
@@ -137,19 +138,19 @@ impl Exports for Guests {
                 payload: &publication.payload,
             })
             .collect();
-        let decisions =
-            messages.call_on_publish(store, &submissions, &[]).map_err(fault("on-publish"))?;
+        let carried =
+            Carried::of(items.iter().map(|item| Extras::of(item.about.options.as_deref())));
+        let decisions = carried
+            .pass(|extras| messages.call_on_publish(store, &submissions, extras))
+            .map_err(fault("on-publish"))?;
         let mut verdicts: Batch<PublishVerdict> = Batch::with_capacity(items.len());
         verdicts.extend(items.iter().map(|_| PublishVerdict::Continue));
         let decisions = decisions.into_iter().map(|wit::Decision { position, verdict }| {
             let verdict = match verdict {
-                wit::PublishVerdict::Replace(wit::Change { channel, payload, tags: None }) => {
-                    PublishVerdict::Replace { channel, payload }
-                }
-                wit::PublishVerdict::Replace(wit::Change { tags: Some(_), .. }) => {
-                    let problem =
-                        "it set tags, which this version of the server does not carry yet";
-                    return Err(Fault { hook: "on-publish", problem: problem.to_owned() });
+                wit::PublishVerdict::Replace(wit::Change { channel, payload, tags }) => {
+                    let tags = tags.map(extras::tags_as_json).transpose();
+                    let tags = tags.map_err(|problem| Fault { hook: "on-publish", problem })?;
+                    PublishVerdict::Replace { channel, payload, tags }
                 }
                 wit::PublishVerdict::Reject(why) => PublishVerdict::Reject(refusal(why)),
                 wit::PublishVerdict::Absorb(receivers) => PublishVerdict::Absorb(receivers),
@@ -167,7 +168,7 @@ impl Exports for Guests {
     ) -> Result<Batch<DeliverVerdict>, Fault> {
         use exports::deliveries as wit;
         let Some(hook) = &self.deliveries else { return Ok(Batch::new()) };
-        let deliveries: Vec<wit::Delivery<'_>> = items
+        let mut deliveries: Vec<wit::Delivery<'_>> = items
             .iter()
             .zip(changes(items.iter().map(|item| item.about.channel)))
             .map(|(Item { about: delivery, .. }, channel)| wit::Delivery {
@@ -177,8 +178,17 @@ impl Exports for Guests {
                 recipients: &delivery.recipients,
             })
             .collect();
-        let decisions =
-            hook.call_on_deliver(store, &deliveries, &[]).map_err(fault("on-deliver"))?;
+        let positions: Batch<Option<String>> = items
+            .iter()
+            .map(|item| item.about.position.map(|position| position.to_string()))
+            .collect();
+        for (delivery, position) in deliveries.iter_mut().zip(&positions) {
+            delivery.position = position.as_deref();
+        }
+        let carried = Carried::of(items.iter().map(|item| item.about.extras));
+        let decisions = carried
+            .pass(|extras| hook.call_on_deliver(store, &deliveries, extras))
+            .map_err(fault("on-deliver"))?;
         let mut verdicts: Batch<DeliverVerdict> = Batch::with_capacity(items.len());
         verdicts.extend(items.iter().map(|_| DeliverVerdict::Continue));
         let decisions = decisions.into_iter().map(|wit::Decision { position, verdict }| {
@@ -190,6 +200,40 @@ impl Exports for Guests {
         });
         set_all("on-deliver", &mut verdicts, decisions)?;
         Ok(verdicts)
+    }
+}
+
+/// What the items of a call carry besides: empty for most calls.
+struct Carried<'a>(Vec<(u32, Extras<'a>, Texts)>);
+
+impl<'a> Carried<'a> {
+    fn of(extras: impl Iterator<Item = Option<Extras<'a>>>) -> Carried<'a> {
+        let carried = (0..).zip(extras).filter_map(|(position, extras)| {
+            let extras = extras?;
+            Some((position, extras, extras::tags_as_texts(extras.tags)))
+        });
+        Carried(carried.collect())
+    }
+
+    /// Calls a hook with them.
+    fn pass<T>(&self, call: impl FnOnce(&[imports::types::Extras<'_>]) -> T) -> T {
+        let pairs: Vec<Vec<(&str, &str)>> = self
+            .0
+            .iter()
+            .map(|(.., tags)| tags.iter().map(|(name, value)| (&**name, &**value)).collect())
+            .collect();
+        let carried: Vec<imports::types::Extras<'_>> = self
+            .0
+            .iter()
+            .zip(&pairs)
+            .map(|((position, extras, _), tags)| imports::types::Extras {
+                position: *position,
+                key: extras.key,
+                version: extras.version,
+                tags,
+            })
+            .collect();
+        call(&carried)
     }
 }
 

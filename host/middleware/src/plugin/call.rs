@@ -5,7 +5,9 @@
 //! connection, and then item by item. Only an item that fails alone gets the policy, and counts
 //! against its connection. The processor time for this is bounded.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
 
 use super::{Plugin, panicked};
 use crate::bindings::{Fault, Instance};

@@ -10,11 +10,12 @@
 //! blocks as long as the call waits; instances are created on demand, up to a limit.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 
 use super::Plugin;
 use super::call::Absence;

@@ -21,7 +21,7 @@ use switchyard_wasm::Wasm;
 fn middleware() -> Result<Middleware> {
     let config = Config::default();
     Ok(Middleware::new(
-        Wasm::with_cache(None).map_err(|error| anyhow::anyhow!("{error:#}"))?,
+        Wasm::new().map_err(|error| anyhow::anyhow!("{error:#}"))?,
         config.plugins.clone(),
         config.limits.counters_max,
         Connections::new(9, config.outbox, 0),

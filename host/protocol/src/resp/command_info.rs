@@ -13,9 +13,11 @@ pub fn write_info(reply: &mut ReplyWriter<'_>, spec: Option<&CommandSpec>) {
         return reply.null();
     };
     let (first, last, step) = match spec.keys {
-        Keys::None => (0, 0, 0),
+        Keys::None | Keys::Counted | Keys::Streams => (0, 0, 0),
         Keys::First => (1, 1, 1),
-        Keys::All => (1, -1, 1),
+        Keys::All | Keys::Read => (1, -1, 1),
+        Keys::Second => (2, 2, 1),
+        Keys::One { place, .. } => (place as i64, place as i64, 1),
     };
     reply.array(10);
     reply.bulk(spec.name.as_bytes());
@@ -37,8 +39,15 @@ pub fn write_info(reply: &mut ReplyWriter<'_>, spec: Option<&CommandSpec>) {
     }
     match spec.keys {
         Keys::None => reply.set(0),
-        Keys::First => write_key_specification(reply, 0),
-        Keys::All => write_key_specification(reply, -1),
+        Keys::First => write_key_specification(reply, "", &["not_key"], 1, 0),
+        Keys::All => write_key_specification(reply, "", &["not_key"], 1, -1),
+        Keys::Read => write_key_specification(reply, "", &["RO"], 1, -1),
+        Keys::Second => write_key_specification(reply, "", &["RO"], 2, 0),
+        Keys::One { place, flags, notes } => {
+            write_key_specification(reply, notes, flags, place as i64, 0);
+        }
+        Keys::Counted => write_counted_keys(reply),
+        Keys::Streams => write_streams(reply),
     }
     match spec.subcommands {
         [] => reply.set(0),
@@ -57,6 +66,11 @@ pub fn write_docs(reply: &mut ReplyWriter<'_>, spec: &CommandSpec) {
         Group::Connection => "connection",
         Group::Pubsub => "pubsub",
         Group::Server => "server",
+        Group::Transactions => "transactions",
+        Group::Scripting => "scripting",
+        Group::Cluster => "cluster",
+        Group::Stream => "stream",
+        Group::Generic => "generic",
     };
     reply.bulk(spec.name.as_bytes());
     reply.map(if spec.subcommands.is_empty() { 3 } else { 4 });
@@ -77,13 +91,20 @@ pub fn write_docs(reply: &mut ReplyWriter<'_>, spec: &CommandSpec) {
 /// Redis lists them.
 pub fn categories(spec: &CommandSpec) -> impl Iterator<Item = &'static str> {
     let has = |flag| spec.flags.contains(&flag);
-    let dangerous = has(Flag::Admin) || spec.category == Category::Dangerous;
+    let admin = has(Flag::Admin) || spec.category == Category::Admin;
     [
+        (spec.category == Category::Keyspace).then_some("@keyspace"),
+        has(Flag::Readonly).then_some("@read"),
+        has(Flag::Write).then_some("@write"),
+        (spec.category == Category::Stream).then_some("@stream"),
         has(Flag::Pubsub).then_some("@pubsub"),
-        has(Flag::Admin).then_some("@admin"),
+        admin.then_some("@admin"),
         Some(if has(Flag::Fast) { "@fast" } else { "@slow" }),
-        dangerous.then_some("@dangerous"),
+        has(Flag::Blocking).then_some("@blocking"),
+        (admin || spec.category == Category::Dangerous).then_some("@dangerous"),
         (spec.category == Category::Connection).then_some("@connection"),
+        (spec.category == Category::Transaction).then_some("@transaction"),
+        (spec.category == Category::Scripting).then_some("@scripting"),
     ]
     .into_iter()
     .flatten()
@@ -99,22 +120,81 @@ fn flag_name(flag: Flag) -> &'static str {
         Flag::Fast => "fast",
         Flag::NoAuth => "no_auth",
         Flag::AllowBusy => "allow_busy",
+        Flag::SkipSlowlog => "skip_slowlog",
+        Flag::SkipMonitor => "skip_monitor",
+        Flag::Readonly => "readonly",
+        Flag::Write => "write",
+        Flag::Denyoom => "denyoom",
+        Flag::Blocking => "blocking",
+        Flag::NoMandatoryKeys => "no_mandatory_keys",
+        Flag::MovableKeys => "movablekeys",
+        Flag::NoAsyncLoading => "no_async_loading",
     }
 }
 
-/// The positions of the names of shard channels: from the first argument to `last_key` (0: only
+/// The positions of keys, and how they are used: from the argument `first` to `last_key` (0: only
 /// that one; -1: to the end).
-fn write_key_specification(reply: &mut ReplyWriter<'_>, last_key: i64) {
+fn write_key_specification(
+    reply: &mut ReplyWriter<'_>,
+    notes: &str,
+    flags: &[&'static str],
+    first: i64,
+    last_key: i64,
+) {
     reply.set(1);
-    reply.map(3);
-    reply.bulk(b"flags");
-    reply.set(1);
-    reply.simple("not_key");
+    reply.map(if notes.is_empty() { 3 } else { 4 });
+    if !notes.is_empty() {
+        reply.bulk(b"notes");
+        reply.bulk(notes.as_bytes());
+    }
+    write_flags(reply, flags);
     reply.bulk(b"begin_search");
-    write_search(reply, "index", &[("index", 1)]);
+    write_search(reply, "index", &[("index", first)]);
     reply.bulk(b"find_keys");
     write_search(reply, "range", &[("lastkey", last_key), ("keystep", 1), ("limit", 0)]);
 }
+
+/// The positions of the keys of XREAD.
+fn write_streams(reply: &mut ReplyWriter<'_>) {
+    reply.set(1);
+    reply.map(3);
+    write_flags(reply, STREAM_KEY_FLAGS);
+    reply.bulk(b"begin_search");
+    reply.map(2);
+    reply.bulk(b"type");
+    reply.bulk(b"keyword");
+    reply.bulk(b"spec");
+    reply.map(2);
+    reply.bulk(b"keyword");
+    reply.bulk(b"STREAMS");
+    reply.bulk(b"startfrom");
+    reply.integer(1);
+    reply.bulk(b"find_keys");
+    write_search(reply, "range", &[("lastkey", -1), ("keystep", 1), ("limit", 2)]);
+}
+
+fn write_flags(reply: &mut ReplyWriter<'_>, flags: &[&'static str]) {
+    reply.bulk(b"flags");
+    reply.set(flags.len());
+    flags.iter().for_each(|flag| reply.simple(flag));
+}
+
+/// The positions of the keys of scripts.
+fn write_counted_keys(reply: &mut ReplyWriter<'_>) {
+    reply.set(1);
+    reply.map(3);
+    write_flags(reply, SCRIPT_KEY_FLAGS);
+    reply.bulk(b"begin_search");
+    write_search(reply, "index", &[("index", 2)]);
+    reply.bulk(b"find_keys");
+    write_search(reply, "keynum", &[("keynumidx", 0), ("firstkey", 1), ("keystep", 1)]);
+}
+
+/// How the entries of a stream are read.
+pub const STREAM_KEY_FLAGS: &[&str] = &["RO", "access"];
+
+/// How scripts may use their keys.
+pub const SCRIPT_KEY_FLAGS: &[&str] = &["RW", "access", "update"];
 
 fn write_search(reply: &mut ReplyWriter<'_>, kind: &str, parameters: &[(&str, i64)]) {
     reply.map(2);

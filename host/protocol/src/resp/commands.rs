@@ -11,24 +11,36 @@ use super::arguments::Arguments;
 use super::command_table::COMMANDS;
 use super::errors;
 
-/// The id of a command for sessions. Each sub-command has an id of its own.
+/// The id of a command for sessions. Commands that are executed alike have one in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "they are Redis' commands, by their names")]
 pub enum CommandId {
+    AclHelp,
+    AclWhoami,
     Auth,
+    ClientCaching,
     ClientGetname,
+    ClientGetredir,
     ClientHelp,
     ClientId,
     ClientInfo,
+    ClientKill,
     ClientList,
     ClientNoEvict,
     ClientNoTouch,
     ClientReply,
     ClientSetinfo,
     ClientSetname,
+    ClientTracking,
+    ClientTrackinginfo,
+    ClientUnblock,
+    /// CLUSTER, READONLY, READWRITE and ASKING: all are refused.
+    Cluster,
     Command,
     CommandCount,
     CommandDocs,
+    CommandGetkeys,
+    CommandGetkeysandflags,
     CommandHelp,
     CommandInfo,
     CommandList,
@@ -37,12 +49,27 @@ pub enum CommandId {
     ConfigResetstat,
     ConfigRewrite,
     ConfigSet,
-    /// CLIENT, CONFIG or PUBSUB without a sub-command. They always lack an argument, so no lookup
+    /// CLIENT, CONFIG, PUBSUB and their kind without a sub-command. They always lack an argument, so no lookup
     /// returns them.
     Container,
+    Discard,
+    /// What has nothing to do, and says that it is done.
+    Done,
     Echo,
+    Eval,
+    Evalsha,
+    Exec,
     Hello,
     Info,
+    Lastsave,
+    LatencyGraph,
+    LatencyHelp,
+    MemoryHelp,
+    MemoryUsage,
+    ModuleHelp,
+    Multi,
+    /// What lists things of which there are none.
+    Nothing,
     Ping,
     Psubscribe,
     Publish,
@@ -55,12 +82,33 @@ pub enum CommandId {
     Punsubscribe,
     Quit,
     Reset,
+    Role,
+    ScriptExists,
+    ScriptFlush,
+    ScriptHelp,
+    ScriptKill,
+    ScriptLoad,
     Select,
+    SlowlogGet,
+    SlowlogHelp,
     Spublish,
     Ssubscribe,
     Subscribe,
     Sunsubscribe,
+    Time,
     Unsubscribe,
+    Unwatch,
+    Wait,
+    Watch,
+    Xadd,
+    XinfoHelp,
+    XinfoStream,
+    Xlen,
+    Xrange,
+    Xread,
+    Xrevrange,
+    /// What counts things of which there are none.
+    Zero,
 }
 
 /// A property of a command that COMMAND INFO names.
@@ -82,6 +130,24 @@ pub enum Flag {
     NoAuth,
     /// While a script runs; here that is never.
     AllowBusy,
+    /// Not in the log of slow commands.
+    SkipSlowlog,
+    /// Not shown by MONITOR.
+    SkipMonitor,
+    /// Reads keys.
+    Readonly,
+    /// Changes keys.
+    Write,
+    /// Not when memory is short; here that is never.
+    Denyoom,
+    /// May wait.
+    Blocking,
+    /// May have no keys.
+    NoMandatoryKeys,
+    /// An argument says how many keys there are.
+    MovableKeys,
+    /// Not while data is loaded in the background.
+    NoAsyncLoading,
 }
 
 /// An ACL category that does not follow from the flags.
@@ -93,17 +159,44 @@ pub enum Category {
     Connection,
     /// Reads or changes what only operators may.
     Dangerous,
+    /// About transactions.
+    Transaction,
+    /// About scripts.
+    Scripting,
+    /// About all keys.
+    Keyspace,
+    /// About streams.
+    Stream,
+    /// For operators, although its flags do not say so.
+    Admin,
 }
 
-/// The arguments that a cluster treats as keys: the names of shard channels.
+/// The arguments that a cluster treats as keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keys {
     /// None.
     None,
-    /// The first.
+    /// The first, which is a shard channel.
     First,
-    /// All.
+    /// All, which are shard channels.
     All,
+    /// All, which are keys that are only read.
+    Read,
+    /// The second, which is a key that is only read.
+    Second,
+    /// As many as the second argument says, from the third on.
+    Counted,
+    /// One, which is the history of a channel.
+    One {
+        /// Its place.
+        place: usize,
+        /// How it is used.
+        flags: &'static [&'static str],
+        /// A remark on that; may be empty.
+        notes: &'static str,
+    },
+    /// Half of what follows the word `STREAMS`.
+    Streams,
 }
 
 /// The group of a command in the documentation.
@@ -115,6 +208,16 @@ pub enum Group {
     Pubsub,
     /// The server itself.
     Server,
+    /// MULTI.
+    Transactions,
+    /// Scripts.
+    Scripting,
+    /// Redis' cluster.
+    Cluster,
+    /// Streams.
+    Stream,
+    /// Of no other group.
+    Generic,
 }
 
 /// A command or sub-command, as COMMAND INFO and COMMAND DOCS describe it.
@@ -156,6 +259,19 @@ impl CommandSpec {
                 | CommandId::Punsubscribe
                 | CommandId::Ssubscribe
                 | CommandId::Sunsubscribe
+                | CommandId::Quit
+                | CommandId::Reset
+        )
+    }
+
+    /// Whether it runs at once between MULTI and EXEC, where all others are queued.
+    pub fn is_never_queued(&self) -> bool {
+        matches!(
+            self.id,
+            CommandId::Exec
+                | CommandId::Discard
+                | CommandId::Multi
+                | CommandId::Watch
                 | CommandId::Quit
                 | CommandId::Reset
         )

@@ -22,12 +22,24 @@ pub const PUBSUB: &[&str] = &[
 
 /// `CLIENT HELP`
 pub const CLIENT: &[&str] = &[
+    "CACHING (YES|NO)",
+    "    Say whether the keys of the next command are cached.",
+    "GETREDIR",
+    "    Return the ID of the client to which invalidations are redirected.",
     "GETNAME",
     "    Return the name of the current connection.",
     "ID",
     "    Return the ID of the current connection.",
     "INFO",
     "    Return information about the current client connection.",
+    "KILL <ip:port>",
+    "    Close the connection from <ip:port>.",
+    "KILL <option> <value> [<option> <value> [...]]",
+    "    Close connections. Options are:",
+    "    * ADDR <ip:port>, ID <client-id>, MAXAGE <seconds>, USER <username>",
+    "    * SKIPME (YES|NO)",
+    "      Skip the current connection (default: yes).",
+    "    * TYPE (NORMAL|MASTER|REPLICA|PUBSUB)",
     "LIST [options ...]",
     "    Return information about client connections. Options:",
     "    * TYPE (NORMAL|MASTER|REPLICA|PUBSUB)",
@@ -40,6 +52,15 @@ pub const CLIENT: &[&str] = &[
     "    Set client meta attr. Options are:",
     "    * LIB-NAME: the client lib name.",
     "    * LIB-VER: the client lib version.",
+    "TRACKING (ON|OFF) [REDIRECT <id>] [BCAST] [PREFIX <prefix> [...]]",
+    "         [OPTIN] [OPTOUT] [NOLOOP]",
+    "    Control client-side caching.",
+    "TRACKINGINFO",
+    "    Report the client-side caching of the current connection.",
+    "UNBLOCK <clientid> [TIMEOUT|ERROR]",
+    "    End the waiting of a client.",
+    "UNPAUSE",
+    "    End a pause of all clients.",
     "NO-EVICT (ON|OFF)",
     "    Protect current client connection from eviction.",
     "NO-TOUCH (ON|OFF)",
@@ -62,6 +83,10 @@ pub const CONFIG: &[&str] = &[
 pub const COMMAND: &[&str] = &[
     "(no subcommand)",
     "    Return details about all commands.",
+    "GETKEYS <full-command>",
+    "    Return the keys of a full command.",
+    "GETKEYSANDFLAGS <full-command>",
+    "    Return the keys of a full command, and how it uses them.",
     "COUNT",
     "    Return the total number of commands in this server.",
     "LIST",
@@ -73,6 +98,58 @@ pub const COMMAND: &[&str] = &[
     "    Return documentation details about multiple commands.",
     "    If no command names are given, documentation details for all",
     "    commands are returned.",
+];
+
+/// `XINFO HELP`
+pub const XINFO: &[&str] =
+    &["STREAM <key> [FULL [COUNT <count>]", "    Show information about the stream."];
+
+/// `SCRIPT HELP`
+pub const SCRIPT: &[&str] = &[
+    "EXISTS <sha1> [<sha1> ...]",
+    "    Say which scripts EVALSHA knows.",
+    "FLUSH [ASYNC|SYNC]",
+    "    Forget all scripts.",
+    "KILL",
+    "    End the script that runs.",
+    "LOAD <script>",
+    "    Remember a script without running it.",
+];
+
+/// `ACL HELP`
+pub const ACL: &[&str] = &["WHOAMI", "    Return the user of the current connection."];
+
+/// `SLOWLOG HELP`
+pub const SLOWLOG: &[&str] = &[
+    "GET [<count>]",
+    "    Return slow commands.",
+    "LEN",
+    "    Return how many there are.",
+    "RESET",
+    "    Forget them.",
+];
+
+/// `MEMORY HELP`
+pub const MEMORY: &[&str] = &[
+    "PURGE",
+    "    Free memory that keys no longer use.",
+    "USAGE <key> [SAMPLES <count>]",
+    "    Return how much memory a key uses.",
+];
+
+/// `MODULE HELP`
+pub const MODULE: &[&str] = &["LIST", "    Return a list of loaded modules."];
+
+/// `LATENCY HELP`
+pub const LATENCY: &[&str] = &[
+    "GRAPH <event>",
+    "    Draw slow events of one kind.",
+    "HISTORY <event>",
+    "    Return slow events of one kind.",
+    "LATEST",
+    "    Return the last slow events.",
+    "RESET [<event> ...]",
+    "    Forget slow events.",
 ];
 
 /// Writes the help of a container, whose name is repeated as the client wrote it: `lines` between

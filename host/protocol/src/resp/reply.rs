@@ -87,6 +87,29 @@ impl<'a> ReplyWriter<'a> {
         });
     }
 
+    /// No array.
+    pub fn null_array(&mut self) {
+        self.out.extend_from_slice(match self.version {
+            RespVersion::Resp2 => b"*-1\r\n",
+            RespVersion::Resp3 => b"_\r\n",
+        });
+    }
+
+    /// Announces a map whose entries RESP2 groups: an array of pairs.
+    pub fn map_of_pairs(&mut self, entries: usize) {
+        match self.version {
+            RespVersion::Resp2 => self.length(b'*', entries),
+            RespVersion::Resp3 => self.length(b'%', entries),
+        }
+    }
+
+    /// Begins an entry of such a map.
+    pub fn pair(&mut self) {
+        if self.version == RespVersion::Resp2 {
+            self.array(2);
+        }
+    }
+
     /// A text for people (RESP2: a bulk).
     pub fn verbatim(&mut self, text: &[u8]) {
         match self.version {
@@ -185,6 +208,12 @@ mod tests {
         check_same(|reply| reply.bulk(b"a\r\n\0\xff"), b"$5\r\na\r\n\0\xff\r\n");
         check_same(|reply| reply.array(0), b"*0\r\n");
         check(|reply| reply.null(), b"$-1\r\n", b"_\r\n");
+        check(|reply| reply.null_array(), b"*-1\r\n", b"_\r\n");
+        let pairs = |reply: &mut ReplyWriter<'_>| {
+            reply.map_of_pairs(1);
+            reply.pair();
+        };
+        check(pairs, b"*1\r\n*2\r\n", b"%1\r\n");
         check(|reply| reply.verbatim(b"role"), b"$4\r\nrole\r\n", b"=8\r\ntxt:role\r\n");
         check(|reply| reply.map(7), b"*14\r\n", b"%7\r\n");
         check(|reply| reply.set(2), b"*2\r\n", b"~2\r\n");

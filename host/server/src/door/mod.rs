@@ -16,6 +16,8 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::connection_setup::{ConnectionSetup, Peer};
+use switchyard_config::Config;
+use switchyard_config::proxies::ProxyProtocol;
 use switchyard_hub::connections::Connection;
 use switchyard_hub::encoding::Encoding;
 use switchyard_middleware::bindings::Client;
@@ -32,8 +34,16 @@ pub trait Door: Send + Sync + 'static {
     /// it.
     const TCP_KEEPALIVE: Option<Duration> = None;
 
+    /// Whether its clients send before they receive. Otherwise only those with TLS do.
+    const CLIENT_SENDS_FIRST: bool = false;
+
+    /// Whether its connections begin with a PROXY protocol header.
+    fn proxy_protocol(&self, _: &Config) -> ProxyProtocol {
+        ProxyProtocol::Off
+    }
+
     /// Performs the handshake of a connection, has the plugins admit the client and serves it; or
-    /// rejects it. Ends early when the server shuts down.
+    /// rejects it.
     fn open<S: Stream>(&self, incoming: Incoming<S>) -> impl Future<Output = ()> + Send;
 
     /// Answers a connection that cannot be served because there is no file descriptor for it. The

@@ -56,6 +56,11 @@ impl Session {
             && self.replies.len() + self.connection.outbox.bytes() > UNREAD_BYTES_MAX
     }
 
+    /// Closes the connection after the replies so far, for this reason.
+    pub fn end_after_reply(&mut self, reason: CloseReason) {
+        self.ending.get_or_insert(reason);
+    }
+
     /// The reason to close the connection after the replies so far, if the last command gave one.
     pub fn take_ending(&mut self) -> Option<CloseReason> {
         self.ending.take()

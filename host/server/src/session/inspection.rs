@@ -262,7 +262,9 @@ fn may_see(connection: ConnectionId, chain: &Chain, names: &[&[u8]]) -> Result<V
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
+
+    use tokio::time::Instant;
 
     use anyhow::{Context, Result};
 

@@ -4,21 +4,30 @@
 //! also those of different publishers: they share the cost of a call into a component. The
 //! publications of one publisher stay in order.
 
+mod keys;
+pub(super) mod shared;
+
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::smallvec;
 
-use crate::session::{Framing, Services, WriteReply};
+use keys::ClaimedKeys;
+
+use crate::session::{Framing, Services, Session, WriteReply, must_authenticate};
 use switchyard_backplane::{Admission, Backplane};
 use switchyard_hub::connections::Connection;
 use switchyard_hub::delivery::Outcome;
+use switchyard_hub::history::no_history;
 use switchyard_middleware::chain::{Chain, PublishOutcome};
 use switchyard_middleware::items::Action;
 use switchyard_protocol::websocket;
 use switchyard_types::batch::Batch;
 use switchyard_types::command::{
-    Ending, NOPERM, Publication, Refusal, Reply, Space, TOOLARGE, Tag, Verb,
+    Ending, NOPERM, Publication, Published, Refusal, Reply, TOOLARGE, Tag, Verb,
 };
+use switchyard_types::history::PublishOptions;
 use switchyard_types::ids::ConnectionId;
 
 /// What one connection publishes at once.
@@ -35,13 +44,59 @@ pub struct PublishRequest<'a, W> {
     pub replies: Vec<u8>,
 }
 
+impl Session {
+    /// Publishes without a reply, on this node. Returns the number of receivers.
+    ///
+    /// # Errors
+    ///
+    /// The refusal.
+    pub fn publish_now(&mut self, publication: Publication<'_>) -> Result<u64, Refusal> {
+        if self.must_authenticate() {
+            return Err(must_authenticate());
+        }
+        let middleware = self.services.middleware.clone();
+        let outcome = Kept::default();
+        let publications = smallvec![(Tag::InOrder, publication)];
+        let publish_request = self.publish_request(&outcome, publications);
+        self.publish_alone(&middleware.chain(), publish_request);
+        outcome.0.into_inner()
+    }
+}
+
+/// The commands that publish, as they are counted.
+const PUBLISHING_VERBS: [Verb; 3] = [Verb::Publish, Verb::Spublish, Verb::Xadd];
+
+/// Keeps the reply to one publication instead of writing it.
+struct Kept(RefCell<Result<u64, Refusal>>);
+
+impl Default for Kept {
+    fn default() -> Kept {
+        Kept(RefCell::new(Ok(0)))
+    }
+}
+
+impl WriteReply for Kept {
+    fn write(&self, _: Tag, reply: &Reply<'_>, _: &mut Vec<u8>) {
+        match reply {
+            Reply::Published(receivers) => *self.0.borrow_mut() = Ok(*receivers),
+            Reply::PublishedWith(published) => *self.0.borrow_mut() = Ok(published.deliveries),
+            Reply::Refused(refusal) => *self.0.borrow_mut() = Err((*refusal).clone()),
+            _ => {}
+        }
+    }
+}
+
 /// A publication on its way to a reply.
 struct Underway<'a> {
     /// The index of its request.
     request: usize,
     connection: ConnectionId,
     tag: Tag,
-    space: Space,
+    verb: Verb,
+    /// Whether the reply has the position.
+    wants_position: bool,
+    /// Whether plugins moved it to another channel, where its position is of no use to the publisher.
+    is_moved: bool,
     pending: Pending<'a>,
 }
 
@@ -50,7 +105,9 @@ enum Pending<'a> {
     Open(Publication<'a>),
     /// It is passed on to the hub.
     Forwarded,
-    Settled(Result<u64, Refusal>),
+    /// It has the key of the publication at this place.
+    SameAs(usize),
+    Settled(Result<Published, Refusal>),
 }
 
 /// The publications that are forwarded to the hub, and the place of each in the request.
@@ -68,6 +125,29 @@ pub fn publish<'a, W: WriteReply>(
     chain: &Chain,
     requests: &mut [PublishRequest<'a, W>],
 ) -> bool {
+    let mut entries = check_all(services, chain, requests);
+    let keys = ClaimedKeys::claim(services, &mut entries);
+    let forwarded = ask_messages(services, chain, &mut entries);
+    let mut replies = Replies {
+        services,
+        entries,
+        keys,
+        next: 0,
+        published: PUBLISHING_VERBS.map(|verb| (verb, 0)),
+    };
+    let had_receivers = deliver(services, chain, forwarded, &mut replies, requests);
+    replies.settle(usize::MAX, None, requests);
+    replies.count();
+    had_receivers
+}
+
+/// The publications of all requests, with those refused that are too large or that a plugin does not
+/// permit.
+fn check_all<'a, W>(
+    services: &Services,
+    chain: &Chain,
+    requests: &mut [PublishRequest<'a, W>],
+) -> Batch<Underway<'a>> {
     let mut entries = Batch::new();
     for (place, request) in requests.iter_mut().enumerate() {
         let connection = request.connection.id;
@@ -76,56 +156,114 @@ pub fn publish<'a, W: WriteReply>(
                 request: place,
                 connection,
                 tag,
-                space: publication.space,
+                verb: publication.verb(),
+                wants_position:
+                    publication.options.as_ref().is_some_and(|options| options.wants_position),
+                is_moved: false,
                 pending: check(services, chain, publication),
             },
         ));
     }
     ask_access(chain, &mut entries);
-    let mut forwarded = ask_messages(services, chain, &mut entries);
+    entries
+}
+
+/// Publications and the replies to them, which are written in order.
+struct Replies<'s, 'a> {
+    services: &'s Services,
+    entries: Batch<Underway<'a>>,
+    keys: ClaimedKeys<'s>,
+    /// The first publication without a reply.
+    next: usize,
+    /// How many publications each command made.
+    published: [(Verb, u64); PUBLISHING_VERBS.len()],
+}
+
+impl<'a> Replies<'_, 'a> {
+    /// Writes the replies up to this place: what became of the publication there, and of those
+    /// before it that did not reach the hub.
+    fn settle<W: WriteReply>(
+        &mut self,
+        until: usize,
+        outcome: Option<&Outcome>,
+        requests: &mut [PublishRequest<'a, W>],
+    ) {
+        let Replies { services, entries, keys, next, published } = self;
+        while let Some(entry) = entries.get(*next) {
+            let place = *next;
+            *next += 1;
+            let settled = match &entry.pending {
+                Pending::SameAs(first) => match keys.answer(*first) {
+                    Some(settled) => settled,
+                    None => continue,
+                },
+                Pending::Settled(settled) => {
+                    let settled = settled.as_ref().copied();
+                    keys.settle(place, settled);
+                    settled
+                }
+                Pending::Forwarded | Pending::Open(_) => {
+                    let Some(outcome) = outcome else { continue };
+                    let mut settled = outcome.published();
+                    if let Ok(published) = &mut settled
+                        && entry.is_moved
+                    {
+                        published.position = None;
+                    }
+                    keys.settle(place, settled);
+                    settled
+                }
+            };
+            let Some(PublishRequest { write, replies, .. }) = requests.get_mut(entry.request)
+            else {
+                continue;
+            };
+            match settled {
+                Ok(what) => {
+                    let count = published.iter_mut().find(|(verb, _)| *verb == entry.verb);
+                    if let Some((_, count)) = count {
+                        *count += 1;
+                    }
+                    let reply = match entry.wants_position || what.is_stale {
+                        true => Reply::PublishedWith(what),
+                        false => Reply::Published(what.deliveries),
+                    };
+                    write.write(entry.tag, &reply, replies);
+                }
+                Err(refusal) => {
+                    services.stats.record_command(entry.verb, refusal.into(), 1);
+                    write.write(entry.tag, &Reply::Refused(refusal), replies);
+                }
+            }
+            if place == until {
+                break;
+            }
+        }
+    }
+
+    /// Counts the publications that were answered.
+    fn count(&self) {
+        for (verb, count) in self.published {
+            if count > 0 {
+                self.services.stats.record_command(verb, Ending::Ok, count);
+            }
+        }
+    }
+}
+
+/// Delivers publications, writes the replies to them, and sends them to the other nodes. Returns
+/// whether there was any receiver.
+fn deliver<'a, W: WriteReply>(
+    services: &Services,
+    chain: &Chain,
+    mut forwarded: Forwarded<'a>,
+    replies: &mut Replies<'_, 'a>,
+    requests: &mut [PublishRequest<'a, W>],
+) -> bool {
     let mut admitted = services
         .backplane
         .as_deref()
-        .map(|backplane| admit(services, backplane, &mut entries, &mut forwarded));
-
-    let mut unanswered = entries.iter().enumerate();
-    let mut published = [0; 2];
-    // Writes the replies up to this place: what became of the publication there, and of those
-    // before it that did not reach the hub.
-    let mut settle =
-        |until: usize, outcome: Option<&Outcome>, requests: &mut [PublishRequest<'a, W>]| {
-            for (place, entry) in unanswered.by_ref() {
-                let outcome = match &entry.pending {
-                    Pending::Settled(outcome) => outcome.as_ref(),
-                    Pending::Forwarded | Pending::Open(_) => match outcome {
-                        Some(outcome) => outcome.deliveries.as_ref().map_err(Box::as_ref),
-                        None => continue,
-                    },
-                };
-                let Some(PublishRequest { write, replies, .. }) = requests.get_mut(entry.request)
-                else {
-                    continue;
-                };
-                let [channels, shard_channels] = &mut published;
-                let (verb, published) = match entry.space {
-                    Space::Channels => (Verb::Publish, channels),
-                    Space::ShardChannels => (Verb::Spublish, shard_channels),
-                };
-                match outcome {
-                    Ok(receivers) => {
-                        *published += 1;
-                        write.write(entry.tag, &Reply::Published(*receivers), replies);
-                    }
-                    Err(refusal) => {
-                        services.stats.record_command(verb, refusal.into(), 1);
-                        write.write(entry.tag, &Reply::Refused(refusal), replies);
-                    }
-                }
-                if place == until {
-                    break;
-                }
-            }
-        };
+        .map(|backplane| admit(services, backplane, &mut replies.entries, &mut forwarded));
     let Forwarded { places, publications } = forwarded;
     let (mut had_receivers, mut routed_before) = (false, 0);
     while let Some(rest) = publications.get(routed_before..).filter(|rest| !rest.is_empty()) {
@@ -139,10 +277,10 @@ pub fn publish<'a, W: WriteReply>(
                 // A publication that was refused here must not be delivered anywhere.
                 admitted.withdraw(routed_before + index, refused);
             }
-            settle(*place, Some(outcome), requests);
+            replies.settle(*place, Some(outcome), requests);
             // The publisher's own copy comes after the reply.
             if outcome.is_own
-                && let Some(entry) = entries.get(*place)
+                && let Some(entry) = replies.entries.get(*place)
                 && let Some(PublishRequest { framing, replies, .. }) =
                     requests.get_mut(entry.request)
                 && let Some(replies) = framed(*framing, replies)
@@ -153,12 +291,6 @@ pub fn publish<'a, W: WriteReply>(
         let (outcomes, some) = routed.deliver(own_replies);
         routed_before += outcomes.len();
         had_receivers |= some;
-    }
-    settle(usize::MAX, None, requests);
-    for (verb, count) in [Verb::Publish, Verb::Spublish].into_iter().zip(published) {
-        if count > 0 {
-            services.stats.record_command(verb, Ending::Ok, count);
-        }
     }
     if let Some(mut admitted) = admitted {
         for (index, (_, publication)) in publications.into_iter().enumerate() {
@@ -257,7 +389,8 @@ fn admit<'a, 'b>(
                 match services.hub.subscriber_counts(publication.space, channel) {
                     Ok(counts) => {
                         admitted.send(publication);
-                        Ok(counts.first().copied().unwrap_or(0))
+                        let deliveries = counts.first().copied().unwrap_or(0);
+                        Ok(Published { deliveries, ..Published::default() })
                     }
                     Err(unavailable) => {
                         admitted.give_up(&publication);
@@ -313,22 +446,30 @@ fn ask_messages<'a>(
             && let Pending::Open(publication) =
                 std::mem::replace(&mut entry.pending, Pending::Forwarded)
         {
-            places.push((place, entry.connection));
+            // Those without options are not answered with a position.
+            let named = publication.options.is_some().then(|| publication.channel.to_vec());
+            places.push((place, entry.connection, named));
             open.push((entry.connection, publication));
         }
     }
     let mut forwarded = Forwarded::default();
-    for ((place, connection), outcome) in places.into_iter().zip(chain.publish(open)) {
+    for ((place, connection, named), outcome) in places.into_iter().zip(chain.publish(open)) {
         let settled = match outcome {
             PublishOutcome::Forward(publication) => match check_size(services, &publication) {
                 Ok(()) => {
+                    let is_moved = named.is_some_and(|named| *named != *publication.channel);
+                    if let Some(entry) = entries.get_mut(place) {
+                        entry.is_moved = is_moved;
+                    }
                     forwarded.places.push(place);
                     forwarded.publications.push((connection, publication));
                     continue;
                 }
                 Err(refusal) => Err(refusal),
             },
-            PublishOutcome::Absorbed(receivers) => Ok(receivers),
+            PublishOutcome::Absorbed(deliveries) => {
+                Ok(Published { deliveries, ..Published::default() })
+            }
             PublishOutcome::Refused(refusal) => Err(refusal),
         };
         if let Some(entry) = entries.get_mut(place) {
@@ -339,14 +480,32 @@ fn ask_messages<'a>(
 }
 
 fn check<'a>(services: &Services, chain: &Chain, publication: Publication<'a>) -> Pending<'a> {
-    let checked = check_size(services, &publication).and_then(|()| match chain.sees_names() {
-        true => as_text(&publication.channel).map(|_| ()),
-        false => Ok(()),
-    });
+    let checked = check_size(services, &publication)
+        .and_then(|()| match chain.sees_names() {
+            true => as_text(&publication.channel).map(|_| ()),
+            false => Ok(()),
+        })
+        .and_then(|()| match &publication.options {
+            Some(options) => check_options(services, &publication.channel, options),
+            None => Ok(()),
+        });
     match checked {
         Ok(()) => Pending::Open(publication),
         Err(refusal) => Pending::Settled(Err(refusal)),
     }
+}
+
+/// Whether the server can do what a publication wants.
+fn check_options(
+    services: &Services,
+    channel: &[u8],
+    options: &PublishOptions,
+) -> Result<(), Refusal> {
+    let needs_history = options.version.is_some() || options.tags.is_some() || options.is_append;
+    if needs_history && services.hub.history().rule(channel).is_none() {
+        return Err(no_history());
+    }
+    Ok(())
 }
 
 fn check_size(services: &Services, publication: &Publication<'_>) -> Result<(), Refusal> {
@@ -395,14 +554,14 @@ pub fn queue(connection: &Connection, framing: Framing, replies: &mut Vec<u8>) {
     }
 }
 
-/// Takes the replies as they are sent; none: there are none.
-fn framed(framing: Framing, replies: &mut Vec<u8>) -> Option<Bytes> {
-    if replies.is_empty() {
+/// Takes the replies as they are sent; none: there are none, or they are not sent yet.
+pub fn framed(framing: Framing, replies: &mut Vec<u8>) -> Option<Bytes> {
+    if replies.is_empty() || framing == Framing::Held {
         return None;
     }
     let replies = std::mem::take(replies);
     Some(Bytes::from(match framing {
-        Framing::None => replies,
+        Framing::None | Framing::Held => replies,
         Framing::BinaryFrame => websocket::binary_frame(&replies),
     }))
 }

@@ -7,10 +7,11 @@
 //! lone publisher is not delayed.
 
 use std::thread::available_parallelism;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use crate::session::publish::{self, PublishRequest};
 use crate::session::{BURST_MAX, Services, WriteReply};
@@ -265,11 +266,11 @@ mod tests {
     ) {
         let publication = |payload: &&str| Request {
             tag: Tag::InOrder,
-            command: Ok(Command::Publish(Publication {
-                space: Space::Channels,
-                channel: b"news".to_vec().into(),
-                payload: payload.as_bytes().to_vec().into(),
-            })),
+            command: Ok(Command::Publish(Publication::new(
+                Space::Channels,
+                b"news".to_vec().into(),
+                payload.as_bytes().to_vec().into(),
+            ))),
         };
         assert!(session.execute(payloads.iter().map(publication), write, false).is_none());
     }

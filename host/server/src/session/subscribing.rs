@@ -52,7 +52,7 @@ impl Session {
         names: &[Bytestring<'_>],
         write: &impl WriteReply,
     ) -> Result<(), Refusal> {
-        self.may_listen(chain, kind, names, Chain::access)?;
+        self.may_listen(chain, kind, names, action_of(kind), Chain::access)?;
         if let Some(backplane) = &self.services.backplane {
             let counted = self.services.hub.wait_for_backplane(&self.connection, kind, names)?;
             let hold = backplane.interest().hold(kind, names.iter().map(|name| &**name));
@@ -77,11 +77,27 @@ impl Session {
     }
 
     /// Whether there is room for names, and all plugins permit the subscriptions.
-    fn may_listen(
+    pub(super) fn may_listen<'a>(
         &self,
         chain: &Chain,
         kind: Kind,
-        names: &[Bytestring<'_>],
+        names: &'a [Bytestring<'_>],
+        action: impl Fn(&'a str) -> Action<'a>,
+        ask: impl Fn(&Chain, &[(ConnectionId, Action<'_>)]) -> Batch<Option<Refusal>>,
+    ) -> Result<(), Refusal> {
+        if chain.sees_names() {
+            names.iter().try_for_each(|name| publish::as_text(name).map(|_| ()))?;
+        }
+        self.check_room(kind, names)?;
+        self.may(chain, names, action, ask)
+    }
+
+    /// Whether all plugins permit an action for each of these names.
+    pub(super) fn may<'a>(
+        &self,
+        chain: &Chain,
+        names: &'a [Bytestring<'_>],
+        action: impl Fn(&'a str) -> Action<'a>,
         ask: impl Fn(&Chain, &[(ConnectionId, Action<'_>)]) -> Batch<Option<Refusal>>,
     ) -> Result<(), Refusal> {
         let mut texts = Vec::new();
@@ -90,11 +106,6 @@ impl Session {
                 texts.push(publish::as_text(name)?);
             }
         }
-        self.check_room(kind, names)?;
-        let action = |name| match kind {
-            Kind::Pattern => Action::Psubscribe(name),
-            Kind::Channel | Kind::Shard => Action::Subscribe(name),
-        };
         let id = self.connection.id;
         let actions: Vec<_> = texts.into_iter().map(|name| (id, action(name))).collect();
         match ask(chain, &actions).into_iter().flatten().next() {
@@ -132,7 +143,10 @@ impl Session {
             let listens = match chain.generation() == generation {
                 true => Ok(()),
                 // The check of existing subscriptions did not include this one.
-                false => self.may_listen(&chain, kind, &names, Chain::access_again),
+                false => {
+                    let ask = Chain::access_again;
+                    self.may_listen(&chain, kind, &names, action_of(kind), ask)
+                }
             };
             let listens = listens.and_then(|()| self.listen(tag, kind, &names, write));
             drop(chain);
@@ -170,5 +184,12 @@ impl Session {
             ),
         };
         Err(Refusal::new(LIMIT, message))
+    }
+}
+
+fn action_of<'a>(kind: Kind) -> fn(&'a str) -> Action<'a> {
+    match kind {
+        Kind::Pattern => Action::Psubscribe,
+        Kind::Channel | Kind::Shard => Action::Subscribe,
     }
 }

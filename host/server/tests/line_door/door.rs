@@ -96,7 +96,7 @@ fn command(line: &[u8]) -> Result<Command<'_>, Refusal> {
         }
         (Some(b"PUB"), Some(channel), Some(payload)) => {
             let (channel, payload) = (channel.into(), payload.into());
-            Ok(Command::Publish(Publication { space: Space::Channels, channel, payload }))
+            Ok(Command::Publish(Publication::new(Space::Channels, channel, payload)))
         }
         (Some(b"QUIT"), None, None) => Ok(Command::Quit),
         _ => Err(Refusal::new("BADLINE", "there is SUB channel, PUB channel text, and QUIT")),

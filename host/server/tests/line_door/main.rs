@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use door::{LineDoor, LineEncoder};
+use switchyard_config::listen::ListenAddress;
 use switchyard_config::{Config, EngineSource};
 use switchyard_hub::encoding::Encoding;
 use switchyard_server::connection_setup::ConnectionSetup;
@@ -30,6 +31,7 @@ struct Server {
     services: Services,
     setup: ConnectionSetup,
     _ending: watch::Sender<bool>,
+    _served: mpsc::Sender<()>,
 }
 
 fn start() -> Result<Server> {
@@ -38,14 +40,16 @@ fn start() -> Result<Server> {
     let (live, services, _) = prepare(&config)?;
     let encoding = Encoding::add(&LineEncoder).context("there are few encodings")?;
     let door = live.open_door(LineDoor::NAME, None, &services.stats)?;
-    let ((ending, is_ending), (served, _)) = (watch::channel(false), mpsc::channel(1));
+    let ((ending, is_ending), (kept, _)) = (watch::channel(false), mpsc::channel(1));
+    let served = kept.downgrade();
     let (config, live, of) = (Arc::new(config), Arc::new(live), services.clone());
     let setup = ConnectionSetup { config, services: of, live, door, is_ending, served };
-    let socket = listen::<LineDoor>(([127, 0, 0, 1], 0).into())?;
-    let address = socket.local_addr()?;
+    let free = ListenAddress::Tcp(([127, 0, 0, 1], 0).into());
+    let socket = listen::<LineDoor>(&free, &[], &setup.config)?;
+    let ListenAddress::Tcp(address) = socket.address()? else { unreachable!("it is TCP") };
     let listener = Listener::new(Arc::new(LineDoor(encoding)), setup.clone());
     tokio::spawn(listener.accept(Arc::new(socket)));
-    Ok(Server { address, services, setup, _ending: ending })
+    Ok(Server { address, services, setup, _ending: ending, _served: kept })
 }
 
 struct Client(BufReader<TcpStream>);

@@ -126,7 +126,7 @@ async fn a_command_without_a_server_says_so() -> Result<()> {
         &["plugin", "move", "x", "--to", "a", "--before", "b"],
         &["plugin", "trace"],
         &["plugin", "ls", "--admin", "127.0.0.1:1"],
-        &["plugin", "ls", "--admin", "https://127.0.0.1:1"],
+        &["plugin", "ls", "--admin", "ws://127.0.0.1:1"],
         &["plugin", "load", "x", "/nowhere.wasm"],
         &["connections", "--close"],
         &["engine", "swap"],

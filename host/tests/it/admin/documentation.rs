@@ -93,10 +93,10 @@ fn check(openapi: &Value, schema: &Value, value: &Value) -> Result<()> {
         check(openapi, &schema["items"], item)?;
     }
     if let Value::Object(members) = value {
-        let properties = schema["properties"].as_object().context("an object has properties")?;
+        let others = Some(&schema["additionalProperties"]).filter(|others| others.is_object());
         for (name, member) in members {
-            let schema =
-                properties.get(name).with_context(|| format!("{name} is not documented"))?;
+            let schema = schema["properties"].get(name).or(others);
+            let schema = schema.with_context(|| format!("{name} is not documented"))?;
             check(openapi, schema, member).with_context(|| name.clone())?;
         }
         for required in schema["required"].as_array().into_iter().flatten() {

@@ -51,17 +51,52 @@ async fn completions_know_all_commands() -> Result<()> {
 #[tokio::test]
 async fn the_manual_has_a_page_for_each_command() -> Result<()> {
     let page = printed(&["man"]).await?.join("\n");
-    let directory = tempfile::tempdir()?;
-    let path = directory.path().to_str().context("a temporary path is text")?;
+    let home = tempfile::tempdir()?;
+    // It is created.
+    let directory = home.path().join("share/man1");
+    let path = directory.to_str().context("a temporary path is text")?;
     printed(&["man", "--directory", path]).await?;
     for command in commands().await? {
         assert!(page.contains(&format!("switchyard\\-{command}(1)")), "no {command} in {page}");
-        let file = directory.path().join(format!("switchyard-{command}.1"));
+        let file = directory.join(format!("switchyard-{command}.1"));
         let page = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
         assert!(page.starts_with(".ie \\n(.g") || page.contains(".TH"), "{page}");
         assert!(page.contains(&command), "{page}");
     }
-    assert!(std::fs::read_to_string(directory.path().join("switchyard.1"))?.contains(".TH"));
+    assert!(std::fs::read_to_string(directory.join("switchyard.1"))?.contains(".TH"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_settings_are_printed_as_a_config_file() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    let write = |name: &str, lines: &[String]| -> Result<String> {
+        let path = home.path().join(name);
+        std::fs::write(&path, lines.join("\n"))?;
+        Ok(path.to_str().context("a temporary path is text")?.to_owned())
+    };
+    let defaults = printed(&["config"]).await?;
+    for line in ["[http]", "handshake_timeout_ms = 5000", "#= tokens_file = \"tokens\""] {
+        assert!(defaults.iter().any(|printed| printed == line), "no {line}: {defaults:?}");
+    }
+    // They are the defaults when they are read again.
+    let file = write("defaults.toml", &defaults)?;
+    assert_eq!(printed(&["config", "--file", &file]).await?, defaults);
+
+    let settings = ["http.handshake_timeout_ms = '7s'", "plugins.directory = 'here'"];
+    let file = write("some.toml", &settings.map(str::to_owned))?;
+    let effective = printed(&["config", "--file", &file]).await?;
+    let directory = format!("directory = {:?}", home.path().join("here").display().to_string());
+    for line in ["handshake_timeout_ms = 7000", "head_timeout_ms = 5000", &directory] {
+        assert!(effective.iter().any(|printed| printed == line), "no {line}: {effective:?}");
+    }
+    let again = write("again.toml", &effective)?;
+    assert_eq!(printed(&["config", "--file", &again]).await?, effective);
+
+    let wrong = write("wrong.toml", &["http.handshake_timeout_ms = '7x'".to_owned()])?;
+    let process = Process::start("config", &mut switchyard(&["config", "--file", &wrong]))?;
+    let (lines, said) = outcome(process, 64).await?;
+    assert!(lines.is_empty() && said.contains("\"25s\"") && said.contains("line 1"), "{said}");
     Ok(())
 }
 

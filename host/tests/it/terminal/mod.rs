@@ -1,6 +1,7 @@
 //! The terminal commands: the real binary against a real server, with pipes and in a terminal.
 
 mod bench;
+mod encrypted;
 mod generate;
 mod publish;
 mod subscribe;
@@ -26,7 +27,15 @@ fn command(url: &str, words: &[impl AsRef<OsStr>]) -> Command {
 fn switchyard(words: &[impl AsRef<OsStr>]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
     command.args(words);
-    for variable in ["SWITCHYARD_TOKEN", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+    for variable in [
+        "SWITCHYARD_TOKEN",
+        "SWITCHYARD_URL",
+        "SWITCHYARD_ADMIN",
+        "SWITCHYARD_CA",
+        "NO_COLOR",
+        "CLICOLOR",
+        "CLICOLOR_FORCE",
+    ] {
         command.env_remove(variable);
     }
     command.env("TERM", "xterm-256color").env("TZ", "UTC");

@@ -5,6 +5,7 @@
 #![allow(missing_docs, reason = "what tests use is not published")]
 
 pub mod admin;
+pub mod answers;
 pub mod client;
 pub mod components;
 pub mod flood;

@@ -6,7 +6,7 @@
 //! A reply is written by its type, as RESP3 has it:
 //!
 //! ```text
-//! +OK   -ERR syntax error   :1   hello   "two words"   (nil)   ="txt:role:master"
+//! +OK   -ERR syntax error   :1   hello   "two words"   (nil)   (nil array)   ="txt:role:master"
 //! [a b]   >[subscribe news :1]   ~[a b]   {server redis proto :3}
 //! ```
 //!
@@ -19,8 +19,8 @@
 //! ```
 //!
 //! A conversation that is held in both versions is written once: in RESP2 a push
-//! and a set are arrays, a map is an array of keys and values, `(nil)` is `$-1`
-//! and a verbatim string is a bulk string without its `txt:`.
+//! and a set are arrays, a map is an array of keys and values, `(nil)` is `$-1`,
+//! `(nil array)` is `*-1` (and `_` in RESP3), and a verbatim string is a bulk string without its `txt:`.
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -90,7 +90,9 @@ impl Pattern {
                 _ => bail!("only an array with an end can be unordered"),
             };
         }
-        Ok(Pattern::Exactly(if skip(rest, "(nil)") {
+        Ok(Pattern::Exactly(if skip(rest, "(nil array)") {
+            Value::NullArray
+        } else if skip(rest, "(nil)") {
             Value::Null
         } else if skip(rest, "$-1") {
             Value::NullBulk
@@ -121,6 +123,9 @@ impl Pattern {
             ) => text.windows(words.len()).any(|window| window == words),
             (Pattern::Exactly(expected), value) => match (reading, expected) {
                 (Reading::InResp2, Value::Null) => *value == Value::NullBulk,
+                (Reading::AsWritten, Value::NullArray) => {
+                    matches!(value, Value::NullArray | Value::Null)
+                }
                 (Reading::InResp2, Value::Verbatim(text)) => {
                     *value == Value::bulk(text.strip_prefix(b"txt:").unwrap_or(text))
                 }

@@ -21,6 +21,19 @@ pub async fn exchange(address: SocketAddr, says: &str) -> Result<String> {
     .await?
 }
 
+/// The same where the client leaves its half open: what is sent must ask for the end of the
+/// connection.
+pub async fn converse(address: SocketAddr, says: &str) -> Result<String> {
+    within(PATIENCE, "an answer", async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(says.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    })
+    .await?
+}
+
 /// What a `GET` of this path is answered: status and body.
 pub async fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
     let answer = exchange(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await?;

@@ -86,11 +86,9 @@ impl Launch {
         for (name, text) in &self.files {
             std::fs::write(home.path().join(name), text).context("cannot write a file")?;
         }
-        if !self.config.is_empty() {
-            let file = home.path().join("switchyard.toml");
-            std::fs::write(&file, &self.config).context("cannot write the config file")?;
-            words.extend(["--config".into(), file.into()]);
-        }
+        let file = home.path().join("switchyard.toml");
+        std::fs::write(&file, with_quick_end(&self.config)).context("cannot write a file")?;
+        words.extend(["--config".into(), file.into()]);
         let mut command = match self.ulimit {
             None => Command::new(switchyard()),
             Some(ulimit) => {
@@ -107,6 +105,13 @@ impl Launch {
     }
 }
 
+/// A config file whose server does not wait for clients when it ends, unless the file says so.
+pub fn with_quick_end(config: &str) -> String {
+    let quick = [("grace_ms", 0), ("reconnect_spread_ms", 1), ("close_delay_ms", 0)];
+    let missing = quick.iter().filter(|(key, _)| !config.contains(key));
+    missing.map(|(key, value)| format!("shutdown.{key} = {value}\n")).collect::<String>() + config
+}
+
 /// A running server. Dropping it kills it.
 pub struct Server {
     process: Process,
@@ -114,6 +119,12 @@ pub struct Server {
 }
 
 impl Server {
+    /// Runs `serve` with these words, a free port for HTTP, and no other listener.
+    pub fn run_alone(words: &[&str]) -> Result<Server> {
+        let alone = ["serve", "--http", "127.0.0.1:0", "--resp", "off", "--admin", "off"];
+        Server::run_with(&[&alone, words].concat())
+    }
+
     /// The binary with these words and nothing else, in an empty directory. It
     /// may not come up at all.
     pub fn run_with(words: &[&str]) -> Result<Server> {

@@ -23,6 +23,8 @@ pub enum Value {
     Verbatim(Vec<u8>),
     /// `$-1`, RESP2's null.
     NullBulk,
+    /// `*-1`, RESP2's null where an array would be.
+    NullArray,
     /// `_`, RESP3's null.
     Null,
     /// Several values. A map is the list of alternating keys and values.
@@ -145,6 +147,7 @@ fn parse_at(bytes: &[u8], at: &mut usize) -> Result<Option<Value>> {
         b':' => return Ok(Some(Value::Integer(number(text)?))),
         b'_' if text.is_empty() => return Ok(Some(Value::Null)),
         b'$' if text == b"-1" => return Ok(Some(Value::NullBulk)),
+        b'*' if text == b"-1" => return Ok(Some(Value::NullArray)),
         b'$' | b'=' => {
             let length = usize::try_from(number(text)?)?;
             let Some(body) = bytes.get(*at..*at + length + 2) else { return Ok(None) };
@@ -189,6 +192,7 @@ impl fmt::Display for Value {
             Value::Bulk(bytes) => write!(f, "{}", Word(bytes)),
             Value::Verbatim(bytes) => write!(f, "={}", Quoted(bytes)),
             Value::NullBulk => f.write_str("$-1"),
+            Value::NullArray => f.write_str("(nil array)"),
             Value::Null => f.write_str("(nil)"),
             Value::Aggregate(shape, items) => {
                 let (start, end) = shape.brackets();
@@ -250,17 +254,17 @@ impl fmt::Display for Quoted<'_> {
 
 #[test]
 fn values_have_one_spelling() -> Result<()> {
-    let whole = b"%1\r\n+a\r\n*4\r\n$2\r\n\r\n\r\n:-1\r\n_\r\n$-1\r\n";
+    let whole = b"%1\r\n+a\r\n*5\r\n$2\r\n\r\n\r\n:-1\r\n_\r\n$-1\r\n*-1\r\n";
     let (value, length) = parse(whole)?.context("it is all there")?;
     assert_eq!(
         (value.to_string().as_str(), length),
-        (r#"{+a ["\r\n" :-1 (nil) $-1]}"#, whole.len())
+        (r#"{+a ["\r\n" :-1 (nil) $-1 (nil array)]}"#, whole.len())
     );
     for end in 0..whole.len() {
         assert!(parse(&whole[..end])?.is_none(), "{end}");
     }
     for wrong in
-        ["\r\n", ":01\r\n", ":+1\r\n", "$1\r\nabc", "*-1\r\n", "#t\r\n", "+a\nb\r\n", "_x\r\n"]
+        ["\r\n", ":01\r\n", ":+1\r\n", "$1\r\nabc", "*-2\r\n", "#t\r\n", "+a\nb\r\n", "_x\r\n"]
     {
         assert!(parse(wrong.as_bytes()).is_err(), "{wrong:?}");
     }

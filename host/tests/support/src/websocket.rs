@@ -196,7 +196,9 @@ impl RawClient {
                 if let Some(end) = self.buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
                     let head: Vec<u8> = self.buffer.drain(..end + 4).collect();
                     let head = String::from_utf8(head).context("the head is not text")?;
-                    let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
+                    let rest = ["HTTP/1.1 ", "HTTP/1.0 "].map(|version| head.strip_prefix(version));
+                    let rest = rest.into_iter().flatten().next();
+                    let status = rest.and_then(|rest| rest.get(..3));
                     let status = status.and_then(|status| status.parse().ok());
                     return Ok((status.with_context(|| format!("no status: {head}"))?, head));
                 }

@@ -23,7 +23,8 @@ let asking = null;
 function askForToken(why) {
   asking ??= askInDialog({
     title: "A token is required",
-    words: `${why}. It is kept in this tab until it is closed.`,
+    isGlobal: true,
+    words: `${why} It is kept in this tab until the tab is closed.`,
     fields: [h("label", {}, "Token ", h("input", { name: "token", type: "password", required: true, autocomplete: "off" }))],
     action: "Sign in",
   }).then((fields) => {
@@ -52,7 +53,8 @@ export async function request(method, path, { body, type, signal } = {}) {
   if (response.status === 401) {
     // Another request may have received a new token since this one was sent.
     const isOld = token !== sessionStorage.getItem(TOKEN);
-    if (isOld || (await askForToken(error.message))) return request(method, path, { body, type, signal });
+    const why = token ? "The server does not know this token. Enter another one." : "Enter a token of the admin API.";
+    if (isOld || (await askForToken(why))) return request(method, path, { body, type, signal });
   }
   throw error;
 }

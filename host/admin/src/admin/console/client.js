@@ -28,6 +28,7 @@ const CLOSES = {
   4201: "no answer to a ping",
   4202: "the client read too slowly",
   4203: "idle for too long",
+  4204: "messages were missed",
 };
 
 let socket = null;

@@ -1,4 +1,4 @@
-// Lists connections, and closes one.
+// Lists connections, and closes one, or all of a user.
 
 import { get, remove, words } from "./api.js";
 import { Table, ago, announce, ask, byId, bytes, count, h, name, say } from "./dom.js";
@@ -16,6 +16,8 @@ const table = new Table({
     { title: "Id", cell: (connection) => details(connection) },
     { title: "Door", cell: (connection) => connection.door },
     { title: "Address", cell: (connection) => h("code", {}, connection.address) },
+    { title: "User", cell: (connection) => connection.user ?? "" },
+    { title: "Client name", cell: (connection) => connection.name ?? "" },
     { title: "Since", cell: (connection) => ago(connection.opened_ms) },
     { title: "Channels", className: "number", cell: (connection) => count(connection.channels + connection.shard_channels) },
     { title: "Patterns", className: "number", cell: (connection) => count(connection.patterns) },
@@ -62,25 +64,23 @@ async function open(id) {
           h("ul", { className: "chips" }, names.slice(0, 200).map((one) => h("li", {}, h("code", {}, name(one))))),
           total > 200 ? h("p", { className: "muted" }, `and ${count(total - 200)} more`) : null,
         );
+  const { user, name: clientName } = connection;
   const pairs = [
     ["Door", connection.door],
     ["Address", connection.address],
+    ["User", user ?? "none"],
+    ["Client name", clientName ?? "none"],
     ["Since", ago(connection.opened_ms)],
     ["Waits to be sent", bytes(connection.outbox_bytes)],
     ["Received in part", bytes(connection.input_bytes)],
   ];
+  const attributes = Object.entries(connection.attributes ?? {});
   const said = h("p", { className: "outcome bad", hidden: true });
-  const send = async () => {
-    const sure = await ask({
-      title: `Close connection ${id}?`,
-      words: "Its client receives the close code 4105.",
-      action: "Close it",
-      danger: true,
-    });
-    if (!sure) return;
+  /** Asks for a confirmation, and has the server do it. */
+  const confirm = async (question, act) => {
+    if (!(await ask({ ...question, danger: true }))) return;
     try {
-      await remove(`/v1/connections/${id}`);
-      announce(`Connection ${id} was closed.`);
+      announce(await act());
       dialog.close();
       await look();
     } catch (error) {
@@ -88,19 +88,46 @@ async function open(id) {
       said.hidden = false;
     }
   };
+  const closeOne = () =>
+    confirm({ title: `Close connection ${id}?`, words: "Its client receives the close code 4105.", action: "Close it" }, async () => {
+      await remove(`/v1/connections/${id}`);
+      return `Connection ${id} was closed.`;
+    });
+  const closeAll = () =>
+    confirm(
+      { title: `Close all connections of ${user}?`, words: "Their clients receive the close code 4105.", action: "Close them" },
+      async () => {
+        let closed = 0;
+        for (let more = true; more; ) {
+          const answer = await remove(`/v1/connections?${new URLSearchParams({ user })}`);
+          closed += answer.closed;
+          more = answer.has_more && answer.closed > 0;
+        }
+        return `${count(closed)} connections of ${user} were closed.`;
+      },
+    );
   const dialog = h(
     "dialog",
     { "aria-labelledby": "connection-title", className: "wide" },
     h("h2", { id: "connection-title" }, `Connection #${id}`),
     said,
     h("dl", { className: "facts small" }, pairs.map(([title, text]) => h("div", {}, h("dt", {}, title), h("dd", {}, text)))),
+    attributes.length === 0
+      ? null
+      : h(
+          "div",
+          {},
+          h("h3", {}, "Attributes"),
+          h("dl", { className: "facts small" }, attributes.map(([key, value]) => h("div", {}, h("dt", {}, key), h("dd", {}, value)))),
+        ),
     list("Channels", names.channels, connection.channels),
     list("Patterns", names.patterns, connection.patterns),
     list("Shard channels", names.shard_channels, connection.shard_channels),
     h(
       "div",
       { className: "row end" },
-      h("button", { type: "button", className: "danger", onclick: send }, "Close connection"),
+      h("button", { type: "button", className: "danger", onclick: closeOne }, "Close connection"),
+      user ? h("button", { type: "button", className: "danger", onclick: closeAll }, "Close all of this user") : null,
       h("button", { type: "button", onclick: () => (dialog.close(), follow(id)) }, "Trace"),
       h("button", { type: "button", className: "primary", autofocus: true, onclick: () => dialog.close() }, "Done"),
     ),

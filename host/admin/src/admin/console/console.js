@@ -5,7 +5,7 @@ import { get, words } from "./api.js";
 import * as channels from "./channels.js";
 import * as client from "./client.js";
 import * as connections from "./connections.js";
-import { byId, say } from "./dom.js";
+import { byId, clock, say } from "./dom.js";
 import * as overview from "./overview.js";
 import * as plugins from "./plugins.js";
 import * as trace from "./trace.js";
@@ -18,6 +18,8 @@ const views = { overview, plugins, connections, channels, trace, client };
 const start = "overview";
 
 let current = start;
+let shownHash = null;
+let lastSeen = null;
 let before = null;
 let timer = null;
 let asking = false;
@@ -27,6 +29,11 @@ function state(kind, text) {
   const element = byId("state");
   element.className = `state ${kind}`;
   say(element.querySelector(".words"), text);
+}
+
+/** Dims what the page shows of the server while there is nothing newer. */
+function isStale(stale) {
+  byId("content").classList.toggle("stale", stale);
 }
 
 /** Requests the data of all views, and that of the current view. */
@@ -54,9 +61,13 @@ async function poll() {
       before = reading;
     }
     await views[current].look?.();
+    lastSeen = Date.now();
+    isStale(false);
     state("good", `live, ${stats.version}`);
   } catch (error) {
-    state("bad", words(error));
+    isStale(true);
+    const since = lastSeen === null ? "" : `; figures of ${clock(lastSeen)}`;
+    state("bad", `${words(error)}${since}`);
   }
   asking = false;
   if (document.hidden) state("", "paused");
@@ -66,6 +77,9 @@ async function poll() {
 function show() {
   const wanted = location.hash.slice(1);
   current = wanted in views ? wanted : start;
+  // A dialog belongs to the view where it was opened, except that for the token.
+  if (wanted !== shownHash) for (const dialog of document.querySelectorAll("dialog:not([data-global])")) dialog.close();
+  shownHash = wanted;
   for (const view of Object.keys(views)) byId(`view-${view}`).hidden = view !== current;
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${current}`) {

@@ -64,8 +64,9 @@ export function duration(ms) {
 
 export const ago = (ms) => `${duration(Date.now() - ms)} ago`;
 
-const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-export const moment = (ms) => `${clock.format(ms)}.${String(Math.floor(ms % 1_000)).padStart(3, "0")}`;
+const timeOfDay = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+export const clock = (ms) => timeOfDay.format(ms);
+export const moment = (ms) => `${clock(ms)}.${String(Math.floor(ms % 1_000)).padStart(3, "0")}`;
 
 /** A name or a payload, which need not be text. */
 export const name = (value) =>
@@ -124,8 +125,8 @@ export class Table {
   }
 }
 
-/** Shows a dialog. Resolves to the form's fields, or null if it was cancelled. */
-export function ask({ title, words, fields = [], action, danger = false }) {
+/** Shows a dialog, which a change of the view closes unless it is global. Resolves to the form's fields, or null if it was cancelled. */
+export function ask({ title, words, fields = [], action, danger = false, isGlobal = false }) {
   const form = h(
     "form",
     { method: "dialog", className: "stack" },
@@ -139,7 +140,7 @@ export function ask({ title, words, fields = [], action, danger = false }) {
       h("button", { value: "yes", className: danger ? "danger" : "primary" }, action),
     ),
   );
-  const dialog = h("dialog", { "aria-labelledby": "dialog-title" }, form);
+  const dialog = h("dialog", { "aria-labelledby": "dialog-title", "data-global": isGlobal }, form);
   document.body.append(dialog);
   dialog.showModal();
   return new Promise((resolve) => {

@@ -92,7 +92,10 @@ class Figure {
     context.textAlign = "left";
     context.strokeStyle = colour("--surface");
     context.fillStyle = colour("--muted");
-    for (const part of [0.5, 1]) {
+    // A half that is rounded has no label: it would be wrong, or that of the whole.
+    const isExact = Number.isInteger(max / 2) || this.format(max / 2).includes(".");
+    const parts = isExact ? [0.5, 1] : [1];
+    for (const part of parts) {
       const y = Math.round(this.y(max * part, max)) + (part === 1 ? 3.5 : -1.5);
       context.textBaseline = part === 1 ? "top" : "bottom";
       context.strokeText(this.format(max * part), 2, y);

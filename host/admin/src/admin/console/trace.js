@@ -16,7 +16,7 @@ const body = h("tbody");
 const TITLES = ["Time", "From", "Action", "Channel", "Plugin", "Hook", "Verdict", "Took", "What"];
 const table = h(
   "table",
-  {},
+  { hidden: true },
   h("caption", { className: "unseen" }, "The plugins' decisions, the latest first"),
   h("thead", {}, h("tr", {}, TITLES.map((title) => h("th", { scope: "col" }, title)))),
   body,
@@ -39,6 +39,7 @@ export function prepare() {
   byId("trace-clear").addEventListener("click", () => {
     waiting = [];
     body.replaceChildren();
+    table.hidden = true;
   });
 }
 
@@ -54,7 +55,6 @@ export function follow(what, text) {
 
 function state(kind, text) {
   const element = byId("trace-state");
-  element.hidden = false;
   element.className = `notice ${kind}`;
   say(element, text);
   const button = byId("trace-form").querySelector("button.primary");
@@ -93,7 +93,7 @@ async function start(what, text) {
 }
 
 function take(line) {
-  if (line.kind === "began") return state("good", "following; items from now on are shown");
+  if (line.kind === "began") return state("good", "following; a line appears for each decision of a plugin from now on");
   if (line.kind === "ended") return stop(line.why);
   if (line.kind === "dropped") dropped += line.count;
   else seen += 1;
@@ -109,6 +109,7 @@ function draw() {
   drawing = false;
   body.prepend(...waiting.reverse().map(row));
   waiting = [];
+  table.hidden = body.childElementCount === 0;
   while (body.childElementCount > LINES) body.lastChild.remove();
   const shown = seen > LINES ? `, the latest ${LINES} are shown` : "";
   if (looking) state("good", `following: ${count(seen)} lines${shown}${dropped > 0 ? `, ${count(dropped)} were dropped because they came too fast` : ""}`);

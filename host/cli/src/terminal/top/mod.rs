@@ -21,6 +21,7 @@ use self::draw::View;
 use self::reading::{Reading, Source};
 use super::output::{Audience, Output, OutputArgs};
 use super::{end_requested, seconds};
+use crate::tls::TrustArgs;
 
 /// How often keys are polled.
 const KEYS_INTERVAL: Duration = Duration::from_millis(50);
@@ -29,8 +30,17 @@ const KEYS_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, Args)]
 pub struct TopArgs {
     /// The admin API of the server. If it requires a token, set SWITCHYARD_ADMIN_TOKEN.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8081")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SWITCHYARD_ADMIN",
+        default_value = "http://127.0.0.1:8081"
+    )]
     pub admin: String,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub trust: TrustArgs,
 
     /// The interval between two polls, in seconds.
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "1")]
@@ -52,7 +62,8 @@ pub struct TopArgs {
 /// The server does not respond: at the first poll, or with JSON output at any poll. Or the output
 /// is closed.
 pub async fn run(args: TopArgs) -> anyhow::Result<()> {
-    let source = Source::new(&args.admin, std::env::var("SWITCHYARD_ADMIN_TOKEN").ok());
+    let source =
+        Source::new(&args.admin, &args.trust, std::env::var("SWITCHYARD_ADMIN_TOKEN").ok())?;
     let mut readings = readings(source, args.interval);
     let first = readings.recv().await.context("nothing is read")??;
     match args.output.audience() {

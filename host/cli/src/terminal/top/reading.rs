@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use ureq::tls::TlsConfig;
 
 use super::super::http;
+use crate::tls::TrustArgs;
 
 /// The timeout of a response.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
@@ -22,6 +24,7 @@ const CONNECTIONS_MAX: usize = 1000;
 /// The source of readings.
 pub struct Source {
     url: String,
+    tls: TlsConfig,
     token: Option<String>,
 }
 
@@ -200,9 +203,14 @@ pub struct Rates {
 
 impl Source {
     /// The admin API at this URL.
-    pub fn new(url: &str, token: Option<String>) -> Source {
+    ///
+    /// # Errors
+    ///
+    /// The trusted certificates cannot be read.
+    pub fn new(url: &str, trust: &TrustArgs, token: Option<String>) -> anyhow::Result<Source> {
         let token = token.filter(|token| !token.is_empty());
-        Source { url: url.trim_end_matches('/').to_owned(), token }
+        let tls = trust.for_http(url).map_err(anyhow::Error::msg)?;
+        Ok(Source { url: url.trim_end_matches('/').to_owned(), tls, token })
     }
 
     /// Polls the server.
@@ -240,7 +248,8 @@ impl Source {
 
     fn get(&self, path: &str) -> anyhow::Result<Value> {
         let url = format!("{}{path}", self.url);
-        let answer = http::get(&url, self.token.as_deref(), ANSWER_TIME, ANSWER_BYTES_MAX)
+        let (tls, token) = (self.tls.clone(), self.token.as_deref());
+        let answer = http::get(&url, tls, token, ANSWER_TIME, ANSWER_BYTES_MAX)
             .with_context(|| format!("no answer from {url}; set the address with --admin"))?;
         if answer.status == 401 {
             bail!("the server requires a token: set SWITCHYARD_ADMIN_TOKEN");

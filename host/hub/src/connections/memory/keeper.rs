@@ -11,11 +11,12 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::survey::{Closed, Survey};
@@ -25,6 +26,7 @@ use switchyard_config::networks::counted_as;
 use switchyard_net::account::{Account, Due, WARNING_PERCENT};
 use switchyard_net::outbox::OutboxMemory;
 use switchyard_telemetry::log::Throttle;
+use switchyard_telemetry::supervise::Ended;
 use switchyard_types::bound::Bound;
 use switchyard_types::close::CloseReason;
 use switchyard_types::ids::ConnectionId;
@@ -168,7 +170,7 @@ impl Memory {
     }
 
     /// Checks the memory periodically and whenever it is notified. Never returns.
-    pub async fn keep(self: Arc<Memory>) {
+    pub async fn keep(self: Arc<Memory>) -> Ended {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

@@ -1,56 +1,42 @@
-//! The HTTP request before a WebSocket, answered with an upgrade or with the reason for refusing
-//! it.
+//! What is served at which path, and the request before a WebSocket: the response is the upgrade, or
+//! the reason for refusing it.
 //!
-//! `tungstenite` parses the request and makes the response. Other requests to this port
-//! (`/healthz`, the page for trying it out) get one response, and the connection is closed.
+//! `tungstenite` checks the request of RFC 6455 and makes the response. This module knows requests
+//! and responses, and neither sockets nor the server.
 
-use std::io;
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio_tungstenite::tungstenite;
-use tungstenite::error::{CapacityError, Error, ProtocolError};
-use tungstenite::handshake::headers::MAX_HEADERS;
-use tungstenite::handshake::machine::TryParse;
-use tungstenite::handshake::server::{Request, create_response, write_response};
-use tungstenite::http::StatusCode;
-use tungstenite::http::header::{
-    HeaderValue, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+use bytes::Bytes;
+use http::header::{
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http_body_util::Full;
+use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
-use crate::health::{Report, Status};
+use crate::health::{Probe, Verdict};
 use switchyard_protocol::json;
-use switchyard_types::close::clip;
+use switchyard_types::close::{CloseReason, clip};
 
 /// The path of the WebSocket.
 pub const WEBSOCKET_PATH: &str = "/ws";
 
-/// A request that was received.
-pub enum Received {
-    /// An upgrade, which the server can answer with `accept`.
-    Upgrade(Box<Upgrade>),
-    /// A health request, for `answer_health`.
-    Health(Question),
-    /// A request that was answered already; the connection ends.
-    Answered(StatusCode),
-}
+/// A response with its whole body.
+pub type Answer = Response<Full<Bytes>>;
 
-/// The health endpoints.
+/// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Question {
-    /// `/healthz`: whether the server is healthy.
-    Healthy,
-    /// `/readyz`: whether the server is ready for new connections.
-    Ready,
-}
-
-/// A request for a WebSocket that this server can serve.
-pub struct Upgrade {
-    /// The request.
-    pub request: Request,
-    /// The sub-protocol.
-    pub subprotocol: Subprotocol,
-    /// The bytes after the request.
-    pub received: Vec<u8>,
+pub enum Route {
+    /// The page for trying the server out.
+    Page,
+    /// A WebSocket.
+    WebSocket,
+    /// A health probe.
+    Probe(Probe),
+    /// The methods of a path, which are these. HAProxy's health check asks for them by default, with
+    /// the path `/`, so it is answered as `/readyz`.
+    Options(&'static str),
 }
 
 /// The sub-protocol of a WebSocket.
@@ -77,102 +63,74 @@ impl Subprotocol {
     }
 }
 
-/// Reads one request. Answers it unless it is an upgrade or a health request.
+/// What this method and path are for. One slash at the end of the path makes no difference.
 ///
 /// # Errors
 ///
-/// The stream broke or ended.
-pub async fn read<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &mut S,
-    request_bytes_max: usize,
-) -> io::Result<Received> {
-    let mut bytes = Vec::with_capacity(1 << 10);
-    let mut parsed = 0;
-    let (length, request) = loop {
-        let before = bytes.len();
-        if stream.read_buf(&mut bytes).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        // A head that arrives byte by byte is not parsed after each byte: that would take quadratic
-        // time.
-        let new = bytes.get(before.saturating_sub(2)..).unwrap_or_default();
-        let may_be_whole = new.windows(2).any(|two| two == b"\n\n")
-            || new.windows(3).any(|three| three == b"\n\r\n");
-        if !may_be_whole && bytes.len() < (2 * parsed).min(request_bytes_max) {
-            continue;
-        }
-        parsed = bytes.len();
-        match Request::try_parse(&bytes) {
-            Ok(Some((length, _))) if length > request_bytes_max => {}
-            Ok(Some(parsed)) => break parsed,
-            Ok(None) if bytes.len() < request_bytes_max => continue,
-            Ok(None) => {}
-            Err(Error::Capacity(CapacityError::TooManyHeaders)) => {}
-            Err(Error::Protocol(ProtocolError::WrongHttpMethod)) => {
-                let why = "only GET is served here\n";
-                return answer(stream, StatusCode::METHOD_NOT_ALLOWED, TEXT, why).await;
+/// Nothing: the response says why.
+pub fn route(method: &Method, path: &str) -> Result<Route, Box<Answer>> {
+    let (route, allowed) = match path.strip_suffix('/').unwrap_or(path) {
+        "" => (Route::Page, "GET, HEAD, OPTIONS"),
+        WEBSOCKET_PATH => (Route::WebSocket, "GET, OPTIONS"),
+        path => match Probe::of_path(path) {
+            Some(probe) => (Route::Probe(probe), "GET, HEAD, OPTIONS"),
+            None => {
+                let why = "not found; the WebSocket is at /ws\n";
+                return Err(Box::new(answer(StatusCode::NOT_FOUND, TEXT, why)));
             }
-            Err(error) => {
-                let why = format!("not an HTTP request: {error}\n");
-                return answer(stream, StatusCode::BAD_REQUEST, TEXT, &why).await;
-            }
-        }
-        let why =
-            format!("the request has over {request_bytes_max} bytes or {MAX_HEADERS} headers\n");
-        return answer(stream, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, TEXT, &why).await;
+        },
     };
-    let received = bytes.split_off(length);
-    match request.uri().path() {
-        WEBSOCKET_PATH => {}
-        "/" => return answer(stream, StatusCode::OK, HTML, TRY_PAGE).await,
-        "/healthz" => return Ok(Received::Health(Question::Healthy)),
-        "/readyz" => return Ok(Received::Health(Question::Ready)),
+    match *method {
+        Method::GET => Ok(route),
+        Method::HEAD if route != Route::WebSocket => Ok(route),
+        Method::OPTIONS => Ok(Route::Options(allowed)),
         _ => {
-            let why = "not found; the WebSocket is at /ws\n";
-            return answer(stream, StatusCode::NOT_FOUND, TEXT, why).await;
+            let why = format!("this is served to {allowed}\n");
+            let mut answer = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, why);
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+            Err(Box::new(answer))
         }
     }
-    if !request.headers().contains_key(UPGRADE) {
+}
+
+/// The sub-protocol of a request for a WebSocket, and the response that accepts it.
+///
+/// # Errors
+///
+/// It is refused: the response says why.
+pub fn upgrade(request: &Request<()>) -> Result<(Subprotocol, Answer), Box<Answer>> {
+    let refuse = |status, why: String| Err(Box::new(answer(status, TEXT, why)));
+    // RFC 9110, section 7.8: a server ignores the header in an HTTP/1.0 request.
+    if !request.headers().contains_key(UPGRADE) || request.version() == Version::HTTP_10 {
         let why = "this is a WebSocket; ask for an upgrade\n";
-        return answer(stream, StatusCode::UPGRADE_REQUIRED, TEXT, why).await;
+        return refuse(StatusCode::UPGRADE_REQUIRED, why.to_owned());
     }
     if request.headers().get(SEC_WEBSOCKET_VERSION).is_some_and(|version| version != "13") {
         let why = "only version 13 of the WebSocket protocol is spoken here\n";
-        return answer(stream, StatusCode::UPGRADE_REQUIRED, TEXT, why).await;
+        return refuse(StatusCode::UPGRADE_REQUIRED, why.to_owned());
     }
-    if let Err(error) = create_response(&request) {
-        let why = format!("not a WebSocket handshake: {error}\n");
-        return answer(stream, StatusCode::BAD_REQUEST, TEXT, &why).await;
-    }
-    let Ok(subprotocol) = choose_subprotocol(&request) else {
+    let mut accepted = match create_response(request) {
+        Ok(accepted) => accepted.map(|()| Full::default()),
+        Err(error) => {
+            let why = format!("not a WebSocket handshake: {error}\n");
+            return refuse(StatusCode::BAD_REQUEST, why);
+        }
+    };
+    let Ok(subprotocol) = choose_subprotocol(request.headers()) else {
         let why =
             format!("no sub-protocol that this server knows; there is {}\n", json::SUBPROTOCOL);
-        return answer(stream, StatusCode::BAD_REQUEST, TEXT, &why).await;
+        return refuse(StatusCode::BAD_REQUEST, why);
     };
-    Ok(Received::Upgrade(Box::new(Upgrade { request, subprotocol, received })))
-}
-
-impl Upgrade {
-    /// Accepts the upgrade.
-    ///
-    /// # Errors
-    ///
-    /// The stream broke.
-    pub async fn accept<S: AsyncWrite + Unpin>(&self, stream: &mut S) -> io::Result<()> {
-        let mut response = create_response(&self.request).map_err(io::Error::other)?;
-        if let Some(name) = self.subprotocol.name() {
-            response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
-        }
-        let mut bytes = Vec::new();
-        write_response(&mut bytes, &response).map_err(io::Error::other)?;
-        stream.write_all(&bytes).await
+    if let Some(name) = subprotocol.name() {
+        accepted.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
     }
+    Ok((subprotocol, accepted))
 }
 
 /// The first requested sub-protocol that is known; an error when there is none.
-fn choose_subprotocol(request: &Request) -> Result<Subprotocol, ()> {
+fn choose_subprotocol(headers: &HeaderMap) -> Result<Subprotocol, ()> {
     let mut is_specified = false;
-    for list in request.headers().get_all(SEC_WEBSOCKET_PROTOCOL) {
+    for list in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
         for name in list.to_str().unwrap_or_default().split(',') {
             is_specified = true;
             let is_it = |known: &Subprotocol| known.name() == Some(name.trim());
@@ -188,74 +146,116 @@ pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 
 /// The page for trying the server out.
-const TRY_PAGE: &str = include_str!("try.html");
-
-/// Answers a request that was not for a WebSocket, and closes the connection.
-///
-/// # Errors
-///
-/// The stream broke.
-pub async fn answer<S: AsyncWrite + Unpin>(
-    stream: &mut S,
-    status: StatusCode,
-    content_type: &str,
-    body: &str,
-) -> io::Result<Received> {
-    let upgrade = match status {
-        StatusCode::UPGRADE_REQUIRED => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
-        StatusCode::METHOD_NOT_ALLOWED => "Allow: GET\r\n",
-        _ => "",
-    };
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{upgrade}\
-         Connection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).await?;
-    stream.write_all(body.as_bytes()).await?;
-    stream.shutdown().await?;
-    Ok(Received::Answered(status))
+pub fn page() -> Answer {
+    answer(StatusCode::OK, HTML, include_str!("try.html"))
 }
 
-/// Answers a health request, and closes the connection.
-///
-/// # Errors
-///
-/// The stream broke.
-pub async fn answer_health<S: AsyncWrite + Unpin>(
-    stream: &mut S,
-    question: Question,
-    report: &Report,
-) -> io::Result<Received> {
-    if question == Question::Ready && report.is_draining {
-        return answer(stream, StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n").await;
+/// A response after which the connection is closed.
+pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let body = body.into();
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CONTENT_LENGTH, body.len().into());
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    if status == StatusCode::UPGRADE_REQUIRED {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade, close"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     }
-    let status = match report.status() {
-        Status::Ok | Status::Degraded => StatusCode::OK,
-        Status::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    answer(stream, status, TEXT, &report.text()).await
+    *answer.body_mut() = Full::new(body);
+    answer
 }
 
-/// Answers that pages of this origin may not open a WebSocket, and closes the connection.
-///
-/// # Errors
-///
-/// The stream broke.
-pub async fn answer_foreign<S: AsyncWrite + Unpin>(
-    stream: &mut S,
-    origin: &str,
-) -> io::Result<Received> {
+/// The response to a request that is not as RFC 9112 requires.
+pub fn bad_request(why: &str) -> Answer {
+    answer(StatusCode::BAD_REQUEST, TEXT, format!("{why}\n"))
+}
+
+/// The response to a health probe.
+pub fn verdict(verdict: Verdict) -> Answer {
+    let status = if verdict.is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    answer(status, TEXT, verdict.text)
+}
+
+/// The response to a request for the methods of a path: readiness, without a body.
+pub fn options(verdict: &Verdict, allowed: &'static str) -> Answer {
+    let mut answer = match verdict.is_good {
+        true => answer(StatusCode::OK, TEXT, ""),
+        false => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, verdict.text.clone()),
+    };
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    answer
+}
+
+/// The response to a request for a WebSocket while the server accepts no new connections. After
+/// `time`, another server may answer.
+pub fn draining(time: Duration) -> Answer {
+    let why = format!("{}\n", CloseReason::Draining.text());
+    let mut answer = answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, why);
+    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    answer.headers_mut().insert(RETRY_AFTER, seconds.max(1).into());
+    answer
+}
+
+/// The response to a page of an origin that may not open a WebSocket.
+pub fn foreign(origin: &str) -> Answer {
     let shown = clip(origin, 256);
     let why = format!("pages of the origin {shown} may not connect; see http.origins\n");
-    answer(stream, StatusCode::FORBIDDEN, TEXT, &why).await
+    answer(StatusCode::FORBIDDEN, TEXT, why)
 }
 
-/// Answers that the handshake timed out.
-///
-/// # Errors
-///
-/// The stream broke.
-pub async fn answer_timeout<S: AsyncWrite + Unpin>(stream: &mut S) -> io::Result<Received> {
-    answer(stream, StatusCode::REQUEST_TIMEOUT, TEXT, "the request took too long\n").await
+/// The response to a client whose address has its share of handshakes.
+pub fn over_share() -> Answer {
+    let why = "too many handshakes of this address are under way\n";
+    answer(StatusCode::TOO_MANY_REQUESTS, TEXT, why)
+}
+
+/// Whether the client asks to keep the connection for more requests.
+pub fn keeps_alive(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|list| list.split(','))
+        .any(|option| option.trim().eq_ignore_ascii_case("keep-alive"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slash_at_the_end_makes_no_difference() {
+        for (path, expected) in [
+            ("/", Route::Page),
+            ("/ws", Route::WebSocket),
+            ("/ws/", Route::WebSocket),
+            ("/livez", Route::Probe(Probe::Alive)),
+            ("/livez/", Route::Probe(Probe::Alive)),
+            ("/readyz/", Route::Probe(Probe::Ready)),
+            ("/healthz/", Route::Probe(Probe::Healthy)),
+        ] {
+            assert_eq!(route(&Method::GET, path).ok(), Some(expected), "{path}");
+        }
+        for path in ["/w", "/wss", "/ws/x", "/ws//", "/livezx", "/healthz/x", "//", "//x", "*"] {
+            let refused = route(&Method::GET, path).expect_err(path);
+            assert_eq!(refused.status(), StatusCode::NOT_FOUND, "{path}");
+        }
+    }
+
+    #[test]
+    fn other_methods_are_refused_with_those_that_are_served() {
+        let refused = |method: Method, path| {
+            let refused = route(&method, path).expect_err(path);
+            assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+            refused.headers()[ALLOW].to_str().expect("text").to_owned()
+        };
+        assert_eq!(refused(Method::HEAD, "/ws"), "GET, OPTIONS");
+        assert_eq!(refused(Method::POST, "/ws"), "GET, OPTIONS");
+        assert_eq!(refused(Method::DELETE, "/readyz"), "GET, HEAD, OPTIONS");
+        for (path, allowed) in [("/ws", "GET, OPTIONS"), ("/livez", "GET, HEAD, OPTIONS")] {
+            assert_eq!(route(&Method::OPTIONS, path).ok(), Some(Route::Options(allowed)));
+        }
+        assert_eq!(route(&Method::HEAD, "/livez/").ok(), Some(Route::Probe(Probe::Alive)));
+    }
 }

@@ -1,25 +1,38 @@
 //! HTTP, and WebSocket after an upgrade, with JSON or Redis' protocol in its messages.
 
+mod client_address;
+mod exchange;
 pub mod handshake;
+pub mod head;
 pub mod json;
+pub mod starting;
 pub mod websocket;
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, StatusCode};
+use hyper::body::{Body as _, Incoming as Body};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_tungstenite::tungstenite::http::StatusCode;
 use tracing::debug;
 
 use super::resp::{FramedResp, Resp, RespDoor, Transport};
 use super::{Door, Incoming};
 use crate::connection_setup::{ConnectionSetup, Peer, is_local};
-use crate::health::Health;
+use crate::health::{Health, Probe};
 use crate::live_config::HTTP;
 use crate::session::Framing;
-use handshake::{Received, Subprotocol, Upgrade};
+use client_address::client_address;
+use exchange::{Ended, Exchange};
+use handshake::{Answer, Route, Subprotocol};
 use json::Json;
-use switchyard_config::Config;
+use switchyard_config::proxies::ProxyProtocol;
+use switchyard_config::{Config, OwnHosts};
 use switchyard_hub::connections::Connection;
 use switchyard_hub::encoding::Encoding;
 use switchyard_middleware::bindings::{Client, Door as ClientDoor};
@@ -30,9 +43,6 @@ use switchyard_telemetry::stats::Refused;
 use switchyard_types::close::CloseReason;
 use websocket::WebSocket;
 
-/// How long a client may take to read a reply that ends its connection.
-const ANSWER_TIME: Duration = Duration::from_secs(1);
-
 /// The door for WebSocket clients, and for a few pages.
 pub struct HttpDoor {
     config: Arc<Config>,
@@ -41,6 +51,8 @@ pub struct HttpDoor {
     resp: Arc<RespDoor>,
     /// The port of the console, where it is served on loopback.
     console_port: Option<u16>,
+    /// Whether only this machine can connect.
+    is_on_loopback: bool,
 }
 
 impl HttpDoor {
@@ -51,108 +63,21 @@ impl HttpDoor {
         resp: Arc<RespDoor>,
         console_port: Option<u16>,
     ) -> HttpDoor {
-        HttpDoor { config, health, resp, console_port }
+        let is_on_loopback = config.http.listen.iter().all(|address| address.open().is_none());
+        HttpDoor { config, health, resp, console_port, is_on_loopback }
     }
 
-    /// Performs the handshake and calls the chain. None: the request was answered in another way,
-    /// or the connection was lost. An error: the connection is to be rejected.
-    async fn upgrade<S: Stream>(
+    /// Serves a client that was admitted.
+    fn serve<S: Stream>(
         &self,
-        stream: &mut S,
-        peer: &Peer,
-        handshaking: &Slot,
-        setup: &ConnectionSetup,
-    ) -> Option<Result<(Arc<Connection>, Upgrade), CloseReason>> {
-        let remote = peer.remote;
-        let reading = handshake::read(stream, self.config.http.request_bytes_max);
-        let reading = handshaking.waits(reading);
-        let read = tokio::time::timeout_at(setup.end_of_handshake(handshaking), reading).await;
-        handshaking.works();
-        let upgrade = match read {
-            Ok(Ok(Received::Upgrade(upgrade))) => *upgrade,
-            Ok(Ok(Received::Health(question))) => {
-                let report = self.health.report().await;
-                let answering = handshake::answer_health(stream, question, &report);
-                let _ = tokio::time::timeout(ANSWER_TIME, answering).await;
-                return None;
-            }
-            Ok(Ok(Received::Answered(status))) => {
-                debug!(%remote, %status, "request answered");
-                return None;
-            }
-            Ok(Err(error)) => {
-                debug!(%remote, %error, "connection lost in the handshake");
-                return None;
-            }
-            Err(_) => {
-                setup.door.stats.record_refused(Refused::HandshakeTimeout);
-                debug!(%remote, "handshake timed out");
-                let answering = handshake::answer_timeout(stream);
-                let _ = tokio::time::timeout(ANSWER_TIME, answering).await;
-                return None;
-            }
-        };
-        let request = &upgrade.request;
-        let origins = &setup.live.config().http.origins;
-        let console_port = self.console_port.filter(|_| is_local(remote));
-        if let Some(origin) = origins.refused(request.headers(), console_port) {
-            setup.door.stats.record_refused(Refused::Origin);
-            debug!(%remote, origin, "a page of another origin was rejected");
-            let answering = handshake::answer_foreign(stream, &origin);
-            let _ = tokio::time::timeout(ANSWER_TIME, answering).await;
-            return None;
-        }
-        let client = Client {
-            door: ClientDoor::WebSocket,
-            remote: remote.to_string(),
-            path: request.uri().path_and_query().map(ToString::to_string).unwrap_or_default(),
-            headers: request
-                .headers()
-                .iter()
-                .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
-                .collect(),
-        };
-        let encoding = match upgrade.subprotocol {
-            Subprotocol::Json | Subprotocol::Unspecified => Encoding::JSON,
-            Subprotocol::Resp => Resp::first_encoding(Transport::Frames),
-        };
-        // Do not block other handshakes while a plugin waits for an HTTP response.
-        handshaking.counts_for_address();
-        // Plugins are called before the upgrade is answered, but a refusal is sent after it: a
-        // browser gives its page the close code, but no details of a refused upgrade.
-        let admitted = setup.admit(client, peer, encoding).await;
-        let accepted = upgrade.accept(stream).await;
-        match (admitted, accepted) {
-            (Ok(connection), Ok(())) => Some(Ok((connection, upgrade))),
-            (Ok(connection), Err(error)) => {
-                debug!(%remote, %error, "connection lost in the handshake");
-                setup.forget(connection);
-                None
-            }
-            (Err(reason), _) => Some(Err(reason)),
-        }
-    }
-}
-
-impl Door for HttpDoor {
-    const NAME: &'static str = HTTP;
-
-    async fn open<S: Stream>(&self, incoming: Incoming<S>) {
-        let Incoming { mut stream, peer, handshaking, setup } = incoming;
-        let upgrading = self.upgrade(&mut stream, &peer, &handshaking, &setup);
-        let upgraded = setup.unless_ending(upgrading).await.flatten();
-        let (connection, upgrade) = match upgraded {
-            Some(Ok(upgraded)) => upgraded,
-            Some(Err(reason)) => {
-                handshaking.counts_again();
-                return setup.reject(stream, &peer, &reason, frames::close(&reason)).await;
-            }
-            None => return,
-        };
-        drop(handshaking);
+        setup: ConnectionSetup,
+        stream: S,
+        connection: Arc<Connection>,
+        subprotocol: Subprotocol,
+        received: Vec<u8>,
+    ) {
         let message_bytes_max = self.config.websocket.message_bytes_max;
-        let received = upgrade.received;
-        match upgrade.subprotocol {
+        match subprotocol {
             Subprotocol::Json | Subprotocol::Unspecified => {
                 let json = Json::new(self.config.websocket.bad_frames_max);
                 let decoder = WebSocket::new(json, message_bytes_max);
@@ -165,6 +90,198 @@ impl Door for HttpDoor {
             }
         }
     }
+}
+
+/// The requests of one connection, until one is for a WebSocket.
+struct Handshake<'a> {
+    door: &'a HttpDoor,
+    setup: &'a ConnectionSetup,
+    handshaking: &'a Slot,
+    exchange: Exchange<'a>,
+    /// The client, until the plugins are called for it.
+    peer: Mutex<Option<Peer>>,
+    outcome: Mutex<Option<Outcome>>,
+    /// Whether the last request had a body. It is not read.
+    has_body: AtomicBool,
+}
+
+/// What becomes of the connection once the upgrade was sent.
+enum Outcome {
+    /// The client was admitted.
+    Admitted(Arc<Connection>, Subprotocol),
+    /// It is to be rejected.
+    Rejected(Peer, CloseReason),
+}
+
+impl Handshake<'_> {
+    async fn respond(&self, request: hyper::Request<Body>) -> Result<Answer, Infallible> {
+        let may_continue = self.exchange.begin();
+        let (mut head, body) = request.into_parts();
+        let has_body = !body.is_end_stream();
+        self.has_body.store(has_body, Ordering::Relaxed);
+        if let Err(why) = head::check(&mut head) {
+            self.exchange.end(false);
+            return Ok(handshake::bad_request(why));
+        }
+        let request = Request::from_parts(head, ());
+        let keeps_alive = may_continue && handshake::keeps_alive(request.headers());
+        let health = &self.door.health;
+        let (mut answer, is_probe) = match handshake::route(request.method(), request.uri().path())
+        {
+            Ok(Route::Page) => (handshake::page(), false),
+            Ok(Route::Probe(probe)) => (handshake::verdict(health.verdict(probe).await), true),
+            Ok(Route::Options(allowed)) => {
+                (handshake::options(&health.verdict(Probe::Ready).await, allowed), true)
+            }
+            // After the upgrade, the body would be read as frames.
+            Ok(Route::WebSocket) if has_body => {
+                (handshake::bad_request("a request for a WebSocket has no body"), false)
+            }
+            Ok(Route::WebSocket) => (self.upgrade(&request).await, false),
+            Err(refused) => (*refused, false),
+        };
+        let keeps_alive = keeps_alive && is_probe;
+        if keeps_alive {
+            answer.headers_mut().remove(CONNECTION);
+        }
+        debug!(status = %answer.status(), "request answered");
+        self.exchange.end(keeps_alive);
+        Ok(answer)
+    }
+
+    /// Checks a request for a WebSocket and calls the chain. The response is an upgrade if there is
+    /// an outcome then.
+    async fn upgrade(&self, request: &Request<()>) -> Answer {
+        let setup = self.setup;
+        let config = setup.live.config();
+        if setup.live.is_draining() {
+            return self.draining(&config);
+        }
+        let (subprotocol, accepted) = match handshake::upgrade(request) {
+            Ok(accepted) => accepted,
+            Err(refused) => return *refused,
+        };
+        let Some(mut peer) = self.peer.lock().take() else {
+            let why = "a connection is upgraded once\n";
+            return handshake::answer(StatusCode::BAD_REQUEST, handshake::TEXT, why);
+        };
+        if let Some(header) = &config.http.address_header {
+            let values = request.headers().get_all(&header.name).into_iter();
+            let values = values.map(HeaderValue::as_bytes);
+            let client = client_address(peer.remote, header, values, &config.proxies);
+            if setup.is_from(&mut peer, client, self.handshaking).is_err() {
+                return handshake::over_share();
+            }
+        }
+        let remote = peer.remote;
+        let console_port = self.door.console_port.filter(|_| is_local(remote));
+        let own = match self.door.is_on_loopback {
+            true => OwnHosts::Loopback,
+            false => OwnHosts::Any,
+        };
+        if let Some(origin) = config.http.origins.refused(request.headers(), own, console_port) {
+            setup.door.stats.record_refused(Refused::Origin);
+            debug!(%remote, origin, "a page of another origin was rejected");
+            return handshake::foreign(&origin);
+        }
+        let client = Client {
+            door: ClientDoor::WebSocket,
+            remote: remote.to_string(),
+            path: request.uri().path_and_query().map(ToString::to_string).unwrap_or_default(),
+            headers: request
+                .headers()
+                .iter()
+                .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
+                .collect(),
+        };
+        let encoding = match subprotocol {
+            Subprotocol::Json | Subprotocol::Unspecified => Encoding::JSON,
+            Subprotocol::Resp => Resp::first_encoding(Transport::Frames),
+        };
+        // Do not block other handshakes while a plugin waits for an HTTP response.
+        self.handshaking.counts_for_address();
+        // Plugins are called before the upgrade is answered, but a refusal is sent after it: a
+        // browser gives its page the close code, but no details of a refused upgrade.
+        let admitted = setup.unless_ending(setup.admit(client, &peer, encoding)).await;
+        let outcome = match admitted {
+            Some(Ok(connection)) => Outcome::Admitted(connection, subprotocol),
+            None | Some(Err(CloseReason::Draining)) => return self.draining(&config),
+            Some(Err(reason)) => Outcome::Rejected(peer, reason),
+        };
+        *self.outcome.lock() = Some(outcome);
+        accepted
+    }
+
+    /// The response of a server that accepts no new connections: before the upgrade, so that a proxy
+    /// passes the request on to another node.
+    fn draining(&self, config: &Config) -> Answer {
+        self.setup.door.stats.record_refused((&CloseReason::Draining).into());
+        handshake::draining(config.shutdown.time_max())
+    }
+}
+
+impl Drop for Handshake<'_> {
+    /// A client that was admitted, and whose connection was lost before it was served.
+    fn drop(&mut self) {
+        if let Some(Outcome::Admitted(connection, _)) = self.outcome.get_mut().take() {
+            self.setup.forget(connection);
+        }
+    }
+}
+
+impl Door for HttpDoor {
+    const NAME: &'static str = HTTP;
+    const CLIENT_SENDS_FIRST: bool = true;
+
+    fn proxy_protocol(&self, config: &Config) -> ProxyProtocol {
+        config.http.proxy_protocol
+    }
+
+    async fn open<S: Stream>(&self, incoming: Incoming<S>) {
+        let Incoming { stream, peer, handshaking, setup } = incoming;
+        let remote = peer.remote;
+        let handshake = Handshake {
+            door: self,
+            setup: &setup,
+            handshaking: &handshaking,
+            exchange: Exchange::new(&handshaking, self.config.http.handshake_time),
+            peer: Mutex::new(Some(peer)),
+            outcome: Mutex::default(),
+            has_body: AtomicBool::new(false),
+        };
+        let respond = |request| handshake.respond(request).boxed();
+        let running = handshake.exchange.run(stream, self.config.http.request_bytes_max, respond);
+        let (stream, received) = match running.await {
+            Ended::Answered(stream, received) => (stream, received),
+            Ended::TimedOut => {
+                setup.door.stats.record_refused(Refused::HandshakeTimeout);
+                debug!(%remote, "handshake timed out");
+                return;
+            }
+            Ended::Lost => {
+                debug!(%remote, "connection lost in the handshake");
+                return;
+            }
+        };
+        let outcome = handshake.outcome.lock().take();
+        let has_body = handshake.has_body.load(Ordering::Relaxed);
+        drop(handshake);
+        match outcome {
+            None if has_body => {
+                handshaking.idles(Duration::ZERO);
+                exchange::close_unread(stream).await;
+            }
+            None => exchange::close(stream).await,
+            Some(Outcome::Rejected(peer, reason)) => {
+                handshaking.counts_again();
+                setup.reject(stream, &peer, &reason, frames::close(&reason)).await;
+            }
+            Some(Outcome::Admitted(connection, subprotocol)) => {
+                drop(handshaking);
+                self.serve(setup, stream, connection, subprotocol, received);
+            }
+        }
+    }
 
     /// A health probe gets the state of the server, everything else a refusal.
     async fn refuse_shortly<S: AsyncRead + AsyncWrite + Unpin + Send>(
@@ -172,18 +289,29 @@ impl Door for HttpDoor {
         stream: &mut S,
         setup: &ConnectionSetup,
     ) {
-        match handshake::read(stream, self.config.http.request_bytes_max).await {
-            Ok(Received::Health(question)) => {
-                let report = self.health.report().await;
-                let _gone = handshake::answer_health(stream, question, &report).await;
+        let respond = |request: hyper::Request<Body>| {
+            async move {
+                let (mut head, _body) = request.into_parts();
+                if let Err(why) = head::check(&mut head) {
+                    return Ok(handshake::bad_request(why));
+                }
+                Ok(match handshake::route(&head.method, head.uri.path()) {
+                    Ok(Route::Probe(probe)) => handshake::verdict(self.health.verdict(probe).await),
+                    Ok(Route::Options(allowed)) => {
+                        handshake::options(&self.health.verdict(Probe::Ready).await, allowed)
+                    }
+                    Ok(Route::Page) => handshake::page(),
+                    Ok(Route::WebSocket) => {
+                        setup.door.stats.record_refused((&CloseReason::OverCapacity).into());
+                        let why = "the server has no file descriptors left; try again later\n";
+                        let status = StatusCode::SERVICE_UNAVAILABLE;
+                        handshake::answer(status, handshake::TEXT, why)
+                    }
+                    Err(refused) => *refused,
+                })
             }
-            Ok(Received::Upgrade(_)) => {
-                setup.door.stats.record_refused((&CloseReason::OverCapacity).into());
-                let status = StatusCode::SERVICE_UNAVAILABLE;
-                let why = "the server has no file descriptors left; try again later\n";
-                let _gone = handshake::answer(stream, status, handshake::TEXT, why).await;
-            }
-            Ok(Received::Answered(_)) | Err(_) => {}
-        }
+            .boxed()
+        };
+        exchange::answer_one(stream, self.config.http.request_bytes_max, respond).await;
     }
 }

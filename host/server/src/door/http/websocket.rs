@@ -10,6 +10,9 @@ use switchyard_types::close::{CloseReason, ProtocolViolation};
 /// How many frames are read, and their messages processed, together.
 const MESSAGES_MAX: usize = 128;
 
+/// The bit of the first byte of a frame that all opcodes of control frames have.
+const CONTROL_FRAME: u8 = 0x08;
+
 /// The largest message of a connection that must authenticate, unless the sub-protocol sets it.
 const UNAUTHENTICATED_BYTES_MAX: usize = 16 << 10;
 
@@ -46,6 +49,11 @@ pub trait Subprotocol {
 
     /// How much memory it holds for a request that was received in part, over several messages.
     fn unfinished_bytes(&self) -> usize {
+        0
+    }
+
+    /// How much memory the complete commands hold that it keeps for later.
+    fn kept_bytes(&self) -> usize {
         0
     }
 
@@ -128,6 +136,8 @@ impl<P: Subprotocol> WebSocket<P> {
 }
 
 impl<P: Subprotocol> Decoder for WebSocket<P> {
+    const HAS_CLOSE_HANDSHAKE: bool = true;
+
     fn decode(&mut self, bytes: &mut [u8], session: &mut Session) -> Progress {
         let mut at = 0;
         let mut close = self.subprotocol.resume(session);
@@ -147,6 +157,36 @@ impl<P: Subprotocol> Decoder for WebSocket<P> {
         }
     }
 
+    /// Control frames that no message precedes: pings are answered, and a Close is one.
+    fn decode_ahead(&mut self, bytes: &mut [u8], session: &mut Session) -> usize {
+        let mut at = 0;
+        while bytes.get(at).is_some_and(|first| first & CONTROL_FRAME != 0) {
+            match self.frames.next(bytes, at, self.message_bytes_max) {
+                Ok(None) => break,
+                Ok(Some((incoming, next))) => {
+                    at = next;
+                    match incoming {
+                        Incoming::Ping(range) => {
+                            if session.pace("(ping)").is_ok() {
+                                let pong = websocket::pong(bytes.get(range).unwrap_or_default());
+                                session.connection.outbox.push(pong);
+                            }
+                        }
+                        Incoming::Close(code) => session.close(CloseReason::Peer(code)),
+                        _ => {
+                            let _ = session.pace("(frame)");
+                        }
+                    }
+                }
+                Err(reason) => {
+                    session.close(reason);
+                    break;
+                }
+            }
+        }
+        at
+    }
+
     /// A frame may be a fragment, or a ping between two of them.
     fn has_progressed(&mut self, _: usize) -> bool {
         std::mem::take(&mut self.had_message) && self.subprotocol.has_progressed()
@@ -154,6 +194,10 @@ impl<P: Subprotocol> Decoder for WebSocket<P> {
 
     fn unfinished_bytes(&self) -> usize {
         self.frames.unfinished_bytes() + self.subprotocol.unfinished_bytes()
+    }
+
+    fn kept_bytes(&self) -> usize {
+        self.subprotocol.kept_bytes()
     }
 
     fn forget_unfinished(&mut self) {

@@ -1,6 +1,6 @@
 //! The commands between a client and its door: HELLO, AUTH, RESET, SELECT and CLIENT.
 
-use super::{REDIS_VERSION, ReplyMode, Resp, Skip};
+use super::{REDIS_VERSION, ReplyMode, Resp};
 use crate::session::Session;
 use switchyard_hub::connections::Connection;
 use switchyard_protocol::resp::commands::CommandId;
@@ -8,6 +8,9 @@ use switchyard_protocol::resp::{Arguments, ReplyWriter, RespVersion, errors, par
 use switchyard_types::command::{Credentials, Ending, Kind, Verb};
 
 use super::reply::authentication_error;
+
+/// How many databases there are: as many as in Redis, unless it is configured.
+pub(super) const DATABASES: u8 = 16;
 
 impl Resp {
     pub(super) fn auth(&mut self, arguments: Arguments<'_>, session: &mut Session) {
@@ -30,7 +33,7 @@ impl Resp {
     }
 
     fn wait_for(&mut self, command: Waiting) {
-        let is_skipped = self.skip == Skip::This;
+        let is_skipped = self.skips_this;
         self.authenticating = Some(Authenticating { command, is_skipped });
     }
 
@@ -43,7 +46,7 @@ impl Resp {
         let answer = answer.map_err(|refusal| authentication_error(&refusal));
         // No command ran since, so all else is as it was.
         if is_skipped {
-            self.skip = Skip::This;
+            self.skips_this = true;
         }
         self.ending.set(Ending::Ok);
         let verb = match command {
@@ -58,7 +61,7 @@ impl Resp {
         };
         self.is_done(verb, session);
         if is_skipped {
-            self.skip = Skip::None;
+            self.end_skip();
         }
     }
 
@@ -151,6 +154,7 @@ impl Resp {
             return self.error(session, errors::HELLO_UNAUTHENTICATED);
         }
         if let Some(name) = name {
+            session.connection.set_client_name(&name);
             self.name = name;
         }
         self.set_version(version, session);
@@ -178,15 +182,28 @@ impl Resp {
         session.connection.restore_attributes();
         self.set_version(RespVersion::Resp2, session);
         self.replies = ReplyMode::On;
+        self.transaction = None;
+        self.tracking = None;
+        session.connection.set_database(0);
         self.name.clear();
+        session.connection.set_client_name(b"");
         self.reply(session, |reply| reply.simple("RESET"));
     }
 
+    /// SELECT. Publications and subscriptions of all databases are the same, as in Redis.
     pub(super) fn select(&self, arguments: Arguments<'_>, session: &mut Session) {
         match arguments.get(1).and_then(parse_integer) {
             None => self.error(session, errors::NOT_AN_INTEGER),
-            Some(0) => self.ok(session),
-            Some(_) => self.error(session, errors::DATABASE_OUT_OF_RANGE),
+            Some(number) if i32::try_from(number).is_err() => {
+                self.error(session, errors::NOT_A_SHORT_INTEGER);
+            }
+            Some(number) => match u8::try_from(number) {
+                Ok(database) if database < DATABASES => {
+                    session.connection.set_database(database);
+                    self.ok(session);
+                }
+                _ => self.error(session, errors::DATABASE_OUT_OF_RANGE),
+            },
         }
     }
 
@@ -207,6 +224,7 @@ impl Resp {
                     return self.error(session, &text);
                 }
                 self.name = word(2).to_vec();
+                session.connection.set_client_name(word(2));
                 self.ok(session);
             }
             CommandId::ClientSetname => self.error(session, errors::CLIENT_NAME_INVALID),
@@ -218,6 +236,17 @@ impl Resp {
                     false => self.error(session, errors::SYNTAX),
                 }
             }
+            CommandId::ClientUnblock => match (parse_integer(word(2)), arguments.get(3)) {
+                (_, Some(reason))
+                    if !reason.eq_ignore_ascii_case(b"timeout")
+                        && !reason.eq_ignore_ascii_case(b"error")
+                        || arguments.len() > 4 =>
+                {
+                    self.error(session, errors::UNBLOCK_REASON);
+                }
+                (None, _) => self.error(session, errors::NOT_AN_INTEGER),
+                (Some(id), reason) => self.unblock(id, reason, session),
+            },
             CommandId::ClientInfo => {
                 let line = self.describe("client|info", session) + "\n";
                 self.reply(session, |reply| reply.verbatim(line.as_bytes()));
@@ -251,13 +280,13 @@ impl Resp {
         match mode.to_ascii_lowercase().as_slice() {
             b"on" => {
                 self.replies = ReplyMode::On;
-                self.skip = Skip::None;
+                self.skips_this = false;
                 self.ok(session);
             }
             b"off" => self.replies = ReplyMode::Off,
             // Redis ignores SKIP while replies are off.
             b"skip" if self.replies == ReplyMode::Off => {}
-            b"skip" => self.skip = Skip::Next,
+            b"skip" => self.skips_next = true,
             _ => self.error(session, errors::SYNTAX),
         }
     }
@@ -266,9 +295,10 @@ impl Resp {
     pub(super) fn describe(&self, command: &str, session: &Session) -> String {
         let [library, version] = &self.library;
         format!(
-            "{} name={} cmd={command} resp={} lib-name={} lib-ver={}",
+            "{} name={} multi={} cmd={command} resp={} lib-name={} lib-ver={}",
             describe_other(&session.connection),
             String::from_utf8_lossy(&self.name),
+            self.queued_commands(),
             self.version.number(),
             String::from_utf8_lossy(library),
             String::from_utf8_lossy(version),
@@ -349,12 +379,18 @@ impl Selection {
 /// The public state of a connection.
 pub(super) fn describe_other(connection: &Connection) -> String {
     let subscriptions = connection.subscriptions();
-    let flags = if subscriptions.is_empty() { "N" } else { "P" };
+    let flags = match (subscriptions.is_empty(), connection.is_blocked()) {
+        (true, false) => "N",
+        (true, true) => "b",
+        (false, false) => "P",
+        (false, true) => "Pb",
+    };
     format!(
-        "id={} addr={} age={} flags={flags} db=0 sub={} psub={} ssub={} omem={}",
+        "id={} addr={} age={} flags={flags} db={} sub={} psub={} ssub={} omem={}",
         connection.id,
         connection.remote,
         connection.opened.elapsed().as_secs(),
+        connection.database(),
         subscriptions.channels.len(),
         subscriptions.patterns.len(),
         subscriptions.shard_channels.len(),

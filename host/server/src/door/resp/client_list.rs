@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::client::{Selection, describe_other};
-use super::{Resp, Skip, Transport};
+use super::{Resp, Transport};
 use crate::session::Session;
 use switchyard_hub::connections::Connection;
 use switchyard_types::command::{Ending, Verb};
@@ -34,7 +34,7 @@ impl Resp {
             selection,
             rest: connections.into_iter(),
             lines: String::new(),
-            is_skipped: self.skip == Skip::This,
+            is_skipped: self.skips_this,
         }));
         self.describe_more(session);
     }
@@ -46,7 +46,7 @@ impl Resp {
         // No command ran since, so all else is as it was.
         let is_skipped = list.is_skipped;
         if is_skipped {
-            self.skip = Skip::This;
+            self.skips_this = true;
         }
         self.ending.set(Ending::Ok);
         self.describe_more(session);
@@ -54,7 +54,7 @@ impl Resp {
             self.is_done(Verb::Client, session);
         }
         if is_skipped {
-            self.skip = Skip::None;
+            self.end_skip();
         }
     }
 

@@ -100,6 +100,10 @@ impl Subprotocol for FramedResp {
         self.bytes.capacity() + self.resp.unfinished_bytes()
     }
 
+    fn kept_bytes(&self) -> usize {
+        self.resp.queued_bytes()
+    }
+
     fn forget_unfinished(&mut self) {
         self.bytes = Vec::new();
         self.resp.forget_unfinished();

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::client::DATABASES;
+use super::script::Scripts;
 use super::{REDIS_VERSION, Resp};
 use crate::session::Session;
 use switchyard_config::Config;
@@ -18,6 +20,8 @@ pub struct ServerInfo {
     pub tcp_port: u16,
     /// The reply to `CONFIG GET`.
     pub settings: Arc<Vec<(&'static str, String)>>,
+    /// The scripts that EVALSHA knows.
+    pub scripts: Arc<Scripts>,
 }
 
 impl ServerInfo {
@@ -33,7 +37,7 @@ impl ServerInfo {
         let settings = vec![
             ("appendonly", "no".to_owned()),
             ("client-output-buffer-limit", pubsub),
-            ("databases", "1".to_owned()),
+            ("databases", DATABASES.to_string()),
             ("maxclients", config.limits.connections_max.to_string()),
             ("maxmemory", "0".to_owned()),
             ("port", tcp_port.to_string()),
@@ -50,7 +54,7 @@ impl ServerInfo {
                     .to_string(),
             ),
         ];
-        ServerInfo { tcp_port, settings: Arc::new(settings) }
+        ServerInfo { tcp_port, settings: Arc::new(settings), scripts: Arc::default() }
     }
 }
 
@@ -106,7 +110,7 @@ impl Resp {
                 vec![
                     ("connected_clients", hub.connections().count().to_string()),
                     ("maxclients", services.limits.connections_max().to_string()),
-                    ("blocked_clients", "0".to_owned()),
+                    ("blocked_clients", hub.stream_readers().count().to_string()),
                     ("pubsub_clients", subscribed.to_string()),
                 ]
             }

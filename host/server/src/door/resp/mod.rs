@@ -8,8 +8,15 @@ mod client;
 mod client_list;
 mod framed;
 pub mod info;
+mod introspection;
+mod keyless;
+mod kill;
 mod reply;
+mod script;
+mod streams;
 mod tcp;
+mod tracking;
+mod transaction;
 mod words;
 
 use std::borrow::Cow;
@@ -22,15 +29,17 @@ use crate::session::Session;
 use switchyard_hub::connections::attributes::USER;
 use switchyard_hub::encoding::Encoding;
 use switchyard_middleware::items::Inspection;
-use switchyard_protocol::resp::commands::{self, CommandId, CommandSpec};
+use switchyard_protocol::resp::commands::{self, CommandError, CommandId, CommandSpec};
 use switchyard_protocol::resp::{
-    Arguments, Authentication, Burst, Outcome, ProtocolError, ReplyWriter, RequestLimits,
-    RequestParser, RespVersion, command_info, errors, help,
+    self, Arguments, Authentication, Burst, Outcome, ProtocolError, ReplyWriter, RequestLimits,
+    RequestParser, RequestQueue, RespVersion, errors,
 };
 use switchyard_types::close::{CloseReason, ProtocolViolation};
 use switchyard_types::command::{
     Command, EXPIRED, Ending, Kind, NOPERM, Publication, Refusal, Request, Space, Tag, Verb,
 };
+
+use transaction::{Scope, Transaction};
 
 pub use framed::FramedResp;
 pub use tcp::RespDoor;
@@ -52,7 +61,10 @@ pub struct Resp {
     version: RespVersion,
     transport: Transport,
     replies: ReplyMode,
-    skip: Skip,
+    /// Whether CLIENT REPLY SKIP was the command before the current one; for EXEC, before that.
+    skips_this: bool,
+    /// Whether CLIENT REPLY SKIP was executed, so that the next command has no reply.
+    skips_next: bool,
     name: Vec<u8>,
     library: [Vec<u8>; 2],
     info: info::ServerInfo,
@@ -60,6 +72,18 @@ pub struct Resp {
     authenticating: Option<client::Authenticating>,
     /// A CLIENT LIST in progress. Commands after it wait.
     client_list: Option<Box<client_list::ClientList>>,
+    /// A script in progress. Commands after it wait.
+    script: Option<Box<script::RunningScript>>,
+    /// The scripts that EVALSHA knows as long as this connection is open.
+    scripts: script::LoadedScripts,
+    /// CLIENT TRACKING, if it is on.
+    tracking: Option<Box<tracking::Tracking>>,
+    /// The commands since MULTI, if it is open.
+    transaction: Option<Box<Transaction>>,
+    /// The rest of an EXEC in progress. Commands after it wait.
+    executing: Option<Box<RequestQueue>>,
+    /// What executes commands now.
+    scope: Scope,
     /// The result of the current command, as far as it is known.
     ending: Cell<Ending>,
 }
@@ -80,16 +104,6 @@ enum ReplyMode {
     Off,
 }
 
-/// CLIENT REPLY SKIP: which reply is skipped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Skip {
-    None,
-    /// The reply to the next command.
-    Next,
-    /// The reply to the current command.
-    This,
-}
-
 /// How many of a buffer's requests have been executed.
 enum Flow {
     Continue,
@@ -107,12 +121,19 @@ impl Resp {
             version: RespVersion::Resp2,
             transport,
             replies: ReplyMode::On,
-            skip: Skip::None,
+            skips_this: false,
+            skips_next: false,
             name: Vec::new(),
             library: Default::default(),
+            scripts: script::LoadedScripts::new(info.scripts.clone()),
             info,
             authenticating: None,
             client_list: None,
+            script: None,
+            tracking: None,
+            transaction: None,
+            executing: None,
+            scope: Scope::Connection,
             ending: Cell::new(Ending::Ok),
         }
     }
@@ -184,6 +205,7 @@ impl Resp {
         for (arguments, end) in burst.requests_and_ends(bytes) {
             if !must_authenticate && let Some(publication) = self.publication(arguments, session) {
                 publications.push(publication);
+                self.end_caching();
                 done = end;
                 continue;
             }
@@ -207,7 +229,12 @@ impl Resp {
 
     /// Whether the reply to a command is pending: later commands wait for it.
     fn is_waiting(&self, session: &Session) -> bool {
-        session.has_pending() || self.client_list.is_some()
+        self.executing.is_some() || self.is_reply_pending(session)
+    }
+
+    /// The same, of a command that EXEC may have executed.
+    fn is_reply_pending(&self, session: &Session) -> bool {
+        session.has_pending() || self.client_list.is_some() || self.script.is_some()
     }
 
     fn resume(&mut self, session: &mut Session) -> Flow {
@@ -217,75 +244,131 @@ impl Resp {
             return Flow::Close(reason);
         }
         self.finish_client_list(session);
+        self.finish_script(session);
         match session.has_pending().then(|| session.resume(self.spelling())).flatten() {
             Some(reason) => Flow::Close(reason),
-            None => Flow::Continue,
+            None => self.go_on_with_exec(session),
         }
     }
 
     /// The request as a publication, if it can be batched.
     fn publication<'a>(&self, arguments: Arguments<'a>, session: &Session) -> Option<Request<'a>> {
-        let [Some(verb), Some(channel), Some(payload), None] =
-            [0, 1, 2, 3].map(|place| arguments.get(place))
-        else {
-            return None;
+        let verb = arguments.get(0)?;
+        let command = match (arguments.get(1), arguments.get(2), arguments.len()) {
+            (Some(channel), Some(payload), 3) => {
+                let space = if verb.eq_ignore_ascii_case(b"PUBLISH") {
+                    Space::Channels
+                } else if verb.eq_ignore_ascii_case(b"SPUBLISH") {
+                    Space::ShardChannels
+                } else {
+                    return None;
+                };
+                let (channel, payload) = (Cow::Borrowed(channel), Cow::Borrowed(payload));
+                Command::Publish(Publication::new(space, channel, payload))
+            }
+            (.., 5) if verb.eq_ignore_ascii_case(b"XADD") => {
+                let (channel, payload) = resp::streams::appended(arguments)?;
+                resp::streams::append(channel, payload)
+            }
+            _ => return None,
         };
-        let space = if verb.eq_ignore_ascii_case(b"PUBLISH") {
-            Space::Channels
-        } else if verb.eq_ignore_ascii_case(b"SPUBLISH") {
-            Space::ShardChannels
-        } else {
-            return None;
-        };
-        if self.skip == Skip::Next || self.is_subscribed_in_resp2(session) {
+        let is_direct = self.scope == Scope::Connection;
+        if is_direct
+            && (self.skips_next
+                || self.transaction.is_some()
+                || self.is_subscribed_in_resp2(session))
+        {
             return None;
         }
-        let (channel, payload) = (Cow::Borrowed(channel), Cow::Borrowed(payload));
-        let command = Ok(Command::Publish(Publication { space, channel, payload }));
-        Some(Request { tag: Tag::InOrder, command })
+        Some(Request { tag: Tag::InOrder, command: Ok(command) })
     }
 
     fn publish(&self, publications: &mut Vec<Request<'_>>, session: &mut Session, more: bool) {
         if !publications.is_empty() {
-            session.execute(publications.drain(..), self.spelling(), more);
+            self.pass_on(publications.drain(..), self.spelling(), session, more);
+        }
+    }
+
+    /// Has the session execute commands. Those of an EXEC were counted when they were queued.
+    fn pass_on<'a>(
+        &self,
+        requests: impl Iterator<Item = Request<'a>>,
+        spelling: reply::RespReplies,
+        session: &mut Session,
+        more: bool,
+    ) -> Option<CloseReason> {
+        match self.scope {
+            Scope::Connection => session.execute(requests, spelling, more),
+            Scope::Exec { .. } => session.execute_paced(requests, spelling, true),
         }
     }
 
     fn execute_command(&mut self, arguments: Arguments<'_>, session: &mut Session) -> Flow {
-        if self.skip == Skip::Next {
-            self.skip = Skip::This;
+        let is_direct = self.scope == Scope::Connection;
+        if is_direct && std::mem::take(&mut self.skips_next) {
+            self.skips_this = true;
         }
+        let keeps_caching = self.tracking.is_none() || is_of_client(arguments);
         self.ending.set(Ending::Ok);
-        let flow = match commands::lookup(arguments) {
-            Err(error) => {
-                if !self.is_too_fast("(none)", session) {
-                    self.error(session, &error.text());
+        let flow = match self.checked(arguments, session) {
+            Err((spec, text)) => {
+                if !self.is_too_fast(spec.map_or("(none)", |spec| spec.name), session) {
+                    self.refuse_command(spec.map(|spec| spec.id), &text, session);
                 }
-                self.is_done(Verb::None, session);
+                self.is_done(spec.map_or(Verb::None, verb), session);
                 Flow::Continue
             }
-            Ok(spec) if session.must_authenticate() && !is_allowed_before_auth(spec.id) => {
-                if !self.is_too_fast(spec.name, session) {
-                    self.error(session, errors::AUTHENTICATION_REQUIRED);
+            Ok(spec) if self.is_queued(spec) => {
+                self.queue(spec, arguments, session);
+                if self.ending.get() != Ending::Ok {
+                    self.is_done(verb(spec), session);
                 }
-                self.is_done(verb(spec.id), session);
-                Flow::Continue
-            }
-            Ok(spec)
-                if !spec.is_allowed_while_subscribed() && self.is_subscribed_in_resp2(session) =>
-            {
-                if !self.is_too_fast(spec.name, session) {
-                    self.error(session, &errors::not_while_subscribed(spec.name));
-                }
-                self.is_done(verb(spec.id), session);
                 Flow::Continue
             }
             Ok(spec) => self.run(spec, arguments, session),
         };
-        if self.skip == Skip::This {
-            self.skip = Skip::None;
+        self.end_skip();
+        if !keeps_caching {
+            self.end_caching();
         }
         flow
+    }
+
+    /// A command is complete: CLIENT REPLY SKIP no longer applies, except to the rest of an EXEC.
+    fn end_skip(&mut self) {
+        if self.scope == Scope::Connection {
+            self.skips_this = false;
+        }
+    }
+
+    /// The command of a request, if it may be executed or queued; otherwise the text of the error,
+    /// with the command that it names, if it is about one.
+    fn checked(
+        &self,
+        arguments: Arguments<'_>,
+        session: &Session,
+    ) -> Result<&'static CommandSpec, (Option<&'static CommandSpec>, Cow<'static, [u8]>)> {
+        let spec = commands::lookup(arguments).map_err(|error| {
+            let spec = match error {
+                CommandError::WrongArity(spec) if spec.id == CommandId::Exec => Some(spec),
+                _ => None,
+            };
+            (spec, Cow::Owned(error.text()))
+        })?;
+        if session.must_authenticate() && !is_allowed_before_auth(spec.id) {
+            return Err((Some(spec), Cow::Borrowed(errors::AUTHENTICATION_REQUIRED)));
+        }
+        if self.scope == Scope::Connection
+            && !spec.is_allowed_while_subscribed()
+            && self.is_subscribed_in_resp2(session)
+        {
+            return Err((Some(spec), Cow::Owned(errors::not_while_subscribed(spec.name))));
+        }
+        let names_max = session.services.limits.names_per_command_max();
+        match words::check_size(spec.id, arguments, names_max) {
+            Ok(()) => Ok(spec),
+            Err(refusal) => Err((Some(spec), Cow::Owned(reply::error(&refusal)))),
+        }
     }
 
     fn run(&mut self, spec: &CommandSpec, arguments: Arguments<'_>, session: &mut Session) -> Flow {
@@ -295,6 +378,11 @@ impl Resp {
         let command = match spec.id {
             CommandId::Subscribe => Command::Subscribe(Kind::Channel, names()),
             CommandId::Psubscribe => Command::Subscribe(Kind::Pattern, names()),
+            CommandId::Ssubscribe if self.scope != Scope::Connection => {
+                self.error(session, errors::SSUBSCRIBE_IN_EXEC);
+                self.is_done(Verb::Ssubscribe, session);
+                return Flow::Continue;
+            }
             CommandId::Ssubscribe => Command::Subscribe(Kind::Shard, names()),
             CommandId::Unsubscribe => Command::Unsubscribe(Kind::Channel, names()),
             CommandId::Punsubscribe => Command::Unsubscribe(Kind::Pattern, names()),
@@ -305,7 +393,7 @@ impl Resp {
                     _ => Space::ShardChannels,
                 };
                 let argument = |place| Cow::Borrowed(arguments.get(place).unwrap_or_default());
-                Command::Publish(Publication { space, channel: argument(1), payload: argument(2) })
+                Command::Publish(Publication::new(space, argument(1), argument(2)))
             }
             CommandId::PubsubChannels | CommandId::PubsubShardchannels if arguments.len() > 3 => {
                 let word = |place| arguments.get(place).unwrap_or_default();
@@ -322,11 +410,21 @@ impl Resp {
                 Command::Ping(arguments.get(1).map(Cow::Borrowed))
             }
             CommandId::Quit => Command::Quit,
-            id => {
+            CommandId::Exec => return self.exec(session),
+            CommandId::Xadd
+            | CommandId::Xrange
+            | CommandId::Xrevrange
+            | CommandId::Xlen
+            | CommandId::Xread
+            | CommandId::XinfoStream => match self.stream_command(spec, arguments, session) {
+                Some(command) => command,
+                None => return Flow::Continue,
+            },
+            _ => {
                 self.run_own(spec, arguments, session);
                 // A pending command is not complete.
-                if self.authenticating.is_none() && self.client_list.is_none() {
-                    self.is_done(verb(id), session);
+                if self.authenticating.is_none() && !self.is_reply_pending(session) {
+                    self.is_done(verb(spec), session);
                 }
                 return match session.take_ending() {
                     Some(reason) => Flow::Close(reason),
@@ -337,7 +435,7 @@ impl Resp {
         // In RESP2, the reply to a subscriber's PING has the form of a message.
         let spelling = self.spelling().while_subscribed(self.is_subscribed_in_resp2(session));
         let request = Request { tag: Tag::InOrder, command: Ok(command) };
-        match session.execute(std::iter::once(request), spelling, true) {
+        match self.pass_on(std::iter::once(request), spelling, session, true) {
             Some(reason) => Flow::Close(reason),
             None => Flow::Continue,
         }
@@ -379,34 +477,51 @@ impl Resp {
             | CommandId::ClientInfo
             | CommandId::ClientList
             | CommandId::ClientNoEvict
-            | CommandId::ClientNoTouch => self.client(spec.id, arguments, session),
+            | CommandId::ClientNoTouch
+            | CommandId::ClientUnblock => self.client(spec.id, arguments, session),
             CommandId::Info => self.info(arguments, session),
             CommandId::ConfigGet => self.config_get(arguments, session),
             CommandId::ConfigSet => self.config_set(arguments, session),
             CommandId::ConfigRewrite => self.error(session, errors::NO_CONFIG_FILE),
             CommandId::ConfigResetstat => self.reply(session, |reply| reply.simple("OK")),
-            CommandId::Command => self.reply(session, |reply| {
-                reply.array(commands::all().len());
-                commands::all().iter().for_each(|spec| command_info::write_info(reply, Some(spec)));
-            }),
-            CommandId::CommandCount => {
-                self.reply(session, |reply| reply.integer(commands::all().len() as i64));
+            CommandId::Multi | CommandId::Discard | CommandId::Watch | CommandId::Unwatch => {
+                self.transaction(spec.id, session);
             }
-            CommandId::CommandInfo => self.command_info(arguments, session),
-            CommandId::CommandDocs => self.command_docs(arguments, session),
-            CommandId::CommandList => self.command_list(arguments, session),
-            CommandId::PubsubHelp => self.help(session, "pubsub", help::PUBSUB),
-            CommandId::ClientHelp => self.help(session, "client", help::CLIENT),
-            CommandId::ConfigHelp => self.help(session, "config", help::CONFIG),
-            CommandId::CommandHelp => self.help(session, "command", help::COMMAND),
-            _ => self.error(session, errors::SYNTAX),
+            CommandId::Eval | CommandId::Evalsha => self.eval(spec, arguments, session),
+            CommandId::ScriptLoad
+            | CommandId::ScriptExists
+            | CommandId::ScriptFlush
+            | CommandId::ScriptKill => self.script(spec.id, arguments, session),
+            CommandId::ClientTracking
+            | CommandId::ClientTrackinginfo
+            | CommandId::ClientCaching
+            | CommandId::ClientGetredir => self.tracking(spec.id, arguments, session),
+            CommandId::ClientKill => self.kill(arguments, session),
+            CommandId::AclWhoami
+            | CommandId::Cluster
+            | CommandId::Done
+            | CommandId::Lastsave
+            | CommandId::LatencyGraph
+            | CommandId::MemoryUsage
+            | CommandId::Nothing
+            | CommandId::Role
+            | CommandId::SlowlogGet
+            | CommandId::Time
+            | CommandId::Wait
+            | CommandId::Zero => self.keyless(spec.id, arguments, session),
+            id => self.introspect(id, arguments, session),
         }
     }
 
-    /// Whether a command that replies for each of its arguments has few enough of them.
+    /// Whether the arguments of a command that replies for each of them are short enough.
     fn check_words(&self, id: CommandId, arguments: Arguments<'_>) -> Result<(), Refusal> {
         match id {
             CommandId::CommandInfo | CommandId::CommandDocs => words::check(arguments.skip(2)),
+            CommandId::CommandList => {
+                let names = commands::all().iter().map(|spec| spec.name);
+                words::check_patterns(arguments.skip(4), names)
+            }
+            CommandId::ScriptExists => words::check(arguments.skip(2)),
             CommandId::Info => words::check(arguments.skip(1)),
             CommandId::ConfigGet => {
                 let settings = self.info.settings.iter().map(|(name, _)| *name);
@@ -437,60 +552,20 @@ impl Resp {
     }
 
     /// Counts a command that is not passed to the session. True: it was over the rate limit, and
-    /// was replied to.
-    fn is_too_fast(&self, verb: &'static str, session: &mut Session) -> bool {
+    /// was replied to; a transaction that it would belong to is aborted. Those of an EXEC were
+    /// counted when they were queued.
+    fn is_too_fast(&mut self, verb: &'static str, session: &mut Session) -> bool {
+        if self.scope != Scope::Connection {
+            return false;
+        }
         match session.pace(verb) {
             Ok(()) => false,
             Err(refusal) => {
-                self.error(session, &reply::error(&refusal));
+                let exec = verb.eq("exec").then_some(CommandId::Exec);
+                self.refuse_command(exec, &reply::error(&refusal), session);
                 true
             }
         }
-    }
-
-    fn command_info(&self, arguments: Arguments<'_>, session: &mut Session) {
-        self.reply(session, |reply| {
-            if arguments.len() == 2 {
-                reply.array(commands::all().len());
-                commands::all().iter().for_each(|spec| command_info::write_info(reply, Some(spec)));
-                return;
-            }
-            reply.array(arguments.len() - 2);
-            for name in arguments.skip(2).iter() {
-                command_info::write_info(reply, commands::by_full_name(name));
-            }
-        });
-    }
-
-    fn command_docs(&self, arguments: Arguments<'_>, session: &mut Session) {
-        let specs: Vec<&CommandSpec> = match arguments.len() {
-            2 => commands::all().iter().collect(),
-            _ => arguments.skip(2).iter().filter_map(commands::by_full_name).collect(),
-        };
-        self.reply(session, |reply| {
-            reply.map(specs.len());
-            for spec in specs {
-                command_info::write_docs(reply, spec);
-            }
-        });
-    }
-
-    fn command_list(&self, arguments: Arguments<'_>, session: &mut Session) {
-        if arguments.len() > 2 {
-            return self.error(session, errors::SYNTAX);
-        }
-        let names = commands::all()
-            .iter()
-            .flat_map(|spec| std::iter::once(spec).chain(spec.subcommands))
-            .map(|spec| spec.name.as_bytes());
-        self.reply(session, |reply| {
-            reply.array(names.clone().count());
-            names.for_each(|name| reply.bulk(name));
-        });
-    }
-
-    fn help(&self, session: &mut Session, container: &str, lines: &[&str]) {
-        self.reply(session, |reply| help::write(reply, container, lines));
     }
 
     /// Replies to bytes that are no request, and closes.
@@ -522,7 +597,7 @@ impl Resp {
     }
 
     fn is_muted(&self) -> bool {
-        self.replies == ReplyMode::Off || self.skip == Skip::This
+        self.replies == ReplyMode::Off || self.skips_this
     }
 
     fn is_subscribed_in_resp2(&self, session: &Session) -> bool {
@@ -542,59 +617,23 @@ fn authentication(session: &Session) -> Authentication {
     }
 }
 
+/// Whether it is CLIENT with a sub-command that exists.
+fn is_of_client(arguments: Arguments<'_>) -> bool {
+    let spec = match commands::lookup(arguments) {
+        Ok(spec) | Err(CommandError::WrongArity(spec)) => spec,
+        Err(_) => return false,
+    };
+    spec.name.starts_with("client|")
+}
+
 /// Whether Redis executes it for a client that has not authenticated.
 fn is_allowed_before_auth(id: CommandId) -> bool {
     matches!(id, CommandId::Auth | CommandId::Hello | CommandId::Quit | CommandId::Reset)
 }
 
-/// The verb under which a command is counted.
-fn verb(id: CommandId) -> Verb {
-    match id {
-        CommandId::Auth => Verb::Auth,
-        CommandId::ClientGetname
-        | CommandId::ClientHelp
-        | CommandId::ClientId
-        | CommandId::ClientInfo
-        | CommandId::ClientList
-        | CommandId::ClientNoEvict
-        | CommandId::ClientNoTouch
-        | CommandId::ClientReply
-        | CommandId::ClientSetinfo
-        | CommandId::ClientSetname => Verb::Client,
-        CommandId::Command
-        | CommandId::CommandCount
-        | CommandId::CommandDocs
-        | CommandId::CommandHelp
-        | CommandId::CommandInfo
-        | CommandId::CommandList => Verb::Command,
-        CommandId::ConfigGet
-        | CommandId::ConfigHelp
-        | CommandId::ConfigResetstat
-        | CommandId::ConfigRewrite
-        | CommandId::ConfigSet => Verb::Config,
-        CommandId::Container => Verb::None,
-        CommandId::Echo => Verb::Echo,
-        CommandId::Hello => Verb::Hello,
-        CommandId::Info => Verb::Info,
-        CommandId::Ping => Verb::Ping,
-        CommandId::Psubscribe => Verb::Psubscribe,
-        CommandId::Publish => Verb::Publish,
-        CommandId::PubsubChannels
-        | CommandId::PubsubHelp
-        | CommandId::PubsubNumpat
-        | CommandId::PubsubNumsub
-        | CommandId::PubsubShardchannels
-        | CommandId::PubsubShardnumsub => Verb::Pubsub,
-        CommandId::Punsubscribe => Verb::Punsubscribe,
-        CommandId::Quit => Verb::Quit,
-        CommandId::Reset => Verb::Reset,
-        CommandId::Select => Verb::Select,
-        CommandId::Spublish => Verb::Spublish,
-        CommandId::Ssubscribe => Verb::Ssubscribe,
-        CommandId::Subscribe => Verb::Subscribe,
-        CommandId::Sunsubscribe => Verb::Sunsubscribe,
-        CommandId::Unsubscribe => Verb::Unsubscribe,
-    }
+/// The verb under which a command is counted: that of its container.
+fn verb(spec: &CommandSpec) -> Verb {
+    Verb::by_name(spec.name.split('|').next().unwrap_or_default())
 }
 
 fn encoding(transport: Transport, version: RespVersion) -> Encoding {
@@ -619,9 +658,15 @@ impl Decoder for Resp {
         self.parser.unfinished_bytes()
     }
 
+    fn kept_bytes(&self) -> usize {
+        self.queued_bytes()
+    }
+
     fn forget_unfinished(&mut self) {
         self.parser = RequestParser::new(self.limits);
         self.burst = Burst::default();
+        self.transaction = None;
+        self.executing = None;
     }
 
     /// A client may end its half of the stream and wait for the replies.

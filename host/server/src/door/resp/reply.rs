@@ -1,8 +1,9 @@
 //! The replies of a session, encoded as Redis does.
 
+use super::streams;
 use crate::session::WriteReply;
 use switchyard_protocol::resp::{Ack, ReplyWriter, RespVersion, errors};
-use switchyard_types::command::{Kind, ListenVerb, NOAUTH, Refusal, Reply, Tag};
+use switchyard_types::command::{Kind, ListenVerb, NOAUTH, Published, Refusal, Reply, Tag};
 
 /// How replies are encoded now.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +35,15 @@ impl WriteReply for RespReplies {
             }
             _ if self.is_muted => {}
             Reply::Published(number) | Reply::Number(number) => writer.integer(*number as i64),
+            // XADD.
+            Reply::PublishedWith(Published { position: Some(position), .. }) => {
+                writer.bulk(position.to_string().as_bytes());
+            }
+            Reply::PublishedWith(Published { position: None, .. }) => writer.null(),
+            Reply::Resumed(_) | Reply::History(_) | Reply::Presence(_) | Reply::True => {
+                unreachable!("no command of Redis has this reply")
+            }
+            Reply::Stream(reply) => streams::write(&mut writer, reply),
             Reply::Names(names) => {
                 writer.array(names.len());
                 names.iter().for_each(|name| writer.bulk(name));

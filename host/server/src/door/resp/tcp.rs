@@ -12,6 +12,7 @@ use crate::door::{Door, Incoming};
 use crate::live_config::RESP;
 use crate::session::Framing;
 use switchyard_config::Config;
+use switchyard_config::proxies::ProxyProtocol;
 use switchyard_middleware::bindings::{Client, Door as ClientDoor};
 use switchyard_net::socket::{self, Stream};
 use switchyard_protocol::resp::RequestLimits;
@@ -58,6 +59,10 @@ impl Door for RespDoor {
     /// As in Redis, there are no application-level pings on an idle connection.
     const TCP_KEEPALIVE: Option<Duration> = Some(KEEPALIVE_TIME);
 
+    fn proxy_protocol(&self, config: &Config) -> ProxyProtocol {
+        config.resp.as_ref().map_or(ProxyProtocol::Off, |resp| resp.proxy_protocol)
+    }
+
     async fn open<S: Stream>(&self, incoming: Incoming<S>) {
         let client = Client {
             door: ClientDoor::Resp,
@@ -89,7 +94,9 @@ impl Door for RespDoor {
 #[cfg(test)]
 mod tests {
     use socket2::SockRef;
+    use switchyard_config::listen::ListenAddress;
     use tokio::net::TcpStream;
+    use tokio_util::either::Either;
 
     use super::*;
     use crate::listener::listen;
@@ -97,9 +104,12 @@ mod tests {
     #[tokio::test]
     #[cfg(target_os = "linux")]
     async fn an_accepted_connection_has_the_socket_options_of_the_door() -> std::io::Result<()> {
-        let listener = listen::<RespDoor>(([127, 0, 0, 1], 0).into())?;
-        let _client = TcpStream::connect(listener.local_addr()?).await?;
+        let free = ListenAddress::Tcp(([127, 0, 0, 1], 0).into());
+        let listener = listen::<RespDoor>(&free, &[], &Config::default())?;
+        let ListenAddress::Tcp(address) = listener.address()? else { unreachable!("it is TCP") };
+        let _client = TcpStream::connect(address).await?;
         let (accepted, _) = listener.accept().await?;
+        let Either::Left(accepted) = accepted else { unreachable!("it is TCP") };
         let socket = SockRef::from(&accepted);
         assert!(socket.tcp_nodelay()? && socket.keepalive()?);
         assert_eq!(socket.tcp_keepalive_time()?, KEEPALIVE_TIME);

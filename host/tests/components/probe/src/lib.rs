@@ -134,7 +134,7 @@ impl access::Guest for Probe {
 }
 
 impl messages::Guest for Probe {
-    fn on_publish(submissions: Vec<Submission>, _extras: Vec<Extras>) -> Vec<messages::Decision> {
+    fn on_publish(submissions: Vec<Submission>, extras: Vec<Extras>) -> Vec<messages::Decision> {
         let mut one_too_many = false;
         let decide = |Named { position, name, item }: Named<'_, Submission>| {
             let Submission { origin, payload: before, .. } = item;
@@ -151,6 +151,9 @@ impl messages::Guest for Probe {
                     }
                     Action::Rename(to) => channel.clone_from(to),
                     Action::Tag => tags = Some(vec![("by".to_owned(), "probe".to_owned())]),
+                    Action::ShowExtras => {
+                        payload.extend_from_slice(shown(&extras, position).as_bytes());
+                    }
                     Action::Show(key) => {
                         let value = match origin {
                             Origin::Connection(connection) => attributes::get(*connection, key),
@@ -181,10 +184,10 @@ impl messages::Guest for Probe {
 }
 
 impl deliveries::Guest for Probe {
-    fn on_deliver(deliveries: Vec<Delivery>, _extras: Vec<Extras>) -> Vec<deliveries::Decision> {
+    fn on_deliver(deliveries: Vec<Delivery>, extras: Vec<Extras>) -> Vec<deliveries::Decision> {
         let mut one_too_many = false;
         let decide = |Named { position, name, item }: Named<'_, Delivery>| {
-            let Delivery { payload: before, recipients, .. } = item;
+            let Delivery { payload: before, recipients, position: retained_at, .. } = item;
             let mut payload = before.clone();
             let decision = |verdict| Some(deliveries::Decision { position, verdict });
             for action in settings().on_deliver.on(name, before) {
@@ -197,6 +200,11 @@ impl deliveries::Guest for Probe {
                         return decision(DeliverVerdict::Narrow(first.collect()));
                     }
                     Action::WrongCount => one_too_many = true,
+                    Action::ShowExtras => {
+                        let retained_at = retained_at.as_deref().unwrap_or("nowhere");
+                        let shown = format!(" at {retained_at}{}", shown(&extras, position));
+                        payload.extend_from_slice(shown.as_bytes());
+                    }
                     action => act_on(action, &mut payload),
                 }
             }
@@ -214,6 +222,26 @@ impl deliveries::Guest for Probe {
         }
         decisions
     }
+}
+
+/// What an item carries besides its payload.
+fn shown(extras: &[Extras], position: u32) -> String {
+    let Some(Extras { key, version, tags, .. }) =
+        extras.iter().find(|extras| extras.position == position)
+    else {
+        return String::new();
+    };
+    let mut shown = String::new();
+    if let Some(key) = key {
+        shown += &format!(" key {key}");
+    }
+    if let Some(version) = version {
+        shown += &format!(" version {version}");
+    }
+    for (name, value) in tags {
+        shown += &format!(" {name}={value}");
+    }
+    shown
 }
 
 impl snapshot::Guest for Probe {

@@ -147,6 +147,8 @@ pub enum Action {
     Subscribe(String),
     /// Sets a tag.
     Tag,
+    /// Appends the position and what the publication carries besides.
+    ShowExtras,
 }
 
 /// The recipients that a publication is narrowed to.
@@ -248,6 +250,7 @@ impl Behaviour {
             Action::RefuseRecheck => hook == Access,
             Action::Subscribe(_) => [Connect, Authenticate].contains(&hook),
             Action::Tag => hook == Publish,
+            Action::ShowExtras => [Publish, Deliver].contains(&hook),
         };
         conditions_do && action_does
     }

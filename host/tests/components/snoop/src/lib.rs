@@ -1,5 +1,5 @@
-//! For tests: a plugin that wants the network, so that its component imports
-//! `wasi:sockets`, which the host grants to no plugin.
+//! For tests: a plugin that uses the network and files, so that its component imports `wasi:sockets`
+//! and `wasi:filesystem`, which contain nothing.
 
 use std::net::TcpStream;
 
@@ -20,8 +20,14 @@ struct Snoop;
 
 impl lifecycle::Guest for Snoop {
     fn init(settings: String) -> Result<(), String> {
-        let stream = TcpStream::connect(settings);
-        stream.map(|_| ()).map_err(|error| error.to_string())
+        // Such as `{"connect":"127.0.0.1:80"}`.
+        let address = settings.split('"').nth(3).unwrap_or("127.0.0.1:80");
+        let stream = TcpStream::connect(address);
+        let file = std::fs::read("/etc/passwd");
+        match (stream, file) {
+            (Err(stream), Err(file)) => Err(format!("no socket: {stream}; no file: {file}")),
+            _ => Ok(()),
+        }
     }
 }
 

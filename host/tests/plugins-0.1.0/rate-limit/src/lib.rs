@@ -34,6 +34,8 @@ mod bindings {
 
 /// The note of the address that a connection came from.
 const ADDRESS: &str = "rate-limit.address";
+/// The note of the server for a client behind a proxy whose own address it knows.
+const PROXY: &str = "proxy.address";
 
 static SETTINGS: OnceLock<Settings> = OnceLock::new();
 
@@ -109,7 +111,8 @@ impl lifecycle::Guest for Plugin {
 
 impl admission::Guest for Plugin {
     fn on_connect(connection: ConnectionId, client: Client) -> Result<(), Refusal> {
-        let address = settings().address_of(&client.remote, &client.headers);
+        let is_known = || attributes::get(connection, PROXY).is_some();
+        let address = settings().address_of(&client.remote, &client.headers, is_known);
         let subject = Subject { address, ..subject_of(connection) };
         if let Some(Some(refusal)) = decide(&subject, &[Operation::Connect]).pop() {
             return Err(refusal);

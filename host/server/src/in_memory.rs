@@ -12,35 +12,39 @@ use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::connection_setup::ConnectionSetup;
+use crate::door::Door;
+use crate::door::http::HttpDoor;
+use crate::door::resp::RespDoor;
+use crate::health::Health;
+use crate::listener::Listener;
+use crate::prepare::prepare_with;
+use crate::session::Services;
+use crate::upkeep;
 use switchyard_config::Config;
+use switchyard_engine::EngineCode;
 use switchyard_hub::connections::expiries::expire;
+use switchyard_hub::engine::EngineFactory;
 use switchyard_middleware::changes::{ChangeError, Offer};
 use switchyard_middleware::stats::{Failure, Initiator};
-use switchyard_server::connection_setup::ConnectionSetup;
-use switchyard_server::door::Door;
-use switchyard_server::door::http::HttpDoor;
-use switchyard_server::door::resp::RespDoor;
-use switchyard_server::health::Health;
-use switchyard_server::listener::Listener;
-use switchyard_server::prepare::prepare;
-use switchyard_server::session::Services;
-use switchyard_server::upkeep;
+use switchyard_net::socket::Stream;
 use switchyard_telemetry::supervise::Ended;
 
 /// How many bytes may be in flight to or from one client; more wait.
 const PIPE_BYTES: usize = 64 << 10;
 
-/// A running server without listeners. Connections to it are opened with `dial` only.
+/// A running server without listeners. Connections to it are opened with `dial` and `connect` only.
 pub struct InMemoryServer {
     listener: Listener<HttpDoor>,
     services: Services,
     clients: AtomicU16,
     /// While it exists, the server does not shut down.
     _ending: watch::Sender<bool>,
+    served: mpsc::Sender<()>,
     all_served: mpsc::Receiver<()>,
     keeping: JoinHandle<Ended>,
-    expiring: JoinHandle<()>,
-    rechecking: JoinHandle<()>,
+    expiring: JoinHandle<Ended>,
+    rechecking: JoinHandle<Ended>,
 }
 
 impl InMemoryServer {
@@ -51,7 +55,19 @@ impl InMemoryServer {
     ///
     /// It is refused.
     pub fn open(config: Config) -> anyhow::Result<InMemoryServer> {
-        let (live, services, _) = prepare(&config)?;
+        InMemoryServer::open_with(config, |code| Arc::new(code))
+    }
+
+    /// The same with an engine that `engine` makes of the configured one.
+    ///
+    /// # Errors
+    ///
+    /// As for `open`.
+    pub fn open_with(
+        config: Config,
+        engine: impl FnOnce(EngineCode) -> Arc<dyn EngineFactory>,
+    ) -> anyhow::Result<InMemoryServer> {
+        let (live, services, _) = prepare_with(&config, &Initiator::Start, engine)?;
         let live = Arc::new(live);
         let door = live.door(HttpDoor::NAME).context("every server has this door")?;
         let health = Health::new(services.clone(), live.clone(), config.health);
@@ -64,13 +80,16 @@ impl InMemoryServer {
         let resp = Arc::new(RespDoor::new(&config, 0));
         let http = Arc::new(HttpDoor::new(config.clone(), health, resp, None));
         let of = services.clone();
-        let setup = ConnectionSetup { config, services: of, live, door, is_ending, served };
+        let of_connections = served.downgrade();
+        let setup =
+            ConnectionSetup { config, services: of, live, door, is_ending, served: of_connections };
         let listener = Listener::new(http, setup);
         Ok(InMemoryServer {
             listener,
             services,
             clients: AtomicU16::new(1),
             _ending: ending,
+            served,
             all_served,
             keeping,
             expiring,
@@ -95,26 +114,40 @@ impl InMemoryServer {
         self.services.middleware.load(slot, offer, &Initiator::Local).map(drop)
     }
 
-    /// Replaces the instances of a plugin by new ones with other settings. Returns the identity of
-    /// the plugin after that.
+    /// Replaces the instances of a plugin by new ones with another settings file, whose text is
+    /// `toml`. Returns the identity of the plugin after that.
     ///
     /// # Errors
     ///
     /// There is no such plugin, or it refuses the settings.
-    pub fn swap(&self, slot: &str, settings: &serde_json::Value) -> anyhow::Result<String> {
-        let beside = Some(super::play::beside(settings)?);
-        let swap = self.services.middleware.reload(slot, beside, false, &Initiator::Local)?;
+    pub fn swap(&self, slot: &str, toml: String) -> Result<String, ChangeError> {
+        let swap = self.services.middleware.reload(slot, Some(toml), false, &Initiator::Local)?;
         Ok(swap.to.as_deref().unwrap_or_default().to_owned())
     }
 
     /// A stream for one more client, for HTTP and WebSocket.
     pub fn dial(&self) -> DuplexStream {
         let (theirs, ours) = tokio::io::duplex(PIPE_BYTES);
+        self.connect(ours);
+        theirs
+    }
+
+    /// Serves the connection of one more client.
+    pub fn connect<S: Stream>(&self, stream: S) {
         // The number only distinguishes the clients.
         let port = self.clients.fetch_add(1, Ordering::Relaxed);
         let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        tokio::spawn(self.listener.clone().open_unaccepted(ours, remote));
-        theirs
+        let (listener, served) = (self.listener.clone(), self.served.clone());
+        tokio::spawn(async move {
+            listener.open_unaccepted(stream, remote).await;
+            // `close` waits for handshakes, too.
+            drop(served);
+        });
+    }
+
+    /// What the server consists of.
+    pub fn services(&self) -> &Services {
+        &self.services
     }
 
     /// The plugins' identities, with their versions, in order.
@@ -133,13 +166,14 @@ impl InMemoryServer {
         let InMemoryServer {
             listener,
             services,
+            served,
             mut all_served,
             keeping,
             expiring,
             rechecking,
             ..
         } = self;
-        drop(listener);
+        drop((listener, served));
         let _ = tokio::time::timeout(patience, all_served.recv()).await;
         let _ =
             tokio::time::timeout(patience, services.middleware.all_disconnects_notified()).await;

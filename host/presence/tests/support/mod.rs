@@ -1,0 +1,5 @@
+//! The model of rooms and clients, and the random sequences.
+
+pub mod client;
+pub mod room;
+pub mod run;

@@ -1,0 +1,760 @@
+//! The histories of channels and the keys of publications, which the backplane keeps for all nodes.
+
+#![expect(clippy::indexing_slicing, reason = "what is not there fails the test")]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::answers::{ask, refused};
+use crate::backplane::{Backplane, Kind};
+use crate::nodes::{Node, Options};
+use crate::support::components::write_atomically;
+use crate::support::server::with_quick_end;
+use crate::support::websocket::Client;
+use crate::support::{PATIENCE, within};
+use crate::value::{Shape, Value as RespValue};
+
+pub const RULE: &str =
+    "[[channels]]\nmatch = 'chat.*'\nhistory_messages = 100\nhistory_ms = '5m'\n";
+/// The directory is in the home of the backplane.
+pub const JETSTREAM: &[&str] = &["--jetstream", "--store_dir", "store"];
+pub const LARGE: &str = "[history]\nresume_messages_max = 50000\nresume_bytes_max = '4MiB'\n\
+    [[channels]]\nmatch = 'chat.*'\nhistory_messages = 100000\nhistory_ms = '5m'\n";
+
+/// A backplane that can keep histories.
+pub async fn start(kind: Kind) -> Result<Backplane> {
+    match kind {
+        Kind::Redis => Backplane::start(kind).await,
+        Kind::Nats => Backplane::start_with(kind, JETSTREAM).await,
+    }
+}
+
+/// Nodes with these rules, all connected.
+pub async fn nodes<const N: usize>(backplane: &Backplane, config: &str) -> Result<[Node; N]> {
+    let mut nodes = Vec::new();
+    for _ in 0..N {
+        let options = Options { config: config.to_owned(), ..Options::default() };
+        let node = Node::start(backplane, &options).await?;
+        node.until_connected(true).await?;
+        nodes.push(node);
+    }
+    nodes.try_into().ok().context("as many as were started")
+}
+
+pub async fn client(node: &Node) -> Result<Client> {
+    node.server.client().await
+}
+
+pub async fn publish(client: &mut Client, channel: &str, payload: &str) -> Result<String> {
+    let answer = ask(client, json!(["PUBLISH", channel, payload, {"position": true}])).await?;
+    let position = answer.get("position").and_then(Value::as_str);
+    Ok(position.with_context(|| format!("no position: {answer}"))?.to_owned())
+}
+
+pub async fn expect_message(client: &mut Client, payload: &str, position: &str) -> Result<()> {
+    let expected = json!(["message", "chat.1", payload, {"position": position}]);
+    let message = client.next_json().await?;
+    ensure!(message == expected, "{message} instead of {expected}");
+    Ok(())
+}
+
+async fn a_client_resumes_on_another_node(kind: Kind) -> Result<()> {
+    let backplane = start(kind).await?;
+    let [a, b] = nodes(&backplane, RULE).await?;
+    let mut publisher = client(&a).await?;
+    let mut subscriber = client(&b).await?;
+    let first = ask(&mut subscriber, json!(["RESUME", "chat.1"])).await?;
+    ensure!(first["missed"] == 0 && first["recovered"] == false, "{first}");
+    let one = publish(&mut publisher, "chat.1", "one").await?;
+    expect_message(&mut subscriber, "one", &one).await?;
+    drop(subscriber);
+
+    let two = publish(&mut publisher, "chat.1", "two").await?;
+    let mut elsewhere = client(&b).await?;
+    let three = publish(&mut elsewhere, "chat.1", "three").await?;
+    for node in [&a, &b] {
+        let mut subscriber = client(node).await?;
+        let answer = ask(&mut subscriber, json!(["RESUME", "chat.1", one])).await?;
+        let expected = json!({"listening": 1, "position": three, "recovered": true, "missed": 2});
+        ensure!(answer == expected, "{answer} instead of {expected}");
+        expect_message(&mut subscriber, "two", &two).await?;
+        expect_message(&mut subscriber, "three", &three).await?;
+        let page = ask(&mut subscriber, json!(["HISTORY", "chat.1"])).await?;
+        let messages = json!([[one, "one"], [two, "two"], [three, "three"]]);
+        let expected = json!({"position": three, "messages": messages, "next": null, "gap": false});
+        ensure!(page == expected, "{page} instead of {expected}");
+        let options = json!({"reverse": true, "limit": 1});
+        let page = ask(&mut subscriber, json!(["HISTORY", "chat.1", options])).await?;
+        ensure!(page["messages"] == json!([[three, "three"]]) && page["next"] == three, "{page}");
+        let options = json!({"after": two, "until": three});
+        let page = ask(&mut subscriber, json!(["HISTORY", "chat.1", options])).await?;
+        ensure!(page["messages"] == json!([[three, "three"]]) && page["gap"] == false, "{page}");
+    }
+    let mut newcomer = client(&b).await?;
+    let answer = ask(&mut newcomer, json!(["RESUME", "chat.1", null, {"last": 1}])).await?;
+    ensure!(answer["missed"] == 1 && answer["position"] == three, "{answer}");
+    expect_message(&mut newcomer, "three", &three).await?;
+    // Tags arrive with the message on each node, and versions are compared with those of all.
+    let options = json!({"version": 7, "tags": {"kind": "score"}});
+    ask(&mut publisher, json!(["PUBLISH", "chat.1", "four", options])).await?;
+    let message = newcomer.next_json().await?;
+    ensure!(message.pointer("/3/tags") == Some(&json!({"kind": "score"})), "{message}");
+    let answer = ask(&mut elsewhere, json!(["PUBLISH", "chat.1", "old", {"version": 7}])).await?;
+    ensure!(answer == json!({"deliveries": 0, "stale": true}), "{answer}");
+    ensure!(refused(&mut elsewhere, json!(["HISTORY", "news"])).await? == "NOHISTORY");
+    for node in [a, b] {
+        node.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_resumes_on_another_node_over_redis() -> Result<()> {
+    a_client_resumes_on_another_node(Kind::Redis).await
+}
+
+#[tokio::test]
+async fn a_client_resumes_on_another_node_over_nats() -> Result<()> {
+    a_client_resumes_on_another_node(Kind::Nats).await
+}
+
+/// A retry usually reaches another node.
+async fn a_key_publishes_once_in_the_cluster(kind: Kind) -> Result<()> {
+    let backplane = start(kind).await?;
+    let [a, b] = nodes(&backplane, RULE).await?;
+    let (mut at_a, mut at_b) = (client(&a).await?, client(&b).await?);
+    let mut subscriber = client(&b).await?;
+    ask(&mut subscriber, json!(["SUBSCRIBE", "chat.1", "news"])).await?;
+    for channel in ["chat.1", "news"] {
+        let options = json!({"key": "8f2c", "position": true});
+        let command = |payload| json!(["PUBLISH", channel, payload, options]);
+        let first = ask(&mut at_a, command("x")).await?;
+        ensure!(first["position"].is_string() == (channel == "chat.1"), "{first}");
+        let again = ask(&mut at_b, command("x")).await?;
+        ensure!(again == first, "{again} after {first}");
+        let other = ask(&mut at_a, json!(["PUBLISH", channel, "y", {"key": "9"}])).await?;
+        ensure!(other == 0, "the publishing node delivers none: {other}");
+        for payload in ["x", "y"] {
+            let message = subscriber.next_json().await?;
+            ensure!(message.get(2) == Some(&json!(payload)), "{message}");
+        }
+    }
+    // Both at once.
+    for number in 0..50 {
+        let options = json!({"key": format!("both {number}")});
+        let command = json!(["PUBLISH", "chat.1", number.to_string(), options]);
+        let (one, other) =
+            tokio::try_join!(ask(&mut at_a, command.clone()), ask(&mut at_b, command.clone()),)?;
+        ensure!(one == other, "{one} and {other}");
+        let message = subscriber.next_json().await?;
+        ensure!(message.get(2) == Some(&json!(number.to_string())), "{message}");
+    }
+    for node in [a, b] {
+        node.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_publishes_once_in_the_cluster_over_redis() -> Result<()> {
+    a_key_publishes_once_in_the_cluster(Kind::Redis).await
+}
+
+#[tokio::test]
+async fn a_key_publishes_once_in_the_cluster_over_nats() -> Result<()> {
+    a_key_publishes_once_in_the_cluster(Kind::Nats).await
+}
+
+/// What a subscriber received of a channel.
+async fn received(subscriber: &mut Client, count: usize) -> Result<Vec<(String, String)>> {
+    let mut messages = Vec::new();
+    while messages.len() < count {
+        let message = subscriber.next_json().await?;
+        let is_of_pattern = message.get(0) == Some(&json!("pmessage"));
+        let at = if is_of_pattern { 3 } else { 2 };
+        let text = |value: Option<&Value>| Some(value?.as_str()?.to_owned());
+        let position = text(message.pointer(&format!("/{}/position", at + 1)));
+        let position = position.with_context(|| format!("no position: {message}"))?;
+        messages.push((position, text(message.get(at)).context("no payload")?));
+    }
+    Ok(messages)
+}
+
+/// All subscribers see one order, those of the publishing nodes included.
+async fn there_is_one_order(kind: Kind) -> Result<()> {
+    const COUNT: usize = 300;
+    let backplane = start(kind).await?;
+    let [a, b, c] = nodes(&backplane, RULE).await?;
+    let mut subscribers = Vec::new();
+    for node in [&a, &b, &c] {
+        for (verb, name) in [("SUBSCRIBE", "chat.1"), ("PSUBSCRIBE", "chat.*")] {
+            let mut subscriber = client(node).await?;
+            ask(&mut subscriber, json!([verb, name])).await?;
+            subscribers.push(subscriber);
+        }
+    }
+    let publishing = async |node: &Node, name: &str| {
+        let mut publisher = client(node).await?;
+        for number in 0..COUNT {
+            ask(&mut publisher, json!(["PUBLISH", "chat.1", format!("{name}{number}")])).await?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::try_join!(publishing(&a, "a"), publishing(&b, "b"), publishing(&c, "c"))?;
+    let mut first = None;
+    for subscriber in &mut subscribers {
+        let messages = received(subscriber, 3 * COUNT).await?;
+        ensure!(messages.is_sorted_by_key(|(position, _)| position.len()), "{messages:?}");
+        let first = first.get_or_insert_with(|| messages.clone());
+        ensure!(messages == *first, "another order");
+    }
+    for node in [a, b, c] {
+        node.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn there_is_one_order_over_redis() -> Result<()> {
+    there_is_one_order(Kind::Redis).await
+}
+
+#[tokio::test]
+async fn there_is_one_order_over_nats() -> Result<()> {
+    there_is_one_order(Kind::Nats).await
+}
+
+/// Without the backplane there is no history, and what it has forgotten is not silently missing.
+async fn a_backplane_that_comes_back_empty(kind: Kind) -> Result<()> {
+    let mut backplane = start(kind).await?;
+    let [a, b] = nodes(&backplane, RULE).await?;
+    let mut publisher = client(&a).await?;
+    let mut subscriber = client(&b).await?;
+    ask(&mut subscriber, json!(["RESUME", "chat.1"])).await?;
+    let one = publish(&mut publisher, "chat.1", "one").await?;
+    expect_message(&mut subscriber, "one", &one).await?;
+    backplane.kill();
+    backplane.empty()?;
+    a.until_connected(false).await?;
+    b.until_connected(false).await?;
+    for command in [
+        json!(["RESUME", "chat.2"]),
+        json!(["HISTORY", "chat.1"]),
+        json!(["PUBLISH", "chat.1", "x"]),
+        json!(["PUBLISH", "news", "x", {"key": "k"}]),
+    ] {
+        let code = refused(&mut publisher, command.clone()).await?;
+        ensure!(code == "UNAVAILABLE", "{command}: {code}");
+    }
+    ask(&mut publisher, json!(["PUBLISH", "news", "x"])).await?;
+    backplane.come_back().await?;
+    a.until_connected(true).await?;
+    b.until_connected(true).await?;
+    let close = subscriber.next_close().await?;
+    ensure!(close.0 == Some(4204), "{close:?}");
+    let mut subscriber = client(&b).await?;
+    let answer = ask(&mut subscriber, json!(["RESUME", "chat.1", one])).await?;
+    ensure!(answer["recovered"] == false && answer["reason"] == "epoch", "{answer}");
+    let two = publish(&mut publisher, "chat.1", "two").await?;
+    expect_message(&mut subscriber, "two", &two).await?;
+    for node in [a, b] {
+        node.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_redis_that_comes_back_empty() -> Result<()> {
+    a_backplane_that_comes_back_empty(Kind::Redis).await
+}
+
+#[tokio::test]
+async fn a_nats_that_comes_back_empty() -> Result<()> {
+    a_backplane_that_comes_back_empty(Kind::Nats).await
+}
+
+/// How long clients come and go.
+pub const RACE: Duration = Duration::from_secs(4);
+
+/// The numbers that one client has received.
+#[derive(Default)]
+struct Seen {
+    position: Option<String>,
+    last: Option<u64>,
+    recovered: u64,
+}
+
+impl Seen {
+    /// Checks a message: each number follows the one before.
+    fn take(&mut self, message: &Value, seed: u64) -> Result<()> {
+        let payload = message.get(2).and_then(Value::as_str);
+        let number: u64 = payload.with_context(|| message.to_string())?.parse()?;
+        if let Some(last) = self.last {
+            ensure!(number == last + 1, "{number} after {last}, seed {seed}");
+        }
+        self.last = Some(number);
+        let position = message.pointer("/3/position").and_then(Value::as_str);
+        self.position = Some(position.context("no position")?.to_owned());
+        Ok(())
+    }
+}
+
+/// Publishers on all nodes, and clients that come back on any node and resume. `disturb` is called
+/// again and again in the meantime. `cluster` are further lines of the table `[cluster]`. Returns how
+/// many messages the nodes missed and read later.
+pub async fn race(
+    kind: Kind,
+    cluster: &str,
+    time: Duration,
+    disturb: impl AsyncFn(&Backplane) -> Result<()>,
+) -> Result<u64> {
+    const CHANNELS: usize = 3;
+    const CLIENTS: usize = 12;
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let backplane = start(kind).await?;
+    let nodes = Arc::new(nodes::<3>(&backplane, &format!("{cluster}{LARGE}")).await?);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let mut publishers = Vec::new();
+    for channel in 0..CHANNELS {
+        let mut client = nodes.get(channel % 3).context("there are three")?.server.client().await?;
+        let is_over = is_over.clone();
+        publishers.push(tokio::spawn(async move {
+            let mut number = 0_u64;
+            while !is_over.load(Ordering::Relaxed) {
+                let options = json!({"key": number.to_string()});
+                let publication =
+                    json!(["PUBLISH", format!("chat.{channel}"), number.to_string(), options]);
+                // The key makes it safe to try again.
+                let published = within(PATIENCE, "a publication", async {
+                    while client.call(publication.clone()).await?.get(0) != Some(&json!("OK")) {
+                        tokio::task::yield_now().await;
+                    }
+                    anyhow::Ok(())
+                });
+                published.await??;
+                number += 1;
+            }
+            anyhow::Ok(number)
+        }));
+    }
+    let mut clients = Vec::new();
+    for client in 0..CLIENTS {
+        let nodes = nodes.clone();
+        let mut random = fastrand::Rng::with_seed(seed ^ client as u64);
+        clients.push(tokio::spawn(async move {
+            let channel = format!("chat.{}", client % CHANNELS);
+            let (began, mut seen) = (Instant::now(), Seen::default());
+            // A slow machine takes longer to come back twice.
+            while began.elapsed() < time || seen.recovered < 2 {
+                let node = nodes.get(random.usize(..3)).context("there are three")?;
+                let mut client = node.server.client().await?;
+                let answer = client.call(json!(["RESUME", channel, seen.position])).await?;
+                if answer.get(0) != Some(&json!("OK")) {
+                    ensure!(answer.pointer("/1/code") == Some(&json!("UNAVAILABLE")), "{answer}");
+                    continue;
+                }
+                let answer = answer.get(1).cloned().unwrap_or_default();
+                let was_known = seen.position.is_some();
+                ensure!(answer["recovered"] == was_known, "{answer}, seed {seed}");
+                seen.recovered += u64::from(was_known);
+                if !was_known {
+                    seen.position = answer["position"].as_str().map(str::to_owned);
+                }
+                for _ in 0..random.u64(..200) {
+                    seen.take(&client.next_json().await?, seed)?;
+                }
+            }
+            anyhow::Ok((channel, seen))
+        }));
+    }
+    let began = Instant::now();
+    while began.elapsed() < time {
+        disturb(&backplane).await?;
+    }
+    let mut all = HashMap::<String, Vec<Seen>>::new();
+    for client in clients {
+        let (channel, seen) = client.await??;
+        all.entry(channel).or_default().push(seen);
+    }
+    is_over.store(true, Ordering::Relaxed);
+    for (channel, publisher) in publishers.into_iter().enumerate() {
+        let published = publisher.await??;
+        let channel = format!("chat.{channel}");
+        for mut seen in all.remove(&channel).unwrap_or_default() {
+            let node = nodes.first().context("there are three")?;
+            node.until_connected(true).await?;
+            let mut client = node.server.client().await?;
+            let answer = ask(&mut client, json!(["RESUME", channel, seen.position])).await?;
+            ensure!(answer["recovered"] == true, "{answer}, seed {seed}");
+            for _ in 0..answer["missed"].as_u64().unwrap_or(0) {
+                seen.take(&client.next_json().await?, seed)?;
+            }
+            ensure!(seen.last.map(|last| last + 1) == Some(published), "seed {seed}");
+        }
+    }
+    let mut caught_up = 0;
+    for node in &*nodes {
+        caught_up += node.info("backplane_caught_up").await?.parse::<u64>()?;
+    }
+    Ok(caught_up)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_come_back_on_any_node_lose_nothing_over_nats() -> Result<()> {
+    race(Kind::Nats, "", RACE, async |_| {
+        tokio::task::yield_now().await;
+        Ok(())
+    })
+    .await
+    .map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_come_back_on_any_node_lose_nothing_over_redis() -> Result<()> {
+    race(Kind::Redis, "", RACE, async |_| {
+        tokio::task::yield_now().await;
+        Ok(())
+    })
+    .await
+    .map(drop)
+}
+
+/// The nodes lose their connections again and again. What they missed is read and delivered before
+/// anything newer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_lose_redis_for_a_moment_lose_no_message() -> Result<()> {
+    let caught_up = race(Kind::Redis, "", RACE, async |backplane| {
+        backplane.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]).await?;
+        // Long enough for the nodes to come back.
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        Ok(())
+    })
+    .await?;
+    ensure!(caught_up > 0, "no message was missed");
+    Ok(())
+}
+
+/// A Redis that stands still for longer than the nodes wait for it. What it is asked in the meantime
+/// it does later, or not at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_stands_still_loses_no_message() -> Result<()> {
+    race(Kind::Redis, "", Duration::from_secs(12), async |backplane| {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        backplane.stand_still().await?;
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        backplane.go_on()?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        Ok(())
+    })
+    .await
+    .map(drop)
+}
+
+/// After a fail-over to a replica that lacks the last publications, these are not silently missing:
+/// the stream has a new epoch.
+#[tokio::test]
+async fn a_fail_over_to_a_replica_that_lags() -> Result<()> {
+    let mut master = Backplane::start(Kind::Redis).await?;
+    let [a, b] = nodes(&master, RULE).await?;
+    let mut publisher = client(&a).await?;
+    let mut subscriber = client(&b).await?;
+    ask(&mut subscriber, json!(["RESUME", "chat.1"])).await?;
+    let one = publish(&mut publisher, "chat.1", "one").await?;
+    let port = master.address.port().to_string();
+    let replica = Backplane::start_with(Kind::Redis, &["--replicaof", "127.0.0.1", &port]).await?;
+    until_replicated(&replica).await?;
+    // From now on the master does not accept it.
+    replica.ask(&["CONFIG", "SET", "masterauth", "x"]).await?;
+    master.ask(&["CLIENT", "KILL", "TYPE", "replica"]).await?;
+    let two = publish(&mut publisher, "chat.1", "two").await?;
+    expect_message(&mut subscriber, "one", &one).await?;
+    expect_message(&mut subscriber, "two", &two).await?;
+    master.kill();
+    a.until_connected(false).await?;
+    b.until_connected(false).await?;
+    // The replica takes over, at the address of the master.
+    replica.ask(&["REPLICAOF", "NO", "ONE"]).await?;
+    let of = replica.address.port().to_string();
+    master.come_back_with(&["--replicaof", "127.0.0.1", &of]).await?;
+    until_replicated(&master).await?;
+    master.ask(&["REPLICAOF", "NO", "ONE"]).await?;
+    a.until_connected(true).await?;
+    b.until_connected(true).await?;
+    let close = subscriber.next_close().await?;
+    ensure!(close.0 == Some(4204), "{close:?}");
+    for known in [&one, &two] {
+        let mut subscriber = client(&b).await?;
+        let answer = ask(&mut subscriber, json!(["RESUME", "chat.1", known])).await?;
+        ensure!(answer["recovered"] == false && answer["reason"] == "epoch", "{answer}");
+    }
+    // What the replica has can still be looked at.
+    let page = ask(&mut publisher, json!(["HISTORY", "chat.1"])).await?;
+    ensure!(page["messages"] == json!([[one, "one"]]), "{page}");
+    let three = publish(&mut publisher, "chat.1", "three").await?;
+    ensure!(three > two, "{three} is not after {two}");
+    for node in [a, b] {
+        node.stop().await?;
+    }
+    Ok(())
+}
+
+async fn until_replicated(replica: &Backplane) -> Result<()> {
+    within(PATIENCE, "the replica", async {
+        loop {
+            if let crate::value::Value::Bulk(text) = replica.ask(&["INFO", "replication"]).await?
+                && String::from_utf8_lossy(&text).contains("master_link_status:up")
+            {
+                return anyhow::Ok(());
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await?
+}
+
+/// In a Redis Cluster each channel is in the slot of its name.
+#[tokio::test]
+async fn a_redis_cluster_keeps_histories() -> Result<()> {
+    let cluster = crate::topologies::cluster().await?;
+    let hosts = cluster.each_ref().map(|node| node.address.to_string()).join(",");
+    let url = format!("redis://{hosts}");
+    let options = Options { config: RULE.to_owned(), ..Options::default() };
+    let mut nodes = Vec::new();
+    for _ in 0..3 {
+        let node = Node::start_with_url(&url, &options).await?;
+        node.until_connected(true).await?;
+        nodes.push(node);
+    }
+    let [a, b, c] = &nodes[..] else { anyhow::bail!("there are three") };
+    let (mut at_a, mut at_b, mut at_c) = (client(a).await?, client(b).await?, client(c).await?);
+    let mut subscriber = client(c).await?;
+    let channels: Vec<String> =
+        (0..12).map(|number| format!("chat.{number}{}", "}".repeat(number % 3))).collect();
+    for channel in &channels {
+        ask(&mut subscriber, json!(["SUBSCRIBE", channel])).await?;
+    }
+    for channel in &channels {
+        let options = json!({"key": "k", "position": true});
+        let first = ask(&mut at_a, json!(["PUBLISH", channel, "one", options])).await?;
+        let again = ask(&mut at_b, json!(["PUBLISH", channel, "one", options])).await?;
+        ensure!(first == again && first["position"].is_string(), "{first}, {again}");
+        let two = publish(&mut at_b, channel, "two").await?;
+        let expected = json!([[first["position"], "one"], [two, "two"]]);
+        for (position, payload) in [(&first["position"], "one"), (&json!(two), "two")] {
+            let message = subscriber.next_json().await?;
+            let expected = json!(["message", channel, payload, {"position": position}]);
+            ensure!(message == expected, "{message} instead of {expected}");
+        }
+        let page = ask(&mut at_c, json!(["HISTORY", channel])).await?;
+        ensure!(page["messages"] == expected, "{page}");
+        let answer = ask(&mut at_c, json!(["RESUME", channel, first["position"]])).await?;
+        ensure!(answer["recovered"] == true && answer["missed"] == 1, "{answer}");
+        at_c.next_json().await?;
+    }
+    Ok(())
+}
+
+/// Redis clients read a history as a stream on any node, and wait for what other nodes publish.
+async fn redis_clients_read_streams(kind: Kind) -> Result<()> {
+    let backplane = start(kind).await?;
+    let [a, b] = nodes(&backplane, RULE).await?;
+    let (mut at_a, mut at_b) = (a.client().await?, b.client().await?);
+    let text = |text: &str| RespValue::Bulk(text.as_bytes().to_vec());
+    let mut add = async |payload: &str| -> Result<RespValue> {
+        let added = at_a.call(&["XADD", "chat.1", "*", "payload", payload]).await?;
+        ensure!(matches!(added, RespValue::Bulk(_)), "{added}");
+        Ok(added)
+    };
+    let entry = |id: &RespValue, payload: &str| {
+        let fields = RespValue::Aggregate(Shape::Array, vec![text("payload"), text(payload)]);
+        RespValue::Aggregate(Shape::Array, vec![id.clone(), fields])
+    };
+    let one = add("one").await?;
+    let two = add("two").await?;
+    let all = at_b.call(&["XRANGE", "chat.1", "-", "+"]).await?;
+    ensure!(
+        all == RespValue::Aggregate(Shape::Array, vec![entry(&one, "one"), entry(&two, "two")]),
+        "{all}"
+    );
+    let newest = at_b.call(&["XREVRANGE", "chat.1", "+", "-", "COUNT", "1"]).await?;
+    ensure!(newest == RespValue::Aggregate(Shape::Array, vec![entry(&two, "two")]), "{newest}");
+    ensure!(at_b.call(&["XLEN", "chat.1"]).await? == RespValue::Integer(2));
+    let info = at_b.call(&["XINFO", "STREAM", "chat.1"]).await?;
+    let RespValue::Aggregate(Shape::Array, info) = info else { anyhow::bail!("{info}") };
+    ensure!(info.get(1) == Some(&RespValue::Integer(2)), "{info:?}");
+    // It waits for what another node publishes.
+    let RespValue::Bulk(last) = &two else { anyhow::bail!("{two}") };
+    let mut last = String::from_utf8(last.clone())?;
+    for number in 0..20 {
+        let payload = format!("later {number}");
+        let words = ["XREAD", "BLOCK", "30000", "STREAMS", "chat.1", &last];
+        let (read, added) = tokio::try_join!(at_b.call(&words), add(&payload))?;
+        let entries = RespValue::Aggregate(Shape::Array, vec![entry(&added, &payload)]);
+        let of_channel = RespValue::Aggregate(Shape::Array, vec![text("chat.1"), entries]);
+        ensure!(read == RespValue::Aggregate(Shape::Array, vec![of_channel]), "{read}");
+        let RespValue::Bulk(id) = added else { anyhow::bail!("{added}") };
+        last = String::from_utf8(id)?;
+    }
+    let nothing = at_b.call(&["XREAD", "BLOCK", "50", "STREAMS", "chat.1", "$"]).await?;
+    ensure!(matches!(nothing, RespValue::NullArray | RespValue::Null), "{nothing}");
+    for node in [a, b] {
+        node.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn redis_clients_read_streams_over_redis() -> Result<()> {
+    redis_clients_read_streams(Kind::Redis).await
+}
+
+#[tokio::test]
+async fn redis_clients_read_streams_over_nats() -> Result<()> {
+    redis_clients_read_streams(Kind::Nats).await
+}
+
+/// What a script publishes is awaited, as anything that the backplane carries out: its reply comes
+/// after it, and replies and messages stay in order.
+#[tokio::test]
+async fn scripts_publish_in_order_on_channels_with_history() -> Result<()> {
+    const SCRIPT: &str = "for i = 2, #ARGV do\n  redis.call('publish', ARGV[i], ARGV[1])\nend\n";
+    let mut backplane = Backplane::start(Kind::Redis).await?;
+    let [a, b] = nodes(&backplane, RULE).await?;
+    let mut subscriber = client(&b).await?;
+    ask(&mut subscriber, json!(["SUBSCRIBE", "chat.1", "news"])).await?;
+    let mut publisher = a.client().await?;
+    let mut commands = Vec::new();
+    for number in 0..50 {
+        let payload = format!("script {number}");
+        let words = ["EVAL", SCRIPT, "0", &payload, "chat.1", "news"];
+        commands.extend(crate::value::command(&words));
+        commands.extend(crate::value::command(&["PUBLISH", "chat.1", &format!("{number}")]));
+    }
+    publisher.send(&commands).await?;
+    for reply in publisher.next_many(100).await?.chunks(2) {
+        ensure!(reply == [RespValue::NullBulk, RespValue::Integer(0)], "{reply:?}");
+    }
+    let mut of_chat = Vec::new();
+    for _ in 0..150 {
+        let message = subscriber.next_json().await?;
+        if message[1] == "chat.1" {
+            of_chat.push(message[2].as_str().context("no payload")?.to_owned());
+        }
+    }
+    let expected: Vec<String> =
+        (0..50).flat_map(|number| [format!("script {number}"), number.to_string()]).collect();
+    ensure!(of_chat == expected, "{of_chat:?}");
+    // In a transaction, its reply is where it belongs.
+    let mut commands = Vec::new();
+    for words in [
+        &["MULTI"][..],
+        &["XADD", "chat.1", "*", "payload", "x"],
+        &["EVAL", SCRIPT, "0", "y", "chat.1"],
+        &["PUBLISH", "chat.1", "z"],
+        &["EXEC"],
+        &["PING"],
+    ] {
+        commands.extend(crate::value::command(words));
+    }
+    publisher.send(&commands).await?;
+    let replies = publisher.next_many(6).await?;
+    let Some(RespValue::Aggregate(Shape::Array, of_exec)) = replies.get(4) else {
+        anyhow::bail!("{replies:?}")
+    };
+    ensure!(of_exec.get(1..) == Some(&[RespValue::NullBulk, RespValue::Integer(0)]), "{of_exec:?}");
+    // What cannot be published is not answered as if it was.
+    backplane.kill();
+    a.until_connected(false).await?;
+    let reply = publisher.call(&["EVAL", SCRIPT, "0", "y", "chat.1"]).await?;
+    ensure!(
+        matches!(&reply, RespValue::Error(text) if text.starts_with(b"UNAVAILABLE")),
+        "{reply}"
+    );
+    Ok(())
+}
+
+/// A key that another program has overwritten affects its channel, and nothing else.
+#[tokio::test]
+async fn a_key_of_another_type_affects_its_channel_only() -> Result<()> {
+    let backplane = Backplane::start(Kind::Redis).await?;
+    let [a, b] = nodes(&backplane, RULE).await?;
+    let (mut publisher, mut subscriber) = (client(&a).await?, client(&b).await?);
+    ask(&mut subscriber, json!(["SUBSCRIBE", "chat.bad"])).await?;
+    backplane.ask(&["SET", "__switchyard:history:{chat.bad}", "x"]).await?;
+    for _ in 0..3 {
+        backplane.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]).await?;
+    }
+    let close = subscriber.next_close().await?;
+    ensure!(close.0 == Some(4204), "{close:?}");
+    a.until_connected(true).await?;
+    b.until_connected(true).await?;
+    ensure!(refused(&mut publisher, json!(["PUBLISH", "chat.bad", "x"])).await? == "UNAVAILABLE");
+    publish(&mut publisher, "chat.1", "x").await?;
+    for position in ["0-0", "18446744073709551615-18446744073709551615"] {
+        let page = ask(&mut publisher, json!(["HISTORY", "chat.1", {"before": position}])).await?;
+        let count = if position == "0-0" { 0 } else { 1 };
+        ensure!(page["messages"].as_array().map(Vec::len) == Some(count), "{page}");
+        let page = ask(&mut publisher, json!(["HISTORY", "chat.1", {"after": position}])).await?;
+        let count = 1 - count;
+        ensure!(page["messages"].as_array().map(Vec::len) == Some(count), "{page}");
+    }
+    Ok(())
+}
+
+/// A rule that changes to another size, and back, while clients are there.
+async fn a_rule_that_changes(kind: Kind) -> Result<()> {
+    let backplane = start(kind).await?;
+    let [a, b] = nodes(&backplane, RULE).await?;
+    let (mut publisher, mut subscriber) = (client(&a).await?, client(&b).await?);
+    ask(&mut subscriber, json!(["SUBSCRIBE", "chat.1"])).await?;
+    for (changes, messages) in [(0, 100), (1, 3), (2, 100)] {
+        if changes > 0 {
+            for node in [&a, &b] {
+                let rule = RULE.replace("= 100", &format!("= {messages}"));
+                let url = backplane.url();
+                let config = format!("[cluster]\nurl = \"{url}\"\n{rule}");
+                let file = node.server.home().join("switchyard.toml");
+                write_atomically(&file, with_quick_end(&config).as_bytes())?;
+                node.server.wait_for_logs("settings were changed", changes).await?;
+            }
+        }
+        // The subscriptions are renewed a moment later: messages meanwhile may have no position.
+        let payload = format!("size {messages}, {changes}");
+        let (_, position) = within(PATIENCE, "a message with its position", async {
+            loop {
+                let position = publish(&mut publisher, "chat.1", &payload).await?;
+                let message = subscriber.next_json().await?;
+                if message.pointer("/3/position") == Some(&json!(position)) {
+                    return anyhow::Ok((message, position));
+                }
+            }
+        })
+        .await??;
+        let mut other = client(&a).await?;
+        let answer = ask(&mut other, json!(["RESUME", "chat.1", position])).await?;
+        ensure!(answer["recovered"] == true && answer["missed"] == 0, "{answer}");
+        let next = publish(&mut publisher, "chat.1", "next").await?;
+        expect_message(&mut other, "next", &next).await?;
+        expect_message(&mut subscriber, "next", &next).await?;
+    }
+    for node in [a, b] {
+        node.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_rule_that_changes_over_redis() -> Result<()> {
+    a_rule_that_changes(Kind::Redis).await
+}
+
+#[tokio::test]
+async fn a_rule_that_changes_over_nats() -> Result<()> {
+    a_rule_that_changes(Kind::Nats).await
+}

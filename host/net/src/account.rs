@@ -6,7 +6,7 @@
 //! and counted for each. So the sum only says when an exact survey is due. The result of a survey
 //! is valid until so much was added that the limit could have been exceeded.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 
 use switchyard_config::memory::percent;
 
@@ -28,7 +28,8 @@ pub struct Account {
     limit: AtomicUsize,
     per_address: AtomicUsize,
     step: AtomicUsize,
-    held: AtomicUsize,
+    /// Below zero for a moment when one thread subtracts what another is about to add.
+    held: AtomicIsize,
     /// All that was ever added.
     added: AtomicU64,
     /// The value of `added` at which the next survey is due.
@@ -53,7 +54,7 @@ impl Account {
             limit: AtomicUsize::new(usize::MAX),
             per_address: AtomicUsize::new(usize::MAX),
             step: AtomicUsize::new(STEP_MAX),
-            held: AtomicUsize::new(0),
+            held: AtomicIsize::new(0),
             added: AtomicU64::new(0),
             look_at: AtomicU64::new(0),
         }
@@ -91,7 +92,7 @@ impl Account {
 
     /// What is accounted for.
     pub fn held(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
+        self.held.load(Ordering::Relaxed).max(0) as usize
     }
 
     /// All that was ever added.
@@ -102,7 +103,8 @@ impl Account {
     /// Adds to what a connection holds.
     #[must_use]
     pub fn grow(&self, bytes: usize) -> Due {
-        let held = self.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let held = self.held.fetch_add(bytes as isize, Ordering::Relaxed) + bytes as isize;
+        let held = held.max(0) as usize;
         let added = self.added.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
         let lower = self.limit().min(self.per_address());
         let look_at = self.look_at.load(Ordering::Relaxed);
@@ -115,7 +117,7 @@ impl Account {
 
     /// Subtracts from what a connection holds.
     pub fn shrink(&self, bytes: usize) {
-        self.held.fetch_sub(bytes, Ordering::Relaxed);
+        self.held.fetch_sub(bytes as isize, Ordering::Relaxed);
     }
 
     /// Records the result of a survey that started at this value of `added`: how much may be added
@@ -176,6 +178,18 @@ mod tests {
             assert_eq!(account.grow(50 * MIB), Due::Not);
             account.shrink(50 * MIB);
         }
+        assert_eq!(account.held(), 0);
+    }
+
+    #[test]
+    fn what_is_subtracted_before_it_is_added_is_not_taken_for_too_much() {
+        let account = account(100 * MIB, 10 * MIB);
+        // A connection has noted that it holds a megabyte, and is closed before it adds it here.
+        account.shrink(MIB);
+        assert_eq!(account.held(), 0);
+        assert!(!account.is_worth_a_look());
+        assert_eq!(account.grow(MIB / 2), Due::Not);
+        assert_eq!(account.grow(MIB / 2), Due::Not);
         assert_eq!(account.held(), 0);
     }
 

@@ -14,7 +14,7 @@ use super::{Backplane, LinkError, On, channels, within};
 use switchyard_history::{Look, Page};
 use switchyard_hub::Hub;
 use switchyard_telemetry::stats::count;
-use switchyard_types::history::HistoryRule;
+use switchyard_types::history::SharedRule;
 use switchyard_types::position::Position;
 
 /// How many channels are read at once.
@@ -56,7 +56,7 @@ impl Backplane {
     ) -> Result<(), (Arc<[u8]>, LinkError)> {
         let history = on.hub.history();
         loop {
-            let Some(rule) = history.rule(&channel) else {
+            let Some(rule) = history.shared_rule(&channel) else {
                 history.forget(std::iter::once(&*channel));
                 return Ok(());
             };
@@ -118,9 +118,9 @@ impl Backplane {
     ) -> Result<(), LinkError> {
         let history = hub.history();
         let unknown = history.unknown(channels(names));
-        let ruled: Vec<(&[u8], HistoryRule)> = unknown
+        let ruled: Vec<(&[u8], SharedRule)> = unknown
             .iter()
-            .filter_map(|channel| Some((channel.as_slice(), history.rule(channel)?)))
+            .filter_map(|channel| Some((channel.as_slice(), history.shared_rule(channel)?)))
             .collect();
         let Some(store) = self.store().filter(|_| !ruled.is_empty()) else { return Ok(()) };
         let heads = within(self.config.answer_time, store.heads(&ruled)).await?;
@@ -140,9 +140,9 @@ impl Backplane {
         loop {
             let history = hub.history();
             let followed = history.followed();
-            let ruled: Vec<(&[u8], HistoryRule)> = followed
+            let ruled: Vec<(&[u8], SharedRule)> = followed
                 .iter()
-                .filter_map(|channel| Some((&**channel, history.rule(channel)?)))
+                .filter_map(|channel| Some((&**channel, history.shared_rule(channel)?)))
                 .collect();
             if let Some(store) = self.store() {
                 for ruled in ruled.chunks(CHANNELS_MAX) {

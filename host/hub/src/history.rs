@@ -4,6 +4,7 @@
 //! refuse it and before the first outbox, so that positions rise in the order of delivery. Streams
 //! and keys belong to the host: replacing or rebuilding engines and plugins does not change them.
 
+mod past_rules;
 mod shared;
 mod tails;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::Notify;
 
+use past_rules::PastRules;
 pub use shared::Resuming;
 pub(crate) use tails::Arrival;
 use tails::Tails;
@@ -51,6 +53,7 @@ pub struct History {
     /// Whether any channel may have one. Read for each publication.
     is_on: AtomicBool,
     rules: RwLock<ChannelRules>,
+    past_rules: RwLock<PastRules>,
     pub(super) streams: Mutex<Streams>,
     pub(super) keys: Mutex<Keys<Published>>,
     /// None: histories are in memory only.
@@ -77,6 +80,7 @@ impl History {
             is_on: AtomicBool::new(false),
             streams: Mutex::new(Streams::new(Limits::DEFAULT, resolver(&rules))),
             rules: RwLock::new(rules),
+            past_rules: RwLock::default(),
             keys: Mutex::new(Keys::new(KEYS)),
             store: OnceLock::new(),
             resumes: [const { AtomicU64::new(0) }; OUTCOMES.len()],
@@ -102,6 +106,9 @@ impl History {
             let mut streams = self.streams.lock();
             streams.set_limits(limits);
             let mut held = self.rules.write();
+            if self.is_shared {
+                self.past_rules.write().replace(&held, rules, unix_us());
+            }
             if *held != *rules {
                 streams.set_rules(resolver(rules), unix_us());
                 *held = rules.clone();

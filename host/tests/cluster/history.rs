@@ -707,6 +707,40 @@ async fn a_key_of_another_type_affects_its_channel_only() -> Result<()> {
     Ok(())
 }
 
+/// Messages that another program removes from a history are missing, and clients learn it.
+#[tokio::test]
+async fn messages_that_another_program_removes_are_a_gap() -> Result<()> {
+    let backplane = Backplane::start(Kind::Redis).await?;
+    let [a] = nodes(&backplane, RULE).await?;
+    let mut client = client(&a).await?;
+    let mut positions = Vec::new();
+    for number in 0..5 {
+        positions.push(publish(&mut client, "chat.1", &number.to_string()).await?);
+    }
+    let gap = async |client: &mut Client, options: Value| {
+        let page = ask(client, json!(["HISTORY", "chat.1", options])).await?;
+        page["gap"].as_bool().with_context(|| format!("no gap: {page}"))
+    };
+    let stream = "__switchyard:history:{chat.1}";
+    for (removed, first) in [(2, 1), (4, 3)] {
+        for is_removed in [false, true] {
+            if is_removed {
+                backplane.ask(&["XDEL", stream, &positions[removed]]).await?;
+            }
+            for is_reverse in [false, true] {
+                let options = json!({"after": positions[first], "reverse": is_reverse});
+                ensure!(gap(&mut client, options).await? == is_removed);
+                let options = json!({"after": positions[removed], "reverse": is_reverse});
+                ensure!(!gap(&mut client, options).await?);
+            }
+        }
+        let mut other = self::client(&a).await?;
+        let answer = ask(&mut other, json!(["RESUME", "chat.1", positions[first]])).await?;
+        ensure!(answer["recovered"] == false && answer["reason"] == "trimmed", "{answer}");
+    }
+    a.stop().await
+}
+
 /// A rule that changes to another size, and back, while clients are there.
 async fn a_rule_that_changes(kind: Kind) -> Result<()> {
     let backplane = start(kind).await?;
@@ -747,6 +781,56 @@ async fn a_rule_that_changes(kind: Kind) -> Result<()> {
         node.stop().await?;
     }
     Ok(())
+}
+
+/// A channel loses its history on the nodes, is published to, and has one again.
+async fn a_rule_that_goes_and_comes_back(kind: Kind) -> Result<()> {
+    let backplane = start(kind).await?;
+    let [a, b] = nodes(&backplane, RULE).await?;
+    let mut publisher = client(&a).await?;
+    let before = publish(&mut publisher, "chat.1", "before").await?;
+    for (changes, rule) in [(1, ""), (2, RULE)] {
+        for node in [&a, &b] {
+            let config = format!("[cluster]\nurl = \"{}\"\n{rule}", backplane.url());
+            let file = node.server.home().join("switchyard.toml");
+            write_atomically(&file, with_quick_end(&config).as_bytes())?;
+            node.server.wait_for_logs("settings were changed", changes).await?;
+        }
+        if rule.is_empty() {
+            ask(&mut publisher, json!(["PUBLISH", "chat.1", "in between"])).await?;
+        }
+    }
+    for node in [&a, &b] {
+        let mut subscriber = client(node).await?;
+        let answer = ask(&mut subscriber, json!(["RESUME", "chat.1", before])).await?;
+        ensure!(answer["recovered"] == false && answer["reason"] == "epoch", "{answer}");
+        let page = ask(&mut subscriber, json!(["HISTORY", "chat.1"])).await?;
+        ensure!(page["messages"] == json!([]), "{page}");
+    }
+    let mut subscriber = client(&b).await?;
+    let answer = ask(&mut subscriber, json!(["RESUME", "chat.1"])).await?;
+    let after = publish(&mut publisher, "chat.1", "after").await?;
+    expect_message(&mut subscriber, "after", &after).await?;
+    for node in [&a, &b] {
+        let mut subscriber = client(node).await?;
+        let resume = json!(["RESUME", "chat.1", answer["position"]]);
+        let answer = ask(&mut subscriber, resume).await?;
+        ensure!(answer["recovered"] == true && answer["missed"] == 1, "{answer}");
+    }
+    for node in [a, b] {
+        node.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_rule_that_goes_and_comes_back_over_redis() -> Result<()> {
+    a_rule_that_goes_and_comes_back(Kind::Redis).await
+}
+
+#[tokio::test]
+async fn a_rule_that_goes_and_comes_back_over_nats() -> Result<()> {
+    a_rule_that_goes_and_comes_back(Kind::Nats).await
 }
 
 #[tokio::test]

@@ -23,6 +23,16 @@ pub struct HistoryRule {
     pub idle_ms: u64,
 }
 
+/// A rule of which the backplane keeps the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedRule {
+    /// How much is retained.
+    pub rule: HistoryRule,
+    /// A stream that began earlier has ended: the channel had no history on this node in the
+    /// meantime. In microseconds since 1970; 0: it always had one.
+    pub since_us: u64,
+}
+
 /// Where the backplane put a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamPlace {

@@ -19,14 +19,16 @@ use super::failed;
 use super::fetch::{now_ms, unix_ms};
 use super::reading::CONCURRENT_MAX;
 use super::store::{NatsStore, Place};
+use super::streams::Known;
 use crate::LinkError;
 use crate::append::Ruled;
 use switchyard_history::Reason;
 
-/// The content of an anchor that a purge leaves.
-pub(super) const PURGED: &str = "purged";
-/// How many channels' anchors are known to be recent.
-const DUE_MAX: usize = 200_000;
+/// The first word of an anchor that a purge leaves. The time in microseconds follows before which
+/// everything has ended.
+const PURGED: &str = "purged ";
+/// How many channels' anchors are known to be recent, and how many channels are known to have ended.
+const CHANNELS_MAX: usize = 200_000;
 
 /// The last message of a channel, and where the channel is.
 pub(super) struct Head {
@@ -42,29 +44,31 @@ impl Head {
 }
 
 /// What an anchor says: there is no message after `from` up to `to`; positions before `purged` are
-/// not valid.
+/// not valid, and nothing is left from before `since_us`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Claim {
     from: u64,
     to: u64,
     purged: u64,
+    since_us: u64,
 }
 
 impl Claim {
     fn read(anchor: &StreamMessage) -> Claim {
         let at = anchor.sequence;
         let text = std::str::from_utf8(&anchor.payload).unwrap_or_default();
-        let mut numbers = text.split(' ').map_while(|number| number.parse().ok());
-        match (text, numbers.next(), numbers.next(), numbers.next()) {
-            (PURGED, ..) => Claim { from: at, to: at, purged: at },
-            (_, Some(from), Some(to), Some(purged)) => Claim { from, to, purged },
-            _ => Claim { from: at, to: at, purged: 0 },
+        let of_purge = text.strip_prefix(PURGED);
+        let numbers = of_purge.unwrap_or(text).split(' ').map_while(|number| number.parse().ok());
+        match (of_purge, &numbers.collect::<Vec<u64>>()[..]) {
+            (Some(_), &[since_us]) => Claim { from: at, to: at, purged: at, since_us },
+            (None, &[from, to, purged, since_us]) => Claim { from, to, purged, since_us },
+            _ => Claim { from: at, to: at, purged: 0, since_us: 0 },
         }
     }
 
     fn write(self) -> String {
-        let Claim { from, to, purged } = self;
-        format!("{from} {to} {purged}")
+        let Claim { from, to, purged, since_us } = self;
+        format!("{from} {to} {purged} {since_us}")
     }
 }
 
@@ -88,7 +92,7 @@ impl NatsStore {
         };
         let due = now + anchor_time(&place).saturating_sub(age);
         let mut dues = self.due.lock();
-        if dues.len() >= DUE_MAX {
+        if dues.len() >= CHANNELS_MAX {
             dues.clear();
         }
         dues.insert(Arc::from(channel.0), due);
@@ -124,7 +128,9 @@ impl NatsStore {
                 }
             }
             None => match self.last(&place.known, &place.subject).await? {
-                Some(newest) => Claim { from: newest.sequence, to: newest.sequence, purged: 0 },
+                Some(newest) => {
+                    Claim { from: newest.sequence, to: newest.sequence, ..Claim::default() }
+                }
                 None => Claim::default(),
             },
         };
@@ -139,6 +145,44 @@ impl NatsStore {
         };
         let anchor = self.get(&place.known.name, sequence).await?;
         anchor.ok_or_else(|| failed("an anchor of a channel is gone"))
+    }
+
+    /// Ends what a channel had before a time, in microseconds since 1970, unless a node has done that.
+    pub(super) async fn end_older(&self, place: &Place, since_us: u64) -> Result<(), LinkError> {
+        if place.known.epoch >= since_us {
+            return Ok(());
+        }
+        // Held until the end: a publication that waits for it is not purged by this node.
+        let mut ended = self.ended.lock().await;
+        if ended.get(&place.subject).is_some_and(|until| *until >= since_us) {
+            return Ok(());
+        }
+        let last = self.last(&place.known, &place.anchors).await?;
+        if last.is_none_or(|anchor| Claim::read(&anchor).since_us < since_us) {
+            let (subject, anchors) = (place.subject.clone(), place.anchors.clone());
+            self.end_channel(&place.known, subject, anchors, since_us).await?;
+        }
+        if ended.len() >= CHANNELS_MAX {
+            ended.clear();
+        }
+        ended.insert(place.subject.clone(), since_us);
+        Ok(())
+    }
+
+    /// Removes all messages of a channel; positions before are unknown from now on. Returns how many
+    /// messages there were.
+    pub(super) async fn end_channel(
+        &self,
+        known: &Known,
+        subject: String,
+        anchors: String,
+        since_us: u64,
+    ) -> Result<u64, LinkError> {
+        let anchor = PublishMessage::build().payload(format!("{PURGED}{since_us}").into());
+        let ack = self.publish(anchors, anchor).await?.await.map_err(failed)?;
+        let stream = self.streams.context.get_stream_no_info(&known.name).await.map_err(failed)?;
+        let purging = stream.purge().filter(subject).sequence(ack.sequence);
+        Ok(purging.await.map_err(failed)?.purged)
     }
 
     /// Why messages after a sequence may be missing, at which the channel has no message; none: they
@@ -199,13 +243,14 @@ mod tests {
 
     #[test]
     fn a_claim_is_read_as_it_was_written() {
-        let claim = Claim { from: 3, to: 5, purged: 2 };
+        let claim = Claim { from: 3, to: 5, purged: 2, since_us: 9 };
         assert_eq!(Claim::read(&anchor(&claim.write())), claim);
-        let purged = Claim { from: 7, to: 7, purged: 7 };
-        assert_eq!(Claim::read(&anchor(PURGED)), purged);
+        let purged = Claim { from: 7, to: 7, purged: 7, since_us: 9 };
+        assert_eq!(Claim::read(&anchor("purged 9")), purged);
         // What is not understood claims nothing but itself.
-        for other in ["", "1 2", "x 2 3"] {
-            assert_eq!(Claim::read(&anchor(other)), Claim { from: 7, to: 7, purged: 0 }, "{other}");
+        let itself = Claim { from: 7, to: 7, purged: 0, since_us: 0 };
+        for other in ["", "1 2", "x 2 3 4", "purged x"] {
+            assert_eq!(Claim::read(&anchor(other)), itself, "{other}");
         }
     }
 }

@@ -20,13 +20,13 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
-use super::fetch::{BATCH_MAX, Start, oldest_ms, unix_ms};
+use super::failed;
+use super::fetch::{BATCH_MAX, Start, now_ms, oldest_ms, unix_ms};
 use super::streams::{APPEND, Class, Known, Needs, Streams, epoch_of};
-use super::{anchors, failed};
 use crate::append::{Append, Ruled};
 use crate::{LinkError, records};
 use switchyard_types::command::Published;
-use switchyard_types::history::HistoryRule;
+use switchyard_types::history::{HistoryRule, SharedRule};
 use switchyard_types::keyed_hash::KeyedMap;
 use switchyard_types::position::Position;
 
@@ -51,6 +51,8 @@ pub struct NatsStore {
     pub(super) batch_max: usize,
     /// When the anchors of channels are looked at again.
     pub(super) due: Arc<Mutex<KeyedMap<Arc<[u8]>, std::time::Instant>>>,
+    /// Until when channels have ended, by the subjects of their messages; see `end_older`.
+    pub(super) ended: Arc<tokio::sync::Mutex<KeyedMap<String, u64>>>,
     /// The newest version of channels.
     versions: Arc<Mutex<HashMap<(u64, String), Versions>>>,
 }
@@ -92,9 +94,16 @@ impl NatsStore {
         bytes_max: usize,
         pending_max: usize,
     ) -> NatsStore {
-        let (due, versions) = (Arc::default(), Arc::default());
-        let batch_max = (pending_max / 2).clamp(1, BATCH_MAX);
-        NatsStore { streams, node: node.into(), key_time, bytes_max, batch_max, due, versions }
+        NatsStore {
+            streams,
+            node: node.into(),
+            key_time,
+            bytes_max,
+            batch_max: (pending_max / 2).clamp(1, BATCH_MAX),
+            due: Arc::default(),
+            ended: Arc::default(),
+            versions: Arc::default(),
+        }
     }
 
     /// Checks that there is JetStream, and creates the streams of these rules.
@@ -107,12 +116,17 @@ impl NatsStore {
     }
 
     /// The channel's stream.
-    pub(super) async fn place(&self, (channel, rule): Ruled<'_>) -> Result<Place, LinkError> {
+    pub(super) async fn place(&self, (channel, shared): Ruled<'_>) -> Result<Place, LinkError> {
+        let SharedRule { rule, since_us } = shared;
         let class = Class::of(rule);
         let known = self.streams.get(class, Needs::of(rule, self.key_time)).await?;
         let subject = self.streams.subject(class, channel);
         let anchors = self.streams.anchors(class, channel);
-        Ok(Place { known, subject, anchors, rule })
+        let place = Place { known, subject, anchors, rule };
+        if since_us > 0 {
+            self.end_older(&place, since_us).await?;
+        }
+        Ok(place)
     }
 
     /// See `Backplane::append`.
@@ -392,14 +406,8 @@ impl NatsStore {
             if self.last(&known, &subject).await?.is_none() {
                 continue;
             }
-            // Positions before this anchor are unknown from now on.
-            let anchor = PublishMessage::build().payload(anchors::PURGED.into());
             let anchors = self.streams.anchors(class, channel);
-            let ack = self.publish(anchors, anchor).await?.await.map_err(failed)?;
-            let stream = self.streams.context.get_stream_no_info(&known.name).await;
-            let stream = stream.map_err(failed)?;
-            let purging = stream.purge().filter(subject).sequence(ack.sequence);
-            purged += purging.await.map_err(failed)?.purged;
+            purged += self.end_channel(&known, subject, anchors, now_ms() * 1_000).await?;
         }
         Ok(purged)
     }

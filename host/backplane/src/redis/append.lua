@@ -4,7 +4,8 @@
 -- KEYS: the stream, its metadata, the record of the publication's key.
 -- ARGV: 1 channel, 2 channel of the positions, 3 payload, 4 tags, 5 version, 6 run id of the server,
 --   7 messages, 8 age in ms, 9 idle time in ms, 10 size and checksum of the payload,
---   11 idempotency time in ms, 12 deliveries. Empty: there is none. Without 7, nothing is retained.
+--   11 idempotency time in ms, 12 deliveries, 13 time in us before which streams have ended. Empty:
+--   there is none. Without 7, nothing is retained.
 -- Returns: how it ended ("kept", "plain", "stale"), the position and the deliveries, as one text.
 
 local channel, positions, payload, tags, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -39,12 +40,18 @@ if run == '' then
   run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 end
 
+local since = tonumber(ARGV[13])
 local meta = redis.call('HMGET', KEYS[2], 'epoch', 'offset', 'run', 'version', 'versioned')
+if meta[1] and tonumber(meta[1]) < since then
+  -- The channel had no history in the meantime.
+  redis.call('DEL', KEYS[1], KEYS[2])
+  meta = {}
+end
 local epoch, offset = meta[1], tonumber(meta[2] or '0')
 if not epoch or meta[3] ~= run then
   -- A server that was started again, or took over, may have lost the last publications.
   local after = epoch and tonumber(epoch) + 1 or 0
-  epoch = string.format('%.0f', math.max(now_us, after))
+  epoch = string.format('%.0f', math.max(now_us, after, since))
   offset = 0
 end
 

@@ -3,7 +3,7 @@
 -- KEYS: the stream, its metadata.
 -- ARGV: 1 run id of the server, 2 age in ms, 3 idle time in ms, 4 lowest and 5 highest ID as XRANGE
 --   takes them, 6 "1": the newest first, 7 entries at most, 8 bytes of payloads and tags at most,
---   9 how many messages the channel retains.
+--   9 how many messages the channel retains, 10 time in us before which streams have ended.
 -- Returns: the position, "1" if there is more, the entries.
 
 local time = redis.call('TIME')
@@ -15,11 +15,17 @@ if run == '' then
   run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 end
 
+local since = tonumber(ARGV[10])
 local meta = redis.call('HMGET', KEYS[2], 'epoch', 'offset', 'run')
+if meta[1] and tonumber(meta[1]) < since then
+  -- The channel had no history in the meantime.
+  redis.call('DEL', KEYS[1], KEYS[2])
+  meta = {}
+end
 local epoch, offset = meta[1], meta[2]
 if not epoch or meta[3] ~= run then
   local after = epoch and tonumber(epoch) + 1 or 0
-  epoch = string.format('%.0f', math.max(now_us, after))
+  epoch = string.format('%.0f', math.max(now_us, after, since))
   offset = '0'
   redis.call('HSET', KEYS[2], 'epoch', epoch, 'offset', offset, 'run', run)
   redis.call('PEXPIRE', KEYS[2], ARGV[3])

@@ -21,7 +21,7 @@ use crate::append::{Append, Ruled};
 use crate::{LinkError, records};
 use switchyard_history::{Entry, Limits, Look, Message, Page, Reason, Resume, Resumed};
 use switchyard_types::command::Published;
-use switchyard_types::history::HistoryRule;
+use switchyard_types::history::{HistoryRule, SharedRule};
 
 static APPEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("append.lua")));
 static READ: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("read.lua")));
@@ -74,6 +74,7 @@ impl RedisStore {
     /// Checks that the user may do what histories need.
     pub async fn probe(&self) -> Result<(), LinkError> {
         let rule = HistoryRule { messages: 1, age_ms: 1_000, idle_ms: 1_000 };
+        let rule = SharedRule { rule, since_us: 0 };
         self.heads(&[(b"__switchyard:probe", rule)]).await.map(drop)
     }
 
@@ -95,6 +96,8 @@ impl RedisStore {
         let tags = options.and_then(|options| options.tags.as_deref()).unwrap_or_default();
         let version = options.and_then(|options| options.version);
         let number = |number: Option<u64>| number.map(|number| number.to_string().into_bytes());
+        let since_us = rule.map_or(0, |shared| shared.since_us);
+        let rule = rule.map(|shared| shared.rule);
         let arguments = [
             Some(channel),
             Some(positions(&self.prefix, &publication.channel)),
@@ -108,6 +111,7 @@ impl RedisStore {
             Some(fingerprint(&publication.payload).into_bytes()),
             number(key.map(|_| key_time.as_millis() as u64)),
             number(Some(*deliveries)),
+            number(Some(since_us)),
         ];
         Invocation {
             keys: vec![stream, meta, record],
@@ -227,11 +231,12 @@ impl RedisStore {
             messages_max: look.limit.min(limits.resume_messages_max),
             bytes_max: limits.resume_bytes_max,
         };
-        let Part { head, has_more, messages } = self.read(channel, &range).await?;
+        let part = self.read(channel, &range).await?;
         let gap = match look.after {
-            Some(after) => self.has_gap(channel, after, head, &range, &messages).await?,
+            Some(after) => self.has_gap(channel, after, look, &range, &part).await?,
             None => false,
         };
+        let Part { head, has_more, messages } = part;
         let next = messages.last().filter(|_| has_more).map(|message| message.position);
         Ok(Page { position: head, messages, next, gap })
     }
@@ -241,15 +246,31 @@ impl RedisStore {
         &self,
         channel: Ruled<'_>,
         after: Position,
-        head: Position,
+        look: &Look,
         range: &Range<'_>,
-        messages: &[Message],
+        part: &Part,
     ) -> Result<bool, LinkError> {
+        let Part { head, has_more, messages } = part;
         if after.epoch != head.epoch || after.offset > head.offset {
             return Ok(true);
         }
         if after.offset == head.offset {
             return Ok(false);
+        }
+        // Another program may have removed messages.
+        let is_hole = |pair: &[Message]| match pair {
+            [one, other] => one.position.offset.abs_diff(other.position.offset) != 1,
+            _ => false,
+        };
+        let newest = match range.is_reverse {
+            true => messages.first(),
+            false => messages.last().filter(|_| !has_more),
+        };
+        let is_newest_gone = look.before.is_none()
+            && look.until.is_none()
+            && newest.is_some_and(|newest| newest.position != *head);
+        if is_newest_gone || messages.windows(2).any(is_hole) {
+            return Ok(true);
         }
         let is_next =
             |message: &Message| message.position == Position { offset: after.offset + 1, ..after };
@@ -282,7 +303,7 @@ impl RedisStore {
         let mut pipeline = Pipeline::with_capacity(channels.len());
         for (channel, rule) in channels {
             let [_, meta] = self.keys(channel);
-            pipeline.cmd("PEXPIRE").arg(meta).arg(rule.idle_ms);
+            pipeline.cmd("PEXPIRE").arg(meta).arg(rule.rule.idle_ms);
         }
         let _: Value = match &self.connection {
             Connection::Single(connection) => pipeline.query_async(&mut connection.clone()).await?,
@@ -312,7 +333,8 @@ impl RedisStore {
         part(answers.into_iter().next().unwrap_or_else(|| Err(unexpected()))?)
     }
 
-    fn reading(&self, (channel, rule): Ruled<'_>, range: &Range<'_>) -> Invocation {
+    fn reading(&self, (channel, shared): Ruled<'_>, range: &Range<'_>) -> Invocation {
+        let SharedRule { rule, since_us } = shared;
         let number = |number: usize| number.to_string().into_bytes();
         Invocation {
             keys: self.keys(channel).into(),
@@ -326,6 +348,7 @@ impl RedisStore {
                 number(range.messages_max),
                 number(range.bytes_max),
                 number(rule.messages),
+                since_us.to_string().into_bytes(),
             ],
         }
     }

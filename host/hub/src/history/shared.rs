@@ -17,8 +17,8 @@ use switchyard_history::{Entry, Limits, Look, Page, Reason, Resume, Resumed as F
 use switchyard_types::batch::Batch;
 use switchyard_types::close::CloseReason;
 use switchyard_types::command::{Bytestring, Kind, Publication, Refusal, Space};
-use switchyard_types::history::HistoryRule;
 use switchyard_types::history::{HistoryOptions, HistoryPage, ResumeOptions, Resumed};
+use switchyard_types::history::{HistoryRule, SharedRule};
 use switchyard_types::ids::ConnectionId;
 use switchyard_types::position::Position;
 
@@ -75,6 +75,12 @@ impl History {
         drop(tails);
         self.hole_noticed.notify_one();
         arrivals
+    }
+
+    /// The rule of a channel for the backplane; none: it has no history.
+    pub fn shared_rule(&self, channel: &[u8]) -> Option<SharedRule> {
+        let rule = self.rule(channel)?;
+        Some(SharedRule { rule, since_us: self.past_rules.read().since_us(channel) })
     }
 
     /// How long the answer to a publication with a key is remembered.

@@ -197,7 +197,7 @@ impl Session {
         let hold = Arc::new(hold);
         let resuming = hub.begin_resume(channel);
         let limits = hub.history().limits();
-        let rule = hub.history().rule(channel).ok_or_else(no_history)?;
+        let rule = hub.history().shared_rule(channel).ok_or_else(no_history)?;
         let (name, joining) = (channel.to_vec(), hold.clone());
         let reading = Box::pin(async move {
             if !joining.is_settled() {
@@ -223,7 +223,7 @@ impl Session {
         let (hub, backplane) = (self.services.hub.clone(), self.backplane()?);
         let look = hub.look_request(options)?;
         let limits = hub.history().limits();
-        let rule = hub.history().rule(channel).ok_or_else(no_history)?;
+        let rule = hub.history().shared_rule(channel).ok_or_else(no_history)?;
         let name = channel.to_vec();
         let reading = Box::pin(async move { backplane.look((&name, rule), &look, limits).await });
         let reading = self.reading(chain, tag, channel, reading);

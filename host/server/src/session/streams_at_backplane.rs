@@ -70,7 +70,7 @@ impl StreamReader {
         mut each: impl FnMut(Page) -> bool,
     ) -> Result<Option<Position>, Refusal> {
         let history = self.services.hub.history();
-        let Some(rule) = history.rule(channel) else { return Ok(None) };
+        let Some(rule) = history.shared_rule(channel) else { return Ok(None) };
         let RangeOptions { start, end, count, is_reverse } = options;
         let mut look =
             Look { limit: count.unwrap_or(usize::MAX), reverse: is_reverse, ..Look::default() };

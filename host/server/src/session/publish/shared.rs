@@ -204,6 +204,6 @@ fn appended(
     }
     let history = services.hub.history();
     let deliveries = services.hub.receivers(publication.space, &publication.channel)?;
-    let rule = history.rule(&publication.channel);
+    let rule = history.shared_rule(&publication.channel);
     Ok(Append { rule, deliveries, key_time: history.key_time(), publication })
 }

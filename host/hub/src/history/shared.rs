@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::tails::{Arrival, Bounds, NoMeeting};
+use super::tails::{Arrival, Bounds, Meeting, NoMeeting};
 use super::{History, Missed, resumed, within};
 use crate::Hub;
 use crate::connections::Connection;
@@ -253,17 +253,17 @@ impl Hub {
         is_listening: bool,
     ) -> Found {
         let mut tails = self.history.tails.lock();
-        let delivered = tails.position(channel);
-        let position = delivered.map_or(found.position, |at| at.max(found.position));
         if is_listening {
+            let position = found.position.max(tails.delivered(channel).unwrap_or_default());
             let reason = Some(Reason::Listening);
             return Found { position, recovered: false, reason, messages: Vec::new() };
         }
         let is_alive = |id| self.connections.get(id).is_some();
         let rewinds = request.last.is_some() || request.since_ms.is_some();
-        let met = tails.meet(channel, connection, found.position, is_alive);
+        let Meeting { position, between } =
+            tails.meet(channel, connection, found.position, is_alive);
         self.history.hole_noticed.notify_one();
-        match met {
+        match between {
             Ok(later) => {
                 if found.recovered || rewinds {
                     found.messages.extend(later);

@@ -88,8 +88,17 @@ pub(crate) enum Arrival {
 pub(super) enum NoMeeting {
     /// The stream has another epoch by now.
     Epoch,
-    /// More was delivered in the meantime than is recorded.
+    /// Not everything in between is recorded.
     Many,
+}
+
+/// What a connection receives that resumes.
+#[derive(Debug)]
+pub(super) struct Meeting {
+    /// Everything after this position will arrive, and nothing before it.
+    pub position: Position,
+    /// What was delivered between what was read and this position.
+    pub between: Result<Vec<Message>, NoMeeting>,
 }
 
 impl Tails {
@@ -170,12 +179,15 @@ impl Tails {
             }
             tail.link = link;
         }
+        let before = Position { offset: place.previous, ..at };
+        let is_next = tail.delivered.is_some_and(|delivered| delivered >= before);
         tail.delivered = Some(at);
         tail.base = tail.base.max(Some(at));
         if tail.resuming > 0 {
-            // What was before the first message that arrives here is not known.
-            let before = Position { offset: place.previous, ..at };
-            tail.recent_after.get_or_insert(before);
+            if !is_next {
+                // What came before was not delivered here.
+                tail.forget_recent(Some(before));
+            }
             tail.record(Message { position: at, entry: entry() }, bounds);
         }
         let is_withheld = |(_, up_to): &&(ConnectionId, Position)| at <= *up_to;
@@ -207,15 +219,14 @@ impl Tails {
     }
 
     /// A connection that is resuming since `begun` has everything up to `head`, and is subscribed from
-    /// now on. Returns what was delivered after that already. Nothing before `head` will be delivered
-    /// to it.
+    /// now on.
     pub fn meet(
         &mut self,
         channel: &[u8],
         (connection, begun): (ConnectionId, u64),
         head: Position,
         is_alive: impl Fn(ConnectionId) -> bool,
-    ) -> Result<Vec<Message>, NoMeeting> {
+    ) -> Meeting {
         let link = self.link;
         let tail = self.tail(channel);
         if tail.base.is_none() {
@@ -229,31 +240,42 @@ impl Tails {
             }
         }
         let tail = self.tail(channel);
-        match tail.delivered {
-            Some(delivered) if delivered >= head => {
-                if delivered.epoch != head.epoch {
-                    return Err(NoMeeting::Epoch);
-                }
-                if tail.recent_after.is_some_and(|after| after > head) {
-                    return Err(NoMeeting::Many);
-                }
-                Ok(tail.recent.iter().filter(|message| message.position > head).cloned().collect())
+        if let Some(delivered) = tail.delivered.filter(|delivered| *delivered >= head) {
+            let between = if delivered.epoch != head.epoch {
+                Err(NoMeeting::Epoch)
+            } else if tail.recent_after.is_some_and(|after| after > head) {
+                Err(NoMeeting::Many)
+            } else {
+                let later = tail.recent.iter().filter(|message| message.position > head);
+                Ok(later.cloned().collect())
+            };
+            return Meeting { position: delivered, between };
+        }
+        // Another connection may have read later, and nothing has arrived since.
+        let meeting = match tail.base.filter(|base| *base > head) {
+            Some(base) if base.epoch > head.epoch => {
+                Meeting { position: base, between: Err(NoMeeting::Epoch) }
+            }
+            Some(base) if tail.catching_up => {
+                Meeting { position: base, between: Err(NoMeeting::Many) }
             }
             _ => {
-                // Connections that ended before the next message leave their entries here.
-                if tail.withheld.len() >= 64 && tail.withheld.len().is_power_of_two() {
-                    tail.withheld.retain(|(id, _)| is_alive(*id));
-                }
-                tail.withheld.retain(|(id, _)| *id != connection);
-                tail.withheld.push((connection, head));
-                Ok(Vec::new())
+                tail.base = tail.base.min(Some(head));
+                Meeting { position: head, between: Ok(Vec::new()) }
             }
+        };
+        // Connections that ended before the next message leave their entries here.
+        if tail.withheld.len() >= 64 && tail.withheld.len().is_power_of_two() {
+            tail.withheld.retain(|(id, _)| is_alive(*id));
         }
+        tail.withheld.retain(|(id, _)| *id != connection);
+        tail.withheld.push((connection, meeting.position));
+        meeting
     }
 
-    /// The position up to which this node has delivered, or from which on everything arrives.
-    pub fn position(&self, channel: &[u8]) -> Option<Position> {
-        self.by_channel.get(channel)?.base
+    /// The last publication that was delivered here.
+    pub fn delivered(&self, channel: &[u8]) -> Option<Position> {
+        self.by_channel.get(channel)?.delivered
     }
 
     /// The connection to the backplane was lost: messages may be missing everywhere. What was being
@@ -328,9 +350,7 @@ impl Tails {
         tail.link = link;
         tail.delivered = head;
         tail.base = head;
-        tail.recent.clear();
-        tail.recent_bytes = 0;
-        tail.recent_after = head;
+        tail.forget_recent(head);
     }
 
     /// The channels that the node subscribes to by their names.
@@ -363,6 +383,13 @@ impl Tails {
 }
 
 impl Tail {
+    /// Nothing is recorded but what comes after this position.
+    fn forget_recent(&mut self, after: Option<Position>) {
+        self.recent.clear();
+        self.recent_bytes = 0;
+        self.recent_after = after;
+    }
+
     fn record(&mut self, message: Message, bounds: Bounds) {
         self.recent_bytes += message.entry.payload().len();
         self.recent.push_back(message);

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use fastrand::Rng;
 
-use super::{Arrival, Bounds, Tails};
+use super::{Arrival, Bounds, Meeting, Tails};
 use switchyard_history::{Entry, Message};
 use switchyard_types::history::StreamPlace;
 use switchyard_types::position::Position;
@@ -208,17 +208,17 @@ impl Run {
         let Some(place) = self.resuming.iter().position(|it| it.found.is_some()) else { return };
         let Resuming { id, begun, from, found } = self.resuming.swap_remove(place);
         let Some(found) = found else { return };
-        let known = self.tails.position(CHANNEL);
-        let met = self.tails.meet(CHANNEL, (id, begun), found.head, |_| true);
+        let Meeting { position, between } =
+            self.tails.meet(CHANNEL, (id, begun), found.head, |_| true);
         self.tails.end_resume(CHANNEL);
-        let position = known.map_or(found.head, |known| known.max(found.head));
         let mut subscriber = Subscriber { id, last: position };
-        if let (Ok(later), true) = (met, found.is_recovered) {
+        if let (Ok(later), true) = (between, found.is_recovered) {
             subscriber.last = from.expect("it was recovered from there");
             let later = later.into_iter().map(|Message { position, .. }| position);
             for position in found.messages.into_iter().chain(later) {
                 subscriber.take(position, self.seed);
             }
+            assert_eq!(subscriber.last, position, "the position of {id}, seed {}", self.seed);
         }
         self.subscribers.push(subscriber);
     }

@@ -197,8 +197,7 @@ async fn run(config: Config, reloading: Reloading) -> anyhow::Result<()> {
     let server = Server::start(config, supervisor).await?;
     print_addresses(server.urls()?)?;
     info!(version = env!("CARGO_PKG_VERSION"), "the server is ready");
-    server.run(received, reloading).await;
-    Ok(())
+    server.run(received, reloading).await
 }
 
 /// Prints the addresses, one per line. The server continues if standard output is closed, and does

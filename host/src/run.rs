@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch as watch_channel};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::free_memory;
 use crate::listening::Sockets;
@@ -157,7 +157,15 @@ impl Server {
 
     /// Serves until it receives the order to end, and then shuts down gracefully: all clients
     /// are notified and have some time to receive what was queued.
-    pub async fn run(self, mut orders: mpsc::UnboundedReceiver<Order>, reloading: Reloading) {
+    ///
+    /// # Errors
+    ///
+    /// The histories are kept on disk, and were not written completely.
+    pub async fn run(
+        self,
+        mut orders: mpsc::UnboundedReceiver<Order>,
+        reloading: Reloading,
+    ) -> anyhow::Result<()> {
         let Server { config, live, services, health, engine, http, resp, admin, linking } = self;
         let config_file = reloading.overrides.file.clone();
         let config = Arc::new(config);
@@ -277,24 +285,25 @@ impl Server {
         }
         linking.iter().for_each(JoinHandle::abort);
         drop(upkeep);
-        close_history(&services, until(0) - Instant::now()).await;
+        let closed = close_history(&services, until(0) - Instant::now()).await;
         stop(http_accepting).await;
         stop(administering).await;
+        closed
     }
 }
 
 /// Writes the histories, if they are kept on disk. Publications are not retained any more.
-async fn close_history(services: &Services, time: Duration) {
+async fn close_history(services: &Services, time: Duration) -> anyhow::Result<()> {
     let hub = services.hub.clone();
     let close = move || hub.history().store().map(|store| store.close(time));
-    match tokio::task::spawn_blocking(close).await {
-        Ok(Some(Ok(()))) => info!("the history was written"),
-        Ok(Some(Err(problem))) => error!(
-            %problem,
-            "the history was not written completely: the next start is as after a crash"
-        ),
-        Ok(None) | Err(_) => {}
+    match tokio::task::spawn_blocking(close).await? {
+        Some(closed) => closed.context(
+            "the history was not written completely: the next start is as after a crash",
+        )?,
+        None => return Ok(()),
     }
+    info!("the history was written");
+    Ok(())
 }
 
 /// Starts the tasks for what is done periodically. They end when the set is dropped.

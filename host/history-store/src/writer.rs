@@ -118,11 +118,10 @@ impl Writer {
                 }
                 continue;
             }
-            if !retry_time.is_zero() {
+            self.succeeded();
+            if !std::mem::take(&mut retry_time).is_zero() {
                 info!("the history is written again");
             }
-            retry_time = Duration::ZERO;
-            self.succeeded();
             // What was published since the flush is written by the next one, at once.
             if is_closing && self.memory.seal() {
                 return self.close();
@@ -266,16 +265,16 @@ impl Writer {
     }
 
     fn failed(&mut self, problem: &DiskError, is_first: bool, retry_time: Duration) {
+        {
+            let (status, _) = &mut *self.shared.status.lock();
+            status.failures += 1;
+            status.problem = Some(problem.to_string());
+        }
         if is_first {
             let ms = retry_time.as_millis() as u64;
             let directory = self.directory.display();
             error!(%problem, %directory, retry_ms = ms, "the history is not written: a crash now would \
                     lose what is not on disk");
-        }
-        {
-            let (status, _) = &mut *self.shared.status.lock();
-            status.failures += 1;
-            status.problem = Some(problem.to_string());
         }
         if let Some(disk) = self.disk.take() {
             disk.close();

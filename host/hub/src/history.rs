@@ -10,10 +10,11 @@ mod tails;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use past_rules::PastRules;
 pub use shared::Resuming;
@@ -69,6 +70,8 @@ pub struct History {
     tails: Mutex<Tails>,
     /// A channel has to be caught up on.
     hole_noticed: Notify,
+    /// A permit for each connection that may read at the same time.
+    readers: Arc<Semaphore>,
 }
 
 impl History {
@@ -89,6 +92,7 @@ impl History {
             is_shared: false,
             tails: Mutex::new(Tails::new(shared::bounds(Limits::DEFAULT))),
             hole_noticed: Notify::new(),
+            readers: Arc::new(Semaphore::new(available_parallelism().map_or(1, usize::from))),
         }
     }
 
@@ -125,6 +129,11 @@ impl History {
         while !self.streams.lock().apply_rules(unix_us(), WORK_MAX).is_done {
             std::thread::yield_now();
         }
+    }
+
+    /// A permit for each connection that may read histories at the same time.
+    pub fn readers(&self) -> &Arc<Semaphore> {
+        &self.readers
     }
 
     /// Whether any channel may have a history.

@@ -254,9 +254,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin, D: Decoder> OpenConnection<S, D> {
         context: &mut Context<'_>,
     ) -> Poll<io::Result<CloseReason>> {
         let mut is_row_over = false;
+        self.session.release_history();
         loop {
             let had_receivers = self.session.had_receivers();
-            if is_row_over || self.is_row_over() {
+            // The next connection reads histories after the worker has polled the I/O driver, so
+            // that a row of them does not delay everything else.
+            if is_row_over || self.is_row_over() || self.session.has_read_history() {
                 self.reads_in_a_row = 0;
                 scheduling::yield_to_io_driver(context);
                 return Poll::Pending;

@@ -18,14 +18,16 @@ mod subscribing;
 use std::collections::VecDeque;
 use std::iter::Peekable;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use smallvec::smallvec;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use at_backplane::AtBackplane;
 use authentication::Authenticating;
+use history::WaitForPermit;
 use inspection::Inspection;
 use presence::Watching;
 use streams::Reading;
@@ -104,6 +106,8 @@ pub struct Session {
     rate: Rate,
     /// Whether a publication had receivers since the last call of `had_receivers`.
     had_receivers: bool,
+    /// Held from the first command that reads a history to the next poll of the I/O driver.
+    history_permit: Option<OwnedSemaphorePermit>,
     /// Commands that are left because the time budget was exhausted.
     pending: VecDeque<Request<'static>>,
     /// What the reply to the last command waits for. Commands after it are pending.
@@ -129,6 +133,8 @@ enum Waiting {
     Members(Watching),
     /// A publication on one of the channels of an XREAD.
     Stream(Box<Reading>),
+    /// Other connections, which read histories.
+    Permit(WaitForPermit),
 }
 
 /// The framing of replies.
@@ -174,6 +180,7 @@ impl Session {
             had_receivers: false,
             pending: VecDeque::new(),
             waiting: None,
+            history_permit: None,
             ending: None,
             is_over: false,
         }
@@ -260,7 +267,8 @@ impl Session {
         }
         self.pending = VecDeque::new();
         self.waiting.take_if(|waiting| match waiting {
-            Waiting::Budget(_) | Waiting::Members(_) | Waiting::Stream(_) => true,
+            Waiting::Budget(_) | Waiting::Members(_) => true,
+            Waiting::Stream(_) | Waiting::Permit(_) => true,
             Waiting::Shared(command) => command.is_blocked(),
             _ => false,
         });
@@ -299,6 +307,10 @@ impl Session {
             Some(Waiting::Shared(command)) => return command.poll(context),
             Some(Waiting::Credentials(authenticating)) => return authenticating.poll(context),
             Some(Waiting::Stream(reading)) => return reading.poll(context),
+            Some(Waiting::Permit(permit)) => {
+                self.history_permit = ready!(permit.as_mut().poll(context)).ok();
+                self.waiting = None;
+            }
             Some(Waiting::Budget(_) | Waiting::Members(_)) | None => {}
         }
         Poll::Ready(())
@@ -431,6 +443,8 @@ impl Session {
             let middleware = self.services.middleware.clone();
             let chain = middleware.chain();
             let mut burst = requests.by_ref().take(BURST_MAX).peekable();
+            // A command that is executed later, before the rest.
+            let mut returned = None;
             while let Some(request) = burst.next() {
                 match request.command {
                     Ok(command)
@@ -454,13 +468,18 @@ impl Session {
                         return (Some(CloseReason::Quit), None);
                     }
                     Ok(command) => {
-                        let is_listing = command.is_listing();
+                        if command.reads_history() && !self.may_read_history() {
+                            let command = Ok(command);
+                            returned = Some(Request { tag: request.tag, command });
+                            break;
+                        }
+                        let may_take_long = command.may_take_long();
                         self.execute_command(&chain, request.tag, command, &write);
                         if let Some(reason) = self.ending.take() {
                             self.flush();
                             return (Some(reason), None);
                         }
-                        if self.is_waiting() || is_listing && self.is_budget_exhausted() {
+                        if self.is_waiting() || may_take_long && self.is_budget_exhausted() {
                             break;
                         }
                     }
@@ -484,7 +503,7 @@ impl Session {
                 }
             }
             // A peeked request is not lost: it is queued before the rest.
-            let peeked: Vec<Request<'a>> = burst.collect();
+            let peeked: Vec<Request<'a>> = returned.into_iter().chain(burst).collect();
             if !peeked.is_empty() || self.is_waiting() {
                 stopped_at = Some(peeked);
                 break;
@@ -505,6 +524,7 @@ impl Session {
         if std::mem::replace(&mut self.is_over, true) {
             return;
         }
+        self.release_history();
         // Each step is contained: a panic in one must not skip the others, and a panic that left a
         // `drop` during another panic would abort the process.
         let id = self.connection.id;

@@ -13,7 +13,7 @@ use crate::answers::{ask, refused};
 use crate::support::admin::Operator;
 use crate::support::components::{self, write_atomically};
 use crate::support::server::{Launch, Server, with_quick_end};
-use crate::support::websocket::Client;
+use crate::support::websocket::{Client, RawClient, TEXT};
 
 const RULE: &str = "[[channels]]\nmatch = 'chat.*'\nhistory_messages = 5\nhistory_ms = '5m'\n";
 
@@ -368,6 +368,43 @@ async fn what_is_replayed_passes_on_deliver() -> Result<()> {
 }
 
 /// Operators see what channels retain and who is a member, and can end a history.
+/// Clients resume more in one frame than may be queued for a connection. It waits until they read,
+/// and they keep no other client from resuming.
+#[tokio::test]
+async fn what_many_resumes_replay_waits_until_the_client_reads() -> Result<()> {
+    const CHANNELS: usize = 20;
+    let limits = "[outbox]\nbytes_max = 4194304\nsoft_bytes = 1048576\n\
+        [history]\nresume_bytes_max = 1000000\n";
+    let server = Launch::with_config(&format!("{limits}{RULE}")).start().await?;
+    let mut publisher = server.client().await?;
+    let payload = "x".repeat(100_000);
+    let channels: Vec<_> = (0..CHANNELS).map(|number| format!("chat.{number}")).collect();
+    for channel in channels.iter().flat_map(|channel| [channel; 5]) {
+        publish(&mut publisher, channel, &payload).await?;
+    }
+    let resume = |channel: &String| json!([1, "RESUME", channel, null, {"last": 5}]);
+    let frame = Value::Array(channels.iter().map(resume).collect()).to_string();
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let mut client = RawClient::dial_narrow(server.address().await?).await?.upgrade().await?;
+        client.send_text(&frame).await?;
+        clients.push(client);
+    }
+    // The last one reads at once.
+    for client in clients.iter_mut().rev() {
+        for channel in &channels {
+            for count in 0..6 {
+                let frame = client.next_frame().await?.context("the connection ended")?;
+                let text = String::from_utf8(frame.payload)?;
+                ensure!(frame.opcode == TEXT, "{text}");
+                let (is_reply, is_message) = (text.contains("\"OK\""), text.contains(channel));
+                ensure!(is_reply == (count == 0) && is_message == (count > 0), "{count}: {text}");
+            }
+        }
+    }
+    server.stop().await
+}
+
 #[tokio::test]
 async fn operators_see_histories_and_members() -> Result<()> {
     let config = format!("history.channels_max = 2\n{RULE}presence = true\n");

@@ -364,6 +364,25 @@ async fn a_reload_changes_how_often_and_not_where() -> Result<()> {
     server.stop().await
 }
 
+/// A server that ends and cannot write its histories says so, and its exit code does.
+#[tokio::test]
+async fn a_server_that_cannot_write_its_histories_ends_with_an_error() -> Result<()> {
+    let home = tempfile::tempdir()?;
+    let directory = home.path().join("history");
+    let mut server = start(&directory).await?;
+    let operator = Operator::of(&server).await?;
+    let mut client = server.client().await?;
+    publish(&mut client, "chat.1", "one").await?;
+    written(&operator, 1).await?;
+    std::fs::remove_dir_all(&directory)?;
+    server.signal("TERM")?;
+    let (status, _) = server.exit().await?;
+    ensure!(status.code() == Some(1), "the server ended with {status}");
+    let log = server.log();
+    ensure!(log.contains("the history was not written completely"), "{log}");
+    Ok(())
+}
+
 /// A directory that is removed while the server runs is noticed; what is in memory is written once it
 /// is there again.
 #[tokio::test]

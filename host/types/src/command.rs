@@ -132,9 +132,17 @@ impl Command<'_> {
         matches!(self, Command::Authenticate(_) | Command::Hello | Command::Ping(_) | Command::Quit)
     }
 
-    /// Whether its cost grows with the number of channels instead of its length.
-    pub fn is_listing(&self) -> bool {
-        matches!(self, Command::Channels(..) | Command::SubscriberCounts(..))
+    /// Whether its cost grows with what the server holds instead of with its length.
+    pub fn may_take_long(&self) -> bool {
+        let is_listing = matches!(self, Command::Channels(..) | Command::SubscriberCounts(..));
+        let is_of_room = matches!(self, Command::Presence(..) | Command::WatchRoom(..));
+        is_listing || is_of_room || self.reads_history()
+    }
+
+    /// Whether its reply has messages of a history.
+    pub fn reads_history(&self) -> bool {
+        let is_range = matches!(self, Command::Stream(StreamCommand::Range(..)));
+        is_range || matches!(self, Command::Resume(..) | Command::History(..))
     }
 
     /// Its name, for logs and counters.

@@ -1,6 +1,10 @@
 //! RESUME and HISTORY: permitted by the plugins, answered by the hub.
 
-use super::{Session, WriteReply};
+use std::pin::Pin;
+
+use tokio::sync::{AcquireError, OwnedSemaphorePermit};
+
+use super::{Session, Waiting, WriteReply};
 use switchyard_hub::encoding::Message;
 use switchyard_hub::history::Missed;
 use switchyard_middleware::chain::Chain;
@@ -8,7 +12,39 @@ use switchyard_middleware::items::Action;
 use switchyard_types::command::{Bytestring, Kind, Refusal, Reply, Space, Tag};
 use switchyard_types::history::{HistoryOptions, ResumeOptions, Resumed};
 
+/// Waits for a permit to read histories.
+pub(super) type WaitForPermit =
+    Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
+
 impl Session {
+    /// Whether this session may read histories now. Otherwise it waits for a permit: when very many
+    /// clients come back at once, only a few of them are served at a time, and all others, which do
+    /// something else, are not behind them.
+    pub(super) fn may_read_history(&mut self) -> bool {
+        let history = self.services.hub.history();
+        if self.history_permit.is_some() || history.is_shared() {
+            return true;
+        }
+        let readers = history.readers();
+        self.history_permit = readers.clone().try_acquire_owned().ok();
+        if self.history_permit.is_none() {
+            self.waiting = Some(Waiting::Permit(Box::pin(readers.clone().acquire_owned())));
+        }
+        self.history_permit.is_some()
+    }
+
+    /// Whether histories were read since `release_history`.
+    #[inline]
+    pub fn has_read_history(&self) -> bool {
+        self.history_permit.is_some()
+    }
+
+    /// Lets another connection read histories.
+    #[inline]
+    pub fn release_history(&mut self) {
+        self.history_permit = None;
+    }
+
     /// Subscribes to a channel. The reply is followed by the messages that the client missed.
     pub(super) fn resume_channel(
         &mut self,

@@ -2,22 +2,14 @@
 
 #![expect(clippy::indexing_slicing, reason = "what is not there fails the test")]
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::answers::{ask, refused};
 use crate::backplane::{Backplane, Kind};
 use crate::nodes::{Node, Options};
-use crate::support::components::write_atomically;
-use crate::support::server::with_quick_end;
 use crate::support::websocket::Client;
 use crate::support::{PATIENCE, within};
-use crate::value::{Shape, Value as RespValue};
 
 pub const RULE: &str =
     "[[channels]]\nmatch = 'chat.*'\nhistory_messages = 100\nhistory_ms = '5m'\n";
@@ -113,15 +105,7 @@ async fn a_client_resumes_on_another_node(kind: Kind) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_client_resumes_on_another_node_over_redis() -> Result<()> {
-    a_client_resumes_on_another_node(Kind::Redis).await
-}
-
-#[tokio::test]
-async fn a_client_resumes_on_another_node_over_nats() -> Result<()> {
-    a_client_resumes_on_another_node(Kind::Nats).await
-}
+over_redis_and_nats!(a_client_resumes_on_another_node);
 
 /// A retry usually reaches another node.
 async fn a_key_publishes_once_in_the_cluster(kind: Kind) -> Result<()> {
@@ -160,15 +144,7 @@ async fn a_key_publishes_once_in_the_cluster(kind: Kind) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_key_publishes_once_in_the_cluster_over_redis() -> Result<()> {
-    a_key_publishes_once_in_the_cluster(Kind::Redis).await
-}
-
-#[tokio::test]
-async fn a_key_publishes_once_in_the_cluster_over_nats() -> Result<()> {
-    a_key_publishes_once_in_the_cluster(Kind::Nats).await
-}
+over_redis_and_nats!(a_key_publishes_once_in_the_cluster);
 
 /// What a subscriber received of a channel.
 async fn received(subscriber: &mut Client, count: usize) -> Result<Vec<(String, String)>> {
@@ -219,15 +195,7 @@ async fn there_is_one_order(kind: Kind) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn there_is_one_order_over_redis() -> Result<()> {
-    there_is_one_order(Kind::Redis).await
-}
-
-#[tokio::test]
-async fn there_is_one_order_over_nats() -> Result<()> {
-    there_is_one_order(Kind::Nats).await
-}
+over_redis_and_nats!(there_is_one_order);
 
 /// Without the backplane there is no history, and what it has forgotten is not silently missing.
 async fn a_backplane_that_comes_back_empty(kind: Kind) -> Result<()> {
@@ -268,193 +236,7 @@ async fn a_backplane_that_comes_back_empty(kind: Kind) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_redis_that_comes_back_empty() -> Result<()> {
-    a_backplane_that_comes_back_empty(Kind::Redis).await
-}
-
-#[tokio::test]
-async fn a_nats_that_comes_back_empty() -> Result<()> {
-    a_backplane_that_comes_back_empty(Kind::Nats).await
-}
-
-/// How long clients come and go.
-pub const RACE: Duration = Duration::from_secs(4);
-
-/// The numbers that one client has received.
-#[derive(Default)]
-struct Seen {
-    position: Option<String>,
-    last: Option<u64>,
-    recovered: u64,
-}
-
-impl Seen {
-    /// Checks a message: each number follows the one before.
-    fn take(&mut self, message: &Value, seed: u64) -> Result<()> {
-        let payload = message.get(2).and_then(Value::as_str);
-        let number: u64 = payload.with_context(|| message.to_string())?.parse()?;
-        if let Some(last) = self.last {
-            ensure!(number == last + 1, "{number} after {last}, seed {seed}");
-        }
-        self.last = Some(number);
-        let position = message.pointer("/3/position").and_then(Value::as_str);
-        self.position = Some(position.context("no position")?.to_owned());
-        Ok(())
-    }
-}
-
-/// Publishers on all nodes, and clients that come back on any node and resume. `disturb` is called
-/// again and again in the meantime. `cluster` are further lines of the table `[cluster]`. Returns how
-/// many messages the nodes missed and read later.
-pub async fn race(
-    kind: Kind,
-    cluster: &str,
-    time: Duration,
-    disturb: impl AsyncFn(&Backplane) -> Result<()>,
-) -> Result<u64> {
-    const CHANNELS: usize = 3;
-    const CLIENTS: usize = 12;
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
-    let backplane = start(kind).await?;
-    let nodes = Arc::new(nodes::<3>(&backplane, &format!("{cluster}{LARGE}")).await?);
-    let is_over = Arc::new(AtomicBool::new(false));
-    let mut publishers = Vec::new();
-    for channel in 0..CHANNELS {
-        let mut client = nodes.get(channel % 3).context("there are three")?.server.client().await?;
-        let is_over = is_over.clone();
-        publishers.push(tokio::spawn(async move {
-            let mut number = 0_u64;
-            while !is_over.load(Ordering::Relaxed) {
-                let options = json!({"key": number.to_string()});
-                let publication =
-                    json!(["PUBLISH", format!("chat.{channel}"), number.to_string(), options]);
-                // The key makes it safe to try again.
-                let published = within(PATIENCE, "a publication", async {
-                    while client.call(publication.clone()).await?.get(0) != Some(&json!("OK")) {
-                        tokio::task::yield_now().await;
-                    }
-                    anyhow::Ok(())
-                });
-                published.await??;
-                number += 1;
-            }
-            anyhow::Ok(number)
-        }));
-    }
-    let mut clients = Vec::new();
-    for client in 0..CLIENTS {
-        let nodes = nodes.clone();
-        let mut random = fastrand::Rng::with_seed(seed ^ client as u64);
-        clients.push(tokio::spawn(async move {
-            let channel = format!("chat.{}", client % CHANNELS);
-            let (began, mut seen) = (Instant::now(), Seen::default());
-            // A slow machine takes longer to come back twice.
-            while began.elapsed() < time || seen.recovered < 2 {
-                let node = nodes.get(random.usize(..3)).context("there are three")?;
-                let mut client = node.server.client().await?;
-                let answer = client.call(json!(["RESUME", channel, seen.position])).await?;
-                if answer.get(0) != Some(&json!("OK")) {
-                    ensure!(answer.pointer("/1/code") == Some(&json!("UNAVAILABLE")), "{answer}");
-                    continue;
-                }
-                let answer = answer.get(1).cloned().unwrap_or_default();
-                let was_known = seen.position.is_some();
-                ensure!(answer["recovered"] == was_known, "{answer}, seed {seed}");
-                seen.recovered += u64::from(was_known);
-                if !was_known {
-                    seen.position = answer["position"].as_str().map(str::to_owned);
-                }
-                for _ in 0..random.u64(..200) {
-                    seen.take(&client.next_json().await?, seed)?;
-                }
-            }
-            anyhow::Ok((channel, seen))
-        }));
-    }
-    let began = Instant::now();
-    while began.elapsed() < time {
-        disturb(&backplane).await?;
-    }
-    let mut all = HashMap::<String, Vec<Seen>>::new();
-    for client in clients {
-        let (channel, seen) = client.await??;
-        all.entry(channel).or_default().push(seen);
-    }
-    is_over.store(true, Ordering::Relaxed);
-    for (channel, publisher) in publishers.into_iter().enumerate() {
-        let published = publisher.await??;
-        let channel = format!("chat.{channel}");
-        for mut seen in all.remove(&channel).unwrap_or_default() {
-            let node = nodes.first().context("there are three")?;
-            node.until_connected(true).await?;
-            let mut client = node.server.client().await?;
-            let answer = ask(&mut client, json!(["RESUME", channel, seen.position])).await?;
-            ensure!(answer["recovered"] == true, "{answer}, seed {seed}");
-            for _ in 0..answer["missed"].as_u64().unwrap_or(0) {
-                seen.take(&client.next_json().await?, seed)?;
-            }
-            ensure!(seen.last.map(|last| last + 1) == Some(published), "seed {seed}");
-        }
-    }
-    let mut caught_up = 0;
-    for node in &*nodes {
-        caught_up += node.info("backplane_caught_up").await?.parse::<u64>()?;
-    }
-    Ok(caught_up)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_that_come_back_on_any_node_lose_nothing_over_nats() -> Result<()> {
-    race(Kind::Nats, "", RACE, async |_| {
-        tokio::task::yield_now().await;
-        Ok(())
-    })
-    .await
-    .map(drop)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_that_come_back_on_any_node_lose_nothing_over_redis() -> Result<()> {
-    race(Kind::Redis, "", RACE, async |_| {
-        tokio::task::yield_now().await;
-        Ok(())
-    })
-    .await
-    .map(drop)
-}
-
-/// The nodes lose their connections again and again. What they missed is read and delivered before
-/// anything newer.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_that_lose_redis_for_a_moment_lose_no_message() -> Result<()> {
-    let caught_up = race(Kind::Redis, "", RACE, async |backplane| {
-        backplane.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]).await?;
-        // Long enough for the nodes to come back.
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        Ok(())
-    })
-    .await?;
-    ensure!(caught_up > 0, "no message was missed");
-    Ok(())
-}
-
-/// A Redis that stands still for longer than the nodes wait for it. What it is asked in the meantime
-/// it does later, or not at all.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_that_stands_still_loses_no_message() -> Result<()> {
-    race(Kind::Redis, "", Duration::from_secs(12), async |backplane| {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        backplane.stand_still().await?;
-        tokio::time::sleep(Duration::from_secs(7)).await;
-        backplane.go_on()?;
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        Ok(())
-    })
-    .await
-    .map(drop)
-}
+over_redis_and_nats!(a_backplane_that_comes_back_empty);
 
 /// After a fail-over to a replica that lacks the last publications, these are not silently missing:
 /// the stream has a new epoch.
@@ -560,125 +342,6 @@ async fn a_redis_cluster_keeps_histories() -> Result<()> {
     Ok(())
 }
 
-/// Redis clients read a history as a stream on any node, and wait for what other nodes publish.
-async fn redis_clients_read_streams(kind: Kind) -> Result<()> {
-    let backplane = start(kind).await?;
-    let [a, b] = nodes(&backplane, RULE).await?;
-    let (mut at_a, mut at_b) = (a.client().await?, b.client().await?);
-    let text = |text: &str| RespValue::Bulk(text.as_bytes().to_vec());
-    let mut add = async |payload: &str| -> Result<RespValue> {
-        let added = at_a.call(&["XADD", "chat.1", "*", "payload", payload]).await?;
-        ensure!(matches!(added, RespValue::Bulk(_)), "{added}");
-        Ok(added)
-    };
-    let entry = |id: &RespValue, payload: &str| {
-        let fields = RespValue::Aggregate(Shape::Array, vec![text("payload"), text(payload)]);
-        RespValue::Aggregate(Shape::Array, vec![id.clone(), fields])
-    };
-    let one = add("one").await?;
-    let two = add("two").await?;
-    let all = at_b.call(&["XRANGE", "chat.1", "-", "+"]).await?;
-    ensure!(
-        all == RespValue::Aggregate(Shape::Array, vec![entry(&one, "one"), entry(&two, "two")]),
-        "{all}"
-    );
-    let newest = at_b.call(&["XREVRANGE", "chat.1", "+", "-", "COUNT", "1"]).await?;
-    ensure!(newest == RespValue::Aggregate(Shape::Array, vec![entry(&two, "two")]), "{newest}");
-    ensure!(at_b.call(&["XLEN", "chat.1"]).await? == RespValue::Integer(2));
-    let info = at_b.call(&["XINFO", "STREAM", "chat.1"]).await?;
-    let RespValue::Aggregate(Shape::Array, info) = info else { anyhow::bail!("{info}") };
-    ensure!(info.get(1) == Some(&RespValue::Integer(2)), "{info:?}");
-    // It waits for what another node publishes.
-    let RespValue::Bulk(last) = &two else { anyhow::bail!("{two}") };
-    let mut last = String::from_utf8(last.clone())?;
-    for number in 0..20 {
-        let payload = format!("later {number}");
-        let words = ["XREAD", "BLOCK", "30000", "STREAMS", "chat.1", &last];
-        let (read, added) = tokio::try_join!(at_b.call(&words), add(&payload))?;
-        let entries = RespValue::Aggregate(Shape::Array, vec![entry(&added, &payload)]);
-        let of_channel = RespValue::Aggregate(Shape::Array, vec![text("chat.1"), entries]);
-        ensure!(read == RespValue::Aggregate(Shape::Array, vec![of_channel]), "{read}");
-        let RespValue::Bulk(id) = added else { anyhow::bail!("{added}") };
-        last = String::from_utf8(id)?;
-    }
-    let nothing = at_b.call(&["XREAD", "BLOCK", "50", "STREAMS", "chat.1", "$"]).await?;
-    ensure!(matches!(nothing, RespValue::NullArray | RespValue::Null), "{nothing}");
-    for node in [a, b] {
-        node.stop().await?;
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn redis_clients_read_streams_over_redis() -> Result<()> {
-    redis_clients_read_streams(Kind::Redis).await
-}
-
-#[tokio::test]
-async fn redis_clients_read_streams_over_nats() -> Result<()> {
-    redis_clients_read_streams(Kind::Nats).await
-}
-
-/// What a script publishes is awaited, as anything that the backplane carries out: its reply comes
-/// after it, and replies and messages stay in order.
-#[tokio::test]
-async fn scripts_publish_in_order_on_channels_with_history() -> Result<()> {
-    const SCRIPT: &str = "for i = 2, #ARGV do\n  redis.call('publish', ARGV[i], ARGV[1])\nend\n";
-    let mut backplane = Backplane::start(Kind::Redis).await?;
-    let [a, b] = nodes(&backplane, RULE).await?;
-    let mut subscriber = client(&b).await?;
-    ask(&mut subscriber, json!(["SUBSCRIBE", "chat.1", "news"])).await?;
-    let mut publisher = a.client().await?;
-    let mut commands = Vec::new();
-    for number in 0..50 {
-        let payload = format!("script {number}");
-        let words = ["EVAL", SCRIPT, "0", &payload, "chat.1", "news"];
-        commands.extend(crate::value::command(&words));
-        commands.extend(crate::value::command(&["PUBLISH", "chat.1", &format!("{number}")]));
-    }
-    publisher.send(&commands).await?;
-    for reply in publisher.next_many(100).await?.chunks(2) {
-        ensure!(reply == [RespValue::NullBulk, RespValue::Integer(0)], "{reply:?}");
-    }
-    let mut of_chat = Vec::new();
-    for _ in 0..150 {
-        let message = subscriber.next_json().await?;
-        if message[1] == "chat.1" {
-            of_chat.push(message[2].as_str().context("no payload")?.to_owned());
-        }
-    }
-    let expected: Vec<String> =
-        (0..50).flat_map(|number| [format!("script {number}"), number.to_string()]).collect();
-    ensure!(of_chat == expected, "{of_chat:?}");
-    // In a transaction, its reply is where it belongs.
-    let mut commands = Vec::new();
-    for words in [
-        &["MULTI"][..],
-        &["XADD", "chat.1", "*", "payload", "x"],
-        &["EVAL", SCRIPT, "0", "y", "chat.1"],
-        &["PUBLISH", "chat.1", "z"],
-        &["EXEC"],
-        &["PING"],
-    ] {
-        commands.extend(crate::value::command(words));
-    }
-    publisher.send(&commands).await?;
-    let replies = publisher.next_many(6).await?;
-    let Some(RespValue::Aggregate(Shape::Array, of_exec)) = replies.get(4) else {
-        anyhow::bail!("{replies:?}")
-    };
-    ensure!(of_exec.get(1..) == Some(&[RespValue::NullBulk, RespValue::Integer(0)]), "{of_exec:?}");
-    // What cannot be published is not answered as if it was.
-    backplane.kill();
-    a.until_connected(false).await?;
-    let reply = publisher.call(&["EVAL", SCRIPT, "0", "y", "chat.1"]).await?;
-    ensure!(
-        matches!(&reply, RespValue::Error(text) if text.starts_with(b"UNAVAILABLE")),
-        "{reply}"
-    );
-    Ok(())
-}
-
 /// A key that another program has overwritten affects its channel, and nothing else.
 #[tokio::test]
 async fn a_key_of_another_type_affects_its_channel_only() -> Result<()> {
@@ -739,106 +402,4 @@ async fn messages_that_another_program_removes_are_a_gap() -> Result<()> {
         ensure!(answer["recovered"] == false && answer["reason"] == "trimmed", "{answer}");
     }
     a.stop().await
-}
-
-/// A rule that changes to another size, and back, while clients are there.
-async fn a_rule_that_changes(kind: Kind) -> Result<()> {
-    let backplane = start(kind).await?;
-    let [a, b] = nodes(&backplane, RULE).await?;
-    let (mut publisher, mut subscriber) = (client(&a).await?, client(&b).await?);
-    ask(&mut subscriber, json!(["SUBSCRIBE", "chat.1"])).await?;
-    for (changes, messages) in [(0, 100), (1, 3), (2, 100)] {
-        if changes > 0 {
-            for node in [&a, &b] {
-                let rule = RULE.replace("= 100", &format!("= {messages}"));
-                let url = backplane.url();
-                let config = format!("[cluster]\nurl = \"{url}\"\n{rule}");
-                let file = node.server.home().join("switchyard.toml");
-                write_atomically(&file, with_quick_end(&config).as_bytes())?;
-                node.server.wait_for_logs("settings were changed", changes).await?;
-            }
-        }
-        // The subscriptions are renewed a moment later: messages meanwhile may have no position.
-        let payload = format!("size {messages}, {changes}");
-        let (_, position) = within(PATIENCE, "a message with its position", async {
-            loop {
-                let position = publish(&mut publisher, "chat.1", &payload).await?;
-                let message = subscriber.next_json().await?;
-                if message.pointer("/3/position") == Some(&json!(position)) {
-                    return anyhow::Ok((message, position));
-                }
-            }
-        })
-        .await??;
-        let mut other = client(&a).await?;
-        let answer = ask(&mut other, json!(["RESUME", "chat.1", position])).await?;
-        ensure!(answer["recovered"] == true && answer["missed"] == 0, "{answer}");
-        let next = publish(&mut publisher, "chat.1", "next").await?;
-        expect_message(&mut other, "next", &next).await?;
-        expect_message(&mut subscriber, "next", &next).await?;
-    }
-    for node in [a, b] {
-        node.stop().await?;
-    }
-    Ok(())
-}
-
-/// A channel loses its history on the nodes, is published to, and has one again.
-async fn a_rule_that_goes_and_comes_back(kind: Kind) -> Result<()> {
-    let backplane = start(kind).await?;
-    let [a, b] = nodes(&backplane, RULE).await?;
-    let mut publisher = client(&a).await?;
-    let before = publish(&mut publisher, "chat.1", "before").await?;
-    for (changes, rule) in [(1, ""), (2, RULE)] {
-        for node in [&a, &b] {
-            let config = format!("[cluster]\nurl = \"{}\"\n{rule}", backplane.url());
-            let file = node.server.home().join("switchyard.toml");
-            write_atomically(&file, with_quick_end(&config).as_bytes())?;
-            node.server.wait_for_logs("settings were changed", changes).await?;
-        }
-        if rule.is_empty() {
-            ask(&mut publisher, json!(["PUBLISH", "chat.1", "in between"])).await?;
-        }
-    }
-    for node in [&a, &b] {
-        let mut subscriber = client(node).await?;
-        let answer = ask(&mut subscriber, json!(["RESUME", "chat.1", before])).await?;
-        ensure!(answer["recovered"] == false && answer["reason"] == "epoch", "{answer}");
-        let page = ask(&mut subscriber, json!(["HISTORY", "chat.1"])).await?;
-        ensure!(page["messages"] == json!([]), "{page}");
-    }
-    let mut subscriber = client(&b).await?;
-    let answer = ask(&mut subscriber, json!(["RESUME", "chat.1"])).await?;
-    let after = publish(&mut publisher, "chat.1", "after").await?;
-    expect_message(&mut subscriber, "after", &after).await?;
-    for node in [&a, &b] {
-        let mut subscriber = client(node).await?;
-        let resume = json!(["RESUME", "chat.1", answer["position"]]);
-        let answer = ask(&mut subscriber, resume).await?;
-        ensure!(answer["recovered"] == true && answer["missed"] == 1, "{answer}");
-    }
-    for node in [a, b] {
-        node.stop().await?;
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_rule_that_goes_and_comes_back_over_redis() -> Result<()> {
-    a_rule_that_goes_and_comes_back(Kind::Redis).await
-}
-
-#[tokio::test]
-async fn a_rule_that_goes_and_comes_back_over_nats() -> Result<()> {
-    a_rule_that_goes_and_comes_back(Kind::Nats).await
-}
-
-#[tokio::test]
-async fn a_rule_that_changes_over_redis() -> Result<()> {
-    a_rule_that_changes(Kind::Redis).await
-}
-
-#[tokio::test]
-async fn a_rule_that_changes_over_nats() -> Result<()> {
-    a_rule_that_changes(Kind::Nats).await
 }

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::answers::{ask, refused};
 use crate::backplane::{Backplane, Kind};
-use crate::history::{LARGE, RACE, RULE, client, expect_message, nodes, publish, race, start};
+use crate::history::{LARGE, RULE, client, expect_message, nodes, publish, start};
 use crate::support::server::Server;
 use crate::support::{PATIENCE, within};
 
@@ -407,21 +407,4 @@ async fn messages_that_the_node_could_not_take_are_read_later() -> Result<()> {
         node.stop().await?;
     }
     Ok(())
-}
-
-/// NATS stands still for longer than the nodes wait, again and again. What they missed is read and
-/// delivered before anything newer.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_that_lose_nats_for_a_moment_lose_no_message() -> Result<()> {
-    let cluster = "answer_timeout_ms = 200\nping_interval_ms = 100\n";
-    race(Kind::Nats, cluster, RACE, async |backplane| {
-        backplane.stand_still().await?;
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        backplane.go_on()?;
-        // Long enough for the nodes to come back.
-        tokio::time::sleep(Duration::from_millis(1_000)).await;
-        Ok(())
-    })
-    .await
-    .map(drop)
 }

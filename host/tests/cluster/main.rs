@@ -7,6 +7,23 @@
 
 use switchyard_test_support::{self as support, answers, client, value};
 
+/// The tests of a function that takes a kind of backplane.
+macro_rules! over_redis_and_nats {
+    ($name:ident) => {
+        mod $name {
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn over_redis() -> anyhow::Result<()> {
+                super::$name(crate::backplane::Kind::Redis).await
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn over_nats() -> anyhow::Result<()> {
+                super::$name(crate::backplane::Kind::Nats).await
+            }
+        }
+    };
+}
+
 mod backplane;
 mod listener;
 mod nodes;
@@ -20,7 +37,10 @@ mod jetstream;
 mod outage;
 mod plugins;
 mod presence;
+mod races;
 mod rights;
+mod rule_changes;
 mod secrets;
+mod streams;
 mod topologies;
 mod traffic;

@@ -1,9 +1,7 @@
 //! The history of channels: RESUME, HISTORY, and what publications carry for it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -12,6 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::answers::{ask, refused};
 use crate::support::admin::Operator;
 use crate::support::components::{self, write_atomically};
+use crate::support::race::{Race, Size};
 use crate::support::server::{Launch, Server, with_quick_end};
 use crate::support::websocket::{Client, RawClient, TEXT};
 
@@ -528,102 +527,15 @@ async fn the_command_line_prints_history_and_presence_and_resumes() -> Result<()
     server.stop().await
 }
 
-/// What one client has received of a channel, in the numbers of the publisher.
-#[derive(Default)]
-struct Seen {
-    position: Option<String>,
-    last: Option<u64>,
-    received: u64,
-    recovered: u64,
-}
-
-impl Seen {
-    /// Checks a message: each number follows the one before.
-    fn take(&mut self, message: &Value, seed: u64) -> Result<()> {
-        let payload = message.get(2).and_then(Value::as_str);
-        let number: u64 = payload.context("no payload")?.parse()?;
-        if let Some(last) = self.last {
-            ensure!(number == last + 1, "{number} after {last}, seed {seed}");
-        }
-        self.last = Some(number);
-        self.received += 1;
-        let position = message.pointer("/3/position").and_then(Value::as_str);
-        let position = position.context("no position")?;
-        self.position = Some(position.to_owned());
-        Ok(())
-    }
-}
-
 /// Publishers at full speed, and clients that disconnect and resume at random.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_reconnect_at_random_lose_nothing() -> Result<()> {
-    const CHANNELS: usize = 4;
-    const CLIENTS: usize = 20;
-    const TIME: Duration = Duration::from_secs(3);
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    let size = Size { clients: 20, channels: 4, time: Duration::from_secs(3) };
     let config = "history.resume_messages_max = 50000\nhistory.resume_bytes_max = '4MiB'\n\
         [[channels]]\nmatch = 'race.*'\nhistory_messages = 100000\nhistory_ms = '5m'\n";
     let server = Arc::new(Launch::with_config(config).start().await?);
-    let is_over = Arc::new(AtomicBool::new(false));
-    let mut publishers = Vec::new();
-    for channel in 0..CHANNELS {
-        let mut client = server.client().await?;
-        let is_over = is_over.clone();
-        publishers.push(tokio::spawn(async move {
-            let mut number = 0_u64;
-            while !is_over.load(Ordering::Relaxed) {
-                number += 1;
-                ask(&mut client, json!(["PUBLISH", format!("race.{channel}"), number.to_string()]))
-                    .await?;
-            }
-            anyhow::Ok(number)
-        }));
-    }
-    let mut clients = Vec::new();
-    for client in 0..CLIENTS {
-        let server = server.clone();
-        let mut random = fastrand::Rng::with_seed(seed ^ client as u64);
-        clients.push(tokio::spawn(async move {
-            let channel = format!("race.{}", client % CHANNELS);
-            let (began, mut seen) = (Instant::now(), Seen::default());
-            // A slow machine takes longer to come back twice.
-            while began.elapsed() < TIME || seen.recovered < 2 {
-                let mut client = server.client().await?;
-                let command = json!(["RESUME", channel, seen.position]);
-                let answer = ask(&mut client, command).await?;
-                let was_known = seen.position.is_some();
-                ensure!(answer["recovered"] == was_known, "{answer}, seed {seed}");
-                seen.recovered += u64::from(was_known);
-                if !was_known {
-                    seen.position = answer["position"].as_str().map(str::to_owned);
-                }
-                for _ in 0..random.u64(..200) {
-                    seen.take(&client.next_json().await?, seed)?;
-                }
-            }
-            // Everything that was published is there in the end.
-            anyhow::Ok((channel, seen))
-        }));
-    }
-    let mut all = HashMap::<String, Vec<Seen>>::new();
-    for client in clients {
-        let (channel, seen) = client.await??;
-        all.entry(channel).or_default().push(seen);
-    }
-    is_over.store(true, Ordering::Relaxed);
-    for (channel, publisher) in publishers.into_iter().enumerate() {
-        let published = publisher.await??;
-        let channel = format!("race.{channel}");
-        for mut seen in all.remove(&channel).unwrap_or_default() {
-            let mut client = server.client().await?;
-            let answer = ask(&mut client, json!(["RESUME", channel, seen.position])).await?;
-            ensure!(answer["recovered"] == true, "{answer}, seed {seed}");
-            for _ in 0..answer["missed"].as_u64().unwrap_or(0) {
-                seen.take(&client.next_json().await?, seed)?;
-            }
-            ensure!(seen.last == Some(published), "{:?} of {published}, seed {seed}", seen.last);
-        }
-    }
+    let race = Race::start(&server, "race.", size.from_environment()?).await?;
+    let (recovered, published) = race.end().await?;
+    println!("{recovered} RESUMEs recovered, {published} messages were published");
     Ok(())
 }

@@ -13,6 +13,7 @@ pub mod http_service;
 pub mod node_host;
 pub mod notation;
 pub mod process;
+pub mod race;
 pub mod raw;
 pub mod resp;
 pub mod server;
